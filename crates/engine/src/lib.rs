@@ -1,1 +1,4 @@
-//! x
+//! Loads, restores, replays, serves, saves, hands over and unloads workspaces over a log and a store.
+
+pub mod log;
+pub mod store;

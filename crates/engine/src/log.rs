@@ -1,0 +1,222 @@
+//! The log seam: what the engine asks of an event log, whoever keeps it.
+
+use bytes::Bytes;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::WorkspaceId;
+
+/// One record as it is read from a partition.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Where it stands in its partition.
+    pub offset: Offset,
+    /// Its key: the workspace id, where the producer set one.
+    pub key: Option<Bytes>,
+    /// Its value: the event as JSON; `None` is a tombstone.
+    pub value: Option<Bytes>,
+}
+
+/// What one read of a partition gave.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Records in the order of their offsets; gaps are possible.
+    pub records: Vec<Record>,
+    /// Where the next read begins: after the last record, or further where nothing follows.
+    pub next_offset: Offset,
+    /// End of the partition at the time of the read.
+    pub high_watermark: Offset,
+}
+
+/// The most that one read returns; at least one record is returned where there is one.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadLimit {
+    /// Most records.
+    pub records: usize,
+    /// Most bytes of keys and values.
+    pub bytes: usize,
+    /// Reads nothing at or above this offset.
+    pub until: Offset,
+}
+
+/// A request of one producer, to be appended whole or not at all.
+#[derive(Debug)]
+pub struct Append {
+    /// The producer's own name and the number of this request, where it wants repeats to be recognised.
+    pub producer: Option<ProducerSequence>,
+    /// Events with the workspace whose partition they go to, in order. Values are event JSON without line ends.
+    pub events: Vec<(WorkspaceId, Bytes)>,
+}
+
+/// Who asks, and which of its requests this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProducerSequence {
+    /// The producer's name, 1 to 255 bytes.
+    pub producer_id: String,
+    /// Number of the request, from 1, growing by 1.
+    pub sequence: u64,
+}
+
+/// Where the events of one request stand in one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppendedRange {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Offset of the first of them.
+    pub first_offset: Offset,
+    /// Offset of the last of them.
+    pub last_offset: Offset,
+}
+
+/// The answer to an [`Append`]; a repeated request gets the answer of the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// How many events the request held.
+    pub accepted: u64,
+    /// One range a partition, ordered by partition.
+    pub partitions: Vec<AppendedRange>,
+    /// The request had been answered before and appended nothing now.
+    pub repeated: bool,
+}
+
+/// Why an append was refused.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// The queue of requests is full; try again in a moment.
+    #[error("too many requests are waiting to be appended, try again")]
+    Busy,
+    /// The producer left out a sequence number or repeated one whose answer is no longer kept.
+    #[error("producer {producer_id} sent request {sequence}, but {expected} is next")]
+    Sequence {
+        /// The producer.
+        producer_id: String,
+        /// What it sent.
+        sequence: u64,
+        /// What would have been accepted.
+        expected: u64,
+    },
+    /// The producer's name or number is not valid.
+    #[error("producer {0}")]
+    Producer(String),
+    /// The disk is full; nothing was appended.
+    #[error("no space left for the event log: {0}")]
+    NoSpace(String),
+    /// The log cannot write; nothing was acknowledged.
+    #[error("the event log cannot write: {0}")]
+    Unavailable(String),
+    /// The log is closed.
+    #[error("the event log is closed")]
+    Closed,
+}
+
+/// Why a read failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    /// Retention removed what was asked for.
+    #[error("partition {partition} begins at offset {low_watermark}, offset {asked} was removed by retention")]
+    FellOut {
+        /// The partition.
+        partition: PartitionId,
+        /// The offset that was asked for.
+        asked: Offset,
+        /// The first offset that is still there.
+        low_watermark: Offset,
+    },
+    /// The partition ends before what was asked for.
+    #[error("partition {partition} ends at offset {high_watermark}, before offset {asked}")]
+    BeyondEnd {
+        /// The partition.
+        partition: PartitionId,
+        /// The offset that was asked for.
+        asked: Offset,
+        /// The end of the partition.
+        high_watermark: Offset,
+    },
+    /// A record is damaged.
+    #[error("record at partition {partition} offset {offset} is damaged: {reason}")]
+    Corrupt {
+        /// The partition.
+        partition: PartitionId,
+        /// The offset.
+        offset: Offset,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The log cannot be read now.
+    #[error("the event log cannot be read: {0}")]
+    Unavailable(String),
+}
+
+/// An event that an operator skipped, kept with its address and the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The topic it stood in.
+    pub topic: String,
+    /// The partition it stood in.
+    pub partition: PartitionId,
+    /// The offset it stood at.
+    pub offset: Offset,
+    /// The workspace it belonged to.
+    pub workspace_id: WorkspaceId,
+    /// Its key as it was.
+    pub key: Option<Bytes>,
+    /// Its value as it was.
+    pub value: Option<Bytes>,
+    /// Why it could not be applied.
+    pub reason: String,
+    /// When it was skipped, in milliseconds since the Unix epoch.
+    pub skipped_at_ms: u64,
+}
+
+/// Called after an append with the partition and its new high watermark. It must not block.
+pub type AppendListener = Arc<dyn Fn(PartitionId, Offset) + Send + Sync>;
+
+/// An event log of a fixed number of partitions, each a row of records by offset.
+pub trait EventLog: Send + Sync + 'static {
+    /// Name of the topic.
+    fn topic(&self) -> &str;
+
+    /// Number of partitions.
+    fn partitions(&self) -> u32;
+
+    /// Asks for an append. The answer comes when the events are durable, or with the reason why they are not there.
+    fn submit(&self, append: Append) -> oneshot::Receiver<Result<Appended, AppendError>>;
+
+    /// Reads records from `from` on; an empty batch at the end of the partition.
+    ///
+    /// # Errors
+    /// [`ReadError`] tells whether to wait, give up or start elsewhere.
+    fn read(&self, partition: PartitionId, from: Offset, limit: ReadLimit) -> Result<Batch, ReadError>;
+
+    /// First offset that is still there.
+    fn low_watermark(&self, partition: PartitionId) -> Offset;
+
+    /// End of what is durable; readers never see more.
+    fn high_watermark(&self, partition: PartitionId) -> Offset;
+
+    /// Sets who is told of appends; one listener a log.
+    fn set_listener(&self, listener: AppendListener);
+
+    /// Lets the log remove what its retention says may go, but nothing at or above `floor`.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] when the removal could not be written.
+    fn trim(&self, partition: PartitionId, floor: Offset) -> Result<(), ReadError>;
+
+    /// Keeps a skipped event; one with the same address is kept once.
+    ///
+    /// # Errors
+    /// [`AppendError`] when it could not be made durable.
+    fn append_dead_letter(&self, letter: DeadLetter) -> Result<(), AppendError>;
+
+    /// Skipped events of a workspace (or of all), ordered by partition and offset, after a place.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] when they cannot be read.
+    fn dead_letters(
+        &self,
+        workspace: Option<&WorkspaceId>,
+        after: Option<(PartitionId, Offset)>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, ReadError>;
+}

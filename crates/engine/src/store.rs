@@ -1,0 +1,236 @@
+//! The store seam: what the engine asks of the place where workspaces are kept.
+
+use bytes::Bytes;
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::{Epoch, State, WorkspaceId};
+
+/// What the store knows of a workspace without its entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredWorkspace {
+    /// The workspace.
+    pub id: WorkspaceId,
+    /// The partition its events come from.
+    pub partition: PartitionId,
+    /// Epoch of its last load.
+    pub epoch: Epoch,
+    /// Who loaded it last.
+    pub owner: String,
+    /// First offset not covered by what is saved.
+    pub next_offset: Offset,
+    /// Events applied so far, saved together with `next_offset`.
+    pub events_applied: u64,
+    /// Number of entries.
+    pub entries: u64,
+    /// How long its last load took, in milliseconds, where one succeeded.
+    pub last_load_ms: Option<u64>,
+    /// An operator unloaded it: it stays out of memory until somebody asks for it.
+    pub unloaded: bool,
+}
+
+/// One stored entry of a workspace: the latest value of an entity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEntry {
+    /// Type of the entity, such as `resource`.
+    pub kind: Box<str>,
+    /// Id of the entity within its type.
+    pub id: Box<str>,
+    /// Its value as raw JSON.
+    pub data: Bytes,
+    /// Offset of the event that set it.
+    pub offset: Offset,
+}
+
+/// One change of a workspace since its last save.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// The entry is now this.
+    Set(StoredEntry),
+    /// The entry is gone.
+    Unset {
+        /// Type of the entity.
+        kind: Box<str>,
+        /// Id of the entity.
+        id: Box<str>,
+    },
+}
+
+/// One workspace's part of a save: becomes visible whole or not at all.
+#[derive(Debug, Clone)]
+pub struct Save {
+    /// The workspace.
+    pub id: WorkspaceId,
+    /// Epoch of the load that saves; an older one than the store's is refused.
+    pub epoch: Epoch,
+    /// First offset that the changes do not cover.
+    pub next_offset: Offset,
+    /// Events applied up to `next_offset`.
+    pub events_applied: u64,
+    /// What changed, in order; of two changes of one entry the later counts.
+    pub changes: Vec<Change>,
+    /// How long the load took, in milliseconds; set on the first save after a load.
+    pub last_load_ms: Option<u64>,
+    /// Whether an operator unloaded it with this save.
+    pub unloaded: bool,
+}
+
+/// A new load of a workspace is made known to the store.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The workspace.
+    pub id: WorkspaceId,
+    /// The partition its events come from.
+    pub partition: PartitionId,
+    /// The load's epoch; it must be above the store's.
+    pub epoch: Epoch,
+    /// Who loads.
+    pub owner: String,
+    /// `next_offset` of a workspace that the store does not know yet.
+    pub first_offset: Offset,
+}
+
+/// One transition as it is kept forever (up to the store's limit a workspace).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryRecord {
+    /// The workspace.
+    pub id: WorkspaceId,
+    /// Number of the transition within its epoch, from 1.
+    pub sequence: u64,
+    /// Epoch of the load it belongs to.
+    pub epoch: Epoch,
+    /// Who owned the workspace.
+    pub owner: String,
+    /// State before.
+    pub from: State,
+    /// State after.
+    pub to: State,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// How long the state before had lasted, in microseconds.
+    pub time_in_from_us: u64,
+    /// The message that came with it.
+    pub message: String,
+}
+
+/// Where a page of history begins: after this transition.
+pub type HistoryCursor = (Epoch, u64);
+
+/// Why the store refused or failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The store does not know the workspace.
+    #[error("workspace {0} is not in the store")]
+    UnknownWorkspace(WorkspaceId),
+    /// A newer load has taken the workspace over.
+    #[error("workspace {id} was taken over: epoch {attempted} is not above {stored}")]
+    Fenced {
+        /// The workspace.
+        id: WorkspaceId,
+        /// The epoch of who asked.
+        attempted: Epoch,
+        /// The epoch in the store.
+        stored: Epoch,
+    },
+    /// What is stored is damaged; trying again will not help.
+    #[error("{place} is damaged: {reason}")]
+    Corrupt {
+        /// File and line, or key.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The workspace refused an entry while it was restored.
+    #[error("entry {kind}/{id} was refused: {reason}")]
+    Refused {
+        /// Type of the entity.
+        kind: String,
+        /// Id of the entity.
+        id: String,
+        /// Why.
+        reason: String,
+    },
+    /// The disk is full; try again when there is space.
+    #[error("no space left for the store: {0}")]
+    NoSpace(String),
+    /// The store cannot be reached or written now; try again.
+    #[error("the store cannot be used: {0}")]
+    Unavailable(String),
+}
+
+/// Takes the entries of a workspace while it is loaded; the text of a refusal ends the load.
+pub type EntrySink<'a> = &'a mut dyn FnMut(StoredEntry) -> Result<(), String>;
+
+/// Keeps workspaces: their entries, how far they are applied, and their history.
+///
+/// A save need not be synced at once; [`Store::sync`] makes all earlier saves durable.
+pub trait Store: Send + Sync + 'static {
+    /// What is known of every workspace of a partition, ordered by id.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`], or [`StoreError::Corrupt`] where the list itself is damaged;
+    /// a damaged workspace must not hide the others.
+    fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError>;
+
+    /// What is known of one workspace.
+    ///
+    /// # Errors
+    /// As [`Store::workspaces`].
+    fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError>;
+
+    /// Below this offset every workspace with events in the partition is known to the store.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError>;
+
+    /// Begins a new epoch of a workspace, and makes it known where it is new. Survives a crash of the process when it returns.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when the epoch is not above the store's.
+    fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError>;
+
+    /// Gives every entry of a workspace, ordered by type and id, to `sink`.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] names the place that is damaged.
+    fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError>;
+
+    /// Saves workspaces, each atomically with its `next_offset`, and what is committed of partitions.
+    /// A save of an old epoch is refused alone: the result names it and the others are saved.
+    ///
+    /// # Errors
+    /// Any other error: nothing of this call may be relied upon to be there, and all of it may be saved again.
+    fn save(
+        &self,
+        saves: Vec<Save>,
+        committed: &[(PartitionId, Offset)],
+    ) -> Result<Vec<StoreError>, StoreError>;
+
+    /// Removes a workspace, its entries and its history.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError>;
+
+    /// Adds transitions to the histories of their workspaces; one that is there already is kept once.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError>;
+
+    /// Transitions of a workspace, oldest first, after a place.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn history(
+        &self,
+        id: &WorkspaceId,
+        after: Option<HistoryCursor>,
+        limit: usize,
+    ) -> Result<Vec<HistoryRecord>, StoreError>;
+
+    /// Makes everything saved before the call durable: after it the log may forget what the saves cover.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn sync(&self) -> Result<(), StoreError>;
+}
