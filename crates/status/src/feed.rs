@@ -137,6 +137,10 @@ impl Watcher {
         }
     }
 
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "named as the next of every async stream"
+    )]
     /// The next item. Nothing is lost if the future is dropped before it is ready.
     pub fn next(&mut self) -> impl Future<Output = FeedItem> + Send {
         poll_fn(|context| self.poll(context))

@@ -50,6 +50,7 @@ mod ring;
 mod shared;
 mod sync;
 
+mod entering;
 mod workspace_status;
 
 mod attempt;

@@ -2,7 +2,8 @@
 //!
 //! It knows no status, so that statuses can hold it without a circle.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use arcstr::ArcStr;
@@ -20,7 +21,7 @@ const WAIT_SHARDS: usize = 256;
 
 pub(crate) struct Shared {
     pub(crate) clock: AnyClock,
-    pub(crate) owner: ArcSwapOption<ArcStr>,
+    owner: Owner,
     pub(crate) counts: Counts,
     pub(crate) unexpected_transitions: AtomicU64,
     pub(crate) metadata_refusals: AtomicU64,
@@ -34,7 +35,7 @@ impl Shared {
     pub(crate) fn new(clock: AnyClock, owner: Option<ArcStr>, feed_capacity: usize) -> Self {
         Self {
             clock,
-            owner: ArcSwapOption::from_pointee(owner),
+            owner: Owner::new(owner),
             counts: Counts::new(),
             unexpected_transitions: AtomicU64::new(0),
             metadata_refusals: AtomicU64::new(0),
@@ -46,22 +47,35 @@ impl Shared {
     }
 
     pub(crate) fn owner(&self) -> Option<ArcStr> {
-        self.owner.load().as_ref().map(|owner| (**owner).clone())
+        self.owner.get()
+    }
+
+    pub(crate) fn set_owner(&self, owner: ArcStr) {
+        self.owner.set(owner);
     }
 
     pub(crate) fn publish(&self, workspace_id: &WorkspaceId, kind: ChangeKind) -> Revision {
-        Revision::new(self.feed.push((workspace_id.clone(), kind)))
+        Revision::new(self.feed.push(|| (workspace_id.clone(), kind)))
     }
 
     /// Wakes the watchers, and the waits for workspaces with this key. To be called after
     /// every change, with no lock held.
+    ///
+    /// Needs no fence where a watcher or a wait looks at what changed under the lock that
+    /// the change was made under: if it looked before the change, then the one who makes
+    /// the change has taken the lock after it and sees that it listens.
     pub(crate) fn notify(&self, key: u16) {
-        // Orders the change before the look for listeners; they listen before they look.
-        fence(Ordering::SeqCst);
         self.fed.notify(usize::MAX.relaxed());
         if let Some(event) = self.waited.get(usize::from(key) % WAIT_SHARDS) {
             event.notify(usize::MAX.relaxed());
         }
+    }
+
+    /// The same after a workspace came or went, which waits see without a lock.
+    pub(crate) fn notify_of_presence(&self, key: u16) {
+        // They fence between listening and looking.
+        fence(Ordering::SeqCst);
+        self.notify(key);
     }
 
     pub(crate) fn listen_feed(&self) -> EventListener {
@@ -75,11 +89,48 @@ impl Shared {
     }
 }
 
+/// The owner's name. Every snapshot reads it, and it hardly ever changes.
+struct Owner {
+    first: OnceLock<ArcStr>,
+    changed: AtomicBool,
+    last: ArcSwapOption<ArcStr>,
+}
+
+impl Owner {
+    fn new(owner: Option<ArcStr>) -> Self {
+        let held = Self {
+            first: OnceLock::new(),
+            changed: AtomicBool::new(false),
+            last: ArcSwapOption::empty(),
+        };
+        if let Some(owner) = owner {
+            held.set(owner);
+        }
+        held
+    }
+
+    fn get(&self) -> Option<ArcStr> {
+        if self.changed.load(Ordering::Acquire) {
+            return self.last.load().as_ref().map(|owner| (**owner).clone());
+        }
+        self.first.get().cloned()
+    }
+
+    fn set(&self, owner: ArcStr) {
+        if let Err(owner) = self.first.set(owner) {
+            self.last.store(Some(Arc::new(owner)));
+            self.changed.store(true, Ordering::Release);
+        }
+    }
+}
+
 /// The same number for the same id, spread evenly; it picks stripes and shards.
 pub(crate) fn key_of(id: &str) -> u16 {
     // FNV-1a: ids are short, and it is computed once a workspace.
     let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
-    (hash ^ hash >> 16) as u16
+    #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
+    let folded = (hash ^ hash >> 16) as u16;
+    folded
 }
