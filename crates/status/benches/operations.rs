@@ -39,7 +39,11 @@ fn naive_filled(workspaces: usize) -> NaiveTracker {
     tracker
 }
 
-const TURN: [State; 2] = [State::Ready, State::Unloading];
+/// The next change of a life.
+fn next(turn: &mut usize) -> (State, &'static str) {
+    *turn += 1;
+    black_box(workload::ROUND[*turn % workload::ROUND.len()])
+}
 
 fn one_status(c: &mut Criterion) {
     let tracker = filled(1000);
@@ -63,22 +67,22 @@ fn one_status(c: &mut Criterion) {
     let mut turn = 0_usize;
     group.bench_function("ours", |b| {
         b.iter(|| {
-            turn += 1;
-            status.set_state(TURN[turn & 1], black_box("target reached"));
+            let (state, message) = next(&mut turn);
+            status.set_state(state, message);
         });
     });
     group.bench_function("ours, a snapshot of before is held", |b| {
         b.iter(|| {
-            turn += 1;
             let held = status.snapshot();
-            status.set_state(TURN[turn & 1], black_box("target reached"));
+            let (state, message) = next(&mut turn);
+            status.set_state(state, message);
             held
         });
     });
     group.bench_function("naive", |b| {
         b.iter(|| {
-            turn += 1;
-            naive_status.set_state(TURN[turn & 1], black_box("target reached"));
+            let (state, message) = next(&mut turn);
+            naive_status.set_state(state, message);
         });
     });
     group.finish();
@@ -177,7 +181,8 @@ fn beside_a_writer(c: &mut Criterion) {
     };
     let theirs = Arc::clone(&status);
     let writer = write(Box::new(move |turn| {
-        theirs.set_state(TURN[turn & 1], "target reached");
+        let (state, message) = workload::ROUND[turn % workload::ROUND.len()];
+        theirs.set_state(state, message);
     }));
     group.bench_function("is_ready, ours", |b| b.iter(|| status.is_ready()));
     group.bench_function("snapshot, ours", |b| b.iter(|| status.snapshot()));
@@ -188,7 +193,8 @@ fn beside_a_writer(c: &mut Criterion) {
     stop.store(false, Ordering::Relaxed);
     let theirs = Arc::clone(&naive_status);
     let writer = write(Box::new(move |turn| {
-        theirs.set_state(TURN[turn & 1], "target reached");
+        let (state, message) = workload::ROUND[turn % workload::ROUND.len()];
+        theirs.set_state(state, message);
     }));
     group.bench_function("is_ready, naive", |b| b.iter(|| naive_status.is_ready()));
     group.bench_function("snapshot, naive", |b| b.iter(|| naive_status.snapshot()));

@@ -44,6 +44,7 @@ mod history;
 
 mod snapshot;
 
+mod bells;
 mod counts;
 mod feed;
 mod ring;

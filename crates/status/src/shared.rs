@@ -2,13 +2,13 @@
 //!
 //! It knows no status, so that statuses can hold it without a circle.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use arcstr::ArcStr;
-use event_listener::{Event, EventListener, IntoNotification as _};
 
+use crate::bells::{Bells, Listening};
 use crate::clock::AnyClock;
 use crate::counts::Counts;
 use crate::feed::ChangeKind;
@@ -27,8 +27,8 @@ pub(crate) struct Shared {
     pub(crate) metadata_refusals: AtomicU64,
     pub(crate) active: Active,
     pub(crate) feed: Ring<(WorkspaceId, ChangeKind)>,
-    fed: Event,
-    waited: Box<[Event]>,
+    /// One for the feed, then one for each shard of the workspaces.
+    bells: Bells,
 }
 
 impl Shared {
@@ -41,8 +41,7 @@ impl Shared {
             metadata_refusals: AtomicU64::new(0),
             active: Active::new(),
             feed: Ring::new(feed_capacity),
-            fed: Event::new(),
-            waited: (0..WAIT_SHARDS).map(|_| Event::new()).collect(),
+            bells: Bells::new(1 + WAIT_SHARDS),
         }
     }
 
@@ -59,34 +58,33 @@ impl Shared {
     }
 
     /// Wakes the watchers, and the waits for workspaces with this key. To be called after
-    /// every change, with no lock held.
-    ///
-    /// Needs no fence where a watcher or a wait looks at what changed under the lock that
-    /// the change was made under: if it looked before the change, then the one who makes
-    /// the change has taken the lock after it and sees that it listens.
+    /// every change of a status, with no lock held.
     pub(crate) fn notify(&self, key: u16) {
-        self.fed.notify(usize::MAX.relaxed());
-        if let Some(event) = self.waited.get(usize::from(key) % WAIT_SHARDS) {
-            event.notify(usize::MAX.relaxed());
-        }
+        self.bells.ring(FEED);
+        self.bells.ring(shard(key));
     }
 
     /// The same after a workspace came or went, which waits see without a lock.
     pub(crate) fn notify_of_presence(&self, key: u16) {
-        // They fence between listening and looking.
-        fence(Ordering::SeqCst);
-        self.notify(key);
+        self.bells.ring(FEED);
+        self.bells.ring_after_fence(shard(key));
     }
 
-    pub(crate) fn listen_feed(&self) -> EventListener {
-        self.fed.listen()
+    /// Hears of every change that is published.
+    pub(crate) fn listen_feed(&self) -> Listening {
+        self.bells.listen(FEED)
     }
 
     /// Hears of every change of workspaces with this key.
-    pub(crate) fn listen_workspace(&self, key: u16) -> Option<EventListener> {
-        let event = self.waited.get(usize::from(key) % WAIT_SHARDS)?;
-        Some(event.listen())
+    pub(crate) fn listen_workspace(&self, key: u16) -> Listening {
+        self.bells.listen(shard(key))
     }
+}
+
+const FEED: usize = 0;
+
+fn shard(key: u16) -> usize {
+    1 + usize::from(key) % WAIT_SHARDS
 }
 
 /// The owner's name. Every snapshot reads it, and it hardly ever changes.

@@ -20,6 +20,17 @@ pub(crate) fn live(n: usize, mut set: impl FnMut(State, &str)) {
     }
 }
 
+/// One load and its end, for statuses that are changed over and over.
+pub(crate) const ROUND: [(State, &str); 7] = [
+    (State::LoadingKafkaPartitions, "waiting for a load permit"),
+    (State::LoadingFromPersistence, "opening the store"),
+    (State::RestoringFromSnapshot, "restoring 120 entities"),
+    (State::ReplayingEvents, "replaying to offset 4711"),
+    (State::Ready, "target reached"),
+    (State::Unloading, "revoked by the group coordinator"),
+    (State::Initializing, "assigned again"),
+];
+
 pub(crate) fn id(n: usize) -> String {
     format!("workspace-{n:07}")
 }
