@@ -21,11 +21,11 @@ pub use error::{DiskError, Loss, LostRange, WriteError};
 pub use format::FORMAT_VERSION;
 
 pub(crate) use error::{describe, is_damage};
+pub(crate) use lock::DirLock;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use format::Found;
 use ledger::{LEDGER_KEY, Ledger};
-use lock::DirLock;
 use parking_lot::Mutex;
 use space::FreeSpace;
 use std::panic::{AssertUnwindSafe, catch_unwind};
