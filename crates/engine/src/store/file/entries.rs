@@ -60,17 +60,24 @@ struct Commit {
     lines: u64,
 }
 
-/// Any line, by its first field.
-#[derive(Debug, Deserialize)]
-struct AnyLine<'a> {
-    #[serde(borrow)]
-    set: Option<(Cow<'a, str>, Cow<'a, str>)>,
-    offset: Option<u64>,
-    #[serde(borrow)]
-    data: Option<&'a RawValue>,
-    #[serde(borrow)]
-    unset: Option<(Cow<'a, str>, Cow<'a, str>)>,
-    commit: Option<Commit>,
+/// Any line.
+#[derive(Debug)]
+enum Line<'a> {
+    Set(SetLine<'a>),
+    Unset(UnsetLine<'a>),
+    Commit(Commit),
+}
+
+impl<'a> Line<'a> {
+    fn parse(line: &'a str) -> Result<Self, String> {
+        let json = |error: serde_json::Error| error.to_string();
+        match lines::first_field(line) {
+            "set" => serde_json::from_str(line).map(Self::Set).map_err(json),
+            "unset" => serde_json::from_str(line).map(Self::Unset).map_err(json),
+            "commit" => serde_json::from_str(line).map(|CommitLine { commit }| Self::Commit(commit)).map_err(json),
+            _ => Err("it is neither a set, an unset nor a commit".to_owned()),
+        }
+    }
 }
 
 /// Where the file stands after its last commit.
@@ -133,20 +140,17 @@ pub(super) fn read(path: &Path) -> Result<Option<(End, Entries)>, ReadFailure> {
     let mut end = None;
     while let Some(line) = reader.line().map_err(ReadFailure::Broken)? {
         let broken = |reason: String| ReadFailure::Broken(BrokenLine { line: reader.lines, reason });
-        let line: AnyLine<'_> = serde_json::from_str(line).map_err(|error| broken(error.to_string()))?;
-        match line {
-            AnyLine { set: Some((kind, id)), offset: Some(offset), data: Some(data), .. } => {
-                pending.push(Change::Set(StoredEntry {
-                    kind: kind.into(),
-                    id: id.into(),
-                    data: Bytes::copy_from_slice(data.get().as_bytes()),
-                    offset: Offset(offset),
-                }));
-            }
-            AnyLine { unset: Some((kind, id)), .. } => {
+        match Line::parse(line).map_err(broken)? {
+            Line::Set(SetLine { set: (kind, id), offset, data }) => pending.push(Change::Set(StoredEntry {
+                kind: kind.into(),
+                id: id.into(),
+                data: Bytes::copy_from_slice(data.get().as_bytes()),
+                offset: Offset(offset),
+            })),
+            Line::Unset(UnsetLine { unset: (kind, id) }) => {
                 pending.push(Change::Unset { kind: kind.into(), id: id.into() });
             }
-            AnyLine { commit: Some(commit), .. } => {
+            Line::Commit(commit) => {
                 for change in pending.drain(..) {
                     apply(&mut entries, change);
                 }
@@ -154,7 +158,6 @@ pub(super) fn read(path: &Path) -> Result<Option<(End, Entries)>, ReadFailure> {
                 let about = commit.about().ok_or_else(|| broken("its workspace id is not valid".to_owned()))?;
                 end = Some(End { about, bytes: reader.read_bytes, lines, chain: reader.chain });
             }
-            _ => return Err(broken("it is neither a set, an unset nor a commit".to_owned())),
         }
     }
     Ok(end.map(|end| (end, entries)))

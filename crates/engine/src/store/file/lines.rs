@@ -121,6 +121,12 @@ fn checksum_of(line: &[u8]) -> Option<Chain> {
     u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok().map(Chain)
 }
 
+/// Name of the field behind the checksum.
+pub(super) fn first_field(line: &str) -> &str {
+    let fields = line.get(FIELDS_AT..).unwrap_or_default();
+    fields.split('"').nth(1).unwrap_or_default()
+}
+
 /// The last line of a piece of a file that ends with a line end, and the checksum it carries,
 /// verified with the line before it. `None` where the piece does not show two whole lines.
 pub(super) fn last_line(piece: &[u8]) -> Option<(&str, Chain)> {
