@@ -1,5 +1,18 @@
 //! The log seam: what the engine asks of an event log, whoever keeps it.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+mod dead_letters;
+mod embedded;
+mod producers;
+mod record;
+mod retention;
+mod writer;
+
+pub use embedded::{EmbeddedLog, EmbeddedLogConfig, QUEUED_BYTES_MOST, QUEUED_REQUESTS_MOST};
+pub use producers::{ANSWERS_KEPT, PRODUCER_ID_BYTES_MOST, PRODUCERS_MOST};
+pub use retention::RetentionConfig;
+
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -80,7 +93,7 @@ pub struct Appended {
 }
 
 /// Why an append was refused.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// The queue of requests is full; try again in a moment.
     #[error("too many requests are waiting to be appended, try again")]
@@ -110,10 +123,12 @@ pub enum AppendError {
 }
 
 /// Why a read failed.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Retention removed what was asked for.
-    #[error("partition {partition} begins at offset {low_watermark}, offset {asked} was removed by retention")]
+    #[error(
+        "partition {partition} begins at offset {low_watermark}, offset {asked} was removed by retention"
+    )]
     FellOut {
         /// The partition.
         partition: PartitionId,
@@ -186,7 +201,12 @@ pub trait EventLog: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ReadError`] tells whether to wait, give up or start elsewhere.
-    fn read(&self, partition: PartitionId, from: Offset, limit: ReadLimit) -> Result<Batch, ReadError>;
+    fn read(
+        &self,
+        partition: PartitionId,
+        from: Offset,
+        limit: ReadLimit,
+    ) -> Result<Batch, ReadError>;
 
     /// First offset that is still there.
     fn low_watermark(&self, partition: PartitionId) -> Offset;

@@ -1,5 +1,14 @@
 //! The store seam: what the engine asks of the place where workspaces are kept.
 
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+mod fence;
+mod lsm;
+mod memory;
+
+pub use lsm::LsmStore;
+pub use memory::MemoryStore;
+
 use bytes::Bytes;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
@@ -111,11 +120,14 @@ pub struct HistoryRecord {
     pub message: String,
 }
 
+/// Most transitions that a store keeps of one workspace; beyond, the oldest go.
+pub const HISTORY_TRANSITIONS_MOST: usize = 10_000;
+
 /// Where a page of history begins: after this transition.
 pub type HistoryCursor = (Epoch, u64);
 
 /// Why the store refused or failed.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     /// The store does not know the workspace.
     #[error("workspace {0} is not in the store")]
@@ -163,6 +175,10 @@ pub type EntrySink<'a> = &'a mut dyn FnMut(StoredEntry) -> Result<(), String>;
 ///
 /// A save need not be synced at once; [`Store::sync`] makes all earlier saves durable.
 pub trait Store: Send + Sync + 'static {
+    /// Whether what is saved outlives the process. Where it does not, the log must keep everything:
+    /// nothing may be trimmed, and no offset committed.
+    fn is_durable(&self) -> bool;
+
     /// What is known of every workspace of a partition, ordered by id.
     ///
     /// # Errors
@@ -233,4 +249,17 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Unavailable`].
     fn sync(&self) -> Result<(), StoreError>;
+}
+
+/// The error for an entry that a sink refused.
+fn refused(kind: &str, id: &str, reason: String) -> StoreError {
+    StoreError::Refused {
+        kind: kind.to_owned(),
+        id: id.to_owned(),
+        reason,
+    }
+}
+
+fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
 }

@@ -1,2 +1,57 @@
-//! x
-fn main() {}
+//! The `workspace-engine` binary: the engine with its HTTP server, and the operator's commands.
+
+mod client;
+mod commands;
+mod config;
+mod exit;
+mod output;
+mod produce;
+mod size;
+mod span;
+
+use clap::{Parser, error::ErrorKind};
+use exit::Exit;
+use std::{error::Error, fmt::Write, process::ExitCode};
+
+fn main() -> ExitCode {
+    let cli = match commands::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error).into(),
+    };
+    match cli.run() {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            output::error(with_sources(&error));
+            error.exit().into()
+        }
+    }
+}
+
+/// Shows the help that was asked for, or what is wrong with the command line.
+fn refuse(error: &clap::Error) -> Exit {
+    // Nobody is left to be told where the terminal is gone.
+    let _ = error.print();
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the kinds of error are many and all mean the same here"
+    )]
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Done,
+        _ => Exit::Usage,
+    }
+}
+
+/// An error with what caused it, where its own text does not say so.
+fn with_sources(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            // Writing to a string cannot fail.
+            let _ = write!(text, ": {said}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,460 @@
+//! The data directory: one engine's disk, with one database for the embedded log and the LSM store.
+//!
+//! ```text
+//! lock          held while an engine runs, with its process number
+//! format.json   version of the format, number of partitions
+//! witness       copy of the newest acknowledged ledger, outside of the database
+//! db/           the database
+//! workspaces/   the file store, where it is used
+//! ```
+
+pub(crate) mod codec;
+mod error;
+mod format;
+mod journal;
+mod ledger;
+mod lock;
+mod space;
+mod witness;
+
+pub use error::{DiskError, Loss, LostRange, WriteError};
+pub use format::FORMAT_VERSION;
+
+pub(crate) use error::{describe, is_damage};
+
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
+use format::Found;
+use ledger::{LEDGER_KEY, Ledger};
+use lock::DirLock;
+use parking_lot::Mutex;
+use space::FreeSpace;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use witness::Witness;
+use workspace_lifecycle::{Offset, PartitionId};
+
+/// Most partitions of the embedded log: each is a tree of its own in the database.
+pub const PARTITIONS_MOST: u32 = 256;
+
+/// Partitions of a data directory where nothing else is asked for.
+pub const PARTITIONS_DEFAULT: u32 = 12;
+
+/// What a data directory is asked to be.
+#[derive(Debug, Clone)]
+pub struct DataDirSpec {
+    /// Number of partitions of the embedded log, 1 to [`PARTITIONS_MOST`]; fixed when the directory is created.
+    pub partitions: u32,
+    /// Memory for blocks of the database that were read, in bytes.
+    pub cache_bytes: u64,
+    /// Most bytes of journals on disk; they are read back when the engine starts. At least 64 MiB.
+    pub journal_bytes: u64,
+}
+
+impl Default for DataDirSpec {
+    fn default() -> Self {
+        Self {
+            partitions: PARTITIONS_DEFAULT,
+            cache_bytes: 64 * 1024 * 1024,
+            journal_bytes: 256 * 1024 * 1024,
+        }
+    }
+}
+
+/// Least that the database takes as [`DataDirSpec::journal_bytes`].
+const JOURNAL_BYTES_LEAST: u64 = 64 * 1024 * 1024;
+
+/// An open data directory; clones share it, and the last one closes it.
+#[derive(Clone)]
+pub struct DataDir {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    partitions: u32,
+    journal_bytes: u64,
+    /// The witness was removed: what is there is taken as what was acknowledged.
+    loss_accepted: bool,
+    database: Database,
+    ledger_keyspace: Keyspace,
+    space: FreeSpace,
+    durable: Mutex<Durable>,
+    // Dropped last, when the database is closed.
+    _lock: DirLock,
+}
+
+/// What was acknowledged so far. One commit at a time: the next batch with a ledger
+/// is written when the one before it is durable, on which the look through the journals relies.
+struct Durable {
+    ledger: Ledger,
+    witness: Witness,
+}
+
+impl std::fmt::Debug for DataDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DataDir")
+            .field("path", &self.inner.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DataDir {
+    /// Opens a data directory, and creates it where it does not exist.
+    ///
+    /// # Errors
+    /// [`DiskError`] names the path and says what can be done.
+    pub fn open(path: impl AsRef<Path>, spec: &DataDirSpec) -> Result<Self, DiskError> {
+        let path = path.as_ref();
+        if spec.partitions == 0 || spec.partitions > PARTITIONS_MOST {
+            return Err(DiskError::PartitionCount {
+                asked: spec.partitions,
+                most: PARTITIONS_MOST,
+            });
+        }
+        std::fs::create_dir_all(path).map_err(DiskError::io("create", path))?;
+        let path = std::path::absolute(path).map_err(DiskError::io("find", path))?;
+        let lock = DirLock::acquire(&path)?;
+        let database_path = path.join("db");
+        let acknowledged = match format::check(&path, spec)? {
+            Found::Fits => expected(&path, &database_path, spec)?,
+            Found::Nothing if database_path.exists() => {
+                let reason = "it has a database, but no format.json".to_owned();
+                return Err(DiskError::NotADataDirectory { path, reason });
+            }
+            Found::Nothing => {
+                format::write(&path, spec)?;
+                Expected::New
+            }
+        };
+        let strict = !matches!(acknowledged, Expected::Anything);
+        match &acknowledged {
+            Expected::New => {
+                // What an interrupted creation left behind holds nothing and cannot be opened.
+                if database_path.exists() {
+                    std::fs::remove_dir_all(&database_path)
+                        .map_err(DiskError::io("remove", &database_path))?;
+                }
+                Witness::create(&path, &Ledger::new(spec.partitions), spec.partitions)?;
+            }
+            Expected::Anything | Expected::AtLeast(_) => {}
+        }
+
+        let database = open_database(&database_path, spec)?;
+        let ledger_keyspace = keyspace(&database, &path, "ledger", KeyspaceCreateOptions::default)?;
+        let ledger = read_ledger(&ledger_keyspace, &path, spec.partitions)?;
+        if let Expected::AtLeast(witness) = &acknowledged
+            && let Some(lost) = ledger.loss(witness)
+        {
+            let witness = witness::path(&path);
+            return Err(DiskError::Lost {
+                path,
+                lost,
+                witness,
+            });
+        }
+        if !strict {
+            tracing::warn!(
+                path = %path.display(),
+                commit = ledger.commit,
+                "the witness file was missing: what the database holds is taken as all that was acknowledged"
+            );
+        }
+        let witness = Witness::create(&path, &ledger, spec.partitions)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                partitions: spec.partitions,
+                journal_bytes: spec.journal_bytes.max(JOURNAL_BYTES_LEAST),
+                loss_accepted: !strict,
+                space: FreeSpace::new(&path),
+                path,
+                database,
+                ledger_keyspace,
+                durable: Mutex::new(Durable { ledger, witness }),
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Where the directory is.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Number of partitions of the embedded log.
+    pub fn partitions(&self) -> u32 {
+        self.inner.partitions
+    }
+
+    /// Bytes that the database takes on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.inner.database.disk_space().unwrap_or_default()
+    }
+
+    pub(crate) fn journal_bytes(&self) -> u64 {
+        self.inner.journal_bytes
+    }
+
+    /// The error for something in the database that cannot be read.
+    pub(crate) fn unreadable(&self, reason: String) -> DiskError {
+        DiskError::Database {
+            path: self.inner.path.clone(),
+            reason,
+        }
+    }
+
+    pub(crate) fn failed(&self, error: &fjall::Error) -> DiskError {
+        self.unreadable(describe(error))
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.inner.database
+    }
+
+    pub(crate) fn keyspace(
+        &self,
+        name: &str,
+        options: impl FnOnce() -> KeyspaceCreateOptions,
+    ) -> Result<Keyspace, DiskError> {
+        keyspace(&self.inner.database, &self.inner.path, name, options)
+    }
+
+    /// End of a partition with the last durable commit.
+    pub(crate) fn acknowledged_end(&self, partition: PartitionId) -> Offset {
+        self.inner.durable.lock().ledger.high_watermark(partition)
+    }
+
+    /// Takes the end of a partition as it was found, where the loss was accepted.
+    pub(crate) fn accept_end(&self, range: LostRange) -> Result<(), DiskError> {
+        let mut durable = self.inner.durable.lock();
+        if self.inner.loss_accepted {
+            let LostRange {
+                partition,
+                found,
+                acknowledged,
+            } = range;
+            tracing::warn!(%partition, %found, %acknowledged, "the end of a partition is taken as it was found");
+            let commit = durable.ledger.commit;
+            durable.ledger = Ledger {
+                commit,
+                ..durable.ledger.advanced(&[(partition, found)])
+            };
+            return Ok(());
+        }
+        let commit = durable.ledger.commit;
+        Err(DiskError::Lost {
+            path: self.inner.path.clone(),
+            lost: Loss {
+                found_commit: commit,
+                acknowledged_commit: commit,
+                partitions: vec![range],
+            },
+            witness: witness::path(&self.inner.path),
+        })
+    }
+
+    /// Refuses a write for which there is no space, before it can break the database.
+    pub(crate) fn check_space(&self, batch_bytes: usize) -> Result<(), WriteError> {
+        // Once in the journal, once as a table; and all that is not yet a table will become one.
+        let batch_bytes = u64::try_from(batch_bytes).unwrap_or(u64::MAX);
+        let unflushed = self.inner.database.write_buffer_size();
+        self.inner
+            .space
+            .check(batch_bytes.saturating_mul(2).saturating_add(unflushed))
+    }
+
+    /// Writes a batch that survives a crash of the process, but perhaps not of the machine.
+    pub(crate) fn write(
+        &self,
+        batch: OwnedWriteBatch,
+        batch_bytes: usize,
+    ) -> Result<(), WriteError> {
+        self.check_space(batch_bytes)?;
+        batch
+            .durability(Some(PersistMode::Buffer))
+            .commit()
+            .map_err(|error| WriteError::from_database(&error))
+    }
+
+    /// Writes a batch durably, with everything that was written before it, and notes the new ends of partitions.
+    pub(crate) fn commit(
+        &self,
+        mut batch: OwnedWriteBatch,
+        batch_bytes: usize,
+        ends: &[(PartitionId, Offset)],
+    ) -> Result<(), WriteError> {
+        self.check_space(batch_bytes)?;
+        let mut durable = self.inner.durable.lock();
+        let next = durable.ledger.advanced(ends);
+        batch.insert(&self.inner.ledger_keyspace, LEDGER_KEY, next.encode());
+        batch
+            .durability(Some(PersistMode::SyncAll))
+            .commit()
+            .map_err(|error| WriteError::from_database(&error))?;
+        if let Err(error) = durable.witness.note(&next) {
+            tracing::warn!(%error, path = %self.inner.path.display(), "the witness file could not be written and lags behind");
+        }
+        durable.ledger = next;
+        Ok(())
+    }
+}
+
+/// What a database must hold before it is used.
+#[derive(Debug)]
+enum Expected {
+    /// Nothing: the directory is new.
+    New,
+    /// Whatever is there: the witness was removed.
+    Anything,
+    /// At least this.
+    AtLeast(Ledger),
+}
+
+/// Reads witness and journals before the database is opened, because opening it cuts broken journals.
+fn expected(path: &Path, database: &Path, spec: &DataDirSpec) -> Result<Expected, DiskError> {
+    let witness_path = witness::path(path);
+    let witness = witness::read(path, spec.partitions)?;
+    if !database.join("version").exists() {
+        return match witness {
+            Some(witness) if witness.commit > 0 => {
+                let lost = Ledger::new(spec.partitions).loss(&witness);
+                let lost = lost.unwrap_or(Loss {
+                    found_commit: 0,
+                    acknowledged_commit: 0,
+                    partitions: Vec::new(),
+                });
+                Err(DiskError::Lost {
+                    path: path.to_owned(),
+                    lost,
+                    witness: witness_path,
+                })
+            }
+            _ => Ok(Expected::New),
+        };
+    }
+    let Some(mut witness) = witness else {
+        return Ok(Expected::Anything);
+    };
+    let found = match journal::inspect(database)? {
+        Ok(found) => found,
+        Err(journal::Damage {
+            path: file,
+            position,
+            reason,
+        }) => {
+            return Err(DiskError::Damaged {
+                file,
+                position,
+                reason,
+                witness: witness_path,
+            });
+        }
+    };
+    // The newest journal with a ledger has the newest ledger, so this one is compared before anything is cut.
+    if let Some(ledger) = &found.ledger
+        && let Some(lost) = ledger.loss(&witness)
+        && found.torn.is_none()
+    {
+        return Err(DiskError::Lost {
+            path: path.to_owned(),
+            lost,
+            witness: witness_path,
+        });
+    }
+    let Some(torn) = found.torn else {
+        return Ok(Expected::AtLeast(witness));
+    };
+    let damaged = |reason| DiskError::Damaged {
+        file: torn.path.clone(),
+        position: torn.position,
+        reason,
+        witness: witness_path.clone(),
+    };
+    if let Some(behind) = found.behind {
+        // Its own commit may not have been acknowledged; the one before it was.
+        let acknowledged = behind.commit.saturating_sub(1);
+        match &found.ledger {
+            Some(ledger) if ledger.commit < acknowledged => {
+                return Err(damaged(format!(
+                    "{}, and commits up to {acknowledged} follow behind it, while only {} are before it",
+                    torn.reason, ledger.commit
+                )));
+            }
+            Some(_) => {}
+            // The newest ledger before it is in the tables; the witness remembers what the cut would forget.
+            None if witness.commit < acknowledged => {
+                witness = Ledger {
+                    commit: acknowledged,
+                    ..witness
+                };
+                Witness::create(path, &witness, spec.partitions)?;
+            }
+            None => {}
+        }
+    }
+    if let Some(ledger) = &found.ledger
+        && let Some(lost) = ledger.loss(&witness)
+    {
+        return Err(damaged(format!("{}, and {lost}", torn.reason)));
+    }
+    tracing::warn!(
+        file = %torn.path.display(),
+        position = torn.position,
+        reason = torn.reason,
+        "a write that was never acknowledged is cut off the end of the journal"
+    );
+    journal::cut(&torn)?;
+    Ok(Expected::AtLeast(witness))
+}
+
+fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError> {
+    let failed = |reason: String| DiskError::Database {
+        path: path.to_owned(),
+        reason,
+    };
+    let builder = Database::builder(path)
+        .cache_size(spec.cache_bytes)
+        .max_journaling_size(spec.journal_bytes.max(JOURNAL_BYTES_LEAST));
+    // The database asserts on some kinds of damage where an error is due.
+    match catch_unwind(AssertUnwindSafe(|| builder.open())) {
+        Ok(Ok(database)) => Ok(database),
+        Ok(Err(fjall::Error::Locked)) => Err(DiskError::Locked {
+            path: path.to_owned(),
+            pid: None,
+        }),
+        Ok(Err(error)) => Err(failed(describe(&error))),
+        Err(_) => Err(failed(
+            "its files are damaged in a way that it does not expect".to_owned(),
+        )),
+    }
+}
+
+fn keyspace(
+    database: &Database,
+    path: &Path,
+    name: &str,
+    options: impl FnOnce() -> KeyspaceCreateOptions,
+) -> Result<Keyspace, DiskError> {
+    database
+        .keyspace(name, options)
+        .map_err(|error| DiskError::Database {
+            path: path.to_owned(),
+            reason: describe(&error),
+        })
+}
+
+fn read_ledger(keyspace: &Keyspace, path: &Path, partitions: u32) -> Result<Ledger, DiskError> {
+    let failed = |reason: String| DiskError::Database {
+        path: path.to_owned(),
+        reason,
+    };
+    let Some(value) = keyspace
+        .get(LEDGER_KEY)
+        .map_err(|error| failed(describe(&error)))?
+    else {
+        return Ok(Ledger::new(partitions));
+    };
+    let ledger = Ledger::decode(value.into())
+        .map_err(|damage| failed(format!("its ledger is damaged: {damage}")))?;
+    Ok(ledger)
+}

@@ -1,0 +1,213 @@
+//! Why a data directory cannot be used, and what to do about it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use workspace_lifecycle::{Offset, PartitionId};
+
+/// Why a data directory, or what is in it, cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// Another process has the directory open.
+    #[error("the data directory {} is in use by another engine{}; stop it, or give this one a directory of its own", .path.display(), Pid(*.pid))]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// Who has it open, where it is known.
+        pid: Option<u32>,
+    },
+    /// The directory was written in another format.
+    #[error("the data directory {} has format version {found}, this engine reads version {expected}; use the engine that wrote it, or start with an empty directory", .path.display())]
+    Version {
+        /// The directory.
+        path: PathBuf,
+        /// Its version.
+        found: u64,
+        /// The version that this engine reads and writes.
+        expected: u64,
+    },
+    /// The directory has another number of partitions.
+    #[error("the data directory {} was created with {found} partitions, not {asked}; start with {found} partitions, or with an empty directory", .path.display())]
+    Partitions {
+        /// The directory.
+        path: PathBuf,
+        /// Its number of partitions.
+        found: u32,
+        /// The number that was asked for.
+        asked: u32,
+    },
+    /// The number of partitions cannot be used.
+    #[error("{asked} partitions were asked for; between 1 and {most} are possible")]
+    PartitionCount {
+        /// The number that was asked for.
+        asked: u32,
+        /// The most that are possible.
+        most: u32,
+    },
+    /// The directory holds something, but its format file does not tell what.
+    #[error("{} is not a data directory of an engine: {reason}", .path.display())]
+    NotADataDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What is missing or wrong.
+        reason: String,
+    },
+    /// A file is damaged at a place where nothing may be lost.
+    #[error("{} is damaged at byte {position}: {reason}; nothing was changed: restore the directory from a copy, or, to go on without what is lost, remove {}", .file.display(), .witness.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// The first byte that cannot be read.
+        position: u64,
+        /// What is wrong there.
+        reason: String,
+        /// The file whose removal accepts the loss.
+        witness: PathBuf,
+    },
+    /// The database holds less than what was acknowledged.
+    #[error("the data directory {} has lost acknowledged data: {lost}; nothing was appended to it: restore it from a copy, or, to go on without what is lost, remove {}", .path.display(), .witness.display())]
+    Lost {
+        /// The directory.
+        path: PathBuf,
+        /// How much.
+        lost: Loss,
+        /// The file whose removal accepts the loss.
+        witness: PathBuf,
+    },
+    /// The witness file itself cannot be read.
+    #[error("the witness file {} is damaged, so nobody can say whether acknowledged events were lost; restore the directory from a copy, or remove the file to go on with what is there", .path.display())]
+    Witness {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("cannot {doing} {}", .path.display())]
+    Io {
+        /// What was tried, as a verb.
+        doing: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The database refused.
+    #[error("the database in {} cannot be used: {reason}", .path.display())]
+    Database {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl DiskError {
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// How much less than what was acknowledged a database holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loss {
+    /// Number of the last commit that is there.
+    pub found_commit: u64,
+    /// Number of the last commit that was acknowledged.
+    pub acknowledged_commit: u64,
+    /// Partitions that end too early.
+    pub partitions: Vec<LostRange>,
+}
+
+/// Events of a partition that were acknowledged and are not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostRange {
+    /// The partition.
+    pub partition: PartitionId,
+    /// End of the partition as it was found.
+    pub found: Offset,
+    /// End of the partition as it was acknowledged.
+    pub acknowledged: Offset,
+}
+
+/// Most partitions that the text of a loss names.
+const LOST_PARTITIONS_SHOWN: usize = 8;
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "it holds {} of {} commits",
+            self.found_commit, self.acknowledged_commit
+        )?;
+        for range in self.partitions.iter().take(LOST_PARTITIONS_SHOWN) {
+            let LostRange {
+                partition,
+                found,
+                acknowledged,
+            } = range;
+            write!(
+                f,
+                ", partition {partition} ends at offset {found} and not at {acknowledged}"
+            )?;
+        }
+        match self.partitions.len().checked_sub(LOST_PARTITIONS_SHOWN) {
+            None | Some(0) => Ok(()),
+            Some(more) => write!(f, ", and {more} more partitions"),
+        }
+    }
+}
+
+struct Pid(Option<u32>);
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |pid| write!(f, " (process {pid})"))
+    }
+}
+
+/// Why a write to the database failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum WriteError {
+    /// Too little space is free; nothing was written, and writing goes on by itself when there is space.
+    #[error("{0}")]
+    NoSpace(String),
+    /// The database takes no more writes until the engine is started again.
+    #[error("{0}; start the engine again when the cause is removed: what was acknowledged is kept")]
+    Broken(String),
+}
+
+impl WriteError {
+    /// Tells a full disk and a database that gave up apart.
+    pub(crate) fn from_database(error: &fjall::Error) -> Self {
+        match error {
+            fjall::Error::Poisoned => {
+                Self::Broken("an earlier write to the disk failed".to_owned())
+            }
+            other => Self::Broken(format!("a write to the disk failed ({})", describe(other))),
+        }
+    }
+}
+
+/// The text of a database error without its wrapping.
+pub(crate) fn describe(error: &fjall::Error) -> String {
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+            error.to_string()
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Whether a database error tells of damaged data: trying again will not help.
+pub(crate) fn is_damage(error: &fjall::Error) -> bool {
+    match error {
+        fjall::Error::Storage(fjall::LsmError::Io(_))
+        | fjall::Error::Io(_)
+        | fjall::Error::Poisoned => false,
+        fjall::Error::Storage(_) | fjall::Error::Decompress(_) => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,373 @@
+//! Looks through the database's journals before the database does.
+//!
+//! The database (fjall 3) stops its recovery at the first broken batch of a journal, cuts the
+//! file there and says nothing, also where intact batches follow. So the journals are read here
+//! first, changing nothing: a torn tail, which a crash leaves behind, is told apart from a
+//! damaged middle, where something acknowledged is lost.
+//!
+//! Layout of a journal: batches of a start marker, items and an end marker with the xxh3 of the
+//! items, then zeros to the end of the file. A journal that is not the newest was synced before
+//! the next began, so it has no torn tail. Every durable commit holds the ledger, and the next
+//! commit is only written when it is durable: a batch with ledger *n* tells that *n - 1* was
+//! acknowledged.
+
+use super::DiskError;
+use super::ledger::{LEDGER_KEY, Ledger};
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use xxhash_rust::xxh3::Xxh3;
+
+const TAG_START: u8 = 1;
+const TAG_ITEM: u8 = 2;
+const TAG_END: u8 = 3;
+const TAG_CLEAR: u8 = 4;
+const TRAILER: [u8; 4] = *b"FJL\x03";
+
+const START_BYTES: usize = 13;
+const ITEM_HEAD_BYTES: usize = 21;
+const READ_BUFFER_BYTES: usize = 256 * 1024;
+
+/// What the journals of a database hold.
+#[derive(Debug, Default)]
+pub(crate) struct Inspection {
+    /// The newest ledger before anything that is broken.
+    pub(crate) ledger: Option<Ledger>,
+    /// The newest ledger in intact batches behind something broken.
+    pub(crate) behind: Option<Ledger>,
+    /// The tail of the newest journal, where it is broken.
+    pub(crate) torn: Option<Torn>,
+}
+
+/// A journal whose tail cannot be read.
+#[derive(Debug)]
+pub(crate) struct Torn {
+    pub(crate) path: PathBuf,
+    /// Everything before this byte is intact.
+    pub(crate) position: u64,
+    pub(crate) reason: &'static str,
+}
+
+/// Something broken where a crash cannot have broken it.
+#[derive(Debug)]
+pub(crate) struct Damage {
+    pub(crate) path: PathBuf,
+    pub(crate) position: u64,
+    pub(crate) reason: String,
+}
+
+/// Reads all journals of a database, oldest first.
+pub(crate) fn inspect(database: &Path) -> Result<Result<Inspection, Damage>, DiskError> {
+    let mut found = Inspection::default();
+    let journals = journals(database)?;
+    let mut previous: Option<u64> = None;
+    let newest = journals.last().map(|(id, _)| *id);
+    for (id, path) in journals {
+        if previous.is_some_and(|previous| previous + 1 != id) {
+            let reason = "the journal before it is missing".to_owned();
+            return Ok(Err(Damage {
+                path,
+                position: 0,
+                reason,
+            }));
+        }
+        previous = Some(id);
+        let journal = scan(&path, &mut found.ledger)?;
+        let position = journal.intact_bytes;
+        let reason = match journal.end {
+            End::Clean => continue,
+            End::Gap(reason) => {
+                return Ok(Err(Damage {
+                    path,
+                    position,
+                    reason,
+                }));
+            }
+            End::Broken(reason) => reason,
+        };
+        if Some(id) != newest {
+            return Ok(Err(Damage {
+                path,
+                position,
+                reason: reason.to_owned(),
+            }));
+        }
+        found.behind = ledger_behind(&path, position)?;
+        found.torn = Some(Torn {
+            path,
+            position,
+            reason,
+        });
+    }
+    Ok(Ok(found))
+}
+
+/// Cuts a torn tail off, so that the database finds the end of what is intact by itself.
+pub(crate) fn cut(torn: &Torn) -> Result<(), DiskError> {
+    let cut = || {
+        let file = File::options().write(true).open(&torn.path)?;
+        file.set_len(torn.position)?;
+        file.sync_all()
+    };
+    cut().map_err(DiskError::io("cut the torn tail off", &torn.path))
+}
+
+fn journals(database: &Path) -> Result<Vec<(u64, PathBuf)>, DiskError> {
+    let list = || {
+        let mut journals = Vec::new();
+        for entry in std::fs::read_dir(database)? {
+            let path = entry?.path();
+            let id = path
+                .file_name()
+                .and_then(|name| name.to_str()?.strip_suffix(".jnl")?.parse().ok());
+            journals.extend(id.map(|id| (id, path)));
+        }
+        journals.sort_unstable();
+        Ok(journals)
+    };
+    list().map_err(DiskError::io("list", database))
+}
+
+/// One journal as far as it is intact.
+#[derive(Debug)]
+struct Scan {
+    intact_bytes: u64,
+    end: End,
+}
+
+#[derive(Debug)]
+enum End {
+    /// Nothing but zeros follows.
+    Clean,
+    /// What follows is no intact batch.
+    Broken(&'static str),
+    /// The next batch is intact, but a commit before it is missing.
+    Gap(String),
+}
+
+/// Reads one journal; `newest` is the newest ledger before it, and then in it.
+fn scan(path: &Path, newest: &mut Option<Ledger>) -> Result<Scan, DiskError> {
+    let file = File::open(path).map_err(DiskError::io("open", path))?;
+    let mut source = Source::new(BufReader::with_capacity(READ_BUFFER_BYTES, file));
+    let mut intact_bytes = 0;
+    loop {
+        let end = match source.batch() {
+            Ok(Some(None)) => None,
+            Ok(Some(Some(ledger))) => match newest {
+                Some(before) if before.commit + 1 != ledger.commit => Some(End::Gap(format!(
+                    "commit {} follows commit {}",
+                    ledger.commit, before.commit
+                ))),
+                _ => {
+                    *newest = Some(ledger);
+                    None
+                }
+            },
+            Ok(None) => Some(End::Clean),
+            Err(Stop::Broken(reason)) => Some(End::Broken(reason)),
+            Err(Stop::Io(error)) => return Err(DiskError::io("read", path)(error)),
+        };
+        if let Some(end) = end {
+            return Ok(Scan { intact_bytes, end });
+        }
+        intact_bytes = source.position;
+    }
+}
+
+/// The newest ledger in any intact batch behind a broken place.
+fn ledger_behind(path: &Path, position: u64) -> Result<Option<Ledger>, DiskError> {
+    let read = || {
+        let mut file = File::open(path)?;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(position))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(DiskError::io("read", path))?;
+    let mut newest: Option<Ledger> = None;
+    let mut at = 1;
+    while let Some(rest) = bytes.get(at..) {
+        let Some(skipped) = rest.iter().position(|byte| *byte == TAG_START) else {
+            break;
+        };
+        at += skipped;
+        let candidate = bytes.get(at..).unwrap_or_default();
+        // Cheap refusals first: an item or a clear follows the start marker.
+        if !matches!(candidate.get(START_BYTES), Some(&(TAG_ITEM | TAG_CLEAR))) {
+            at += 1;
+            continue;
+        }
+        let mut reader = Source::new(candidate);
+        match reader.batch() {
+            Ok(Some(ledger)) => {
+                if let Some(ledger) = ledger
+                    && newest
+                        .as_ref()
+                        .is_none_or(|newest| newest.commit < ledger.commit)
+                {
+                    newest = Some(ledger);
+                }
+                at += usize::try_from(reader.position).unwrap_or(usize::MAX);
+            }
+            Ok(None) | Err(_) => at += 1,
+        }
+    }
+    Ok(newest)
+}
+
+enum Stop {
+    Broken(&'static str),
+    Io(std::io::Error),
+}
+
+const CUT_SHORT: &str = "a batch is cut short";
+
+struct Source<R> {
+    reader: R,
+    position: u64,
+    buffer: Vec<u8>,
+}
+
+impl<R: Read> Source<R> {
+    fn new(reader: R) -> Self {
+        Self {
+            reader,
+            position: 0,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// The next batch and the ledger in it; `None` where nothing but zeros follows.
+    fn batch(&mut self) -> Result<Option<Option<Ledger>>, Stop> {
+        let Some(tag) = self.tag_or_end()? else {
+            return Ok(None);
+        };
+        match tag {
+            TAG_START => {}
+            0 => return self.only_zeros().map(|()| None),
+            _ => return Err(Stop::Broken("a batch does not begin with its marker")),
+        }
+        let items = u32::from_le_bytes(self.array()?);
+        let _sequence: [u8; 8] = self.array()?;
+        let mut hasher = Xxh3::new();
+        let mut ledger = None;
+        for _ in 0..items {
+            match self.byte()? {
+                TAG_ITEM => {
+                    if let Some(found) = self.item(&mut hasher)? {
+                        ledger = Some(found);
+                    }
+                }
+                TAG_CLEAR => {
+                    let keyspace: [u8; 8] = self.array()?;
+                    hasher.update(&[TAG_CLEAR]);
+                    hasher.update(&keyspace);
+                }
+                _ => {
+                    return Err(Stop::Broken(
+                        "an item of a batch does not begin with its marker",
+                    ));
+                }
+            }
+        }
+        if self.byte()? != TAG_END {
+            return Err(Stop::Broken("a batch does not end with its marker"));
+        }
+        let expected = u64::from_le_bytes(self.array()?);
+        if self.array()? != TRAILER {
+            return Err(Stop::Broken("a batch does not end with its trailer"));
+        }
+        if hasher.digest() != expected {
+            return Err(Stop::Broken("the checksum of a batch does not match"));
+        }
+        Ok(Some(ledger))
+    }
+
+    /// One item after its tag.
+    fn item(&mut self, hasher: &mut Xxh3) -> Result<Option<Ledger>, Stop> {
+        let head: [u8; ITEM_HEAD_BYTES - 1] = self.array()?;
+        let [
+            _type,
+            _compression,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            k0,
+            k1,
+            v0,
+            v1,
+            v2,
+            v3,
+            d0,
+            d1,
+            d2,
+            d3,
+        ] = head;
+        let key_bytes = usize::from(u16::from_le_bytes([k0, k1]));
+        let value_bytes = u32::from_le_bytes([v0, v1, v2, v3]);
+        let stored_bytes = u32::from_le_bytes([d0, d1, d2, d3]);
+        hasher.update(&[TAG_ITEM]);
+        hasher.update(&head);
+        let body_bytes = u64::try_from(key_bytes).unwrap_or(u64::MAX) + u64::from(stored_bytes);
+        self.buffer.clear();
+        let read = (&mut self.reader)
+            .take(body_bytes)
+            .read_to_end(&mut self.buffer)
+            .map_err(Stop::Io)?;
+        self.position += u64::try_from(read).unwrap_or(u64::MAX);
+        if u64::try_from(read).ok() != Some(body_bytes) {
+            return Err(Stop::Broken(CUT_SHORT));
+        }
+        hasher.update(&self.buffer);
+        match self.buffer.split_at_checked(key_bytes) {
+            Some((key, value)) if key == LEDGER_KEY && value_bytes == stored_bytes => {
+                Ok(Ledger::decode(value.to_vec().into()).ok())
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn tag_or_end(&mut self) -> Result<Option<u8>, Stop> {
+        match self.byte() {
+            Ok(tag) => Ok(Some(tag)),
+            Err(Stop::Broken(_)) => Ok(None),
+            Err(stop) => Err(stop),
+        }
+    }
+
+    fn byte(&mut self) -> Result<u8, Stop> {
+        self.array().map(|[byte]| byte)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Stop> {
+        let mut bytes = [0; N];
+        match self.reader.read_exact(&mut bytes) {
+            Ok(()) => {
+                self.position += u64::try_from(N).unwrap_or(u64::MAX);
+                Ok(bytes)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Err(Stop::Broken(CUT_SHORT))
+            }
+            Err(error) => Err(Stop::Io(error)),
+        }
+    }
+
+    fn only_zeros(&mut self) -> Result<(), Stop> {
+        let mut chunk = vec![0; READ_BUFFER_BYTES];
+        loop {
+            let read = self.reader.read(&mut chunk).map_err(Stop::Io)?;
+            let Some(read) = chunk.get(..read).filter(|read| !read.is_empty()) else {
+                return Ok(());
+            };
+            if read.iter().any(|byte| *byte != 0) {
+                return Err(Stop::Broken("something follows the zeros at the end"));
+            }
+        }
+    }
+}

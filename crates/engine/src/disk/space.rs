@@ -1,0 +1,106 @@
+//! How much space is free, asked before each write.
+//!
+//! The database gives up for good when the disk is full in the middle of a write,
+//! of a flush or of a compaction. So a write is refused while there is still room
+//! for what the database has yet to flush, and goes on when space was made.
+
+use super::WriteError;
+use std::path::{Path, PathBuf};
+
+/// Most of the reserve that is kept free beside what is known to be needed.
+const RESERVE_BYTES_MOST: u64 = 64 * 1024 * 1024;
+
+/// The reserve is at most this part of the disk, so that small disks can be used too.
+const RESERVE_PART_OF_DISK: u64 = 16;
+
+#[derive(Debug)]
+pub(crate) struct FreeSpace {
+    dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Space {
+    free_bytes: u64,
+    total_bytes: u64,
+}
+
+impl FreeSpace {
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+        }
+    }
+
+    /// Refuses when fewer than `needed_bytes` and the reserve are free.
+    pub(crate) fn check(&self, needed_bytes: u64) -> Result<(), WriteError> {
+        let Some(space) = space_of(&self.dir) else {
+            return Ok(());
+        };
+        let wanted = needed_bytes.saturating_add(reserve(space));
+        if space.free_bytes >= wanted {
+            return Ok(());
+        }
+        Err(WriteError::NoSpace(format!(
+            "{} of {} MiB are free in {}, {} are needed",
+            mebibytes(space.free_bytes),
+            mebibytes(space.total_bytes),
+            self.dir.display(),
+            mebibytes(wanted)
+        )))
+    }
+}
+
+fn reserve(space: Space) -> u64 {
+    RESERVE_BYTES_MOST.min(space.total_bytes / RESERVE_PART_OF_DISK)
+}
+
+/// Mebibytes with one digit behind the point, rounded up.
+fn mebibytes(bytes: u64) -> String {
+    let tenths = bytes.saturating_mul(10).div_ceil(1024 * 1024);
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+#[cfg(unix)]
+fn space_of(dir: &Path) -> Option<Space> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    Some(Space {
+        free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+    })
+}
+
+#[cfg(not(unix))]
+fn space_of(_dir: &Path) -> Option<Space> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reserve_is_a_part_of_a_small_disk_and_bounded_on_a_large_one() {
+        let check = |total_bytes, expected| {
+            assert_eq!(
+                reserve(Space {
+                    free_bytes: 0,
+                    total_bytes
+                }),
+                expected
+            )
+        };
+        check(32 << 20, 2 << 20);
+        check(1 << 40, RESERVE_BYTES_MOST);
+    }
+
+    #[test]
+    fn more_than_the_disk_holds_is_refused_with_the_numbers() {
+        let space = FreeSpace::new(&std::env::temp_dir());
+        space.check(0).expect("the temporary directory has space");
+        let error = space
+            .check(u64::MAX / 2)
+            .expect_err("no disk is that large")
+            .to_string();
+        assert!(error.contains("MiB are free"), "{error}");
+    }
+}

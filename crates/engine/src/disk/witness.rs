@@ -1,0 +1,125 @@
+//! The witness file: a copy of the ledger outside of the database.
+//!
+//! The database ends its recovery at the first broken batch of a journal without a word.
+//! The witness is written after each acknowledged commit and tells afterwards what must be there.
+//! It is not synced: it may lag behind the database, and never leads. Two slots are written in
+//! turn, so that one is whole at any moment. Removing the file accepts whatever was lost.
+
+use super::DiskError;
+use super::ledger::{self, Ledger};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+const FILE: &str = "witness";
+const SLOTS: u64 = 2;
+const SLOT_ALIGNMENT: u64 = 512;
+
+#[derive(Debug)]
+pub(crate) struct Witness {
+    file: File,
+    slot_bytes: u64,
+}
+
+pub(crate) fn path(dir: &Path) -> PathBuf {
+    dir.join(FILE)
+}
+
+/// What the witness file of a directory knows; `None` where there is no file.
+pub(crate) fn read(dir: &Path, partitions: u32) -> Result<Option<Ledger>, DiskError> {
+    let path = path(dir);
+    let mut bytes = Vec::new();
+    match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(DiskError::io("read", &path)(error)),
+    }
+    let slot_bytes = usize::try_from(slot_bytes(partitions)).unwrap_or(usize::MAX);
+    let length = ledger::encoded_bytes(usize::try_from(partitions).unwrap_or(usize::MAX));
+    let newest = bytes
+        .chunks(slot_bytes)
+        .filter_map(|slot| Ledger::decode(slot.get(..length)?.to_vec().into()).ok())
+        .max_by_key(|ledger| ledger.commit);
+    newest.map_or_else(
+        || Err(DiskError::Witness { path }),
+        |ledger| Ok(Some(ledger)),
+    )
+}
+
+impl Witness {
+    /// Writes the file anew with both slots full, durably.
+    pub(crate) fn create(dir: &Path, ledger: &Ledger, partitions: u32) -> Result<Self, DiskError> {
+        let path = path(dir);
+        let draft = dir.join("witness.new");
+        let slot_bytes = slot_bytes(partitions);
+        let open = || {
+            let file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .open(&draft)?;
+            file.set_len(slot_bytes * SLOTS)?;
+            let mut witness = Self { file, slot_bytes };
+            for slot in 0..SLOTS {
+                witness.write_slot(slot, ledger)?;
+            }
+            witness.file.sync_all()?;
+            std::fs::rename(&draft, &path)?;
+            Ok(witness)
+        };
+        let witness = open().map_err(DiskError::io("write", &path))?;
+        super::format::sync_dir(dir)?;
+        Ok(witness)
+    }
+
+    /// Notes what has just been acknowledged.
+    pub(crate) fn note(&mut self, ledger: &Ledger) -> std::io::Result<()> {
+        self.write_slot(ledger.commit % SLOTS, ledger)
+    }
+
+    fn write_slot(&mut self, slot: u64, ledger: &Ledger) -> std::io::Result<()> {
+        self.file.seek(SeekFrom::Start(slot * self.slot_bytes))?;
+        self.file.write_all(&ledger.encode())
+    }
+}
+
+fn slot_bytes(partitions: u32) -> u64 {
+    let bytes = ledger::encoded_bytes(usize::try_from(partitions).unwrap_or(usize::MAX));
+    u64::try_from(bytes)
+        .unwrap_or(u64::MAX)
+        .next_multiple_of(SLOT_ALIGNMENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use workspace_lifecycle::{Offset, PartitionId};
+
+    #[test]
+    fn the_newest_whole_slot_is_what_the_witness_knows() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(read(dir.path(), 2).expect("no file is no error"), None);
+        let mut ledger = Ledger::new(2);
+        let mut witness = Witness::create(dir.path(), &ledger, 2).expect("created");
+        for offset in 1..=5 {
+            ledger = ledger.advanced(&[(PartitionId(1), Offset(offset))]);
+            witness.note(&ledger).expect("noted");
+            assert_eq!(read(dir.path(), 2).expect("readable"), Some(ledger.clone()));
+        }
+
+        let mut bytes = std::fs::read(path(dir.path())).expect("readable");
+        bytes[512] ^= 1;
+        std::fs::write(path(dir.path()), &bytes).expect("writable");
+        let older = read(dir.path(), 2)
+            .expect("one slot is enough")
+            .expect("there");
+        assert_eq!(older.commit, 4, "the slot of commit 5 is damaged");
+
+        bytes[3] ^= 1;
+        std::fs::write(path(dir.path()), &bytes).expect("writable");
+        assert!(matches!(
+            read(dir.path(), 2),
+            Err(DiskError::Witness { .. })
+        ));
+    }
+}

@@ -1,0 +1,403 @@
+//! What every event log must do, whoever keeps it.
+//!
+//! ```text
+//! for (name, case) in log::conformance::CASES { case(&open(name)); }
+//! ```
+//!
+//! Each case wants a log of at least two partitions of its own, empty or not.
+
+#![allow(
+    missing_docs,
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use super::{
+    Append, AppendError, Appended, Batch, DeadLetter, EventLog, ProducerSequence, ReadError,
+    ReadLimit,
+};
+use crate::routing::partition_of;
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::WorkspaceId;
+
+/// One demand on a log.
+pub type Case = fn(&dyn EventLog);
+
+/// All demands, by name.
+pub const CASES: &[(&str, Case)] = &[
+    (
+        "an append is readable when it is answered",
+        an_append_is_readable_when_it_is_answered,
+    ),
+    (
+        "a request of many workspaces keeps their order",
+        a_request_of_many_workspaces_keeps_their_order,
+    ),
+    ("a read stops at its limits", a_read_stops_at_its_limits),
+    (
+        "a read at the end is empty and beyond it an error",
+        a_read_at_the_end_is_empty_and_beyond_it_an_error,
+    ),
+    (
+        "the listener hears of every append",
+        the_listener_hears_of_every_append,
+    ),
+    (
+        "requests of many threads share the log without gaps",
+        requests_of_many_threads_share_the_log_without_gaps,
+    ),
+    (
+        "a dead letter is kept once by its address",
+        a_dead_letter_is_kept_once_by_its_address,
+    ),
+];
+
+/// Demands on a log that recognises repeats of producers.
+pub const PRODUCER_CASES: &[(&str, Case)] = &[
+    (
+        "a repeated request appends nothing",
+        a_repeated_request_appends_nothing,
+    ),
+    (
+        "a repeat in the queue is answered with the first",
+        a_repeat_in_the_queue_is_answered_with_the_first,
+    ),
+    (
+        "a gap of a producer is refused",
+        a_gap_of_a_producer_is_refused,
+    ),
+    (
+        "an invalid producer is refused",
+        an_invalid_producer_is_refused,
+    ),
+];
+
+pub const EVERYTHING: ReadLimit = ReadLimit {
+    records: usize::MAX,
+    bytes: usize::MAX,
+    until: Offset(u64::MAX),
+};
+
+pub fn id(text: &str) -> WorkspaceId {
+    WorkspaceId::new(text).expect("a valid id")
+}
+
+pub fn event(id: &WorkspaceId, number: usize) -> Bytes {
+    format!(r#"{{"eventType":"thing.updated","workspaceId":"{id}","timestamp":{number},"data":{{"id":"{number}"}}}}"#).into()
+}
+
+/// A request of `count` events of one workspace.
+pub fn request(workspace: &str, count: usize, producer: Option<(&str, u64)>) -> Append {
+    let id = id(workspace);
+    Append {
+        producer: producer.map(|(id, sequence)| ProducerSequence {
+            producer_id: id.to_owned(),
+            sequence,
+        }),
+        events: (0..count)
+            .map(|number| (id.clone(), event(&id, number)))
+            .collect(),
+    }
+}
+
+/// Appends and waits for the answer.
+pub fn append(log: &dyn EventLog, append: Append) -> Result<Appended, AppendError> {
+    log.submit(append)
+        .blocking_recv()
+        .expect("the log answers every request")
+}
+
+/// Everything from an offset to the end of a partition.
+pub fn read_all(log: &dyn EventLog, partition: PartitionId, from: Offset) -> Batch {
+    let mut all = log.read(partition, from, EVERYTHING).expect("readable");
+    while all.next_offset < all.high_watermark {
+        let more = log
+            .read(partition, all.next_offset, EVERYTHING)
+            .expect("readable");
+        all.records.extend(more.records);
+        all.next_offset = more.next_offset;
+    }
+    all
+}
+
+fn an_append_is_readable_when_it_is_answered(log: &dyn EventLog) {
+    let workspace = id("acme");
+    let partition = partition_of(&workspace, log.partitions());
+    for round in 0..3 {
+        let before = log.high_watermark(partition);
+        let answer = append(log, request("acme", 5, None)).expect("appended");
+        assert_eq!(
+            (answer.accepted, answer.repeated),
+            (5, false),
+            "round {round}"
+        );
+        let [range] = answer.partitions.as_slice() else {
+            panic!("one range: {answer:?}")
+        };
+        assert_eq!(range.partition, partition);
+        assert_eq!(range.first_offset, before);
+        assert_eq!(log.high_watermark(partition), range.last_offset.next());
+        let batch = read_all(log, partition, range.first_offset);
+        let keys: Vec<_> = batch
+            .records
+            .iter()
+            .map(|record| record.key.clone())
+            .collect();
+        assert_eq!(keys, vec![Some(Bytes::from_static(b"acme")); 5]);
+        for (number, record) in batch.records.iter().enumerate() {
+            assert_eq!(record.value, Some(event(&workspace, number)));
+        }
+    }
+}
+
+fn a_request_of_many_workspaces_keeps_their_order(log: &dyn EventLog) {
+    let workspaces: Vec<_> = (0..20)
+        .map(|number| id(&format!("many-{number}")))
+        .collect();
+    let events = (0..200).map(|number| {
+        let workspace = &workspaces[number % workspaces.len()];
+        (workspace.clone(), event(workspace, number))
+    });
+    let answer = append(
+        log,
+        Append {
+            producer: None,
+            events: events.collect(),
+        },
+    )
+    .expect("appended");
+    assert_eq!(answer.accepted, 200);
+    assert!(answer.partitions.is_sorted_by_key(|range| range.partition));
+    let total: u64 = answer
+        .partitions
+        .iter()
+        .map(|range| range.last_offset.next().since(range.first_offset))
+        .sum();
+    assert_eq!(total, 200);
+    for range in &answer.partitions {
+        let batch = read_all(log, range.partition, range.first_offset);
+        let numbers: Vec<usize> = batch
+            .records
+            .iter()
+            .map(|record| number_of(record.value.as_ref()))
+            .collect();
+        assert!(numbers.is_sorted(), "{numbers:?}");
+        for record in &batch.records {
+            let key = id(std::str::from_utf8(record.key.as_ref().expect("a key")).expect("text"));
+            assert_eq!(partition_of(&key, log.partitions()), range.partition);
+        }
+    }
+}
+
+fn number_of(value: Option<&Bytes>) -> usize {
+    let value: serde_json::Value = serde_json::from_slice(value.expect("a value")).expect("JSON");
+    usize::try_from(value["timestamp"].as_u64().expect("a number")).expect("small")
+}
+
+fn a_read_stops_at_its_limits(log: &dyn EventLog) {
+    let answer = append(log, request("limits", 50, None)).expect("appended");
+    let range = answer.partitions[0];
+    let (partition, first) = (range.partition, range.first_offset);
+    let read = |limit| log.read(partition, first, limit).expect("readable");
+    assert_eq!(
+        read(ReadLimit {
+            records: 7,
+            ..EVERYTHING
+        })
+        .records
+        .len(),
+        7
+    );
+    let one = read(ReadLimit {
+        bytes: 1,
+        ..EVERYTHING
+    });
+    assert_eq!(
+        (one.records.len(), one.next_offset),
+        (1, first.next()),
+        "at least one record"
+    );
+    let until = Offset(first.0 + 20);
+    let some = read(ReadLimit {
+        until,
+        ..EVERYTHING
+    });
+    assert_eq!((some.records.len(), some.next_offset), (20, until));
+    assert_eq!(some.high_watermark, log.high_watermark(partition));
+}
+
+fn a_read_at_the_end_is_empty_and_beyond_it_an_error(log: &dyn EventLog) {
+    let answer = append(log, request("end", 1, None)).expect("appended");
+    let partition = answer.partitions[0].partition;
+    let end = log.high_watermark(partition);
+    let batch = log
+        .read(partition, end, EVERYTHING)
+        .expect("the end is readable");
+    assert!(batch.records.is_empty());
+    assert_eq!((batch.next_offset, batch.high_watermark), (end, end));
+    let asked = end.next();
+    match log.read(partition, asked, EVERYTHING) {
+        Err(ReadError::BeyondEnd {
+            partition: p,
+            asked: a,
+            high_watermark,
+        }) => {
+            assert_eq!((p, a, high_watermark), (partition, asked, end));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn the_listener_hears_of_every_append(log: &dyn EventLog) {
+    let (sender, heard) = std::sync::mpsc::channel();
+    log.set_listener(Arc::new(move |partition, end| {
+        let _ = sender.send((partition, end));
+    }));
+    let answer = append(log, request("listener", 3, None)).expect("appended");
+    let range = answer.partitions[0];
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (partition, end) = heard.recv_timeout(left).expect("the listener is told");
+        if partition == range.partition && end >= range.last_offset.next() {
+            break;
+        }
+    }
+    log.set_listener(Arc::new(|_, _| {}));
+}
+
+fn requests_of_many_threads_share_the_log_without_gaps(log: &dyn EventLog) {
+    let partitions: Vec<_> = (0..log.partitions()).map(PartitionId).collect();
+    let before: Vec<_> = partitions
+        .iter()
+        .map(|partition| log.high_watermark(*partition))
+        .collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            scope.spawn(move || {
+                for number in 0..25 {
+                    append(log, request(&format!("thread-{thread}-{number}"), 3, None))
+                        .expect("appended");
+                }
+            });
+        }
+    });
+    let mut total = 0;
+    for (partition, before) in partitions.into_iter().zip(before) {
+        let batch = read_all(log, partition, before);
+        total += batch.records.len();
+        let offsets: Vec<_> = batch.records.iter().map(|record| record.offset).collect();
+        assert!(offsets.is_sorted_by(|a, b| a < b));
+        assert_eq!(batch.next_offset, log.high_watermark(partition));
+    }
+    assert_eq!(total, 4 * 25 * 3);
+}
+
+fn a_dead_letter_is_kept_once_by_its_address(log: &dyn EventLog) {
+    let letter = |partition, offset, workspace: &str| DeadLetter {
+        topic: log.topic().to_owned(),
+        partition: PartitionId(partition),
+        offset: Offset(offset),
+        workspace_id: id(workspace),
+        key: Some(Bytes::from_static(b"key")),
+        value: None,
+        reason: "no such type".to_owned(),
+        skipped_at_ms: 5,
+    };
+    let kept = [
+        letter(0, 3, "bad"),
+        letter(0, 900, "other"),
+        letter(1, 1, "bad"),
+    ];
+    for letter in [&kept[2], &kept[0], &kept[1], &kept[0], &kept[2]] {
+        log.append_dead_letter(letter.clone()).expect("kept");
+    }
+    assert_eq!(log.dead_letters(None, None, 10).expect("listed"), kept);
+    assert_eq!(log.dead_letters(None, None, 2).expect("listed"), kept[..2]);
+    let after = Some((PartitionId(0), Offset(3)));
+    assert_eq!(
+        log.dead_letters(None, after, 10).expect("listed"),
+        kept[1..]
+    );
+    let of_one = log
+        .dead_letters(Some(&id("bad")), None, 10)
+        .expect("listed");
+    assert_eq!(of_one, [kept[0].clone(), kept[2].clone()]);
+}
+
+fn a_repeated_request_appends_nothing(log: &dyn EventLog) {
+    let mut answers = Vec::new();
+    for sequence in 1..=6 {
+        answers
+            .push(append(log, request("repeat", 2, Some(("again", sequence)))).expect("appended"));
+    }
+    let partition = answers[0].partitions[0].partition;
+    let end = log.high_watermark(partition);
+    for sequence in 2..=6 {
+        let again = append(log, request("repeat", 2, Some(("again", sequence)))).expect("answered");
+        let first = &answers[usize::try_from(sequence).expect("small") - 1];
+        assert_eq!(
+            again,
+            Appended {
+                repeated: true,
+                ..first.clone()
+            }
+        );
+    }
+    assert_eq!(log.high_watermark(partition), end);
+}
+
+fn a_repeat_in_the_queue_is_answered_with_the_first(log: &dyn EventLog) {
+    let partition = partition_of(&id("twice"), log.partitions());
+    let before = log.high_watermark(partition);
+    let pending: Vec<_> = (0..3)
+        .map(|_| log.submit(request("twice", 4, Some(("impatient", 1)))))
+        .collect();
+    let answers: Vec<_> = pending
+        .into_iter()
+        .map(|answer| answer.blocking_recv().expect("answered").expect("appended"))
+        .collect();
+    assert_eq!(answers.iter().filter(|answer| answer.repeated).count(), 2);
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer.partitions == answers[0].partitions)
+    );
+    assert_eq!(log.high_watermark(partition).since(before), 4);
+}
+
+fn a_gap_of_a_producer_is_refused(log: &dyn EventLog) {
+    append(log, request("gap", 1, Some(("jumper", 1)))).expect("appended");
+    match append(log, request("gap", 1, Some(("jumper", 3)))) {
+        Err(AppendError::Sequence {
+            producer_id,
+            sequence,
+            expected,
+        }) => {
+            assert_eq!((producer_id.as_str(), sequence, expected), ("jumper", 3, 2));
+        }
+        other => panic!("{other:?}"),
+    }
+    match append(log, request("gap", 1, Some(("unknown", 7)))) {
+        Err(AppendError::Sequence { expected, .. }) => assert_eq!(expected, 1),
+        other => panic!("{other:?}"),
+    }
+    append(log, request("gap", 1, Some(("jumper", 2)))).expect("the next one still goes");
+}
+
+fn an_invalid_producer_is_refused(log: &dyn EventLog) {
+    let long = "x".repeat(256);
+    for producer in [("", 1), (long.as_str(), 1), ("zero", 0)] {
+        match append(log, request("invalid", 1, Some(producer))) {
+            Err(AppendError::Producer(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}

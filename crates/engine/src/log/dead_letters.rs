@@ -1,0 +1,100 @@
+//! Events that an operator skipped, kept beside the log under their address.
+
+use super::embedded::Shared;
+use super::writer::append_error;
+use super::{AppendError, DeadLetter, ReadError};
+use crate::disk::codec::{Damage, Reader, Writer};
+use crate::disk::describe;
+use bytes::Bytes;
+use std::ops::Bound;
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::WorkspaceId;
+
+const KEY_BYTES: usize = 12;
+
+/// Keeps a letter durably; one with the same address stays as it is.
+pub(super) fn append(shared: &Shared, letter: &DeadLetter) -> Result<(), AppendError> {
+    let key = key(letter.partition, letter.offset);
+    let known = shared.dead_letters.contains_key(key);
+    if known.map_err(|error| AppendError::Unavailable(describe(&error)))? {
+        return Ok(());
+    }
+    let value = encode(&key, letter);
+    let bytes = value.len() + KEY_BYTES;
+    let mut batch = shared.dir.database().batch();
+    batch.insert(&shared.dead_letters, key, value);
+    shared.dir.commit(batch, bytes, &[]).map_err(append_error)
+}
+
+/// Letters behind a place, ordered by partition and offset.
+pub(super) fn list(
+    shared: &Shared,
+    workspace: Option<&WorkspaceId>,
+    after: Option<(PartitionId, Offset)>,
+    limit: usize,
+) -> Result<Vec<DeadLetter>, ReadError> {
+    let from = after.map_or(Bound::Unbounded, |(partition, offset)| {
+        Bound::Excluded(key(partition, offset))
+    });
+    let mut letters = Vec::new();
+    for entry in shared.dead_letters.range((from, Bound::Unbounded)) {
+        if letters.len() >= limit {
+            break;
+        }
+        let (key, value) = entry
+            .into_inner()
+            .map_err(|error| ReadError::Unavailable(describe(&error)))?;
+        let (partition, offset) = address(&key);
+        let letter = decode(&key, value.into()).map_err(|reason| ReadError::Corrupt {
+            partition,
+            offset,
+            reason: format!("its dead letter: {reason}"),
+        })?;
+        if workspace.is_none_or(|workspace| *workspace == letter.workspace_id) {
+            letters.push(letter);
+        }
+    }
+    Ok(letters)
+}
+
+fn key(partition: PartitionId, offset: Offset) -> [u8; KEY_BYTES] {
+    let [p0, p1, p2, p3] = partition.0.to_be_bytes();
+    let [o0, o1, o2, o3, o4, o5, o6, o7] = offset.0.to_be_bytes();
+    [p0, p1, p2, p3, o0, o1, o2, o3, o4, o5, o6, o7]
+}
+
+fn address(key: &[u8]) -> (PartitionId, Offset) {
+    let (partition, offset) = key.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+    let offset = offset.first_chunk::<8>().unwrap_or(&[0; 8]);
+    (
+        PartitionId(u32::from_be_bytes(*partition)),
+        Offset(u64::from_be_bytes(*offset)),
+    )
+}
+
+fn encode(key: &[u8], letter: &DeadLetter) -> Vec<u8> {
+    Writer::default()
+        .u64(letter.skipped_at_ms)
+        .block(letter.topic.as_bytes())
+        .block(letter.workspace_id.as_str().as_bytes())
+        .block(letter.reason.as_bytes())
+        .optional_block(letter.key.as_deref())
+        .optional_block(letter.value.as_deref())
+        .seal(key)
+}
+
+fn decode(key: &[u8], sealed: Bytes) -> Result<DeadLetter, Damage> {
+    let (partition, offset) = address(key);
+    let mut reader = Reader::open(key, sealed)?;
+    Ok(DeadLetter {
+        partition,
+        offset,
+        skipped_at_ms: reader.u64()?,
+        topic: reader.text()?,
+        workspace_id: WorkspaceId::new(&reader.text()?)
+            .map_err(|_| "its workspace id is not valid")?,
+        reason: reader.text()?,
+        key: reader.optional_block()?,
+        value: reader.optional_block()?,
+    })
+}

@@ -1,0 +1,479 @@
+//! The embedded log: partitions in the database of the data directory, no server to install.
+//!
+//! Appends go through one thread that commits them in groups (see [`writer`](super::writer));
+//! reads go straight to the database and see nothing that is not durable.
+
+use super::producers::{PRODUCER_ID_BYTES_MOST, Producer, Producers};
+use super::record::{self, KEY_BYTES_MOST, RECORD_OVERHEAD_BYTES};
+use super::retention::RetentionConfig;
+use super::writer::{Request, Tail, Writer};
+use super::{
+    Append, AppendError, AppendListener, Appended, Batch, DeadLetter, EventLog, ReadError,
+    ReadLimit, dead_letters,
+};
+use crate::disk::{DataDir, DiskError, LostRange};
+use bytes::Bytes;
+use crossbeam_channel::{Sender, TrySendError};
+use fjall::{Keyspace, KeyspaceCreateOptions};
+use parking_lot::{Mutex, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use tokio::sync::oneshot;
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::WorkspaceId;
+
+/// Most requests that wait for the next group commit; one more is answered with [`AppendError::Busy`].
+pub const QUEUED_REQUESTS_MOST: usize = 1024;
+
+/// Most bytes of events that wait; beyond, only a request that finds the queue empty is taken.
+pub const QUEUED_BYTES_MOST: usize = 64 * 1024 * 1024;
+
+/// How an embedded log is to be.
+#[derive(Debug, Clone)]
+pub struct EmbeddedLogConfig {
+    /// Name of the topic; it is told with statuses and dead letters.
+    pub topic: String,
+    /// What may be removed once the store holds it; by default nothing.
+    pub retention: RetentionConfig,
+}
+
+impl Default for EmbeddedLogConfig {
+    fn default() -> Self {
+        Self {
+            topic: "workspace-events".to_owned(),
+            retention: RetentionConfig::default(),
+        }
+    }
+}
+
+/// An event log in a data directory. Dropping it answers what waits, and closes it.
+pub struct EmbeddedLog {
+    shared: Arc<Shared>,
+    queue: Option<Sender<Request>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// What readers and the writer share.
+pub(super) struct Shared {
+    pub(super) dir: DataDir,
+    pub(super) topic: String,
+    pub(super) retention: RetentionConfig,
+    pub(super) partitions: Vec<Partition>,
+    pub(super) producers: Keyspace,
+    /// Where each partition begins.
+    pub(super) beginnings: Keyspace,
+    pub(super) dead_letters: Keyspace,
+    pub(super) queued_bytes: AtomicUsize,
+    listener: RwLock<Option<AppendListener>>,
+}
+
+/// One partition on disk.
+pub(super) struct Partition {
+    pub(super) id: PartitionId,
+    pub(super) records: Keyspace,
+    pub(super) low: AtomicU64,
+    pub(super) high: AtomicU64,
+    /// Held while records are removed; below the offset in it everything is.
+    pub(super) removed: Mutex<Offset>,
+}
+
+impl Partition {
+    pub(super) fn low_watermark(&self) -> Offset {
+        Offset(self.low.load(Ordering::Acquire))
+    }
+
+    pub(super) fn high_watermark(&self) -> Offset {
+        Offset(self.high.load(Ordering::Acquire))
+    }
+}
+
+impl Shared {
+    pub(super) fn partition(&self, id: PartitionId) -> Option<&Partition> {
+        self.partitions.get(usize::try_from(id.0).ok()?)
+    }
+
+    /// Shows readers the new end of a partition and tells the listener.
+    pub(super) fn publish(&self, id: PartitionId, end: Offset) {
+        if let Some(partition) = self.partition(id) {
+            partition.high.store(end.0, Ordering::Release);
+        }
+        let listener = self.listener.read().clone();
+        if let Some(listener) = listener {
+            listener(id, end);
+        }
+    }
+}
+
+impl std::fmt::Debug for EmbeddedLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EmbeddedLog")
+            .field("dir", &self.shared.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EmbeddedLog {
+    /// Opens the log of a data directory.
+    ///
+    /// # Errors
+    /// [`DiskError`] when the database cannot be read, or holds less than it must.
+    pub fn open(dir: &DataDir, config: EmbeddedLogConfig) -> Result<Self, DiskError> {
+        let beginnings = dir.keyspace("log-beginnings", KeyspaceCreateOptions::default)?;
+        let mut partitions = Vec::new();
+        let mut tails = Vec::new();
+        for id in (0..dir.partitions()).map(PartitionId) {
+            let (partition, tail) = open_partition(dir, id, &beginnings)?;
+            partitions.push(partition);
+            tails.push(tail);
+        }
+        let producers_keyspace = dir.keyspace("log-producers", KeyspaceCreateOptions::default)?;
+        let producers = read_producers(dir, &producers_keyspace)?;
+        let shared = Arc::new(Shared {
+            dir: dir.clone(),
+            topic: config.topic,
+            retention: config.retention,
+            partitions,
+            producers: producers_keyspace,
+            beginnings,
+            dead_letters: dir.keyspace("log-dead-letters", KeyspaceCreateOptions::default)?,
+            queued_bytes: AtomicUsize::new(0),
+            listener: RwLock::new(None),
+        });
+        let (queue, requests) = crossbeam_channel::bounded(QUEUED_REQUESTS_MOST);
+        let writer = Writer::new(Arc::clone(&shared), requests, producers, tails);
+        // A thread of its own, because a commit blocks on the disk.
+        let writer = std::thread::Builder::new()
+            .name("log-writer".to_owned())
+            .spawn(move || writer.run())
+            .map_err(DiskError::io("start the writer of the log in", dir.path()))?;
+        Ok(Self {
+            shared,
+            queue: Some(queue),
+            writer: Some(writer),
+        })
+    }
+}
+
+impl Drop for EmbeddedLog {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the writer of the log ended in a panic");
+        }
+    }
+}
+
+/// Options of a keyspace of records: written in order, read in order, never looked up by chance.
+fn record_options(dir: &DataDir) -> KeyspaceCreateOptions {
+    const LEAST: u64 = 4 * 1024 * 1024;
+    const MOST: u64 = 32 * 1024 * 1024;
+    // All partitions together reach their tables before the journals reach their limit.
+    let share = dir.journal_bytes() / u64::from(dir.partitions().max(1));
+    KeyspaceCreateOptions::default()
+        .max_memtable_size(share.clamp(LEAST, MOST))
+        .filter_policy(fjall::config::FilterPolicy::disabled())
+        .data_block_size_policy(fjall::config::BlockSizePolicy::all(16 * 1024))
+}
+
+fn open_partition(
+    dir: &DataDir,
+    id: PartitionId,
+    beginnings: &Keyspace,
+) -> Result<(Partition, Tail), DiskError> {
+    let records = dir.keyspace(&format!("log-{}", id.0), || record_options(dir))?;
+    let beginning = super::retention::read_beginning(beginnings, id)
+        .map_err(|reason| dir.unreadable(reason))?;
+    let last = match records.last_key_value() {
+        None => None,
+        Some(last) => Some(last.into_inner().map_err(|error| dir.failed(&error))?),
+    };
+    let tail = match last {
+        None => Tail {
+            next_offset: beginning.low,
+            bytes: 0,
+        },
+        Some((key, value)) => {
+            let damaged = |reason| {
+                dir.unreadable(format!(
+                    "the last record of partition {id} is damaged: {reason}"
+                ))
+            };
+            let offset = offset_of(&key).ok_or_else(|| damaged("its key has a wrong length"))?;
+            let stamp = record::stamp(&value).map_err(damaged)?;
+            record::decode(offset, value.clone().into()).map_err(damaged)?;
+            Tail {
+                next_offset: offset.next(),
+                bytes: stamp.bytes_before + record_bytes(&value),
+            }
+        }
+    };
+    let acknowledged = dir.acknowledged_end(id);
+    if tail.next_offset != acknowledged {
+        let range = LostRange {
+            partition: id,
+            found: tail.next_offset,
+            acknowledged,
+        };
+        dir.accept_end(range)?;
+    }
+    let partition = Partition {
+        id,
+        records,
+        low: AtomicU64::new(beginning.low.0),
+        high: AtomicU64::new(tail.next_offset.0),
+        removed: Mutex::new(beginning.removed),
+    };
+    Ok((partition, tail))
+}
+
+fn read_producers(dir: &DataDir, keyspace: &Keyspace) -> Result<Producers, DiskError> {
+    let mut producers = Producers::default();
+    for entry in keyspace.iter() {
+        let (key, value) = entry.into_inner().map_err(|error| dir.failed(&error))?;
+        let damaged = |reason| {
+            dir.unreadable(format!(
+                "producer \"{}\" is damaged: {reason}",
+                key.escape_ascii()
+            ))
+        };
+        let producer = Producer::decode(&key, value.into()).map_err(damaged)?;
+        let id = String::from_utf8(key.to_vec()).map_err(|_| damaged("its name is not UTF-8"))?;
+        producers.restore(id, producer);
+    }
+    Ok(producers)
+}
+
+/// What a record counts for in the size of its partition.
+pub(super) fn record_bytes(value: &[u8]) -> u64 {
+    u64::try_from(value.len() + size_of::<u64>()).unwrap_or(u64::MAX)
+}
+
+/// The offset that a key stands for.
+pub(super) fn offset_of(key: &[u8]) -> Option<Offset> {
+    key.try_into().ok().map(u64::from_be_bytes).map(Offset)
+}
+
+impl EventLog for EmbeddedLog {
+    fn topic(&self) -> &str {
+        &self.shared.topic
+    }
+
+    fn partitions(&self) -> u32 {
+        self.shared.dir.partitions()
+    }
+
+    fn submit(&self, append: Append) -> oneshot::Receiver<Result<Appended, AppendError>> {
+        let (answer, answered) = oneshot::channel();
+        let refuse = |answer: oneshot::Sender<_>, error| {
+            // Nobody waits any more: then nobody needs the answer.
+            let _ = answer.send(Err(error));
+        };
+        if let Err(error) = check(&append) {
+            refuse(answer, error);
+            return answered;
+        }
+        let bytes = append
+            .events
+            .iter()
+            .map(|(id, event)| RECORD_OVERHEAD_BYTES + id.as_str().len() + event.len())
+            .sum();
+        let queued = self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let request = Request {
+            append,
+            answer,
+            bytes,
+        };
+        let sent = match &self.queue {
+            Some(queue) if queued == 0 || queued.saturating_add(bytes) <= QUEUED_BYTES_MOST => {
+                queue.try_send(request)
+            }
+            Some(_) => Err(TrySendError::Full(request)),
+            None => Err(TrySendError::Disconnected(request)),
+        };
+        match sent {
+            Ok(()) => {}
+            Err(TrySendError::Full(request)) => {
+                self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                refuse(request.answer, AppendError::Busy);
+            }
+            Err(TrySendError::Disconnected(request)) => {
+                self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                refuse(request.answer, AppendError::Closed);
+            }
+        }
+        answered
+    }
+
+    fn read(
+        &self,
+        partition: PartitionId,
+        from: Offset,
+        limit: ReadLimit,
+    ) -> Result<Batch, ReadError> {
+        let Some(place) = self.shared.partition(partition) else {
+            return Err(ReadError::Unavailable(format!(
+                "there is no partition {partition}"
+            )));
+        };
+        place.read(from, limit)
+    }
+
+    fn low_watermark(&self, partition: PartitionId) -> Offset {
+        self.shared
+            .partition(partition)
+            .map(Partition::low_watermark)
+            .unwrap_or_default()
+    }
+
+    fn high_watermark(&self, partition: PartitionId) -> Offset {
+        self.shared
+            .partition(partition)
+            .map(Partition::high_watermark)
+            .unwrap_or_default()
+    }
+
+    fn set_listener(&self, listener: AppendListener) {
+        *self.shared.listener.write() = Some(listener);
+    }
+
+    fn trim(&self, partition: PartitionId, floor: Offset) -> Result<(), ReadError> {
+        match self.shared.partition(partition) {
+            None => Err(ReadError::Unavailable(format!(
+                "there is no partition {partition}"
+            ))),
+            Some(place) => super::retention::trim(&self.shared, place, floor),
+        }
+    }
+
+    fn append_dead_letter(&self, letter: DeadLetter) -> Result<(), AppendError> {
+        dead_letters::append(&self.shared, &letter)
+    }
+
+    fn dead_letters(
+        &self,
+        workspace: Option<&WorkspaceId>,
+        after: Option<(PartitionId, Offset)>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, ReadError> {
+        dead_letters::list(&self.shared, workspace, after, limit)
+    }
+}
+
+fn check(append: &Append) -> Result<(), AppendError> {
+    if let Some(producer) = &append.producer {
+        if producer.producer_id.is_empty() || producer.producer_id.len() > PRODUCER_ID_BYTES_MOST {
+            return Err(AppendError::Producer(format!(
+                "ids have 1 to {PRODUCER_ID_BYTES_MOST} bytes"
+            )));
+        }
+        if producer.sequence == 0 {
+            return Err(AppendError::Producer("sequences begin with 1".to_owned()));
+        }
+    }
+    debug_assert!(
+        append
+            .events
+            .iter()
+            .all(|(id, _)| id.as_str().len() <= KEY_BYTES_MOST),
+        "ids are short"
+    );
+    Ok(())
+}
+
+impl Partition {
+    fn read(&self, from: Offset, limit: ReadLimit) -> Result<Batch, ReadError> {
+        let high_watermark = self.high_watermark();
+        self.not_removed(from)?;
+        if from > high_watermark {
+            return Err(ReadError::BeyondEnd {
+                partition: self.id,
+                asked: from,
+                high_watermark,
+            });
+        }
+        let until = limit.until.min(high_watermark);
+        let mut batch = Batch {
+            records: Vec::new(),
+            next_offset: from,
+            high_watermark,
+        };
+        if from >= until {
+            return Ok(batch);
+        }
+        let mut bytes = 0;
+        for entry in self
+            .records
+            .range(from.0.to_be_bytes()..until.0.to_be_bytes())
+        {
+            let expected = batch.next_offset;
+            let (key, value) = entry
+                .into_inner()
+                .map_err(|error| self.read_error(expected, &error))?;
+            if offset_of(&key) != Some(expected) {
+                break;
+            }
+            let record = record::decode(expected, Bytes::from(value))
+                .map_err(|reason| self.corrupt(expected, reason.to_owned()))?;
+            bytes += record.key.as_ref().map_or(0, Bytes::len)
+                + record.value.as_ref().map_or(0, Bytes::len);
+            batch.records.push(record);
+            batch.next_offset = expected.next();
+            if batch.records.len() >= limit.records || bytes >= limit.bytes {
+                return Ok(batch);
+            }
+        }
+        if batch.next_offset < until {
+            // Retention may have removed it since; otherwise offsets have no gaps here.
+            self.not_removed(batch.next_offset)?;
+            return Err(self.corrupt(batch.next_offset, "it is missing".to_owned()));
+        }
+        Ok(batch)
+    }
+
+    fn not_removed(&self, asked: Offset) -> Result<(), ReadError> {
+        let low_watermark = self.low_watermark();
+        if asked < low_watermark {
+            return Err(ReadError::FellOut {
+                partition: self.id,
+                asked,
+                low_watermark,
+            });
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, offset: Offset, reason: String) -> ReadError {
+        ReadError::Corrupt {
+            partition: self.id,
+            offset,
+            reason,
+        }
+    }
+
+    pub(super) fn read_error(&self, offset: Offset, error: &fjall::Error) -> ReadError {
+        match crate::disk::is_damage(error) {
+            true => self.corrupt(offset, crate::disk::describe(error)),
+            false => ReadError::Unavailable(crate::disk::describe(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::DataDirSpec;
+    use crate::log::conformance;
+
+    #[test]
+    fn the_embedded_log_does_what_every_log_must() {
+        for (name, case) in conformance::CASES.iter().chain(conformance::PRODUCER_CASES) {
+            println!("{name}");
+            let path = tempfile::tempdir().expect("a directory");
+            let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
+            case(&EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened"));
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Removes the beginning of a partition: what is too old or too much, and what the store holds already.
+//!
+//! The low watermark moves first, then the records go; a crash in between leaves
+//! records that nobody sees, and the next removal takes them along.
+
+use super::embedded::{Partition, Shared, offset_of};
+use super::record;
+use super::writer::now_ms;
+use super::{Offset, PartitionId, ReadError};
+use crate::disk::codec::{Reader, Writer};
+use crate::disk::{WriteError, describe};
+use fjall::Keyspace;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// What may be removed from each partition once the store holds it durably.
+///
+/// The default removes nothing: the disk is the limit, and every workspace can be rebuilt from its first event.
+/// The last record of a partition always stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RetentionConfig {
+    /// The most bytes of records that one partition keeps, where there is a limit.
+    pub partition_bytes: Option<u64>,
+    /// How long a record is kept, where there is a limit.
+    pub age: Option<Duration>,
+}
+
+/// Most records removed in one batch.
+const REMOVALS_A_BATCH: usize = 10_000;
+
+/// Bytes that a removal takes in a batch.
+const REMOVAL_BYTES: usize = 64;
+
+/// Where a partition begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Beginning {
+    /// First offset that readers may ask for.
+    pub(super) low: Offset,
+    /// Below this offset every record is removed.
+    pub(super) removed: Offset,
+}
+
+impl Beginning {
+    fn encode(self, partition: PartitionId) -> Vec<u8> {
+        Writer::with_capacity(20)
+            .u64(self.low.0)
+            .u64(self.removed.0)
+            .seal(&partition.0.to_be_bytes())
+    }
+}
+
+pub(super) fn read_beginning(
+    beginnings: &Keyspace,
+    partition: PartitionId,
+) -> Result<Beginning, String> {
+    let key = partition.0.to_be_bytes();
+    let Some(value) = beginnings.get(key).map_err(|error| describe(&error))? else {
+        return Ok(Beginning::default());
+    };
+    let read = || {
+        let mut reader = Reader::open(&key, value.into())?;
+        Ok::<_, &str>(Beginning {
+            low: Offset(reader.u64()?),
+            removed: Offset(reader.u64()?),
+        })
+    };
+    read().map_err(|damage| format!("the beginning of partition {partition} is damaged: {damage}"))
+}
+
+/// Removes what retention says may go, but nothing at or above `floor`.
+pub(super) fn trim(shared: &Shared, partition: &Partition, floor: Offset) -> Result<(), ReadError> {
+    let mut removed = partition.removed.lock();
+    let low = partition.low_watermark();
+    let target = target(shared.retention, partition, floor)?.max(low);
+    if target > low {
+        let mut batch = shared.dir.database().batch();
+        let beginning = Beginning {
+            low: target,
+            removed: *removed,
+        };
+        batch.insert(
+            &shared.beginnings,
+            partition.id.0.to_be_bytes(),
+            beginning.encode(partition.id),
+        );
+        shared
+            .dir
+            .commit(batch, REMOVAL_BYTES, &[])
+            .map_err(unavailable)?;
+        partition.low.store(target.0, Ordering::Release);
+    }
+    while *removed < target {
+        let mut batch = shared.dir.database().batch();
+        let mut next = *removed;
+        for entry in partition
+            .records
+            .range(removed.0.to_be_bytes()..target.0.to_be_bytes())
+            .take(REMOVALS_A_BATCH)
+        {
+            let key = entry
+                .key()
+                .map_err(|error| partition.read_error(next, &error))?;
+            next = offset_of(&key).unwrap_or(next).next();
+            batch.remove(&partition.records, key);
+        }
+        if batch.len() < REMOVALS_A_BATCH {
+            next = target;
+        }
+        let bytes = (batch.len() + 1) * REMOVAL_BYTES;
+        let beginning = Beginning {
+            low: target,
+            removed: next,
+        };
+        batch.insert(
+            &shared.beginnings,
+            partition.id.0.to_be_bytes(),
+            beginning.encode(partition.id),
+        );
+        shared.dir.write(batch, bytes).map_err(unavailable)?;
+        *removed = next;
+    }
+    Ok(())
+}
+
+/// The first offset that is to stay.
+fn target(
+    retention: RetentionConfig,
+    partition: &Partition,
+    floor: Offset,
+) -> Result<Offset, ReadError> {
+    let low = partition.low_watermark();
+    let Some(last) = partition.high_watermark().0.checked_sub(1).map(Offset) else {
+        return Ok(low);
+    };
+    let most = floor.min(last);
+    let mut target = low;
+    if let Some(partition_bytes) = retention.partition_bytes {
+        let end = stamp(partition, last)?;
+        // The last record counts with what is before it; its own size is small beside any sensible limit.
+        let keep = |stamp: record::Stamp| {
+            end.bytes_before.saturating_sub(stamp.bytes_before) <= partition_bytes
+        };
+        target = target.max(first(partition, target, most, keep)?);
+    }
+    if let Some(age) = retention.age {
+        let oldest_ms = now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        target = target.max(first(partition, target, most, |stamp| {
+            stamp.appended_at_ms >= oldest_ms
+        })?);
+    }
+    Ok(target)
+}
+
+/// The first offset from `from` on that is kept, at most `until`; all behind a kept one are kept.
+fn first(
+    partition: &Partition,
+    from: Offset,
+    until: Offset,
+    keep: impl Fn(record::Stamp) -> bool,
+) -> Result<Offset, ReadError> {
+    let (mut low, mut high) = (from.0, until.0);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if keep(stamp(partition, Offset(middle))?) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    Ok(Offset(low))
+}
+
+fn stamp(partition: &Partition, offset: Offset) -> Result<record::Stamp, ReadError> {
+    let corrupt = |reason: &str| ReadError::Corrupt {
+        partition: partition.id,
+        offset,
+        reason: reason.to_owned(),
+    };
+    let value = partition
+        .records
+        .get(offset.0.to_be_bytes())
+        .map_err(|error| partition.read_error(offset, &error))?;
+    record::stamp(&value.ok_or_else(|| corrupt("it is missing"))?).map_err(corrupt)
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "it is what map_err gives")]
+fn unavailable(error: WriteError) -> ReadError {
+    ReadError::Unavailable(error.to_string())
+}

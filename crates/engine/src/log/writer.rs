@@ -1,0 +1,228 @@
+//! The thread that appends: it takes what waits, commits it as one group, then answers each.
+//!
+//! While one group is synced the next gathers in the queue, so the more producers
+//! there are the more of them share one sync.
+
+use super::embedded::{Shared, record_bytes};
+use super::producers::{Producers, Staged, Verdict};
+use super::record::{self, RECORD_OVERHEAD_BYTES, Stamp};
+use super::{Append, AppendError, Appended, AppendedRange};
+use crate::disk::WriteError;
+use crate::routing::partition_of;
+use crossbeam_channel::Receiver;
+use fjall::OwnedWriteBatch;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+use tokio::sync::oneshot;
+use workspace_lifecycle::{Offset, PartitionId};
+
+/// A group is closed when it holds this many bytes, which bounds the memory and the time of a commit.
+const GROUP_BYTES_MOST: usize = 8 * 1024 * 1024;
+
+/// Bytes that a producer's record may take in a batch.
+const PRODUCER_BYTES: usize = 1024;
+
+/// A request in the queue.
+pub(super) struct Request {
+    pub(super) append: Append,
+    pub(super) answer: oneshot::Sender<Result<Appended, AppendError>>,
+    pub(super) bytes: usize,
+}
+
+/// The end of a partition as the writer knows it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Tail {
+    pub(super) next_offset: Offset,
+    /// Size of all records that were ever appended.
+    pub(super) bytes: u64,
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    requests: Receiver<Request>,
+    producers: Producers,
+    tails: Vec<Tail>,
+}
+
+/// A group under way.
+struct Group<'a> {
+    shared: &'a Shared,
+    batch: OwnedWriteBatch,
+    batch_bytes: usize,
+    tails: Vec<Tail>,
+    ends: BTreeMap<PartitionId, Offset>,
+    staged: Staged<'a>,
+    now_ms: u64,
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        requests: Receiver<Request>,
+        producers: Producers,
+        tails: Vec<Tail>,
+    ) -> Self {
+        Self {
+            shared,
+            requests,
+            producers,
+            tails,
+        }
+    }
+
+    /// Runs until the log is dropped and the queue is empty.
+    pub(super) fn run(mut self) {
+        while let Ok(first) = self.requests.recv() {
+            let mut bytes = first.bytes;
+            let mut group = vec![first];
+            while bytes < GROUP_BYTES_MOST
+                && let Ok(request) = self.requests.try_recv()
+            {
+                bytes += request.bytes;
+                group.push(request);
+            }
+            self.append(group);
+            self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn append(&mut self, requests: Vec<Request>) {
+        let mut group = Group {
+            shared: &self.shared,
+            batch: self.shared.dir.database().batch(),
+            batch_bytes: 0,
+            tails: self.tails.clone(),
+            ends: BTreeMap::new(),
+            staged: self.producers.stage(),
+            now_ms: now_ms(),
+        };
+        let answers: Vec<_> = requests
+            .into_iter()
+            .map(|request| (group.take(request.append), request.answer))
+            .collect();
+        let Group {
+            mut batch,
+            batch_bytes,
+            tails,
+            ends,
+            staged,
+            ..
+        } = group;
+        let changes = staged.changes();
+        for (id, producer) in &changes.changed {
+            batch.insert(&self.shared.producers, id.as_str(), producer.encode(id));
+        }
+        for id in &changes.forgotten {
+            batch.remove(&self.shared.producers, id.as_str());
+        }
+        let committed = if batch.is_empty() {
+            Ok(())
+        } else {
+            let ends: Vec<_> = ends.iter().map(|(id, end)| (*id, *end)).collect();
+            let bytes =
+                batch_bytes + (changes.changed.len() + changes.forgotten.len()) * PRODUCER_BYTES;
+            self.shared.dir.commit(batch, bytes, &ends)
+        };
+        let failed = match committed {
+            Ok(()) => {
+                self.producers.apply(changes);
+                self.tails = tails;
+                // Readers see the end before the producers hear of it, so that "at least this offset" can be asked at once.
+                for (id, end) in ends {
+                    self.shared.publish(id, end);
+                }
+                None
+            }
+            Err(error) => {
+                tracing::error!(%error, "a group of appends was refused");
+                Some(append_error(error))
+            }
+        };
+        for (result, answer) in answers {
+            let result = match &failed {
+                None => result,
+                Some(error) => result.and(Err(error.clone())),
+            };
+            // A requester that went away hears the answer when it repeats the request.
+            let _ = answer.send(result);
+        }
+    }
+}
+
+impl Group<'_> {
+    /// Puts a request into the batch and tells the answer that it gets when the batch is durable.
+    fn take(&mut self, append: Append) -> Result<Appended, AppendError> {
+        if let Some(producer) = &append.producer {
+            match self.staged.judge(producer)? {
+                Verdict::Append => {}
+                Verdict::Repeated(answer) => return Ok(answer),
+            }
+        }
+        let accepted = u64::try_from(append.events.len()).unwrap_or(u64::MAX);
+        let mut ranges: BTreeMap<PartitionId, AppendedRange> = BTreeMap::new();
+        for (id, event) in &append.events {
+            let partition = partition_of(id, self.shared.dir.partitions());
+            let offset = self.insert(partition, id.as_str().as_bytes(), event)?;
+            ranges
+                .entry(partition)
+                .and_modify(|range| range.last_offset = offset)
+                .or_insert(AppendedRange {
+                    partition,
+                    first_offset: offset,
+                    last_offset: offset,
+                });
+        }
+        let answer = Appended {
+            accepted,
+            partitions: ranges.into_values().collect(),
+            repeated: false,
+        };
+        if let Some(producer) = append.producer {
+            self.staged.answered(&producer.producer_id, answer.clone());
+        }
+        Ok(answer)
+    }
+
+    fn insert(&mut self, id: PartitionId, key: &[u8], event: &[u8]) -> Result<Offset, AppendError> {
+        let place = usize::try_from(id.0)
+            .ok()
+            .and_then(|place| self.tails.get_mut(place));
+        let (Some(tail), Some(partition)) = (place, self.shared.partition(id)) else {
+            return Err(AppendError::Unavailable(format!(
+                "there is no partition {id}"
+            )));
+        };
+        let offset = tail.next_offset;
+        let stamp = Stamp {
+            appended_at_ms: self.now_ms,
+            bytes_before: tail.bytes,
+        };
+        let value = record::encode(offset, key, event, stamp);
+        *tail = Tail {
+            next_offset: offset.next(),
+            bytes: tail.bytes + record_bytes(&value),
+        };
+        self.batch_bytes += value.len() + RECORD_OVERHEAD_BYTES;
+        self.batch
+            .insert(&partition.records, offset.0.to_be_bytes(), value);
+        self.ends.insert(id, tail.next_offset);
+        Ok(offset)
+    }
+}
+
+pub(super) fn append_error(error: WriteError) -> AppendError {
+    match error {
+        WriteError::NoSpace(text) => AppendError::NoSpace(text),
+        broken @ WriteError::Broken(_) => AppendError::Unavailable(broken.to_string()),
+    }
+}
+
+/// Milliseconds since the Unix epoch; 0 on a clock before it.
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,554 @@
+//! What every store must do, whoever keeps it.
+
+#![allow(
+    missing_docs,
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use super::{Change, Claim, HistoryRecord, Save, Store, StoreError, StoredEntry, StoredWorkspace};
+use bytes::Bytes;
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::{Epoch, State, WorkspaceId};
+
+/// One demand on an empty store.
+pub type Case = fn(&dyn Store);
+
+/// All demands, by name.
+pub const CASES: &[(&str, Case)] = &[
+    (
+        "a claim makes a workspace known",
+        a_claim_makes_a_workspace_known,
+    ),
+    (
+        "a claim of an old epoch is fenced",
+        a_claim_of_an_old_epoch_is_fenced,
+    ),
+    ("a save is loaded in order", a_save_is_loaded_in_order),
+    (
+        "of two changes of one entry the later counts",
+        of_two_changes_of_one_entry_the_later_counts,
+    ),
+    (
+        "a save of an old epoch is refused alone",
+        a_save_of_an_old_epoch_is_refused_alone,
+    ),
+    (
+        "an unknown workspace is an error to load and to save",
+        an_unknown_workspace_is_an_error,
+    ),
+    (
+        "workspaces are listed by partition and ordered by id",
+        workspaces_are_listed_by_partition,
+    ),
+    (
+        "odd ids and names are kept apart",
+        odd_ids_and_names_are_kept_apart,
+    ),
+    (
+        "committed offsets are kept by partition",
+        committed_offsets_are_kept_by_partition,
+    ),
+    (
+        "a deleted workspace leaves nothing",
+        a_deleted_workspace_leaves_nothing,
+    ),
+    (
+        "a sink that refuses ends the load with its reason",
+        a_sink_that_refuses_ends_the_load,
+    ),
+    (
+        "history is kept once, in order and in pages",
+        history_is_kept_once_in_order_and_in_pages,
+    ),
+    (
+        "many saves of many workspaces add up",
+        many_saves_of_many_workspaces_add_up,
+    ),
+];
+
+pub fn id(text: &str) -> WorkspaceId {
+    WorkspaceId::new(text).expect("a valid id")
+}
+
+pub fn claim_of(text: &str, epoch: u64) -> Claim {
+    Claim {
+        id: id(text),
+        partition: PartitionId(1),
+        epoch: Epoch::new(epoch),
+        owner: "node-1".to_owned(),
+        first_offset: Offset(5),
+    }
+}
+
+pub fn entry(kind: &str, name: &str, data: &str, offset: u64) -> StoredEntry {
+    StoredEntry {
+        kind: kind.into(),
+        id: name.into(),
+        data: Bytes::copy_from_slice(data.as_bytes()),
+        offset: Offset(offset),
+    }
+}
+
+pub fn set(kind: &str, name: &str, data: &str, offset: u64) -> Change {
+    Change::Set(entry(kind, name, data, offset))
+}
+
+pub fn unset(kind: &str, name: &str) -> Change {
+    Change::Unset {
+        kind: kind.into(),
+        id: name.into(),
+    }
+}
+
+pub fn save_of(text: &str, epoch: u64, next_offset: u64, changes: Vec<Change>) -> Save {
+    Save {
+        id: id(text),
+        epoch: Epoch::new(epoch),
+        next_offset: Offset(next_offset),
+        events_applied: next_offset * 2,
+        changes,
+        last_load_ms: None,
+        unloaded: false,
+    }
+}
+
+/// Everything of a workspace.
+pub fn load(
+    store: &dyn Store,
+    text: &str,
+) -> Result<(StoredWorkspace, Vec<StoredEntry>), StoreError> {
+    let mut entries = Vec::new();
+    let about = store.load(&id(text), &mut |entry| {
+        entries.push(entry);
+        Ok(())
+    })?;
+    Ok((about, entries))
+}
+
+pub fn save(store: &dyn Store, saves: Vec<Save>) -> Vec<StoreError> {
+    store.save(saves, &[]).expect("saved")
+}
+
+fn a_claim_makes_a_workspace_known(store: &dyn Store) {
+    assert_eq!(store.workspace(&id("acme")).expect("readable"), None);
+    let claimed = store.claim(claim_of("acme", 1)).expect("claimed");
+    let expected = StoredWorkspace {
+        id: id("acme"),
+        partition: PartitionId(1),
+        epoch: Epoch::new(1),
+        owner: "node-1".to_owned(),
+        next_offset: Offset(5),
+        events_applied: 0,
+        entries: 0,
+        last_load_ms: None,
+        unloaded: false,
+    };
+    assert_eq!(claimed, expected);
+    assert_eq!(
+        store.workspace(&id("acme")).expect("readable"),
+        Some(expected.clone())
+    );
+    assert_eq!(load(store, "acme").expect("loaded"), (expected, Vec::new()));
+}
+
+fn a_claim_of_an_old_epoch_is_fenced(store: &dyn Store) {
+    store.claim(claim_of("acme", 3)).expect("claimed");
+    for epoch in [1, 2, 3] {
+        match store.claim(claim_of("acme", epoch)) {
+            Err(StoreError::Fenced {
+                attempted, stored, ..
+            }) => {
+                assert_eq!((attempted, stored), (Epoch::new(epoch), Epoch::new(3)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let claim = Claim {
+        owner: "node-2".to_owned(),
+        first_offset: Offset(99),
+        ..claim_of("acme", 4)
+    };
+    let claimed = store.claim(claim).expect("claimed");
+    assert_eq!(
+        (claimed.owner.as_str(), claimed.epoch, claimed.next_offset),
+        ("node-2", Epoch::new(4), Offset(5))
+    );
+}
+
+fn a_save_is_loaded_in_order(store: &dyn Store) {
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    let changes = vec![
+        set("b", "1", "{\"x\":1}", 7),
+        set("a", "2", "2", 8),
+        set("a", "10", "null", 9),
+        set("a", "1", "\"ü\"", 6),
+    ];
+    let refused = save(
+        store,
+        vec![Save {
+            last_load_ms: Some(12),
+            unloaded: true,
+            ..save_of("acme", 1, 10, changes)
+        }],
+    );
+    assert!(refused.is_empty(), "{refused:?}");
+    let (about, entries) = load(store, "acme").expect("loaded");
+    let expected = [
+        entry("a", "1", "\"ü\"", 6),
+        entry("a", "10", "null", 9),
+        entry("a", "2", "2", 8),
+        entry("b", "1", "{\"x\":1}", 7),
+    ];
+    assert_eq!(entries, expected);
+    assert_eq!(
+        (about.next_offset, about.events_applied, about.entries),
+        (Offset(10), 20, 4)
+    );
+    assert_eq!((about.last_load_ms, about.unloaded), (Some(12), true));
+
+    save(
+        store,
+        vec![save_of(
+            "acme",
+            1,
+            11,
+            vec![unset("a", "10"), unset("a", "none"), set("b", "1", "3", 10)],
+        )],
+    );
+    let (about, entries) = load(store, "acme").expect("loaded");
+    assert_eq!(
+        entries,
+        [
+            entry("a", "1", "\"ü\"", 6),
+            entry("a", "2", "2", 8),
+            entry("b", "1", "3", 10)
+        ]
+    );
+    assert_eq!(
+        (about.entries, about.last_load_ms, about.unloaded),
+        (3, Some(12), false)
+    );
+    assert_eq!(store.workspace(&id("acme")).expect("readable"), Some(about));
+}
+
+fn of_two_changes_of_one_entry_the_later_counts(store: &dyn Store) {
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    let changes = vec![
+        set("k", "a", "1", 1),
+        set("k", "a", "2", 2),
+        set("k", "b", "1", 3),
+        unset("k", "b"),
+        unset("k", "c"),
+        set("k", "c", "1", 4),
+    ];
+    save(
+        store,
+        vec![
+            save_of("acme", 1, 6, changes),
+            save_of(
+                "acme",
+                1,
+                7,
+                vec![set("k", "d", "1", 6), set("k", "a", "3", 5)],
+            ),
+        ],
+    );
+    let (about, entries) = load(store, "acme").expect("loaded");
+    assert_eq!(
+        entries,
+        [
+            entry("k", "a", "3", 5),
+            entry("k", "c", "1", 4),
+            entry("k", "d", "1", 6)
+        ]
+    );
+    assert_eq!((about.next_offset, about.entries), (Offset(7), 3));
+}
+
+fn a_save_of_an_old_epoch_is_refused_alone(store: &dyn Store) {
+    store.claim(claim_of("old", 2)).expect("claimed");
+    store.claim(claim_of("new", 2)).expect("claimed");
+    let refused = save(
+        store,
+        vec![
+            save_of("old", 1, 9, vec![set("k", "a", "1", 1)]),
+            save_of("new", 2, 9, vec![set("k", "a", "1", 1)]),
+        ],
+    );
+    match refused.as_slice() {
+        [
+            StoreError::Fenced {
+                id: fenced,
+                attempted,
+                stored,
+            },
+        ] => {
+            assert_eq!(
+                (fenced, *attempted, *stored),
+                (&id("old"), Epoch::new(1), Epoch::new(2))
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(load(store, "old").expect("loaded").1, []);
+    assert_eq!(load(store, "new").expect("loaded").1.len(), 1);
+}
+
+fn an_unknown_workspace_is_an_error(store: &dyn Store) {
+    assert!(matches!(
+        load(store, "nobody"),
+        Err(StoreError::UnknownWorkspace(_))
+    ));
+    let refused = save(
+        store,
+        vec![save_of("nobody", 1, 9, vec![set("k", "a", "1", 1)])],
+    );
+    assert!(
+        matches!(refused.as_slice(), [StoreError::UnknownWorkspace(_)]),
+        "{refused:?}"
+    );
+    assert_eq!(store.workspace(&id("nobody")).expect("readable"), None);
+    store.delete(&id("nobody")).expect("nothing to delete");
+}
+
+fn workspaces_are_listed_by_partition(store: &dyn Store) {
+    for (text, partition) in [("c", 1), ("a", 1), ("b", 2), ("a-1", 1), ("B", 1)] {
+        store
+            .claim(Claim {
+                partition: PartitionId(partition),
+                ..claim_of(text, 1)
+            })
+            .expect("claimed");
+    }
+    let list = |partition| {
+        let listed = store.workspaces(PartitionId(partition)).expect("listed");
+        listed
+            .into_iter()
+            .map(|about| about.id.as_str().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(list(1), ["B", "a", "a-1", "c"]);
+    assert_eq!(list(2), ["b"]);
+    assert!(list(3).is_empty());
+}
+
+fn odd_ids_and_names_are_kept_apart(store: &dyn Store) {
+    let longest = "L".repeat(255);
+    let ids = [
+        ".",
+        "..",
+        "...",
+        "con",
+        "CON",
+        "Con",
+        "nul",
+        "a:b",
+        "a_b",
+        "-",
+        "_",
+        longest.as_str(),
+        "a",
+        "A",
+        "a.",
+    ];
+    for (number, text) in ids.iter().enumerate() {
+        store.claim(claim_of(text, 1)).expect("claimed");
+        save(
+            store,
+            vec![save_of(
+                text,
+                1,
+                7,
+                vec![
+                    set("kind", "a/b\0c\n\"", &number.to_string(), 6),
+                    set("k\0", "", "{}", 5),
+                ],
+            )],
+        );
+    }
+    for (number, text) in ids.iter().enumerate() {
+        let (about, entries) = load(store, text).expect("loaded");
+        assert_eq!(about.id, id(text));
+        assert_eq!(
+            entries,
+            [
+                entry("k\0", "", "{}", 5),
+                entry("kind", "a/b\0c\n\"", &number.to_string(), 6)
+            ],
+            "{text}"
+        );
+    }
+    assert_eq!(
+        store.workspaces(PartitionId(1)).expect("listed").len(),
+        ids.len()
+    );
+}
+
+fn committed_offsets_are_kept_by_partition(store: &dyn Store) {
+    assert_eq!(
+        store.committed(PartitionId(1)).expect("readable"),
+        Offset::ZERO
+    );
+    store
+        .save(
+            Vec::new(),
+            &[(PartitionId(1), Offset(7)), (PartitionId(2), Offset(9))],
+        )
+        .expect("saved");
+    store
+        .save(Vec::new(), &[(PartitionId(1), Offset(8))])
+        .expect("saved");
+    let committed =
+        [0, 1, 2].map(|partition| store.committed(PartitionId(partition)).expect("readable"));
+    assert_eq!(committed, [Offset(0), Offset(8), Offset(9)]);
+    store.sync().expect("synced");
+}
+
+fn a_deleted_workspace_leaves_nothing(store: &dyn Store) {
+    for text in ["acme", "acme-2"] {
+        store.claim(claim_of(text, 1)).expect("claimed");
+        save(
+            store,
+            vec![save_of(text, 1, 9, vec![set("k", "a", "1", 1)])],
+        );
+        store
+            .append_history(vec![transition(text, 1, 1)])
+            .expect("kept");
+    }
+    store.delete(&id("acme")).expect("deleted");
+    assert_eq!(store.workspace(&id("acme")).expect("readable"), None);
+    assert!(matches!(
+        load(store, "acme"),
+        Err(StoreError::UnknownWorkspace(_))
+    ));
+    assert_eq!(store.history(&id("acme"), None, 10).expect("readable"), []);
+    let claimed = store.claim(claim_of("acme", 1)).expect("claimed anew");
+    assert_eq!((claimed.entries, claimed.events_applied), (0, 0));
+    assert_eq!(load(store, "acme").expect("loaded").1, []);
+    assert_eq!(
+        load(store, "acme-2").expect("the other one stays").1.len(),
+        1
+    );
+    assert_eq!(
+        store
+            .history(&id("acme-2"), None, 10)
+            .expect("readable")
+            .len(),
+        1
+    );
+}
+
+fn a_sink_that_refuses_ends_the_load(store: &dyn Store) {
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    save(
+        store,
+        vec![save_of(
+            "acme",
+            1,
+            9,
+            vec![set("k", "a", "1", 1), set("k", "b", "1", 1)],
+        )],
+    );
+    let refused = store.load(&id("acme"), &mut |entry| {
+        if &*entry.id == "b" {
+            Err("not this one".to_owned())
+        } else {
+            Ok(())
+        }
+    });
+    match refused {
+        Err(StoreError::Refused { kind, id, reason }) => {
+            assert_eq!(
+                (kind.as_str(), id.as_str(), reason.as_str()),
+                ("k", "b", "not this one")
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn transition(text: &str, epoch: u64, sequence: u64) -> HistoryRecord {
+    HistoryRecord {
+        id: id(text),
+        sequence,
+        epoch: Epoch::new(epoch),
+        owner: "node-1".to_owned(),
+        from: State::Initializing,
+        to: State::Ready,
+        at_ms: 1_700_000_000_000 + sequence,
+        time_in_from_us: 1234,
+        message: format!("transition {sequence} of \"{epoch}\"\n"),
+    }
+}
+
+fn history_is_kept_once_in_order_and_in_pages(store: &dyn Store) {
+    let all: Vec<_> = [(1, 1), (1, 2), (1, 10), (2, 1), (2, 2)]
+        .map(|(epoch, sequence)| transition("acme", epoch, sequence))
+        .into();
+    store.append_history(all[..3].to_vec()).expect("kept");
+    store.append_history(all.clone()).expect("kept");
+    store
+        .append_history(vec![transition("other", 9, 9), transition("other", 9, 9)])
+        .expect("kept");
+    let page = |after, limit| store.history(&id("acme"), after, limit).expect("readable");
+    assert_eq!(page(None, 100), all);
+    assert_eq!(page(None, 2), all[..2]);
+    assert_eq!(page(Some((Epoch::new(1), 2)), 2), all[2..4]);
+    assert_eq!(page(Some((Epoch::new(2), 2)), 2), []);
+    assert_eq!(
+        store
+            .history(&id("other"), None, 10)
+            .expect("readable")
+            .len(),
+        1
+    );
+}
+
+fn many_saves_of_many_workspaces_add_up(store: &dyn Store) {
+    let workspaces: Vec<String> = (0..50).map(|number| format!("w-{number}")).collect();
+    for text in &workspaces {
+        store.claim(claim_of(text, 1)).expect("claimed");
+    }
+    for round in 0..20_u64 {
+        let saves = workspaces.iter().enumerate().map(|(number, text)| {
+            let name = (round * 7 % 13).to_string();
+            let change = if round % 5 == 4 {
+                unset("k", &name)
+            } else {
+                set("k", &name, &format!("{number}"), round)
+            };
+            save_of(text, 1, round + 6, vec![change])
+        });
+        assert!(save(store, saves.collect()).is_empty());
+    }
+    let mut model = std::collections::BTreeSet::new();
+    for round in 0..20_u64 {
+        let name = (round * 7 % 13).to_string();
+        if round % 5 == 4 {
+            model.remove(&name)
+        } else {
+            model.insert(name)
+        };
+    }
+    for text in &workspaces {
+        let (about, entries) = load(store, text).expect("loaded");
+        assert!(
+            entries
+                .iter()
+                .map(|entry| &*entry.id)
+                .eq(model.iter().map(String::as_str))
+        );
+        assert_eq!(
+            (
+                about.next_offset,
+                usize::try_from(about.entries).expect("small")
+            ),
+            (Offset(25), model.len())
+        );
+    }
+}

@@ -1,0 +1,601 @@
+//! The LSM store: workspaces in the database of the data directory, beside the log.
+//!
+//! A save is one batch for all its workspaces; it survives a crash of the process at
+//! once and a crash of the machine after [`Store::sync`].
+
+mod layout;
+
+use super::{
+    Change, Claim, EntrySink, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, Save, Store,
+    StoreError, StoredWorkspace, fence,
+};
+use crate::disk::codec::{Reader, Writer};
+use crate::disk::{DataDir, DiskError, WriteError, describe, is_damage};
+use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable};
+use layout::{About, KEY_BYTES_MOST};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Bound;
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::WorkspaceId;
+
+/// Workspaces share this many locks: two that share one save one after the other.
+const LOCKS: usize = 64;
+
+/// Transitions are removed this many at a time, so that not every append removes one.
+const HISTORY_REMOVALS: usize = 256;
+
+/// Most entries removed in one batch when a workspace is deleted.
+const REMOVALS_A_BATCH: usize = 10_000;
+
+/// A store in a data directory.
+pub struct LsmStore {
+    dir: DataDir,
+    entries: Keyspace,
+    workspaces: Keyspace,
+    committed: Keyspace,
+    history: Keyspace,
+    history_counts: Keyspace,
+    locks: Vec<Mutex<()>>,
+    hasher: RandomState,
+}
+
+impl std::fmt::Debug for LsmStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LsmStore")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LsmStore {
+    /// Opens the store of a data directory.
+    ///
+    /// # Errors
+    /// [`DiskError`] when the database cannot be read.
+    pub fn open(dir: &DataDir) -> Result<Self, DiskError> {
+        let plain = KeyspaceCreateOptions::default;
+        let points = || plain().expect_point_read_hits(true);
+        let entries =
+            || plain().data_block_size_policy(fjall::config::BlockSizePolicy::all(16 * 1024));
+        let store = Self {
+            dir: dir.clone(),
+            entries: dir.keyspace("store-entries", entries)?,
+            workspaces: dir.keyspace("store-workspaces", points)?,
+            committed: dir.keyspace("store-committed", plain)?,
+            history: dir.keyspace("store-history", plain)?,
+            history_counts: dir.keyspace("store-history-counts", plain)?,
+            locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
+            hasher: RandomState::new(),
+        };
+        store
+            .finish_deletions()
+            .map_err(|error| dir.unreadable(error.to_string()))?;
+        Ok(store)
+    }
+
+    /// Locks the workspaces of one call, in one order for all callers.
+    fn lock<'a>(&self, ids: impl Iterator<Item = &'a WorkspaceId>) -> Vec<MutexGuard<'_, ()>> {
+        let count = u64::try_from(LOCKS).unwrap_or(1);
+        let places: BTreeSet<u64> = ids.map(|id| self.hasher.hash_one(id) % count).collect();
+        let locks = places
+            .into_iter()
+            .filter_map(|place| self.locks.get(usize::try_from(place).ok()?));
+        locks.map(Mutex::lock).collect()
+    }
+
+    fn about(&self, id: &WorkspaceId) -> Result<Option<About>, StoreError> {
+        let key = id.as_str().as_bytes();
+        let value = self
+            .workspaces
+            .get(key)
+            .map_err(|error| read_error(&place_of(id), &error))?;
+        let Some(value) = value else { return Ok(None) };
+        About::decode(key, value.into())
+            .map(Some)
+            .map_err(|damage| corrupt(place_of(id), damage))
+    }
+
+    /// What is known of a workspace that is not being deleted.
+    fn known(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
+        Ok(self
+            .about(id)?
+            .filter(|about| !about.deleting)
+            .map(|about| about.workspace))
+    }
+
+    fn finish_deletions(&self) -> Result<(), StoreError> {
+        for entry in self.workspaces.iter() {
+            let (key, value) = entry
+                .into_inner()
+                .map_err(|error| read_error("the list of workspaces", &error))?;
+            // A damaged one is told when it is asked for.
+            if let Ok(about) = About::decode(&key, value.into())
+                && about.deleting
+            {
+                self.remove(&about.workspace.id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything of a workspace that is marked as being deleted; the mark goes last.
+    fn remove(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        let prefix = layout::workspace_prefix(id);
+        for keyspace in [&self.entries, &self.history] {
+            loop {
+                let mut batch = self.dir.database().batch();
+                let mut bytes = 0;
+                for entry in keyspace.prefix(&prefix).take(REMOVALS_A_BATCH) {
+                    let key = entry
+                        .key()
+                        .map_err(|error| read_error(&place_of(id), &error))?;
+                    bytes += key.len();
+                    batch.remove(keyspace, key);
+                }
+                if batch.is_empty() {
+                    break;
+                }
+                self.dir.write(batch, bytes).map_err(write_error)?;
+            }
+        }
+        let mut batch = self.dir.database().batch();
+        batch.remove(&self.history_counts, id.as_str());
+        batch.remove(&self.workspaces, id.as_str());
+        self.dir
+            .write(batch, id.as_str().len())
+            .map_err(write_error)
+    }
+}
+
+impl Store for LsmStore {
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
+        let mut found = Vec::new();
+        for entry in self.workspaces.iter() {
+            let (key, value) = entry
+                .into_inner()
+                .map_err(|error| read_error("the list of workspaces", &error))?;
+            match About::decode(&key, value.into()) {
+                Ok(about) if about.workspace.partition == partition && !about.deleting => {
+                    found.push(about.workspace)
+                }
+                Ok(_) => {}
+                Err(damage) => {
+                    let id = key.escape_ascii();
+                    tracing::error!(workspace = %id, %damage, "what the store knows of a workspace is damaged");
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
+        self.known(id)
+    }
+
+    fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
+        let key = partition.0.to_be_bytes();
+        let place = format!("the committed offset of partition {partition}");
+        let value = self
+            .committed
+            .get(key)
+            .map_err(|error| read_error(&place, &error))?;
+        let Some(value) = value else {
+            return Ok(Offset::ZERO);
+        };
+        let offset = Reader::open(&key, value.into()).and_then(|mut reader| reader.u64());
+        offset.map(Offset).map_err(|damage| corrupt(place, damage))
+    }
+
+    fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
+        let _locks = self.lock(std::iter::once(&claim.id));
+        if self.about(&claim.id)?.is_some_and(|about| about.deleting) {
+            self.remove(&claim.id)?;
+        }
+        let workspace = fence::claimed(self.known(&claim.id)?, claim)?;
+        let about = About {
+            workspace,
+            deleting: false,
+        };
+        let mut batch = self.dir.database().batch();
+        let value = about.encode();
+        let bytes = value.len();
+        batch.insert(&self.workspaces, about.workspace.id.as_str(), value);
+        self.dir.write(batch, bytes).map_err(write_error)?;
+        Ok(about.workspace)
+    }
+
+    fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
+        // Workspace and entries as of one moment, whatever is saved meanwhile.
+        let snapshot = self.dir.database().snapshot();
+        let place = place_of(id);
+        let key = id.as_str().as_bytes();
+        let value = snapshot
+            .get(&self.workspaces, key)
+            .map_err(|error| read_error(&place, &error))?;
+        let value = value.ok_or_else(|| StoreError::UnknownWorkspace(id.clone()))?;
+        let about = About::decode(key, value.into()).map_err(|damage| corrupt(place, damage))?;
+        if about.deleting {
+            return Err(StoreError::UnknownWorkspace(id.clone()));
+        }
+        let prefix = layout::workspace_prefix(id);
+        let mut entries = 0;
+        for entry in snapshot.prefix(&self.entries, &prefix) {
+            let (key, value) = entry
+                .into_inner()
+                .map_err(|error| read_error(&entries_of(id, entries), &error))?;
+            let entry = layout::decode_entry(&key, prefix.len(), value.into())
+                .map_err(|damage| corrupt(entry_place(id, &key, prefix.len()), damage))?;
+            sink(entry).map_err(|reason| {
+                let (kind, id) = layout::entry_name(key.get(prefix.len()..).unwrap_or_default())
+                    .unwrap_or_default();
+                super::refused(&kind, &id, reason)
+            })?;
+            entries += 1;
+        }
+        if entries != about.workspace.entries {
+            let reason = format!(
+                "{entries} are there, and {} should be",
+                about.workspace.entries
+            );
+            return Err(StoreError::Corrupt {
+                place: format!("the entries of workspace {id}"),
+                reason,
+            });
+        }
+        Ok(about.workspace)
+    }
+
+    fn save(
+        &self,
+        saves: Vec<Save>,
+        committed: &[(PartitionId, Offset)],
+    ) -> Result<Vec<StoreError>, StoreError> {
+        let _locks = self.lock(saves.iter().map(|save| &save.id));
+        let mut draft = Draft {
+            batch: self.dir.database().batch(),
+            bytes: 0,
+            abouts: HashMap::new(),
+        };
+        let mut refused = Vec::new();
+        for save in merged(saves) {
+            match draft.take(self, save) {
+                Ok(()) => {}
+                Err(Refusal::Alone(error)) => refused.push(error),
+                Err(Refusal::All(error)) => return Err(error),
+            }
+        }
+        let Draft {
+            mut batch,
+            mut bytes,
+            abouts,
+        } = draft;
+        for workspace in abouts.into_values() {
+            let about = About {
+                workspace,
+                deleting: false,
+            };
+            let value = about.encode();
+            bytes += value.len();
+            batch.insert(&self.workspaces, about.workspace.id.as_str(), value);
+        }
+        for (partition, offset) in committed {
+            let key = partition.0.to_be_bytes();
+            batch.insert(
+                &self.committed,
+                key,
+                Writer::default().u64(offset.0).seal(&key),
+            );
+        }
+        self.dir.write(batch, bytes).map_err(write_error)?;
+        Ok(refused)
+    }
+
+    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        let _locks = self.lock(std::iter::once(id));
+        // Marked first: a workspace of which some entries are gone must never be loaded.
+        match self.about(id) {
+            Ok(None) => {}
+            Ok(Some(about)) => {
+                let about = About {
+                    deleting: true,
+                    ..about
+                };
+                let mut batch = self.dir.database().batch();
+                batch.insert(&self.workspaces, id.as_str(), about.encode());
+                self.dir.write(batch, KEY_BYTES_MOST).map_err(write_error)?;
+            }
+            // Deleting is the way out of damage.
+            Err(StoreError::Corrupt { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.remove(id)
+    }
+
+    fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
+        let _locks = self.lock(records.iter().map(|record| &record.id));
+        let mut batch = self.dir.database().batch();
+        let mut bytes = 0;
+        let mut counts: HashMap<&WorkspaceId, u64> = HashMap::new();
+        let mut taken = BTreeSet::new();
+        for record in &records {
+            let key = layout::history_key(&record.id, record.epoch, record.sequence);
+            let failed = |error| read_error(&history_of(&record.id), &error);
+            if taken.contains(&key) || self.history.contains_key(&key).map_err(failed)? {
+                continue;
+            }
+            let count = match counts.get(&record.id) {
+                Some(count) => *count,
+                None => self.history_count(&record.id)?,
+            };
+            counts.insert(&record.id, count + 1);
+            let value = layout::encode_history(&key, record);
+            bytes += key.len() + value.len();
+            batch.insert(&self.history, key.clone(), value);
+            taken.insert(key);
+        }
+        for (id, mut count) in counts {
+            count -= self.drop_oldest(id, count, &mut batch)?;
+            let key = id.as_str();
+            batch.insert(
+                &self.history_counts,
+                key,
+                Writer::default().u64(count).seal(key.as_bytes()),
+            );
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.dir.write(batch, bytes).map_err(write_error)
+    }
+
+    fn history(
+        &self,
+        id: &WorkspaceId,
+        after: Option<HistoryCursor>,
+        limit: usize,
+    ) -> Result<Vec<HistoryRecord>, StoreError> {
+        let prefix = layout::workspace_prefix(id);
+        let from = after.map_or(Bound::Included(prefix), |(epoch, sequence)| {
+            Bound::Excluded(layout::history_key(id, epoch, sequence))
+        });
+        let until = Bound::Included(layout::history_key(
+            id,
+            workspace_status::Epoch::new(u64::MAX),
+            u64::MAX,
+        ));
+        let mut records = Vec::new();
+        for entry in self.history.range((from, until)).take(limit) {
+            let (key, value) = entry
+                .into_inner()
+                .map_err(|error| read_error(&history_of(id), &error))?;
+            let record = layout::decode_history(id, &key, value.into());
+            records.push(record.map_err(|damage| corrupt(history_of(id), damage))?);
+        }
+        Ok(records)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.dir
+            .commit(self.dir.database().batch(), 0, &[])
+            .map_err(write_error)
+    }
+}
+
+impl LsmStore {
+    fn history_count(&self, id: &WorkspaceId) -> Result<u64, StoreError> {
+        let key = id.as_str();
+        let value = self
+            .history_counts
+            .get(key)
+            .map_err(|error| read_error(&history_of(id), &error))?;
+        let Some(value) = value else { return Ok(0) };
+        let count = Reader::open(key.as_bytes(), value.into()).and_then(|mut reader| reader.u64());
+        count.map_err(|damage| corrupt(history_of(id), damage))
+    }
+
+    /// Removes the oldest transitions where there are too many, and tells how many.
+    fn drop_oldest(
+        &self,
+        id: &WorkspaceId,
+        count: u64,
+        batch: &mut OwnedWriteBatch,
+    ) -> Result<u64, StoreError> {
+        let most = super::count(HISTORY_TRANSITIONS_MOST);
+        if count <= most {
+            return Ok(0);
+        }
+        let excess = usize::try_from(count - most)
+            .unwrap_or(usize::MAX)
+            .max(HISTORY_REMOVALS);
+        let mut dropped = 0;
+        for entry in self
+            .history
+            .prefix(layout::workspace_prefix(id))
+            .take(excess)
+        {
+            let key = entry
+                .key()
+                .map_err(|error| read_error(&history_of(id), &error))?;
+            batch.remove(&self.history, key);
+            dropped += 1;
+        }
+        Ok(dropped)
+    }
+}
+
+/// The batch of one save.
+struct Draft {
+    batch: OwnedWriteBatch,
+    bytes: usize,
+    abouts: HashMap<WorkspaceId, StoredWorkspace>,
+}
+
+enum Refusal {
+    /// This workspace is not saved, the others are.
+    Alone(StoreError),
+    /// Nothing is saved.
+    All(StoreError),
+}
+
+impl Draft {
+    fn take(&mut self, store: &LsmStore, save: Save) -> Result<(), Refusal> {
+        let stored = match store.known(&save.id) {
+            Ok(stored) => stored,
+            Err(error @ StoreError::Corrupt { .. }) => return Err(Refusal::Alone(error)),
+            Err(error) => return Err(Refusal::All(error)),
+        };
+        let mut about = fence::saved(stored, &save).map_err(Refusal::Alone)?;
+        let changes = keyed(&save.id, save.changes).map_err(Refusal::Alone)?;
+        let was_empty = about.entries == 0;
+        for (key, change) in changes {
+            let known = !was_empty
+                && store
+                    .entries
+                    .contains_key(&key)
+                    .map_err(|error| Refusal::All(read_error(&place_of(&save.id), &error)))?;
+            match change {
+                Change::Set(entry) => {
+                    let value = layout::encode_entry(&key, &entry);
+                    self.bytes += key.len() + value.len();
+                    self.batch.insert(&store.entries, key, value);
+                    about.entries += u64::from(!known);
+                }
+                Change::Unset { .. } if known => {
+                    self.bytes += key.len();
+                    self.batch.remove(&store.entries, key);
+                    about.entries = about.entries.saturating_sub(1);
+                }
+                Change::Unset { .. } => {}
+            }
+        }
+        self.abouts.insert(save.id, about);
+        Ok(())
+    }
+}
+
+/// Two saves of one workspace become one: a batch must hold each key once.
+fn merged(saves: Vec<Save>) -> Vec<Save> {
+    let mut places: HashMap<WorkspaceId, usize> = HashMap::with_capacity(saves.len());
+    let mut merged: Vec<Save> = Vec::with_capacity(saves.len());
+    for save in saves {
+        let before = places
+            .get(&save.id)
+            .and_then(|place| merged.get_mut(*place));
+        match before {
+            Some(before) if before.epoch == save.epoch => {
+                let mut changes = std::mem::take(&mut before.changes);
+                changes.extend(save.changes);
+                let last_load_ms = save.last_load_ms.or(before.last_load_ms);
+                *before = Save {
+                    changes,
+                    last_load_ms,
+                    ..save
+                };
+            }
+            // A stale one among them is refused by its own epoch; the newer one counts.
+            Some(before) if before.epoch < save.epoch => *before = save,
+            Some(_) => {}
+            None => {
+                places.insert(save.id.clone(), merged.len());
+                merged.push(save);
+            }
+        }
+    }
+    merged
+}
+
+/// Changes by key, of two changes of one entry the later.
+fn keyed(id: &WorkspaceId, changes: Vec<Change>) -> Result<Vec<(Vec<u8>, Change)>, StoreError> {
+    let mut keyed = Vec::with_capacity(changes.len());
+    for change in changes {
+        let (kind, entity) = match &change {
+            Change::Set(entry) => (&entry.kind, &entry.id),
+            Change::Unset { kind, id } => (kind, id),
+        };
+        let key = layout::entry_key(id, kind, entity);
+        if key.len() > KEY_BYTES_MOST {
+            return Err(StoreError::Refused {
+                kind: kind.chars().take(64).collect(),
+                id: entity.chars().take(64).collect(),
+                reason: format!(
+                    "workspace, kind and id together have {} bytes, more than {KEY_BYTES_MOST}",
+                    key.len()
+                ),
+            });
+        }
+        keyed.push((key, change));
+    }
+    // Stable, so that of equal keys the last one is the latest; sorted keys also make the batch faster.
+    keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
+    keyed.reverse();
+    keyed.dedup_by(|(later, _), (kept, _)| later == kept);
+    keyed.reverse();
+    Ok(keyed)
+}
+
+fn place_of(id: &WorkspaceId) -> String {
+    format!("the store's entry of workspace {id}")
+}
+
+fn entries_of(id: &WorkspaceId, entries: u64) -> String {
+    format!("entry {} of workspace {id}", entries + 1)
+}
+
+fn history_of(id: &WorkspaceId) -> String {
+    format!("the history of workspace {id}")
+}
+
+fn entry_place(id: &WorkspaceId, key: &[u8], prefix_bytes: usize) -> String {
+    let name = key.get(prefix_bytes..).unwrap_or_default();
+    let name: Vec<_> = name
+        .split(|byte| *byte == 0)
+        .map(|part| part.escape_ascii().to_string())
+        .collect();
+    format!("entry {} of workspace {id}", name.join("/"))
+}
+
+fn corrupt(place: String, damage: &str) -> StoreError {
+    StoreError::Corrupt {
+        place,
+        reason: damage.to_owned(),
+    }
+}
+
+fn read_error(place: &str, error: &fjall::Error) -> StoreError {
+    if is_damage(error) {
+        return StoreError::Corrupt {
+            place: place.to_owned(),
+            reason: describe(error),
+        };
+    }
+    StoreError::Unavailable(describe(error))
+}
+
+fn write_error(error: WriteError) -> StoreError {
+    match error {
+        WriteError::NoSpace(text) => StoreError::NoSpace(text),
+        broken @ WriteError::Broken(_) => StoreError::Unavailable(broken.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::DataDirSpec;
+
+    #[test]
+    fn the_lsm_store_does_what_every_store_must() {
+        for (name, case) in crate::store::conformance::CASES {
+            println!("{name}");
+            let path = tempfile::tempdir().expect("a directory");
+            let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
+            case(&LsmStore::open(&dir).expect("opened"));
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! How workspaces lie in the keyspaces of the database.
+//!
+//! | keyspace | key | value, sealed with a checksum |
+//! |---|---|---|
+//! | `store-entries` | workspace `\0` kind `\0` entity | offset, data |
+//! | `store-workspaces` | workspace | everything of [`StoredWorkspace`], and whether it is being deleted |
+//! | `store-history` | workspace `\0` epoch sequence, big endian | a transition |
+//! | `store-history-counts` | workspace | how many transitions are kept |
+//! | `store-committed` | partition, big endian | offset |
+//!
+//! A kind may hold `\0`, written as `\0 0xff`: UTF-8 has no byte `0xff`, so the order
+//! stays that of the texts and the end of the kind is never mistaken.
+
+use super::super::{HistoryRecord, StoredEntry, StoredWorkspace};
+use crate::disk::codec::{Damage, Reader, Writer};
+use bytes::{Buf, Bytes};
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::{Epoch, State, WorkspaceId};
+
+/// The longest key that the database takes; it would cut longer ones without a word.
+pub(super) const KEY_BYTES_MOST: usize = u16::MAX as usize;
+
+const SEPARATOR: u8 = 0;
+const ESCAPE: u8 = 0xff;
+
+/// What all entries of a workspace begin with; nothing else does.
+pub(super) fn workspace_prefix(id: &WorkspaceId) -> Vec<u8> {
+    let mut prefix = Vec::with_capacity(id.as_str().len() + 1);
+    prefix.extend_from_slice(id.as_str().as_bytes());
+    prefix.push(SEPARATOR);
+    prefix
+}
+
+/// The key of an entry.
+pub(super) fn entry_key(id: &WorkspaceId, kind: &str, entity: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(id.as_str().len() + kind.len() + entity.len() + 2);
+    key.extend_from_slice(id.as_str().as_bytes());
+    key.push(SEPARATOR);
+    for byte in kind.bytes() {
+        key.push(byte);
+        if byte == SEPARATOR {
+            key.push(ESCAPE);
+        }
+    }
+    key.push(SEPARATOR);
+    key.extend_from_slice(entity.as_bytes());
+    key
+}
+
+/// Kind and id of an entry, from what follows the prefix of its workspace.
+pub(super) fn entry_name(rest: &[u8]) -> Result<(Box<str>, Box<str>), Damage> {
+    const NOT_TEXT: Damage = "its key is not UTF-8";
+    let mut from = 0;
+    let mut escaped = false;
+    loop {
+        let tail = rest.get(from..).ok_or("its key has no kind")?;
+        let at = tail
+            .iter()
+            .position(|byte| *byte == SEPARATOR)
+            .ok_or("its key has no kind")?
+            + from;
+        if rest.get(at + 1) == Some(&ESCAPE) {
+            escaped = true;
+            from = at + 2;
+            continue;
+        }
+        let (kind, entity) = rest.split_at_checked(at).ok_or("its key has no kind")?;
+        let entity =
+            std::str::from_utf8(entity.get(1..).unwrap_or_default()).map_err(|_| NOT_TEXT)?;
+        let kind = if escaped {
+            unescape(kind)?
+        } else {
+            std::str::from_utf8(kind).map_err(|_| NOT_TEXT)?.into()
+        };
+        return Ok((kind, entity.into()));
+    }
+}
+
+fn unescape(kind: &[u8]) -> Result<Box<str>, Damage> {
+    let plain: Vec<u8> = kind
+        .iter()
+        .copied()
+        .filter(|byte| *byte != ESCAPE)
+        .collect();
+    String::from_utf8(plain)
+        .map(String::into_boxed_str)
+        .map_err(|_| "its key is not UTF-8")
+}
+
+pub(super) fn encode_entry(key: &[u8], entry: &StoredEntry) -> Vec<u8> {
+    Writer::with_capacity(entry.data.len() + 12)
+        .u64(entry.offset.0)
+        .raw(&entry.data)
+        .seal(key)
+}
+
+/// An entry as it was found, its data not copied.
+pub(super) fn decode_entry(
+    key: &[u8],
+    prefix_bytes: usize,
+    sealed: Bytes,
+) -> Result<StoredEntry, Damage> {
+    let mut reader = Reader::open(key, sealed)?;
+    let offset = Offset(reader.u64()?);
+    let (kind, id) = entry_name(key.get(prefix_bytes..).unwrap_or_default())?;
+    Ok(StoredEntry {
+        kind,
+        id,
+        data: reader.rest(),
+        offset,
+    })
+}
+
+/// A workspace as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct About {
+    pub(super) workspace: StoredWorkspace,
+    /// Its entries are being removed; it counts as gone.
+    pub(super) deleting: bool,
+}
+
+impl About {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let workspace = &self.workspace;
+        Writer::with_capacity(64 + workspace.owner.len())
+            .u8(u8::from(self.deleting))
+            .u32(workspace.partition.0)
+            .u64(workspace.epoch.get())
+            .u64(workspace.next_offset.0)
+            .u64(workspace.events_applied)
+            .u64(workspace.entries)
+            .u8(u8::from(workspace.unloaded))
+            .optional_u64(workspace.last_load_ms)
+            .block(workspace.owner.as_bytes())
+            .seal(workspace.id.as_str().as_bytes())
+    }
+
+    pub(super) fn decode(key: &[u8], sealed: Bytes) -> Result<Self, Damage> {
+        let mut reader = Reader::open(key, sealed)?;
+        let id = std::str::from_utf8(key)
+            .ok()
+            .and_then(|id| WorkspaceId::new(id).ok());
+        let id = id.ok_or("its id is not valid")?;
+        let deleting = reader.u8()? != 0;
+        Ok(Self {
+            deleting,
+            workspace: StoredWorkspace {
+                id,
+                partition: PartitionId(reader.u32()?),
+                epoch: Epoch::new(reader.u64()?),
+                next_offset: Offset(reader.u64()?),
+                events_applied: reader.u64()?,
+                entries: reader.u64()?,
+                unloaded: reader.u8()? != 0,
+                last_load_ms: reader.optional_u64()?,
+                owner: reader.text()?,
+            },
+        })
+    }
+}
+
+/// The key of a transition, after the prefix of its workspace.
+pub(super) fn history_key(id: &WorkspaceId, epoch: Epoch, sequence: u64) -> Vec<u8> {
+    let mut key = workspace_prefix(id);
+    key.extend_from_slice(&epoch.get().to_be_bytes());
+    key.extend_from_slice(&sequence.to_be_bytes());
+    key
+}
+
+pub(super) fn encode_history(key: &[u8], record: &HistoryRecord) -> Vec<u8> {
+    Writer::with_capacity(64 + record.owner.len() + record.message.len())
+        .u64(record.at_ms)
+        .u64(record.time_in_from_us)
+        .block(record.from.as_str().as_bytes())
+        .block(record.to.as_str().as_bytes())
+        .block(record.owner.as_bytes())
+        .block(record.message.as_bytes())
+        .seal(key)
+}
+
+pub(super) fn decode_history(
+    id: &WorkspaceId,
+    key: &[u8],
+    sealed: Bytes,
+) -> Result<HistoryRecord, Damage> {
+    const PLACE: Damage = "its key has a wrong length";
+    let mut place = key.get(id.as_str().len() + 1..).ok_or(PLACE)?;
+    let epoch = Epoch::new(place.try_get_u64().map_err(|_| PLACE)?);
+    let sequence = place.try_get_u64().map_err(|_| PLACE)?;
+    let mut reader = Reader::open(key, sealed)?;
+    let at_ms = reader.u64()?;
+    let time_in_from_us = reader.u64()?;
+    let mut state = || {
+        reader
+            .text()?
+            .parse::<State>()
+            .map_err(|_| "it names a state that does not exist")
+    };
+    let (from, to) = (state()?, state()?);
+    let (owner, message) = (reader.text()?, reader.text()?);
+    Ok(HistoryRecord {
+        id: id.clone(),
+        sequence,
+        epoch,
+        owner,
+        from,
+        to,
+        at_ms,
+        time_in_from_us,
+        message,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> WorkspaceId {
+        WorkspaceId::new(text).expect("valid")
+    }
+
+    #[test]
+    fn an_entry_reads_as_it_was_written_whatever_its_kind_and_id_hold() {
+        let names = ["resource", "a\0b", "\0", "\0\0x", "", "ünï", "a\0"];
+        for kind in names {
+            for entity in names {
+                let entry = StoredEntry {
+                    kind: kind.into(),
+                    id: entity.into(),
+                    data: Bytes::from_static(b"{}"),
+                    offset: Offset(7),
+                };
+                let key = entry_key(&id("acme"), kind, entity);
+                let value = encode_entry(&key, &entry);
+                assert_eq!(
+                    decode_entry(&key, 5, value.into()),
+                    Ok(entry),
+                    "{kind:?} {entity:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_ordered_by_kind_then_by_entity() {
+        let mut names = Vec::new();
+        for kind in ["", "\0", "\0a", "a", "a\0", "a\0b", "aa", "b", "ü"] {
+            for entity in ["", "\0", "1", "10", "2", "ü"] {
+                names.push((kind, entity));
+            }
+        }
+        names.sort_unstable();
+        let keys: Vec<_> = names
+            .iter()
+            .map(|(kind, entity)| entry_key(&id("acme"), kind, entity))
+            .collect();
+        assert!(keys.is_sorted());
+    }
+
+    #[test]
+    fn a_workspace_whose_id_begins_with_another_id_has_entries_of_its_own() {
+        let key = entry_key(&id("acme-2"), "kind", "entity");
+        assert!(!key.starts_with(&workspace_prefix(&id("acme"))));
+    }
+}

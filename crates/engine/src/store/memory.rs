@@ -1,0 +1,202 @@
+//! The memory store: for tests, and for engines that rebuild everything from the log.
+
+use super::{
+    Change, Claim, EntrySink, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, Save, Store,
+    StoreError, StoredEntry, StoredWorkspace, fence,
+};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::WorkspaceId;
+
+/// Keeps workspaces as long as the process lives.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    state: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    workspaces: BTreeMap<WorkspaceId, Kept>,
+    committed: HashMap<PartitionId, Offset>,
+    history: HashMap<WorkspaceId, BTreeMap<HistoryCursor, HistoryRecord>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    about: StoredWorkspace,
+    entries: BTreeMap<(Box<str>, Box<str>), StoredEntry>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl Store for MemoryStore {
+    fn is_durable(&self) -> bool {
+        false
+    }
+
+    fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
+        let state = self.state.lock();
+        let of_partition = state
+            .workspaces
+            .values()
+            .filter(|kept| kept.about.partition == partition);
+        Ok(of_partition.map(|kept| kept.about.clone()).collect())
+    }
+
+    fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
+        Ok(self
+            .state
+            .lock()
+            .workspaces
+            .get(id)
+            .map(|kept| kept.about.clone()))
+    }
+
+    fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
+        Ok(self
+            .state
+            .lock()
+            .committed
+            .get(&partition)
+            .copied()
+            .unwrap_or_default())
+    }
+
+    fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
+        let mut state = self.state.lock();
+        let stored = state
+            .workspaces
+            .get(&claim.id)
+            .map(|kept| kept.about.clone());
+        let about = fence::claimed(stored, claim)?;
+        state
+            .workspaces
+            .entry(about.id.clone())
+            .and_modify(|kept| kept.about = about.clone())
+            .or_insert_with(|| Kept {
+                about: about.clone(),
+                entries: BTreeMap::new(),
+            });
+        Ok(about)
+    }
+
+    fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
+        // The entries are copied, so that a slow sink keeps nobody waiting; their data is shared.
+        let (about, entries) = {
+            let state = self.state.lock();
+            let kept = state
+                .workspaces
+                .get(id)
+                .ok_or_else(|| StoreError::UnknownWorkspace(id.clone()))?;
+            (kept.about.clone(), kept.entries.clone())
+        };
+        for ((kind, id), entry) in entries {
+            sink(entry).map_err(|reason| super::refused(&kind, &id, reason))?;
+        }
+        Ok(about)
+    }
+
+    fn save(
+        &self,
+        saves: Vec<Save>,
+        committed: &[(PartitionId, Offset)],
+    ) -> Result<Vec<StoreError>, StoreError> {
+        let mut state = self.state.lock();
+        let mut refused = Vec::new();
+        for save in saves {
+            let stored = state
+                .workspaces
+                .get(&save.id)
+                .map(|kept| kept.about.clone());
+            let about = match fence::saved(stored, &save) {
+                Ok(about) => about,
+                Err(error) => {
+                    refused.push(error);
+                    continue;
+                }
+            };
+            if let Some(kept) = state.workspaces.get_mut(&save.id) {
+                for change in save.changes {
+                    match change {
+                        Change::Set(entry) => {
+                            kept.entries
+                                .insert((entry.kind.clone(), entry.id.clone()), entry);
+                        }
+                        Change::Unset { kind, id } => {
+                            kept.entries.remove(&(kind, id));
+                        }
+                    }
+                }
+                kept.about = StoredWorkspace {
+                    entries: super::count(kept.entries.len()),
+                    ..about
+                };
+            }
+        }
+        state.committed.extend(committed.iter().copied());
+        Ok(refused)
+    }
+
+    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        state.workspaces.remove(id);
+        state.history.remove(id);
+        Ok(())
+    }
+
+    fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
+        let mut state = self.state.lock();
+        for record in records {
+            let history = state.history.entry(record.id.clone()).or_default();
+            history
+                .entry((record.epoch, record.sequence))
+                .or_insert(record);
+            while history.len() > HISTORY_TRANSITIONS_MOST {
+                history.pop_first();
+            }
+        }
+        Ok(())
+    }
+
+    fn history(
+        &self,
+        id: &WorkspaceId,
+        after: Option<HistoryCursor>,
+        limit: usize,
+    ) -> Result<Vec<HistoryRecord>, StoreError> {
+        let state = self.state.lock();
+        let Some(history) = state.history.get(id) else {
+            return Ok(Vec::new());
+        };
+        let behind = history
+            .iter()
+            .filter(|(cursor, _)| after.is_none_or(|after| **cursor > after));
+        Ok(behind
+            .take(limit)
+            .map(|(_, record)| record.clone())
+            .collect())
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_store_does_what_every_store_must() {
+        for (name, case) in crate::store::conformance::CASES {
+            println!("{name}");
+            case(&MemoryStore::new());
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What a partition wants done: the driver does it and answers with an input.
+
+use std::time::Duration;
+
+use workspace_status::Epoch;
+
+use crate::{Lane, Offset, Slot, Ticket, Urgency};
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Ask the store what it knows of the partition. Answer: `Listed` or `ListFailed`.
+    List,
+    /// Ask for a load permit, or make the wish urgent. Answer: `PermitGranted`.
+    AskPermit {
+        /// For whom.
+        slot: Slot,
+        /// Whether somebody waits.
+        urgency: Urgency,
+    },
+    /// Take the wish for a permit back.
+    CancelPermit {
+        /// Whose.
+        slot: Slot,
+    },
+    /// Give a permit back that came too late to be used.
+    ReturnPermit,
+    /// Claim the epoch in the store, then read or populate the workspace; the permit
+    /// goes back when that is over. Answer: `Loaded` or `LoadFailed`.
+    Load {
+        /// Which one.
+        slot: Slot,
+        /// The epoch to claim.
+        epoch: Epoch,
+        /// `next_offset` if the store does not know it.
+        first_offset: Offset,
+    },
+    /// Read a batch. Answer: `Fetched` or `FetchFailed`.
+    Fetch {
+        /// For which lane.
+        lane: Lane,
+        /// From here on.
+        from: Offset,
+        /// Nothing at or above this.
+        until: Offset,
+    },
+    /// Apply the batch last fetched for the lane. Answer, before anything else: `Applied`.
+    Apply {
+        /// The lane.
+        lane: Lane,
+        /// To whom, and from which offset on; events of others are passed over.
+        plan: Vec<ApplyTo>,
+    },
+    /// Take the changes of these workspaces and save them. Answer: `Saved` or `SaveFailed`.
+    Save(SavePlan),
+    /// Keep the event in the dead-letter log. Answer: `DeadLettered` or `DeadLetterFailed`.
+    DeadLetter {
+        /// The workspace that skips it.
+        slot: Slot,
+        /// Where it stands.
+        offset: Offset,
+        /// Why it is skipped.
+        reason: String,
+    },
+    /// Drop the workspace's memory.
+    Drop {
+        /// Which one.
+        slot: Slot,
+    },
+    /// Tell the status.
+    Report {
+        /// Of which workspace.
+        slot: Slot,
+        /// What.
+        report: Report,
+    },
+    /// Answer an operator.
+    Reply {
+        /// Who asked.
+        ticket: Ticket,
+        /// What came of it.
+        result: Result<(), CommandError>,
+    },
+    /// Nothing of the partition is left here.
+    Released,
+}
+
+/// One workspace's part in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApplyTo {
+    /// The workspace.
+    pub slot: Slot,
+    /// Its first offset not yet applied; events below are passed over.
+    pub from: Offset,
+}
+
+/// What to save in one go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SavePlan {
+    /// The workspaces.
+    pub workspaces: Vec<SaveOne>,
+    /// Below this offset every workspace with events is known to the store.
+    pub committed: Offset,
+}
+
+/// One workspace's part in a save.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SaveOne {
+    /// The workspace.
+    pub slot: Slot,
+    /// Epoch of its load.
+    pub epoch: Epoch,
+    /// First offset not covered by its state now.
+    pub next_offset: Offset,
+    /// Events applied up to there.
+    pub events_applied: u64,
+    /// It stays out of memory after this until somebody asks for it.
+    pub unloaded: bool,
+}
+
+/// What the status of a workspace is to show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// A load begins: `initializing`, then `loading_kafka_partitions` while it waits for a permit.
+    Begin {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// The permit is there: `loading_from_persistence`.
+    Load,
+    /// In memory, waiting for its first event: `replaying_events`.
+    Replay {
+        /// First offset not applied.
+        from: Offset,
+        /// End of the replay.
+        target: Offset,
+    },
+    /// The target is reached: `ready`, after it answered a read.
+    Ready,
+    /// `error` of kind retrying.
+    Retrying {
+        /// What happened.
+        reason: String,
+        /// Number of the failure in a row.
+        attempt: u32,
+        /// Until the next attempt.
+        retry_in: Duration,
+    },
+    /// `error` of kind parked.
+    Parked {
+        /// What happened and what would help.
+        reason: String,
+    },
+    /// Being saved and taken out of memory: `unloading`.
+    Unloading {
+        /// Why.
+        why: &'static str,
+    },
+    /// No longer here.
+    Gone,
+}
+
+/// Why a command was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// Neither the store nor the log knows the workspace.
+    #[error("no such workspace")]
+    UnknownWorkspace,
+    /// There is no event to skip.
+    #[error("the workspace does not stand at an event that it cannot apply")]
+    NotStopped,
+    /// It is on its way out, or a skip is under way.
+    #[error("the workspace is busy with another command, try again")]
+    Busy,
+    /// The partition is being handed over.
+    #[error("the partition is being handed over")]
+    Leaving,
+    /// It was tried and failed.
+    #[error("{0}")]
+    Failed(String),
+}

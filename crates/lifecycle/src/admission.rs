@@ -1,0 +1,171 @@
+//! Who may load now: a fixed number of permits and two queues.
+//!
+//! A workspace that somebody asks for waits in the urgent queue, which is
+//! bounded and served first; the others wait in the order in which they came.
+
+use std::collections::{HashSet, VecDeque};
+use std::hash::Hash;
+
+/// How many may load at once, and how many may be urgent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AdmissionLimits {
+    /// Loads at once.
+    pub permits: usize,
+    /// Most that may wait in the urgent queue; a further one waits in the ordinary queue.
+    pub urgent_queue: usize,
+}
+
+impl Default for AdmissionLimits {
+    fn default() -> Self {
+        Self {
+            permits: 8,
+            urgent_queue: 64,
+        }
+    }
+}
+
+/// Permits and who waits for them. `K` names who asks.
+#[derive(Debug)]
+pub struct Admission<K> {
+    limits: AdmissionLimits,
+    held: usize,
+    urgent: VecDeque<K>,
+    ordinary: VecDeque<K>,
+    /// Who is in one of the queues.
+    waiting: HashSet<K>,
+}
+
+impl<K: Eq + Hash + Clone> Admission<K> {
+    /// Nobody holds a permit, nobody waits.
+    pub fn new(limits: AdmissionLimits) -> Self {
+        Self {
+            limits: AdmissionLimits {
+                permits: limits.permits.max(1),
+                ..limits
+            },
+            held: 0,
+            urgent: VecDeque::new(),
+            ordinary: VecDeque::new(),
+            waiting: HashSet::new(),
+        }
+    }
+
+    /// Asks for a permit. Who waits already keeps its place, or moves to the
+    /// urgent queue when it asks urgently and there is room.
+    pub fn ask(&mut self, who: K, urgency: Urgency) {
+        let new = self.waiting.insert(who.clone());
+        match urgency {
+            Urgency::Urgent if self.urgent.contains(&who) => {}
+            Urgency::Urgent if self.urgent.len() < self.limits.urgent_queue => {
+                if !new {
+                    self.ordinary.retain(|waiting| *waiting != who);
+                }
+                self.urgent.push_back(who);
+            }
+            Urgency::Urgent | Urgency::Ordinary if new => self.ordinary.push_back(who),
+            Urgency::Urgent | Urgency::Ordinary => {}
+        }
+    }
+
+    /// Takes back the wish of somebody who waits.
+    pub fn cancel(&mut self, who: &K) {
+        if !self.waiting.remove(who) {
+            return;
+        }
+        self.urgent.retain(|waiting| waiting != who);
+        self.ordinary.retain(|waiting| waiting != who);
+    }
+
+    /// Hands the next free permit to whoever is first; `None` when none is free or nobody waits.
+    pub fn grant(&mut self) -> Option<K> {
+        if self.held >= self.limits.permits {
+            return None;
+        }
+        let first = self.urgent.pop_front().or_else(|| self.ordinary.pop_front())?;
+        self.waiting.remove(&first);
+        self.held += 1;
+        Some(first)
+    }
+
+    /// A permit comes back.
+    pub fn release(&mut self) {
+        self.held = self.held.saturating_sub(1);
+    }
+
+    /// How many are served before this one, from 0; `None` when it does not wait.
+    pub fn position(&self, who: &K) -> Option<usize> {
+        let urgent = self.urgent.iter().position(|waiting| waiting == who);
+        urgent.or_else(|| {
+            let place = self.ordinary.iter().position(|waiting| waiting == who)?;
+            Some(self.urgent.len() + place)
+        })
+    }
+
+    /// Everybody who waits, in the order of service.
+    pub fn waiting(&self) -> impl Iterator<Item = &K> {
+        self.urgent.iter().chain(&self.ordinary)
+    }
+
+    /// How many wait.
+    pub fn queued(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How many hold a permit.
+    pub fn held(&self) -> usize {
+        self.held
+    }
+}
+
+/// Whether somebody waits for a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// It is loaded because it is there.
+    Ordinary,
+    /// Somebody asked for it.
+    Urgent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission(permits: usize, urgent_queue: usize) -> Admission<&'static str> {
+        Admission::new(AdmissionLimits {
+            permits,
+            urgent_queue,
+        })
+    }
+
+    #[test]
+    fn an_urgent_wish_overtakes_and_the_position_shows_it() {
+        let mut admission = admission(1, 4);
+        for who in ["a", "b", "c"] {
+            admission.ask(who, Urgency::Ordinary);
+        }
+        assert_eq!(admission.grant(), Some("a"));
+        admission.ask("c", Urgency::Urgent);
+        assert_eq!(admission.position(&"c"), Some(0));
+        assert_eq!(admission.position(&"b"), Some(1));
+        assert_eq!(admission.grant(), None);
+        admission.release();
+        assert_eq!(admission.grant(), Some("c"));
+    }
+
+    #[test]
+    fn a_full_urgent_queue_sends_to_the_ordinary_one() {
+        let mut admission = admission(1, 1);
+        admission.ask("a", Urgency::Urgent);
+        admission.ask("b", Urgency::Urgent);
+        admission.ask("b", Urgency::Urgent);
+        assert_eq!(admission.waiting().copied().collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_cancelled_wish_is_not_granted() {
+        let mut admission = admission(1, 1);
+        admission.ask("a", Urgency::Ordinary);
+        admission.cancel(&"a");
+        assert_eq!(admission.grant(), None);
+    }
+}

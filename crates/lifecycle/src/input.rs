@@ -1,0 +1,243 @@
+//! What a partition is told: answers of the log and the store, permits, time, and operators.
+
+use workspace_status::{Epoch, WorkspaceId};
+
+use crate::{Offset, Slot};
+
+/// One thing that happened to a partition.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// This process owns the partition from now on.
+    Assigned,
+    /// The store answered what it knows of the partition.
+    Listed(Listing),
+    /// The store could not answer.
+    ListFailed {
+        /// Its words.
+        reason: String,
+    },
+    /// A workspace may load now.
+    PermitGranted {
+        /// Which one.
+        slot: Slot,
+    },
+    /// A workspace was read from the store (or populated) and is in memory.
+    Loaded {
+        /// Which one.
+        slot: Slot,
+        /// Epoch of the load; the answer of an older one is dropped.
+        epoch: Epoch,
+        /// First offset not covered by what was loaded.
+        next_offset: Offset,
+        /// Events applied up to there.
+        events_applied: u64,
+        /// Whether it holds something that the store does not (it was populated).
+        unsaved: bool,
+        /// End of the partition now: the target of the replay.
+        high_watermark: Offset,
+    },
+    /// A load did not succeed.
+    LoadFailed {
+        /// Which one.
+        slot: Slot,
+        /// Epoch of the load.
+        epoch: Epoch,
+        /// What it means.
+        failure: LoadFailure,
+    },
+    /// The log answered a fetch.
+    Fetched {
+        /// The lane that asked.
+        lane: Lane,
+        /// Where the next fetch begins.
+        next_offset: Offset,
+        /// End of the partition.
+        high_watermark: Offset,
+        /// The workspaces of the batch, each with the first of its offsets.
+        touched: Vec<Touched>,
+    },
+    /// The log could not answer a fetch.
+    FetchFailed {
+        /// The lane that asked.
+        lane: Lane,
+        /// What it means.
+        failure: FetchFailure,
+    },
+    /// The events of a batch were applied as planned.
+    Applied {
+        /// The lane whose batch it was.
+        lane: Lane,
+        /// How it went, for every workspace of the plan.
+        results: Vec<AppliedTo>,
+    },
+    /// The partition has grown.
+    Appended {
+        /// Its end now.
+        high_watermark: Offset,
+    },
+    /// The save under way is in the store.
+    Saved {
+        /// Workspaces whose save was refused because a newer load owns them.
+        refused: Vec<Slot>,
+    },
+    /// The save under way is not in the store.
+    SaveFailed {
+        /// The store's words.
+        reason: String,
+    },
+    /// A skipped event is in the dead-letter log.
+    DeadLettered {
+        /// The workspace.
+        slot: Slot,
+        /// The event.
+        offset: Offset,
+    },
+    /// A skipped event could not be kept, so it is not skipped.
+    DeadLetterFailed {
+        /// The workspace.
+        slot: Slot,
+        /// Why.
+        reason: String,
+    },
+    /// An operator wants something.
+    Operator {
+        /// Of which workspace.
+        id: WorkspaceId,
+        /// What.
+        command: Command,
+        /// Where the answer goes.
+        ticket: Ticket,
+    },
+    /// Time has passed.
+    Tick,
+    /// The partition is to be handed over: save, then let go.
+    Revoked,
+    /// The partition belongs to somebody else already: let go without saving.
+    Lost,
+}
+
+/// What the store knows of a partition, with the log's bounds at that time.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    /// Its workspaces.
+    pub workspaces: Vec<Known>,
+    /// Below this offset every workspace with events is among them.
+    pub committed: Offset,
+    /// First offset that is still in the log.
+    pub low_watermark: Offset,
+    /// End of the partition.
+    pub high_watermark: Offset,
+}
+
+/// A workspace as the store lists it.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its id.
+    pub id: WorkspaceId,
+    /// Epoch of its last load.
+    pub epoch: Epoch,
+    /// First offset not covered by what is saved.
+    pub next_offset: Offset,
+    /// An operator unloaded it.
+    pub unloaded: bool,
+}
+
+/// One of the two reads of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Follows the end of the partition, for the workspaces that are caught up.
+    Live,
+    /// Reads from the smallest `next_offset` up to the live lane, for those that are not.
+    CatchUp,
+}
+
+impl Lane {
+    /// Both, in the order of service.
+    pub const ALL: [Self; 2] = [Self::CatchUp, Self::Live];
+}
+
+/// A workspace with events in a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Touched {
+    /// The workspace.
+    pub id: WorkspaceId,
+    /// Offset of its first event in the batch.
+    pub first_offset: Offset,
+}
+
+/// How the events of a batch went for one workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppliedTo {
+    /// The workspace.
+    pub slot: Slot,
+    /// Events applied.
+    pub events: u64,
+    /// An event asked for a save.
+    pub save_requested: bool,
+    /// The event it stopped at, if it did.
+    pub poison: Option<Poison>,
+}
+
+/// An event that a workspace cannot apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Poison {
+    /// Where it stands.
+    pub offset: Offset,
+    /// Why, with its address, as the operator reads it.
+    pub reason: String,
+}
+
+/// Why a load failed, by what can be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoadFailure {
+    /// Try again.
+    Retry(String),
+    /// It needs an operator.
+    Park(String),
+    /// A newer load than the store's list told of is known: try with a later epoch.
+    Fenced {
+        /// The epoch that the store holds.
+        stored: Epoch,
+    },
+}
+
+/// Why a fetch failed, by what can be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FetchFailure {
+    /// Try again.
+    Retry(String),
+    /// The record cannot be read, whoever it belongs to.
+    Damaged {
+        /// Where it stands.
+        offset: Offset,
+        /// What is wrong, with its address.
+        reason: String,
+    },
+    /// The log begins later.
+    FellOut {
+        /// First offset that is still there.
+        low_watermark: Offset,
+    },
+    /// The log ends earlier.
+    BeyondEnd {
+        /// Its end.
+        high_watermark: Offset,
+    },
+}
+
+/// What an operator can do with a workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Load it now, before others.
+    Load,
+    /// Save it and take it out of memory until somebody asks for it.
+    Unload,
+    /// Save it and load it again.
+    Reload,
+    /// Put the event it stands at into the dead-letter log and go on after it.
+    Skip,
+}
+
+/// Names the asker of a [`Command`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ticket(pub u64);

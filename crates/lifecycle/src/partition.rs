@@ -1,0 +1,455 @@
+//! A partition and its workspaces: one machine that decides everything between the log and the store.
+//!
+//! The partition is read in two lanes. The *live* lane begins at the end of
+//! the partition and follows it. Whatever lies below is read by *rounds* of
+//! the catch-up lane: a round begins at the smallest `next_offset` of the
+//! workspaces that wait for it, takes along those that are loaded while it
+//! runs and are not behind it, and ends where the live lane stands; then its
+//! workspaces follow the live lane. So a workspace that is late never holds
+//! up the others, and reading never takes longer than the loads it waits for.
+
+mod commands;
+mod lanes;
+mod loads;
+mod saves;
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use workspace_status::{Epoch, WorkspaceId};
+
+use self::lanes::LaneRun;
+use self::saves::Saving;
+use crate::retry::Failures;
+use crate::workspace::{AfterLeaving, Phase, Slots, Workspace};
+use crate::{
+    Action, Input, Lane, Listing, Offset, PartitionId, Report, RetryPolicy, Slot, StandsAt, Time,
+};
+
+/// What a partition may do at most, and how long it waits for company.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// A save begins when this many events are not saved.
+    pub save_every_events: u64,
+    /// A save begins when something is not saved for this long.
+    pub save_every: Duration,
+    /// Nothing more is applied while this many events are not saved.
+    pub most_unsaved_events: u64,
+    /// A workspace without events of its own is saved when its `next_offset` in the store is this far behind.
+    pub stale_positions: u64,
+    /// And after this long.
+    pub stale_after: Duration,
+    /// How long a batch of the catch-up lane waits for the loads of workspaces met in it.
+    pub hold_catch_up: Duration,
+    /// How long a batch of the live lane waits for them.
+    pub hold_live: Duration,
+    /// How long a round waits for the other loads of the partition before it begins.
+    pub gather: Duration,
+    /// Waits between attempts.
+    pub retry: RetryPolicy,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            save_every_events: 10_000,
+            save_every: Duration::from_secs(1),
+            most_unsaved_events: 200_000,
+            stale_positions: 50_000,
+            stale_after: Duration::from_mins(1),
+            hold_catch_up: Duration::from_secs(2),
+            hold_live: Duration::from_millis(100),
+            gather: Duration::from_millis(500),
+            retry: RetryPolicy::default(),
+        }
+    }
+}
+
+/// Where a partition stands, for reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Position {
+    /// First offset that some followed workspace has not seen.
+    pub position: Offset,
+    /// End of the catch-up round, while one runs.
+    pub target: Option<Offset>,
+    /// End of the partition as last heard.
+    pub high_watermark: Offset,
+    /// Workspaces known.
+    pub workspaces: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ownership {
+    New,
+    Listing,
+    ListAgain { at: Time },
+    Owned,
+    Leaving,
+    Over,
+}
+
+/// The machine of one partition for one assignment: after [`Action::Released`] it is over.
+#[derive(Debug)]
+pub struct Partition {
+    id: PartitionId,
+    limits: Limits,
+    now: Time,
+    ownership: Ownership,
+    list_failures: Failures,
+    workspaces: Slots,
+    by_id: HashMap<WorkspaceId, Slot>,
+    high_watermark: Offset,
+    low_watermark: Offset,
+    live: LaneRun,
+    round: Option<LaneRun>,
+    /// Every workspace with an event below this is in `by_id`.
+    discovered: Offset,
+    /// Loads that are queued or under way.
+    loading: usize,
+    /// Workspaces in `Phase::Waiting`.
+    waiting: Vec<Slot>,
+    /// A round begins at the latest then.
+    gather_until: Option<Time>,
+    retries: BTreeSet<(Time, Slot)>,
+    /// Met in the log and not yet in the store: `committed` stays below their first events.
+    unclaimed: Vec<Slot>,
+    saving: Saving,
+    out: Vec<Action>,
+}
+
+impl Partition {
+    /// A partition that this process does not own yet.
+    pub fn new(id: PartitionId, limits: Limits) -> Self {
+        Self {
+            id,
+            limits,
+            now: Time::default(),
+            ownership: Ownership::New,
+            list_failures: Failures::default(),
+            workspaces: Slots::default(),
+            by_id: HashMap::new(),
+            high_watermark: Offset::ZERO,
+            low_watermark: Offset::ZERO,
+            live: LaneRun::at(Offset::ZERO),
+            round: None,
+            discovered: Offset::ZERO,
+            loading: 0,
+            waiting: Vec::new(),
+            gather_until: None,
+            retries: BTreeSet::new(),
+            unclaimed: Vec::new(),
+            saving: Saving::default(),
+            out: Vec::new(),
+        }
+    }
+
+    /// Takes one input and answers what is to be done now, in order.
+    pub fn handle(&mut self, now: Time, input: Input) -> Vec<Action> {
+        self.now = self.now.max(now);
+        match input {
+            Input::Assigned => self.assigned(),
+            Input::Listed(listing) => self.listed(listing),
+            Input::ListFailed { reason: _ } => self.list_failed(),
+            Input::PermitGranted { slot } => self.permit_granted(slot),
+            Input::Loaded { slot, epoch, next_offset, events_applied, unsaved, high_watermark } => {
+                self.high_watermark = self.high_watermark.max(high_watermark);
+                self.loaded(slot, epoch, next_offset, events_applied, Unsaved::from(unsaved));
+            }
+            Input::LoadFailed { slot, epoch, failure } => self.load_failed(slot, epoch, failure),
+            Input::Fetched { lane, next_offset, high_watermark, touched } => {
+                self.high_watermark = self.high_watermark.max(high_watermark);
+                self.fetched(lane, next_offset, touched);
+            }
+            Input::FetchFailed { lane, failure } => self.fetch_failed(lane, failure),
+            Input::Applied { lane, results } => self.applied(lane, results),
+            Input::Appended { high_watermark } => {
+                self.high_watermark = self.high_watermark.max(high_watermark);
+            }
+            Input::Saved { refused } => self.saved(&refused),
+            Input::SaveFailed { reason: _ } => self.save_failed(),
+            Input::DeadLettered { slot, offset } => self.dead_lettered(slot, offset),
+            Input::DeadLetterFailed { slot, reason } => self.dead_letter_failed(slot, reason),
+            Input::Operator { id, command, ticket } => self.operator(&id, command, ticket),
+            Input::Tick => {}
+            Input::Revoked => self.revoked(),
+            Input::Lost => self.lost(),
+        }
+        self.go_on();
+        std::mem::take(&mut self.out)
+    }
+
+    /// When [`Input::Tick`] is needed at the latest; `None` when only another input can change anything.
+    pub fn wake_at(&self) -> Option<Time> {
+        let list = match self.ownership {
+            Ownership::ListAgain { at } => Some(at),
+            Ownership::New | Ownership::Listing | Ownership::Owned | Ownership::Leaving | Ownership::Over => None,
+        };
+        let retry = self.retries.first().map(|(at, _)| *at);
+        let lanes = Lane::ALL
+            .into_iter()
+            .filter_map(|lane| self.run(lane)?.wake_at());
+        [list, retry, self.round_due_at(), self.save_due_at()]
+            .into_iter()
+            .flatten()
+            .chain(lanes)
+            .min()
+    }
+
+    /// Which partition this is.
+    pub fn id(&self) -> PartitionId {
+        self.id
+    }
+
+    /// The slot of a workspace that was met.
+    pub fn slot(&self, id: &str) -> Option<Slot> {
+        self.by_id.get(id).copied()
+    }
+
+    /// The id behind a slot.
+    pub fn workspace_id(&self, slot: Slot) -> &WorkspaceId {
+        &self.workspaces.at(slot).id
+    }
+
+    /// Epoch of the load under way or done.
+    pub fn epoch(&self, slot: Slot) -> Epoch {
+        self.workspaces.at(slot).epoch
+    }
+
+    /// First offset that a workspace has not applied; events of others count as applied.
+    pub fn next_offset(&self, slot: Slot) -> Offset {
+        let workspace = self.workspaces.at(slot);
+        match workspace.phase {
+            Phase::Following { lane } => self.run(lane).map_or(workspace.next_offset, |run| {
+                workspace.next_offset.max(run.cursor)
+            }),
+            Phase::Cold
+            | Phase::Queued
+            | Phase::Loading
+            | Phase::Retrying { .. }
+            | Phase::Parked
+            | Phase::Waiting
+            | Phase::Stopped { .. }
+            | Phase::Leaving { .. } => workspace.next_offset,
+        }
+    }
+
+    /// Events that a workspace has applied.
+    pub fn events_applied(&self, slot: Slot) -> u64 {
+        self.workspaces.at(slot).events_applied
+    }
+
+    /// End of the replay under way; `None` when it is ready or not in memory.
+    pub fn target(&self, slot: Slot) -> Option<Offset> {
+        self.workspaces.at(slot).target
+    }
+
+    /// The event that a workspace cannot apply, if it stands at one.
+    pub fn stands_at(&self, slot: Slot) -> Option<&StandsAt> {
+        match &self.workspaces.at(slot).phase {
+            Phase::Stopped { at, .. } => Some(at),
+            Phase::Cold
+            | Phase::Queued
+            | Phase::Loading
+            | Phase::Retrying { .. }
+            | Phase::Parked
+            | Phase::Waiting
+            | Phase::Following { .. }
+            | Phase::Leaving { .. } => None,
+        }
+    }
+
+    /// Workspaces that a lane replays towards their targets.
+    pub fn replaying(&self, lane: Lane) -> &[Slot] {
+        self.run(lane).map_or(&[], |run| &run.replaying)
+    }
+
+    /// Every workspace that was met.
+    pub fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
+        self.workspaces.slots()
+    }
+
+    /// Whether a workspace applies the batches of the live lane.
+    pub fn follows_live(&self, slot: Slot) -> bool {
+        self.workspaces.at(slot).follows(Lane::Live)
+    }
+
+    /// Where the live lane stands: everything below is applied to the workspaces that follow it.
+    pub fn live_position(&self) -> Offset {
+        self.live.cursor
+    }
+
+    /// Where the partition stands.
+    pub fn position(&self) -> Position {
+        Position {
+            position: self.round.as_ref().map_or(self.live.cursor, |round| round.cursor),
+            target: self.round.is_some().then_some(self.live.cursor),
+            high_watermark: self.high_watermark,
+            workspaces: self.workspaces.len(),
+        }
+    }
+
+    /// The log may forget what is below this as soon as everything saved so far is durable.
+    pub fn trim_floor(&self) -> Offset {
+        match self.ownership {
+            Ownership::Owned => self
+                .workspaces
+                .iter()
+                .map(|(_, workspace)| workspace.saved_next_offset)
+                .fold(self.saving.committed(), Ord::min),
+            Ownership::New
+            | Ownership::Listing
+            | Ownership::ListAgain { .. }
+            | Ownership::Leaving
+            | Ownership::Over => Offset::ZERO,
+        }
+    }
+
+    fn run(&self, lane: Lane) -> Option<&LaneRun> {
+        match lane {
+            Lane::Live => Some(&self.live),
+            Lane::CatchUp => self.round.as_ref(),
+        }
+    }
+
+    fn run_mut(&mut self, lane: Lane) -> Option<&mut LaneRun> {
+        match lane {
+            Lane::Live => Some(&mut self.live),
+            Lane::CatchUp => self.round.as_mut(),
+        }
+    }
+
+    fn report(&mut self, slot: Slot, report: Report) {
+        self.out.push(Action::Report { slot, report });
+    }
+
+    fn assigned(&mut self) {
+        if self.ownership == Ownership::New {
+            self.ownership = Ownership::Listing;
+            self.out.push(Action::List);
+        }
+    }
+
+    fn list_failed(&mut self) {
+        if self.ownership != Ownership::Listing {
+            return;
+        }
+        let (_, wait) = self.list_failures.fail(&self.limits.retry, &self.id);
+        self.ownership = Ownership::ListAgain { at: self.now + wait };
+    }
+
+    fn listed(&mut self, listing: Listing) {
+        if self.ownership != Ownership::Listing {
+            return;
+        }
+        self.ownership = Ownership::Owned;
+        self.high_watermark = listing.high_watermark;
+        self.low_watermark = listing.low_watermark;
+        self.live = LaneRun::at(listing.high_watermark);
+        self.discovered = listing.committed.max(listing.low_watermark).min(listing.high_watermark);
+        self.saving = Saving::new(listing.committed.min(listing.high_watermark), self.now);
+        self.gather_until = Some(self.now + self.limits.gather);
+        for known in listing.workspaces {
+            let slot = self.meet(known.id, known.epoch, known.next_offset, KnownToStore::Yes);
+            if !known.unloaded {
+                self.begin_load(slot);
+            }
+        }
+    }
+
+    fn meet(&mut self, id: WorkspaceId, epoch: Epoch, next_offset: Offset, known: KnownToStore) -> Slot {
+        let slot = self.workspaces.insert(Workspace {
+            id: id.clone(),
+            epoch,
+            next_offset,
+            saved_next_offset: next_offset,
+            known_to_store: known == KnownToStore::Yes,
+            events_applied: 0,
+            target: None,
+            ready_since: None,
+            urgent: false,
+            unsaved: false,
+            failures: Failures::default(),
+            phase: Phase::Cold,
+        });
+        if known == KnownToStore::No {
+            self.unclaimed.push(slot);
+        }
+        self.by_id.insert(id, slot);
+        slot
+    }
+
+    /// Does whatever has become due. Called after every input, so that nothing rests on having seen an edge.
+    fn go_on(&mut self) {
+        match self.ownership {
+            Ownership::ListAgain { at } if at <= self.now => {
+                self.ownership = Ownership::Listing;
+                self.out.push(Action::List);
+            }
+            Ownership::New | Ownership::Listing | Ownership::ListAgain { .. } | Ownership::Over => {}
+            Ownership::Owned => {
+                self.retry_loads();
+                self.drive_lanes();
+                self.save_if_due();
+            }
+            Ownership::Leaving => {
+                self.save_if_due();
+                let done = self.workspaces.iter().all(|(_, workspace)| !workspace.in_memory());
+                if done {
+                    self.ownership = Ownership::Over;
+                    self.out.push(Action::Released);
+                }
+            }
+        }
+    }
+
+    fn revoked(&mut self) {
+        match self.ownership {
+            Ownership::Leaving | Ownership::Over => return,
+            Ownership::New | Ownership::Listing | Ownership::ListAgain { .. } | Ownership::Owned => {}
+        }
+        self.ownership = Ownership::Leaving;
+        for slot in self.workspaces.slots() {
+            if self.workspaces.at(slot).in_memory() {
+                self.leave(slot, AfterLeaving::HandedOver, "the partition is handed over");
+            } else {
+                self.let_go(slot);
+            }
+        }
+        self.stop_lanes();
+    }
+
+    fn lost(&mut self) {
+        if self.ownership == Ownership::Over {
+            return;
+        }
+        for slot in self.workspaces.slots() {
+            if self.workspaces.at(slot).in_memory() {
+                self.refuse_ticket(slot);
+                self.out.push(Action::Drop { slot });
+            }
+            self.let_go(slot);
+        }
+        self.stop_lanes();
+        self.saving.forget();
+        self.ownership = Ownership::Over;
+        self.out.push(Action::Released);
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KnownToStore {
+    Yes,
+    No,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsaved {
+    Something,
+    Nothing,
+}
+
+impl From<bool> for Unsaved {
+    fn from(unsaved: bool) -> Self {
+        if unsaved { Self::Something } else { Self::Nothing }
+    }
+}

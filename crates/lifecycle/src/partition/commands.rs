@@ -1,0 +1,142 @@
+//! What operators ask for.
+
+use workspace_status::WorkspaceId;
+
+use super::{Ownership, Partition};
+use crate::workspace::{AfterLeaving, Phase};
+use crate::{Action, Command, CommandError, Offset, Report, Slot, Ticket, Urgency};
+
+impl Partition {
+    pub(super) fn operator(&mut self, id: &WorkspaceId, command: Command, ticket: Ticket) {
+        let answer = match self.ownership {
+            Ownership::Owned => match self.slot(id) {
+                Some(slot) => self.command(slot, command, ticket),
+                None => Some(Err(CommandError::UnknownWorkspace)),
+            },
+            Ownership::Listing | Ownership::ListAgain { .. } => Some(Err(CommandError::Busy)),
+            Ownership::New | Ownership::Leaving | Ownership::Over => Some(Err(CommandError::Leaving)),
+        };
+        if let Some(result) = answer {
+            self.out.push(Action::Reply { ticket, result });
+        }
+    }
+
+    /// `None`: the answer comes when the command is done.
+    fn command(&mut self, slot: Slot, command: Command, ticket: Ticket) -> Option<Result<(), CommandError>> {
+        match command {
+            Command::Load => Some(self.load_now(slot)),
+            Command::Unload => self.unload(slot, ticket),
+            Command::Reload => Some(self.reload(slot)),
+            Command::Skip => self.skip(slot, ticket),
+        }
+    }
+
+    fn load_now(&mut self, slot: Slot) -> Result<(), CommandError> {
+        let workspace = self.workspaces.at_mut(slot);
+        match &mut workspace.phase {
+            Phase::Cold | Phase::Parked | Phase::Retrying { .. } => {
+                workspace.urgent = true;
+                self.begin_load(slot);
+            }
+            Phase::Queued => {
+                workspace.urgent = true;
+                self.out.push(Action::AskPermit { slot, urgency: Urgency::Urgent });
+            }
+            Phase::Loading | Phase::Waiting => workspace.urgent = true,
+            Phase::Following { .. } | Phase::Stopped { .. } => {}
+            Phase::Leaving { then, .. } => match then {
+                AfterLeaving::Reload => {}
+                AfterLeaving::Cold(_) | AfterLeaving::HandedOver => return Err(CommandError::Busy),
+            },
+        }
+        Ok(())
+    }
+
+    fn unload(&mut self, slot: Slot, ticket: Ticket) -> Option<Result<(), CommandError>> {
+        match self.workspaces.at(slot).phase {
+            Phase::Cold => Some(Ok(())),
+            Phase::Queued | Phase::Parked | Phase::Retrying { .. } => {
+                self.let_go(slot);
+                Some(Ok(()))
+            }
+            Phase::Loading | Phase::Leaving { .. } | Phase::Stopped { skip: Some(_), .. } => {
+                Some(Err(CommandError::Busy))
+            }
+            Phase::Waiting | Phase::Following { .. } | Phase::Stopped { skip: None, .. } => {
+                self.leave(slot, AfterLeaving::Cold(Some(ticket)), "an operator unloads it");
+                None
+            }
+        }
+    }
+
+    fn reload(&mut self, slot: Slot) -> Result<(), CommandError> {
+        match self.workspaces.at(slot).phase {
+            Phase::Cold | Phase::Parked | Phase::Retrying { .. } | Phase::Queued => self.load_now(slot),
+            Phase::Loading | Phase::Leaving { .. } | Phase::Stopped { skip: Some(_), .. } => Err(CommandError::Busy),
+            Phase::Waiting | Phase::Following { .. } | Phase::Stopped { skip: None, .. } => {
+                self.leave(slot, AfterLeaving::Reload, "an operator reloads it");
+                Ok(())
+            }
+        }
+    }
+
+    fn skip(&mut self, slot: Slot, ticket: Ticket) -> Option<Result<(), CommandError>> {
+        match &mut self.workspaces.at_mut(slot).phase {
+            Phase::Stopped { skip: Some(_), .. } => Some(Err(CommandError::Busy)),
+            Phase::Stopped { at, skip } => {
+                *skip = Some(ticket);
+                let (offset, reason) = (at.offset, at.reason.clone());
+                self.out.push(Action::DeadLetter { slot, offset, reason });
+                None
+            }
+            Phase::Cold
+            | Phase::Queued
+            | Phase::Loading
+            | Phase::Retrying { .. }
+            | Phase::Parked
+            | Phase::Waiting
+            | Phase::Following { .. }
+            | Phase::Leaving { .. } => Some(Err(CommandError::NotStopped)),
+        }
+    }
+
+    pub(super) fn dead_lettered(&mut self, slot: Slot, offset: Offset) {
+        let workspace = self.workspaces.at_mut(slot);
+        let Phase::Stopped { at, skip } = &mut workspace.phase else {
+            return;
+        };
+        if at.offset != offset {
+            return;
+        }
+        let ticket = skip.take();
+        workspace.next_offset = offset.next();
+        self.leave(slot, AfterLeaving::Reload, "the event it stood at is skipped");
+        if let Some(ticket) = ticket {
+            self.out.push(Action::Reply { ticket, result: Ok(()) });
+        }
+    }
+
+    pub(super) fn dead_letter_failed(&mut self, slot: Slot, reason: String) {
+        let Phase::Stopped { skip, .. } = &mut self.workspaces.at_mut(slot).phase else {
+            return;
+        };
+        if let Some(ticket) = skip.take() {
+            self.out.push(Action::Reply { ticket, result: Err(CommandError::Failed(reason)) });
+        }
+    }
+
+    /// A workspace in memory meets an event that it cannot apply.
+    pub(super) fn stop_at(&mut self, slot: Slot, offset: Offset, reason: String) {
+        self.step_out(slot);
+        let workspace = self.workspaces.at_mut(slot);
+        workspace.next_offset = offset;
+        workspace.target = None;
+        workspace.ready_since = None;
+        workspace.urgent = false;
+        workspace.phase = Phase::Stopped {
+            at: crate::StandsAt { offset, reason: reason.clone() },
+            skip: None,
+        };
+        self.report(slot, Report::Parked { reason });
+    }
+}

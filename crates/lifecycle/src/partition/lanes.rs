@@ -1,0 +1,388 @@
+//! The two reads of a partition: fetch, hold for loads, apply, and hand rounds over to the live lane.
+
+use workspace_status::Epoch;
+
+use super::{KnownToStore, Ownership, Partition};
+use crate::retry::Failures;
+use crate::workspace::Phase;
+use crate::{
+    Action, AppliedTo, ApplyTo, FetchFailure, Lane, Offset, Report, Slot, Time, Touched,
+};
+
+/// Batches of a running round for each batch of the live lane, so that the round arrives.
+const ROUND_BATCHES_PER_LIVE_BATCH: u32 = 2;
+
+/// One read of the partition.
+#[derive(Debug)]
+pub(super) struct LaneRun {
+    /// First offset not yet passed.
+    pub(super) cursor: Offset,
+    /// Followers below their target.
+    pub(super) replaying: Vec<Slot>,
+    state: LaneState,
+    failures: Failures,
+    /// Batches passed since the other lane passed one.
+    batches: u32,
+}
+
+#[derive(Debug)]
+enum LaneState {
+    Idle,
+    Fetching,
+    /// Some workspaces of the batch are being loaded; it goes on without them then.
+    Holding { batch: Held, until: Time },
+    Applying { next_offset: Offset },
+    Failed { until: Time },
+}
+
+#[derive(Debug)]
+struct Held {
+    next_offset: Offset,
+    touched: Vec<(Slot, Offset)>,
+}
+
+impl LaneRun {
+    pub(super) fn at(cursor: Offset) -> Self {
+        Self {
+            cursor,
+            replaying: Vec::new(),
+            state: LaneState::Idle,
+            failures: Failures::default(),
+            batches: 0,
+        }
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Time> {
+        match self.state {
+            LaneState::Holding { until, .. } | LaneState::Failed { until } => Some(until),
+            LaneState::Idle | LaneState::Fetching | LaneState::Applying { .. } => None,
+        }
+    }
+
+    fn is_reading(&self) -> bool {
+        matches!(self.state, LaneState::Idle | LaneState::Fetching | LaneState::Applying { .. })
+    }
+}
+
+impl Partition {
+    pub(super) fn is_applying(&self) -> bool {
+        Lane::ALL.into_iter().any(|lane| {
+            self.run(lane).is_some_and(|run| matches!(run.state, LaneState::Applying { .. }))
+        })
+    }
+
+    /// When a round that waits for company begins without it.
+    pub(super) fn round_due_at(&self) -> Option<Time> {
+        let wanted = self.round.is_none() && (!self.waiting.is_empty() || self.discovered < self.live.cursor);
+        self.gather_until.filter(|_| wanted)
+    }
+
+    pub(super) fn follow(&mut self, slot: Slot, lane: Lane) {
+        self.workspaces.at_mut(slot).phase = Phase::Following { lane };
+        if let Some(run) = self.run_mut(lane) {
+            run.replaying.push(slot);
+        }
+    }
+
+    /// Takes a workspace out of its lane with its true `next_offset`.
+    pub(super) fn step_out(&mut self, slot: Slot) {
+        let next_offset = self.next_offset(slot);
+        let workspace = self.workspaces.at_mut(slot);
+        workspace.next_offset = next_offset;
+        if workspace.phase == Phase::Waiting {
+            self.waiting.retain(|waiting| *waiting != slot);
+        } else if let Phase::Following { lane } = workspace.phase
+            && let Some(run) = self.run_mut(lane)
+        {
+            run.replaying.retain(|replaying| *replaying != slot);
+        }
+    }
+
+    pub(super) fn stop_lanes(&mut self) {
+        self.live = LaneRun::at(self.live.cursor);
+        self.round = None;
+        self.gather_until = None;
+        self.waiting.clear();
+    }
+
+    pub(super) fn fetched(&mut self, lane: Lane, next_offset: Offset, touched: Vec<Touched>) {
+        if self.ownership != Ownership::Owned {
+            return;
+        }
+        let discovered = self.discovered;
+        let hold = match lane {
+            Lane::Live => self.limits.hold_live,
+            Lane::CatchUp => self.limits.hold_catch_up,
+        };
+        let Some(run) = self.run_mut(lane) else { return };
+        if !matches!(run.state, LaneState::Fetching) {
+            return;
+        }
+        run.failures.clear();
+        let touched = touched
+            .into_iter()
+            .map(|touch| {
+                let slot = self.slot(&touch.id).unwrap_or_else(|| {
+                    // Below `discovered` it has no events; between there and this
+                    // batch it may have some that no lane has passed yet.
+                    let first = touch.first_offset.min(match lane {
+                        Lane::Live => discovered,
+                        Lane::CatchUp => touch.first_offset,
+                    });
+                    let slot = self.meet(touch.id, Epoch::new(0), first, KnownToStore::No);
+                    self.begin_load(slot);
+                    slot
+                });
+                (slot, touch.first_offset)
+            })
+            .collect();
+        let until = self.now + hold;
+        if let Some(run) = self.run_mut(lane) {
+            run.state = LaneState::Holding { batch: Held { next_offset, touched }, until };
+        }
+    }
+
+    pub(super) fn fetch_failed(&mut self, lane: Lane, failure: FetchFailure) {
+        let (now, retry, id) = (self.now, self.limits.retry, self.id);
+        let Some(run) = self.run_mut(lane) else { return };
+        if !matches!(run.state, LaneState::Fetching) {
+            return;
+        }
+        let from = run.cursor;
+        run.state = LaneState::Idle;
+        match failure {
+            FetchFailure::Retry(_) => {
+                let (_, wait) = run.failures.fail(&retry, &id);
+                run.state = LaneState::Failed { until: now + wait };
+            }
+            FetchFailure::Damaged { offset, reason } => {
+                self.stop_followers(lane, offset, &reason);
+                self.pass(lane, offset.next());
+            }
+            FetchFailure::FellOut { low_watermark } => {
+                self.low_watermark = self.low_watermark.max(low_watermark);
+                let reason = format!(
+                    "events of partition {id} from offset {from} on were removed by retention before they were applied; \
+                     the log begins at {low_watermark}"
+                );
+                self.stop_followers_below(lane, low_watermark, &reason);
+                self.pass(lane, low_watermark);
+            }
+            FetchFailure::BeyondEnd { high_watermark } => {
+                let reason = format!(
+                    "the log of partition {id} ends at offset {high_watermark}, before offset {from}: \
+                     it was replaced or lost its end"
+                );
+                self.stop_followers(lane, from, &reason);
+                if let Some(run) = self.run_mut(lane) {
+                    run.state = LaneState::Failed { until: now + retry.longest };
+                }
+            }
+        }
+    }
+
+    fn stop_followers(&mut self, lane: Lane, offset: Offset, reason: &str) {
+        for slot in self.workspaces.slots() {
+            if self.workspaces.at(slot).follows(lane) && self.next_offset(slot) <= offset {
+                self.stop_at(slot, offset, reason.to_owned());
+            }
+        }
+    }
+
+    /// Stops the followers that have not applied everything below `low_watermark`, right before it.
+    fn stop_followers_below(&mut self, lane: Lane, low_watermark: Offset, reason: &str) {
+        for slot in self.workspaces.slots() {
+            if self.workspaces.at(slot).follows(lane) && self.next_offset(slot) < low_watermark {
+                let last = Offset(low_watermark.0.saturating_sub(1));
+                self.stop_at(slot, last, reason.to_owned());
+            }
+        }
+    }
+
+    pub(super) fn applied(&mut self, lane: Lane, results: Vec<AppliedTo>) {
+        let Some(run) = self.run_mut(lane) else { return };
+        let LaneState::Applying { next_offset } = run.state else {
+            return;
+        };
+        for result in results {
+            let workspace = self.workspaces.at_mut(result.slot);
+            workspace.events_applied += result.events;
+            if !workspace.follows(lane) {
+                continue;
+            }
+            if result.events > 0 {
+                self.mark_unsaved(result.slot, result.events);
+            }
+            if result.save_requested {
+                self.save_soon();
+            }
+            if let Some(poison) = result.poison {
+                self.stop_at(result.slot, poison.offset, poison.reason);
+                self.mark_unsaved(result.slot, 0);
+            } else {
+                self.workspaces.at_mut(result.slot).next_offset = next_offset;
+            }
+        }
+        self.pass(lane, next_offset);
+    }
+
+    /// The lane has passed everything below `next_offset`.
+    fn pass(&mut self, lane: Lane, next_offset: Offset) {
+        let Some(run) = self.run_mut(lane) else { return };
+        let from = run.cursor;
+        run.cursor = run.cursor.max(next_offset);
+        run.state = LaneState::Idle;
+        run.batches = run.batches.saturating_add(1);
+        let cursor = run.cursor;
+        match lane {
+            Lane::CatchUp => {}
+            Lane::Live => {
+                if let Some(round) = &mut self.round {
+                    round.batches = 0;
+                }
+            }
+        }
+        if from <= self.discovered {
+            self.discovered = self.discovered.max(cursor);
+        }
+    }
+
+    pub(super) fn drive_lanes(&mut self) {
+        for lane in Lane::ALL {
+            self.release_held(lane);
+        }
+        self.begin_round();
+        self.end_round();
+        for lane in Lane::ALL {
+            self.announce_ready(lane);
+            self.fetch(lane);
+        }
+    }
+
+    fn release_held(&mut self, lane: Lane) {
+        let Some(run) = self.run(lane) else { return };
+        let LaneState::Holding { batch, until } = &run.state else {
+            return;
+        };
+        let (cursor, until) = (run.cursor, *until);
+        let awaited = batch.touched.iter().any(|(slot, _)| {
+            let workspace = self.workspaces.at(*slot);
+            matches!(workspace.phase, Phase::Queued | Phase::Loading) && workspace.next_offset >= cursor
+        });
+        if awaited && until > self.now {
+            return;
+        }
+        let next_offset = batch.next_offset;
+        let plan: Vec<ApplyTo> = batch
+            .touched
+            .iter()
+            .filter(|(slot, _)| self.workspaces.at(*slot).follows(lane))
+            .map(|(slot, first)| ApplyTo {
+                slot: *slot,
+                from: self.workspaces.at(*slot).next_offset.max(*first),
+            })
+            .filter(|apply| apply.from < next_offset)
+            .collect();
+        if plan.is_empty() {
+            self.pass(lane, next_offset);
+            return;
+        }
+        if let Some(run) = self.run_mut(lane) {
+            run.state = LaneState::Applying { next_offset };
+        }
+        self.out.push(Action::Apply { lane, plan });
+    }
+
+    /// A round begins when somebody waits for it, or when there is a part of the
+    /// log whose workspaces nobody knows; but it gives the other loads of the
+    /// partition a moment, so that they need no round of their own.
+    fn begin_round(&mut self) {
+        let undiscovered = self.discovered < self.live.cursor;
+        if self.round.is_some() || (self.waiting.is_empty() && !undiscovered) {
+            return;
+        }
+        let urgent = self.waiting.iter().any(|slot| self.workspaces.at(*slot).urgent);
+        let gathered = self.gather_until.is_none_or(|until| until <= self.now);
+        if self.loading > 0 && !gathered && !urgent {
+            return;
+        }
+        self.gather_until = None;
+        let waiting = std::mem::take(&mut self.waiting);
+        let lowest = waiting.iter().map(|slot| self.workspaces.at(*slot).next_offset).min();
+        let discovery = undiscovered.then_some(self.discovered);
+        let Some(start) = [lowest, discovery].into_iter().flatten().min() else {
+            return;
+        };
+        self.round = Some(LaneRun::at(start));
+        for slot in waiting {
+            self.follow(slot, Lane::CatchUp);
+        }
+    }
+
+    /// A round ends where the live lane stands.
+    fn end_round(&mut self) {
+        let Some(round) = &self.round else { return };
+        if round.cursor < self.live.cursor || !matches!(round.state, LaneState::Idle) {
+            return;
+        }
+        for slot in self.workspaces.slots() {
+            if self.workspaces.at(slot).follows(Lane::CatchUp) {
+                let next_offset = self.next_offset(slot);
+                let workspace = self.workspaces.at_mut(slot);
+                workspace.next_offset = next_offset;
+                workspace.phase = Phase::Following { lane: Lane::Live };
+            }
+        }
+        if let Some(round) = self.round.take() {
+            self.live.replaying.extend(round.replaying);
+        }
+    }
+
+    fn announce_ready(&mut self, lane: Lane) {
+        let Some(run) = self.run_mut(lane) else { return };
+        let mut replaying = std::mem::take(&mut run.replaying);
+        replaying.retain(|slot| {
+            let reached = self.workspaces.at(*slot).target.is_none_or(|target| self.next_offset(*slot) >= target);
+            if reached {
+                let workspace = self.workspaces.at_mut(*slot);
+                workspace.target = None;
+                workspace.urgent = false;
+                workspace.ready_since = Some(self.now);
+                self.report(*slot, Report::Ready);
+            }
+            !reached
+        });
+        if let Some(run) = self.run_mut(lane) {
+            run.replaying = replaying;
+        }
+    }
+
+    fn fetch(&mut self, lane: Lane) {
+        if self.must_save_first() {
+            return;
+        }
+        let (now, live, high_watermark) = (self.now, self.live.cursor, self.high_watermark);
+        let yields = match lane {
+            Lane::CatchUp => false,
+            Lane::Live => self.round.as_ref().is_some_and(|round| {
+                round.is_reading() && round.batches < ROUND_BATCHES_PER_LIVE_BATCH
+            }),
+        };
+        let until = match lane {
+            Lane::CatchUp => live,
+            Lane::Live => high_watermark,
+        };
+        let Some(run) = self.run_mut(lane) else { return };
+        if let LaneState::Failed { until } = run.state
+            && until <= now
+        {
+            run.state = LaneState::Idle;
+        }
+        if yields || run.cursor >= until || !matches!(run.state, LaneState::Idle) {
+            return;
+        }
+        run.state = LaneState::Fetching;
+        let from = run.cursor;
+        self.out.push(Action::Fetch { lane, from, until });
+    }
+}

@@ -1,0 +1,217 @@
+//! Loads of a partition: permits, answers of the store, retries, and the way out.
+
+use workspace_status::Epoch;
+
+use super::{Partition, Unsaved};
+use crate::workspace::{AfterLeaving, Phase};
+use crate::{Action, CommandError, Lane, LoadFailure, Offset, Report, Slot, Urgency};
+
+impl Partition {
+    /// Begins the next epoch of a workspace that is not in memory.
+    pub(super) fn begin_load(&mut self, slot: Slot) {
+        let workspace = self.workspaces.at_mut(slot);
+        if let Phase::Retrying { at } = workspace.phase {
+            self.retries.remove(&(at, slot));
+        }
+        workspace.epoch = workspace.epoch.next();
+        workspace.phase = Phase::Queued;
+        workspace.target = None;
+        if let Some(since) = workspace.ready_since.take() {
+            workspace.failures.were_well_for(&self.limits.retry, self.now.since(since));
+        }
+        let epoch = workspace.epoch;
+        let urgency = if workspace.urgent { Urgency::Urgent } else { Urgency::Ordinary };
+        self.loading += 1;
+        self.report(slot, Report::Begin { epoch });
+        self.out.push(Action::AskPermit { slot, urgency });
+    }
+
+    pub(super) fn permit_granted(&mut self, slot: Slot) {
+        let workspace = self.workspaces.at_mut(slot);
+        if workspace.phase != Phase::Queued {
+            self.out.push(Action::ReturnPermit);
+            return;
+        }
+        workspace.phase = Phase::Loading;
+        let (epoch, first_offset) = (workspace.epoch, workspace.next_offset);
+        self.report(slot, Report::Load);
+        self.out.push(Action::Load { slot, epoch, first_offset });
+    }
+
+    pub(super) fn loaded(
+        &mut self,
+        slot: Slot,
+        epoch: Epoch,
+        next_offset: Offset,
+        events_applied: u64,
+        unsaved: Unsaved,
+    ) {
+        if !self.end_of_load(slot, epoch) {
+            self.out.push(Action::Drop { slot });
+            return;
+        }
+        self.now_in_store(slot);
+        let target = self.high_watermark;
+        let workspace = self.workspaces.at_mut(slot);
+        workspace.saved_next_offset = next_offset;
+        workspace.next_offset = next_offset;
+        if next_offset > target {
+            self.out.push(Action::Drop { slot });
+            self.park(
+                slot,
+                format!(
+                    "the store is at offset {next_offset} of partition {}, but the log ends at {target}: \
+                     the log was replaced or lost its end",
+                    self.id
+                ),
+            );
+            return;
+        }
+        workspace.events_applied = events_applied;
+        workspace.target = Some(target);
+        self.report(slot, Report::Replay { from: next_offset, target });
+        if unsaved == Unsaved::Something {
+            self.mark_unsaved(slot, 0);
+        }
+        let lane = Lane::ALL
+            .into_iter()
+            .find(|lane| self.run(*lane).is_some_and(|run| next_offset >= run.cursor));
+        if let Some(lane) = lane {
+            self.follow(slot, lane);
+        } else {
+            self.workspaces.at_mut(slot).phase = Phase::Waiting;
+            self.waiting.push(slot);
+            if self.gather_until.is_none() {
+                self.gather_until = Some(self.now + self.limits.gather);
+            }
+        }
+    }
+
+    pub(super) fn load_failed(&mut self, slot: Slot, epoch: Epoch, failure: LoadFailure) {
+        if !self.end_of_load(slot, epoch) {
+            return;
+        }
+        match failure {
+            LoadFailure::Retry(reason) => self.retry_later(slot, reason),
+            LoadFailure::Park(reason) => self.park(slot, reason),
+            LoadFailure::Fenced { stored } => {
+                self.now_in_store(slot);
+                let workspace = self.workspaces.at_mut(slot);
+                workspace.epoch = workspace.epoch.max(stored);
+                let reason = format!("epoch {epoch} is not above {stored}, which the store holds");
+                self.retry_later(slot, reason);
+            }
+        }
+    }
+
+    /// Ends the load of `epoch`; false when it is not the one under way.
+    fn end_of_load(&mut self, slot: Slot, epoch: Epoch) -> bool {
+        let workspace = self.workspaces.at(slot);
+        let current = workspace.phase == Phase::Loading && workspace.epoch == epoch;
+        if current {
+            self.loading -= 1;
+        }
+        current
+    }
+
+    fn now_in_store(&mut self, slot: Slot) {
+        self.workspaces.at_mut(slot).known_to_store = true;
+        self.unclaimed.retain(|unclaimed| *unclaimed != slot);
+    }
+
+    fn retry_later(&mut self, slot: Slot, reason: String) {
+        let workspace = self.workspaces.at_mut(slot);
+        let (attempt, retry_in) = workspace.failures.fail(&self.limits.retry, &workspace.id);
+        let at = self.now + retry_in;
+        workspace.phase = Phase::Retrying { at };
+        self.retries.insert((at, slot));
+        self.report(slot, Report::Retrying { reason, attempt, retry_in });
+    }
+
+    fn park(&mut self, slot: Slot, reason: String) {
+        let workspace = self.workspaces.at_mut(slot);
+        workspace.phase = Phase::Parked;
+        workspace.target = None;
+        workspace.urgent = false;
+        self.report(slot, Report::Parked { reason });
+    }
+
+    pub(super) fn retry_loads(&mut self) {
+        while let Some((at, slot)) = self.retries.first().copied() {
+            if at > self.now {
+                break;
+            }
+            self.begin_load(slot);
+        }
+    }
+
+    /// Stops a workspace that is in memory; it goes when it is saved.
+    pub(super) fn leave(&mut self, slot: Slot, then: AfterLeaving, why: &'static str) {
+        self.refuse_ticket(slot);
+        self.step_out(slot);
+        self.workspaces.at_mut(slot).phase = Phase::Leaving { then, planned: false };
+        self.report(slot, Report::Unloading { why });
+        self.mark_unsaved(slot, 0);
+        self.save_soon();
+    }
+
+    /// Ends what a workspace that is not in memory was doing.
+    pub(super) fn let_go(&mut self, slot: Slot) {
+        let was = std::mem::replace(&mut self.workspaces.at_mut(slot).phase, Phase::Cold);
+        match was {
+            Phase::Cold => return,
+            Phase::Queued => {
+                self.loading -= 1;
+                self.out.push(Action::CancelPermit { slot });
+            }
+            Phase::Loading => self.loading -= 1,
+            Phase::Retrying { at } => {
+                self.retries.remove(&(at, slot));
+            }
+            Phase::Parked | Phase::Waiting | Phase::Following { .. } | Phase::Stopped { .. } | Phase::Leaving { .. } => {}
+        }
+        let workspace = self.workspaces.at_mut(slot);
+        workspace.target = None;
+        workspace.ready_since = None;
+        workspace.urgent = false;
+        self.report(slot, Report::Gone);
+    }
+
+    /// The last save of a leaving workspace is done.
+    pub(super) fn left(&mut self, slot: Slot, then: AfterLeaving) {
+        self.out.push(Action::Drop { slot });
+        self.workspaces.at_mut(slot).unsaved = false;
+        match then {
+            AfterLeaving::Cold(ticket) => {
+                self.let_go(slot);
+                if let Some(ticket) = ticket {
+                    self.out.push(Action::Reply { ticket, result: Ok(()) });
+                }
+            }
+            AfterLeaving::HandedOver => self.let_go(slot),
+            AfterLeaving::Reload => {
+                self.workspaces.at_mut(slot).urgent = true;
+                self.begin_load(slot);
+            }
+        }
+    }
+
+    /// Answers whoever waits for a command of a workspace that goes another way.
+    pub(super) fn refuse_ticket(&mut self, slot: Slot) {
+        let ticket = match &mut self.workspaces.at_mut(slot).phase {
+            Phase::Stopped { skip, .. } => skip.take(),
+            Phase::Leaving { then: AfterLeaving::Cold(ticket), .. } => ticket.take(),
+            Phase::Leaving { .. }
+            | Phase::Cold
+            | Phase::Queued
+            | Phase::Loading
+            | Phase::Retrying { .. }
+            | Phase::Parked
+            | Phase::Waiting
+            | Phase::Following { .. } => None,
+        };
+        if let Some(ticket) = ticket {
+            self.out.push(Action::Reply { ticket, result: Err(CommandError::Leaving) });
+        }
+    }
+}

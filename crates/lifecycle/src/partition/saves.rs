@@ -1,0 +1,223 @@
+//! Saves of a partition: when, what, and what is known to be in the store.
+
+use super::{Ownership, Partition};
+use crate::retry::Failures;
+use crate::workspace::{AfterLeaving, Phase};
+use crate::{Action, Lane, Offset, SaveOne, SavePlan, Slot, Time};
+
+/// What is not saved yet and what is being saved. At most one save is under way.
+#[derive(Debug, Default)]
+pub(super) struct Saving {
+    unsaved: Vec<Slot>,
+    unsaved_events: u64,
+    unsaved_since: Option<Time>,
+    soon: bool,
+    under_way: Option<UnderWay>,
+    again_at: Option<Time>,
+    failures: Failures,
+    committed: Offset,
+    /// When workspaces without events of their own are looked at next, and from where the live lane counts.
+    stale_at: Time,
+    stale_from: Offset,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    plan: SavePlan,
+    events: u64,
+}
+
+impl Saving {
+    pub(super) fn new(committed: Offset, now: Time) -> Self {
+        Self {
+            committed,
+            stale_at: now,
+            ..Self::default()
+        }
+    }
+
+    /// What the store holds for the partition.
+    pub(super) fn committed(&self) -> Offset {
+        self.committed
+    }
+
+    pub(super) fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    fn events(&self) -> u64 {
+        self.unsaved_events + self.under_way.as_ref().map_or(0, |save| save.events)
+    }
+}
+
+impl Partition {
+    pub(super) fn mark_unsaved(&mut self, slot: Slot, events: u64) {
+        let workspace = self.workspaces.at_mut(slot);
+        if !workspace.unsaved {
+            workspace.unsaved = true;
+            self.saving.unsaved.push(slot);
+        }
+        self.saving.unsaved_events += events;
+        self.saving.unsaved_since.get_or_insert(self.now);
+    }
+
+    pub(super) fn save_soon(&mut self) {
+        self.saving.soon = true;
+    }
+
+    /// Whether so much is unsaved that nothing more may be applied.
+    pub(super) fn must_save_first(&self) -> bool {
+        self.saving.events() >= self.limits.most_unsaved_events
+    }
+
+    pub(super) fn save_due_at(&self) -> Option<Time> {
+        match self.ownership {
+            Ownership::Owned | Ownership::Leaving if self.saving.under_way.is_none() => {}
+            Ownership::Owned
+            | Ownership::Leaving
+            | Ownership::New
+            | Ownership::Listing
+            | Ownership::ListAgain { .. }
+            | Ownership::Over => return None,
+        }
+        if let Some(again) = self.saving.again_at {
+            return Some(again);
+        }
+        let stale = match self.ownership {
+            Ownership::Owned => Some(self.saving.stale_at + self.limits.stale_after),
+            Ownership::Leaving | Ownership::New | Ownership::Listing | Ownership::ListAgain { .. } | Ownership::Over => None,
+        };
+        let unsaved = self.saving.unsaved_since.map(|since| since + self.limits.save_every);
+        [unsaved, stale].into_iter().flatten().min()
+    }
+
+    pub(super) fn save_if_due(&mut self) {
+        if self.saving.under_way.is_some() || self.saving.again_at.is_some_and(|at| at > self.now) {
+            return;
+        }
+        // A batch that is being applied belongs to a save whole or not at all.
+        if self.is_applying() {
+            return;
+        }
+        self.mark_stale();
+        let due = self.saving.soon
+            || self.saving.unsaved_events >= self.limits.save_every_events
+            || self
+                .saving
+                .unsaved_since
+                .is_some_and(|since| self.now >= since + self.limits.save_every);
+        if !due {
+            return;
+        }
+        self.saving.soon = false;
+        self.saving.again_at = None;
+        self.saving.unsaved_since = None;
+        let slots = std::mem::take(&mut self.saving.unsaved);
+        let mut plan = SavePlan {
+            workspaces: Vec::with_capacity(slots.len()),
+            committed: self.committable(),
+        };
+        for slot in slots {
+            let next_offset = self.next_offset(slot);
+            let workspace = self.workspaces.at_mut(slot);
+            workspace.unsaved = false;
+            if !workspace.in_memory() {
+                continue;
+            }
+            let unloaded = if let Phase::Leaving { then, planned } = &mut workspace.phase {
+                *planned = true;
+                matches!(then, AfterLeaving::Cold(_))
+            } else {
+                false
+            };
+            plan.workspaces.push(SaveOne {
+                slot,
+                epoch: workspace.epoch,
+                next_offset,
+                events_applied: workspace.events_applied,
+                unloaded,
+            });
+        }
+        if plan.workspaces.is_empty() && plan.committed <= self.saving.committed {
+            return;
+        }
+        self.saving.under_way = Some(UnderWay {
+            plan: plan.clone(),
+            events: std::mem::take(&mut self.saving.unsaved_events),
+        });
+        self.out.push(Action::Save(plan));
+    }
+
+    /// From time to time, and after many positions, the followed workspaces whose `next_offset`
+    /// in the store has fallen behind are saved, so that a restart reads little and the log can be trimmed.
+    fn mark_stale(&mut self) {
+        if self.ownership != Ownership::Owned {
+            return;
+        }
+        let far = self.live.cursor.since(self.saving.stale_from) >= self.limits.stale_positions;
+        if !far && self.now < self.saving.stale_at + self.limits.stale_after {
+            return;
+        }
+        self.saving.stale_at = self.now;
+        self.saving.stale_from = self.live.cursor;
+        for slot in self.workspaces.slots() {
+            let workspace = self.workspaces.at(slot);
+            let follows = Lane::ALL.into_iter().any(|lane| workspace.follows(lane));
+            if follows && self.next_offset(slot) > self.workspaces.at(slot).saved_next_offset {
+                self.mark_unsaved(slot, 0);
+            }
+        }
+        if self.committable() > self.saving.committed {
+            self.saving.unsaved_since.get_or_insert(self.now);
+        }
+    }
+
+    /// Below this offset every workspace with events is in the store or in the plan's company.
+    fn committable(&self) -> Offset {
+        self.unclaimed
+            .iter()
+            .map(|slot| self.workspaces.at(*slot).next_offset)
+            .fold(self.discovered, Ord::min)
+            .max(self.saving.committed)
+    }
+
+    pub(super) fn saved(&mut self, refused: &[Slot]) {
+        let Some(save) = self.saving.under_way.take() else {
+            return;
+        };
+        self.saving.failures.clear();
+        self.saving.committed = save.plan.committed;
+        for one in &save.plan.workspaces {
+            let workspace = self.workspaces.at_mut(one.slot);
+            if refused.contains(&one.slot) {
+                if workspace.in_memory() && workspace.epoch == one.epoch {
+                    self.refuse_ticket(one.slot);
+                    self.step_out(one.slot);
+                    self.out.push(Action::Drop { slot: one.slot });
+                    self.let_go(one.slot);
+                }
+                continue;
+            }
+            workspace.saved_next_offset = workspace.saved_next_offset.max(one.next_offset);
+            if let Phase::Leaving { then, planned: true } = workspace.phase {
+                self.left(one.slot, then);
+            }
+        }
+    }
+
+    pub(super) fn save_failed(&mut self) {
+        let Some(save) = self.saving.under_way.take() else {
+            return;
+        };
+        let (_, wait) = self.saving.failures.fail(&self.limits.retry, &self.id);
+        self.saving.again_at = Some(self.now + wait);
+        self.saving.soon = true;
+        self.saving.unsaved_events += save.events;
+        for one in save.plan.workspaces {
+            if let Phase::Leaving { planned, .. } = &mut self.workspaces.at_mut(one.slot).phase {
+                *planned = false;
+            }
+            self.mark_unsaved(one.slot, 0);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The HTTP client of the operator's commands.
+
+mod answer;
+mod document;
+
+pub(crate) use answer::{Answer, ClientError};
+pub(crate) use document::{HistoryPage, HistoryTransition, Phase, Status, StatusPage};
+
+use crate::exit::Exit;
+use serde::de::DeserializeOwned;
+use std::time::{Duration, Instant};
+use ureq::{
+    Agent,
+    http::{Uri, header},
+};
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a question that the engine answers at once may take.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest answer that is read.
+const ANSWER_LIMIT_BYTES: u64 = 256 << 20;
+
+/// An engine at a URL.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    agent: Agent,
+    base: String,
+}
+
+/// A body to post, with what belongs to it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Post<'a> {
+    pub(crate) content_type: &'static str,
+    pub(crate) body: &'a [u8],
+    /// The producer's name and the number of the request, where repeats are to be recognised.
+    pub(crate) producer: Option<(&'a str, u64)>,
+}
+
+impl Client {
+    /// A client of the engine at `url`; nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Url`] where the text is not an http URL with a host.
+    pub(crate) fn new(url: &str) -> Result<Self, ClientError> {
+        let with_scheme = if url.contains("://") {
+            url.to_owned()
+        } else {
+            format!("http://{url}")
+        };
+        let invalid = |reason: &str| ClientError::Url {
+            url: url.to_owned(),
+            reason: reason.to_owned(),
+        };
+        if url.is_empty() {
+            return Err(invalid("it is empty"));
+        }
+        let base = with_scheme.trim_end_matches('/').to_owned();
+        let uri: Uri = base.parse().map_err(|_| invalid("it cannot be read"))?;
+        let host = uri
+            .host()
+            .filter(|host| !host.is_empty())
+            .ok_or_else(|| invalid("it has no host"))?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err(invalid("its scheme is neither http nor https"));
+        }
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .user_agent(concat!("workspace-engine/", env!("CARGO_PKG_VERSION")));
+        if is_loopback(host) {
+            // A proxy of the network cannot reach an engine on this machine.
+            config = config.proxy(None);
+        }
+        Ok(Self {
+            agent: config.build().into(),
+            base,
+        })
+    }
+
+    /// Where the engine is asked.
+    pub(crate) fn url(&self) -> &str {
+        &self.base
+    }
+
+    /// Asks for `path`, which begins with a slash.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] where no answer came; any answer is one, also a refusal.
+    pub(crate) fn get(&self, path: &str, timeout: Duration) -> Result<Answer, ClientError> {
+        let response = self
+            .agent
+            .get(format!("{}{path}", self.base))
+            .header(header::ACCEPT, "application/json")
+            .config()
+            .timeout_global(Some(timeout))
+            .build()
+            .call();
+        self.answer(response)
+    }
+
+    /// Posts to `path`.
+    ///
+    /// # Errors
+    /// As [`Client::get`]. Without an answer it is not known whether the engine did what was asked.
+    pub(crate) fn post(
+        &self,
+        path: &str,
+        post: Post<'_>,
+        timeout: Duration,
+    ) -> Result<Answer, ClientError> {
+        let mut request = self
+            .agent
+            .post(format!("{}{path}", self.base))
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, post.content_type);
+        if let Some((producer_id, sequence)) = post.producer {
+            request = request
+                .header("Producer-Id", producer_id)
+                .header("Producer-Sequence", sequence);
+        }
+        let response = request
+            .config()
+            .timeout_global(Some(timeout))
+            .build()
+            .send(post.body);
+        self.answer(response)
+    }
+
+    /// Asks for a document of a type; a refusal is an error with the engine's reason.
+    ///
+    /// # Errors
+    /// Every [`ClientError`].
+    pub(crate) fn document<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<(T, Answer), ClientError> {
+        let answer = self.get(path, ANSWER_TIMEOUT)?.accepted(&self.base)?;
+        let document = answer.read(&self.base)?;
+        Ok((document, answer))
+    }
+
+    fn answer(
+        &self,
+        response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Answer, ClientError> {
+        let unreachable = |error: ureq::Error| ClientError::Unreachable {
+            url: self.base.clone(),
+            reason: reason(&error),
+        };
+        let mut response = response.map_err(unreachable)?;
+        let retry_after = response
+            .headers()
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
+        let status = response.status().as_u16();
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(ANSWER_LIMIT_BYTES)
+            .read_to_vec()
+            .map_err(unreachable)?;
+        Ok(Answer {
+            status,
+            retry_after,
+            body,
+        })
+    }
+}
+
+/// Why no answer came, in words that leave the library's types out.
+fn reason(error: &ureq::Error) -> String {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the library's other errors speak for themselves"
+    )]
+    match error {
+        ureq::Error::Io(error) => match error.kind() {
+            std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+            std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::UnexpectedEof => {
+                "the connection broke before the answer".to_owned()
+            }
+            _ => error.to_string(),
+        },
+        ureq::Error::Timeout(_) => "no answer in time".to_owned(),
+        ureq::Error::HostNotFound => "unknown host".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+/// Time left until a deadline; a little where it has passed, so that a last question can be asked.
+pub(crate) fn left(deadline: Instant) -> Duration {
+    deadline
+        .saturating_duration_since(Instant::now())
+        .max(Duration::from_millis(1))
+}
+
+impl ClientError {
+    /// The exit code that this failure means.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Url { .. } => Exit::Usage,
+            Self::Refused { status, .. } if (400..500).contains(status) => Exit::Failed,
+            Self::Unreachable { .. } | Self::Refused { .. } | Self::Malformed { .. } => {
+                Exit::Unanswered
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_needs_a_host_and_a_scheme_that_is_spoken() {
+        for (url, expected) in [
+            ("http://127.0.0.1:8081/", Ok("http://127.0.0.1:8081")),
+            ("localhost:8081", Ok("http://localhost:8081")),
+            (
+                "https://engine.example/base",
+                Ok("https://engine.example/base"),
+            ),
+            (
+                "ftp://host",
+                Err("cannot use the URL \"ftp://host\": its scheme is neither http nor https"),
+            ),
+            ("", Err("cannot use the URL \"\": it is empty")),
+        ] {
+            match (Client::new(url), expected) {
+                (Ok(client), Ok(base)) => assert_eq!(client.url(), base),
+                (Err(error), Err(text)) => assert_eq!(error.to_string(), text),
+                (found, expected) => panic!("{url}: {found:?}, expected {expected:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_behind_a_url_is_said_in_plain_words() {
+        // A port that was free a moment ago and that nobody else was given since.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let client = Client::new(&address.to_string()).unwrap();
+        let error = client.get("/livez", ANSWER_TIMEOUT).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("no engine answers at http://{address}: connection refused")
+        );
+        assert_eq!(error.exit(), Exit::Unanswered);
+    }
+}

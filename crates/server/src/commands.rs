@@ -1,0 +1,128 @@
+//! The commands, one file each.
+
+mod get;
+mod history;
+mod list;
+mod produce;
+mod wait;
+
+use crate::{
+    client::{Client, ClientError},
+    config::ConfigError,
+    exit::{EXIT_CODES, Exit},
+    output::{Format, Tone},
+    produce::ProduceError,
+};
+use clap::{Args, Parser, Subcommand};
+use std::{io, path::PathBuf};
+
+/// Thousands of workspaces in memory, rebuilt from a store and an event log, and where each of them stands.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Send events, one JSON object a line, to a running engine
+    Produce(produce::Arguments),
+    /// List workspaces and where they stand
+    List(list::Arguments),
+    /// Show where one workspace stands
+    Get(get::Arguments),
+    /// Wait until a workspace is in a state
+    Wait(wait::Arguments),
+    /// Show every change of state of a workspace
+    History(history::Arguments),
+}
+
+/// Which engine is asked, and how its answers are shown.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Remote {
+    /// URL of the engine
+    #[arg(
+        long,
+        env = "WORKSPACE_ENGINE_URL",
+        default_value = "http://127.0.0.1:8081"
+    )]
+    url: String,
+    /// How results are shown
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("cannot read {path}", path = path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("{input}: {source}")]
+    Produce { input: String, source: ProduceError },
+}
+
+impl CommandError {
+    /// The exit code that this failure means.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Client(error) => error.exit(),
+            Self::Config(_) => Exit::Usage,
+            Self::Open { .. } => Exit::Failed,
+            Self::Produce { source, .. } => source.exit(),
+        }
+    }
+}
+
+impl Remote {
+    fn client(&self) -> Result<Client, ClientError> {
+        Client::new(&self.url)
+    }
+}
+
+impl Cli {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// [`CommandError`] knows its exit code.
+    pub(crate) fn run(self) -> Result<Exit, CommandError> {
+        match self.command {
+            Command::Produce(arguments) => produce::run(&arguments),
+            Command::List(arguments) => list::run(&arguments),
+            Command::Get(arguments) => get::run(&arguments),
+            Command::Wait(arguments) => wait::run(&arguments),
+            Command::History(arguments) => history::run(&arguments),
+        }
+    }
+}
+
+/// How a state stands out.
+fn tone(state: &str) -> Tone {
+    match state {
+        "ready" => Tone::Good,
+        "error" => Tone::Bad,
+        "unknown" => Tone::Faint,
+        _ => Tone::Busy,
+    }
+}
+
+/// Path of a route below a workspace.
+fn workspace_path(id: &str, rest: &str) -> String {
+    let id = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
+    format!("/api/v1/workspaces/{id}{rest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,426 @@
+//! The configuration of `serve`, from flags, variables, a TOML file and defaults.
+
+mod file;
+mod flags;
+mod keys;
+mod layers;
+
+pub(crate) use flags::ServeFlags;
+
+use crate::{size::Size, span::Span};
+use file::FileError;
+use keys::{AUTO, KEYS, Key, OFF, VARIABLE_PREFIX};
+use layers::{InvalidSetting, Layers};
+use std::{
+    env, fs, net::SocketAddr, num::NonZeroUsize, path::PathBuf, process, thread, time::Duration,
+};
+
+/// Everything `serve` needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServeConfig {
+    pub(crate) listen: SocketAddr,
+    pub(crate) engine: EngineSettings,
+    pub(crate) http: HttpLimits,
+    pub(crate) shutdown_timeout: Duration,
+    pub(crate) http_threads: usize,
+    pub(crate) engine_nice: u8,
+    pub(crate) log: LogSettings,
+}
+
+/// What the engine itself is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EngineSettings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) store: StoreKind,
+    pub(crate) partitions: u32,
+    pub(crate) owner: String,
+    pub(crate) permits: usize,
+    pub(crate) urgent_permits: usize,
+    pub(crate) save_every_events: u64,
+    pub(crate) save_interval: Duration,
+    pub(crate) retention_bytes: Option<u64>,
+    pub(crate) retention_age: Option<Duration>,
+    pub(crate) populate_dir: Option<PathBuf>,
+}
+
+/// Where workspaces are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    /// The embedded database that also holds the log.
+    Lsm,
+    /// JSON lines that people can read.
+    File,
+    /// Nothing but memory: a restart replays the log from its beginning.
+    Memory,
+}
+
+/// What one client may ask of the HTTP server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HttpLimits {
+    pub(crate) max_body_bytes: usize,
+    pub(crate) event_memory_bytes: usize,
+    pub(crate) max_connections: usize,
+    pub(crate) header_timeout: Duration,
+    pub(crate) body_timeout: Duration,
+    pub(crate) write_timeout: Duration,
+    pub(crate) cold_read_timeout: Duration,
+}
+
+/// What the log on standard error looks like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogSettings {
+    pub(crate) format: LogFormat,
+    pub(crate) level: String,
+    pub(crate) colour: Colour,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Human,
+    Json,
+}
+
+/// Whether the log is coloured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Colour {
+    Auto,
+    Always,
+    Never,
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Setting(#[from] InvalidSetting),
+}
+
+/// A configuration, and what to tell the log about where it came from.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    pub(crate) config: ServeConfig,
+    /// What somebody set, as `name=value`.
+    pub(crate) set: Vec<String>,
+    /// Variables that begin as ours do, look like one of ours and are none.
+    pub(crate) suspicious: Vec<String>,
+}
+
+impl ServeConfig {
+    /// Puts a configuration together from the flags, the process's environment and the file that one of them names.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the flag, the variable or the file's line that cannot be used.
+    pub(crate) fn resolve(flags: &ServeFlags) -> Result<Resolved, ConfigError> {
+        let variables: Vec<(String, String)> = env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+            .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
+            .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+            .collect();
+        Self::from_parts(flags, &variables)
+    }
+
+    fn from_parts(
+        flags: &ServeFlags,
+        variables: &[(String, String)],
+    ) -> Result<Resolved, ConfigError> {
+        let (path, file) = match flags.config() {
+            Some(path) => (path.to_owned(), file::read(path)?),
+            None => (PathBuf::new(), Vec::new()),
+        };
+        let layers = Layers::new(
+            |name| flags.value(name),
+            |name| {
+                let (_, value) = variables.iter().find(|(variable, _)| variable == name)?;
+                Some(value.clone())
+            },
+            &file,
+            &path,
+        );
+        Ok(Resolved {
+            config: Self::from_layers(&layers)?,
+            set: layers
+                .set()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect(),
+            suspicious: variables
+                .iter()
+                .filter_map(|(name, _)| suspicious(name))
+                .collect(),
+        })
+    }
+
+    fn from_layers(layers: &Layers) -> Result<Self, InvalidSetting> {
+        Ok(Self {
+            listen: layers.read("listen")?,
+            engine: EngineSettings::from_layers(layers)?,
+            http: HttpLimits::from_layers(layers)?,
+            shutdown_timeout: positive(layers, "shutdown-timeout")?,
+            http_threads: match layers.text("http-threads") {
+                AUTO => thread::available_parallelism()
+                    .map_or(2, NonZeroUsize::get)
+                    .max(2),
+                _ => narrow(layers.number("http-threads", 1, 1024)?),
+            },
+            engine_nice: u8::try_from(layers.number("engine-nice", 0, 19)?).unwrap_or(19),
+            log: LogSettings {
+                format: layers.choice(
+                    "log-format",
+                    &[("human", LogFormat::Human), ("json", LogFormat::Json)],
+                )?,
+                level: layers.text("log-level").to_owned(),
+                colour: layers.choice(
+                    "log-colour",
+                    &[
+                        (AUTO, Colour::Auto),
+                        ("always", Colour::Always),
+                        ("never", Colour::Never),
+                    ],
+                )?,
+            },
+        })
+    }
+}
+
+impl EngineSettings {
+    fn from_layers(layers: &Layers) -> Result<Self, InvalidSetting> {
+        let owner = match layers.text("owner").trim() {
+            AUTO => default_owner(),
+            "" => return Err(layers.invalid("owner", format_args!("a name is not empty"))),
+            name if name.len() > 255 => {
+                return Err(layers.invalid(
+                    "owner",
+                    format_args!("a name has at most 255 bytes, not {}", name.len()),
+                ));
+            }
+            name => name.to_owned(),
+        };
+        let data_dir = layers.text("data-dir");
+        if data_dir.is_empty() {
+            return Err(layers.invalid("data-dir", format_args!("a directory has a name")));
+        }
+        Ok(Self {
+            data_dir: PathBuf::from(data_dir),
+            store: layers.choice(
+                "store",
+                &[
+                    ("lsm", StoreKind::Lsm),
+                    ("file", StoreKind::File),
+                    ("memory", StoreKind::Memory),
+                ],
+            )?,
+            partitions: u32::try_from(layers.number("partitions", 1, 1024)?).unwrap_or(1024),
+            owner,
+            permits: narrow(layers.number("permits", 1, 10_000)?),
+            urgent_permits: narrow(layers.number("urgent-permits", 0, 10_000)?),
+            save_every_events: layers.number("save-every-events", 1, 10_000_000)?,
+            save_interval: positive(layers, "save-interval")?,
+            retention_bytes: layers
+                .read_unless::<Size>(OFF, "retention-bytes")?
+                .map(|size| size.0),
+            retention_age: layers
+                .read_unless::<Span>(OFF, "retention-age")?
+                .map(|span| span.0),
+            populate_dir: layers.path_unless_off("populate-dir"),
+        })
+    }
+}
+
+impl HttpLimits {
+    fn from_layers(layers: &Layers) -> Result<Self, InvalidSetting> {
+        let max_body: Size = layers.read("max-body")?;
+        let event_memory: Size = layers.read("event-memory")?;
+        if max_body.0 < 1024 {
+            return Err(layers.invalid(
+                "max-body",
+                format_args!("{max_body} is less than 1KiB, too little for an event"),
+            ));
+        }
+        if event_memory < max_body {
+            return Err(layers.invalid(
+                "event-memory",
+                format_args!("{event_memory} is less than one body, {max_body}"),
+            ));
+        }
+        Ok(Self {
+            max_body_bytes: max_body.as_usize(),
+            event_memory_bytes: event_memory.as_usize(),
+            max_connections: narrow(layers.number("max-connections", 1, 1_000_000)?),
+            header_timeout: positive(layers, "header-timeout")?,
+            body_timeout: positive(layers, "body-timeout")?,
+            write_timeout: positive(layers, "write-timeout")?,
+            cold_read_timeout: layers.read::<Span>("cold-read-timeout")?.0,
+        })
+    }
+}
+
+/// A duration above zero.
+fn positive(layers: &Layers, name: &str) -> Result<Duration, InvalidSetting> {
+    let span: Span = layers.read(name)?;
+    if span.0.is_zero() {
+        return Err(layers.invalid(name, format_args!("must be longer than nothing")));
+    }
+    Ok(span.0)
+}
+
+fn narrow(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// Host and process, so that two engines are told apart and their owner is found again.
+fn default_owner() -> String {
+    let host = ["/proc/sys/kernel/hostname", "/etc/hostname"]
+        .into_iter()
+        .find_map(|path| fs::read_to_string(path).ok())
+        .or_else(|| env::var("HOSTNAME").ok())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "localhost".to_owned());
+    format!("{host}:{}", process::id())
+}
+
+/// A variable that is probably a setting with a slip in its name, and which one was meant.
+///
+/// Orchestrators set variables of our prefix for a service of our name, so an unknown one is
+/// told and not refused.
+fn suspicious(variable: &str) -> Option<String> {
+    let rest = variable.strip_prefix(VARIABLE_PREFIX)?;
+    let orchestrated = rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_");
+    let known =
+        matches!(rest, "URL" | "CONFIG") || KEYS.iter().any(|key| key.variable() == variable);
+    if orchestrated || known {
+        return None;
+    }
+    let nearest = Key::find(Key::nearest(rest)?)?;
+    Some(format!("{variable} (did you mean {}?)", nearest.variable()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use std::{fmt::Write as _, path::Path};
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        flags: ServeFlags,
+    }
+
+    const EXAMPLE: &str = include_str!("../workspace-engine.example.toml");
+
+    fn flags(arguments: &[&str]) -> ServeFlags {
+        Cli::parse_from([&["serve"], arguments].concat()).flags
+    }
+
+    fn check(arguments: &[&str], variables: &[(&str, &str)], expected: &str) {
+        let variables: Vec<(String, String)> = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let error = ServeConfig::from_parts(&flags(arguments), &variables).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn the_defaults_are_a_configuration() {
+        let config = ServeConfig::from_parts(&flags(&[]), &[]).unwrap().config;
+        assert_eq!(config.listen, "127.0.0.1:8081".parse().unwrap());
+        assert_eq!(config.engine.partitions, 12);
+        assert_eq!(config.http.max_body_bytes, 16 << 20);
+        assert!(config.engine.owner.ends_with(&process::id().to_string()));
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_used_is_refused_with_its_place() {
+        check(
+            &["--listen", "nowhere"],
+            &[],
+            "--listen: invalid socket address syntax",
+        );
+        check(
+            &[],
+            &[("WORKSPACE_ENGINE_STORE", "redis")],
+            "WORKSPACE_ENGINE_STORE: \"redis\" is not one of lsm, file, memory",
+        );
+        check(
+            &["--partitions", "0"],
+            &[],
+            "--partitions: \"0\" is not a number from 1 to 1024",
+        );
+        check(
+            &["--save-interval", "10"],
+            &[],
+            "--save-interval: the number in \"10\" needs a unit: ms, s, m, h or d",
+        );
+        check(
+            &["--save-interval", "0s"],
+            &[],
+            "--save-interval: must be longer than nothing",
+        );
+        check(
+            &["--event-memory", "1MiB"],
+            &[],
+            "--event-memory: 1MiB is less than one body, 16MiB",
+        );
+    }
+
+    #[test]
+    fn the_example_lists_every_setting_with_its_default_and_its_help() {
+        if env::var_os("UPDATE_GOLDEN").is_some() {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/workspace-engine.example.toml");
+            return fs::write(path, example()).unwrap();
+        }
+        let settings = file::parse(EXAMPLE, Path::new("example")).unwrap();
+        let listed: Vec<(&str, &str)> = settings
+            .iter()
+            .map(|setting| (setting.key, setting.value.as_str()))
+            .collect();
+        let expected: Vec<(&str, &str)> = KEYS.iter().map(|key| (key.name, key.default)).collect();
+        assert_eq!(listed, expected);
+        assert_eq!(EXAMPLE, example(), "UPDATE_GOLDEN=1 writes it anew");
+    }
+
+    #[test]
+    fn a_slip_in_a_variable_is_noticed_but_an_orchestrators_is_not() {
+        for (variable, expected) in [
+            (
+                "WORKSPACE_ENGINE_PERMIT",
+                Some("WORKSPACE_ENGINE_PERMIT (did you mean WORKSPACE_ENGINE_PERMITS?)"),
+            ),
+            ("WORKSPACE_ENGINE_PERMITS", None),
+            ("WORKSPACE_ENGINE_URL", None),
+            ("WORKSPACE_ENGINE_PORT_8081_TCP", None),
+            ("WORKSPACE_ENGINE_SERVICE_HOST", None),
+        ] {
+            assert_eq!(suspicious(variable).as_deref(), expected);
+        }
+    }
+
+    /// The text of the example file as the table makes it.
+    fn example() -> String {
+        let mut text = String::from(
+            "# Every setting of `workspace-engine serve` with its default; `--config FILE` reads it.\n\
+             # A flag goes before a variable, a variable before this file.\n",
+        );
+        for key in &KEYS {
+            let value = match key.default.parse::<u64>() {
+                Ok(number) => number.to_string(),
+                Err(_) => format!("{:?}", key.default),
+            };
+            write!(
+                text,
+                "\n# {}.\n# {} · --{} {}\n{} = {value}\n",
+                key.help,
+                key.variable(),
+                key.name,
+                key.value_name,
+                key.name
+            )
+            .unwrap();
+        }
+        text
+    }
+}

@@ -1,0 +1,241 @@
+//! The settings of `serve`: one table that makes the flags, the variables, the file's keys and the example.
+
+/// One setting.
+#[derive(Debug)]
+pub(crate) struct Key {
+    /// Name in the file; `--name` is its flag, `WORKSPACE_ENGINE_NAME` its variable.
+    pub(crate) name: &'static str,
+    /// Form of its value, as the help shows it.
+    pub(crate) value_name: &'static str,
+    /// Its value where nobody sets one.
+    pub(crate) default: &'static str,
+    /// What it does, in a sentence or two.
+    pub(crate) help: &'static str,
+}
+
+impl Key {
+    /// Name of its environment variable.
+    pub(crate) fn variable(&self) -> String {
+        let mut name = String::from(VARIABLE_PREFIX);
+        name.extend(self.name.chars().map(|character| match character {
+            '-' => '_',
+            other => other.to_ascii_uppercase(),
+        }));
+        name
+    }
+
+    /// The setting of this name.
+    pub(crate) fn find(name: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.name == name)
+    }
+
+    /// The name of a setting that looks most like `name`, where one looks like it at all.
+    pub(crate) fn nearest(name: &str) -> Option<&'static str> {
+        let asked = name.to_ascii_lowercase().replace('_', "-");
+        KEYS.iter()
+            .map(|key| (strsim::jaro_winkler(key.name, &asked), key.name))
+            .filter(|(likeness, _)| *likeness > 0.8)
+            .max_by(|(one, _), (other, _)| one.total_cmp(other))
+            .map(|(_, name)| name)
+    }
+}
+
+/// What the variables begin with.
+pub(crate) const VARIABLE_PREFIX: &str = "WORKSPACE_ENGINE_";
+
+/// Value of a setting that is switched off.
+pub(crate) const OFF: &str = "off";
+
+/// Value of a setting that is found out at the start.
+pub(crate) const AUTO: &str = "auto";
+
+/// Every setting, in the order in which help and example show them.
+pub(crate) static KEYS: [Key; 25] = [
+    Key {
+        name: "listen",
+        value_name: "ADDR:PORT",
+        default: "127.0.0.1:8081",
+        help: "Address of the HTTP server; port 0 takes a free one and prints it",
+    },
+    Key {
+        name: "data-dir",
+        value_name: "DIR",
+        default: "workspace-engine-data",
+        help: "Directory of the event log and the store; made where it is missing. One engine at a time may use it",
+    },
+    Key {
+        name: "store",
+        value_name: "lsm|file|memory",
+        default: "lsm",
+        help: "Where workspaces are kept: an embedded database, readable JSON lines, or nowhere but the log",
+    },
+    Key {
+        name: "partitions",
+        value_name: "N",
+        default: "12",
+        help: "Partitions of the event log, 1 to 1024; fixed when the data directory is made",
+    },
+    Key {
+        name: "owner",
+        value_name: "NAME",
+        default: AUTO,
+        help: "Name under which this engine owns its workspaces; auto is the host's name and the process id",
+    },
+    Key {
+        name: "permits",
+        value_name: "N",
+        default: "8",
+        help: "Workspaces that load at the same time",
+    },
+    Key {
+        name: "urgent-permits",
+        value_name: "N",
+        default: "2",
+        help: "Further loads at the same time for workspaces that somebody asks for",
+    },
+    Key {
+        name: "save-every-events",
+        value_name: "N",
+        default: "10000",
+        help: "A partition is saved after this many events at the latest",
+    },
+    Key {
+        name: "save-interval",
+        value_name: "DURATION",
+        default: "1s",
+        help: "A changed workspace is saved after this time at the latest",
+    },
+    Key {
+        name: "retention-bytes",
+        value_name: "SIZE",
+        default: OFF,
+        help: "The log of a partition forgets its oldest events above this size, but never one that the store does not hold; off keeps all",
+    },
+    Key {
+        name: "retention-age",
+        value_name: "DURATION",
+        default: OFF,
+        help: "The log forgets events older than this, but never one that the store does not hold; off keeps all",
+    },
+    Key {
+        name: "populate-dir",
+        value_name: "DIR",
+        default: OFF,
+        help: "Directory of WORKSPACE.ndjson files with the first entities of workspaces that the store does not know",
+    },
+    Key {
+        name: "cold-read-timeout",
+        value_name: "DURATION",
+        default: "5s",
+        help: "How long a read of a workspace that is not in memory waits for its load before it is answered with 503",
+    },
+    Key {
+        name: "max-body",
+        value_name: "SIZE",
+        default: "16MiB",
+        help: "Largest body of a request",
+    },
+    Key {
+        name: "max-connections",
+        value_name: "N",
+        default: "1024",
+        help: "Connections at the same time; further ones wait to be accepted",
+    },
+    Key {
+        name: "header-timeout",
+        value_name: "DURATION",
+        default: "10s",
+        help: "A connection that has not sent the head of a request after this time is closed; also one that stays idle for longer",
+    },
+    Key {
+        name: "body-timeout",
+        value_name: "DURATION",
+        default: "30s",
+        help: "A request whose body makes no progress for this time is refused",
+    },
+    Key {
+        name: "write-timeout",
+        value_name: "DURATION",
+        default: "30s",
+        help: "A connection that takes nothing of its answer for this time is closed",
+    },
+    Key {
+        name: "event-memory",
+        value_name: "SIZE",
+        default: "256MiB",
+        help: "Memory for the bodies of event requests under way; further requests are answered with 503 and Retry-After",
+    },
+    Key {
+        name: "shutdown-timeout",
+        value_name: "DURATION",
+        default: "30s",
+        help: "Time for a stop to finish requests, save and unload; after it the engine ends all the same",
+    },
+    Key {
+        name: "http-threads",
+        value_name: "N",
+        default: AUTO,
+        help: "Threads that answer requests; auto is one a core, at least two",
+    },
+    Key {
+        name: "engine-nice",
+        value_name: "0..19",
+        default: "5",
+        help: "How far threads that load, replay and save stand behind those that answer requests (Linux; see nice(1))",
+    },
+    Key {
+        name: "log-format",
+        value_name: "human|json",
+        default: "human",
+        help: "Form of the log on standard error",
+    },
+    Key {
+        name: "log-level",
+        value_name: "LEVEL",
+        default: "info",
+        help: "error, warn, info, debug or trace, also by part: info,workspace_engine_core=debug",
+    },
+    Key {
+        name: "log-colour",
+        value_name: "auto|always|never",
+        default: AUTO,
+        help: "Colours in the human log; auto is on a terminal without NO_COLOR",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_setting_is_found_where_one_is_near() {
+        for (name, expected) in [
+            ("listn", Some("listen")),
+            ("data_dir", Some("data-dir")),
+            ("datadir", Some("data-dir")),
+            ("Permits", Some("permits")),
+            ("save_intervall", Some("save-interval")),
+            ("xyzzy", None),
+        ] {
+            assert_eq!(Key::nearest(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_variable_is_named_after_its_setting() {
+        let key = Key::find("save-every-events").unwrap();
+        assert_eq!(key.variable(), "WORKSPACE_ENGINE_SAVE_EVERY_EVENTS");
+    }
+
+    #[test]
+    fn no_variable_takes_a_name_that_an_orchestrator_sets_for_a_service_of_our_name() {
+        for key in &KEYS {
+            let variable = key.variable();
+            assert!(
+                !variable.starts_with("WORKSPACE_ENGINE_PORT")
+                    && !variable.starts_with("WORKSPACE_ENGINE_SERVICE"),
+                "{variable}"
+            );
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Sends events from a stream of lines to an engine, each exactly once, also over its restarts.
+//!
+//! One thread reads lines and gathers them in the open batch, another sends: while a request is
+//! under way the next batch grows, so its size fits the speed of the engine, and a lonely line is
+//! sent at once.
+
+mod batch;
+mod line;
+mod queue;
+mod send;
+
+pub(crate) use send::RetryNotice;
+
+use crate::{
+    client::{Client, ClientError},
+    exit::Exit,
+    span::Span,
+};
+use batch::Batch;
+use line::{Lines, Next};
+use queue::{InputEnd, Queue};
+use send::{SendError, Sender};
+use serde::Serialize;
+use std::{
+    io::{self, BufRead},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How much goes into one request, and how long a silent engine is borne.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ProduceOptions {
+    pub(crate) batch_events: usize,
+    pub(crate) batch_bytes: usize,
+    pub(crate) retry_for: Duration,
+}
+
+impl Default for ProduceOptions {
+    fn default() -> Self {
+        Self {
+            batch_events: 5_000,
+            batch_bytes: 1 << 20,
+            retry_for: Duration::from_mins(1),
+        }
+    }
+}
+
+/// What is done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Produced {
+    /// Events that the engine holds durably.
+    pub(crate) accepted: u64,
+    /// Requests that it answered.
+    pub(crate) requests: u64,
+    /// Requests that were sent again.
+    pub(crate) retries: u64,
+    /// Bytes of the input that are done, line ends and empty lines included.
+    pub(crate) bytes: u64,
+    /// Last line of the input that is done.
+    pub(crate) line: u64,
+}
+
+/// Why not all of the input was sent; what is done is always told with it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProduceError {
+    #[error("line {line}: {reason} ({sent})", sent = Sent(*.produced))]
+    BadLine {
+        line: u64,
+        reason: String,
+        produced: Produced,
+    },
+    #[error("cannot read the input after line {line} ({sent})", line = .produced.line, sent = Sent(*.produced))]
+    Input {
+        source: io::Error,
+        produced: Produced,
+    },
+    #[error("gave up after {waited}: {source} ({sent}; lines {first} to {last} may be there as well)", waited = Span(*.waited), sent = Sent(*.produced))]
+    GaveUp {
+        source: ClientError,
+        waited: Duration,
+        first: u64,
+        last: u64,
+        produced: Produced,
+    },
+    #[error("{source} ({sent})", sent = Sent(*.produced))]
+    Refused {
+        source: ClientError,
+        produced: Produced,
+    },
+}
+
+/// What is done, as the end of an error's text.
+struct Sent(Produced);
+
+impl std::fmt::Display for Sent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.accepted {
+            0 => f.write_str("no event was sent before it"),
+            1 => f.write_str("the event before it is sent and durable"),
+            many => write!(f, "the {many} events before it are sent and durable"),
+        }
+    }
+}
+
+impl ProduceError {
+    /// The exit code that this failure means.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::BadLine { .. } | Self::Input { .. } => Exit::Failed,
+            Self::GaveUp { .. } => Exit::Unanswered,
+            Self::Refused { source, .. } => source.exit(),
+        }
+    }
+
+    /// What was done before it.
+    pub(crate) fn produced(&self) -> Produced {
+        match self {
+            Self::BadLine { produced, .. }
+            | Self::Input { produced, .. }
+            | Self::GaveUp { produced, .. }
+            | Self::Refused { produced, .. } => *produced,
+        }
+    }
+}
+
+/// Who is told how it goes.
+pub(crate) trait Observer {
+    /// A request was answered.
+    fn acknowledged(&mut self, produced: Produced);
+    /// A request is sent again.
+    fn retrying(&mut self, notice: &RetryNotice<'_>);
+}
+
+/// Sends every line of `input`.
+///
+/// # Errors
+/// [`ProduceError`] tells the line where it stopped; everything before that line is durable.
+pub(crate) fn produce(
+    client: &Client,
+    input: impl BufRead + Send + 'static,
+    options: ProduceOptions,
+    observer: &mut dyn Observer,
+) -> Result<Produced, ProduceError> {
+    let queue = Arc::new(Queue::new(options.batch_events, options.batch_bytes));
+    let reader = {
+        let queue = Arc::clone(&queue);
+        thread::spawn(move || read(input, &queue))
+    };
+    let mut run = Run {
+        sender: Sender::new(client, options.retry_for),
+        produced: Produced::default(),
+        observer,
+    };
+    let result = run.send_all(&queue);
+    if result.is_err() {
+        // The reader may stand in a read of a terminal or a pipe that never returns, so nobody
+        // waits for it; it ends at its next line, or with the process.
+        queue.abandon();
+    } else if reader.join().is_err() {
+        return Err(ProduceError::Input {
+            source: io::Error::other("the reading thread failed"),
+            produced: run.produced,
+        });
+    }
+    result
+}
+
+/// Fills the queue with the lines of the input, up to its end or its first bad line.
+fn read(input: impl BufRead, queue: &Queue) {
+    let mut lines = Lines::new(input);
+    let end = loop {
+        match lines.next_line() {
+            Ok(Next::Line { number, text, read }) => {
+                if let Err(reason) = line::check(text) {
+                    break InputEnd::BadLine { number, reason };
+                }
+                if !queue.push(number, text, read) {
+                    return;
+                }
+            }
+            Ok(Next::TooLong { number, limit }) => {
+                break InputEnd::BadLine {
+                    number,
+                    reason: format!("the line is longer than {limit} bytes"),
+                };
+            }
+            Ok(Next::End) => break InputEnd::Finished,
+            Err(error) => break InputEnd::Failed(error),
+        }
+    };
+    queue.end(end);
+}
+
+/// One run from the first line to the last.
+struct Run<'a> {
+    sender: Sender<'a>,
+    produced: Produced,
+    observer: &'a mut dyn Observer,
+}
+
+impl Run<'_> {
+    fn send_all(&mut self, queue: &Queue) -> Result<Produced, ProduceError> {
+        let end = loop {
+            match queue.take() {
+                Ok(batch) => self.send(batch)?,
+                Err(end) => break end,
+            }
+        };
+        let produced = self.produced;
+        match end {
+            InputEnd::Finished => Ok(produced),
+            InputEnd::BadLine { number, reason } => Err(ProduceError::BadLine {
+                line: number,
+                reason,
+                produced,
+            }),
+            InputEnd::Failed(source) => Err(ProduceError::Input { source, produced }),
+        }
+    }
+
+    /// Sends a batch, in parts where it is over the engine's limit.
+    fn send(&mut self, batch: Batch) -> Result<(), ProduceError> {
+        let mut parts = vec![batch];
+        while let Some(part) = parts.pop() {
+            match self.sender.send(&part, self.observer) {
+                Ok(retries) => self.acknowledge(&part, retries),
+                Err(SendError::TooLarge(reason)) => match part.halve() {
+                    Ok((first, second)) => parts.extend([second, first]),
+                    Err(part) => {
+                        return Err(ProduceError::BadLine {
+                            line: part.first_line(),
+                            reason,
+                            produced: self.produced,
+                        });
+                    }
+                },
+                Err(SendError::Line { index, reason }) => {
+                    return Err(self.stop_at(&part, index, reason));
+                }
+                Err(SendError::GaveUp { source, waited }) => {
+                    return Err(ProduceError::GaveUp {
+                        source,
+                        waited,
+                        first: part.first_line(),
+                        last: part.last_line(),
+                        produced: self.produced,
+                    });
+                }
+                Err(SendError::Refused(source)) => {
+                    return Err(ProduceError::Refused {
+                        source,
+                        produced: self.produced,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what stands before a line that the engine refused, and says which line it is.
+    fn stop_at(&mut self, batch: &Batch, index: usize, reason: String) -> ProduceError {
+        let line = batch.line_number(index);
+        if let Some(before) = batch.before(index)
+            && let Err(error) = self.send(before)
+        {
+            return error;
+        }
+        ProduceError::BadLine {
+            line,
+            reason,
+            produced: self.produced,
+        }
+    }
+
+    fn acknowledge(&mut self, batch: &Batch, retries: u64) {
+        self.produced.accepted += batch.events();
+        self.produced.requests += 1;
+        self.produced.retries += retries;
+        self.produced.bytes = self.produced.bytes.max(batch.read_bytes());
+        self.produced.line = batch.last_line();
+        self.observer.acknowledged(self.produced);
+    }
+}
+
+/// What was done in which time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    begun: Instant,
+}
+
+impl Pace {
+    /// The time begins now.
+    pub(crate) fn begin() -> Self {
+        Self {
+            begun: Instant::now(),
+        }
+    }
+
+    /// Time since the beginning.
+    pub(crate) fn elapsed(self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    /// Events a second since the beginning.
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    pub(crate) fn rate(self, events: u64) -> f64 {
+        events as f64 / self.begun.elapsed().as_secs_f64().max(0.001)
+    }
+}

@@ -1,0 +1,171 @@
+//! Lines of the input, with a limit on their length, and what makes one an event.
+
+use std::io::{self, BufRead};
+
+/// Longest line that is read: the engine's largest body by default.
+const LINE_LIMIT_BYTES: usize = 16 << 20;
+
+/// Reads the lines of an input that are not empty.
+#[derive(Debug)]
+pub(super) struct Lines<R> {
+    input: R,
+    limit: usize,
+    number: u64,
+    read: u64,
+    line: Vec<u8>,
+}
+
+/// What comes next in an input.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next<'a> {
+    /// A line with its number, from 1, and the bytes read so far, this line included.
+    Line {
+        number: u64,
+        text: &'a [u8],
+        read: u64,
+    },
+    /// A line over the limit; the input is not read further.
+    TooLong { number: u64, limit: usize },
+    /// The input is at its end.
+    End,
+}
+
+/// What was found of a line in the part of the input that is at hand.
+enum Found {
+    Whole,
+    Part,
+    TooLong,
+    End,
+}
+
+impl<R: BufRead> Lines<R> {
+    pub(super) fn new(input: R) -> Self {
+        Self::with_limit(input, LINE_LIMIT_BYTES)
+    }
+
+    fn with_limit(input: R, limit: usize) -> Self {
+        Self {
+            input,
+            limit,
+            number: 0,
+            read: 0,
+            line: Vec::new(),
+        }
+    }
+
+    /// The next line that is not empty, without blanks around it.
+    ///
+    /// # Errors
+    /// As reading the input.
+    pub(super) fn next_line(&mut self) -> io::Result<Next<'_>> {
+        loop {
+            self.line.clear();
+            self.number += 1;
+            let last = loop {
+                match self.read_part()? {
+                    Found::Part => {}
+                    Found::Whole => break false,
+                    Found::End => break true,
+                    Found::TooLong => {
+                        return Ok(Next::TooLong {
+                            number: self.number,
+                            limit: self.limit,
+                        });
+                    }
+                }
+            };
+            if !self.line.trim_ascii().is_empty() {
+                return Ok(Next::Line {
+                    number: self.number,
+                    text: self.line.trim_ascii(),
+                    read: self.read,
+                });
+            }
+            if last {
+                return Ok(Next::End);
+            }
+        }
+    }
+
+    fn read_part(&mut self) -> io::Result<Found> {
+        let available = loop {
+            match self.input.fill_buf() {
+                Ok(_) => break self.input.fill_buf()?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        };
+        if available.is_empty() {
+            return Ok(Found::End);
+        }
+        let end = memchr::memchr(b'\n', available);
+        let text = available
+            .get(..end.unwrap_or(available.len()))
+            .unwrap_or(available);
+        if self.line.len() + text.len() > self.limit {
+            return Ok(Found::TooLong);
+        }
+        self.line.extend_from_slice(text);
+        let used = text.len() + usize::from(end.is_some());
+        self.input.consume(used);
+        self.read += used as u64;
+        Ok(match end {
+            Some(_) => Found::Whole,
+            None => Found::Part,
+        })
+    }
+}
+
+/// Whether a line is an event that the engine would take.
+///
+/// # Errors
+/// The reason why it is none.
+pub(super) fn check(text: &[u8]) -> Result<(), String> {
+    let value: serde_json::Value =
+        serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
+    match value.get("workspaceId") {
+        Some(serde_json::Value::String(_)) => Ok(()),
+        _ => Err("workspaceId is missing".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::BufReader;
+
+    fn check_lines(input: &str, expected: &[&str]) {
+        // A small buffer makes lines come in parts.
+        let buffered = BufReader::with_capacity(3, input.as_bytes());
+        let mut lines = Lines::with_limit(buffered, 8);
+        let mut found = Vec::new();
+        loop {
+            match lines.next_line().unwrap() {
+                Next::Line { number, text, read } => {
+                    found.push(format!("{number}:{}@{read}", String::from_utf8_lossy(text)));
+                }
+                Next::TooLong { number, limit } => {
+                    found.push(format!("{number} is over {limit}"));
+                    break;
+                }
+                Next::End => break,
+            }
+        }
+        assert_eq!(found, expected, "{input:?}");
+    }
+
+    #[test]
+    fn lines_keep_their_numbers_when_empty_ones_are_skipped() {
+        check_lines("", &[]);
+        check_lines("a\nb\n", &["1:a@2", "2:b@4"]);
+        check_lines("a\n\n \r\nb", &["1:a@2", "4:b@7"]);
+        check_lines("abcdefgh\n", &["1:abcdefgh@9"]);
+        check_lines("a\r\nb\r\n", &["1:a@3", "2:b@6"]);
+        check_lines("\n\n", &[]);
+    }
+
+    #[test]
+    fn a_line_over_the_limit_is_told_and_not_kept() {
+        check_lines("a\nabcdefghi\nb\n", &["1:a@2", "2 is over 8"]);
+    }
+}

@@ -1,0 +1,151 @@
+//! A load of a workspace: the right to write its status until a later load begins.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::id::Epoch;
+use crate::message::Message;
+use crate::metadata::{MetadataError, Value};
+use crate::progress::{Progress, Unit};
+use crate::state::State;
+use crate::workspace_status::WorkspaceStatus;
+
+/// One load of a workspace, begun with [`WorkspaceStatus::begin_attempt`]. Everything it
+/// writes is refused once a later load has begun, so that a loader that was slow, or was
+/// taken for dead, never overwrites what its successor says.
+///
+/// ```
+/// use workspace_status::{AttemptError, Epoch, State, Tracker};
+///
+/// let status = Tracker::new().get_or_create("a");
+/// let slow = status.begin_attempt(Epoch::new(7), "first try")?;
+/// let next = status.begin_attempt(Epoch::new(8), "second try")?;
+/// assert!(matches!(slow.set_state(State::Ready, "done"), Err(AttemptError::Stale { .. })));
+/// assert!(next.set_state(State::Ready, "done").is_ok());
+/// # Ok::<(), workspace_status::StaleEpoch>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    status: Arc<WorkspaceStatus>,
+    epoch: Epoch,
+}
+
+impl Attempt {
+    pub(crate) fn new(status: Arc<WorkspaceStatus>, epoch: Epoch) -> Self {
+        Self { status, epoch }
+    }
+
+    /// Its epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The status it writes to.
+    pub fn status(&self) -> &Arc<WorkspaceStatus> {
+        &self.status
+    }
+
+    /// Whether no later load has begun.
+    pub fn is_current(&self) -> bool {
+        self.status.check_attempt(self.epoch).is_ok()
+    }
+
+    /// See [`WorkspaceStatus::set_state`]. Setting `initializing` from another state
+    /// begins the next epoch, which is not this attempt's.
+    ///
+    /// # Errors
+    /// If a later load has begun.
+    pub fn set_state(&self, state: State, message: impl Into<Message>) -> Result<(), AttemptError> {
+        self.status.attempt_state(self.epoch, state, message.into())
+    }
+
+    /// See [`WorkspaceStatus::set_parked`].
+    ///
+    /// # Errors
+    /// If a later load has begun.
+    pub fn set_parked(&self, reason: impl fmt::Display) -> Result<(), AttemptError> {
+        self.status.attempt_parked(self.epoch, reason)
+    }
+
+    /// See [`WorkspaceStatus::set_retrying`].
+    ///
+    /// # Errors
+    /// If a later load has begun.
+    pub fn set_retrying(
+        &self,
+        reason: impl fmt::Display,
+        attempt: u32,
+        next_retry_in: Duration,
+    ) -> Result<(), AttemptError> {
+        self.status
+            .attempt_retrying(self.epoch, reason, attempt, next_retry_in)
+    }
+
+    /// See [`WorkspaceStatus::update_metadata`].
+    ///
+    /// # Errors
+    /// If a later load has begun, or the metadatum is over a bound.
+    pub fn update_metadata(&self, key: &str, value: impl Into<Value>) -> Result<(), AttemptError> {
+        self.status
+            .attempt_metadata(self.epoch, &[(key, value.into())])
+    }
+
+    /// Sets several metadata as one change, in order; all or none.
+    ///
+    /// # Errors
+    /// If a later load has begun, or a metadatum is over a bound.
+    pub fn update_metadata_many<'a>(
+        &self,
+        entries: impl IntoIterator<Item = (&'a str, Value)>,
+    ) -> Result<(), AttemptError> {
+        // Collected before the lock is taken: the iterator is the caller's.
+        let entries: Vec<_> = entries.into_iter().collect();
+        self.status.attempt_metadata(self.epoch, &entries)
+    }
+
+    /// See [`WorkspaceStatus::start_progress`].
+    ///
+    /// # Errors
+    /// If a later load has begun.
+    pub fn start_progress(
+        &self,
+        phase: State,
+        unit: Unit,
+        total: Option<u64>,
+    ) -> Result<Progress, AttemptError> {
+        self.status.attempt_progress(self.epoch, phase, unit, total)
+    }
+}
+
+/// A load cannot begin in this epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("epoch {attempt} is not above the current epoch {current} of the workspace")]
+pub struct StaleEpoch {
+    /// The epoch that was asked for.
+    pub attempt: Epoch,
+    /// The epoch the workspace is in.
+    pub current: Epoch,
+}
+
+/// Why a write of an attempt is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AttemptError {
+    /// A later load has begun: stop loading.
+    #[error("the load of epoch {attempt} is stale, the workspace is in epoch {current}")]
+    Stale {
+        /// The epoch of the attempt.
+        attempt: Epoch,
+        /// The epoch the workspace is in.
+        current: Epoch,
+    },
+    /// A metadatum is over a bound; the attempt is as good as before.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+}
+
+impl From<StaleEpoch> for AttemptError {
+    fn from(StaleEpoch { attempt, current }: StaleEpoch) -> Self {
+        AttemptError::Stale { attempt, current }
+    }
+}

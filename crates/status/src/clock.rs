@@ -1,0 +1,178 @@
+//! Where time comes from: the wall clock for what is shown, the monotonic clock for what
+//! is measured.
+
+use std::sync::Arc;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+/// A source of time.
+pub trait Clock: Send + Sync + 'static {
+    /// The time to show. It may jump, also back.
+    fn wall(&self) -> SystemTime;
+
+    /// The time to measure with, since any fixed origin. It never goes back.
+    fn monotonic(&self) -> Duration;
+}
+
+/// The clocks of the operating system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Clock for SystemClock {
+    fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        ORIGIN.elapsed()
+    }
+}
+
+/// A clock that stands until it is advanced, for tests. Clones are the same clock.
+///
+/// ```
+/// use std::time::Duration;
+/// use workspace_status::{ManualClock, Tracker};
+///
+/// let clock = ManualClock::new();
+/// let tracker = Tracker::builder().clock(clock.clone()).build();
+/// let status = tracker.get_or_create("a");
+/// clock.advance(Duration::from_secs(5));
+/// assert_eq!(status.time_in_current_state(), Duration::from_secs(5));
+/// ```
+#[derive(Debug, Clone)]
+pub struct ManualClock {
+    hands: Arc<Mutex<Hands>>,
+}
+
+#[derive(Debug)]
+struct Hands {
+    wall: SystemTime,
+    monotonic: Duration,
+}
+
+impl ManualClock {
+    /// A clock that stands at 2001-09-09 01:46:40 UTC.
+    pub fn new() -> Self {
+        Self {
+            hands: Arc::new(Mutex::new(Hands {
+                wall: UNIX_EPOCH + Duration::from_secs(1_000_000_000),
+                monotonic: Duration::ZERO,
+            })),
+        }
+    }
+
+    /// Moves both clocks on.
+    pub fn advance(&self, by: Duration) {
+        let mut hands = self.hands.lock();
+        hands.wall += by;
+        hands.monotonic += by;
+    }
+
+    /// Sets the wall clock alone, as an operator or a time server does.
+    pub fn set_wall(&self, wall: SystemTime) {
+        self.hands.lock().wall = wall;
+    }
+}
+
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for ManualClock {
+    fn wall(&self) -> SystemTime {
+        self.hands.lock().wall
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.hands.lock().monotonic
+    }
+}
+
+/// A time on the wall clock in 8 bytes: nanoseconds since 1970, to the year 2554. Times
+/// outside are moved to the border.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct WallNanos(pub(crate) u64);
+
+impl WallNanos {
+    pub(crate) fn from_system(time: SystemTime) -> Self {
+        Self(nanos(
+            time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO),
+        ))
+    }
+
+    pub(crate) fn to_system(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_nanos(self.0)
+    }
+}
+
+/// A duration in nanoseconds, at most 584 years.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    duration
+        .as_secs()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::from(duration.subsec_nanos()))
+}
+
+/// Both clocks, read one after the other.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) wall: WallNanos,
+    pub(crate) monotonic_nanos: u64,
+}
+
+/// The clock of a tracker: the system's without a virtual call, which every change pays.
+#[derive(Clone)]
+pub(crate) enum AnyClock {
+    System,
+    Other(Arc<dyn Clock>),
+}
+
+impl AnyClock {
+    pub(crate) fn now(&self) -> Moment {
+        Moment {
+            wall: WallNanos::from_system(self.wall()),
+            monotonic_nanos: self.monotonic_nanos(),
+        }
+    }
+
+    pub(crate) fn monotonic_nanos(&self) -> u64 {
+        nanos(self.monotonic())
+    }
+}
+
+impl Clock for AnyClock {
+    fn wall(&self) -> SystemTime {
+        match self {
+            AnyClock::System => SystemClock.wall(),
+            AnyClock::Other(clock) => clock.wall(),
+        }
+    }
+
+    fn monotonic(&self) -> Duration {
+        match self {
+            AnyClock::System => SystemClock.monotonic(),
+            AnyClock::Other(clock) => clock.monotonic(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wall_time_keeps_its_nanoseconds_and_stops_at_the_borders() {
+        let now = SystemTime::now();
+        assert_eq!(WallNanos::from_system(now).to_system(), now);
+        let before = UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(WallNanos::from_system(before).to_system(), UNIX_EPOCH);
+        assert_eq!(nanos(Duration::MAX), u64::MAX);
+    }
+}

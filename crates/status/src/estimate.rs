@@ -1,0 +1,202 @@
+//! How long a phase still takes: measured from its own progress, said with bounds, and
+//! not said before it is known.
+//!
+//! The phase so far is cut into intervals. The mean rate over all of it and the mean of
+//! late, whichever is slower and faster, give the bounds; both are widened by what the
+//! noise of the intervals allows for (see [`Measured::eta`]).
+
+use std::time::Duration;
+
+/// The shortest time between two points.
+pub(crate) const SPACING: Duration = Duration::from_millis(250);
+/// At so many points every other one is dropped, and the spacing doubles: a phase of any
+/// length is covered evenly.
+const POINTS: usize = 64;
+/// Confident after this much time …
+const CONFIDENT_AFTER_SECONDS: f64 = 2.0;
+/// … this many intervals …
+const CONFIDENT_INTERVALS: usize = 8;
+/// … and this many of them with progress.
+const CONFIDENT_MOVES: usize = 5;
+/// Not confident while the bounds would be wider than a factor of this and one.
+const WIDEST: f64 = 1.5;
+/// What is added to both bounds even for a rate without noise.
+const NARROWEST: f64 = 0.05;
+/// Standard deviations.
+const SAFETY: f64 = 3.0;
+
+/// The time still to go, as bounds that the truth is expected between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Eta {
+    /// It hardly takes less.
+    pub low: Duration,
+    /// It hardly takes more.
+    pub high: Duration,
+    /// What this rests on.
+    pub basis: Basis,
+}
+
+/// What an [`Eta`] rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Basis {
+    /// The rate measured in this phase.
+    Rate,
+}
+
+impl Basis {
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Basis::Rate => "rate",
+        }
+    }
+}
+
+/// Points of a phase, and what follows from them.
+#[derive(Debug, Clone)]
+pub(crate) struct Estimator {
+    spacing: Duration,
+    points: Vec<Point>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Point {
+    seconds: f64,
+    done: f64,
+}
+
+/// What was measured up to the last point.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Measured {
+    /// Mean over the whole phase, a second.
+    pub(crate) rate: f64,
+    slow: f64,
+    fast: f64,
+    /// Standard deviation of an interval's rate, in means.
+    noise: f64,
+    intervals: f64,
+    interval_seconds: f64,
+    confident: bool,
+}
+
+impl Estimator {
+    pub(crate) fn new(now: Duration) -> Self {
+        let mut points = Vec::with_capacity(POINTS);
+        points.push(Point {
+            seconds: now.as_secs_f64(),
+            done: 0.0,
+        });
+        Self {
+            spacing: SPACING,
+            points,
+        }
+    }
+
+    /// Takes a point if it is time for one, and tells what is known then.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "progress beyond 2^53 may be off by a few units"
+    )]
+    pub(crate) fn sample(&mut self, now: Duration, done: u64) -> Option<Measured> {
+        let point = Point {
+            seconds: now.as_secs_f64(),
+            done: done as f64,
+        };
+        let last = self.points.last()?;
+        if point.seconds - last.seconds < self.spacing.as_secs_f64() * 0.99 {
+            return None;
+        }
+        if point.done < last.done {
+            // Set back: what was measured says nothing about what follows.
+            self.points.clear();
+            self.spacing = SPACING;
+        }
+        self.points.push(point);
+        if self.points.len() >= POINTS {
+            let mut keep = false;
+            self.points.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            self.spacing *= 2;
+        }
+        self.measure()
+    }
+
+    fn measure(&self) -> Option<Measured> {
+        let first = self.points.first()?;
+        let last = self.points.last()?;
+        let seconds = last.seconds - first.seconds;
+        let intervals = self.points.len() - 1;
+        let rate = rate_between(first, last)?;
+        let mut squares = 0.0;
+        let mut moves = 0;
+        for pair in self.points.windows(2) {
+            let [from, to] = pair else { continue };
+            let off = rate_between(from, to).unwrap_or(0.0) - rate;
+            squares += off * off * (to.seconds - from.seconds);
+            moves += usize::from(to.done > from.done);
+        }
+        let count = u32::try_from(intervals).map_or(f64::MAX, f64::from);
+        let variance = squares / seconds * count / (count - 1.0).max(1.0);
+        let late = intervals.div_ceil(4).max(4).min(intervals);
+        let late = self.points.get(intervals - late)?;
+        let lately = rate_between(late, last)?;
+        Some(Measured {
+            rate,
+            slow: rate.min(lately),
+            fast: rate.max(lately),
+            noise: if rate > 0.0 {
+                variance.sqrt() / rate
+            } else {
+                0.0
+            },
+            intervals: count,
+            interval_seconds: seconds / count,
+            confident: seconds >= CONFIDENT_AFTER_SECONDS * 0.99
+                && intervals >= CONFIDENT_INTERVALS
+                && moves >= CONFIDENT_MOVES,
+        })
+    }
+}
+
+fn rate_between(from: &Point, to: &Point) -> Option<f64> {
+    let seconds = to.seconds - from.seconds;
+    (seconds > 0.0).then(|| (to.done - from.done) / seconds)
+}
+
+impl Measured {
+    /// The time that `remaining` units take, `since` after the last point, where that can
+    /// be said.
+    ///
+    /// The mean of k measured intervals and the mean of the n to come differ by a standard
+    /// deviation of s·√(1/k + 1/n), s being that of one interval.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "progress beyond 2^53 may be off by a few units"
+    )]
+    pub(crate) fn eta(&self, remaining: u64, since: Duration) -> Option<Eta> {
+        let stalled = since.as_secs_f64() > 4.0 * self.interval_seconds + 1.0;
+        if !self.confident || self.slow <= 0.0 || remaining == 0 || stalled {
+            return None;
+        }
+        let remaining = remaining as f64;
+        let to_come = (remaining / self.rate / self.interval_seconds).max(0.25);
+        let doubt = NARROWEST + SAFETY * self.noise * (1.0 / self.intervals + 1.0 / to_come).sqrt();
+        // Close to the end the doubt is about parts of an interval: see the slack.
+        if doubt > WIDEST && to_come > 2.0 {
+            return None;
+        }
+        let slack = self.interval_seconds;
+        let low = remaining / (self.fast * (1.0 + doubt)) - slack;
+        let high = remaining / self.slow * (1.0 + doubt) + slack;
+        Some(Eta {
+            low: Duration::try_from_secs_f64(low.max(0.0)).ok()?,
+            high: Duration::try_from_secs_f64(high).ok()?,
+            basis: Basis::Rate,
+        })
+    }
+}

@@ -1,0 +1,187 @@
+//! The change feed: what changed, in order, for any number of watchers.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use event_listener::{EventListener, Listener as _};
+use futures_core::Stream;
+
+use crate::id::{Revision, WorkspaceId};
+use crate::ring::Found;
+use crate::shared::Shared;
+use crate::state::State;
+
+/// How many changes a tracker keeps for its watchers if nothing else is said: a thousand
+/// workspaces may load at once, with a dozen changes each, before a watcher looks.
+pub const FEED_CAPACITY: usize = 16_384;
+
+/// One change of one status. What the status is now is to be read from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its number among all changes of the tracker.
+    pub revision: Revision,
+    /// Whose status it is.
+    pub workspace_id: WorkspaceId,
+    /// What happened.
+    pub kind: ChangeKind,
+}
+
+/// What happened to a status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// It is new, in `initializing`.
+    Created,
+    /// It entered another state.
+    Transition {
+        /// The state it left.
+        from: State,
+        /// The state it entered.
+        to: State,
+        /// How long it had been in `from`.
+        time_in_from: Duration,
+    },
+    /// Message, error or epoch changed within a state.
+    Message,
+    /// Metadata changed.
+    Metadata,
+    /// It is gone.
+    Removed,
+}
+
+/// What a watcher gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FeedItem {
+    /// The next change.
+    Change(Change),
+    /// The watcher was too slow, or asked for changes that are gone. It goes on after
+    /// `revision`; read the state of everything to have what lies before.
+    Resync {
+        /// Changes after this one follow.
+        revision: Revision,
+    },
+}
+
+/// A reader of the change feed with a place of its own. Nobody waits for it: what it does
+/// not read in time is replaced by a [`FeedItem::Resync`].
+///
+/// As a future (`next`), a blocking call (`next_deadline`), or a [`Stream`].
+///
+/// ```
+/// use workspace_status::{ChangeKind, FeedItem, State, Tracker};
+///
+/// let tracker = Tracker::new();
+/// let mut watcher = tracker.watch();
+/// tracker.get_or_create("a").set_state(State::Ready, "ok");
+/// let Some(FeedItem::Change(created)) = watcher.try_next() else { panic!() };
+/// assert_eq!(created.kind, ChangeKind::Created);
+/// let Some(FeedItem::Change(ready)) = watcher.try_next() else { panic!() };
+/// assert!(matches!(ready.kind, ChangeKind::Transition { to: State::Ready, .. }));
+/// assert_eq!(watcher.try_next(), None);
+/// ```
+pub struct Watcher {
+    shared: Arc<Shared>,
+    next: u64,
+    /// Asked for a revision that does not exist yet.
+    ahead: bool,
+    listener: Option<EventListener>,
+}
+
+impl Watcher {
+    pub(crate) fn after(shared: Arc<Shared>, revision: Revision) -> Self {
+        let head = shared.feed.head();
+        Self {
+            next: revision.get().saturating_add(1),
+            ahead: revision.get() > head,
+            shared,
+            listener: None,
+        }
+    }
+
+    /// The next item, if there is one now.
+    pub fn try_next(&mut self) -> Option<FeedItem> {
+        if self.ahead {
+            self.ahead = false;
+            return Some(self.resync());
+        }
+        match self.shared.feed.get(self.next) {
+            Found::Item((workspace_id, kind)) => {
+                let revision = Revision::new(self.next);
+                self.next += 1;
+                Some(FeedItem::Change(Change {
+                    revision,
+                    workspace_id,
+                    kind,
+                }))
+            }
+            Found::Later => None,
+            Found::Gone => Some(self.resync()),
+        }
+    }
+
+    /// The next item; blocks until there is one, or the deadline has passed.
+    pub fn next_deadline(&mut self, deadline: Instant) -> Option<FeedItem> {
+        loop {
+            if let Some(item) = self.try_next() {
+                return Some(item);
+            }
+            let listener = self.shared.listen_feed();
+            if let Some(item) = self.try_next() {
+                return Some(item);
+            }
+            if listener.wait_deadline(deadline).is_none() {
+                return self.try_next();
+            }
+        }
+    }
+
+    /// The next item. Nothing is lost if the future is dropped before it is ready.
+    pub fn next(&mut self) -> impl Future<Output = FeedItem> + Send {
+        poll_fn(|context| self.poll(context))
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<FeedItem> {
+        loop {
+            if let Some(item) = self.try_next() {
+                self.listener = None;
+                return Poll::Ready(item);
+            }
+            // The look after the listener stands must not be left out.
+            let Some(listener) = &mut self.listener else {
+                self.listener = Some(self.shared.listen_feed());
+                continue;
+            };
+            match Pin::new(listener).poll(context) {
+                Poll::Ready(()) => self.listener = None,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn resync(&mut self) -> FeedItem {
+        let head = self.shared.feed.head();
+        self.next = head + 1;
+        FeedItem::Resync {
+            revision: Revision::new(head),
+        }
+    }
+}
+
+impl Stream for Watcher {
+    type Item = FeedItem;
+
+    /// Never ends.
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<FeedItem>> {
+        self.get_mut().poll(context).map(Some)
+    }
+}
+
+impl std::fmt::Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watcher")
+            .field("next", &self.next)
+            .finish_non_exhaustive()
+    }
+}

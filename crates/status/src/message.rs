@@ -1,0 +1,260 @@
+//! Texts of a status: short, bounded, and shared when they repeat.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::fmt::{self, Write as _};
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::ops::Deref;
+use std::sync::Arc;
+
+use arcstr::ArcStr;
+
+/// The longest message, in bytes. A longer one is cut at the last whole character.
+pub const MESSAGE_BYTES: usize = 1024;
+
+/// What a status says about itself. Cut to [`MESSAGE_BYTES`], cheap to clone.
+///
+/// The texts of a service repeat, across its workspaces and within one, so that equal
+/// texts made on one thread share their memory: 20 transitions of a million workspaces
+/// cost 20 texts, not 20 million.
+///
+/// ```
+/// use workspace_status::Message;
+///
+/// assert_eq!(&*Message::from("ok"), "ok");
+/// assert_eq!(Message::from("x".repeat(5000)).len(), 1024);
+/// ```
+#[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(into = "String", from = "String"))]
+pub struct Message(ArcStr);
+
+impl Message {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The text of anything that can be shown, written no further than it is kept.
+    pub(crate) fn from_display(shown: impl fmt::Display) -> Self {
+        let mut bounded = Bounded(String::new());
+        // A `Display` that fails leaves what it wrote so far: a status never fails.
+        let _ = write!(bounded, "{shown}");
+        Message::from(bounded.0.as_str())
+    }
+}
+
+/// Collects a text up to the first write that passes the bound.
+struct Bounded(String);
+
+impl fmt::Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // One byte over, so that `cut` sees that there was more.
+        let room = (MESSAGE_BYTES + 4).saturating_sub(self.0.len());
+        self.0.push_str(cut_at(text, room));
+        if room == 0 { Err(fmt::Error) } else { Ok(()) }
+    }
+}
+
+fn cut_at(text: &str, bytes: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes)).unwrap_or(text)
+}
+
+/// Longer texts are not looked up: they are seldom the same.
+const SHARED_TEXT_BYTES: usize = 128;
+/// Slots of a thread's table, so that it holds 64 KiB of text at most.
+const SHARED_TEXTS: usize = 512;
+
+/// The texts of late of one thread, by their hash. A text that was asked for again
+/// survives the next other text that wants its slot.
+struct SharedTexts {
+    hasher: foldhash::fast::RandomState,
+    slots: Box<[Slot]>,
+}
+
+#[derive(Clone, Default)]
+struct Slot {
+    text: ArcStr,
+    wanted_again: bool,
+}
+
+thread_local! {
+    static SHARED: RefCell<SharedTexts> = RefCell::new(SharedTexts {
+        hasher: foldhash::fast::RandomState::default(),
+        slots: vec![Slot::default(); SHARED_TEXTS].into_boxed_slice(),
+    });
+}
+
+impl SharedTexts {
+    fn get(&mut self, text: &str) -> ArcStr {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(text.as_bytes());
+        let index = usize::try_from(hasher.finish() % SHARED_TEXTS as u64).unwrap_or(0);
+        let Some(slot) = self.slots.get_mut(index) else {
+            return ArcStr::from(text);
+        };
+        if slot.text == text {
+            slot.wanted_again = true;
+            return slot.text.clone();
+        }
+        let made = ArcStr::from(text);
+        if slot.wanted_again {
+            slot.wanted_again = false;
+        } else {
+            slot.text = made.clone();
+        }
+        made
+    }
+}
+
+/// The text in shared memory if it is short and was seen of late on this thread.
+pub(crate) fn shared(text: &str) -> ArcStr {
+    if text.is_empty() {
+        return ArcStr::new();
+    }
+    if text.len() > SHARED_TEXT_BYTES {
+        return ArcStr::from(text);
+    }
+    // The table is gone while its thread ends.
+    SHARED
+        .try_with(|shared| shared.borrow_mut().get(text))
+        .unwrap_or_else(|_| ArcStr::from(text))
+}
+
+impl From<&str> for Message {
+    fn from(text: &str) -> Self {
+        Message(shared(cut_at(text, MESSAGE_BYTES)))
+    }
+}
+
+impl From<&String> for Message {
+    fn from(text: &String) -> Self {
+        Message::from(text.as_str())
+    }
+}
+
+impl From<String> for Message {
+    fn from(text: String) -> Self {
+        Message::from(text.as_str())
+    }
+}
+
+impl From<Box<str>> for Message {
+    fn from(text: Box<str>) -> Self {
+        Message::from(&*text)
+    }
+}
+
+impl From<Cow<'_, str>> for Message {
+    fn from(text: Cow<'_, str>) -> Self {
+        Message::from(&*text)
+    }
+}
+
+impl From<Arc<str>> for Message {
+    fn from(text: Arc<str>) -> Self {
+        Message::from(&*text)
+    }
+}
+
+impl From<fmt::Arguments<'_>> for Message {
+    fn from(text: fmt::Arguments<'_>) -> Self {
+        text.as_str()
+            .map_or_else(|| Message::from_display(text), Message::from)
+    }
+}
+
+impl From<&Message> for Message {
+    fn from(message: &Message) -> Self {
+        message.clone()
+    }
+}
+
+impl From<Message> for String {
+    fn from(message: Message) -> Self {
+        message.as_str().to_owned()
+    }
+}
+
+impl Deref for Message {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl AsRef<str> for Message {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl PartialEq<str> for Message {
+    fn eq(&self, other: &str) -> bool {
+        self.as_str() == other
+    }
+}
+
+impl PartialEq<&str> for Message {
+    fn eq(&self, other: &&str) -> bool {
+        self.as_str() == *other
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_is_cut_at_a_whole_character() {
+        let message = Message::from("ä".repeat(2000));
+        assert_eq!(message.len(), 1024);
+        let odd = Message::from(format!("x{}", "ä".repeat(2000)));
+        assert_eq!(odd.len(), 1023);
+        let shown = Message::from_display("é".repeat(5000));
+        assert_eq!(shown.as_str(), "é".repeat(512));
+    }
+
+    #[test]
+    fn equal_texts_share_their_memory() {
+        let first = Message::from("replaying");
+        let second = Message::from(String::from("replaying"));
+        assert!(ArcStr::ptr_eq(&first.0, &second.0));
+    }
+
+    #[test]
+    fn a_stream_of_other_texts_does_not_push_out_what_repeats() {
+        let first = Message::from("stays");
+        let mut same = 0;
+        for n in 0..20_000 {
+            let _ = Message::from(format!("distinct {n}"));
+            same += i32::from(ArcStr::ptr_eq(&first.0, &Message::from("stays").0));
+        }
+        assert_eq!(same, 20_000);
+    }
+
+    #[test]
+    fn a_display_that_fails_leaves_what_it_wrote() {
+        struct Failing;
+        impl fmt::Display for Failing {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("half")?;
+                Err(fmt::Error)
+            }
+        }
+        assert_eq!(Message::from_display(Failing), "half");
+    }
+}

@@ -1,0 +1,184 @@
+//! A status as it was at one moment.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use arcstr::ArcStr;
+
+use crate::clock::Moment;
+use crate::error::ErrorInfo;
+use crate::history::{Core, Transition};
+use crate::id::{Epoch, Revision, WorkspaceId};
+use crate::metadata::Metadata;
+use crate::progress::ProgressReport;
+use crate::state::State;
+
+/// A consistent copy of a status. It shares its memory with the status until that changes.
+///
+/// ```
+/// use workspace_status::{State, Tracker};
+///
+/// let status = Tracker::new().get_or_create("a");
+/// status.set_state(State::Ready, "ok");
+/// let snapshot = status.snapshot();
+/// status.set_state(State::Unloading, "moving away");
+///
+/// assert_eq!((snapshot.state(), snapshot.message()), (State::Ready, "ok"));
+/// let entered: Vec<State> = snapshot.state_history().map(|t| t.to_state()).collect();
+/// assert_eq!(entered, [State::Ready]);
+/// ```
+#[derive(Clone)]
+pub struct Snapshot {
+    id: WorkspaceId,
+    core: Arc<Core>,
+    observed: Moment,
+    owner: Option<ArcStr>,
+    progress: Option<Box<ProgressReport>>,
+    /// Made when somebody asks: most readers of a status do not.
+    history: OnceLock<Box<[Transition]>>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(
+        id: WorkspaceId,
+        core: Arc<Core>,
+        observed: Moment,
+        owner: Option<ArcStr>,
+        progress: Option<ProgressReport>,
+    ) -> Self {
+        Self {
+            id,
+            core,
+            observed,
+            owner,
+            progress: progress.map(Box::new),
+            history: OnceLock::new(),
+        }
+    }
+
+    /// Whose status it is.
+    pub fn workspace_id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whose status it is, to keep.
+    pub fn id(&self) -> &WorkspaceId {
+        &self.id
+    }
+
+    /// The state it is in.
+    pub fn state(&self) -> State {
+        self.core.head.state
+    }
+
+    /// What it said last.
+    pub fn message(&self) -> &str {
+        &self.core.head.message
+    }
+
+    /// The text of [`Snapshot::error`].
+    pub fn error_message(&self) -> Option<&str> {
+        self.error().map(ErrorInfo::message)
+    }
+
+    /// Its error, in `error` only.
+    pub fn error(&self) -> Option<&ErrorInfo> {
+        self.core.head.error()
+    }
+
+    /// Since when it is in its state, on the wall clock.
+    pub fn state_entered(&self) -> SystemTime {
+        self.core.head.entered.wall.to_system()
+    }
+
+    /// When message, state or metadata was set last, on the wall clock.
+    pub fn last_updated(&self) -> SystemTime {
+        self.core.head.updated.to_system()
+    }
+
+    /// For how long it was in its state when this was taken, on the monotonic clock.
+    pub fn time_in_current_state(&self) -> Duration {
+        let entered = self.core.head.entered.monotonic_nanos;
+        Duration::from_nanos(self.observed.monotonic_nanos.saturating_sub(entered))
+    }
+
+    /// Its metadata.
+    pub fn metadata(&self) -> &Metadata {
+        self.core
+            .head
+            .metadata
+            .as_deref()
+            .unwrap_or(Metadata::EMPTY)
+    }
+
+    /// The last 20 transitions, oldest first.
+    pub fn state_history(
+        &self,
+    ) -> impl ExactSizeIterator<Item = &Transition> + DoubleEndedIterator + Clone {
+        self.history.get_or_init(|| self.core.transitions()).iter()
+    }
+
+    /// How many transitions there ever were.
+    pub fn transitions_total(&self) -> u64 {
+        self.core.head.sequence
+    }
+
+    /// The load it is in.
+    pub fn epoch(&self) -> Epoch {
+        self.core.head.epoch
+    }
+
+    /// The change that made it what it is.
+    pub fn revision(&self) -> Revision {
+        self.core.head.revision
+    }
+
+    /// Who holds the workspace, if the tracker was told.
+    pub fn owner(&self) -> Option<&str> {
+        self.owner.as_deref()
+    }
+
+    /// When this was taken, on the wall clock.
+    pub fn observed_at(&self) -> SystemTime {
+        self.observed.wall.to_system()
+    }
+
+    /// How far it is in the phase that reported progress last.
+    pub fn progress(&self) -> Option<ProgressReport> {
+        self.progress.as_deref().copied()
+    }
+
+    /// When its progress was last seen to move, on the wall clock.
+    pub fn last_progress_at(&self) -> Option<SystemTime> {
+        self.progress.as_ref()?.last_progress_at()
+    }
+
+    /// Whether it is in `ready`.
+    pub fn is_ready(&self) -> bool {
+        self.state() == State::Ready
+    }
+
+    /// Whether it is in `error`.
+    pub fn is_error(&self) -> bool {
+        self.state() == State::Error
+    }
+
+    /// Whether it is neither in `error` nor `unknown`.
+    pub fn is_healthy(&self) -> bool {
+        self.state().is_healthy()
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("workspace_id", &self.id)
+            .field("state", &self.state())
+            .field("message", &self.message())
+            .field("epoch", &self.epoch().get())
+            .field("revision", &self.revision().get())
+            .field("transitions_total", &self.transitions_total())
+            .finish_non_exhaustive()
+    }
+}

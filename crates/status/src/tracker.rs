@@ -1,0 +1,408 @@
+//! All workspaces of a process.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering as Order;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Bound;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, LazyLock};
+
+use arcstr::ArcStr;
+use parking_lot::RwLock;
+
+use crate::clock::{AnyClock, Clock};
+use crate::feed::{FEED_CAPACITY, Watcher};
+use crate::id::{InvalidWorkspaceId, Revision, WorkspaceId};
+use crate::page::{IdPage, Page, PageQuery};
+use crate::shared::{Shared, key_of};
+use crate::snapshot::Snapshot;
+use crate::state::{StateCounts, StateTotals};
+use crate::wait::WaitBuilder;
+use crate::workspace_status::WorkspaceStatus;
+
+/// The statuses of all workspaces of a process. Clones are the same tracker.
+///
+/// ```
+/// use workspace_status::{State, Tracker};
+///
+/// let tracker = Tracker::new();
+/// tracker.get_or_create("a").set_state(State::Ready, "ok");
+/// assert!(tracker.get("a").is_some_and(|status| status.is_ready()));
+/// assert_eq!(tracker.count(), 1);
+/// assert!(tracker.remove("a") && tracker.snapshot("a").is_none());
+/// ```
+#[derive(Clone)]
+pub struct Tracker {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    /// For those who look one up, without a lock.
+    by_id: papaya::HashMap<WorkspaceId, Arc<WorkspaceStatus>, foldhash::quality::RandomState>,
+    /// For lists. Its lock is also held to add and to remove, so that a workspace is in
+    /// both or in none; those who list hold it for [`CHUNK`] entries at a time.
+    ordered: RwLock<BTreeSet<ById>>,
+}
+
+/// How many entries a list looks at before it lets others have the lock.
+const CHUNK: usize = 512;
+
+static GLOBAL: LazyLock<Tracker> = LazyLock::new(Tracker::new);
+
+impl Tracker {
+    /// The tracker of the process, for those who need no other.
+    pub fn global() -> &'static Tracker {
+        &GLOBAL
+    }
+
+    /// A tracker on the system's clocks, without an owner.
+    pub fn new() -> Tracker {
+        Tracker::builder().build()
+    }
+
+    /// A tracker with other settings.
+    pub fn builder() -> TrackerBuilder {
+        TrackerBuilder {
+            clock: AnyClock::System,
+            owner: None,
+            feed_capacity: FEED_CAPACITY,
+        }
+    }
+
+    /// The status of a workspace, made if it is new.
+    ///
+    /// # Panics
+    /// If the id is invalid; see [`Tracker::try_get_or_create`].
+    #[expect(
+        clippy::panic,
+        reason = "documented; ids of untrusted origin go through try_get_or_create"
+    )]
+    pub fn get_or_create(&self, id: &str) -> Arc<WorkspaceStatus> {
+        match self.try_get_or_create(id) {
+            Ok(status) => status,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The status of a workspace, made if it is new.
+    ///
+    /// # Errors
+    /// If the id is invalid.
+    pub fn try_get_or_create(&self, id: &str) -> Result<Arc<WorkspaceStatus>, InvalidWorkspaceId> {
+        if let Some(status) = self.get(id) {
+            return Ok(status);
+        }
+        let id = WorkspaceId::new(id)?;
+        let key = key_of(&id);
+        let mut ordered = self.inner.ordered.write();
+        if let Some(ById(status)) = ordered.get(id.as_str()) {
+            return Ok(Arc::clone(status));
+        }
+        let status = Arc::new(WorkspaceStatus::new(
+            id.clone(),
+            key,
+            Arc::clone(&self.inner.shared),
+        ));
+        ordered.insert(ById(Arc::clone(&status)));
+        // Before others can find it, so that its creation is the first change of it.
+        status.publish_created();
+        self.inner.by_id.pin().insert(id, Arc::clone(&status));
+        drop(ordered);
+        status.notify();
+        Ok(status)
+    }
+
+    /// The status of a workspace. Takes no lock.
+    pub fn get(&self, id: &str) -> Option<Arc<WorkspaceStatus>> {
+        self.inner.by_id.pin().get(id).cloned()
+    }
+
+    /// A copy of the status of a workspace.
+    pub fn snapshot(&self, id: &str) -> Option<Snapshot> {
+        self.inner
+            .by_id
+            .pin()
+            .get(id)
+            .map(|status| status.snapshot())
+    }
+
+    /// Copies of all statuses, ordered by id, each consistent in itself. Workspaces that
+    /// come or go meanwhile may be in it or not.
+    pub fn list_all(&self) -> Vec<Snapshot> {
+        let mut snapshots = Vec::with_capacity(self.count());
+        let now = self.inner.shared.clock.now();
+        self.scan(None, "", |status| {
+            snapshots.push(status.snapshot_at(now));
+            true
+        });
+        snapshots
+    }
+
+    /// Copies of some statuses, ordered by id. Looks at every workspace between the first
+    /// and the last one of the page.
+    pub fn page(&self, query: &PageQuery) -> Page {
+        let limit = query.limit.max(1);
+        let now = self.inner.shared.clock.now();
+        let mut snapshots: Vec<Snapshot> = Vec::new();
+        let mut more = false;
+        self.scan(query.after.as_ref(), query.prefix(), |status| {
+            if !query.wants(status.state()) {
+                return true;
+            }
+            let snapshot = status.snapshot_at(now);
+            // It may have moved on since.
+            if !query.wants(snapshot.state()) {
+                return true;
+            }
+            more = snapshots.len() == limit;
+            if !more {
+                snapshots.push(snapshot);
+            }
+            !more
+        });
+        let next = snapshots
+            .last()
+            .filter(|_| more)
+            .map(|last| last.id().clone());
+        Page { snapshots, next }
+    }
+
+    /// The ids of some workspaces, ordered; as [`Tracker::page`].
+    pub fn ids(&self, query: &PageQuery) -> IdPage {
+        let limit = query.limit.max(1);
+        let mut ids: Vec<WorkspaceId> = Vec::new();
+        let mut more = false;
+        self.scan(query.after.as_ref(), query.prefix(), |status| {
+            if query.wants(status.state()) {
+                more = ids.len() == limit;
+                if !more {
+                    ids.push(status.id().clone());
+                }
+            }
+            !more
+        });
+        let next = ids.last().filter(|_| more).cloned();
+        IdPage { ids, next }
+    }
+
+    /// Takes a workspace out. Whoever still holds its status may go on writing to it, but
+    /// it no longer counts and nobody is told. Tells whether there was one.
+    pub fn remove(&self, id: &str) -> bool {
+        let mut ordered = self.inner.ordered.write();
+        let Some(ById(status)) = ordered.take(id) else {
+            return false;
+        };
+        self.inner.by_id.pin().remove(id);
+        status.remove();
+        drop(ordered);
+        status.notify();
+        true
+    }
+
+    /// How many workspaces there are. Takes no lock.
+    pub fn count(&self) -> usize {
+        self.count_by_state().total()
+    }
+
+    /// How many workspaces are in each state. Takes no lock, and costs the same for any
+    /// number of workspaces. One that changes its state at this moment may be counted in
+    /// both states.
+    pub fn count_by_state(&self) -> StateCounts {
+        self.inner.shared.counts.by_state()
+    }
+
+    /// How often each state was entered since the tracker exists. Creation enters none.
+    pub fn transitions_into(&self) -> StateTotals {
+        self.inner.shared.counts.entered()
+    }
+
+    /// How many transitions were not on the engine's way; see
+    /// [`State::may_follow`](crate::State::may_follow).
+    pub fn unexpected_transitions(&self) -> u64 {
+        let shared = &self.inner.shared;
+        shared.unexpected_transitions.load(Ordering::Relaxed)
+    }
+
+    /// How often metadata were refused.
+    pub fn metadata_refusals(&self) -> u64 {
+        self.inner.shared.metadata_refusals.load(Ordering::Relaxed)
+    }
+
+    /// The number of the last change of any status.
+    pub fn revision(&self) -> Revision {
+        Revision::new(self.inner.shared.feed.head())
+    }
+
+    /// Who holds the workspaces of this process.
+    pub fn owner(&self) -> Option<Arc<str>> {
+        let owner = self.inner.shared.owner()?;
+        Some(Arc::from(owner.as_str()))
+    }
+
+    /// Says who holds the workspaces of this process, from the next snapshot on.
+    pub fn set_owner(&self, owner: impl Into<Arc<str>>) {
+        let owner = ArcStr::from(&*owner.into());
+        self.inner.shared.owner.store(Some(Arc::new(owner)));
+    }
+
+    /// Its clock.
+    pub fn clock(&self) -> &dyn Clock {
+        &self.inner.shared.clock
+    }
+
+    /// Takes the measurements that rates and ETAs rest on, for up to 4096 phases under
+    /// way. To be called about four times a second by whoever owns a loop; a reader of a
+    /// phase that was not measured of late does it for that one.
+    pub fn sample_progress(&self) {
+        let shared = &self.inner.shared;
+        shared.active.sample(shared.clock.now());
+    }
+
+    /// A watcher of every change from now on.
+    pub fn watch(&self) -> Watcher {
+        self.watch_from(self.revision())
+    }
+
+    /// A watcher of every change after `revision`. If those are gone, or the tracker has
+    /// not come so far, its first item is a resync.
+    pub fn watch_from(&self, revision: Revision) -> Watcher {
+        Watcher::after(Arc::clone(&self.inner.shared), revision)
+    }
+
+    /// Waits for a workspace, which need not exist yet, to be in a state.
+    pub fn wait(&self, id: &str) -> WaitBuilder {
+        WaitBuilder::new(self.clone(), id)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.inner.shared
+    }
+
+    /// Shows every workspace after `after` whose id begins with `prefix`, in order, until
+    /// `visit` says that it is enough. No lock is held meanwhile.
+    fn scan(
+        &self,
+        after: Option<&WorkspaceId>,
+        prefix: &str,
+        mut visit: impl FnMut(&WorkspaceStatus) -> bool,
+    ) {
+        let mut chunk: Vec<Arc<WorkspaceStatus>> = Vec::with_capacity(CHUNK);
+        let mut last = after.cloned();
+        loop {
+            let from = match &last {
+                Some(id) if id.as_str() >= prefix => Bound::Excluded(id.as_str()),
+                Some(_) | None => Bound::Included(prefix),
+            };
+            chunk.clear();
+            chunk.extend(
+                self.inner
+                    .ordered
+                    .read()
+                    .range::<str, _>((from, Bound::Unbounded))
+                    .map(|ById(status)| status)
+                    .take_while(|status| status.id().starts_with(prefix))
+                    .take(CHUNK)
+                    .cloned(),
+            );
+            if !chunk.iter().all(|status| visit(status)) || chunk.len() < CHUNK {
+                return;
+            }
+            last = chunk.last().map(|status| status.id().clone());
+        }
+    }
+}
+
+impl Default for Tracker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Tracker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tracker")
+            .field("count", &self.count())
+            .field("revision", &self.revision().get())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`Tracker`].
+#[must_use]
+pub struct TrackerBuilder {
+    clock: AnyClock,
+    owner: Option<ArcStr>,
+    feed_capacity: usize,
+}
+
+impl TrackerBuilder {
+    /// Another clock than the system's.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = AnyClock::Other(Arc::new(clock));
+        self
+    }
+
+    /// Who holds the workspaces of this process.
+    pub fn owner(mut self, owner: impl Into<Arc<str>>) -> Self {
+        self.owner = Some(ArcStr::from(&*owner.into()));
+        self
+    }
+
+    /// How many changes are kept for watchers, [`FEED_CAPACITY`] if not said; 48 bytes each.
+    pub fn feed_capacity(mut self, changes: usize) -> Self {
+        self.feed_capacity = changes;
+        self
+    }
+
+    /// The tracker.
+    pub fn build(self) -> Tracker {
+        let shared = Shared::new(self.clock, self.owner, self.feed_capacity);
+        Tracker {
+            inner: Arc::new(Inner {
+                shared: Arc::new(shared),
+                by_id: papaya::HashMap::with_hasher(foldhash::quality::RandomState::default()),
+                ordered: RwLock::new(BTreeSet::new()),
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for TrackerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TrackerBuilder")
+            .field("owner", &self.owner)
+            .field("feed_capacity", &self.feed_capacity)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A status in the order of its id, without a copy of that.
+struct ById(Arc<WorkspaceStatus>);
+
+impl Borrow<str> for ById {
+    fn borrow(&self) -> &str {
+        self.0.id()
+    }
+}
+
+impl PartialEq for ById {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.id() == other.0.id()
+    }
+}
+
+impl Eq for ById {}
+
+impl PartialOrd for ById {
+    fn partial_cmp(&self, other: &Self) -> Option<Order> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for ById {
+    fn cmp(&self, other: &Self) -> Order {
+        self.0.id().cmp(other.0.id())
+    }
+}

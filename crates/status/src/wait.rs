@@ -1,0 +1,250 @@
+//! Waits for a workspace to be in a state, with one deadline, that fail as soon as they
+//! can.
+//!
+//! A wait is on a level, "is ready", not on an edge, "became ready": it is over at once
+//! if the level is there. A state that was left again before the wait could look may be
+//! missed; the change feed tells of every one.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use event_listener::{EventListener, Listener as _};
+
+use crate::shared::key_of;
+use crate::snapshot::Snapshot;
+use crate::state::{State, StateSet};
+use crate::timer::Deadline;
+use crate::tracker::Tracker;
+
+/// What a wait is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// The workspace is in this state.
+    State(State),
+    /// The workspace is in one of these states.
+    AnyOf(StateSet),
+    /// There is no such workspace.
+    Gone,
+}
+
+impl From<State> for Condition {
+    fn from(state: State) -> Self {
+        Condition::State(state)
+    }
+}
+
+impl From<StateSet> for Condition {
+    fn from(states: StateSet) -> Self {
+        Condition::AnyOf(states)
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone)]
+pub enum WaitOutcome {
+    /// The condition was met, as this snapshot shows.
+    Met(Snapshot),
+    /// The workspace was in a state that fails the wait.
+    Failed(Snapshot),
+    /// The deadline passed. The workspace was so, or was not there.
+    TimedOut(Option<Snapshot>),
+    /// There is no such workspace, and that was waited for.
+    Gone,
+}
+
+impl WaitOutcome {
+    /// Whether what was waited for is there.
+    pub fn is_met(&self) -> bool {
+        matches!(self, WaitOutcome::Met(_) | WaitOutcome::Gone)
+    }
+
+    /// The workspace as it was when the wait ended.
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        match self {
+            WaitOutcome::Met(snapshot) | WaitOutcome::Failed(snapshot) => Some(snapshot),
+            WaitOutcome::TimedOut(snapshot) => snapshot.as_ref(),
+            WaitOutcome::Gone => None,
+        }
+    }
+}
+
+/// A wait to be begun with [`WaitBuilder::blocking`] or `.await`; by default for `ready`,
+/// failing on nothing, without a deadline. A workspace that does not exist, yet or any
+/// more, is waited for as well.
+///
+/// ```
+/// use std::time::Duration;
+/// use workspace_status::{State, Tracker, WaitOutcome};
+///
+/// let tracker = Tracker::new();
+/// let loader = std::thread::spawn({
+///     let tracker = tracker.clone();
+///     move || tracker.get_or_create("a").set_state(State::Ready, "ok")
+/// });
+/// let outcome = tracker
+///     .wait("a")
+///     .until(State::Ready)
+///     .fail_on(State::Error)
+///     .timeout(Duration::from_secs(30))
+///     .blocking();
+/// assert!(matches!(outcome, WaitOutcome::Met(snapshot) if snapshot.is_ready()));
+/// # loader.join().unwrap();
+/// ```
+#[derive(Debug)]
+#[must_use = "a wait does nothing until it is awaited or blocked on"]
+pub struct WaitBuilder {
+    tracker: Tracker,
+    id: Box<str>,
+    until: Condition,
+    fail_on: StateSet,
+    deadline: Option<Instant>,
+}
+
+impl WaitBuilder {
+    pub(crate) fn new(tracker: Tracker, id: &str) -> Self {
+        Self {
+            tracker,
+            id: id.into(),
+            until: Condition::State(State::Ready),
+            fail_on: StateSet::EMPTY,
+            deadline: None,
+        }
+    }
+
+    /// What is waited for.
+    pub fn until(mut self, condition: impl Into<Condition>) -> Self {
+        self.until = condition.into();
+        self
+    }
+
+    /// States that end the wait as failed. What is waited for goes first.
+    pub fn fail_on(mut self, states: impl Into<StateSet>) -> Self {
+        self.fail_on = states.into();
+        self
+    }
+
+    /// When the wait ends at the latest.
+    pub fn deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// A deadline so long from now, not from the begin of the wait. One that is beyond
+    /// what the clock can say is none.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.deadline = Instant::now().checked_add(timeout);
+        self
+    }
+
+    /// Waits on this thread.
+    pub fn blocking(self) -> WaitOutcome {
+        loop {
+            if let Some(outcome) = self.look() {
+                return outcome;
+            }
+            let Some(listener) = self.listen() else {
+                return self.timed_out();
+            };
+            // What changed before the listener stood, it does not hear.
+            if let Some(outcome) = self.look() {
+                return outcome;
+            }
+            match self.deadline {
+                None => listener.wait(),
+                Some(deadline) => {
+                    if listener.wait_deadline(deadline).is_none() {
+                        return self.look().unwrap_or_else(|| self.timed_out());
+                    }
+                }
+            }
+        }
+    }
+
+    /// How the wait ends, if that can be told now.
+    fn look(&self) -> Option<WaitOutcome> {
+        let snapshot = self.tracker.snapshot(&self.id);
+        let Some(snapshot) = snapshot else {
+            return (self.until == Condition::Gone).then_some(WaitOutcome::Gone);
+        };
+        let state = snapshot.state();
+        let met = match self.until {
+            Condition::State(wanted) => state == wanted,
+            Condition::AnyOf(wanted) => wanted.contains(state),
+            Condition::Gone => false,
+        };
+        if met {
+            Some(WaitOutcome::Met(snapshot))
+        } else if self.fail_on.contains(state) {
+            Some(WaitOutcome::Failed(snapshot))
+        } else {
+            None
+        }
+    }
+
+    fn timed_out(&self) -> WaitOutcome {
+        WaitOutcome::TimedOut(self.tracker.snapshot(&self.id))
+    }
+
+    fn listen(&self) -> Option<EventListener> {
+        self.tracker.shared().listen_workspace(key_of(&self.id))
+    }
+}
+
+impl IntoFuture for WaitBuilder {
+    type Output = WaitOutcome;
+    type IntoFuture = Wait;
+
+    fn into_future(self) -> Wait {
+        Wait {
+            deadline: self.deadline.map(Deadline::at),
+            builder: self,
+            listener: None,
+        }
+    }
+}
+
+/// A wait as a future. It needs no async runtime; dropping it ends the wait.
+#[must_use = "futures do nothing unless awaited"]
+pub struct Wait {
+    builder: WaitBuilder,
+    deadline: Option<Deadline>,
+    listener: Option<EventListener>,
+}
+
+impl Future for Wait {
+    type Output = WaitOutcome;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<WaitOutcome> {
+        let wait = self.get_mut();
+        loop {
+            if let Some(outcome) = wait.builder.look() {
+                return Poll::Ready(outcome);
+            }
+            // The look after the listener stands must not be left out.
+            let Some(listener) = &mut wait.listener else {
+                wait.listener = wait.builder.listen();
+                continue;
+            };
+            match Pin::new(listener).poll(context) {
+                Poll::Ready(()) => wait.listener = None,
+                Poll::Pending => break,
+            }
+        }
+        let Some(deadline) = &mut wait.deadline else {
+            return Poll::Pending;
+        };
+        match Pin::new(deadline).poll(context) {
+            Poll::Ready(()) => Poll::Ready(wait.builder.timed_out()),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl std::fmt::Debug for Wait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wait")
+            .field("builder", &self.builder)
+            .finish_non_exhaustive()
+    }
+}

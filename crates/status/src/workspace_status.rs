@@ -1,0 +1,526 @@
+//! The status of one workspace: whatever changes it goes through here.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::attempt::{Attempt, AttemptError, StaleEpoch};
+use crate::clock::Moment;
+use crate::error::{ErrorInfo, ErrorKind};
+use crate::feed::ChangeKind;
+use crate::history::Core;
+use crate::id::{Epoch, Revision, WorkspaceId};
+use crate::message::Message;
+use crate::metadata::{Metadata, MetadataError, Value};
+use crate::progress::{Progress, ProgressCell, ProgressReport, Unit};
+use crate::shared::Shared;
+use crate::snapshot::Snapshot;
+use crate::state::State;
+
+/// The status of one workspace. A new one is `initializing`, in epoch 1, with an empty
+/// history.
+///
+/// - Any state may be set at any time; an edge that is not the engine's is kept and
+///   counted ([`State::may_follow`]).
+/// - Setting the state it is in changes message and last update, and is no transition.
+/// - Entering `error` sets message and error; leaving it clears the error.
+/// - Entering `initializing` begins the next epoch and clears metadata and progress.
+///
+/// Writers that may be outlived by a later load hold an [`Attempt`].
+///
+/// ```
+/// use workspace_status::{State, Tracker};
+///
+/// let tracker = Tracker::new();
+/// let status = tracker.get_or_create("tenant-1");
+/// status.set_state(State::ReplayingEvents, format!("{} events to go", 7));
+/// status.update_metadata("partition", 3)?;
+/// status.set_error("event 41 is no JSON");
+/// assert!(status.is_error() && tracker.count_by_state()[State::Error] == 1);
+/// # Ok::<(), workspace_status::MetadataError>(())
+/// ```
+pub struct WorkspaceStatus {
+    id: WorkspaceId,
+    shared: Arc<Shared>,
+    /// The state, whether it is removed, and the key, for those who read without the
+    /// lock. Written with the lock held alone.
+    word: AtomicU32,
+    progress: ArcSwapOption<ProgressCell>,
+    core: Mutex<Arc<Core>>,
+}
+
+const STATE_MASK: u32 = 0xff;
+const REMOVED: u32 = 0x100;
+const KEY_SHIFT: u32 = 16;
+
+/// A change of state to be made.
+struct Entering {
+    to: State,
+    message: Message,
+    /// What becomes of it, if it is an error.
+    failure: Failure,
+    /// The load that begins with it.
+    epoch: Option<Epoch>,
+}
+
+#[derive(Clone, Copy)]
+enum Failure {
+    Parked,
+    Retrying { attempt: u32, after: Duration },
+}
+
+impl WorkspaceStatus {
+    /// A status that counts from now on.
+    pub(crate) fn new(id: WorkspaceId, key: u16, shared: Arc<Shared>) -> Self {
+        let core = Core::new(shared.clock.now());
+        shared.counts.add(key, State::Initializing);
+        Self {
+            id,
+            word: AtomicU32::new(u32::from(key) << KEY_SHIFT | State::Initializing as u32),
+            progress: ArcSwapOption::empty(),
+            core: Mutex::new(core),
+            shared,
+        }
+    }
+
+    /// Tells the feed that it is there.
+    pub(crate) fn publish_created(&self) {
+        let mut core = self.core.lock();
+        let revision = self.publish(ChangeKind::Created);
+        Core::edit(&mut core).head.revision = revision;
+    }
+
+    /// Whose status it is.
+    pub fn id(&self) -> &WorkspaceId {
+        &self.id
+    }
+
+    /// The state it is in. One load.
+    pub fn state(&self) -> State {
+        state_of(self.word.load(Ordering::Acquire))
+    }
+
+    /// Whether it is in `ready`. One load.
+    pub fn is_ready(&self) -> bool {
+        self.state() == State::Ready
+    }
+
+    /// Whether it is in `error`. One load.
+    pub fn is_error(&self) -> bool {
+        self.state() == State::Error
+    }
+
+    /// For how long it has been in its state, on the monotonic clock.
+    pub fn time_in_current_state(&self) -> Duration {
+        let entered = self.core.lock().head.entered.monotonic_nanos;
+        let now = self.shared.clock.monotonic_nanos();
+        Duration::from_nanos(now.saturating_sub(entered))
+    }
+
+    /// The load it is in.
+    pub fn epoch(&self) -> Epoch {
+        self.core.lock().head.epoch
+    }
+
+    /// The last change of it.
+    pub fn revision(&self) -> Revision {
+        self.core.lock().head.revision
+    }
+
+    /// How far it is in the phase that reported progress last. Takes no lock.
+    pub fn progress(&self) -> Option<ProgressReport> {
+        let cell = self.progress.load();
+        let cell = cell.as_ref()?;
+        Some(cell.report(self.state(), self.shared.clock.now()))
+    }
+
+    /// A consistent copy of all of it.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot_at(self.shared.clock.now())
+    }
+
+    /// The same with a clock that was read already, which must not be long ago.
+    pub(crate) fn snapshot_at(&self, now: Moment) -> Snapshot {
+        let guard = self.core.lock();
+        let core = Arc::clone(&guard);
+        // Still under the lock: the progress of another load must not be taken for this one's.
+        let cell = self.progress.load();
+        drop(guard);
+        let progress = cell.as_ref().map(|cell| cell.report(core.head.state, now));
+        Snapshot::new(self.id.clone(), core, now, self.shared.owner(), progress)
+    }
+
+    /// Enters a state, or says something new about the one it is in.
+    pub fn set_state(&self, state: State, message: impl Into<Message>) {
+        self.enter(Entering::new(state, message.into()));
+    }
+
+    /// Enters `error`, parked: somebody has to do something.
+    pub fn set_error(&self, error: impl fmt::Display) {
+        self.set_parked(error);
+    }
+
+    /// Enters `error`, parked: somebody has to do something, and `reason` says what.
+    pub fn set_parked(&self, reason: impl fmt::Display) {
+        self.enter(Entering::parked(reason));
+    }
+
+    /// Enters `error`, to be tried again: `attempt` attempts have failed, the next one
+    /// starts `next_retry_in` from now.
+    pub fn set_retrying(&self, reason: impl fmt::Display, attempt: u32, next_retry_in: Duration) {
+        self.enter(Entering::retrying(reason, attempt, next_retry_in));
+    }
+
+    /// Sets a metadatum.
+    ///
+    /// # Errors
+    /// If key, value or number of keys is over its bound; the status stays as it was, and
+    /// the tracker counts it.
+    pub fn update_metadata(&self, key: &str, value: impl Into<Value>) -> Result<(), MetadataError> {
+        let value = value.into();
+        self.write_metadata(self.core.lock(), &[(key, value)])
+    }
+
+    /// Removes a metadatum; tells whether it was there.
+    pub fn remove_metadata(&self, key: &str) -> bool {
+        let mut core = self.core.lock();
+        let held = |metadata: &Arc<Metadata>| metadata.get(key).is_some();
+        if !core.head.metadata.as_ref().is_some_and(held) {
+            return false;
+        }
+        let now = self.shared.clock.now();
+        let revision = self.publish(ChangeKind::Metadata);
+        let head = &mut Core::edit(&mut core).head;
+        if let Some(metadata) = &mut head.metadata {
+            Arc::make_mut(metadata).remove(key);
+        }
+        head.updated = now.wall;
+        head.revision = revision;
+        drop(core);
+        self.notify();
+        true
+    }
+
+    /// Begins to report progress of a phase, in place of the phase before.
+    pub fn start_progress(&self, phase: State, unit: Unit, total: Option<u64>) -> Progress {
+        self.replace_progress(self.core.lock(), phase, unit, total)
+    }
+
+    /// Begins a load: enters `initializing` in an epoch of its own. Whoever holds an
+    /// attempt of an earlier epoch is refused from now on.
+    ///
+    /// # Errors
+    /// If `epoch` is not above the current one. The current one is accepted while the
+    /// history is empty.
+    pub fn begin_attempt(
+        self: &Arc<Self>,
+        epoch: Epoch,
+        message: impl Into<Message>,
+    ) -> Result<Attempt, StaleEpoch> {
+        let entering = Entering {
+            epoch: Some(epoch),
+            ..Entering::new(State::Initializing, message.into())
+        };
+        let core = self.core.lock();
+        let current = core.head.epoch;
+        if epoch < current || (epoch == current && core.head.sequence > 0) {
+            return Err(StaleEpoch {
+                attempt: epoch,
+                current,
+            });
+        }
+        self.enter_locked(core, entering);
+        Ok(Attempt::new(Arc::clone(self), epoch))
+    }
+
+    // What an attempt does, refused if it is not of the current epoch.
+
+    pub(crate) fn attempt_state(
+        &self,
+        epoch: Epoch,
+        state: State,
+        message: Message,
+    ) -> Result<(), AttemptError> {
+        self.enter_locked(self.lock_for(epoch)?, Entering::new(state, message));
+        Ok(())
+    }
+
+    pub(crate) fn attempt_parked(
+        &self,
+        epoch: Epoch,
+        reason: impl fmt::Display,
+    ) -> Result<(), AttemptError> {
+        // The reason is written before the lock is taken: its `Display` is the caller's.
+        let entering = Entering::parked(reason);
+        self.enter_locked(self.lock_for(epoch)?, entering);
+        Ok(())
+    }
+
+    pub(crate) fn attempt_retrying(
+        &self,
+        epoch: Epoch,
+        reason: impl fmt::Display,
+        attempt: u32,
+        next_retry_in: Duration,
+    ) -> Result<(), AttemptError> {
+        let entering = Entering::retrying(reason, attempt, next_retry_in);
+        self.enter_locked(self.lock_for(epoch)?, entering);
+        Ok(())
+    }
+
+    pub(crate) fn attempt_metadata(
+        &self,
+        epoch: Epoch,
+        entries: &[(&str, Value)],
+    ) -> Result<(), AttemptError> {
+        Ok(self.write_metadata(self.lock_for(epoch)?, entries)?)
+    }
+
+    pub(crate) fn attempt_progress(
+        &self,
+        epoch: Epoch,
+        phase: State,
+        unit: Unit,
+        total: Option<u64>,
+    ) -> Result<Progress, AttemptError> {
+        Ok(self.replace_progress(self.lock_for(epoch)?, phase, unit, total))
+    }
+
+    /// Whether an attempt of this epoch would be heard.
+    pub(crate) fn check_attempt(&self, epoch: Epoch) -> Result<(), AttemptError> {
+        self.lock_for(epoch).map(|_| ())
+    }
+
+    fn lock_for(&self, epoch: Epoch) -> Result<MutexGuard<'_, Arc<Core>>, AttemptError> {
+        let core = self.core.lock();
+        let current = core.head.epoch;
+        if epoch == current {
+            Ok(core)
+        } else {
+            Err(AttemptError::Stale {
+                attempt: epoch,
+                current,
+            })
+        }
+    }
+
+    // The changes themselves.
+
+    fn enter(&self, entering: Entering) {
+        self.enter_locked(self.core.lock(), entering);
+    }
+
+    fn enter_locked(&self, mut core: MutexGuard<'_, Arc<Core>>, entering: Entering) {
+        let now = self.shared.clock.now();
+        let Entering {
+            to, message, epoch, ..
+        } = entering;
+        let error = (to == State::Error).then(|| entering.failure.info(message.clone(), now));
+        let from = core.head.state;
+        let held_for = now
+            .monotonic_nanos
+            .saturating_sub(core.head.entered.monotonic_nanos);
+        let loads_anew = match (epoch, to) {
+            (Some(epoch), _) => Some(epoch),
+            (None, State::Initializing) if from != to => Some(core.head.epoch.next()),
+            (None, _) => None,
+        };
+        if from == to {
+            let head = &mut Core::edit(&mut core).head;
+            head.message = message;
+            head.updated = now.wall;
+            if let Some(epoch) = loads_anew {
+                head.move_epoch(epoch);
+            }
+        } else {
+            let epoch = loads_anew.unwrap_or(core.head.epoch);
+            Core::push(&mut core, to, epoch, message, now);
+        }
+        let head = &mut Core::edit(&mut core).head;
+        head.set_error(error);
+        if loads_anew.is_some() {
+            head.metadata = None;
+            if let Some(cell) = self.progress.load().as_ref() {
+                cell.retire();
+                self.progress.store(None);
+            }
+        } else if from != to && (to.is_settled() || to == State::Unloading) {
+            // What was under way is over. How far it came stays to be read.
+            if let Some(cell) = self.progress.load().as_ref() {
+                cell.retire();
+            }
+        }
+        let kind = if from == to {
+            ChangeKind::Message
+        } else {
+            self.move_on(from, to);
+            ChangeKind::Transition {
+                from,
+                to,
+                time_in_from: Duration::from_nanos(held_for),
+            }
+        };
+        head.revision = self.publish(kind);
+        drop(core);
+        self.notify();
+    }
+
+    /// Shows the new state to those who read without the lock, and counts it.
+    fn move_on(&self, from: State, to: State) {
+        let word = self.word.load(Ordering::Relaxed);
+        self.word
+            .store(word & !STATE_MASK | to as u32, Ordering::Release);
+        if word & REMOVED != 0 {
+            return;
+        }
+        self.shared.counts.move_on(self.key(), from, to);
+        if !State::may_follow(from, to) {
+            let unexpected = &self.shared.unexpected_transitions;
+            unexpected.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// All of them or none.
+    fn write_metadata(
+        &self,
+        core: MutexGuard<'_, Arc<Core>>,
+        entries: &[(&str, Value)],
+    ) -> Result<(), MetadataError> {
+        let result = self.write_metadata_locked(core, entries);
+        match result {
+            Ok(()) => self.notify(),
+            Err(_) => {
+                let refusals = &self.shared.metadata_refusals;
+                refusals.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        result
+    }
+
+    fn write_metadata_locked(
+        &self,
+        mut core: MutexGuard<'_, Arc<Core>>,
+        entries: &[(&str, Value)],
+    ) -> Result<(), MetadataError> {
+        let held = core.head.metadata.as_deref().unwrap_or(Metadata::EMPTY);
+        held.check_all(entries)?;
+        let now = self.shared.clock.now();
+        let head = &mut Core::edit(&mut core).head;
+        let metadata = Arc::make_mut(head.metadata.get_or_insert_default());
+        for (key, value) in entries {
+            metadata.set(key, value.clone());
+        }
+        head.updated = now.wall;
+        head.revision = self.publish(ChangeKind::Metadata);
+        Ok(())
+    }
+
+    fn replace_progress(
+        &self,
+        core: MutexGuard<'_, Arc<Core>>,
+        phase: State,
+        unit: Unit,
+        total: Option<u64>,
+    ) -> Progress {
+        let now = self.shared.clock.now();
+        let cell = Arc::new(ProgressCell::new(phase, unit, total, now));
+        let before = self.progress.swap(Some(Arc::clone(&cell)));
+        drop(core);
+        if let Some(before) = before {
+            before.retire();
+        }
+        self.shared.active.push(&cell);
+        Progress::new(cell)
+    }
+
+    /// From now on it does not count, and nobody is told of its changes.
+    pub(crate) fn remove(&self) {
+        let mut core = self.core.lock();
+        let word = self.word.load(Ordering::Relaxed);
+        if word & REMOVED != 0 {
+            return;
+        }
+        self.shared.counts.take(self.key(), state_of(word));
+        let revision = self.publish(ChangeKind::Removed);
+        Core::edit(&mut core).head.revision = revision;
+        self.word.store(word | REMOVED, Ordering::Release);
+        if let Some(cell) = self.progress.load().as_ref() {
+            cell.retire();
+        }
+        drop(core);
+        self.notify();
+    }
+
+    /// The revision of a change that the feed was told; of one before it for a removed
+    /// status, of which nobody is told. With the lock held, so that the changes of one
+    /// workspace stand in the feed in their order.
+    fn publish(&self, kind: ChangeKind) -> Revision {
+        if self.word.load(Ordering::Relaxed) & REMOVED != 0 {
+            return Revision::new(self.shared.feed.head());
+        }
+        self.shared.publish(&self.id, kind)
+    }
+
+    pub(crate) fn notify(&self) {
+        self.shared.notify(self.key());
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the upper half of 32 bits")]
+    fn key(&self) -> u16 {
+        (self.word.load(Ordering::Relaxed) >> KEY_SHIFT) as u16
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "masked to 8 bits")]
+fn state_of(word: u32) -> State {
+    State::from_index((word & STATE_MASK) as u8)
+}
+
+impl Entering {
+    fn new(to: State, message: Message) -> Self {
+        Self {
+            to,
+            message,
+            failure: Failure::Parked,
+            epoch: None,
+        }
+    }
+
+    fn parked(reason: impl fmt::Display) -> Self {
+        Self::new(State::Error, Message::from_display(reason))
+    }
+
+    fn retrying(reason: impl fmt::Display, attempt: u32, after: Duration) -> Self {
+        Self {
+            failure: Failure::Retrying { attempt, after },
+            ..Self::parked(reason)
+        }
+    }
+}
+
+impl Failure {
+    fn info(self, message: Message, now: Moment) -> ErrorInfo {
+        let at: SystemTime = now.wall.to_system();
+        let kind = match self {
+            Failure::Parked => ErrorKind::Parked,
+            Failure::Retrying { attempt, after } => ErrorKind::Retrying {
+                attempt,
+                next_retry_at: at.checked_add(after).unwrap_or(at),
+            },
+        };
+        ErrorInfo { message, kind, at }
+    }
+}
+
+impl fmt::Debug for WorkspaceStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkspaceStatus")
+            .field("id", &self.id)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
