@@ -17,7 +17,8 @@ mod lines;
 mod names;
 
 use super::{
-    Change, Claim, EntrySink, HistoryCursor, HistoryRecord, Save, Store, StoreError, StoredWorkspace, fence,
+    Change, Claim, EntrySink, HistoryCursor, HistoryRecord, Save, Store, StoreError,
+    StoredWorkspace, fence,
 };
 use crate::disk::{DirLock, DiskError};
 use entries::{End, Entries, ReadFailure};
@@ -81,22 +82,30 @@ impl FileStore {
             root,
             _lock: lock,
         };
-        store.forget_what_was_never_durable().map_err(|error| DiskError::Database {
-            path: store.root.clone(),
-            reason: error.to_string(),
-        })?;
+        store
+            .forget_what_was_never_durable()
+            .map_err(|error| DiskError::Database {
+                path: store.root.clone(),
+                reason: error.to_string(),
+            })?;
         Ok(store)
     }
 
     /// A crash of the machine may lose a workspace that was listed after the last sync: its events are still in the log.
     fn forget_what_was_never_durable(&self) -> Result<(), StoreError> {
         let mut index = self.index.lock();
-        let unsynced: Vec<_> =
-            index.workspaces.iter().filter(|(_, listed)| !listed.synced).map(|(id, _)| id.clone()).collect();
+        let unsynced: Vec<_> = index
+            .workspaces
+            .iter()
+            .filter(|(_, listed)| !listed.synced)
+            .map(|(id, _)| id.clone())
+            .collect();
         for id in unsynced {
             if matches!(self.read_end(&id), Ok(None)) {
                 tracing::warn!(workspace = %id, "a workspace that was never made durable is gone, and will be replayed");
-                index.remove(&id).map_err(|error| io_error(&Index::path(&self.root), &error))?;
+                index
+                    .remove(&id)
+                    .map_err(|error| io_error(&Index::path(&self.root), &error))?;
             }
         }
         Ok(())
@@ -138,7 +147,10 @@ impl FileStore {
 
     fn missing(&self, id: &WorkspaceId) -> StoreError {
         let place = self.entries_path(id).display().to_string();
-        StoreError::Corrupt { place, reason: "it is missing or holds no commit".to_owned() }
+        StoreError::Corrupt {
+            place,
+            reason: "it is missing or holds no commit".to_owned(),
+        }
     }
 
     fn read_all(&self, id: &WorkspaceId) -> Result<(End, Entries), StoreError> {
@@ -148,11 +160,20 @@ impl FileStore {
     }
 
     /// Writes a draft behind `end`; the slot is read again where that fails.
-    fn write(&self, slot: &mut Slot, about: StoredWorkspace, end: Option<&End>, draft: &Draft) -> Result<(), StoreError> {
+    fn write(
+        &self,
+        slot: &mut Slot,
+        about: StoredWorkspace,
+        end: Option<&End>,
+        draft: &Draft,
+    ) -> Result<(), StoreError> {
         let path = self.entries_path(&about.id);
         let (bytes, lines) = end.map_or((0, 0), |end| (end.bytes, end.lines));
         if let Err(error) = lines::append(&path, bytes, &draft.bytes) {
-            *slot = Slot { history: slot.history, ..Slot::default() };
+            *slot = Slot {
+                history: slot.history,
+                ..Slot::default()
+            };
             return Err(io_error(&path, &error));
         }
         self.dirty.lock().extend(path.parent().map(Path::to_owned));
@@ -182,7 +203,9 @@ impl FileStore {
         }
         let path = self.entries_path(&save.id);
         let draft = draft_of(&save, &mut about, slot, &end);
-        let draft = draft.inspect_err(|_| slot.names = None)?.map_err(|error| io_error(&path, &error))?;
+        let draft = draft
+            .inspect_err(|_| slot.names = None)?
+            .map_err(|error| io_error(&path, &error))?;
         let unloaded = about.unloaded;
         self.write(slot, about, Some(&end), &draft)?;
         self.compact(&save.id, slot)?;
@@ -210,7 +233,12 @@ impl FileStore {
                 lines::replace(&path, &draft.bytes)
             };
             write(&mut draft).map_err(|error| io_error(&path, &error))?;
-            Ok(End { bytes: super::count(draft.bytes.len()), lines: draft.lines, chain: draft.chain, ..end })
+            Ok(End {
+                bytes: super::count(draft.bytes.len()),
+                lines: draft.lines,
+                chain: draft.chain,
+                ..end
+            })
         });
         match compacted {
             Ok(end) => slot.end = Some(end),
@@ -233,7 +261,10 @@ impl FileStore {
                 lines::sync(&dir.join(file))?;
             }
             // The names too, up to the root.
-            for dir in dir.ancestors().take_while(|dir| dir.starts_with(&self.root)) {
+            for dir in dir
+                .ancestors()
+                .take_while(|dir| dir.starts_with(&self.root))
+            {
                 lines::sync(dir)?;
             }
         }
@@ -253,7 +284,11 @@ fn draft_of(
     for change in &save.changes {
         match change {
             Change::Set(entry) if entries::line_data(&entry.data).is_none() => {
-                return Err(super::refused(&entry.kind, &entry.id, "its data is not JSON".to_owned()));
+                return Err(super::refused(
+                    &entry.kind,
+                    &entry.id,
+                    "its data is not JSON".to_owned(),
+                ));
             }
             Change::Set(entry) => drop(names.insert(name_hash(&entry.kind, &entry.id))),
             Change::Unset { kind, id } => drop(names.remove(&name_hash(kind, id))),
@@ -274,15 +309,23 @@ impl Store for FileStore {
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
         let (listed, committed) = {
             let index = self.index.lock();
-            let of_partition = index.workspaces.iter().filter(|(_, listed)| listed.partition == partition);
-            (of_partition.map(|(id, _)| id.clone()).collect::<Vec<_>>(), index.committed(partition))
+            let of_partition = index
+                .workspaces
+                .iter()
+                .filter(|(_, listed)| listed.partition == partition);
+            (
+                of_partition.map(|(id, _)| id.clone()).collect::<Vec<_>>(),
+                index.committed(partition),
+            )
         };
         let mut found = Vec::with_capacity(listed.len());
         for id in listed {
             let slot = self.slot(&id);
             match self.end(&id, &mut slot.lock()) {
                 Ok(end) => found.push(end.about),
-                Err(error @ (StoreError::NoSpace(_) | StoreError::Unavailable(_))) => return Err(error),
+                Err(error @ (StoreError::NoSpace(_) | StoreError::Unavailable(_))) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     tracing::error!(workspace = %id, %error, "a workspace in the store is damaged");
                     found.push(super::damaged(id, partition, committed));
@@ -315,22 +358,33 @@ impl Store for FileStore {
             Some(self.end(&id, slot)?)
         } else {
             // Left behind by a claim or a deletion that a crash cut short.
-            let prepared = remove_file(&path).and_then(|()| {
-                std::fs::create_dir_all(path.parent().unwrap_or(&self.root))
-            });
+            let prepared = remove_file(&path)
+                .and_then(|()| std::fs::create_dir_all(path.parent().unwrap_or(&self.root)));
             prepared.map_err(|error| io_error(&path, &error))?;
-            *slot = Slot { names: Some(HashSet::new()), history: slot.history, ..Slot::default() };
+            *slot = Slot {
+                names: Some(HashSet::new()),
+                history: slot.history,
+                ..Slot::default()
+            };
             None
         };
         let partition = claim.partition;
         let about = fence::claimed(end.as_ref().map(|end| end.about.clone()), claim)?;
-        let (chain, lines) = end.as_ref().map_or((Chain::START, 0), |end| (end.chain, end.lines));
+        let (chain, lines) = end
+            .as_ref()
+            .map_or((Chain::START, 0), |end| (end.chain, end.lines));
         let mut draft = Draft::after(chain);
         entries::push_commit(&mut draft, &about, lines).map_err(|error| io_error(&path, &error))?;
         self.write(slot, about.clone(), end.as_ref(), &draft)?;
         let mut index = self.index.lock();
-        if index.workspaces.get(&id).is_none_or(|listed| listed.partition != partition) {
-            index.add(&id, partition).map_err(|error| io_error(&Index::path(&self.root), &error))?;
+        if index
+            .workspaces
+            .get(&id)
+            .is_none_or(|listed| listed.partition != partition)
+        {
+            index
+                .add(&id, partition)
+                .map_err(|error| io_error(&Index::path(&self.root), &error))?;
         }
         Ok(about)
     }
@@ -362,7 +416,9 @@ impl Store for FileStore {
         for save in saves {
             match self.save_one(save) {
                 Ok(()) => {}
-                Err(error @ (StoreError::NoSpace(_) | StoreError::Unavailable(_))) => return Err(error),
+                Err(error @ (StoreError::NoSpace(_) | StoreError::Unavailable(_))) => {
+                    return Err(error);
+                }
                 Err(error) => refused.push(error),
             }
         }
@@ -374,7 +430,10 @@ impl Store for FileStore {
         let slot = self.slot(id);
         let mut slot = slot.lock();
         // Off the list first: what a crash leaves behind is then nobody's.
-        self.index.lock().remove(id).map_err(|error| io_error(&Index::path(&self.root), &error))?;
+        self.index
+            .lock()
+            .remove(id)
+            .map_err(|error| io_error(&Index::path(&self.root), &error))?;
         let dir = names::directory(&self.root, id);
         match std::fs::remove_dir_all(&dir) {
             Ok(()) => {}
@@ -389,7 +448,10 @@ impl Store for FileStore {
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
         let mut by_workspace: BTreeMap<WorkspaceId, Vec<HistoryRecord>> = BTreeMap::new();
         for record in records {
-            by_workspace.entry(record.id.clone()).or_default().push(record);
+            by_workspace
+                .entry(record.id.clone())
+                .or_default()
+                .push(record);
         }
         for (id, records) in by_workspace {
             let slot = self.slot(&id);
@@ -399,7 +461,8 @@ impl Store for FileStore {
             std::fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
             // Where it fails, the file is read again.
             let end = slot.history.take();
-            let end = history::append(&path, &id, end, records).map_err(|failure| read_error(&path, failure))?;
+            let end = history::append(&path, &id, end, records)
+                .map_err(|failure| read_error(&path, failure))?;
             slot.history = Some(end);
             self.dirty.lock().insert(dir.to_owned());
         }
@@ -415,9 +478,12 @@ impl Store for FileStore {
         let slot = self.slot(id);
         let mut slot = slot.lock();
         let path = self.history_path(id);
-        let (end, history) = history::read(&path, id).map_err(|failure| read_error(&path, failure))?;
+        let (end, history) =
+            history::read(&path, id).map_err(|failure| read_error(&path, failure))?;
         slot.history = Some(end);
-        let behind = history.into_iter().filter(|(cursor, _)| after.is_none_or(|after| *cursor > after));
+        let behind = history
+            .into_iter()
+            .filter(|(cursor, _)| after.is_none_or(|after| *cursor > after));
         Ok(behind.take(limit).map(|(_, record)| record).collect())
     }
 
@@ -429,7 +495,10 @@ impl Store for FileStore {
             return Err(io_error(&self.root, &error));
         }
         let path = Index::path(&self.root);
-        self.index.lock().synced(pending).map_err(|error| io_error(&path, &error))
+        self.index
+            .lock()
+            .synced(pending)
+            .map_err(|error| io_error(&path, &error))
     }
 }
 
@@ -438,7 +507,10 @@ fn name_hash(kind: &str, id: &str) -> u64 {
 }
 
 fn names_of(entries: &Entries) -> HashSet<u64> {
-    entries.keys().map(|(kind, id)| name_hash(kind, id)).collect()
+    entries
+        .keys()
+        .map(|(kind, id)| name_hash(kind, id))
+        .collect()
 }
 
 fn remove_file(path: &Path) -> io::Result<()> {
@@ -472,12 +544,22 @@ fn open_error(root: &Path, failure: OpenFailure) -> DiskError {
         OpenFailure::Read(ReadFailure::Io(error)) => DiskError::io("read", &path)(error),
         OpenFailure::Read(ReadFailure::Broken(broken)) => DiskError::Database {
             path: root.to_owned(),
-            reason: format!("{} line {} is damaged: {}", path.display(), broken.line, broken.reason),
+            reason: format!(
+                "{} line {} is damaged: {}",
+                path.display(),
+                broken.line,
+                broken.reason
+            ),
         },
-        OpenFailure::Format(reason) => DiskError::NotADataDirectory { path: root.to_owned(), reason },
-        OpenFailure::Version(found) => {
-            DiskError::Version { path: root.to_owned(), found, expected: index::VERSION }
-        }
+        OpenFailure::Format(reason) => DiskError::NotADataDirectory {
+            path: root.to_owned(),
+            reason,
+        },
+        OpenFailure::Version(found) => DiskError::Version {
+            path: root.to_owned(),
+            found,
+            expected: index::VERSION,
+        },
     }
 }
 

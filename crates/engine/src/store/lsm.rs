@@ -10,8 +10,8 @@ use super::{
     StoreError, StoredWorkspace, fence,
 };
 use crate::disk::codec::{Reader, Writer};
-use crate::routing::partition_of;
 use crate::disk::{DataDir, DiskError, WriteError, describe, is_damage};
+use crate::routing::partition_of;
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable};
 use layout::{About, KEY_BYTES_MOST};
 use parking_lot::{Mutex, MutexGuard};

@@ -74,7 +74,9 @@ impl<'a> Line<'a> {
         match lines::first_field(line) {
             "set" => serde_json::from_str(line).map(Self::Set).map_err(json),
             "unset" => serde_json::from_str(line).map(Self::Unset).map_err(json),
-            "commit" => serde_json::from_str(line).map(|CommitLine { commit }| Self::Commit(commit)).map_err(json),
+            "commit" => serde_json::from_str(line)
+                .map(|CommitLine { commit }| Self::Commit(commit))
+                .map_err(json),
             _ => Err("it is neither a set, an unset nor a commit".to_owned()),
         }
     }
@@ -126,7 +128,12 @@ fn end_by_tail(path: &Path) -> io::Result<Option<End>> {
     let found = lines::last_line(&tail).and_then(|(line, chain)| {
         let CommitLine { commit } = serde_json::from_str(line).ok()?;
         let lines = commit.lines;
-        Some(End { about: commit.about()?, bytes, lines, chain })
+        Some(End {
+            about: commit.about()?,
+            bytes,
+            lines,
+            chain,
+        })
     });
     Ok(found)
 }
@@ -139,24 +146,43 @@ pub(super) fn read(path: &Path) -> Result<Option<(End, Entries)>, ReadFailure> {
     let mut pending: Vec<Change> = Vec::new();
     let mut end = None;
     while let Some(line) = reader.line().map_err(ReadFailure::Broken)? {
-        let broken = |reason: String| ReadFailure::Broken(BrokenLine { line: reader.lines, reason });
+        let broken = |reason: String| {
+            ReadFailure::Broken(BrokenLine {
+                line: reader.lines,
+                reason,
+            })
+        };
         match Line::parse(line).map_err(broken)? {
-            Line::Set(SetLine { set: (kind, id), offset, data }) => pending.push(Change::Set(StoredEntry {
+            Line::Set(SetLine {
+                set: (kind, id),
+                offset,
+                data,
+            }) => pending.push(Change::Set(StoredEntry {
                 kind: kind.into(),
                 id: id.into(),
                 data: Bytes::copy_from_slice(data.get().as_bytes()),
                 offset: Offset(offset),
             })),
             Line::Unset(UnsetLine { unset: (kind, id) }) => {
-                pending.push(Change::Unset { kind: kind.into(), id: id.into() });
+                pending.push(Change::Unset {
+                    kind: kind.into(),
+                    id: id.into(),
+                });
             }
             Line::Commit(commit) => {
                 for change in pending.drain(..) {
                     apply(&mut entries, change);
                 }
                 let lines = commit.lines;
-                let about = commit.about().ok_or_else(|| broken("its workspace id is not valid".to_owned()))?;
-                end = Some(End { about, bytes: reader.read_bytes, lines, chain: reader.chain });
+                let about = commit
+                    .about()
+                    .ok_or_else(|| broken("its workspace id is not valid".to_owned()))?;
+                end = Some(End {
+                    about,
+                    bytes: reader.read_bytes,
+                    lines,
+                    chain: reader.chain,
+                });
             }
         }
     }
@@ -206,7 +232,11 @@ pub(super) fn line_data(data: &Bytes) -> Option<Cow<'_, str>> {
     let text = serde_json::from_slice::<&RawValue>(data).ok()?.get();
     // Outside of strings a line end is white space, and inside it cannot be.
     let one_line = !text.contains(['\n', '\r']);
-    Some(if one_line { Cow::Borrowed(text) } else { Cow::Owned(text.replace(['\n', '\r'], " ")) })
+    Some(if one_line {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(text.replace(['\n', '\r'], " "))
+    })
 }
 
 /// Adds the line of a change.
@@ -220,12 +250,20 @@ pub(super) fn push_change(draft: &mut Draft, change: &Change) -> io::Result<()> 
                 data: serde_json::from_str(&data)?,
             })
         }
-        Change::Unset { kind, id } => draft.push(&UnsetLine { unset: (Cow::Borrowed(kind), Cow::Borrowed(id)) }),
+        Change::Unset { kind, id } => draft.push(&UnsetLine {
+            unset: (Cow::Borrowed(kind), Cow::Borrowed(id)),
+        }),
     }
 }
 
 /// Closes the changes of a draft; `lines` stand before it in the file.
-pub(super) fn push_commit(draft: &mut Draft, about: &StoredWorkspace, lines: u64) -> io::Result<()> {
+pub(super) fn push_commit(
+    draft: &mut Draft,
+    about: &StoredWorkspace,
+    lines: u64,
+) -> io::Result<()> {
     let lines = lines + draft.lines + 1;
-    draft.push(&CommitLine { commit: Commit::of(about, lines) })
+    draft.push(&CommitLine {
+        commit: Commit::of(about, lines),
+    })
 }

@@ -1,11 +1,11 @@
 //! The file of a workspace's transitions.
 
+use super::entries::ReadFailure;
 use super::lines::{self, BrokenLine, Chain, Draft, Reader};
 use crate::store::{HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
-use super::entries::ReadFailure;
 use workspace_status::{Epoch, State, WorkspaceId};
 
 /// Name of the file.
@@ -45,17 +45,27 @@ pub(super) fn read(path: &Path, id: &WorkspaceId) -> Result<(End, History), Read
     let mut history = History::new();
     while let Some(line) = reader.line().map_err(ReadFailure::Broken)? {
         let broken = |error: serde_json::Error| {
-            ReadFailure::Broken(BrokenLine { line: reader.lines, reason: error.to_string() })
+            ReadFailure::Broken(BrokenLine {
+                line: reader.lines,
+                reason: error.to_string(),
+            })
         };
         let line: Line = serde_json::from_str(line).map_err(broken)?;
         let record = line.record(id);
-        history.entry((record.epoch, record.sequence)).or_insert(record);
+        history
+            .entry((record.epoch, record.sequence))
+            .or_insert(record);
         if history.len() > HISTORY_TRANSITIONS_MOST {
             history.pop_first();
         }
     }
     let newest = history.last_key_value().map(|(cursor, _)| *cursor);
-    let end = End { bytes: reader.read_bytes, lines: reader.lines, chain: reader.chain, newest };
+    let end = End {
+        bytes: reader.read_bytes,
+        lines: reader.lines,
+        chain: reader.chain,
+        newest,
+    };
     Ok((end, history))
 }
 
@@ -74,10 +84,14 @@ pub(super) fn append(
         .iter()
         .try_fold(end.newest, |newest, record| {
             let cursor = (record.epoch, record.sequence);
-            newest.is_none_or(|newest| newest < cursor).then_some(Some(cursor))
+            newest
+                .is_none_or(|newest| newest < cursor)
+                .then_some(Some(cursor))
         })
         .is_some();
-    if !in_order || end.lines + count(records.len()) > count(HISTORY_TRANSITIONS_MOST) + EXCESS_LINES {
+    if !in_order
+        || end.lines + count(records.len()) > count(HISTORY_TRANSITIONS_MOST) + EXCESS_LINES
+    {
         return rewrite(path, id, records);
     }
     let mut draft = Draft::after(end.chain);
@@ -99,7 +113,9 @@ pub(super) fn append(
 fn rewrite(path: &Path, id: &WorkspaceId, records: Vec<HistoryRecord>) -> Result<End, ReadFailure> {
     let (_, mut history) = read(path, id)?;
     for record in records {
-        history.entry((record.epoch, record.sequence)).or_insert(record);
+        history
+            .entry((record.epoch, record.sequence))
+            .or_insert(record);
     }
     while history.len() > HISTORY_TRANSITIONS_MOST {
         history.pop_first();
@@ -110,7 +126,12 @@ fn rewrite(path: &Path, id: &WorkspaceId, records: Vec<HistoryRecord>) -> Result
     }
     lines::replace(path, &draft.bytes)?;
     let newest = history.last_key_value().map(|(cursor, _)| *cursor);
-    Ok(End { bytes: count(draft.bytes.len()), lines: draft.lines, chain: draft.chain, newest })
+    Ok(End {
+        bytes: count(draft.bytes.len()),
+        lines: draft.lines,
+        chain: draft.chain,
+        newest,
+    })
 }
 
 fn count(length: usize) -> u64 {

@@ -25,12 +25,25 @@ const EXCESS_LINES: u64 = 10_000;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", untagged)]
 enum Line {
-    Format { format: String, version: u64 },
-    Known { known: WorkspaceId, partition: u32 },
-    Gone { gone: WorkspaceId },
+    Format {
+        format: String,
+        version: u64,
+    },
+    Known {
+        known: WorkspaceId,
+        partition: u32,
+    },
+    Gone {
+        gone: WorkspaceId,
+    },
     #[serde(rename_all = "camelCase")]
-    Committed { committed: u32, next_offset: u64 },
-    Synced { synced: u64 },
+    Committed {
+        committed: u32,
+        next_offset: u64,
+    },
+    Synced {
+        synced: u64,
+    },
 }
 
 /// A listed workspace.
@@ -93,16 +106,25 @@ impl Index {
         let mut reader = Reader::new(&bytes);
         while let Some(line) = reader.line().map_err(ReadFailure::Broken)? {
             let line: Line = serde_json::from_str(line).map_err(|error| {
-                ReadFailure::Broken(BrokenLine { line: reader.lines, reason: error.to_string() })
+                ReadFailure::Broken(BrokenLine {
+                    line: reader.lines,
+                    reason: error.to_string(),
+                })
             })?;
             index.take(line, reader.lines)?;
         }
         (index.bytes, index.lines, index.chain) = (reader.read_bytes, reader.lines, reader.chain);
         if index.lines == 0 {
-            if std::fs::read_dir(root)?.any(|entry| entry.is_ok_and(|entry| entry.path().is_dir())) {
-                return Err(OpenFailure::Format(format!("it holds directories, but no {FILE}")));
+            if std::fs::read_dir(root)?.any(|entry| entry.is_ok_and(|entry| entry.path().is_dir()))
+            {
+                return Err(OpenFailure::Format(format!(
+                    "it holds directories, but no {FILE}"
+                )));
             }
-            index.append(&[Line::Format { format: FORMAT.to_owned(), version: VERSION }])?;
+            index.append(&[Line::Format {
+                format: FORMAT.to_owned(),
+                version: VERSION,
+            }])?;
             lines::sync(&index.path)?;
         }
         Ok(index)
@@ -111,16 +133,34 @@ impl Index {
     fn take(&mut self, line: Line, number: u64) -> Result<(), OpenFailure> {
         match line {
             Line::Format { format, version } if number == 1 && format == FORMAT => {
-                return if version == VERSION { Ok(()) } else { Err(OpenFailure::Version(version)) };
+                return if version == VERSION {
+                    Ok(())
+                } else {
+                    Err(OpenFailure::Version(version))
+                };
             }
-            _ if number == 1 => return Err(OpenFailure::Format(format!("{FILE} does not tell its format"))),
+            _ if number == 1 => {
+                return Err(OpenFailure::Format(format!(
+                    "{FILE} does not tell its format"
+                )));
+            }
             Line::Format { .. } => {}
             Line::Known { known, partition } => {
-                self.workspaces.insert(known, Listed { partition: PartitionId(partition), synced: false });
+                self.workspaces.insert(
+                    known,
+                    Listed {
+                        partition: PartitionId(partition),
+                        synced: false,
+                    },
+                );
             }
             Line::Gone { gone } => drop(self.workspaces.remove(&gone)),
-            Line::Committed { committed, next_offset } => {
-                self.committed.insert(PartitionId(committed), Offset(next_offset));
+            Line::Committed {
+                committed,
+                next_offset,
+            } => {
+                self.committed
+                    .insert(PartitionId(committed), Offset(next_offset));
             }
             Line::Synced { .. } => self.mark_synced(),
         }
@@ -141,8 +181,17 @@ impl Index {
 
     /// Lists a workspace.
     pub(super) fn add(&mut self, id: &WorkspaceId, partition: PartitionId) -> io::Result<()> {
-        self.append(&[Line::Known { known: id.clone(), partition: partition.0 }])?;
-        self.workspaces.insert(id.clone(), Listed { partition, synced: false });
+        self.append(&[Line::Known {
+            known: id.clone(),
+            partition: partition.0,
+        }])?;
+        self.workspaces.insert(
+            id.clone(),
+            Listed {
+                partition,
+                synced: false,
+            },
+        );
         Ok(())
     }
 
@@ -156,7 +205,10 @@ impl Index {
     }
 
     pub(super) fn committed(&self, partition: PartitionId) -> Offset {
-        let newer = self.uncommitted.get(&partition).or_else(|| self.committed.get(&partition));
+        let newer = self
+            .uncommitted
+            .get(&partition)
+            .or_else(|| self.committed.get(&partition));
         newer.copied().unwrap_or_default()
     }
 
@@ -167,7 +219,10 @@ impl Index {
 
     /// What is to be written after a sync; a snapshot, because more may be listed meanwhile.
     pub(super) fn before_sync(&self) -> Pending {
-        Pending { committed: self.uncommitted.clone(), lines: self.lines }
+        Pending {
+            committed: self.uncommitted.clone(),
+            lines: self.lines,
+        }
     }
 
     /// Notes that everything up to `pending` is durable.
@@ -177,11 +232,16 @@ impl Index {
         let mut added: Vec<_> = committed
             .iter()
             .filter(|(partition, offset)| self.committed.get(partition) != Some(offset))
-            .map(|(partition, offset)| Line::Committed { committed: partition.0, next_offset: offset.0 })
+            .map(|(partition, offset)| Line::Committed {
+                committed: partition.0,
+                next_offset: offset.0,
+            })
             .collect();
         // Where more was listed since, the next sync marks it.
         if !listed_since && self.workspaces.values().any(|listed| !listed.synced) {
-            added.push(Line::Synced { synced: crate::store::count(self.workspaces.len()) });
+            added.push(Line::Synced {
+                synced: crate::store::count(self.workspaces.len()),
+            });
         }
         if !added.is_empty() {
             self.append(&added)?;
@@ -207,20 +267,37 @@ impl Index {
 
     fn compact(&mut self) -> io::Result<()> {
         let told = crate::store::count(self.workspaces.len() + self.committed.len());
-        if self.lines < told * 2 + EXCESS_LINES || self.workspaces.values().any(|listed| !listed.synced) {
+        if self.lines < told * 2 + EXCESS_LINES
+            || self.workspaces.values().any(|listed| !listed.synced)
+        {
             return Ok(());
         }
         let mut draft = Draft::after(Chain::START);
-        draft.push(&Line::Format { format: FORMAT.to_owned(), version: VERSION })?;
+        draft.push(&Line::Format {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+        })?;
         for (id, listed) in &self.workspaces {
-            draft.push(&Line::Known { known: id.clone(), partition: listed.partition.0 })?;
+            draft.push(&Line::Known {
+                known: id.clone(),
+                partition: listed.partition.0,
+            })?;
         }
-        draft.push(&Line::Synced { synced: crate::store::count(self.workspaces.len()) })?;
+        draft.push(&Line::Synced {
+            synced: crate::store::count(self.workspaces.len()),
+        })?;
         for (partition, offset) in &self.committed {
-            draft.push(&Line::Committed { committed: partition.0, next_offset: offset.0 })?;
+            draft.push(&Line::Committed {
+                committed: partition.0,
+                next_offset: offset.0,
+            })?;
         }
         lines::replace(&self.path, &draft.bytes)?;
-        (self.bytes, self.lines, self.chain) = (crate::store::count(draft.bytes.len()), draft.lines, draft.chain);
+        (self.bytes, self.lines, self.chain) = (
+            crate::store::count(draft.bytes.len()),
+            draft.lines,
+            draft.chain,
+        );
         Ok(())
     }
 }

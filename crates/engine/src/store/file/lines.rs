@@ -36,7 +36,11 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn after(chain: Chain) -> Self {
-        Self { bytes: Vec::new(), chain, lines: 0 }
+        Self {
+            bytes: Vec::new(),
+            chain,
+            lines: 0,
+        }
     }
 
     /// Adds a line with the fields of `value`, which must become a JSON object that is not empty.
@@ -54,7 +58,10 @@ impl Draft {
         let fields = self.bytes.get(line_at + FIELDS_AT..).unwrap_or_default();
         self.chain = self.chain.next(fields);
         let digits = format!("{:08x}", self.chain.0);
-        let place = self.bytes.get_mut(line_at + HEAD.len()..).and_then(|rest| rest.get_mut(..CHECKSUM_DIGITS));
+        let place = self
+            .bytes
+            .get_mut(line_at + HEAD.len()..)
+            .and_then(|rest| rest.get_mut(..CHECKSUM_DIGITS));
         if let Some(place) = place {
             place.copy_from_slice(digits.as_bytes());
         }
@@ -85,15 +92,25 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes, read_bytes: 0, lines: 0, chain: Chain::START }
+        Self {
+            rest: bytes,
+            read_bytes: 0,
+            lines: 0,
+            chain: Chain::START,
+        }
     }
 
     /// The next line as a JSON object, checksum included.
     pub(super) fn line(&mut self) -> Result<Option<&'a str>, BrokenLine> {
-        let Some(end) = memchr(self.rest) else { return Ok(None) };
+        let Some(end) = memchr(self.rest) else {
+            return Ok(None);
+        };
         let (line, rest) = self.rest.split_at(end);
         let number = self.lines + 1;
-        let broken = |reason: &str| BrokenLine { line: number, reason: reason.to_owned() };
+        let broken = |reason: &str| BrokenLine {
+            line: number,
+            reason: reason.to_owned(),
+        };
         let chain = checksum_of(line).ok_or_else(|| broken("it does not begin with a checksum"))?;
         let fields = line.get(FIELDS_AT..).unwrap_or_default();
         if self.chain.next(fields) != chain {
@@ -114,11 +131,15 @@ fn memchr(bytes: &[u8]) -> Option<usize> {
 
 fn checksum_of(line: &[u8]) -> Option<Chain> {
     let digits = line.strip_prefix(HEAD.as_bytes())?.get(..CHECKSUM_DIGITS)?;
-    let lower = digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    let lower = digits
+        .iter()
+        .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
     if !lower || line.get(FIELDS_AT - 2..FIELDS_AT) != Some(b"\",") {
         return None;
     }
-    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok().map(Chain)
+    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16)
+        .ok()
+        .map(Chain)
 }
 
 /// Name of the field behind the checksum.
@@ -199,7 +220,9 @@ mod tests {
     fn file(lines: &[u32]) -> Vec<u8> {
         let mut draft = Draft::after(Chain::START);
         for number in lines {
-            draft.push(&serde_json::json!({ "number": number, "text": "a\n\"ü" })).expect("written");
+            draft
+                .push(&serde_json::json!({ "number": number, "text": "a\n\"ü" }))
+                .expect("written");
         }
         draft.bytes
     }
@@ -223,8 +246,14 @@ mod tests {
     fn a_cut_file_gives_its_whole_lines() {
         let whole = file(&[1, 2, 3]);
         for length in 0..whole.len() {
-            let lines = whole[..length].iter().filter(|byte| **byte == b'\n').count();
-            assert_eq!(numbers(&whole[..length]).map(|numbers| numbers.len()), Ok(lines));
+            let lines = whole[..length]
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count();
+            assert_eq!(
+                numbers(&whole[..length]).map(|numbers| numbers.len()),
+                Ok(lines)
+            );
         }
     }
 
@@ -240,7 +269,10 @@ mod tests {
             assert!(looks_cut || numbers(&damaged).is_err(), "bit {bit}");
         }
         let without_second = [&whole[..=ends[0]], &whole[ends[1] + 1..]].concat();
-        assert_eq!(numbers(&without_second).expect_err("a line is lost").line, 2);
+        assert_eq!(
+            numbers(&without_second).expect_err("a line is lost").line,
+            2
+        );
     }
 
     #[test]
@@ -251,7 +283,11 @@ mod tests {
         let (line, chain) = last_line(&whole).expect("three lines");
         assert!(line.contains("\"number\":3"));
         assert_eq!(chain, reader.chain);
-        assert_eq!(last_line(&file(&[1, 2])), None, "who knows whether the first one is whole");
+        assert_eq!(
+            last_line(&file(&[1, 2])),
+            None,
+            "who knows whether the first one is whole"
+        );
         assert_eq!(last_line(&whole[..whole.len() - 1]), None, "the end is cut");
     }
 }

@@ -38,7 +38,10 @@ mod tests {
 
     fn name(id: &str) -> String {
         let id = WorkspaceId::new(id).expect("valid");
-        directory(Path::new(""), &id).to_str().expect("text").to_owned()
+        directory(Path::new(""), &id)
+            .to_str()
+            .expect("text")
+            .to_owned()
     }
 
     #[test]
@@ -54,11 +57,16 @@ mod tests {
 
     #[test]
     fn long_ids_continue_in_a_directory_below_and_stay_unique() {
-        let ids = (1..=255).flat_map(|length| [".".repeat(length), "a".repeat(length), "A".repeat(length)]);
+        let ids = (1..=255)
+            .flat_map(|length| [".".repeat(length), "a".repeat(length), "A".repeat(length)]);
         let names: HashSet<String> = ids.map(|id| name(&id).to_lowercase()).collect();
         assert_eq!(names.len(), 255 * 3);
         for name in &names {
-            assert!(name.split('/').all(|part| part.len() <= NAME_BYTES_MOST + 1), "{name}");
+            assert!(
+                name.split('/')
+                    .all(|part| part.len() <= NAME_BYTES_MOST + 1),
+                "{name}"
+            );
         }
     }
 }
