@@ -1,1 +1,71 @@
-//! x
+//! An axum router that tells over HTTP where every workspace stands: JSON, probes, metrics and an
+//! `OpenAPI` document with its page.
+//!
+//! A service that tracks its workspaces mounts it in three lines:
+//!
+//! ```no_run
+//! use workspace_status::Tracker;
+//!
+//! # async fn serve() -> std::io::Result<()> {
+//! let app = axum::Router::new().merge(workspace_status_http::router(Tracker::global().clone()));
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:8081").await?;
+//! axum::serve(listener, app).await
+//! # }
+//! ```
+//!
+//! | route | |
+//! |---|---|
+//! | `GET /api/v1/workspaces/{id}/status` | where it stands; `?waitFor=ready&failOn=error&timeout=30s` waits |
+//! | `GET /api/v1/workspaces/statuses` | all of them; `?state=&healthy=&prefix=&limit=&cursor=` |
+//! | `GET /api/v1/workspaces/{id}/ready` | 200 or 503 |
+//! | `GET /api/v1/workspaces/{id}/history` | every transition, phases with durations |
+//! | `GET /livez`, `/readyz?verbose`, `/metrics` | for machines |
+//! | `GET /openapi.json`, `/docs` | the specification and its page |
+//!
+//! An engine implements [`StatusSource`] and builds on [`StatusApi`]; its own routes answer their
+//! errors as [`Problem`]s and read their input with [`Checked`] and [`CheckedBody`].
+//!
+//! **Bounds.** All are in [`Limits`]; over one of them a request gets a problem that names it.
+//!
+//! **Who waits for whom.** A status is read without a lock that others hold for long, and written
+//! straight into the bytes of the answer. Lists over many workspaces are made on threads of their
+//! own, a few at a time. A request that waits holds no thread.
+
+mod limits;
+mod problem;
+
+mod source;
+
+mod time;
+
+mod document;
+
+mod cursor;
+mod extract;
+mod query;
+
+mod metrics;
+
+mod api;
+mod probes;
+mod routes;
+
+mod openapi;
+mod router;
+
+pub use api::StatusApi;
+pub use document::status_document;
+pub use extract::{Checked, CheckedBody, WorkspaceIdPath, invalid_workspace_id};
+pub use limits::{INLINE_SCAN, Limits};
+pub use metrics::names as metric_names;
+pub use openapi::document_routes;
+pub use problem::{
+    CONTENT_TYPE_PROBLEM, Problem, ProblemDocument, ProblemType, method_not_allowed,
+    route_not_found, types as problem_types,
+};
+pub use prometheus_client::registry::Registry;
+pub use router::{router, with_problems};
+pub use source::{
+    BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, StatusSource, Wait,
+    history_in_memory,
+};

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{DataDir, DiskError, WriteError, describe, is_damage};
+use crate::routing::partition_of;
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable};
 use layout::{About, KEY_BYTES_MOST};
 use parking_lot::{Mutex, MutexGuard};
@@ -105,6 +106,17 @@ impl LsmStore {
             .map(|about| about.workspace))
     }
 
+    /// How a workspace is listed whose record is damaged: its key still tells whose it is.
+    fn damaged(&self, key: &[u8], damage: &str, partition: PartitionId) -> Option<StoredWorkspace> {
+        tracing::error!(workspace = %key.escape_ascii(), %damage, "what the store knows of a workspace is damaged");
+        let id = WorkspaceId::new(std::str::from_utf8(key).ok()?).ok()?;
+        if partition_of(&id, self.dir.partitions()) != partition {
+            return None;
+        }
+        let next_offset = self.committed(partition).unwrap_or_default();
+        Some(super::damaged(id, partition, next_offset))
+    }
+
     fn finish_deletions(&self) -> Result<(), StoreError> {
         for entry in self.workspaces.iter() {
             let (key, value) = entry
@@ -162,13 +174,10 @@ impl Store for LsmStore {
                 .map_err(|error| read_error("the list of workspaces", &error))?;
             match About::decode(&key, value.into()) {
                 Ok(about) if about.workspace.partition == partition && !about.deleting => {
-                    found.push(about.workspace)
+                    found.push(about.workspace);
                 }
                 Ok(_) => {}
-                Err(damage) => {
-                    let id = key.escape_ascii();
-                    tracing::error!(workspace = %id, %damage, "what the store knows of a workspace is damaged");
-                }
+                Err(damage) => found.extend(self.damaged(&key, damage, partition)),
             }
         }
         Ok(found)

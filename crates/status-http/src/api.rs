@@ -1,0 +1,236 @@
+//! What all handlers share: the source, the limits, the metrics, and who may do how much at once.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+use utoipa_axum::router::OpenApiRouter;
+use workspace_status::{Page, PageQuery, Watcher};
+
+use crate::document::written;
+use crate::limits::{INLINE_SCAN, Limits};
+use crate::metrics::StatusMetrics;
+use crate::problem::{NO_STORE, Problem, types};
+use crate::source::StatusSource;
+use crate::{openapi, probes, routes};
+
+/// The API over one source, before its routes are mounted.
+///
+/// For a service that wants no more than the routes, [`router`](crate::router) is shorter. This is
+/// for one that adds metrics, limits or routes of its own:
+///
+/// ```
+/// use workspace_status::Tracker;
+/// use workspace_status_http::{Limits, Registry, StatusApi, document_routes, with_problems};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let mut registry = Registry::default();
+/// // registry.register(…) the service's own metrics
+/// let api = StatusApi::new(Tracker::new(), Limits::default(), registry);
+/// let mut tasks = tokio::task::JoinSet::new();
+/// if let Some(feed) = api.metrics_feed() {
+///     tasks.spawn(feed);
+/// }
+/// let app: axum::Router = with_problems(document_routes(api.routes()));
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct StatusApi(pub(crate) Arc<Shared>);
+
+impl std::fmt::Debug for StatusApi {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("StatusApi").finish_non_exhaustive()
+    }
+}
+
+pub(crate) struct Shared {
+    pub(crate) source: Arc<dyn StatusSource>,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Arc<StatusMetrics>,
+    pub(crate) registry: Registry,
+    waits: Arc<Semaphore>,
+    scans: Arc<Semaphore>,
+    feed: Mutex<Feed>,
+}
+
+/// Who follows the change feed for the histograms.
+enum Feed {
+    /// Nobody yet; the changes since the API was made are kept as far as the feed reaches.
+    Unclaimed(Watcher),
+    /// The caller of [`StatusApi::metrics_feed`].
+    Theirs,
+    /// A task that ends with the API.
+    Ours(AbortHandle),
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Feed::Ours(task) = self.feed.get_mut() {
+            task.abort();
+        }
+    }
+}
+
+/// A place among the requests that wait; given back when dropped, also when the client is gone.
+pub(crate) struct WaitPermit {
+    metrics: Arc<StatusMetrics>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for WaitPermit {
+    fn drop(&mut self) {
+        self.metrics.wait_ended();
+    }
+}
+
+impl StatusApi {
+    /// The API over `source`; the metrics of the source are added to those in `registry`, and
+    /// `/metrics` shows them all.
+    pub fn new(source: impl StatusSource, limits: Limits, mut registry: Registry) -> Self {
+        let source: Arc<dyn StatusSource> = Arc::new(source);
+        let feed = Mutex::new(Feed::Unclaimed(source.watch()));
+        let metrics =
+            StatusMetrics::register(Arc::clone(&source), limits.unhealthy_series, &mut registry);
+        Self(Arc::new(Shared {
+            waits: Arc::new(Semaphore::new(permits(limits.concurrent_waits))),
+            scans: Arc::new(Semaphore::new(permits(limits.concurrent_scans))),
+            source,
+            limits,
+            metrics,
+            registry,
+            feed,
+        }))
+    }
+
+    /// The routes with their part of the `OpenAPI` document: statuses, probes and metrics.
+    ///
+    /// Merge routes of your own, then see [`document_routes`](crate::document_routes) and
+    /// [`with_problems`](crate::with_problems).
+    pub fn routes(&self) -> OpenApiRouter {
+        OpenApiRouter::with_openapi(openapi::document())
+            .merge(routes::routes())
+            .merge(probes::routes())
+            .with_state(Arc::clone(&self.0))
+    }
+
+    /// The work that feeds the histograms: never ends, stopped by dropping it. None if it was
+    /// taken already.
+    ///
+    /// Whoever takes it runs it. If nobody does before the first request to `/metrics`, that
+    /// request starts a task of the API's own, which ends with the last clone of its routes.
+    pub fn metrics_feed(&self) -> Option<impl Future<Output = ()> + Send + 'static> {
+        let mut feed = self.0.feed.lock();
+        match std::mem::replace(&mut *feed, Feed::Theirs) {
+            Feed::Unclaimed(watcher) => Some(Arc::clone(&self.0.metrics).follow(watcher)),
+            taken @ (Feed::Theirs | Feed::Ours(_)) => {
+                *feed = taken;
+                None
+            }
+        }
+    }
+
+    /// Follows the feed in a task of the API's own, unless somebody follows it or there is no
+    /// runtime here.
+    pub(crate) fn follow_feed(&self) {
+        self.0.follow_feed();
+    }
+}
+
+fn permits(count: usize) -> usize {
+    count.min(Semaphore::MAX_PERMITS)
+}
+
+impl Shared {
+    pub(crate) fn follow_feed(&self) {
+        let Ok(runtime) = Handle::try_current() else {
+            return;
+        };
+        let mut feed = self.feed.lock();
+        *feed = match std::mem::replace(&mut *feed, Feed::Theirs) {
+            Feed::Unclaimed(watcher) => {
+                let task = runtime.spawn(Arc::clone(&self.metrics).follow(watcher));
+                Feed::Ours(task.abort_handle())
+            }
+            taken @ (Feed::Theirs | Feed::Ours(_)) => taken,
+        };
+    }
+
+    /// A place among the requests that wait.
+    pub(crate) fn admit_wait(&self) -> Result<WaitPermit, Problem> {
+        let Ok(permit) = Arc::clone(&self.waits).try_acquire_owned() else {
+            self.metrics.wait_refused();
+            return Err(too_many("requests wait", self.limits.concurrent_waits));
+        };
+        self.metrics.wait_began();
+        Ok(WaitPermit {
+            metrics: Arc::clone(&self.metrics),
+            _permit: permit,
+        })
+    }
+
+    /// A page, selected where it takes no thread from the short requests.
+    pub(crate) async fn page(self: &Arc<Self>, query: PageQuery) -> Result<Page, Problem> {
+        self.scan(move |shared| shared.source.page(&query)).await
+    }
+
+    /// Runs a walk over all workspaces: here if there are few, else on a thread of its own when it
+    /// is its turn.
+    pub(crate) async fn scan<T: Send + 'static>(
+        self: &Arc<Self>,
+        walk: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        if self.source.counts().total() <= INLINE_SCAN {
+            return Ok(walk(self));
+        }
+        let turn = Arc::clone(&self.scans).acquire_owned();
+        let Ok(Ok(permit)) = tokio::time::timeout(self.limits.scan_queue, turn).await else {
+            return Err(too_many("lists are made", self.limits.concurrent_scans));
+        };
+        let shared = Arc::clone(self);
+        let walked = tokio::task::spawn_blocking(move || {
+            let walked = walk(&shared);
+            // The turn ends with the walk, not with a client that went away meanwhile.
+            drop(permit);
+            walked
+        });
+        walked
+            .await
+            .map_err(|_| Problem::new(&types::INTERNAL, "the list could not be made"))
+    }
+}
+
+fn too_many(what: &str, limit: usize) -> Problem {
+    let detail = format!("as many {what} at the same time as this server allows; try again");
+    Problem::new(&types::TOO_MANY_REQUESTS_AT_ONCE, detail)
+        .with("maximum", limit)
+        .retry_after(std::time::Duration::from_secs(1))
+}
+
+/// A JSON answer.
+pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Response {
+    match written(document) {
+        Ok(bytes) => answer(status, HeaderValue::from_static("application/json"), bytes),
+        Err(_) => Problem::new(&types::INTERNAL, "the document cannot be written").into_response(),
+    }
+}
+
+/// An answer that no cache may keep.
+pub(crate) fn answer(
+    status: StatusCode,
+    content_type: HeaderValue,
+    body: impl Into<Body>,
+) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response.headers_mut().insert(CACHE_CONTROL, NO_STORE);
+    response
+}

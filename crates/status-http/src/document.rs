@@ -1,0 +1,499 @@
+//! The JSON documents of statuses and histories, and with them the schemas of the `OpenAPI`
+//! document.
+//!
+//! A document borrows from its snapshot and is written straight into bytes. Every member is always
+//! there: one without a value is null. Instants are RFC 3339 in UTC with milliseconds.
+
+use serde::ser::SerializeSeq;
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
+use workspace_status::{ErrorInfo, ErrorKind, Metadata, ProgressReport, Snapshot, StateCounts};
+use workspace_status::{State, Transition};
+
+use crate::source::HistoryEntry;
+use crate::time::{Elapsed, Time};
+
+/// How many transitions a status shows; all of them are in the history.
+pub(crate) const RECENT_TRANSITIONS: usize = 5;
+
+/// The JSON document of a status, as the route answers it.
+pub fn status_document(snapshot: &Snapshot) -> Vec<u8> {
+    written(&StatusDocument::new(snapshot)).unwrap_or_default()
+}
+
+/// The size that most documents of one status stay below.
+const STATUS_BYTES: usize = 2048;
+
+/// A document in bytes. None of these types can fail to be written: no map has keys that are not
+/// strings, and bytes in memory take whatever is written to them.
+pub(crate) fn written(document: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    let mut bytes = Vec::with_capacity(STATUS_BYTES);
+    serde_json::to_writer(&mut bytes, document).map(|()| bytes)
+}
+
+/// A state on the wire.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[schema(as = State)]
+#[serde(rename_all = "snake_case")]
+#[expect(
+    dead_code,
+    reason = "stands for workspace_status::State in the schema alone"
+)]
+pub(crate) enum StateName {
+    Unknown,
+    Initializing,
+    LoadingFromPersistence,
+    LoadingKafkaPartitions,
+    ReplayingEvents,
+    PopulatingInitialState,
+    RestoringFromSnapshot,
+    Ready,
+    Error,
+    Unloading,
+}
+
+/// Where a workspace stands.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Status)]
+pub(crate) struct StatusDocument<'a> {
+    /// The workspace.
+    workspace_id: &'a str,
+    /// The state it is in; `unknown` where this node knows nothing of it.
+    #[schema(value_type = StateName)]
+    state: State,
+    /// False in `error` and `unknown`, true in all other states.
+    healthy: bool,
+    /// What was last said about it.
+    message: &'a str,
+    /// When it entered its state.
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    state_entered: Option<Time>,
+    /// When anything about it last changed.
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    last_updated: Option<Time>,
+    /// How long it has been in its state: hours, minutes and whole seconds.
+    #[schema(required, value_type = Option<String>, example = "5m30s")]
+    time_in_state: Option<Elapsed>,
+    /// What went wrong, in state `error`; else null.
+    #[schema(required)]
+    error_message: Option<&'a str>,
+    /// More about the error, in state `error`; else null.
+    #[schema(required)]
+    error: Option<ErrorDocument>,
+    /// How far the present phase is, in the states that measure it; else null.
+    #[schema(required)]
+    progress: Option<ProgressDocument>,
+    /// Facts that the owner of the workspace adds: at most 64, each a JSON scalar.
+    #[schema(value_type = std::collections::BTreeMap<String, Scalar>)]
+    metadata: Facts<'a>,
+    /// The last 5 transitions, oldest first.
+    #[schema(value_type = Vec<TransitionDocument>)]
+    recent_history: RecentHistory<'a>,
+    /// The number of the load; grows with every load and never falls. Null where unknown.
+    #[schema(required)]
+    epoch: Option<u64>,
+    /// The node that holds the workspace; null where none is named.
+    #[schema(required)]
+    owner: Option<&'a str>,
+    /// When this was true, by the clock of the node that answers.
+    #[schema(value_type = String, format = DateTime)]
+    observed_at: Time,
+    /// When the progress last moved; null before it does.
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    last_progress_at: Option<Time>,
+    /// Only in the answer to a wait: whether its time was over before its condition was met.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    timed_out: Option<bool>,
+}
+
+impl<'a> StatusDocument<'a> {
+    pub(crate) fn new(snapshot: &'a Snapshot) -> Self {
+        let observed_at = snapshot.observed_at();
+        Self {
+            workspace_id: snapshot.workspace_id(),
+            state: snapshot.state(),
+            healthy: snapshot.is_healthy(),
+            message: snapshot.message(),
+            state_entered: Some(Time(snapshot.state_entered())),
+            last_updated: Some(Time(snapshot.last_updated())),
+            time_in_state: Some(Elapsed(snapshot.time_in_current_state())),
+            error_message: snapshot.error_message(),
+            error: snapshot.error().map(ErrorDocument::new),
+            progress: snapshot
+                .progress()
+                .map(|report| ProgressDocument::new(&report, observed_at)),
+            metadata: Facts(Some(snapshot.metadata())),
+            recent_history: RecentHistory(Some(snapshot)),
+            epoch: Some(snapshot.epoch().get()),
+            owner: snapshot.owner(),
+            observed_at: Time(observed_at),
+            last_progress_at: snapshot.last_progress_at().map(Time),
+            timed_out: None,
+        }
+    }
+
+    /// The document of a workspace that this node knows nothing of.
+    pub(crate) fn unknown(id: &'a str, observed_at: std::time::SystemTime) -> Self {
+        Self {
+            workspace_id: id,
+            state: State::Unknown,
+            healthy: false,
+            message: "this node knows nothing of the workspace",
+            state_entered: None,
+            last_updated: None,
+            time_in_state: None,
+            error_message: None,
+            error: None,
+            progress: None,
+            metadata: Facts(None),
+            recent_history: RecentHistory(None),
+            epoch: None,
+            owner: None,
+            observed_at: Time(observed_at),
+            last_progress_at: None,
+            timed_out: None,
+        }
+    }
+
+    pub(crate) fn timed_out(mut self, timed_out: bool) -> Self {
+        self.timed_out = Some(timed_out);
+        self
+    }
+}
+
+/// A fact: a string, a number or a truth value.
+#[derive(ToSchema)]
+#[schema(as = Scalar)]
+#[serde(untagged)]
+#[expect(
+    dead_code,
+    reason = "stands for workspace_status::Value in the schema alone"
+)]
+pub(crate) enum Scalar {
+    Text(String),
+    Integer(i64),
+    Number(f64),
+    Truth(bool),
+}
+
+struct Facts<'a>(Option<&'a Metadata>);
+
+impl Serialize for Facts<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(metadata) => metadata.serialize(serializer),
+            None => serializer.collect_map(std::iter::empty::<(&str, ())>()),
+        }
+    }
+}
+
+struct RecentHistory<'a>(Option<&'a Snapshot>);
+
+impl Serialize for RecentHistory<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Some(snapshot) = self.0 else {
+            return serializer.serialize_seq(Some(0))?.end();
+        };
+        let transitions = snapshot.state_history();
+        let older = transitions.len().saturating_sub(RECENT_TRANSITIONS);
+        serializer.collect_seq(transitions.skip(older).map(TransitionDocument::new))
+    }
+}
+
+/// A change of state, as a status shows it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Transition)]
+pub(crate) struct TransitionDocument<'a> {
+    /// The state that was left.
+    #[schema(value_type = StateName)]
+    from_state: State,
+    /// The state that was entered.
+    #[schema(value_type = StateName)]
+    to_state: State,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    timestamp: Time,
+    /// What was said of it.
+    message: &'a str,
+}
+
+impl<'a> TransitionDocument<'a> {
+    fn new(transition: &'a Transition) -> Self {
+        Self {
+            from_state: transition.from_state(),
+            to_state: transition.to_state(),
+            timestamp: Time(transition.timestamp()),
+            message: transition.message(),
+        }
+    }
+}
+
+/// More about an error.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = StatusError)]
+pub(crate) struct ErrorDocument {
+    /// `retrying` goes on by itself, `parked` needs an operator.
+    kind: ErrorKindName,
+    /// Which attempt failed, from 1; null for one that is parked.
+    #[schema(required)]
+    attempt: Option<u32>,
+    /// When it is tried again; null for one that is parked.
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    next_retry_at: Option<Time>,
+    /// When it failed.
+    #[schema(value_type = String, format = DateTime)]
+    at: Time,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = StatusErrorKind)]
+enum ErrorKindName {
+    Retrying,
+    Parked,
+}
+
+impl ErrorDocument {
+    fn new(error: &ErrorInfo) -> Self {
+        let (kind, attempt, next_retry_at) = match error.kind() {
+            ErrorKind::Retrying {
+                attempt,
+                next_retry_at,
+            } => (
+                ErrorKindName::Retrying,
+                Some(attempt),
+                Some(Time(next_retry_at)),
+            ),
+            ErrorKind::Parked => (ErrorKindName::Parked, None, None),
+        };
+        Self {
+            kind,
+            attempt,
+            next_retry_at,
+            at: Time(error.at()),
+        }
+    }
+}
+
+/// How far a phase is.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Progress)]
+pub(crate) struct ProgressDocument {
+    /// The state that is measured.
+    #[schema(value_type = StateName)]
+    phase: State,
+    /// How many units are done.
+    done: u64,
+    /// How many there are to do; null where that is not known.
+    #[schema(required)]
+    total: Option<u64>,
+    /// What is counted.
+    #[schema(example = "events")]
+    unit: &'static str,
+    /// From 0 to 100; null without a total.
+    #[schema(required)]
+    percent: Option<f64>,
+    /// Units a second, lately; null until it is measured.
+    #[schema(required)]
+    rate_per_second: Option<f64>,
+    /// When the phase will be done; null until there is confidence in it.
+    #[schema(required)]
+    eta: Option<EtaDocument>,
+}
+
+/// Between which instants a phase will be done.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Eta)]
+pub(crate) struct EtaDocument {
+    /// The instant before which it will hardly be done.
+    #[schema(value_type = String, format = DateTime)]
+    low: Time,
+    /// The instant by which it should be done.
+    #[schema(value_type = String, format = DateTime)]
+    high: Time,
+    /// What the estimate rests on.
+    #[schema(example = "rate")]
+    basis: &'static str,
+}
+
+impl ProgressDocument {
+    fn new(report: &ProgressReport, observed_at: std::time::SystemTime) -> Self {
+        // An instant that the clock cannot hold is as good as none.
+        let eta = report.eta().and_then(|eta| {
+            Some(EtaDocument {
+                low: Time(observed_at.checked_add(eta.low)?),
+                high: Time(observed_at.checked_add(eta.high)?),
+                basis: eta.basis.as_str(),
+            })
+        });
+        Self {
+            phase: report.phase(),
+            done: report.done(),
+            total: report.total(),
+            unit: report.unit().as_str(),
+            percent: report.percent().map(|percent| rounded(percent, 100.0)),
+            rate_per_second: report.rate_per_second().map(|rate| rounded(rate, 10.0)),
+            eta,
+        }
+    }
+}
+
+/// A measurement without the digits that mean nothing.
+fn rounded(value: f64, parts: f64) -> f64 {
+    (value * parts).round() / parts
+}
+
+/// A page of statuses.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Statuses)]
+pub(crate) struct StatusesDocument<'a> {
+    /// The statuses that the filters select, ordered by id bytewise.
+    #[schema(value_type = Vec<StatusDocument>)]
+    pub(crate) workspaces: StatusList<'a>,
+    /// How many workspaces there are in all, whatever the filters select: the sum of stateCounts.
+    pub(crate) total_count: usize,
+    /// How many workspaces are in each of the ten states, whatever the filters select.
+    #[schema(value_type = std::collections::BTreeMap<String, u64>)]
+    pub(crate) state_counts: Counts,
+    /// The cursor of the next page; null on the last.
+    #[schema(required)]
+    pub(crate) next_cursor: Option<String>,
+}
+
+pub(crate) struct StatusList<'a>(pub(crate) &'a [Snapshot]);
+
+impl Serialize for StatusList<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(StatusDocument::new))
+    }
+}
+
+pub(crate) struct Counts(pub(crate) StateCounts);
+
+impl Serialize for Counts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(state, count)| (state.as_str(), count)))
+    }
+}
+
+/// Whether a workspace is ready.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Ready)]
+pub(crate) struct ReadyDocument<'a> {
+    /// The workspace.
+    pub(crate) workspace_id: &'a str,
+    /// The state it is in; `unknown` where this node knows nothing of it.
+    #[schema(value_type = StateName)]
+    pub(crate) state: State,
+    /// Whether it is in state `ready`.
+    pub(crate) ready: bool,
+}
+
+/// A page of a workspace's history, oldest first.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = History)]
+pub(crate) struct HistoryDocument<'a> {
+    /// The workspace.
+    pub(crate) workspace_id: &'a str,
+    /// The transitions, oldest first.
+    pub(crate) transitions: Vec<HistoryTransitionDocument<'a>>,
+    /// The phases that these transitions ended and, on the last page, the one that lasts.
+    pub(crate) phases: Vec<PhaseDocument>,
+    /// How many transitions there ever were, also those that are kept no longer.
+    pub(crate) transitions_total: u64,
+    /// The cursor of the next page; null on the last.
+    #[schema(required)]
+    pub(crate) next_cursor: Option<String>,
+}
+
+/// A change of state, as a history shows it.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = HistoryTransition)]
+pub(crate) struct HistoryTransitionDocument<'a> {
+    /// Its number within the history, from 1.
+    sequence: u64,
+    /// The load it belongs to.
+    epoch: u64,
+    /// The node that owned the workspace then; null where none was named.
+    #[schema(required)]
+    owner: Option<&'a str>,
+    /// The state that was left.
+    #[schema(value_type = StateName)]
+    from_state: State,
+    /// The state that was entered.
+    #[schema(value_type = StateName)]
+    to_state: State,
+    /// When.
+    #[schema(value_type = String, format = DateTime)]
+    timestamp: Time,
+    /// What was said of it.
+    message: &'a str,
+}
+
+impl<'a> HistoryTransitionDocument<'a> {
+    pub(crate) fn new(entry: &'a HistoryEntry) -> Self {
+        Self {
+            sequence: entry.sequence,
+            epoch: entry.epoch.get(),
+            owner: entry.owner.as_deref(),
+            from_state: entry.from,
+            to_state: entry.to,
+            timestamp: Time(entry.at),
+            message: &entry.message,
+        }
+    }
+}
+
+/// How long a workspace was in one state.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Phase)]
+pub(crate) struct PhaseDocument {
+    /// The state.
+    #[schema(value_type = StateName)]
+    state: State,
+    /// When it was entered.
+    #[schema(value_type = String, format = DateTime)]
+    entered: Time,
+    /// When it was left; null for the state that it is in.
+    #[schema(required, value_type = Option<String>, format = DateTime)]
+    left: Option<Time>,
+    /// How long it lasted, or has lasted so far, by a monotonic clock.
+    duration_seconds: f64,
+}
+
+impl PhaseDocument {
+    /// The phase that a transition ended; it began with the transition before, if that is known.
+    pub(crate) fn ended_by(entry: &HistoryEntry, before: Option<&HistoryEntry>) -> Self {
+        let entered = match before {
+            Some(before) => before.at,
+            None => entry.at.checked_sub(entry.time_in_from).unwrap_or(entry.at),
+        };
+        Self {
+            state: entry.from,
+            entered: Time(entered),
+            left: Some(Time(entry.at)),
+            duration_seconds: rounded(entry.time_in_from.as_secs_f64(), 1000.0),
+        }
+    }
+
+    /// The phase that lasts.
+    pub(crate) fn present(snapshot: &Snapshot) -> Self {
+        Self {
+            state: snapshot.state(),
+            entered: Time(snapshot.state_entered()),
+            left: None,
+            duration_seconds: rounded(snapshot.time_in_current_state().as_secs_f64(), 1000.0),
+        }
+    }
+}

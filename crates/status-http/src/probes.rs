@@ -1,0 +1,134 @@
+//! The routes that machines watch a node by: `/livez`, `/readyz`, `/metrics`.
+//!
+//! The probes answer as those of Kubernetes do: `ok` as plain text, or a line for each check with
+//! `?verbose` and whenever one fails.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use axum::extract::{RawQuery, State as Extract};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::Response;
+use utoipa::IntoParams;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::api::{Shared, answer};
+use crate::problem::{Problem, ProblemDocument, types};
+use crate::query::Parameters;
+use crate::source::Check;
+
+const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// The text format that Prometheus asks for first; it is a superset of its older one in all that
+/// is used here.
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+pub(crate) fn routes() -> OpenApiRouter<Arc<Shared>> {
+    OpenApiRouter::default()
+        .routes(routes!(livez))
+        .routes(routes!(readyz))
+        .routes(routes!(metrics))
+}
+
+/// How much a probe tells.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes the query; Parameters reads it")]
+struct ProbeParameters {
+    /// A line for each check, also when all are well.
+    #[param(example = "")]
+    verbose: Option<String>,
+}
+
+/// Whether the node is alive: its loops advance
+#[utoipa::path(
+    get,
+    path = "/livez",
+    operation_id = "getLivez",
+    tag = "node",
+    params(ProbeParameters),
+    responses(
+        (status = 200, description = "It is", body = String, content_type = "text/plain"),
+        (status = 503, description = "It is not, with a line for each check", body = String, content_type = "text/plain"),
+        (status = 400, description = "A parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn livez(
+    Extract(api): Extract<Arc<Shared>>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    probe("livez", &api.source.liveness(), query.as_deref())
+}
+
+/// Whether the node can answer; not whether all its workspaces are ready
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    operation_id = "getReadyz",
+    tag = "node",
+    params(ProbeParameters),
+    responses(
+        (status = 200, description = "It can", body = String, content_type = "text/plain"),
+        (status = 503, description = "It cannot, with a line for each check", body = String, content_type = "text/plain"),
+        (status = 400, description = "A parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn readyz(
+    Extract(api): Extract<Arc<Shared>>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Problem> {
+    probe("readyz", &api.source.readiness(), query.as_deref())
+}
+
+fn probe(name: &str, checks: &[Check], query: Option<&str>) -> Result<Response, Problem> {
+    let is_verbose = Parameters::read(query, &["verbose"])?
+        .one("verbose")?
+        .is_some_and(|value| value != "false");
+    let is_well = checks.iter().all(|check| check.failure().is_none());
+    let (status, verdict) = if is_well {
+        (StatusCode::OK, "passed")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "failed")
+    };
+    if is_well && !is_verbose {
+        return Ok(answer(status, PLAIN_TEXT, "ok"));
+    }
+    let mut text = String::new();
+    for check in checks {
+        // Writing to a string cannot fail.
+        let _ = match check.failure() {
+            None => writeln!(text, "[+]{} ok", check.name()),
+            Some(reason) => writeln!(text, "[-]{} failed: {reason}", check.name()),
+        };
+    }
+    let _ = writeln!(text, "{name} check {verdict}");
+    Ok(answer(status, PLAIN_TEXT, text))
+}
+
+/// Metrics, for Prometheus
+///
+/// No label names a workspace, but that of those in state `error`, which are capped.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    operation_id = "getMetrics",
+    tag = "node",
+    responses(
+        (status = 200, description = "All metrics of the node", body = String, content_type = "application/openmetrics-text"),
+        (status = 503, description = "Too many lists are made", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn metrics(Extract(api): Extract<Arc<Shared>>) -> Result<Response, Problem> {
+    api.follow_feed();
+    let text = api
+        .scan(|shared| {
+            let mut text = String::new();
+            let encoded = prometheus_client::encoding::text::encode(&mut text, &shared.registry);
+            encoded.map(|()| text)
+        })
+        .await?
+        .map_err(|_| Problem::new(&types::INTERNAL, "a metric could not be written"))?;
+    Ok(answer(StatusCode::OK, OPEN_METRICS, text))
+}

@@ -1,0 +1,122 @@
+//! Reading a query string strictly: an unknown parameter, a repeated one or a bad value is told,
+//! never guessed at.
+
+use std::borrow::Cow;
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::Duration;
+
+use workspace_status::{State, StateSet};
+
+use crate::problem::{Problem, types};
+use crate::time::parse_duration;
+
+/// The parameters of one request, in the order they stood in.
+#[derive(Debug)]
+pub(crate) struct Parameters<'a> {
+    pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+}
+
+impl<'a> Parameters<'a> {
+    /// Reads a query string that may hold the parameters `known` alone.
+    pub(crate) fn read(query: Option<&'a str>, known: &[&str]) -> Result<Self, Problem> {
+        let pairs: Vec<_> = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect();
+        match pairs.iter().find(|(name, _)| !known.contains(&&**name)) {
+            None => Ok(Self { pairs }),
+            Some((name, _)) => Err(Problem::new(
+                &types::INVALID_PARAMETER,
+                format!("the route has no parameter {name:?}"),
+            )
+            .with("parameter", name)
+            .with("allowed", known)),
+        }
+    }
+
+    /// The value of a parameter that stands at most once.
+    pub(crate) fn one(&self, name: &'static str) -> Result<Option<&str>, Problem> {
+        let mut values = self.all(name);
+        match (values.next(), values.next()) {
+            (value, None) => Ok(value),
+            (_, Some(_)) => Err(invalid(name, "the parameter may stand once only")),
+        }
+    }
+
+    /// The states of a parameter that may be repeated, or hold several with commas between.
+    pub(crate) fn states(&self, name: &'static str) -> Result<StateSet, Problem> {
+        self.all(name)
+            .flat_map(|value| value.split(','))
+            .map(|text| {
+                State::from_str(text).map_err(|error| {
+                    invalid(name, error)
+                        .with("value", text)
+                        .with("allowed", State::ALL.map(State::as_str))
+                })
+            })
+            .collect()
+    }
+
+    /// The value of `true` or `false`.
+    pub(crate) fn truth(&self, name: &'static str) -> Result<Option<bool>, Problem> {
+        match self.one(name)? {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(other) => Err(invalid(name, "the value is neither true nor false")
+                .with("value", other)
+                .with("allowed", ["true", "false"])),
+        }
+    }
+
+    /// The size of a page, from 1 to `most`.
+    pub(crate) fn limit(&self, default: usize, most: usize) -> Result<usize, Problem> {
+        let Some(text) = self.one("limit")? else {
+            return Ok(default);
+        };
+        text.parse()
+            .ok()
+            .filter(|limit| (1..=most).contains(limit))
+            .ok_or_else(|| {
+                invalid(
+                    "limit",
+                    format_args!("the limit is a number from 1 to {most}"),
+                )
+                .with("value", text)
+                .with("maximum", most)
+            })
+    }
+
+    /// A duration of at most `longest`.
+    pub(crate) fn duration(
+        &self,
+        name: &'static str,
+        longest: Duration,
+    ) -> Result<Option<Duration>, Problem> {
+        let Some(text) = self.one(name)? else {
+            return Ok(None);
+        };
+        let duration =
+            parse_duration(text).map_err(|error| invalid(name, error).with("value", text))?;
+        if duration > longest {
+            let longest = longest.as_secs();
+            return Err(invalid(
+                name,
+                format_args!("the longest duration here is {longest}s"),
+            )
+            .with("value", text)
+            .with("maximumSeconds", longest));
+        }
+        Ok(Some(duration))
+    }
+
+    fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.pairs
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| &**value)
+    }
+}
+
+/// A parameter with a value that it cannot have.
+pub(crate) fn invalid(name: &'static str, reason: impl Display) -> Problem {
+    Problem::new(&types::INVALID_PARAMETER, reason.to_string()).with("parameter", name)
+}

@@ -1,0 +1,278 @@
+//! Where the answers come from: the seam between the routes and what they tell of.
+//!
+//! [`Tracker`] is a source by itself, so a service mounts the router over the tracker it has. An
+//! engine implements the trait over its tracker, its store and its log.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use thiserror::Error;
+use workspace_status::{
+    Condition, Epoch, Page, PageQuery, Snapshot, State, StateCounts, StateSet, StateTotals,
+    Tracker, WaitOutcome, Watcher, WorkspaceId,
+};
+
+/// A future on the heap, as trait objects need them.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
+
+/// What the routes ask.
+///
+/// All functions but [`wait`](Self::wait) and [`history`](Self::history) are called on the threads
+/// that serve requests and must return at once: no I/O, no lock that is held across I/O. `page` may
+/// cost time in proportion to the number of workspaces; the routes call it where that stalls
+/// nobody.
+pub trait StatusSource: Send + Sync + 'static {
+    /// The status of one workspace now, or none if this source knows nothing of it.
+    fn status(&self, id: &str) -> Option<Snapshot>;
+
+    /// A page of statuses, ordered by id bytewise.
+    fn page(&self, query: &PageQuery) -> Page;
+
+    /// How many workspaces are in each state now.
+    fn counts(&self) -> StateCounts;
+
+    /// How many transitions went into each state since the process began; never falls.
+    fn transitions_into(&self) -> StateTotals;
+
+    /// Of those, how many took an edge that the engine's table does not have.
+    fn unexpected_transitions(&self) -> u64;
+
+    /// How often metadata was refused for being over a limit.
+    fn metadata_refusals(&self) -> u64;
+
+    /// What time it is, for documents that no status gives a time to.
+    fn wall_time(&self) -> SystemTime;
+
+    /// The changes from now on.
+    fn watch(&self) -> Watcher;
+
+    /// Resolves as soon as the workspace is in one of the states `until`, or in one of `fail_on`,
+    /// or when the deadline is over. Waits for a workspace that does not exist yet, too.
+    fn wait(&self, wait: Wait) -> BoxFuture<WaitOutcome>;
+
+    /// A page of every transition of a workspace, or none if there is no record of it.
+    ///
+    /// May read a disk: an implementation that blocks does so on a thread of its own.
+    ///
+    /// # Errors
+    /// The future fails with [`HistoryError`] when the place to go on from is none, or the record
+    /// cannot be read.
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<Option<HistoryPage>, HistoryError>>;
+
+    /// Whether it can answer: for an engine, that its log and its store are open. Not whether all
+    /// workspaces are ready.
+    fn readiness(&self) -> Vec<Check>;
+
+    /// Whether it is alive: for an engine, that its loops advance.
+    fn liveness(&self) -> Vec<Check>;
+}
+
+/// One wait, with the one deadline that was computed when the request came.
+#[derive(Debug, Clone)]
+pub struct Wait {
+    /// The workspace.
+    pub id: WorkspaceId,
+    /// The states that fulfil it; never empty.
+    pub until: StateSet,
+    /// The states that end it early.
+    pub fail_on: StateSet,
+    /// When it is over.
+    pub deadline: Instant,
+}
+
+/// Which page of a history.
+#[derive(Debug, Clone)]
+pub struct HistoryQuery {
+    /// The workspace.
+    pub id: WorkspaceId,
+    /// Where the page before ended, as [`HistoryPage::next`] said it; none begins at the oldest.
+    pub after: Option<String>,
+    /// How many transitions at most, from 1 to [`Limits::history_page`](crate::Limits).
+    pub limit: usize,
+}
+
+/// A part of a history, oldest first.
+#[derive(Debug, Clone, Default)]
+pub struct HistoryPage {
+    /// The transitions, oldest first.
+    pub entries: Vec<HistoryEntry>,
+    /// How many transitions there ever were, also those that are kept no longer.
+    pub total: u64,
+    /// Where the next page goes on; none on the last page. Its meaning is the source's own.
+    pub next: Option<String>,
+}
+
+/// One transition, with who saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryEntry {
+    /// Its number within the workspace's history, from 1.
+    pub sequence: u64,
+    /// The load it belongs to.
+    pub epoch: Epoch,
+    /// The node that owned the workspace then.
+    pub owner: Option<Arc<str>>,
+    /// The state that was left.
+    pub from: State,
+    /// The state that was entered.
+    pub to: State,
+    /// When.
+    pub at: SystemTime,
+    /// What was said of it.
+    pub message: Arc<str>,
+    /// How long it was in `from`, measured with a monotonic clock.
+    pub time_in_from: Duration,
+}
+
+/// Why there is no history to show.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum HistoryError {
+    /// [`HistoryQuery::after`] is no place in this history: begin at its start.
+    #[error("the history has no such place")]
+    UnknownPlace,
+    /// The record cannot be read at present: try again later.
+    #[error("the history cannot be read at present: {0}")]
+    Unavailable(String),
+}
+
+/// One thing that a probe looks at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    name: Cow<'static, str>,
+    failure: Option<String>,
+}
+
+impl Check {
+    /// One that is well.
+    pub fn ok(name: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            name: name.into(),
+            failure: None,
+        }
+    }
+
+    /// One that is not, and why.
+    pub fn failed(name: impl Into<Cow<'static, str>>, reason: impl fmt::Display) -> Self {
+        Self {
+            name: name.into(),
+            failure: Some(reason.to_string()),
+        }
+    }
+
+    /// What was looked at, such as `log` or `store`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Why it is not well, if it is not.
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+}
+
+/// The tracker of a service: its history is the transitions in memory (the last 20), and it is
+/// alive and ready as long as it answers.
+impl StatusSource for Tracker {
+    fn status(&self, id: &str) -> Option<Snapshot> {
+        self.snapshot(id)
+    }
+
+    fn page(&self, query: &PageQuery) -> Page {
+        Tracker::page(self, query)
+    }
+
+    fn counts(&self) -> StateCounts {
+        self.count_by_state()
+    }
+
+    fn transitions_into(&self) -> StateTotals {
+        Tracker::transitions_into(self)
+    }
+
+    fn unexpected_transitions(&self) -> u64 {
+        Tracker::unexpected_transitions(self)
+    }
+
+    fn metadata_refusals(&self) -> u64 {
+        Tracker::metadata_refusals(self)
+    }
+
+    fn wall_time(&self) -> SystemTime {
+        self.clock().wall()
+    }
+
+    fn watch(&self) -> Watcher {
+        Tracker::watch(self)
+    }
+
+    fn wait(&self, wait: Wait) -> BoxFuture<WaitOutcome> {
+        let tracker = self.clone();
+        Box::pin(async move {
+            tracker
+                .wait(&wait.id)
+                .until(Condition::AnyOf(wait.until))
+                .fail_on(wait.fail_on)
+                .deadline(wait.deadline)
+                .await
+        })
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<Option<HistoryPage>, HistoryError>> {
+        let page = self
+            .snapshot(&query.id)
+            .map(|snapshot| history_in_memory(&snapshot, &query))
+            .transpose();
+        Box::pin(std::future::ready(page))
+    }
+
+    fn readiness(&self) -> Vec<Check> {
+        vec![Check::ok("tracker")]
+    }
+
+    fn liveness(&self) -> Vec<Check> {
+        vec![Check::ok("tracker")]
+    }
+}
+
+/// A page of the transitions that a snapshot holds; the place is the sequence of the last one
+/// shown.
+///
+/// # Errors
+/// [`HistoryError::UnknownPlace`] when the place is no number.
+pub fn history_in_memory(
+    snapshot: &Snapshot,
+    query: &HistoryQuery,
+) -> Result<HistoryPage, HistoryError> {
+    let after: u64 = match &query.after {
+        None => 0,
+        Some(text) => text.parse().map_err(|_| HistoryError::UnknownPlace)?,
+    };
+    let owner: Option<Arc<str>> = snapshot.owner().map(Arc::from);
+    let mut rest = snapshot
+        .state_history()
+        .skip_while(|transition| transition.sequence() <= after)
+        .map(|transition| HistoryEntry {
+            sequence: transition.sequence(),
+            epoch: transition.epoch(),
+            owner: owner.clone(),
+            from: transition.from_state(),
+            to: transition.to_state(),
+            at: transition.timestamp(),
+            message: Arc::from(transition.message()),
+            time_in_from: transition.time_in_from(),
+        });
+    let entries: Vec<_> = rest.by_ref().take(query.limit).collect();
+    let has_more = rest.next().is_some();
+    let next = entries
+        .last()
+        .filter(|_| has_more)
+        .map(|entry| entry.sequence.to_string());
+    Ok(HistoryPage {
+        entries,
+        total: snapshot.transitions_total(),
+        next,
+    })
+}

@@ -1,0 +1,211 @@
+//! Instants and durations as they stand in a document.
+//!
+//! An instant is RFC 3339 in UTC with milliseconds, `2026-11-23T08:09:10.123Z`, always 24 bytes.
+//! A duration is written as Go does, in whole seconds (`5m30s`, `1h0m0s`, `0s`), and read with
+//! fractions and milliseconds too (`1.5s`, `250ms`).
+
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Serialize, Serializer};
+use thiserror::Error;
+
+/// 9999-12-31T23:59:59Z: RFC 3339 has four digits for the year.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// An instant as a document shows it. One before 1970 is shown as 1970, one after 9999 as the end
+/// of 9999: both can only come from a clock that is set wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Time(pub(crate) SystemTime);
+
+impl Time {
+    const BYTES: usize = 24;
+
+    fn write(self) -> [u8; Self::BYTES] {
+        let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let seconds = since.as_secs().min(LAST_SECOND);
+        let (year, month, day) = civil(seconds / 86_400);
+        let second_of_day = seconds % 86_400;
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        digits(&mut text, 0, 4, year);
+        digits(&mut text, 5, 2, month);
+        digits(&mut text, 8, 2, day);
+        digits(&mut text, 11, 2, second_of_day / 3600);
+        digits(&mut text, 14, 2, second_of_day / 60 % 60);
+        digits(&mut text, 17, 2, second_of_day % 60);
+        digits(&mut text, 20, 3, u64::from(since.subsec_millis()));
+        text
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(str::from_utf8(&self.write()).unwrap_or_default())
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(str::from_utf8(&self.write()).unwrap_or_default())
+    }
+}
+
+/// Year, month and day of a day counted from 1970-01-01, by the algorithm `civil_from_days` of
+/// <https://howardhinnant.github.io/date_algorithms.html>, for days from 1970 on alone.
+fn civil(days_since_1970: u64) -> (u64, u64, u64) {
+    // Years begin in March, so that the leap day is the last of its year; eras have 400 years.
+    let days = days_since_1970 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+/// Writes the last `width` decimal digits of `value` at `at`.
+fn digits(text: &mut [u8], at: usize, width: usize, mut value: u64) {
+    for byte in text.iter_mut().skip(at).take(width).rev() {
+        // The remainder of a division by ten is one digit.
+        *byte = b'0' + u8::try_from(value % 10).unwrap_or_default();
+        value /= 10;
+    }
+}
+
+/// A duration in whole seconds, rounded down, as Go prints it: `0s`, `5m30s`, `49h0m7s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Elapsed(pub(crate) Duration);
+
+impl fmt::Display for Elapsed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        if hours > 0 {
+            write!(formatter, "{hours}h{minutes}m{seconds}s")
+        } else if minutes > 0 {
+            write!(formatter, "{minutes}m{seconds}s")
+        } else {
+            write!(formatter, "{seconds}s")
+        }
+    }
+}
+
+impl Serialize for Elapsed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Why a text is no duration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum InvalidDuration {
+    #[error("a duration is a number and a unit (ms, s, m or h), such as 30s, 1m30s or 250ms")]
+    Syntax,
+    #[error("the duration is longer than this server can count")]
+    TooLong,
+}
+
+/// Reads `30s`, `1m30s`, `1.5h`, `250ms`: one or more numbers, each with its unit.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    loop {
+        let digits = rest
+            .find(|character: char| !character.is_ascii_digit() && character != '.')
+            .ok_or(InvalidDuration::Syntax)?;
+        let (number, tail) = rest.split_at(digits);
+        let unit_end = tail
+            .find(|character: char| !character.is_ascii_lowercase())
+            .unwrap_or(tail.len());
+        let (unit, next) = tail.split_at(unit_end);
+        let unit_seconds = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return Err(InvalidDuration::Syntax),
+        };
+        let number: f64 = number.parse().map_err(|_| InvalidDuration::Syntax)?;
+        let part = Duration::try_from_secs_f64(number * unit_seconds)
+            .map_err(|_| InvalidDuration::TooLong)?;
+        total = total.checked_add(part).ok_or(InvalidDuration::TooLong)?;
+        if next.is_empty() {
+            return Ok(total);
+        }
+        rest = next;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64, millis: u32) -> Time {
+        Time(UNIX_EPOCH + Duration::new(seconds, millis * 1_000_000))
+    }
+
+    #[test]
+    fn an_instant_is_written_as_jiff_writes_it() {
+        // Every 37 hours and some over 8,000 years: all months, leap years and centuries.
+        for seconds in (0..LAST_SECOND).step_by(133_337_7) {
+            let jiff = jiff::Timestamp::from_second(seconds.try_into().unwrap()).unwrap();
+            let expected = format!("{}.007Z", jiff.to_string().trim_end_matches('Z'));
+            assert_eq!(at(seconds, 7).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn an_instant_of_a_wrong_clock_is_shown_at_the_nearest_end() {
+        let before = Time(UNIX_EPOCH - Duration::from_secs(1));
+        assert_eq!(before.to_string(), "1970-01-01T00:00:00.000Z");
+        let after = at(LAST_SECOND + 5, 0);
+        assert_eq!(after.to_string(), "9999-12-31T23:59:59.000Z");
+    }
+
+    #[test]
+    fn a_duration_is_written_as_go_does() {
+        for (seconds, expected) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m0s"),
+            (330, "5m30s"),
+            (3600, "1h0m0s"),
+            (176_407, "49h0m7s"),
+        ] {
+            let elapsed = Elapsed(Duration::from_secs(seconds) + Duration::from_millis(999));
+            assert_eq!(elapsed.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_duration_is_read_with_its_unit_only() {
+        for (text, expected_millis) in [
+            ("30s", 30_000),
+            ("0s", 0),
+            ("1m30s", 90_000),
+            ("250ms", 250),
+            ("1.5h", 5_400_000),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(expected_millis)),
+                "{text}"
+            );
+        }
+        for text in [
+            "", "30", "s", "-1s", "1d", "1s ", "1.2.3s", "s1", "1e3s", ".",
+        ] {
+            assert_eq!(parse_duration(text), Err(InvalidDuration::Syntax), "{text}");
+        }
+        assert_eq!(
+            parse_duration("99999999999999999999h"),
+            Err(InvalidDuration::TooLong)
+        );
+    }
+}

@@ -1,0 +1,297 @@
+//! Every error is a problem that says what was wrong and what would be right.
+
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path};
+use axum::http::{Request, StatusCode, header};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use workspace_status::State;
+use workspace_status_http::{Checked, CheckedBody, with_problems};
+
+use crate::support::{World, answer};
+
+#[tokio::test]
+async fn bad_requests_are_told_what_is_wrong_with_them() {
+    let world = World::of_states(&[State::Ready]);
+    let long_id = "x".repeat(256);
+    let foreign_cursor = {
+        let status = world.tracker.get_or_create("h");
+        status.set_state(State::Ready, "");
+        status.set_state(State::Unloading, "");
+        let history = world.get("/api/v1/workspaces/h/history?limit=1").await;
+        history.json()["nextCursor"].as_str().unwrap().to_owned()
+    };
+    let w = "/api/v1/workspaces";
+    for (uri, status, name, member) in [
+        (
+            format!("{w}/a%20b/status"),
+            400,
+            "invalid-workspace-id",
+            "workspaceId",
+        ),
+        (
+            format!("{w}/a%2Fb/ready"),
+            400,
+            "invalid-workspace-id",
+            "workspaceId",
+        ),
+        (
+            format!("{w}/a%zzb/status"),
+            400,
+            "invalid-workspace-id",
+            "workspaceId",
+        ),
+        (
+            format!("{w}/t%C3%A4/history"),
+            400,
+            "invalid-workspace-id",
+            "workspaceId",
+        ),
+        (
+            format!("{w}/{long_id}/status"),
+            400,
+            "invalid-workspace-id",
+            "idBytes",
+        ),
+        (format!("{w}/a%ff/status"), 400, "invalid-path", "detail"),
+        (format!("{w}/a%ff/history"), 400, "invalid-path", "detail"),
+        (
+            format!("{w}/ready/status?waitfor=ready"),
+            400,
+            "invalid-parameter",
+            "allowed",
+        ),
+        (
+            format!("{w}/ready/status?waitFor=done"),
+            400,
+            "invalid-parameter",
+            "allowed",
+        ),
+        (
+            format!("{w}/ready/status?waitFor="),
+            400,
+            "invalid-parameter",
+            "allowed",
+        ),
+        (
+            format!("{w}/ready/status?waitFor=ready&failOn=Error"),
+            400,
+            "invalid-parameter",
+            "value",
+        ),
+        (
+            format!("{w}/ready/status?waitFor=ready&timeout=30"),
+            400,
+            "invalid-parameter",
+            "value",
+        ),
+        (
+            format!("{w}/ready/status?waitFor=ready&timeout=11m"),
+            400,
+            "invalid-parameter",
+            "maximumSeconds",
+        ),
+        (
+            format!("{w}/ready/status?waitFor=ready&timeout=1s&timeout=2s"),
+            400,
+            "invalid-parameter",
+            "parameter",
+        ),
+        (
+            format!("{w}/ready/status?timeout=1s"),
+            400,
+            "invalid-parameter",
+            "parameter",
+        ),
+        (
+            format!("{w}/ready/status?failOn=error"),
+            400,
+            "invalid-parameter",
+            "parameter",
+        ),
+        (
+            format!("{w}/a%20b/status?waitFor=ready"),
+            400,
+            "invalid-workspace-id",
+            "expected",
+        ),
+        (
+            format!("{w}/statuses?state=gone"),
+            400,
+            "invalid-parameter",
+            "allowed",
+        ),
+        (
+            format!("{w}/statuses?state=ready,"),
+            400,
+            "invalid-parameter",
+            "allowed",
+        ),
+        (
+            format!("{w}/statuses?healthy=yes"),
+            400,
+            "invalid-parameter",
+            "allowed",
+        ),
+        (
+            format!("{w}/statuses?limit=0"),
+            400,
+            "invalid-parameter",
+            "maximum",
+        ),
+        (
+            format!("{w}/statuses?limit=1001"),
+            400,
+            "invalid-parameter",
+            "maximum",
+        ),
+        (
+            format!("{w}/statuses?limit=many"),
+            400,
+            "invalid-parameter",
+            "maximum",
+        ),
+        (
+            format!("{w}/statuses?limit=-1"),
+            400,
+            "invalid-parameter",
+            "maximum",
+        ),
+        (
+            format!("{w}/statuses?cursor=abc"),
+            400,
+            "invalid-cursor",
+            "parameter",
+        ),
+        (
+            format!("{w}/statuses?cursor="),
+            400,
+            "invalid-cursor",
+            "parameter",
+        ),
+        (
+            format!("{w}/statuses?cursor={foreign_cursor}"),
+            400,
+            "invalid-cursor",
+            "parameter",
+        ),
+        (
+            format!("{w}/ready/history?cursor=00"),
+            400,
+            "invalid-cursor",
+            "parameter",
+        ),
+        (
+            format!("{w}/ready/history?limit=5000"),
+            400,
+            "invalid-parameter",
+            "maximum",
+        ),
+        (
+            "/readyz?loud".to_owned(),
+            400,
+            "invalid-parameter",
+            "allowed",
+        ),
+        ("/nowhere".to_owned(), 404, "route-not-found", "path"),
+        (format!("{w}/a/b/c"), 404, "route-not-found", "path"),
+        (
+            format!("{w}//status"),
+            400,
+            "invalid-workspace-id",
+            "idBytes",
+        ),
+        (
+            "/docs/nothing.js".to_owned(),
+            404,
+            "route-not-found",
+            "detail",
+        ),
+    ] {
+        let answer = world.get(&uri).await;
+        assert_eq!(answer.status.as_u16(), status, "{uri}: {}", answer.body);
+        let problem = answer.problem();
+        assert_eq!(problem["type"], format!("/problems/{name}"), "{uri}");
+        assert!(!problem[member].is_null(), "{uri}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_method_that_a_route_does_not_have_is_405_with_those_it_has() {
+    let world = World::new();
+    for uri in [
+        "/api/v1/workspaces/a/status",
+        "/api/v1/workspaces/statuses",
+        "/livez",
+        "/metrics",
+        "/openapi.json",
+        "/docs/",
+    ] {
+        for method in ["POST", "PUT", "DELETE", "PATCH"] {
+            let answer = world.send(method, uri).await;
+            assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{uri}");
+            assert_eq!(answer.headers[header::ALLOW], "GET,HEAD", "{uri}");
+            assert_eq!(answer.problem()["type"], "/problems/method-not-allowed");
+        }
+    }
+}
+
+/// Routes as another crate would add them.
+fn other_routes() -> Router {
+    async fn echo(CheckedBody(Json(body)): CheckedBody<Json<Vec<u32>>>) -> String {
+        format!("{body:?}")
+    }
+    async fn number(Checked(Path(number)): Checked<Path<u32>>) -> String {
+        number.to_string()
+    }
+    async fn defective() -> String {
+        panic!("a secret of the server")
+    }
+    with_problems(
+        Router::new()
+            .route("/echo", post(echo))
+            .route("/number/{number}", get(number))
+            .route("/defective", get(defective))
+            .layer(DefaultBodyLimit::max(16)),
+    )
+}
+
+#[tokio::test]
+async fn bodies_that_cannot_be_read_are_told_why() {
+    for (body, content_type, status, name) in [
+        ("[1,2]", "application/json", 200, ""),
+        ("[1,2", "application/json", 400, "invalid-body"),
+        ("{}", "application/json", 400, "invalid-body"),
+        ("[1,2]", "text/plain", 415, "unsupported-media-type"),
+        (
+            "[1,2,3,4,5,6,7,8,9]",
+            "application/json",
+            413,
+            "body-too-large",
+        ),
+    ] {
+        let request = Request::post("/echo").header(header::CONTENT_TYPE, content_type);
+        let answer = answer(&other_routes(), request.body(Body::from(body)).unwrap()).await;
+        assert_eq!(answer.status.as_u16(), status, "{body}: {}", answer.body);
+        if status != 200 {
+            assert_eq!(answer.problem()["type"], format!("/problems/{name}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_segment_of_another_type_is_a_problem() {
+    let request = Request::get("/number/seven").body(Body::empty()).unwrap();
+    let answer = answer(&other_routes(), request).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    assert_eq!(answer.problem()["type"], "/problems/invalid-path");
+}
+
+#[tokio::test]
+async fn a_panic_is_500_and_keeps_its_text_to_itself() {
+    let request = Request::get("/defective").body(Body::empty()).unwrap();
+    let answer = answer(&other_routes(), request).await;
+    assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(answer.problem()["type"], "/problems/internal");
+    assert!(!answer.body.contains("secret"));
+}

@@ -1,0 +1,51 @@
+//! Documents that clients are written against: a change of one is a change of the API.
+
+use std::time::Duration;
+
+use workspace_status::{State, Unit};
+
+use crate::support::{World, assert_golden, pretty};
+
+#[tokio::test]
+async fn the_openapi_document_is_as_it_was() {
+    let answer = World::new().get("/openapi.json").await;
+    assert_golden("openapi.json", &pretty(&answer.body));
+}
+
+#[tokio::test]
+async fn the_documents_are_as_they_were() {
+    let world = World::new();
+    let replaying = world.tracker.get_or_create("eu:replaying");
+    for state in [
+        State::LoadingKafkaPartitions,
+        State::LoadingFromPersistence,
+        State::RestoringFromSnapshot,
+        State::ReplayingEvents,
+    ] {
+        world.clock.advance(Duration::from_millis(1_250));
+        replaying.set_state(state, format!("now {state}"));
+    }
+    replaying.update_metadata("topic", "events").unwrap();
+    replaying.update_metadata("partition", 3).unwrap();
+    let progress = replaying.start_progress(State::ReplayingEvents, Unit::Events, Some(100_000));
+    for _ in 0..40 {
+        world.clock.advance(Duration::from_millis(250));
+        progress.add(500);
+        world.tracker.sample_progress();
+    }
+    let failed = world.tracker.get_or_create("eu:failed");
+    failed.set_retrying("the store is away", 2, Duration::from_secs(3));
+
+    for (name, uri) in [
+        ("status_replaying.json", "eu:replaying/status"),
+        ("status_failed.json", "eu:failed/status"),
+        ("status_unknown.json", "nobody/status"),
+        ("history.json", "eu:replaying/history"),
+        ("ready.json", "eu:replaying/ready"),
+        ("statuses.json", "statuses?limit=1"),
+        ("problem.json", "statuses?state=gone"),
+    ] {
+        let answer = world.get(&format!("/api/v1/workspaces/{uri}")).await;
+        assert_golden(name, &pretty(&answer.body));
+    }
+}
