@@ -17,3 +17,4 @@ pub mod workspace;
 pub use engine::{ActionError, Engine, EngineConfig, ShutdownReport, StartError};
 pub use entities::Entities;
 pub use workspace::{Rejection, Workspace};
+pub use workspace_lifecycle as lifecycle;
