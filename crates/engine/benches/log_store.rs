@@ -16,6 +16,7 @@ use std::hint::black_box;
 use std::path::Path;
 use workspace_engine_core::disk::{DataDir, DataDirSpec};
 use workspace_engine_core::log::{Append, EmbeddedLog, EmbeddedLogConfig, EventLog, ReadLimit};
+use workspace_engine_core::routing::partition_of;
 use workspace_engine_core::store::{Change, Claim, LsmStore, Save, Store, StoredEntry};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
@@ -73,6 +74,29 @@ fn append_all(log: &EmbeddedLog, requests: Vec<Append>, at_a_time: usize) {
     }
 }
 
+/// The least that an append can be: the same events under the same keys, one sync a request.
+fn append_bare(database: &fjall::Database, requests: Vec<Append>) {
+    let keyspaces: Vec<_> = (0..12)
+        .map(|partition| {
+            database
+                .keyspace(&format!("log-{partition}"), Default::default)
+                .expect("created")
+        })
+        .collect();
+    let mut next = [0_u64; 12];
+    for request in requests {
+        let mut batch = database
+            .batch()
+            .durability(Some(fjall::PersistMode::SyncAll));
+        for (id, event) in request.events {
+            let partition = partition_of(&id, 12).0 as usize;
+            batch.insert(&keyspaces[partition], next[partition].to_be_bytes(), event);
+            next[partition] += 1;
+        }
+        batch.commit().expect("committed");
+    }
+}
+
 fn append(c: &mut Criterion) {
     let events = size("LOG_STORE_EVENTS", 200_000);
     let mut group = c.benchmark_group("append with fsync");
@@ -99,6 +123,27 @@ fn append(c: &mut Criterion) {
             },
         );
     }
+    group.bench_function(
+        format!("bare database, batches of {EVENTS_A_REQUEST}"),
+        |b| {
+            b.iter_batched(
+                || {
+                    let path = tempfile::tempdir().expect("a directory");
+                    let database = fjall::Database::builder(path.path())
+                        .open()
+                        .expect("opened");
+                    let requests: Vec<_> =
+                        (0..events).step_by(EVENTS_A_REQUEST).map(request).collect();
+                    (path, database, requests)
+                },
+                |(path, database, requests)| {
+                    append_bare(&database, requests);
+                    (path, database)
+                },
+                BatchSize::PerIteration,
+            );
+        },
+    );
     group.finish();
 }
 

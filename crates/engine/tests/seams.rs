@@ -7,5 +7,6 @@ mod seams {
     mod file_store;
     mod frozen;
     mod full_disk;
+    mod retention;
     mod support;
 }
