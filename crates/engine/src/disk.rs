@@ -21,11 +21,11 @@ pub use error::{DiskError, Loss, LostRange, WriteError};
 pub use format::FORMAT_VERSION;
 
 pub(crate) use error::{describe, is_damage};
+pub(crate) use lock::DirLock;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use format::Found;
 use ledger::{LEDGER_KEY, Ledger};
-use lock::DirLock;
 use parking_lot::Mutex;
 use space::FreeSpace;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -137,21 +137,24 @@ impl DataDir {
                 }
                 Witness::create(&path, &Ledger::new(spec.partitions), spec.partitions)?;
             }
-            Expected::Anything | Expected::AtLeast(_) => {}
+            Expected::Anything | Expected::AtLeast(..) => {}
         }
 
         let database = open_database(&database_path, spec)?;
         let ledger_keyspace = keyspace(&database, &path, "ledger", KeyspaceCreateOptions::default)?;
         let ledger = read_ledger(&ledger_keyspace, &path, spec.partitions)?;
-        if let Expected::AtLeast(witness) = &acknowledged
-            && let Some(lost) = ledger.loss(witness)
-        {
-            let witness = witness::path(&path);
-            return Err(DiskError::Lost {
-                path,
-                lost,
-                witness,
-            });
+        if let Expected::AtLeast(witness, aside) = acknowledged {
+            if let Some(lost) = ledger.loss(&witness) {
+                drop((ledger_keyspace, database));
+                aside.map_or(Ok(()), journal::Aside::restore)?;
+                let witness = witness::path(&path);
+                return Err(DiskError::Lost {
+                    path,
+                    lost,
+                    witness,
+                });
+            }
+            aside.map_or(Ok(()), journal::Aside::remove)?;
         }
         if !strict {
             tracing::warn!(
@@ -306,8 +309,8 @@ enum Expected {
     New,
     /// Whatever is there: the witness was removed.
     Anything,
-    /// At least this.
-    AtLeast(Ledger),
+    /// At least this; otherwise the journal that was set aside comes back.
+    AtLeast(Ledger, Option<journal::Aside>),
 }
 
 /// Reads witness and journals before the database is opened, because opening it cuts broken journals.
@@ -362,7 +365,7 @@ fn expected(path: &Path, database: &Path, spec: &DataDirSpec) -> Result<Expected
         });
     }
     let Some(torn) = found.torn else {
-        return Ok(Expected::AtLeast(witness));
+        return Ok(Expected::AtLeast(witness, None));
     };
     let damaged = |reason| DiskError::Damaged {
         file: torn.path.clone(),
@@ -403,8 +406,13 @@ fn expected(path: &Path, database: &Path, spec: &DataDirSpec) -> Result<Expected
         reason = torn.reason,
         "a write that was never acknowledged is cut off the end of the journal"
     );
+    // Without a ledger before it, only the opened database can tell whether something is lost.
+    let aside = match found.ledger {
+        None => Some(journal::Aside::keep(&torn, &path.join("journal.torn"))?),
+        Some(_) => None,
+    };
     journal::cut(&torn)?;
-    Ok(Expected::AtLeast(witness))
+    Ok(Expected::AtLeast(witness, aside))
 }
 
 fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError> {

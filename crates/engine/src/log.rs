@@ -214,6 +214,14 @@ pub trait EventLog: Send + Sync + 'static {
     /// End of what is durable; readers never see more.
     fn high_watermark(&self, partition: PartitionId) -> Offset;
 
+    /// Whether appends are accepted; the text says what stands against it.
+    ///
+    /// # Errors
+    /// What an operator can read and act on.
+    fn health(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Sets who is told of appends; one listener a log.
     fn set_listener(&self, listener: AppendListener);
 

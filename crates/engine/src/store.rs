@@ -3,9 +3,11 @@
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 mod fence;
+mod file;
 mod lsm;
 mod memory;
 
+pub use file::FileStore;
 pub use lsm::LsmStore;
 pub use memory::MemoryStore;
 
@@ -181,6 +183,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// What is known of every workspace of a partition, ordered by id.
     ///
+    /// One whose own record is damaged is listed with epoch 0, so that it is not taken for unknown:
+    /// everything else asked of it gives the [`StoreError::Corrupt`] with its place.
+    ///
     /// # Errors
     /// [`StoreError::Unavailable`], or [`StoreError::Corrupt`] where the list itself is damaged;
     /// a damaged workspace must not hide the others.
@@ -257,6 +262,21 @@ fn refused(kind: &str, id: &str, reason: String) -> StoreError {
         kind: kind.to_owned(),
         id: id.to_owned(),
         reason,
+    }
+}
+
+/// How a workspace is listed of which nothing can be read.
+fn damaged(id: WorkspaceId, partition: PartitionId, next_offset: Offset) -> StoredWorkspace {
+    StoredWorkspace {
+        id,
+        partition,
+        epoch: Epoch::new(0),
+        owner: String::new(),
+        next_offset,
+        events_applied: 0,
+        entries: 0,
+        last_load_ms: None,
+        unloaded: false,
     }
 }
 

@@ -137,9 +137,13 @@ pub(crate) enum AnyClock {
 impl AnyClock {
     pub(crate) fn now(&self) -> Moment {
         Moment {
-            wall: WallNanos::from_system(self.wall()),
+            wall: self.wall_nanos(),
             monotonic_nanos: self.monotonic_nanos(),
         }
+    }
+
+    pub(crate) fn wall_nanos(&self) -> WallNanos {
+        WallNanos::from_system(self.wall())
     }
 
     pub(crate) fn monotonic_nanos(&self) -> u64 {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use event_listener::{EventListener, Listener as _};
 use futures_core::Stream;
 
+use crate::bells::Listening;
 use crate::id::{Revision, WorkspaceId};
 use crate::ring::Found;
 use crate::shared::Shared;
@@ -86,7 +86,7 @@ pub struct Watcher {
     next: u64,
     /// Asked for a revision that does not exist yet.
     ahead: bool,
-    listener: Option<EventListener>,
+    listener: Option<Listening>,
 }
 
 impl Watcher {
@@ -131,12 +131,16 @@ impl Watcher {
             if let Some(item) = self.try_next() {
                 return Some(item);
             }
-            if listener.wait_deadline(deadline).is_none() {
+            if !listener.wait(Some(deadline)) {
                 return self.try_next();
             }
         }
     }
 
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "named as the next of every async stream"
+    )]
     /// The next item. Nothing is lost if the future is dropped before it is ready.
     pub fn next(&mut self) -> impl Future<Output = FeedItem> + Send {
         poll_fn(|context| self.poll(context))

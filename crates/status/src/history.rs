@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::{Moment, WallNanos};
 use crate::error::ErrorInfo;
-use crate::id::{Epoch, Revision};
+use crate::id::{Epoch, Revision, WorkspaceId};
 use crate::message::Message;
 use crate::metadata::Metadata;
 use crate::state::State;
@@ -79,6 +79,8 @@ pub(crate) struct Core<R: ?Sized = [Record]> {
 
 #[derive(Clone)]
 pub(crate) struct Head {
+    /// Here once more, for snapshots.
+    pub(crate) id: WorkspaceId,
     pub(crate) epoch: Epoch,
     pub(crate) revision: Revision,
     /// Number of transitions ever, which is the sequence of the newest.
@@ -88,18 +90,17 @@ pub(crate) struct Head {
     pub(crate) message: Message,
     pub(crate) metadata: Option<Arc<Metadata>>,
     rare: Option<Box<Rare>>,
-    /// The epoch that the oldest kept transition found.
-    oldest_epoch: Epoch,
+    /// The state that the oldest kept transition left.
     oldest_from: State,
     pub(crate) state: State,
-    /// Whether the epoch moved without a transition since the last one.
-    epoch_moved: bool,
 }
 
 /// What few statuses have.
 #[derive(Clone, Default)]
 struct Rare {
     error: Option<ErrorInfo>,
+    /// The epoch of the newest transition, if it moved since without one.
+    newest_epoch: Option<Epoch>,
     /// Oldest first, at most one for each record.
     wide: Vec<Wide>,
 }
@@ -107,10 +108,11 @@ struct Rare {
 #[derive(Clone)]
 struct Wide {
     sequence: u64,
-    epoch: Epoch,
     stay_micros: u64,
     /// When the state that was left had been entered.
-    before: WallNanos,
+    wall_before: WallNanos,
+    /// The epoch of the transition before.
+    epoch_before: Epoch,
 }
 
 /// A transition: its message, and in `bits` from the lowest: 4 bits the state entered, 36
@@ -143,10 +145,6 @@ impl Record {
         }
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "masked to the bits of a state"
-    )]
     fn to(&self) -> State {
         State::from_index((self.bits & ((1 << STATE_BITS) - 1)) as u8)
     }
@@ -157,6 +155,21 @@ impl Record {
 
     fn drift_nanos(&self) -> i64 {
         self.bits.cast_signed() >> (STATE_BITS + STAY_BITS)
+    }
+
+    /// When the state that was left had been entered, if it was left at `wall`.
+    fn wall_before(&self, wall: WallNanos) -> WallNanos {
+        let moved = (self.stay_micros() * 1000).cast_signed() + self.drift_nanos();
+        WallNanos(wall.0.wrapping_sub(moved.cast_unsigned()))
+    }
+}
+
+/// The epoch before a transition that did nothing unusual to it.
+fn usual_epoch_before(epoch: Epoch, to: State) -> Epoch {
+    if to == State::Initializing {
+        Epoch::new(epoch.get().saturating_sub(1))
+    } else {
+        epoch
     }
 }
 
@@ -170,18 +183,10 @@ fn drift_nanos(before: WallNanos, after: WallNanos, stay_micros: u64) -> Option<
     (SEE_WIDE < drift && drift < -SEE_WIDE).then_some(drift)
 }
 
-/// The epoch after a transition that did nothing unusual to it.
-fn usual_epoch(before: Epoch, to: State) -> Epoch {
-    if to == State::Initializing {
-        before.next()
-    } else {
-        before
-    }
-}
-
 impl Core {
-    pub(crate) fn new(now: Moment) -> Arc<Core> {
+    pub(crate) fn new(id: WorkspaceId, now: Moment) -> Arc<Core> {
         let head = Head {
+            id,
             epoch: Epoch::FIRST,
             revision: Revision::default(),
             sequence: 0,
@@ -190,10 +195,8 @@ impl Core {
             message: Message::default(),
             metadata: None,
             rare: None,
-            oldest_epoch: Epoch::FIRST,
             oldest_from: State::Initializing,
             state: State::Initializing,
-            epoch_moved: false,
         };
         Arc::new(Core { head, records: [] })
     }
@@ -203,43 +206,42 @@ impl Core {
         Core::with_capacity(core, 0)
     }
 
-    /// Enters another state.
-    pub(crate) fn push(
-        core: &mut Arc<Core>,
-        to: State,
-        epoch: Epoch,
-        message: Message,
-        now: Moment,
-    ) {
+    /// The same, with room for a transition.
+    pub(crate) fn edit_to_push(core: &mut Arc<Core>) -> &mut Core {
         let room = (core.head.len() + 1).min(HISTORY_CAPACITY);
-        let core = Core::with_capacity(core, room);
-        if core.head.len() == HISTORY_CAPACITY {
-            core.forget_oldest();
+        Core::with_capacity(core, room)
+    }
+
+    /// Enters another state. There must be room.
+    pub(crate) fn push(&mut self, to: State, epoch: Epoch, message: Message, now: Moment) {
+        if self.head.len() == HISTORY_CAPACITY {
+            self.forget_oldest();
         }
-        let head = &mut core.head;
+        let head = &mut self.head;
         head.sequence += 1;
         let stay_nanos = now
             .monotonic_nanos
             .saturating_sub(head.entered.monotonic_nanos);
         let stay_micros = stay_nanos / 1000;
-        let usual = epoch == usual_epoch(head.epoch, to) && !head.epoch_moved;
+        let epoch_before = head.newest_epoch();
+        let usual = epoch_before == usual_epoch_before(epoch, to);
         let drift = drift_nanos(head.entered.wall, now.wall, stay_micros).filter(|_| usual);
         if drift.is_none() {
             head.rare.get_or_insert_default().wide.push(Wide {
                 sequence: head.sequence,
-                epoch,
                 stay_micros,
-                before: head.entered.wall,
+                wall_before: head.entered.wall,
+                epoch_before,
             });
         }
+        head.set_newest_epoch(None);
         head.epoch = epoch;
-        head.epoch_moved = false;
         head.state = to;
         head.entered = now;
         head.updated = now.wall;
         head.message = message.clone();
         let place = place(head.sequence);
-        if let Some(record) = core.records.get_mut(place) {
+        if let Some(record) = self.records.get_mut(place) {
             *record = Record::new(to, stay_micros, drift, message);
         }
     }
@@ -247,77 +249,57 @@ impl Core {
     /// The transitions kept, oldest first.
     pub(crate) fn transitions(&self) -> Box<[Transition]> {
         let head = &self.head;
-        let wide = head.rare.as_ref().map_or(&[][..], |rare| &rare.wide);
         let oldest = head.oldest_sequence();
-        let mut from = head.oldest_from;
-        let mut epoch = head.oldest_epoch;
+        let mut wall = head.entered.wall;
+        let mut epoch = head.newest_epoch();
         let mut made = Vec::with_capacity(head.len());
-        for sequence in oldest..=head.sequence {
+        for sequence in (oldest..=head.sequence).rev() {
             let Some(record) = self.records.get(place(sequence)) else {
                 continue;
             };
             let to = record.to();
-            epoch = usual_epoch(epoch, to);
-            let mut stay_micros = record.stay_micros();
-            if record.drift_nanos() == SEE_WIDE
-                && let Some(wide) = wide.iter().find(|wide| wide.sequence == sequence)
-            {
-                epoch = wide.epoch;
-                stay_micros = wide.stay_micros;
-            }
+            let from = if sequence == oldest {
+                head.oldest_from
+            } else {
+                self.state_entered_by(sequence - 1)
+            };
+            let wide = head.wide(record, sequence);
+            let stay_micros = wide.map_or(record.stay_micros(), |wide| wide.stay_micros);
             made.push(Transition {
                 from,
                 to,
-                timestamp: SystemTime::UNIX_EPOCH,
+                timestamp: wall.to_system(),
                 message: record.message.clone(),
                 epoch,
                 sequence,
                 time_in_from: Duration::from_micros(stay_micros),
             });
-            from = to;
+            (wall, epoch) = wide.map_or_else(
+                || (record.wall_before(wall), usual_epoch_before(epoch, to)),
+                |wide| (wide.wall_before, wide.epoch_before),
+            );
         }
-        let mut at = head.entered.wall;
-        for transition in made.iter_mut().rev() {
-            transition.timestamp = at.to_system();
-            at = self.wall_before(transition.sequence, at);
-        }
+        made.reverse();
         made.into_boxed_slice()
     }
 
-    /// When the state before a transition had been entered, if that was at `at`.
-    fn wall_before(&self, sequence: u64, at: WallNanos) -> WallNanos {
-        let Some(record) = self.records.get(place(sequence)) else {
-            return at;
-        };
-        let drift = record.drift_nanos();
-        if drift != SEE_WIDE {
-            let moved = (record.stay_micros() * 1000).cast_signed() + drift;
-            return WallNanos(at.0.wrapping_sub(moved.cast_unsigned()));
-        }
-        let wide = self.head.rare.as_ref().map_or(&[][..], |rare| &rare.wide);
-        wide.iter()
-            .find(|wide| wide.sequence == sequence)
-            .map_or(at, |wide| wide.before)
+    fn state_entered_by(&self, sequence: u64) -> State {
+        let record = self.records.get(place(sequence));
+        record.map_or(State::Unknown, Record::to)
     }
 
     fn forget_oldest(&mut self) {
         let oldest = self.head.oldest_sequence();
-        let Some(record) = self.records.get(place(oldest)) else {
-            return;
-        };
-        let to = record.to();
-        let head = &mut self.head;
-        head.oldest_from = to;
-        head.oldest_epoch = usual_epoch(head.oldest_epoch, to);
-        if let Some(rare) = &mut head.rare
+        self.head.oldest_from = self.state_entered_by(oldest);
+        if let Some(rare) = &mut self.head.rare
             && rare
                 .wide
                 .first()
                 .is_some_and(|wide| wide.sequence == oldest)
         {
-            head.oldest_epoch = rare.wide.remove(0).epoch;
+            rare.wide.remove(0);
+            self.head.drop_empty_rare();
         }
-        head.drop_empty_rare();
     }
 
     /// Room for `records` of them, in a core that nobody shares.
@@ -374,19 +356,54 @@ impl Head {
     }
 
     fn drop_empty_rare(&mut self) {
-        let empty = |rare: &Box<Rare>| rare.error.is_none() && rare.wide.is_empty();
-        if self.rare.as_ref().is_some_and(empty) {
+        if let Some(rare) = &self.rare
+            && rare.error.is_none()
+            && rare.newest_epoch.is_none()
+            && rare.wide.is_empty()
+        {
             self.rare = None;
         }
     }
 
     /// Begins another load without a transition.
     pub(crate) fn move_epoch(&mut self, epoch: Epoch) {
-        if self.sequence == 0 {
-            self.oldest_epoch = epoch;
-        } else if epoch != self.epoch {
-            self.epoch_moved = true;
+        if epoch != self.epoch && self.sequence > 0 {
+            self.set_newest_epoch(Some(self.newest_epoch()));
         }
         self.epoch = epoch;
+    }
+
+    /// The epoch of the newest transition, or the first one if there is none.
+    fn newest_epoch(&self) -> Epoch {
+        let kept = self.rare.as_ref().and_then(|rare| rare.newest_epoch);
+        kept.unwrap_or(self.epoch)
+    }
+
+    fn set_newest_epoch(&mut self, epoch: Option<Epoch>) {
+        if epoch.is_some() || self.rare.is_some() {
+            self.rare.get_or_insert_default().newest_epoch = epoch;
+            self.drop_empty_rare();
+        }
+    }
+
+    /// What did not fit the record of this transition.
+    fn wide(&self, record: &Record, sequence: u64) -> Option<&Wide> {
+        if record.drift_nanos() != SEE_WIDE {
+            return None;
+        }
+        let wide = &self.rare.as_ref()?.wide;
+        wide.iter().find(|wide| wide.sequence == sequence)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_with_a_full_history_is_small() {
+        assert_eq!(size_of::<Record>(), 16);
+        assert_eq!(size_of::<Core<[Record; HISTORY_CAPACITY]>>(), 88 + 320);
+        assert_eq!(size_of::<crate::WorkspaceStatus>(), 56);
     }
 }

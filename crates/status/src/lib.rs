@@ -44,12 +44,14 @@ mod history;
 
 mod snapshot;
 
+mod bells;
 mod counts;
 mod feed;
 mod ring;
 mod shared;
 mod sync;
 
+mod entering;
 mod workspace_status;
 
 mod attempt;

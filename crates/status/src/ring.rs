@@ -2,14 +2,22 @@
 //! their own, and nobody waits for a reader.
 //!
 //! A writer takes a number, then writes the slot of that number under the slot's own
-//! lock, so that writers meet only when the ring goes round within one write.
+//! lock, so that writers meet only when the ring goes round within one write. Until the
+//! first reader begins, writers only take numbers, and there are no slots.
+
+use std::cmp::Ordering as Order;
+use std::sync::OnceLock;
 
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 pub(crate) struct Ring<T> {
-    /// The last number given out; 0 before the first.
+    /// Twice the last number given out, plus one from when items are kept on: so each
+    /// writer learns with its number whether to keep its item.
     head: AtomicU64,
-    slots: Box<[Mutex<Slot<T>>]>,
+    /// The last number whose item was not kept.
+    floor: OnceLock<u64>,
+    slots: OnceLock<Box<[Mutex<Slot<T>>]>>,
+    capacity: usize,
 }
 
 struct Slot<T> {
@@ -23,38 +31,54 @@ pub(crate) enum Found<T> {
     Item(T),
     /// Not written yet.
     Later,
-    /// Overwritten.
+    /// Overwritten, or never kept.
     Gone,
 }
+
+const KEPT: u64 = 1;
 
 impl<T: Clone> Ring<T> {
     /// A ring of at least one slot.
     pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            head: AtomicU64::new(0),
+            floor: OnceLock::new(),
+            slots: OnceLock::new(),
+            capacity: capacity.max(1),
+        }
+    }
+
+    /// The last number given out; 0 before the first.
+    pub(crate) fn head(&self) -> u64 {
+        self.head.load(Ordering::Acquire) >> 1
+    }
+
+    /// Keeps items from now on.
+    pub(crate) fn keep(&self) {
+        // The slots first: whoever sees the mark in the head finds them.
         let empty = || Slot {
             number: 0,
             item: None,
         };
-        Self {
-            head: AtomicU64::new(0),
-            slots: (0..capacity.max(1)).map(|_| Mutex::new(empty())).collect(),
-        }
+        self.slots
+            .get_or_init(|| (0..self.capacity).map(|_| Mutex::new(empty())).collect());
+        self.floor
+            .get_or_init(|| self.head.fetch_or(KEPT, Ordering::AcqRel) >> 1);
     }
 
-    /// The last number given out.
-    pub(crate) fn head(&self) -> u64 {
-        self.head.load(Ordering::Acquire)
-    }
-
-    /// Puts an item in and returns its number, from 1.
-    pub(crate) fn push(&self, item: T) -> u64 {
+    /// Takes a number, from 1, and keeps the item under it if somebody may read it.
+    pub(crate) fn push(&self, item: impl FnOnce() -> T) -> u64 {
         // AcqRel: who reads this number or a later one sees what was done before it.
-        let number = self.head.fetch_add(1, Ordering::AcqRel) + 1;
-        if let Some(slot) = self.slot(number) {
+        let head = self.head.fetch_add(2, Ordering::AcqRel);
+        let number = (head >> 1) + 1;
+        if head & KEPT != 0
+            && let Some(slot) = self.slot(number)
+        {
             let mut slot = slot.lock();
             // A writer that was overtaken by a whole round must not hide the newer item.
             if slot.number < number {
                 slot.number = number;
-                let old = slot.item.replace(item);
+                let old = slot.item.replace(item());
                 drop(slot);
                 drop(old);
             }
@@ -62,42 +86,49 @@ impl<T: Clone> Ring<T> {
         number
     }
 
+    /// The item of a number, from 1. To be asked after [`Ring::keep`].
     pub(crate) fn get(&self, number: u64) -> Found<T> {
+        if self.floor.get().is_none_or(|floor| number <= *floor) {
+            return Found::Gone;
+        }
         let Some(slot) = self.slot(number) else {
-            return Found::Later;
+            return Found::Gone;
         };
         let slot = slot.lock();
         match (slot.number.cmp(&number), &slot.item) {
-            (std::cmp::Ordering::Equal, Some(item)) => Found::Item(item.clone()),
-            (std::cmp::Ordering::Greater, _) => Found::Gone,
-            (std::cmp::Ordering::Equal | std::cmp::Ordering::Less, _) => Found::Later,
+            (Order::Equal, Some(item)) => Found::Item(item.clone()),
+            (Order::Greater, _) => Found::Gone,
+            (Order::Equal | Order::Less, _) => Found::Later,
         }
     }
 
     fn slot(&self, number: u64) -> Option<&Mutex<Slot<T>>> {
-        let place = number % self.slots.len() as u64;
-        self.slots.get(usize::try_from(place).ok()?)
+        let place = number % self.capacity as u64;
+        self.slots.get()?.get(usize::try_from(place).ok()?)
     }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use super::Found::{Gone, Item, Later};
     use super::*;
 
     #[test]
     fn a_reader_finds_what_is_there_and_is_told_what_is_gone() {
         let ring = Ring::new(4);
-        assert_eq!(ring.get(1), Found::Later);
-        for n in 1..=6 {
-            assert_eq!(ring.push(n), n);
+        assert_eq!((ring.push(|| 1), ring.push(|| 2)), (1, 2));
+        ring.keep();
+        let found: Vec<_> = (1..=3).map(|n| ring.get(n)).collect();
+        assert_eq!(found, [Gone, Gone, Later]);
+        for n in 3..=8 {
+            assert_eq!(ring.push(|| n), n);
         }
-        let found: Vec<_> = (1..=7).map(|n| ring.get(n)).collect();
-        use Found::{Gone, Item, Later};
-        assert_eq!(
-            found,
-            [Gone, Gone, Item(3), Item(4), Item(5), Item(6), Later]
-        );
-        assert_eq!(ring.head(), 6);
+        let found: Vec<_> = (1..=9).map(|n| ring.get(n)).collect();
+        let kept = [Item(5), Item(6), Item(7), Item(8)];
+        assert_eq!(found[..4], [Gone, Gone, Gone, Gone]);
+        assert_eq!(found[4..8], kept);
+        assert_eq!(found[8], Later);
+        assert_eq!(ring.head(), 8);
     }
 }
 
@@ -108,29 +139,19 @@ mod loom_tests {
 
     use super::*;
 
-    /// Reads up to `last`, and checks that numbers grow, that items belong to them, and
-    /// that nothing is missing but what the ring says is gone.
-    fn read_to(ring: &Ring<u64>, last: u64) {
-        let mut next = 1;
-        while next <= last {
-            match ring.get(next) {
-                Found::Item(item) => {
-                    assert!(item >= 10, "an item that was pushed");
-                    next += 1;
-                }
-                Found::Later => thread::yield_now(),
-                Found::Gone => next = ring.head() + 1,
-            }
-        }
+    fn kept(capacity: usize) -> Arc<Ring<u64>> {
+        let ring = Ring::new(capacity);
+        ring.keep();
+        Arc::new(ring)
     }
 
     #[test]
-    fn loom_two_writers_and_a_reader_lose_nothing_in_a_ring_with_room() {
+    fn loom_two_writers_lose_nothing_in_a_ring_with_room() {
         loom::model(|| {
-            let ring = Arc::new(Ring::new(2));
+            let ring = kept(2);
             let other = Arc::clone(&ring);
-            let writer = thread::spawn(move || other.push(10));
-            let mine = ring.push(11);
+            let writer = thread::spawn(move || other.push(|| 10));
+            let mine = ring.push(|| 11);
             let theirs = writer.join().unwrap();
             assert_eq!(mine + theirs, 3);
             assert_eq!(ring.get(mine), Found::Item(11));
@@ -141,10 +162,10 @@ mod loom_tests {
     #[test]
     fn loom_an_overtaken_writer_never_hides_a_newer_item() {
         loom::model(|| {
-            let ring = Arc::new(Ring::new(1));
+            let ring = kept(1);
             let other = Arc::clone(&ring);
-            let writer = thread::spawn(move || other.push(10));
-            let mine = ring.push(11);
+            let writer = thread::spawn(move || other.push(|| 10));
+            let mine = ring.push(|| 11);
             let theirs = writer.join().unwrap();
             let newest = if mine > theirs { 11 } else { 10 };
             assert_eq!(ring.get(2), Found::Item(newest));
@@ -153,22 +174,53 @@ mod loom_tests {
     }
 
     #[test]
-    fn loom_a_reader_beside_writers_reaches_the_end() {
+    fn loom_a_reader_beside_a_writer_sees_items_in_order_and_is_told_of_gaps() {
+        loom::model(|| {
+            let ring = kept(1);
+            let other = Arc::clone(&ring);
+            let writer = thread::spawn(move || {
+                other.push(|| 1);
+                other.push(|| 2);
+            });
+            let mut next = 1;
+            for _ in 0..2 {
+                match ring.get(next) {
+                    Found::Item(item) => {
+                        assert_eq!(item, next);
+                        next += 1;
+                    }
+                    Found::Later => {}
+                    Found::Gone => {
+                        assert_eq!(next, 1);
+                        next = 2;
+                    }
+                }
+            }
+            writer.join().unwrap();
+            assert_eq!(ring.get(1), Found::Gone);
+            assert_eq!(ring.get(2), Found::Item(2));
+        });
+    }
+
+    #[test]
+    fn loom_from_the_first_reader_on_every_item_is_kept() {
         loom::model(|| {
             let ring = Arc::new(Ring::new(2));
             let other = Arc::clone(&ring);
             let writer = thread::spawn(move || {
-                other.push(10);
-                other.push(11);
-                other.push(12);
+                other.push(|| 1);
+                other.push(|| 2);
             });
-            // What is behind the head is written or on its way.
-            let head = ring.head();
-            if let Found::Item(item) = ring.get(head.max(1)) {
-                assert!(item >= 10);
-            }
+            ring.keep();
+            let begun = ring.head();
             writer.join().unwrap();
-            read_to(&ring, 3);
+            for number in 1..=2 {
+                match ring.get(number) {
+                    Found::Item(item) => assert_eq!(item, number),
+                    Found::Gone => assert!(number <= begun),
+                    Found::Later => panic!("written before the join"),
+                }
+            }
         });
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! It knows no status, so that statuses can hold it without a circle.
 
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use arcstr::ArcStr;
-use event_listener::{Event, EventListener, IntoNotification as _};
 
+use crate::bells::{Bells, Listening};
 use crate::clock::AnyClock;
 use crate::counts::Counts;
 use crate::feed::ChangeKind;
@@ -20,58 +21,104 @@ const WAIT_SHARDS: usize = 256;
 
 pub(crate) struct Shared {
     pub(crate) clock: AnyClock,
-    pub(crate) owner: ArcSwapOption<ArcStr>,
+    owner: Owner,
     pub(crate) counts: Counts,
     pub(crate) unexpected_transitions: AtomicU64,
     pub(crate) metadata_refusals: AtomicU64,
     pub(crate) active: Active,
     pub(crate) feed: Ring<(WorkspaceId, ChangeKind)>,
-    fed: Event,
-    waited: Box<[Event]>,
+    /// One for the feed, then one for each shard of the workspaces.
+    bells: Bells,
 }
 
 impl Shared {
     pub(crate) fn new(clock: AnyClock, owner: Option<ArcStr>, feed_capacity: usize) -> Self {
         Self {
             clock,
-            owner: ArcSwapOption::from_pointee(owner),
+            owner: Owner::new(owner),
             counts: Counts::new(),
             unexpected_transitions: AtomicU64::new(0),
             metadata_refusals: AtomicU64::new(0),
             active: Active::new(),
             feed: Ring::new(feed_capacity),
-            fed: Event::new(),
-            waited: (0..WAIT_SHARDS).map(|_| Event::new()).collect(),
+            bells: Bells::new(1 + WAIT_SHARDS),
         }
     }
 
     pub(crate) fn owner(&self) -> Option<ArcStr> {
-        self.owner.load().as_ref().map(|owner| (**owner).clone())
+        self.owner.get()
+    }
+
+    pub(crate) fn set_owner(&self, owner: ArcStr) {
+        self.owner.set(owner);
     }
 
     pub(crate) fn publish(&self, workspace_id: &WorkspaceId, kind: ChangeKind) -> Revision {
-        Revision::new(self.feed.push((workspace_id.clone(), kind)))
+        Revision::new(self.feed.push(|| (workspace_id.clone(), kind)))
     }
 
     /// Wakes the watchers, and the waits for workspaces with this key. To be called after
-    /// every change, with no lock held.
+    /// every change of a status, with no lock held.
     pub(crate) fn notify(&self, key: u16) {
-        // Orders the change before the look for listeners; they listen before they look.
-        fence(Ordering::SeqCst);
-        self.fed.notify(usize::MAX.relaxed());
-        if let Some(event) = self.waited.get(usize::from(key) % WAIT_SHARDS) {
-            event.notify(usize::MAX.relaxed());
-        }
+        self.bells.ring(FEED);
+        self.bells.ring(shard(key));
     }
 
-    pub(crate) fn listen_feed(&self) -> EventListener {
-        self.fed.listen()
+    /// The same after a workspace came or went, which waits see without a lock.
+    pub(crate) fn notify_of_presence(&self, key: u16) {
+        self.bells.ring(FEED);
+        self.bells.ring_after_fence(shard(key));
+    }
+
+    /// Hears of every change that is published.
+    pub(crate) fn listen_feed(&self) -> Listening {
+        self.bells.listen(FEED)
     }
 
     /// Hears of every change of workspaces with this key.
-    pub(crate) fn listen_workspace(&self, key: u16) -> Option<EventListener> {
-        let event = self.waited.get(usize::from(key) % WAIT_SHARDS)?;
-        Some(event.listen())
+    pub(crate) fn listen_workspace(&self, key: u16) -> Listening {
+        self.bells.listen(shard(key))
+    }
+}
+
+const FEED: usize = 0;
+
+fn shard(key: u16) -> usize {
+    1 + usize::from(key) % WAIT_SHARDS
+}
+
+/// The owner's name. Every snapshot reads it, and it hardly ever changes.
+struct Owner {
+    first: OnceLock<ArcStr>,
+    changed: AtomicBool,
+    last: ArcSwapOption<ArcStr>,
+}
+
+impl Owner {
+    fn new(owner: Option<ArcStr>) -> Self {
+        let held = Self {
+            first: OnceLock::new(),
+            changed: AtomicBool::new(false),
+            last: ArcSwapOption::empty(),
+        };
+        if let Some(owner) = owner {
+            held.set(owner);
+        }
+        held
+    }
+
+    fn get(&self) -> Option<ArcStr> {
+        if self.changed.load(Ordering::Acquire) {
+            return self.last.load().as_ref().map(|owner| (**owner).clone());
+        }
+        self.first.get().cloned()
+    }
+
+    fn set(&self, owner: ArcStr) {
+        if let Err(owner) = self.first.set(owner) {
+            self.last.store(Some(Arc::new(owner)));
+            self.changed.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -81,5 +128,7 @@ pub(crate) fn key_of(id: &str) -> u16 {
     let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });
-    (hash ^ hash >> 16) as u16
+    #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits")]
+    let folded = (hash ^ hash >> 16) as u16;
+    folded
 }

@@ -30,7 +30,6 @@ use crate::state::State;
 /// ```
 #[derive(Clone)]
 pub struct Snapshot {
-    id: WorkspaceId,
     core: Arc<Core>,
     observed: Moment,
     owner: Option<ArcStr>,
@@ -41,14 +40,12 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn new(
-        id: WorkspaceId,
         core: Arc<Core>,
         observed: Moment,
         owner: Option<ArcStr>,
         progress: Option<ProgressReport>,
     ) -> Self {
         Self {
-            id,
             core,
             observed,
             owner,
@@ -59,12 +56,12 @@ impl Snapshot {
 
     /// Whose status it is.
     pub fn workspace_id(&self) -> &str {
-        &self.id
+        &self.core.head.id
     }
 
     /// Whose status it is, to keep.
     pub fn id(&self) -> &WorkspaceId {
-        &self.id
+        &self.core.head.id
     }
 
     /// The state it is in.
@@ -173,7 +170,7 @@ impl Snapshot {
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
-            .field("workspace_id", &self.id)
+            .field("workspace_id", &self.core.head.id)
             .field("state", &self.state())
             .field("message", &self.message())
             .field("epoch", &self.epoch().get())

@@ -110,7 +110,7 @@ impl Tracker {
         status.publish_created();
         self.inner.by_id.pin().insert(id, Arc::clone(&status));
         drop(ordered);
-        status.notify();
+        self.inner.shared.notify_of_presence(key);
         Ok(status)
     }
 
@@ -197,7 +197,7 @@ impl Tracker {
         self.inner.by_id.pin().remove(id);
         status.remove();
         drop(ordered);
-        status.notify();
+        self.inner.shared.notify_of_presence(key_of(id));
         true
     }
 
@@ -230,8 +230,11 @@ impl Tracker {
         self.inner.shared.metadata_refusals.load(Ordering::Relaxed)
     }
 
-    /// The number of the last change of any status.
+    /// The number of the last change of any status. From the first call of this or of a
+    /// watch on, changes are kept for watchers; before, the feed costs nothing but their
+    /// number.
     pub fn revision(&self) -> Revision {
+        self.inner.shared.feed.keep();
         Revision::new(self.inner.shared.feed.head())
     }
 
@@ -244,7 +247,7 @@ impl Tracker {
     /// Says who holds the workspaces of this process, from the next snapshot on.
     pub fn set_owner(&self, owner: impl Into<Arc<str>>) {
         let owner = ArcStr::from(&*owner.into());
-        self.inner.shared.owner.store(Some(Arc::new(owner)));
+        self.inner.shared.set_owner(owner);
     }
 
     /// Its clock.
@@ -265,9 +268,11 @@ impl Tracker {
         self.watch_from(self.revision())
     }
 
-    /// A watcher of every change after `revision`. If those are gone, or the tracker has
-    /// not come so far, its first item is a resync.
+    /// A watcher of every change after `revision`. If those are gone, or were never kept
+    /// (see [`Tracker::revision`]), or the tracker has not come so far, its first item is a
+    /// resync.
     pub fn watch_from(&self, revision: Revision) -> Watcher {
+        self.inner.shared.feed.keep();
         Watcher::after(Arc::clone(&self.inner.shared), revision)
     }
 
@@ -324,7 +329,7 @@ impl fmt::Debug for Tracker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tracker")
             .field("count", &self.count())
-            .field("revision", &self.revision().get())
+            .field("revision", &self.inner.shared.feed.head())
             .finish_non_exhaustive()
     }
 }

@@ -9,8 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use event_listener::{EventListener, Listener as _};
-
+use crate::bells::Listening;
 use crate::shared::key_of;
 use crate::snapshot::Snapshot;
 use crate::state::{State, StateSet};
@@ -143,20 +142,13 @@ impl WaitBuilder {
             if let Some(outcome) = self.look() {
                 return outcome;
             }
-            let Some(listener) = self.listen() else {
-                return self.timed_out();
-            };
+            let listener = self.listen();
             // What changed before the listener stood, it does not hear.
             if let Some(outcome) = self.look() {
                 return outcome;
             }
-            match self.deadline {
-                None => listener.wait(),
-                Some(deadline) => {
-                    if listener.wait_deadline(deadline).is_none() {
-                        return self.look().unwrap_or_else(|| self.timed_out());
-                    }
-                }
+            if !listener.wait(self.deadline) {
+                return self.look().unwrap_or_else(|| self.timed_out());
             }
         }
     }
@@ -186,7 +178,7 @@ impl WaitBuilder {
         WaitOutcome::TimedOut(self.tracker.snapshot(&self.id))
     }
 
-    fn listen(&self) -> Option<EventListener> {
+    fn listen(&self) -> Listening {
         self.tracker.shared().listen_workspace(key_of(&self.id))
     }
 }
@@ -209,7 +201,7 @@ impl IntoFuture for WaitBuilder {
 pub struct Wait {
     builder: WaitBuilder,
     deadline: Option<Deadline>,
-    listener: Option<EventListener>,
+    listener: Option<Listening>,
 }
 
 impl Future for Wait {
@@ -223,7 +215,7 @@ impl Future for Wait {
             }
             // The look after the listener stands must not be left out.
             let Some(listener) = &mut wait.listener else {
-                wait.listener = wait.builder.listen();
+                wait.listener = Some(wait.builder.listen());
                 continue;
             };
             match Pin::new(listener).poll(context) {

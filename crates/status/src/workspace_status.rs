@@ -3,14 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::attempt::{Attempt, AttemptError, StaleEpoch};
 use crate::clock::Moment;
-use crate::error::{ErrorInfo, ErrorKind};
+use crate::entering::Entering;
 use crate::feed::ChangeKind;
 use crate::history::Core;
 use crate::id::{Epoch, Revision, WorkspaceId};
@@ -55,29 +55,15 @@ pub struct WorkspaceStatus {
 
 const STATE_MASK: u32 = 0xff;
 const REMOVED: u32 = 0x100;
+/// There is a progress: spares the changes and snapshots of all others the look at it.
+const PROGRESS: u32 = 0x200;
 const KEY_SHIFT: u32 = 16;
-
-/// A change of state to be made.
-struct Entering {
-    to: State,
-    message: Message,
-    /// What becomes of it, if it is an error.
-    failure: Failure,
-    /// The load that begins with it.
-    epoch: Option<Epoch>,
-}
-
-#[derive(Clone, Copy)]
-enum Failure {
-    Parked,
-    Retrying { attempt: u32, after: Duration },
-}
 
 impl WorkspaceStatus {
     /// A status that counts from now on.
     pub(crate) fn new(id: WorkspaceId, key: u16, shared: Arc<Shared>) -> Self {
-        let core = Core::new(shared.clock.now());
-        shared.counts.add(key, State::Initializing);
+        let core = Core::new(id.clone(), shared.clock.now());
+        shared.counts.made(key);
         Self {
             id,
             word: AtomicU32::new(u32::from(key) << KEY_SHIFT | State::Initializing as u32),
@@ -147,11 +133,16 @@ impl WorkspaceStatus {
     pub(crate) fn snapshot_at(&self, now: Moment) -> Snapshot {
         let guard = self.core.lock();
         let core = Arc::clone(&guard);
-        // Still under the lock: the progress of another load must not be taken for this one's.
-        let cell = self.progress.load();
-        drop(guard);
-        let progress = cell.as_ref().map(|cell| cell.report(core.head.state, now));
-        Snapshot::new(self.id.clone(), core, now, self.shared.owner(), progress)
+        let progress = if self.word.load(Ordering::Relaxed) & PROGRESS == 0 {
+            drop(guard);
+            None
+        } else {
+            // Under the lock: another load's progress must not be taken for this one's.
+            let cell = self.progress.load();
+            drop(guard);
+            cell.as_ref().map(|cell| cell.report(core.head.state, now))
+        };
+        Snapshot::new(core, now, self.shared.owner(), progress)
     }
 
     /// Enters a state, or says something new about the one it is in.
@@ -192,13 +183,13 @@ impl WorkspaceStatus {
         if !core.head.metadata.as_ref().is_some_and(held) {
             return false;
         }
-        let now = self.shared.clock.now();
+        let now = self.shared.clock.wall_nanos();
         let revision = self.publish(ChangeKind::Metadata);
         let head = &mut Core::edit(&mut core).head;
         if let Some(metadata) = &mut head.metadata {
             Arc::make_mut(metadata).remove(key);
         }
-        head.updated = now.wall;
+        head.updated = now;
         head.revision = revision;
         drop(core);
         self.notify();
@@ -329,30 +320,27 @@ impl WorkspaceStatus {
             (None, State::Initializing) if from != to => Some(core.head.epoch.next()),
             (None, _) => None,
         };
-        if from == to {
+        let head = if from == to {
             let head = &mut Core::edit(&mut core).head;
             head.message = message;
             head.updated = now.wall;
             if let Some(epoch) = loads_anew {
                 head.move_epoch(epoch);
             }
+            head
         } else {
-            let epoch = loads_anew.unwrap_or(core.head.epoch);
-            Core::push(&mut core, to, epoch, message, now);
-        }
-        let head = &mut Core::edit(&mut core).head;
+            let core = Core::edit_to_push(&mut core);
+            core.push(to, loads_anew.unwrap_or(core.head.epoch), message, now);
+            &mut core.head
+        };
         head.set_error(error);
         if loads_anew.is_some() {
             head.metadata = None;
-            if let Some(cell) = self.progress.load().as_ref() {
-                cell.retire();
-                self.progress.store(None);
-            }
+            self.retire_progress();
+            self.forget_progress();
         } else if from != to && (to.is_settled() || to == State::Unloading) {
             // What was under way is over. How far it came stays to be read.
-            if let Some(cell) = self.progress.load().as_ref() {
-                cell.retire();
-            }
+            self.retire_progress();
         }
         let kind = if from == to {
             ChangeKind::Message
@@ -367,6 +355,22 @@ impl WorkspaceStatus {
         head.revision = self.publish(kind);
         drop(core);
         self.notify();
+    }
+
+    /// No more is measured. With the lock held.
+    fn retire_progress(&self) {
+        if self.word.load(Ordering::Relaxed) & PROGRESS != 0
+            && let Some(cell) = self.progress.load().as_ref()
+        {
+            cell.retire();
+        }
+    }
+
+    /// Nothing is left of it. With the lock held.
+    fn forget_progress(&self) {
+        if self.word.fetch_and(!PROGRESS, Ordering::Relaxed) & PROGRESS != 0 {
+            self.progress.store(None);
+        }
     }
 
     /// Shows the new state to those who read without the lock, and counts it.
@@ -391,12 +395,11 @@ impl WorkspaceStatus {
         entries: &[(&str, Value)],
     ) -> Result<(), MetadataError> {
         let result = self.write_metadata_locked(core, entries);
-        match result {
-            Ok(()) => self.notify(),
-            Err(_) => {
-                let refusals = &self.shared.metadata_refusals;
-                refusals.fetch_add(1, Ordering::Relaxed);
-            }
+        if result.is_ok() {
+            self.notify();
+        } else {
+            let refusals = &self.shared.metadata_refusals;
+            refusals.fetch_add(1, Ordering::Relaxed);
         }
         result
     }
@@ -408,13 +411,13 @@ impl WorkspaceStatus {
     ) -> Result<(), MetadataError> {
         let held = core.head.metadata.as_deref().unwrap_or(Metadata::EMPTY);
         held.check_all(entries)?;
-        let now = self.shared.clock.now();
+        let now = self.shared.clock.wall_nanos();
         let head = &mut Core::edit(&mut core).head;
         let metadata = Arc::make_mut(head.metadata.get_or_insert_default());
         for (key, value) in entries {
             metadata.set(key, value.clone());
         }
-        head.updated = now.wall;
+        head.updated = now;
         head.revision = self.publish(ChangeKind::Metadata);
         Ok(())
     }
@@ -429,6 +432,7 @@ impl WorkspaceStatus {
         let now = self.shared.clock.now();
         let cell = Arc::new(ProgressCell::new(phase, unit, total, now));
         let before = self.progress.swap(Some(Arc::clone(&cell)));
+        self.word.fetch_or(PROGRESS, Ordering::Relaxed);
         drop(core);
         if let Some(before) = before {
             before.retire();
@@ -444,15 +448,11 @@ impl WorkspaceStatus {
         if word & REMOVED != 0 {
             return;
         }
-        self.shared.counts.take(self.key(), state_of(word));
+        self.shared.counts.gone(self.key(), state_of(word));
         let revision = self.publish(ChangeKind::Removed);
         Core::edit(&mut core).head.revision = revision;
         self.word.store(word | REMOVED, Ordering::Release);
-        if let Some(cell) = self.progress.load().as_ref() {
-            cell.retire();
-        }
-        drop(core);
-        self.notify();
+        self.retire_progress();
     }
 
     /// The revision of a change that the feed was told; of one before it for a removed
@@ -469,51 +469,13 @@ impl WorkspaceStatus {
         self.shared.notify(self.key());
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the upper half of 32 bits")]
     fn key(&self) -> u16 {
         (self.word.load(Ordering::Relaxed) >> KEY_SHIFT) as u16
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to 8 bits")]
 fn state_of(word: u32) -> State {
     State::from_index((word & STATE_MASK) as u8)
-}
-
-impl Entering {
-    fn new(to: State, message: Message) -> Self {
-        Self {
-            to,
-            message,
-            failure: Failure::Parked,
-            epoch: None,
-        }
-    }
-
-    fn parked(reason: impl fmt::Display) -> Self {
-        Self::new(State::Error, Message::from_display(reason))
-    }
-
-    fn retrying(reason: impl fmt::Display, attempt: u32, after: Duration) -> Self {
-        Self {
-            failure: Failure::Retrying { attempt, after },
-            ..Self::parked(reason)
-        }
-    }
-}
-
-impl Failure {
-    fn info(self, message: Message, now: Moment) -> ErrorInfo {
-        let at: SystemTime = now.wall.to_system();
-        let kind = match self {
-            Failure::Parked => ErrorKind::Parked,
-            Failure::Retrying { attempt, after } => ErrorKind::Retrying {
-                attempt,
-                next_retry_at: at.checked_add(after).unwrap_or(at),
-            },
-        };
-        ErrorInfo { message, kind, at }
-    }
 }
 
 impl fmt::Debug for WorkspaceStatus {

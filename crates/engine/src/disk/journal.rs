@@ -6,7 +6,8 @@
 //! damaged middle, where something acknowledged is lost.
 //!
 //! Layout of a journal: batches of a start marker, items and an end marker with the xxh3 of the
-//! items, then zeros to the end of the file. A journal that is not the newest was synced before
+//! items, then zeros to the end of the file. The start marker has the sequence number of the
+//! batch, which no checksum covers; it decides which of two values is the newer, so it must grow. A journal that is not the newest was synced before
 //! the next began, so it has no torn tail. Every durable commit holds the ledger, and the next
 //! commit is only written when it is durable: a batch with ledger *n* tells that *n - 1* was
 //! acknowledged.
@@ -59,6 +60,7 @@ pub(crate) struct Damage {
 /// Reads all journals of a database, oldest first.
 pub(crate) fn inspect(database: &Path) -> Result<Result<Inspection, Damage>, DiskError> {
     let mut found = Inspection::default();
+    let mut sequence = None;
     let journals = journals(database)?;
     let mut previous: Option<u64> = None;
     let newest = journals.last().map(|(id, _)| *id);
@@ -72,7 +74,7 @@ pub(crate) fn inspect(database: &Path) -> Result<Result<Inspection, Damage>, Dis
             }));
         }
         previous = Some(id);
-        let journal = scan(&path, &mut found.ledger)?;
+        let journal = scan(&path, &mut sequence, &mut found.ledger)?;
         let position = journal.intact_bytes;
         let reason = match journal.end {
             End::Clean => continue,
@@ -112,6 +114,32 @@ pub(crate) fn cut(torn: &Torn) -> Result<(), DiskError> {
     cut().map_err(DiskError::io("cut the torn tail off", &torn.path))
 }
 
+/// A copy of a journal whose tail is cut off, until it is known that nothing is lost with it.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    copy: PathBuf,
+    journal: PathBuf,
+}
+
+impl Aside {
+    pub(crate) fn keep(torn: &Torn, copy: &Path) -> Result<Self, DiskError> {
+        std::fs::copy(&torn.path, copy).map_err(DiskError::io("copy the torn journal to", copy))?;
+        Ok(Self {
+            copy: copy.to_owned(),
+            journal: torn.path.clone(),
+        })
+    }
+
+    /// Brings the journal back as it was found.
+    pub(crate) fn restore(self) -> Result<(), DiskError> {
+        std::fs::rename(&self.copy, &self.journal).map_err(DiskError::io("restore", &self.journal))
+    }
+
+    pub(crate) fn remove(self) -> Result<(), DiskError> {
+        std::fs::remove_file(&self.copy).map_err(DiskError::io("remove", &self.copy))
+    }
+}
+
 fn journals(database: &Path) -> Result<Vec<(u64, PathBuf)>, DiskError> {
     let list = || {
         let mut journals = Vec::new();
@@ -145,24 +173,18 @@ enum End {
     Gap(String),
 }
 
-/// Reads one journal; `newest` is the newest ledger before it, and then in it.
-fn scan(path: &Path, newest: &mut Option<Ledger>) -> Result<Scan, DiskError> {
+/// Reads one journal; `sequence` and `newest` are the newest before it, and then in it.
+fn scan(
+    path: &Path,
+    sequence: &mut Option<u64>,
+    newest: &mut Option<Ledger>,
+) -> Result<Scan, DiskError> {
     let file = File::open(path).map_err(DiskError::io("open", path))?;
     let mut source = Source::new(BufReader::with_capacity(READ_BUFFER_BYTES, file));
     let mut intact_bytes = 0;
     loop {
         let end = match source.batch() {
-            Ok(Some(None)) => None,
-            Ok(Some(Some(ledger))) => match newest {
-                Some(before) if before.commit + 1 != ledger.commit => Some(End::Gap(format!(
-                    "commit {} follows commit {}",
-                    ledger.commit, before.commit
-                ))),
-                _ => {
-                    *newest = Some(ledger);
-                    None
-                }
-            },
+            Ok(Some(batch)) => follow(batch, sequence, newest).err().map(End::Gap),
             Ok(None) => Some(End::Clean),
             Err(Stop::Broken(reason)) => Some(End::Broken(reason)),
             Err(Stop::Io(error)) => return Err(DiskError::io("read", path)(error)),
@@ -172,6 +194,36 @@ fn scan(path: &Path, newest: &mut Option<Ledger>) -> Result<Scan, DiskError> {
         }
         intact_bytes = source.position;
     }
+}
+
+/// Takes the next intact batch, where it follows what was before it.
+fn follow(
+    batch: Batch,
+    sequence: &mut Option<u64>,
+    newest: &mut Option<Ledger>,
+) -> Result<(), String> {
+    let Batch {
+        sequence: next,
+        ledger,
+    } = batch;
+    if let Some(before) = *sequence
+        && next <= before
+    {
+        return Err(format!("batch {next} follows batch {before}"));
+    }
+    *sequence = Some(next);
+    if let Some(ledger) = ledger {
+        if let Some(before) = newest
+            && before.commit + 1 != ledger.commit
+        {
+            return Err(format!(
+                "commit {} follows commit {}",
+                ledger.commit, before.commit
+            ));
+        }
+        *newest = Some(ledger);
+    }
+    Ok(())
 }
 
 /// The newest ledger in any intact batch behind a broken place.
@@ -199,8 +251,8 @@ fn ledger_behind(path: &Path, position: u64) -> Result<Option<Ledger>, DiskError
         }
         let mut reader = Source::new(candidate);
         match reader.batch() {
-            Ok(Some(ledger)) => {
-                if let Some(ledger) = ledger
+            Ok(Some(batch)) => {
+                if let Some(ledger) = batch.ledger
                     && newest
                         .as_ref()
                         .is_none_or(|newest| newest.commit < ledger.commit)
@@ -213,6 +265,13 @@ fn ledger_behind(path: &Path, position: u64) -> Result<Option<Ledger>, DiskError
         }
     }
     Ok(newest)
+}
+
+/// An intact batch.
+#[derive(Debug)]
+struct Batch {
+    sequence: u64,
+    ledger: Option<Ledger>,
 }
 
 enum Stop {
@@ -237,8 +296,8 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// The next batch and the ledger in it; `None` where nothing but zeros follows.
-    fn batch(&mut self) -> Result<Option<Option<Ledger>>, Stop> {
+    /// The next batch; `None` where nothing but zeros follows.
+    fn batch(&mut self) -> Result<Option<Batch>, Stop> {
         let Some(tag) = self.tag_or_end()? else {
             return Ok(None);
         };
@@ -248,7 +307,7 @@ impl<R: Read> Source<R> {
             _ => return Err(Stop::Broken("a batch does not begin with its marker")),
         }
         let items = u32::from_le_bytes(self.array()?);
-        let _sequence: [u8; 8] = self.array()?;
+        let sequence = u64::from_le_bytes(self.array()?);
         let mut hasher = Xxh3::new();
         let mut ledger = None;
         for _ in 0..items {
@@ -280,7 +339,7 @@ impl<R: Read> Source<R> {
         if hasher.digest() != expected {
             return Err(Stop::Broken("the checksum of a batch does not match"));
         }
-        Ok(Some(ledger))
+        Ok(Some(Batch { sequence, ledger }))
     }
 
     /// One item after its tag.
@@ -369,5 +428,127 @@ impl<R: Read> Source<R> {
                 return Err(Stop::Broken("something follows the zeros at the end"));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{DataDir, DataDirSpec};
+    use workspace_lifecycle::{Offset, PartitionId};
+
+    const COMMITS: u64 = 6;
+
+    /// A closed database of a few commits with a write between them, and its only journal.
+    fn database() -> (tempfile::TempDir, PathBuf, Vec<u8>) {
+        let path = tempfile::tempdir().expect("a directory");
+        for _ in 0..2 {
+            // The second time the journal ends where its content does.
+            let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
+            let keyspace = dir.keyspace("test", Default::default).expect("created");
+            for number in 1..=COMMITS / 2 {
+                let batch = || {
+                    let mut batch = dir.database().batch();
+                    batch.insert(&keyspace, number.to_be_bytes(), vec![7; 30]);
+                    batch
+                };
+                dir.write(batch(), 0).expect("written");
+                let end = dir.acknowledged_end(PartitionId(1)).next();
+                dir.commit(batch(), 0, &[(PartitionId(1), end)])
+                    .expect("committed");
+            }
+        }
+        drop(DataDir::open(path.path(), &DataDirSpec::default()).expect("opened"));
+        let database = path.path().join("db");
+        let [(_, journal)] = journals(&database)
+            .expect("listed")
+            .try_into()
+            .expect("one journal");
+        let bytes = std::fs::read(&journal).expect("readable");
+        (path, journal, bytes)
+    }
+
+    fn inspect_all(journal: &Path) -> Result<Inspection, Damage> {
+        inspect(journal.parent().expect("a database")).expect("readable")
+    }
+
+    #[test]
+    fn an_intact_journal_gives_its_newest_ledger() {
+        let (_path, journal, _) = database();
+        let found = inspect_all(&journal).expect("intact");
+        assert!(found.torn.is_none());
+        let ledger = found.ledger.expect("there");
+        assert_eq!(ledger.commit, COMMITS);
+        assert_eq!(ledger.high_watermark(PartitionId(1)), Offset(COMMITS));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let (_path, journal, bytes) = database();
+        let mut source = Source::new(bytes.as_slice());
+        let mut numbers = std::collections::HashSet::new();
+        loop {
+            let start = usize::try_from(source.position).expect("small");
+            numbers.extend(start + 5..start + 13);
+            let Ok(Some(_)) = source.batch() else { break };
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            std::fs::remove_file(&journal).expect("removed");
+            std::fs::write(&journal, &damaged).expect("written");
+            match inspect_all(&journal) {
+                Err(_) => {}
+                // Another number that is still in order changes nothing.
+                Ok(Inspection {
+                    torn: None,
+                    ledger: Some(ledger),
+                    ..
+                }) => {
+                    assert_eq!(ledger.commit, COMMITS);
+                    assert!(numbers.contains(&(bit / 8)), "bit {bit}");
+                }
+                Ok(found) => {
+                    let behind = found.behind.map_or(0, |ledger| ledger.commit);
+                    let before = found.ledger.map_or(0, |ledger| ledger.commit);
+                    assert!(found.torn.is_some() && before < COMMITS, "bit {bit}");
+                    assert!(
+                        behind == COMMITS || before >= COMMITS - 1,
+                        "bit {bit}: {before} {behind}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_behind_the_last_batch_are_its_clean_end() {
+        let (_path, journal, bytes) = database();
+        for zeros in [0, 1, 4096, 1 << 20] {
+            std::fs::write(&journal, [bytes.as_slice(), &vec![0; zeros]].concat())
+                .expect("written");
+            assert!(
+                inspect_all(&journal).expect("intact").torn.is_none(),
+                "{zeros}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_older_journal_that_is_cut_short_or_missing_is_damage() {
+        let (_path, journal, bytes) = database();
+        let next = journal.with_file_name("1.jnl");
+        std::fs::write(&next, vec![0; 100]).expect("written");
+        assert!(inspect_all(&journal).is_ok());
+        std::fs::write(&journal, &bytes[..bytes.len() - 10]).expect("written");
+        let damage = inspect_all(&journal).expect_err("the older journal was synced as a whole");
+        assert_eq!(
+            (damage.path, damage.reason.as_str()),
+            (journal.clone(), CUT_SHORT)
+        );
+        std::fs::write(&journal, &bytes).expect("written");
+        std::fs::rename(&next, journal.with_file_name("2.jnl")).expect("renamed");
+        let damage = inspect_all(&journal).expect_err("journal 1 is missing");
+        assert!(damage.reason.contains("missing"), "{}", damage.reason);
     }
 }

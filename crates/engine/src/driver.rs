@@ -1,0 +1,588 @@
+//! Drives the machine of one partition: reads the log, applies, asks for loads and saves, tells the status.
+//!
+//! A partition has a thread of its own, because reading and applying block and
+//! are the work that should use the machine's cores. It owns its machine; all
+//! others talk to it by messages.
+
+pub(crate) mod apply;
+pub(crate) mod history;
+pub(crate) mod loader;
+pub(crate) mod reports;
+pub(crate) mod saver;
+pub(crate) mod upkeep;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tokio::sync::oneshot;
+use workspace_lifecycle::{
+    Action, ApplyTo, Command, CommandError, FetchFailure, Input, Known, Lane, Listing, Offset,
+    Partition, PartitionId, SavePlan, Slot, Ticket, Time,
+};
+use workspace_status::{Attempt, Progress, WorkspaceId, WorkspaceStatus};
+
+use self::apply::{Grouped, Source};
+use self::loader::{LoadDone, LoadJob};
+use self::saver::SaveJob;
+use crate::engine::Shared;
+use crate::loaded::{Following, LivePosition, LoadedWorkspace};
+use crate::log::{DeadLetter, ReadError, ReadLimit};
+use crate::store::{Change, Save};
+use crate::workspace::Workspace;
+
+/// The longest sleep of a partition that has nothing to do; its heart beats at least that often.
+const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+
+/// Most commands of one partition that wait for an answer.
+const TICKETS_MAX: usize = 1024;
+
+/// How an operator's command ended.
+pub(crate) type CommandReply = oneshot::Sender<Result<(), CommandError>>;
+
+/// What a partition is told from outside.
+pub(crate) enum Message<W> {
+    Input(Input),
+    Loaded(Box<LoadDone<W>>),
+    Command {
+        id: WorkspaceId,
+        command: Command,
+        reply: CommandReply,
+    },
+    /// Something changed that the partition looks at by itself.
+    Wake,
+}
+
+/// What a partition keeps of a workspace beside the machine.
+pub(super) struct Local<W> {
+    pub(super) status: Option<Arc<WorkspaceStatus>>,
+    pub(super) attempt: Option<Attempt>,
+    pub(super) workspace: Option<Arc<LoadedWorkspace<W>>>,
+    pub(super) progress: Option<Progress>,
+    pub(super) replay_from: Offset,
+    pub(super) replay_target: Offset,
+    pub(super) applied_before_replay: u64,
+    /// Changes that a save has taken out of the workspace and that are not known to be in the store.
+    taken: Vec<Change>,
+    load_ms: Option<u64>,
+    pub(super) load_began: Option<Instant>,
+}
+
+impl<W> Default for Local<W> {
+    fn default() -> Self {
+        Self {
+            status: None,
+            attempt: None,
+            workspace: None,
+            progress: None,
+            replay_from: Offset::ZERO,
+            replay_target: Offset::ZERO,
+            applied_before_replay: 0,
+            taken: Vec::new(),
+            load_ms: None,
+            load_began: None,
+        }
+    }
+}
+
+/// The driver of one partition.
+pub(crate) struct Driver<W: Workspace> {
+    pub(super) shared: Arc<Shared<W>>,
+    pub(super) machine: Partition,
+    pub(super) id: PartitionId,
+    pub(super) locals: Vec<Local<W>>,
+    live: Arc<LivePosition>,
+    batches: HashMap<Lane, (Grouped, Offset)>,
+    fetches: VecDeque<(Lane, Offset, Offset)>,
+    being_saved: Vec<Slot>,
+    tickets: HashMap<Ticket, CommandReply>,
+    next_ticket: u64,
+    round_was_on: bool,
+    pub(super) metadata_at: Option<Instant>,
+    released: bool,
+}
+
+impl<W: Workspace> Driver<W> {
+    pub(crate) fn new(shared: Arc<Shared<W>>, id: PartitionId) -> Self {
+        let machine = Partition::new(id, shared.config.limits);
+        Self {
+            shared,
+            machine,
+            id,
+            locals: Vec::new(),
+            live: Arc::default(),
+            batches: HashMap::new(),
+            fetches: VecDeque::new(),
+            being_saved: Vec::new(),
+            tickets: HashMap::new(),
+            next_ticket: 0,
+            round_was_on: false,
+            metadata_at: None,
+            released: false,
+        }
+    }
+
+    /// Runs until the partition is released.
+    pub(crate) fn run(mut self, messages: &Receiver<Message<W>>) {
+        self.input(Input::Assigned);
+        while !self.released {
+            self.beat();
+            self.shared.awake(self.id);
+            while let Ok(message) = messages.try_recv() {
+                self.message(message);
+            }
+            let high_watermark = self.shared.log.high_watermark(self.id);
+            if high_watermark > self.machine.position().high_watermark {
+                self.input(Input::Appended { high_watermark });
+            }
+            if self.machine.wake_at().is_some_and(|at| at <= self.now()) {
+                self.input(Input::Tick);
+            }
+            if let Some((lane, from, until)) = self.fetches.pop_front() {
+                self.fetch(lane, from, until);
+                continue;
+            }
+            let sleep = self
+                .machine
+                .wake_at()
+                .map_or(LONGEST_SLEEP, |at| at.since(self.now()).min(LONGEST_SLEEP));
+            match messages.recv_timeout(sleep) {
+                Ok(message) => self.message(message),
+                Err(RecvTimeoutError::Timeout) => self.input(Input::Tick),
+                Err(RecvTimeoutError::Disconnected) => self.input(Input::Lost),
+            }
+        }
+        self.beat_for_the_last_time();
+    }
+
+    fn now(&self) -> Time {
+        Time(self.shared.began.elapsed())
+    }
+
+    fn message(&mut self, message: Message<W>) {
+        match message {
+            Message::Input(input) => {
+                if matches!(input, Input::Saved { .. }) {
+                    self.forget_taken();
+                }
+                self.input(input);
+            }
+            Message::Loaded(done) => self.loaded(*done),
+            Message::Command { id, command, reply } => {
+                if self.tickets.len() >= TICKETS_MAX {
+                    let _ = reply.send(Err(CommandError::Busy));
+                    return;
+                }
+                let ticket = Ticket(self.next_ticket);
+                self.next_ticket += 1;
+                self.tickets.insert(ticket, reply);
+                self.input(Input::Operator {
+                    id,
+                    command,
+                    ticket,
+                });
+            }
+            Message::Wake => {}
+        }
+    }
+
+    /// What the save had taken is in the store now. After one that failed it is kept and goes first into the next.
+    fn forget_taken(&mut self) {
+        for slot in std::mem::take(&mut self.being_saved) {
+            self.local(slot).taken = Vec::new();
+        }
+    }
+
+    fn loaded(&mut self, done: LoadDone<W>) {
+        let slot = done.slot;
+        let local = self.local(slot);
+        local.workspace = Some(done.workspace);
+        local.taken = done.populated;
+        local.load_began = Some(done.began);
+        local.applied_before_replay = done.applied.events_applied;
+        let unsaved = !local.taken.is_empty();
+        let high_watermark = self.shared.log.high_watermark(self.id);
+        self.input(Input::Loaded {
+            slot,
+            epoch: done.epoch,
+            next_offset: done.applied.next_offset,
+            events_applied: done.applied.events_applied,
+            unsaved,
+            high_watermark,
+        });
+    }
+
+    pub(super) fn local(&mut self, slot: Slot) -> &mut Local<W> {
+        let index = slot.index();
+        if index >= self.locals.len() {
+            self.locals.resize_with(index + 1, Local::default);
+        }
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "the table was made long enough above"
+        )]
+        &mut self.locals[index]
+    }
+
+    /// Hands an input to the machine and does what it wants, including the inputs that answer at once.
+    fn input(&mut self, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let actions = self.machine.handle(self.now(), input);
+            for action in actions {
+                // An answer is handed in before the actions that follow are done only by order
+                // of the queue; the machine saves nothing while a batch is being applied.
+                if let Some(answer) = self.act(action) {
+                    inputs.push_back(answer);
+                }
+            }
+        }
+        self.after_inputs();
+    }
+
+    fn act(&mut self, action: Action) -> Option<Input> {
+        match action {
+            Action::List => Some(self.list()),
+            Action::AskPermit { slot, urgency } => {
+                self.shared
+                    .ask_permit(self.id, slot, self.machine.workspace_id(slot), urgency);
+                None
+            }
+            Action::CancelPermit { slot } => {
+                self.shared
+                    .cancel_permit(self.id, slot, self.machine.workspace_id(slot));
+                None
+            }
+            Action::ReturnPermit => {
+                self.shared.release_permit();
+                None
+            }
+            Action::Load {
+                slot,
+                epoch,
+                first_offset,
+            } => self.load(slot, epoch, first_offset),
+            Action::Fetch { lane, from, until } => {
+                self.fetches.push_back((lane, from, until));
+                None
+            }
+            Action::Apply { lane, plan } => Some(self.apply(lane, &plan)),
+            Action::Save(plan) => {
+                self.save(&plan);
+                None
+            }
+            Action::DeadLetter {
+                slot,
+                offset,
+                reason,
+            } => Some(self.dead_letter(slot, offset, reason)),
+            Action::Drop { slot } => {
+                self.withdraw(slot);
+                let local = self.local(slot);
+                local.workspace = None;
+                local.progress = None;
+                local.taken = Vec::new();
+                None
+            }
+            Action::Report { slot, report } => {
+                self.report(slot, report);
+                None
+            }
+            Action::Reply { ticket, result } => {
+                if let Some(reply) = self.tickets.remove(&ticket) {
+                    let _ = reply.send(result);
+                }
+                None
+            }
+            Action::Released => {
+                self.released = true;
+                None
+            }
+        }
+    }
+
+    fn list(&mut self) -> Input {
+        let listed = self
+            .shared
+            .store
+            .workspaces(self.id)
+            .and_then(|workspaces| {
+                let committed = self.shared.store.committed(self.id)?;
+                Ok((workspaces, committed))
+            });
+        match listed {
+            Ok((workspaces, committed)) => {
+                self.shared.store_answered(Ok(()));
+                Input::Listed(Listing {
+                    workspaces: workspaces
+                        .into_iter()
+                        .map(|stored| Known {
+                            id: stored.id,
+                            epoch: stored.epoch,
+                            next_offset: stored.next_offset,
+                            unloaded: stored.unloaded,
+                        })
+                        .collect(),
+                    committed,
+                    low_watermark: self.shared.log.low_watermark(self.id),
+                    high_watermark: self.shared.log.high_watermark(self.id),
+                })
+            }
+            Err(error) => {
+                tracing::error!(partition = %self.id, %error, "the store cannot list the partition; it is asked again");
+                self.shared.store_answered(Err(error.to_string()));
+                Input::ListFailed {
+                    reason: error.to_string(),
+                }
+            }
+        }
+    }
+
+    fn load(
+        &mut self,
+        slot: Slot,
+        epoch: workspace_status::Epoch,
+        first_offset: Offset,
+    ) -> Option<Input> {
+        let id = self.machine.workspace_id(slot).clone();
+        let live = Arc::clone(&self.live);
+        let Some(attempt) = self.local(slot).attempt.clone() else {
+            self.shared.release_permit();
+            let reason = "its status belongs to another load".to_owned();
+            return Some(Input::LoadFailed {
+                slot,
+                epoch,
+                failure: workspace_lifecycle::LoadFailure::Retry(reason),
+            });
+        };
+        self.shared.load(LoadJob {
+            partition: self.id,
+            slot,
+            id,
+            epoch,
+            first_offset,
+            attempt,
+            live,
+        });
+        None
+    }
+
+    fn fetch(&mut self, lane: Lane, from: Offset, until: Offset) {
+        let limit = ReadLimit {
+            records: self.shared.config.fetch_records,
+            bytes: self.shared.config.fetch_bytes,
+            until,
+        };
+        let input = match self.shared.log.read(self.id, from, limit) {
+            Ok(batch) => {
+                let (next_offset, high_watermark) = (batch.next_offset, batch.high_watermark);
+                let grouped = Grouped::new(batch);
+                self.shared.counters.bytes_read.add(grouped.bytes);
+                self.shared
+                    .counters
+                    .records_unroutable
+                    .add(grouped.unroutable);
+                let touched = grouped.touched();
+                self.batches.insert(lane, (grouped, next_offset));
+                Input::Fetched {
+                    lane,
+                    next_offset,
+                    high_watermark,
+                    touched,
+                }
+            }
+            Err(error) => {
+                tracing::error!(partition = %self.id, ?lane, %error, "fetch failed");
+                let failure = match error {
+                    ReadError::FellOut { low_watermark, .. } => {
+                        FetchFailure::FellOut { low_watermark }
+                    }
+                    ReadError::BeyondEnd { high_watermark, .. } => {
+                        FetchFailure::BeyondEnd { high_watermark }
+                    }
+                    ReadError::Corrupt { offset, .. } => FetchFailure::Damaged {
+                        offset,
+                        reason: error.to_string(),
+                    },
+                    ReadError::Unavailable(reason) => FetchFailure::Retry(reason),
+                };
+                Input::FetchFailed { lane, failure }
+            }
+        };
+        self.input(input);
+    }
+
+    fn apply(&mut self, lane: Lane, plan: &[ApplyTo]) -> Input {
+        let mut results = Vec::with_capacity(plan.len());
+        if let Some((grouped, end)) = self.batches.remove(&lane) {
+            let read = grouped.records();
+            let plan: HashMap<Slot, ApplyTo> =
+                plan.iter().map(|apply| (apply.slot, *apply)).collect();
+            for group in grouped.into_groups() {
+                let Some(apply) = self
+                    .machine
+                    .slot(&group.id)
+                    .and_then(|slot| plan.get(&slot))
+                else {
+                    continue;
+                };
+                let Some(workspace) = self
+                    .locals
+                    .get(apply.slot.index())
+                    .and_then(|local| local.workspace.as_ref())
+                else {
+                    continue;
+                };
+                let source = Source {
+                    topic: self.shared.log.topic(),
+                    partition: self.id,
+                };
+                results.push(apply::apply(workspace, &group, *apply, end, source));
+            }
+            let applied: u64 = results.iter().map(|result| result.events).sum();
+            self.shared.counters.events_applied.add(applied);
+            self.shared
+                .counters
+                .events_passed
+                .add(read.saturating_sub(applied));
+            let poisoned = results
+                .iter()
+                .filter(|result| result.poison.is_some())
+                .count();
+            self.shared
+                .counters
+                .events_poisoned
+                .add(u64::try_from(poisoned).unwrap_or(0));
+        }
+        Input::Applied { lane, results }
+    }
+
+    fn save(&mut self, plan: &SavePlan) {
+        let mut saves = Vec::with_capacity(plan.workspaces.len());
+        for one in &plan.workspaces {
+            let id = self.machine.workspace_id(one.slot).clone();
+            let local = self.local(one.slot);
+            let Some(workspace) = &local.workspace else {
+                continue;
+            };
+            let fresh = workspace.write(|workspace, _| workspace.take_changes());
+            local.taken.extend(fresh);
+            saves.push((
+                one.slot,
+                Save {
+                    id,
+                    epoch: one.epoch,
+                    next_offset: one.next_offset,
+                    events_applied: one.events_applied,
+                    changes: local.taken.clone(),
+                    last_load_ms: local.load_ms.take(),
+                    unloaded: one.unloaded,
+                },
+            ));
+        }
+        self.being_saved = saves.iter().map(|(slot, _)| *slot).collect();
+        self.shared.save(SaveJob {
+            partition: self.id,
+            saves,
+            committed: plan.committed,
+        });
+    }
+
+    fn dead_letter(&mut self, slot: Slot, offset: Offset, reason: String) -> Input {
+        let workspace_id = self.machine.workspace_id(slot).clone();
+        let limit = ReadLimit {
+            records: 1,
+            bytes: usize::MAX,
+            until: offset.next(),
+        };
+        let (key, value) = match self.shared.log.read(self.id, offset, limit) {
+            Ok(batch) => batch
+                .records
+                .into_iter()
+                .find(|record| record.offset == offset)
+                .map_or((None, None), |record| (record.key, record.value)),
+            // What cannot be read is skipped too: the letter keeps its address and the reason.
+            Err(
+                ReadError::Corrupt { .. } | ReadError::FellOut { .. } | ReadError::BeyondEnd { .. },
+            ) => (None, None),
+            Err(ReadError::Unavailable(reason)) => return Input::DeadLetterFailed { slot, reason },
+        };
+        let skipped_at_ms = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            });
+        let letter = DeadLetter {
+            topic: self.shared.log.topic().to_owned(),
+            partition: self.id,
+            offset,
+            workspace_id,
+            key,
+            value,
+            reason,
+            skipped_at_ms,
+        };
+        match self.shared.log.append_dead_letter(letter) {
+            Ok(()) => {
+                self.shared.counters.dead_letters.add(1);
+                Input::DeadLettered { slot, offset }
+            }
+            Err(error) => Input::DeadLetterFailed {
+                slot,
+                reason: error.to_string(),
+            },
+        }
+    }
+
+    /// Shows what changed: positions, progress, and who waits for an offset.
+    fn after_inputs(&mut self) {
+        self.live.set(self.machine.live_position());
+        let round_is_on = self.machine.position().target.is_some();
+        if self.round_was_on && !round_is_on {
+            self.all_follow_live();
+        }
+        self.round_was_on = round_is_on;
+        for lane in Lane::ALL {
+            for slot in self.machine.replaying(lane) {
+                let Some(local) = self.locals.get(slot.index()) else {
+                    continue;
+                };
+                if let Some(progress) = &local.progress {
+                    progress.set(self.machine.next_offset(*slot).since(local.replay_from));
+                }
+            }
+        }
+        self.replay_metadata();
+        self.shared.publish(self.id, &self.machine);
+    }
+
+    fn all_follow_live(&mut self) {
+        for slot in self.machine.slots() {
+            let workspace = self
+                .locals
+                .get(slot.index())
+                .and_then(|local| local.workspace.as_ref());
+            if let Some(workspace) = workspace
+                && self.machine.follows_live(slot)
+            {
+                workspace.set_follows_live(Following::Live);
+            }
+        }
+    }
+
+    fn beat(&self) {
+        self.shared.beat(self.id, Some(self.shared.began.elapsed()));
+    }
+
+    fn beat_for_the_last_time(&self) {
+        self.shared.beat(self.id, None);
+    }
+
+    pub(super) fn finish_load_clock(&mut self, slot: Slot) {
+        let local = self.local(slot);
+        if let Some(began) = local.load_began.take() {
+            local.load_ms = Some(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        }
+    }
+}

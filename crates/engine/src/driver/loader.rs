@@ -1,0 +1,196 @@
+//! Loads: claims the epoch in the store, reads or populates the workspace, and hands it to its partition.
+//!
+//! A load blocks on the store, so each runs on one of as many threads as there are permits.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use workspace_lifecycle::{Input, LoadFailure, Offset, PartitionId, Slot};
+use workspace_status::{Attempt, Epoch, State, Unit, Value, WorkspaceId};
+
+use super::Message;
+use crate::engine::Shared;
+use crate::loaded::{Applied, LivePosition, LoadedWorkspace};
+use crate::populate::PopulateError;
+use crate::store::{Change, Claim, StoreError, StoredEntry, StoredWorkspace};
+use crate::workspace::Workspace;
+
+/// Entries between two looks at the progress.
+const PROGRESS_EVERY_ENTRIES: u64 = 256;
+
+/// One load to do.
+pub(crate) struct LoadJob {
+    pub(crate) partition: PartitionId,
+    pub(crate) slot: Slot,
+    pub(crate) id: WorkspaceId,
+    pub(crate) epoch: Epoch,
+    pub(crate) first_offset: Offset,
+    pub(crate) attempt: Attempt,
+    pub(crate) live: Arc<LivePosition>,
+}
+
+/// A load that succeeded.
+pub(crate) struct LoadDone<W> {
+    pub(crate) slot: Slot,
+    pub(crate) epoch: Epoch,
+    pub(crate) workspace: Arc<LoadedWorkspace<W>>,
+    pub(crate) applied: Applied,
+    /// Entries that are not in the store yet.
+    pub(crate) populated: Vec<Change>,
+    pub(crate) entries: u64,
+    pub(crate) began: Instant,
+}
+
+/// Does one load and tells the partition.
+pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob) {
+    let (partition, slot, epoch) = (job.partition, job.slot, job.epoch);
+    let message = match try_load(shared, &job) {
+        Ok(done) => {
+            shared.counters.loads.add(1);
+            shared.counters.entries_loaded.add(done.entries);
+            Message::Loaded(Box::new(done))
+        }
+        Err(failure) => {
+            shared.counters.load_failures.add(1);
+            tracing::warn!(workspace = %job.id, %partition, %epoch, ?failure, "load failed");
+            Message::Input(Input::LoadFailed {
+                slot,
+                epoch,
+                failure,
+            })
+        }
+    };
+    drop(job);
+    shared.tell(partition, message);
+    shared.release_permit();
+}
+
+fn try_load<W: Workspace>(shared: &Shared<W>, job: &LoadJob) -> Result<LoadDone<W>, LoadFailure> {
+    let began = Instant::now();
+    let claimed = shared
+        .store
+        .claim(Claim {
+            id: job.id.clone(),
+            partition: job.partition,
+            epoch: job.epoch,
+            owner: shared.config.owner.clone(),
+            first_offset: job.first_offset,
+        })
+        .map_err(|error| failure(&error))?;
+    let mut workspace = W::new(&job.id);
+    let mut populated = Vec::new();
+    let nothing_stored = claimed.entries == 0 && claimed.events_applied == 0;
+    let entries = if nothing_stored {
+        enter(
+            job,
+            State::PopulatingInitialState,
+            "the store has nothing of it",
+        )?;
+        populate(shared, job, &mut workspace, &mut populated)?
+    } else {
+        enter(
+            job,
+            State::RestoringFromSnapshot,
+            format!("restoring {} entries", claimed.entries),
+        )?;
+        restore(shared, job, &claimed, &mut workspace)?
+    };
+    workspace.restored();
+    let applied = Applied {
+        next_offset: claimed.next_offset,
+        events_applied: claimed.events_applied,
+    };
+    Ok(LoadDone {
+        slot: job.slot,
+        epoch: job.epoch,
+        workspace: Arc::new(LoadedWorkspace::new(
+            job.id.clone(),
+            workspace,
+            applied,
+            Arc::clone(&job.live),
+        )),
+        applied,
+        populated,
+        entries,
+        began,
+    })
+}
+
+fn enter(
+    job: &LoadJob,
+    state: State,
+    message: impl Into<workspace_status::Message>,
+) -> Result<(), LoadFailure> {
+    job.attempt
+        .set_state(state, message)
+        .map_err(|error| LoadFailure::Retry(error.to_string()))
+}
+
+fn restore<W: Workspace>(
+    shared: &Shared<W>,
+    job: &LoadJob,
+    claimed: &StoredWorkspace,
+    workspace: &mut W,
+) -> Result<u64, LoadFailure> {
+    let progress = job
+        .attempt
+        .start_progress(
+            State::RestoringFromSnapshot,
+            Unit::Entities,
+            Some(claimed.entries),
+        )
+        .map_err(|error| LoadFailure::Retry(error.to_string()))?;
+    let mut entries = 0_u64;
+    shared
+        .store
+        .load(&job.id, &mut |entry| {
+            entries += 1;
+            if entries.is_multiple_of(PROGRESS_EVERY_ENTRIES) {
+                progress.set(entries);
+            }
+            workspace.restore(entry).map_err(|rejection| rejection.0)
+        })
+        .map_err(|error| failure(&error))?;
+    progress.set(entries);
+    if entries != claimed.entries {
+        return Err(LoadFailure::Park(format!(
+            "the store counts {} entries but gave {entries}: it lost or kept some by mistake",
+            claimed.entries
+        )));
+    }
+    let _ = job
+        .attempt
+        .update_metadata("changes_loaded", Value::from(entries));
+    Ok(entries)
+}
+
+fn populate<W: Workspace>(
+    shared: &Shared<W>,
+    job: &LoadJob,
+    workspace: &mut W,
+    populated: &mut Vec<Change>,
+) -> Result<u64, LoadFailure> {
+    shared
+        .populate
+        .populate(&job.id, &mut |entry: StoredEntry| {
+            populated.push(Change::Set(entry.clone()));
+            workspace.restore(entry).map_err(|rejection| rejection.0)
+        })
+        .map_err(|error| match error {
+            PopulateError::Unavailable(_) => LoadFailure::Retry(error.to_string()),
+            PopulateError::Invalid { .. } => LoadFailure::Park(error.to_string()),
+        })?;
+    Ok(u64::try_from(populated.len()).unwrap_or(u64::MAX))
+}
+
+fn failure(error: &StoreError) -> LoadFailure {
+    match error {
+        StoreError::Fenced { stored, .. } => LoadFailure::Fenced { stored: *stored },
+        StoreError::Corrupt { .. } | StoreError::Refused { .. } => {
+            LoadFailure::Park(error.to_string())
+        }
+        StoreError::UnknownWorkspace(_) | StoreError::NoSpace(_) | StoreError::Unavailable(_) => {
+            LoadFailure::Retry(error.to_string())
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Tells the status what the machine reports.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use workspace_lifecycle::{Lane, Report, Slot};
+use workspace_status::{Attempt, AttemptError, Epoch, State, Unit, Value};
+
+use super::Driver;
+use crate::loaded::Following;
+use crate::workspace::Workspace;
+
+/// Metadata of a replay is refreshed at most this often; progress is always current.
+const METADATA_EVERY: Duration = Duration::from_millis(250);
+
+impl<W: Workspace> Driver<W> {
+    pub(super) fn report(&mut self, slot: Slot, report: Report) {
+        let told = match report {
+            Report::Begin { epoch } => {
+                self.begin(slot, epoch);
+                Ok(())
+            }
+            Report::Gone => {
+                self.gone(slot);
+                Ok(())
+            }
+            Report::Unloading { why } => {
+                self.unfollow(slot);
+                self.with_attempt(slot, |attempt| attempt.set_state(State::Unloading, why))
+            }
+            Report::Load => self.with_attempt(slot, |attempt| {
+                let _ = attempt.status().remove_metadata("queue_position");
+                attempt.set_state(
+                    State::LoadingFromPersistence,
+                    "claiming the epoch and reading it from the store",
+                )
+            }),
+            Report::Replay { from, target } => {
+                let positions = target.since(from);
+                let local = self.local(slot);
+                local.replay_from = from;
+                local.replay_target = target;
+                let mut progress = None;
+                let told = self.with_attempt(slot, |attempt| {
+                    attempt.set_state(
+                        State::ReplayingEvents,
+                        format!("replaying {positions} positions up to offset {target}"),
+                    )?;
+                    progress = Some(attempt.start_progress(
+                        State::ReplayingEvents,
+                        Unit::Positions,
+                        Some(positions),
+                    )?);
+                    attempt.update_metadata("partition_status", Value::from("seeking_offset"))?;
+                    attempt.update_metadata("partition_offset", Value::from(from.0))?;
+                    attempt.update_metadata("events_total", Value::from(positions))
+                });
+                self.local(slot).progress = progress;
+                told
+            }
+            Report::Ready => self.ready(slot),
+            Report::Retrying {
+                reason,
+                attempt: number,
+                retry_in,
+            } => {
+                self.withdraw(slot);
+                self.with_attempt(slot, |attempt| {
+                    attempt.set_retrying(&reason, number, retry_in)
+                })
+            }
+            Report::Parked { reason } => {
+                self.unfollow(slot);
+                self.publish_workspace(slot);
+                tracing::warn!(workspace = %self.machine.workspace_id(slot), %reason, "parked");
+                self.with_attempt(slot, |attempt| attempt.set_parked(&reason))
+            }
+        };
+        if let Err(error) = told {
+            tracing::warn!(workspace = %self.machine.workspace_id(slot), %error, "the status refused a report");
+        }
+    }
+
+    fn begin(&mut self, slot: Slot, epoch: Epoch) {
+        let id = self.machine.workspace_id(slot).clone();
+        let partition = self.id;
+        let position = self.shared.queued();
+        let status = match self.shared.tracker.try_get_or_create(&id) {
+            Ok(status) => status,
+            Err(error) => {
+                tracing::error!(workspace = %id, %error, "no status for it");
+                return;
+            }
+        };
+        match status.begin_attempt(epoch, format!("assigned with partition {partition}")) {
+            Ok(attempt) => {
+                let topic = Value::from(self.shared.log.topic());
+                let told = attempt
+                    .set_state(State::LoadingKafkaPartitions, "waiting for a load permit")
+                    .and_then(|()| attempt.update_metadata("topic", topic))
+                    .and_then(|()| attempt.update_metadata("partition", Value::from(partition.0)))
+                    .and_then(|()| {
+                        attempt.update_metadata("queue_position", Value::from(position))
+                    });
+                if let Err(error) = told {
+                    tracing::warn!(workspace = %id, %error, "the status refused a report");
+                }
+                self.local(slot).attempt = Some(attempt);
+            }
+            Err(error) => {
+                tracing::error!(workspace = %id, %error, "another load is known to the status");
+                self.local(slot).attempt = None;
+            }
+        }
+        self.local(slot).status = Some(status);
+    }
+
+    fn ready(&mut self, slot: Slot) -> Result<(), AttemptError> {
+        self.publish_workspace(slot);
+        self.finish_load_clock(slot);
+        let follows = self.machine.follows_live(slot);
+        let events = self.machine.events_applied(slot);
+        let next_offset = self.machine.next_offset(slot);
+        let local = self.local(slot);
+        let replayed = events.saturating_sub(local.applied_before_replay);
+        let total = local.replay_target.since(local.replay_from);
+        if let Some(progress) = local.progress.take() {
+            progress.set(total);
+        }
+        if let Some(workspace) = &local.workspace {
+            if follows {
+                workspace.set_follows_live(Following::Live);
+            }
+            // Ready is said after it answered a read.
+            let answered = workspace.applied().events_applied;
+            debug_assert_eq!(
+                answered, events,
+                "the machine and the workspace count alike"
+            );
+        }
+        self.with_attempt(slot, |attempt| {
+            attempt.update_metadata("partition_status", Value::from("caught_up"))?;
+            attempt.update_metadata("partition_offset", Value::from(next_offset.0))?;
+            attempt.update_metadata("events_processed", Value::from(total))?;
+            attempt.update_metadata("events_replayed", Value::from(replayed))?;
+            attempt.update_metadata("progress_percent", Value::from(100.0))?;
+            attempt.set_state(State::Ready, "ready")
+        })
+    }
+
+    fn gone(&mut self, slot: Slot) {
+        self.withdraw(slot);
+        let id = self.machine.workspace_id(slot).clone();
+        let local = self.local(slot);
+        local.attempt = None;
+        if local.status.take().is_some() {
+            self.shared.tracker.remove(&id);
+        }
+    }
+
+    fn with_attempt(
+        &mut self,
+        slot: Slot,
+        tell: impl FnOnce(&Attempt) -> Result<(), AttemptError>,
+    ) -> Result<(), AttemptError> {
+        match &self.local(slot).attempt {
+            Some(attempt) => tell(attempt),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets readers see the workspace.
+    fn publish_workspace(&mut self, slot: Slot) {
+        let id = self.machine.workspace_id(slot).clone();
+        if let Some(workspace) = &self.local(slot).workspace {
+            let workspace = Arc::clone(workspace);
+            self.shared.workspaces.write().insert(id, workspace);
+        }
+    }
+
+    /// Takes the workspace from the readers' sight.
+    pub(super) fn withdraw(&mut self, slot: Slot) {
+        self.unfollow(slot);
+        self.shared
+            .workspaces
+            .write()
+            .remove(self.machine.workspace_id(slot));
+    }
+
+    /// From now on it has applied what it says itself, whatever the lane passes.
+    fn unfollow(&mut self, slot: Slot) {
+        let next_offset = self.machine.next_offset(slot);
+        if let Some(workspace) = &self.local(slot).workspace {
+            workspace
+                .write(|_, applied| applied.next_offset = applied.next_offset.max(next_offset));
+            workspace.set_follows_live(Following::Not);
+        }
+    }
+
+    /// Refreshes the metadata of workspaces that replay, from time to time.
+    pub(super) fn replay_metadata(&mut self) {
+        let now = Instant::now();
+        if self
+            .metadata_at
+            .is_some_and(|at| now.duration_since(at) < METADATA_EVERY)
+        {
+            return;
+        }
+        self.metadata_at = Some(now);
+        for lane in Lane::ALL {
+            for slot in self.machine.replaying(lane) {
+                let Some(local) = self.locals.get(slot.index()) else {
+                    continue;
+                };
+                let Some(attempt) = &local.attempt else {
+                    continue;
+                };
+                let next_offset = self.machine.next_offset(*slot);
+                let done = next_offset.since(local.replay_from);
+                let total = local.replay_target.since(local.replay_from);
+                let replayed = self
+                    .machine
+                    .events_applied(*slot)
+                    .saturating_sub(local.applied_before_replay);
+                #[expect(clippy::cast_precision_loss, reason = "a share shown to people")]
+                let percent = if total == 0 {
+                    100.0
+                } else {
+                    done as f64 * 100.0 / total as f64
+                };
+                // A refusal means that a newer load owns the status; the machine learns that by itself.
+                let _ = attempt
+                    .update_metadata("partition_status", Value::from("reading"))
+                    .and_then(|()| {
+                        attempt.update_metadata("partition_offset", Value::from(next_offset.0))
+                    })
+                    .and_then(|()| attempt.update_metadata("events_processed", Value::from(done)))
+                    .and_then(|()| {
+                        attempt.update_metadata("events_replayed", Value::from(replayed))
+                    })
+                    .and_then(|()| {
+                        attempt.update_metadata("progress_percent", Value::from(percent.min(100.0)))
+                    });
+            }
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The built-in workspace: entities by type and id, each the raw JSON that its last event brought.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use workspace_lifecycle::Offset;
+use workspace_status::WorkspaceId;
+
+use crate::event::{EntityEvent, Event};
+use crate::store::{Change, StoredEntry};
+use crate::workspace::{Rejection, Workspace};
+
+/// Entities of one workspace, ordered by type and, within a type, by id, bytewise.
+#[derive(Debug, Default)]
+pub struct Entities {
+    /// Where the entities of each type are; a type keeps its place when its last entity goes.
+    places: BTreeMap<Box<str>, usize>,
+    kinds: Vec<Kind>,
+    /// Entities changed since the last save, by the place of their type, in the order of their first change.
+    changed: Vec<(usize, Box<str>)>,
+    /// Entries of the type that is being restored, in the order of their ids.
+    restoring: Option<(Box<str>, Vec<(Box<str>, Stored)>)>,
+}
+
+type Kind = BTreeMap<Box<str>, Stored>;
+
+#[derive(Debug)]
+struct Stored {
+    data: Bytes,
+    offset: Offset,
+    changed: bool,
+}
+
+/// One entity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EntityRef<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Its value as raw JSON.
+    pub data: &'a [u8],
+    /// Offset of the event that set it.
+    pub offset: Offset,
+}
+
+impl Entities {
+    /// Number of entities of each type that has some, ordered by type.
+    pub fn counts(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.places
+            .iter()
+            .filter_map(|(kind, place)| Some((&**kind, self.kinds.get(*place)?.len())))
+            .filter(|(_, count)| *count > 0)
+    }
+
+    /// At most `limit` entities of a type in the order of their ids, beginning after one.
+    pub fn page<'a>(
+        &'a self,
+        kind: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> impl Iterator<Item = EntityRef<'a>> + use<'a> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.kind(kind)
+            .map(|entities| entities.range::<str, _>((start, Bound::Unbounded)))
+            .into_iter()
+            .flatten()
+            .take(limit)
+            .map(|(id, stored)| stored.as_ref(id))
+    }
+
+    /// One entity.
+    pub fn get(&self, kind: &str, id: &str) -> Option<EntityRef<'_>> {
+        let (id, stored) = self.kind(kind)?.get_key_value(id)?;
+        Some(stored.as_ref(id))
+    }
+
+    fn kind(&self, kind: &str) -> Option<&Kind> {
+        self.kinds.get(*self.places.get(kind)?)
+    }
+
+    fn place(&mut self, kind: &str) -> usize {
+        if let Some(place) = self.places.get(kind) {
+            return *place;
+        }
+        self.kinds.push(Kind::new());
+        let place = self.kinds.len() - 1;
+        self.places.insert(kind.into(), place);
+        place
+    }
+
+    fn set(&mut self, kind: &str, id: &str, data: &str, offset: Offset) {
+        let place = self.place(kind);
+        let Some(entities) = self.kinds.get_mut(place) else {
+            return;
+        };
+        let value = Stored {
+            data: Bytes::copy_from_slice(data.as_bytes()),
+            offset,
+            changed: true,
+        };
+        let first_change = if let Some(stored) = entities.get_mut(id) {
+            let before = std::mem::replace(stored, value);
+            !before.changed
+        } else {
+            entities.insert(id.into(), value);
+            true
+        };
+        if first_change {
+            self.changed.push((place, id.into()));
+        }
+    }
+
+    fn unset(&mut self, kind: &str, id: &str) {
+        let Some(place) = self.places.get(kind).copied() else {
+            return;
+        };
+        let gone = self
+            .kinds
+            .get_mut(place)
+            .and_then(|entities| entities.remove(id));
+        if gone.is_some_and(|gone| !gone.changed) {
+            self.changed.push((place, id.into()));
+        }
+    }
+
+    fn end_kind(&mut self) {
+        if let Some((kind, entries)) = self.restoring.take() {
+            let place = self.place(&kind);
+            if let Some(entities) = self.kinds.get_mut(place) {
+                if entities.is_empty() {
+                    // Building from ordered entries is much faster than inserting them.
+                    *entities = entries.into_iter().collect();
+                } else {
+                    entities.extend(entries);
+                }
+            }
+        }
+    }
+}
+
+impl Stored {
+    fn as_ref<'a>(&'a self, id: &'a str) -> EntityRef<'a> {
+        EntityRef {
+            id,
+            data: &self.data,
+            offset: self.offset,
+        }
+    }
+}
+
+impl Workspace for Entities {
+    fn new(_id: &WorkspaceId) -> Self {
+        Self::default()
+    }
+
+    fn restore(&mut self, entry: StoredEntry) -> Result<(), Rejection> {
+        if self
+            .restoring
+            .as_ref()
+            .is_none_or(|(kind, _)| *kind != entry.kind)
+        {
+            self.end_kind();
+        }
+        let (_, entries) = self
+            .restoring
+            .get_or_insert_with(|| (entry.kind, Vec::new()));
+        entries.push((
+            entry.id,
+            Stored {
+                data: entry.data,
+                offset: entry.offset,
+                changed: false,
+            },
+        ));
+        Ok(())
+    }
+
+    fn restored(&mut self) {
+        self.end_kind();
+    }
+
+    fn apply(&mut self, event: &Event<'_>) -> Result<(), Rejection> {
+        match event
+            .entity()
+            .map_err(|error| Rejection(error.to_string()))?
+        {
+            EntityEvent::Set { kind, id, data } => self.set(kind, &id, data, event.offset()),
+            EntityEvent::Unset { kind, id } => self.unset(kind, &id),
+        }
+        Ok(())
+    }
+
+    fn take_changes(&mut self) -> Vec<Change> {
+        let changed = std::mem::take(&mut self.changed);
+        let mut names = vec![""; self.kinds.len()];
+        for (kind, place) in &self.places {
+            if let Some(name) = names.get_mut(*place) {
+                *name = kind;
+            }
+        }
+        let mut changes = Vec::with_capacity(changed.len());
+        for (place, id) in changed {
+            let (Some(name), Some(entities)) = (names.get(place), self.kinds.get_mut(place)) else {
+                continue;
+            };
+            let kind = Box::from(*name);
+            match entities.get_mut(&id) {
+                Some(stored) if stored.changed => {
+                    stored.changed = false;
+                    changes.push(Change::Set(StoredEntry {
+                        data: stored.data.clone(),
+                        offset: stored.offset,
+                        kind,
+                        id,
+                    }));
+                }
+                Some(_) => {}
+                None => changes.push(Change::Unset { kind, id }),
+            }
+        }
+        changes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn apply(
+        entities: &mut Entities,
+        offset: u64,
+        event_type: &str,
+        data: &str,
+    ) -> Result<(), Rejection> {
+        let json = format!(r#"{{"eventType":"{event_type}","workspaceId":"w","data":{data}}}"#);
+        entities.apply(&Event::parse(Offset(offset), "w", Some(json.as_bytes())).unwrap())
+    }
+
+    fn shown(changes: &[Change]) -> Vec<String> {
+        changes
+            .iter()
+            .map(|change| match change {
+                Change::Set(entry) => format!("{}/{}@{}", entry.kind, entry.id, entry.offset),
+                Change::Unset { kind, id } => format!("-{kind}/{id}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn changes_are_the_latest_values_since_the_last_save() {
+        let mut entities = Entities::default();
+        apply(&mut entities, 0, "r.created", r#"{"id":"a"}"#).unwrap();
+        apply(&mut entities, 1, "r.updated", r#"{"id":"a","v":1}"#).unwrap();
+        apply(&mut entities, 2, "r.created", r#"{"id":"b"}"#).unwrap();
+        assert_eq!(shown(&entities.take_changes()), ["r/a@1", "r/b@2"]);
+        apply(&mut entities, 3, "r.deleted", r#"{"id":"a"}"#).unwrap();
+        apply(&mut entities, 4, "r.deleted", r#"{"id":"never"}"#).unwrap();
+        assert_eq!(shown(&entities.take_changes()), ["-r/a"]);
+        assert!(entities.take_changes().is_empty());
+    }
+
+    #[test]
+    fn an_entity_deleted_and_made_anew_is_saved_as_it_is_now() {
+        let mut entities = Entities::default();
+        apply(&mut entities, 0, "r.created", r#"{"id":"a"}"#).unwrap();
+        entities.take_changes();
+        apply(&mut entities, 1, "r.deleted", r#"{"id":"a"}"#).unwrap();
+        apply(&mut entities, 2, "r.created", r#"{"id":"a","v":2}"#).unwrap();
+        let changes = shown(&entities.take_changes());
+        assert_eq!(changes, ["r/a@2"]);
+    }
+
+    #[test]
+    fn a_poison_event_changes_nothing() {
+        let mut entities = Entities::default();
+        apply(&mut entities, 0, "r.exploded", r#"{"id":"a"}"#).unwrap_err();
+        apply(&mut entities, 0, "r.created", r#"{"noid":1}"#).unwrap_err();
+        assert_eq!(entities.counts().count(), 0);
+        assert!(entities.take_changes().is_empty());
+    }
+
+    #[test]
+    fn pages_are_ordered_bytewise_and_begin_after_an_id() {
+        let mut entities = Entities::default();
+        for id in ["b", "a", "ä", "B"] {
+            apply(
+                &mut entities,
+                0,
+                "r.created",
+                &format!(r#"{{"id":"{id}"}}"#),
+            )
+            .unwrap();
+        }
+        let ids = |after, limit| {
+            entities
+                .page("r", after, limit)
+                .map(|entity| entity.id)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ids(None, 10), ["B", "a", "b", "ä"]);
+        assert_eq!(ids(Some("a"), 1), ["b"]);
+    }
+
+    #[test]
+    fn restored_entries_are_not_changes() {
+        let mut entities = Entities::default();
+        for (kind, id) in [("a", "1"), ("a", "2"), ("b", "1")] {
+            entities
+                .restore(StoredEntry {
+                    kind: kind.into(),
+                    id: id.into(),
+                    data: Bytes::from_static(b"{}"),
+                    offset: Offset(1),
+                })
+                .unwrap();
+        }
+        entities.restored();
+        assert_eq!(entities.counts().collect::<Vec<_>>(), [("a", 2), ("b", 1)]);
+        assert!(entities.take_changes().is_empty());
+    }
+}

@@ -1,0 +1,347 @@
+//! The event envelope: what a record's value says, and what the door checks before it is appended.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
+use serde_json::value::RawValue;
+use workspace_lifecycle::Offset;
+use workspace_status::{InvalidWorkspaceId, WorkspaceId};
+
+/// Most bytes of one event's JSON.
+pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most bytes of an event type, an entity's type or an entity's id.
+pub const NAME_BYTES_MAX: usize = 4096;
+
+/// Why a text is not an event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    /// Not JSON, or not the shape of an event.
+    #[error("not an event: {0}")]
+    Malformed(String),
+    /// The workspace's id is not valid.
+    #[error("workspaceId: {0}")]
+    WorkspaceId(InvalidWorkspaceId),
+    /// A field is missing.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A text is empty or too long.
+    #[error("{field} has {bytes} bytes, 1 to {NAME_BYTES_MAX} are allowed")]
+    Length {
+        /// The field.
+        field: &'static str,
+        /// Its length.
+        bytes: usize,
+    },
+    /// The event is larger than any event may be.
+    #[error("the event has {bytes} bytes, {EVENT_BYTES_MAX} are allowed")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The type names nothing that can be done.
+    #[error(
+        "eventType {0:?} is not known: <type>.created, <type>.updated, <type>.deleted, workspace.save or workspace.tick"
+    )]
+    UnknownType(String),
+    /// The record's key is another workspace than its value.
+    #[error("the record's key is {key:?}, but its workspaceId is {workspace_id:?}")]
+    KeyMismatch {
+        /// The key.
+        key: String,
+        /// The event's workspace.
+        workspace_id: String,
+    },
+    /// A tombstone: a record without a value.
+    #[error("the record has no value")]
+    NoValue,
+}
+
+/// A text that is borrowed from the JSON unless it holds escapes. (An `Option<Cow<str>>` is never borrowed.)
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Borrowing;
+
+        impl<'de> Visitor<'de> for Borrowing {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(Borrowing)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'a> {
+    #[serde(borrow)]
+    event_type: Option<Text<'a>>,
+    #[serde(borrow)]
+    workspace_id: Option<Text<'a>>,
+    #[serde(default)]
+    timestamp: Option<i64>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct DataId<'a> {
+    #[serde(borrow)]
+    id: Option<Text<'a>>,
+}
+
+/// What the door needs to know of an event before it is appended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventEnvelope {
+    /// Whose event it is.
+    pub workspace_id: WorkspaceId,
+}
+
+impl EventEnvelope {
+    /// Checks that `json` is one event with a valid workspace and a type. Whether the
+    /// workspace can apply it is not decided here.
+    ///
+    /// # Errors
+    /// [`EventError`] says which field is wrong.
+    pub fn parse(json: &[u8]) -> Result<Self, EventError> {
+        let wire = parse_wire(json)?;
+        let Text(id) = wire
+            .workspace_id
+            .ok_or(EventError::Missing("workspaceId"))?;
+        let workspace_id = WorkspaceId::new(&id).map_err(EventError::WorkspaceId)?;
+        let Text(event_type) = wire.event_type.ok_or(EventError::Missing("eventType"))?;
+        check_length("eventType", &event_type)?;
+        Ok(Self { workspace_id })
+    }
+}
+
+fn parse_wire(json: &[u8]) -> Result<Wire<'_>, EventError> {
+    if json.len() > EVENT_BYTES_MAX {
+        return Err(EventError::TooLarge { bytes: json.len() });
+    }
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(EventError::Malformed("expected a JSON object".to_owned()));
+    }
+    serde_json::from_slice(json).map_err(|error| EventError::Malformed(error.to_string()))
+}
+
+fn check_length(field: &'static str, text: &str) -> Result<(), EventError> {
+    if text.is_empty() || text.len() > NAME_BYTES_MAX {
+        return Err(EventError::Length {
+            field,
+            bytes: text.len(),
+        });
+    }
+    Ok(())
+}
+
+/// An event as a workspace applies it.
+#[derive(Debug)]
+pub struct Event<'a> {
+    offset: Offset,
+    event_type: Cow<'a, str>,
+    timestamp_ms: Option<i64>,
+    data: Option<&'a RawValue>,
+}
+
+/// What the built-in entities do with an event.
+#[derive(Debug, PartialEq, Eq)]
+pub enum EntityEvent<'a> {
+    /// The entity is now `data`.
+    Set {
+        /// Type of the entity.
+        kind: &'a str,
+        /// Its id.
+        id: Cow<'a, str>,
+        /// Its value: raw JSON, as it came.
+        data: &'a str,
+    },
+    /// The entity is gone.
+    Unset {
+        /// Type of the entity.
+        kind: &'a str,
+        /// Its id.
+        id: Cow<'a, str>,
+    },
+}
+
+impl<'a> Event<'a> {
+    /// Reads the value of the record at `offset`, whose key is `key`.
+    ///
+    /// # Errors
+    /// [`EventError`] says what is wrong with it.
+    pub fn parse(offset: Offset, key: &str, value: Option<&'a [u8]>) -> Result<Self, EventError> {
+        let wire = parse_wire(value.ok_or(EventError::NoValue)?)?;
+        let Text(workspace_id) = wire
+            .workspace_id
+            .ok_or(EventError::Missing("workspaceId"))?;
+        if workspace_id != key {
+            return Err(EventError::KeyMismatch {
+                key: key.to_owned(),
+                workspace_id: workspace_id.into_owned(),
+            });
+        }
+        let Text(event_type) = wire.event_type.ok_or(EventError::Missing("eventType"))?;
+        Ok(Self {
+            offset,
+            event_type,
+            timestamp_ms: wire.timestamp,
+            data: wire.data,
+        })
+    }
+
+    /// Where it stands in its partition.
+    pub fn offset(&self) -> Offset {
+        self.offset
+    }
+
+    /// Its type, such as `resource.updated`.
+    pub fn event_type(&self) -> &str {
+        &self.event_type
+    }
+
+    /// When its producer says it happened, in milliseconds since the Unix epoch.
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        self.timestamp_ms
+    }
+
+    /// Its data as raw JSON.
+    pub fn data(&self) -> Option<&'a str> {
+        self.data.map(RawValue::get)
+    }
+
+    /// What it does to an entity.
+    ///
+    /// # Errors
+    /// The type is not known, or `data.id` is missing or not a text of 1 to [`NAME_BYTES_MAX`] bytes.
+    pub fn entity(&self) -> Result<EntityEvent<'_>, EventError> {
+        let unknown = || EventError::UnknownType(self.event_type.clone().into_owned());
+        let (kind, verb) = self.event_type.rsplit_once('.').ok_or_else(unknown)?;
+        if kind.is_empty() || !matches!(verb, "created" | "updated" | "deleted") {
+            return Err(unknown());
+        }
+        check_length("eventType", kind)?;
+        let data = self.data().ok_or(EventError::Missing("data"))?;
+        let DataId { id } = serde_json::from_str(data)
+            .map_err(|error| EventError::Malformed(format!("data: {error}")))?;
+        let Text(id) = id.ok_or(EventError::Missing("data.id"))?;
+        check_length("data.id", &id)?;
+        Ok(if verb == "deleted" {
+            EntityEvent::Unset { kind, id }
+        } else {
+            EntityEvent::Set { kind, id, data }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_door_names_what_is_wrong() {
+        let long = format!(
+            r#"{{"eventType":"a.created","workspaceId":"{}"}}"#,
+            "x".repeat(256)
+        );
+        for (json, expected) in [
+            ("nonsense", "not an event: expected a JSON object"),
+            ("[1]", "not an event: expected a JSON object"),
+            (r#"{"eventType":"a.created"}"#, "workspaceId is missing"),
+            (r#"{"workspaceId":"w"}"#, "eventType is missing"),
+            (
+                r#"{"workspaceId":"w","eventType":""}"#,
+                "eventType has 0 bytes",
+            ),
+            (
+                r#"{"workspaceId":7,"eventType":"a.created"}"#,
+                "not an event: invalid type",
+            ),
+            (
+                r#"{"workspaceId":"w","eventType":"a.created""#,
+                "not an event: EOF",
+            ),
+            (
+                r#"{"workspaceId":"w","eventType":"a.created"} x"#,
+                "not an event: trailing",
+            ),
+            (
+                r#"{"workspaceId":"a b","eventType":"a.created"}"#,
+                "workspaceId: ",
+            ),
+            (&long, "workspaceId: "),
+        ] {
+            let error = EventEnvelope::parse(json.as_bytes())
+                .unwrap_err()
+                .to_string();
+            assert!(error.starts_with(expected), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_event_says_what_it_does_to_an_entity() {
+        let check = |json: &str, expected: Result<EntityEvent<'_>, &str>| {
+            let event = Event::parse(Offset(3), "w", Some(json.as_bytes())).unwrap();
+            assert_eq!(
+                event.entity().map_err(|error| error.to_string()),
+                expected.map_err(str::to_owned),
+                "{json}"
+            );
+        };
+        check(
+            r#"{"eventType":"resource.created","workspaceId":"w","timestamp":1,"data":{"id":"a/b","x":[1, 2]}}"#,
+            Ok(EntityEvent::Set {
+                kind: "resource",
+                id: "a/b".into(),
+                data: r#"{"id":"a/b","x":[1, 2]}"#,
+            }),
+        );
+        check(
+            r#"{"eventType":"a.b.deleted","workspaceId":"w","data":{"id":"\u0041"}}"#,
+            Ok(EntityEvent::Unset {
+                kind: "a.b",
+                id: "A".into(),
+            }),
+        );
+        check(
+            r#"{"eventType":"resource.updated","workspaceId":"w","data":{}}"#,
+            Err("data.id is missing"),
+        );
+        check(
+            r#"{"eventType":"resource.updated","workspaceId":"w"}"#,
+            Err("data is missing"),
+        );
+        check(
+            r#"{"eventType":"resource.moved","workspaceId":"w"}"#,
+            Err(
+                "eventType \"resource.moved\" is not known: <type>.created, <type>.updated, \
+                 <type>.deleted, workspace.save or workspace.tick",
+            ),
+        );
+    }
+
+    #[test]
+    fn a_record_of_another_key_is_not_applied() {
+        let json = br#"{"eventType":"a.created","workspaceId":"w"}"#;
+        let error = Event::parse(Offset(0), "v", Some(json)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the record's key is \"v\", but its workspaceId is \"w\""
+        );
+    }
+}

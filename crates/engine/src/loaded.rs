@@ -1,0 +1,106 @@
+//! A workspace in memory, as readers see it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+use workspace_lifecycle::Offset;
+use workspace_status::WorkspaceId;
+
+/// How far a partition's live lane is, shared by the workspaces that follow it.
+#[derive(Debug, Default)]
+pub(crate) struct LivePosition(AtomicU64);
+
+impl LivePosition {
+    pub(crate) fn set(&self, position: Offset) {
+        self.0.store(position.0, Ordering::Release);
+    }
+
+    fn get(&self) -> Offset {
+        Offset(self.0.load(Ordering::Acquire))
+    }
+}
+
+/// What a workspace has applied at the moment of a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// First offset not applied; events of other workspaces count as applied.
+    pub next_offset: Offset,
+    /// Events applied in its whole life.
+    pub events_applied: u64,
+}
+
+/// A workspace in memory. A read waits at most for one batch of its own events to be applied.
+#[derive(Debug)]
+pub struct LoadedWorkspace<W> {
+    id: WorkspaceId,
+    state: RwLock<(W, Applied)>,
+    live: Arc<LivePosition>,
+    follows_live: AtomicBool,
+}
+
+impl<W> LoadedWorkspace<W> {
+    pub(crate) fn new(
+        id: WorkspaceId,
+        workspace: W,
+        applied: Applied,
+        live: Arc<LivePosition>,
+    ) -> Self {
+        Self {
+            id,
+            state: RwLock::new((workspace, applied)),
+            live,
+            follows_live: AtomicBool::new(false),
+        }
+    }
+
+    /// Whose state this is.
+    pub fn id(&self) -> &WorkspaceId {
+        &self.id
+    }
+
+    /// Reads the state together with what it has applied.
+    pub fn read<T>(&self, read: impl FnOnce(&W, Applied) -> T) -> T {
+        let passed = self.passed();
+        let state = self.state.read();
+        let (workspace, applied) = &*state;
+        read(
+            workspace,
+            Applied {
+                next_offset: applied.next_offset.max(passed),
+                ..*applied
+            },
+        )
+    }
+
+    /// What it has applied.
+    pub fn applied(&self) -> Applied {
+        self.read(|_, applied| applied)
+    }
+
+    /// Taken before the state is locked: whatever the lane had passed by then is in the state.
+    fn passed(&self) -> Offset {
+        if self.follows_live.load(Ordering::Acquire) {
+            self.live.get()
+        } else {
+            Offset::ZERO
+        }
+    }
+
+    pub(crate) fn set_follows_live(&self, follows: Following) {
+        self.follows_live
+            .store(follows == Following::Live, Ordering::Release);
+    }
+
+    pub(crate) fn write<T>(&self, write: impl FnOnce(&mut W, &mut Applied) -> T) -> T {
+        let mut state = self.state.write();
+        let (workspace, applied) = &mut *state;
+        write(workspace, applied)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Following {
+    Live,
+    Not,
+}

@@ -1,0 +1,578 @@
+//! The file store: a directory a workspace, with files of JSON lines that people can read.
+//!
+//! ```text
+//! index.jsonl             every workspace, and what is committed of partitions
+//! <workspace>/entries.jsonl   changes, closed by commits
+//! <workspace>/history.jsonl   transitions
+//! ```
+//!
+//! A save adds its changes and a commit in one write: a crash leaves it whole, or a tail that is
+//! cut off at the next save. Files are open only while they are read or written, so that thousands
+//! of workspaces need no more handles than one.
+
+mod entries;
+mod history;
+mod index;
+mod lines;
+mod names;
+
+use super::{
+    Change, Claim, EntrySink, HistoryCursor, HistoryRecord, Save, Store, StoreError,
+    StoredWorkspace, fence,
+};
+use crate::disk::{DirLock, DiskError};
+use entries::{End, Entries, ReadFailure};
+use index::{Index, OpenFailure};
+use lines::{Chain, Draft};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::WorkspaceId;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Files below this size are never compacted.
+const COMPACTED_BYTES_LEAST: u64 = 1024 * 1024;
+
+/// Lines that a file may hold beside twice its entries before it is compacted.
+const EXCESS_LINES: u64 = 1_000;
+
+/// From this many files on, the file system is synced as a whole.
+#[cfg(target_os = "linux")]
+const SINGLE_SYNCS_MOST: usize = 32;
+
+/// A store in a directory of its own.
+#[derive(Debug)]
+pub struct FileStore {
+    root: PathBuf,
+    index: Mutex<Index>,
+    /// One a workspace that was touched; as many as there are workspaces.
+    slots: RwLock<HashMap<WorkspaceId, Arc<Mutex<Slot>>>>,
+    /// Directories written since the last sync.
+    dirty: Mutex<BTreeSet<PathBuf>>,
+    _lock: DirLock,
+}
+
+/// What is known of a workspace's files; everything can be read again.
+#[derive(Debug, Default)]
+struct Slot {
+    end: Option<End>,
+    /// Hashes of the names of all entries: whether a change adds one.
+    names: Option<HashSet<u64>>,
+    history: Option<history::End>,
+}
+
+impl FileStore {
+    /// Opens the store in a directory, and creates it where it does not exist.
+    ///
+    /// # Errors
+    /// [`DiskError`] names the path and says what can be done.
+    pub fn open(root: impl AsRef<Path>) -> Result<Self, DiskError> {
+        let root = root.as_ref();
+        std::fs::create_dir_all(root).map_err(DiskError::io("create", root))?;
+        let root = std::path::absolute(root).map_err(DiskError::io("find", root))?;
+        let lock = DirLock::acquire(&root)?;
+        let index = Index::open(&root).map_err(|failure| open_error(&root, failure))?;
+        let store = Self {
+            index: Mutex::new(index),
+            slots: RwLock::default(),
+            dirty: Mutex::default(),
+            root,
+            _lock: lock,
+        };
+        store
+            .forget_what_was_never_durable()
+            .map_err(|error| DiskError::Database {
+                path: store.root.clone(),
+                reason: error.to_string(),
+            })?;
+        Ok(store)
+    }
+
+    /// A crash of the machine may lose a workspace that was listed after the last sync: its events are still in the log.
+    fn forget_what_was_never_durable(&self) -> Result<(), StoreError> {
+        let mut index = self.index.lock();
+        let unsynced: Vec<_> = index
+            .workspaces
+            .iter()
+            .filter(|(_, listed)| !listed.synced)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in unsynced {
+            if matches!(self.read_end(&id), Ok(None)) {
+                tracing::warn!(workspace = %id, "a workspace that was never made durable is gone, and will be replayed");
+                index
+                    .remove(&id)
+                    .map_err(|error| io_error(&Index::path(&self.root), &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn slot(&self, id: &WorkspaceId) -> Arc<Mutex<Slot>> {
+        if let Some(slot) = self.slots.read().get(id) {
+            return Arc::clone(slot);
+        }
+        Arc::clone(self.slots.write().entry(id.clone()).or_default())
+    }
+
+    fn entries_path(&self, id: &WorkspaceId) -> PathBuf {
+        names::directory(&self.root, id).join(entries::FILE)
+    }
+
+    fn history_path(&self, id: &WorkspaceId) -> PathBuf {
+        names::directory(&self.root, id).join(history::FILE)
+    }
+
+    fn is_listed(&self, id: &WorkspaceId) -> bool {
+        self.index.lock().workspaces.contains_key(id)
+    }
+
+    fn read_end(&self, id: &WorkspaceId) -> Result<Option<End>, StoreError> {
+        let path = self.entries_path(id);
+        entries::end(&path).map_err(|failure| read_error(&path, failure))
+    }
+
+    /// Where a listed workspace stands.
+    fn end(&self, id: &WorkspaceId, slot: &mut Slot) -> Result<End, StoreError> {
+        if let Some(end) = &slot.end {
+            return Ok(end.clone());
+        }
+        let end = self.read_end(id)?.ok_or_else(|| self.missing(id))?;
+        slot.end = Some(end.clone());
+        Ok(end)
+    }
+
+    fn missing(&self, id: &WorkspaceId) -> StoreError {
+        let place = self.entries_path(id).display().to_string();
+        StoreError::Corrupt {
+            place,
+            reason: "it is missing or holds no commit".to_owned(),
+        }
+    }
+
+    fn read_all(&self, id: &WorkspaceId) -> Result<(End, Entries), StoreError> {
+        let path = self.entries_path(id);
+        let read = entries::read(&path).map_err(|failure| read_error(&path, failure))?;
+        read.ok_or_else(|| self.missing(id))
+    }
+
+    /// Writes a draft behind `end`; the slot is read again where that fails.
+    fn write(
+        &self,
+        slot: &mut Slot,
+        about: StoredWorkspace,
+        end: Option<&End>,
+        draft: &Draft,
+    ) -> Result<(), StoreError> {
+        let path = self.entries_path(&about.id);
+        let (bytes, lines) = end.map_or((0, 0), |end| (end.bytes, end.lines));
+        if let Err(error) = lines::append(&path, bytes, &draft.bytes) {
+            *slot = Slot {
+                history: slot.history,
+                ..Slot::default()
+            };
+            return Err(io_error(&path, &error));
+        }
+        self.dirty.lock().extend(path.parent().map(Path::to_owned));
+        slot.end = Some(End {
+            about,
+            bytes: bytes + super::count(draft.bytes.len()),
+            lines: lines + draft.lines,
+            chain: draft.chain,
+        });
+        Ok(())
+    }
+
+    fn save_one(&self, save: Save) -> Result<(), StoreError> {
+        if !self.is_listed(&save.id) {
+            return Err(StoreError::UnknownWorkspace(save.id));
+        }
+        let slot = self.slot(&save.id);
+        let slot = &mut *slot.lock();
+        let end = self.end(&save.id, slot)?;
+        let mut about = fence::saved(Some(end.about.clone()), &save)?;
+        if slot.names.is_none() {
+            let names = match end.about.entries {
+                0 => HashSet::new(),
+                _ => names_of(&self.read_all(&save.id)?.1),
+            };
+            slot.names = Some(names);
+        }
+        let path = self.entries_path(&save.id);
+        let draft = draft_of(&save, &mut about, slot, &end);
+        let draft = draft
+            .inspect_err(|_| slot.names = None)?
+            .map_err(|error| io_error(&path, &error))?;
+        let unloaded = about.unloaded;
+        self.write(slot, about, Some(&end), &draft)?;
+        self.compact(&save.id, slot)?;
+        if unloaded {
+            slot.names = None;
+        }
+        Ok(())
+    }
+
+    /// Rewrites a file of which more than half is out of date.
+    fn compact(&self, id: &WorkspaceId, slot: &mut Slot) -> Result<(), StoreError> {
+        let Some(end) = &slot.end else { return Ok(()) };
+        if end.bytes < COMPACTED_BYTES_LEAST || end.lines < end.about.entries * 2 + EXCESS_LINES {
+            return Ok(());
+        }
+        let path = self.entries_path(id);
+        // The save itself is done; what fails here is tried again after the next one.
+        let compacted = self.read_all(id).and_then(|(end, entries)| {
+            let mut draft = Draft::after(Chain::START);
+            let write = |draft: &mut Draft| {
+                for entry in entries.into_values() {
+                    entries::push_change(draft, &Change::Set(entry))?;
+                }
+                entries::push_commit(draft, &end.about, 0)?;
+                lines::replace(&path, &draft.bytes)
+            };
+            write(&mut draft).map_err(|error| io_error(&path, &error))?;
+            Ok(End {
+                bytes: super::count(draft.bytes.len()),
+                lines: draft.lines,
+                chain: draft.chain,
+                ..end
+            })
+        });
+        match compacted {
+            Ok(end) => slot.end = Some(end),
+            Err(error) => {
+                // The replacement may have happened and only its sync failed.
+                slot.end = None;
+                tracing::warn!(workspace = %id, %error, "the file of a workspace could not be compacted");
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_dirs(&self, dirs: &BTreeSet<PathBuf>) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        if dirs.len() > SINGLE_SYNCS_MOST {
+            return Ok(rustix::fs::syncfs(std::fs::File::open(&self.root)?)?);
+        }
+        for dir in dirs {
+            for file in [entries::FILE, history::FILE] {
+                lines::sync(&dir.join(file))?;
+            }
+            // The names too, up to the root.
+            for dir in dir
+                .ancestors()
+                .take_while(|dir| dir.starts_with(&self.root))
+            {
+                lines::sync(dir)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The lines of a save, behind `end`; the names in the slot become those after it.
+fn draft_of(
+    save: &Save,
+    about: &mut StoredWorkspace,
+    slot: &mut Slot,
+    end: &End,
+) -> Result<io::Result<Draft>, StoreError> {
+    let names = slot.names.get_or_insert_default();
+    let mut draft = Draft::after(end.chain);
+    for change in &save.changes {
+        match change {
+            Change::Set(entry) if entries::line_data(&entry.data).is_none() => {
+                return Err(super::refused(
+                    &entry.kind,
+                    &entry.id,
+                    "its data is not JSON".to_owned(),
+                ));
+            }
+            Change::Set(entry) => drop(names.insert(name_hash(&entry.kind, &entry.id))),
+            Change::Unset { kind, id } => drop(names.remove(&name_hash(kind, id))),
+        }
+        if let Err(error) = entries::push_change(&mut draft, change) {
+            return Ok(Err(error));
+        }
+    }
+    about.entries = super::count(names.len());
+    Ok(entries::push_commit(&mut draft, about, end.lines).map(|()| draft))
+}
+
+impl Store for FileStore {
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
+        let (listed, committed) = {
+            let index = self.index.lock();
+            let of_partition = index
+                .workspaces
+                .iter()
+                .filter(|(_, listed)| listed.partition == partition);
+            (
+                of_partition.map(|(id, _)| id.clone()).collect::<Vec<_>>(),
+                index.committed(partition),
+            )
+        };
+        let mut found = Vec::with_capacity(listed.len());
+        for id in listed {
+            let slot = self.slot(&id);
+            match self.end(&id, &mut slot.lock()) {
+                Ok(end) => found.push(end.about),
+                Err(error @ (StoreError::NoSpace(_) | StoreError::Unavailable(_))) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::error!(workspace = %id, %error, "a workspace in the store is damaged");
+                    found.push(super::damaged(id, partition, committed));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
+        if !self.is_listed(id) {
+            return Ok(None);
+        }
+        let slot = self.slot(id);
+        let end = self.end(id, &mut slot.lock())?;
+        Ok(Some(end.about))
+    }
+
+    fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
+        Ok(self.index.lock().committed(partition))
+    }
+
+    fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
+        let id = claim.id.clone();
+        let slot = self.slot(&id);
+        let slot = &mut *slot.lock();
+        let listed = self.is_listed(&id);
+        let path = self.entries_path(&id);
+        let end = if listed {
+            Some(self.end(&id, slot)?)
+        } else {
+            // Left behind by a claim or a deletion that a crash cut short.
+            let prepared = remove_file(&path)
+                .and_then(|()| std::fs::create_dir_all(path.parent().unwrap_or(&self.root)));
+            prepared.map_err(|error| io_error(&path, &error))?;
+            *slot = Slot {
+                names: Some(HashSet::new()),
+                history: slot.history,
+                ..Slot::default()
+            };
+            None
+        };
+        let partition = claim.partition;
+        let about = fence::claimed(end.as_ref().map(|end| end.about.clone()), claim)?;
+        let (chain, lines) = end
+            .as_ref()
+            .map_or((Chain::START, 0), |end| (end.chain, end.lines));
+        let mut draft = Draft::after(chain);
+        entries::push_commit(&mut draft, &about, lines).map_err(|error| io_error(&path, &error))?;
+        self.write(slot, about.clone(), end.as_ref(), &draft)?;
+        let mut index = self.index.lock();
+        if index
+            .workspaces
+            .get(&id)
+            .is_none_or(|listed| listed.partition != partition)
+        {
+            index
+                .add(&id, partition)
+                .map_err(|error| io_error(&Index::path(&self.root), &error))?;
+        }
+        Ok(about)
+    }
+
+    fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
+        if !self.is_listed(id) {
+            return Err(StoreError::UnknownWorkspace(id.clone()));
+        }
+        let (end, entries) = {
+            let slot = self.slot(id);
+            let mut slot = slot.lock();
+            let (end, entries) = self.read_all(id)?;
+            slot.names = Some(names_of(&entries));
+            slot.end = Some(end.clone());
+            (end, entries)
+        };
+        for ((kind, id), entry) in entries {
+            sink(entry).map_err(|reason| super::refused(&kind, &id, reason))?;
+        }
+        Ok(end.about)
+    }
+
+    fn save(
+        &self,
+        saves: Vec<Save>,
+        committed: &[(PartitionId, Offset)],
+    ) -> Result<Vec<StoreError>, StoreError> {
+        let mut refused = Vec::new();
+        for save in saves {
+            match self.save_one(save) {
+                Ok(()) => {}
+                Err(error @ (StoreError::NoSpace(_) | StoreError::Unavailable(_))) => {
+                    return Err(error);
+                }
+                Err(error) => refused.push(error),
+            }
+        }
+        self.index.lock().commit(committed);
+        Ok(refused)
+    }
+
+    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        let slot = self.slot(id);
+        let mut slot = slot.lock();
+        // Off the list first: what a crash leaves behind is then nobody's.
+        self.index
+            .lock()
+            .remove(id)
+            .map_err(|error| io_error(&Index::path(&self.root), &error))?;
+        let dir = names::directory(&self.root, id);
+        match std::fs::remove_dir_all(&dir) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error(&dir, &error)),
+        }
+        *slot = Slot::default();
+        self.slots.write().remove(id);
+        Ok(())
+    }
+
+    fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
+        let mut by_workspace: BTreeMap<WorkspaceId, Vec<HistoryRecord>> = BTreeMap::new();
+        for record in records {
+            by_workspace
+                .entry(record.id.clone())
+                .or_default()
+                .push(record);
+        }
+        for (id, records) in by_workspace {
+            let slot = self.slot(&id);
+            let mut slot = slot.lock();
+            let path = self.history_path(&id);
+            let dir = path.parent().unwrap_or(&self.root);
+            std::fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
+            // Where it fails, the file is read again.
+            let end = slot.history.take();
+            let end = history::append(&path, &id, end, records)
+                .map_err(|failure| read_error(&path, failure))?;
+            slot.history = Some(end);
+            self.dirty.lock().insert(dir.to_owned());
+        }
+        Ok(())
+    }
+
+    fn history(
+        &self,
+        id: &WorkspaceId,
+        after: Option<HistoryCursor>,
+        limit: usize,
+    ) -> Result<Vec<HistoryRecord>, StoreError> {
+        let slot = self.slot(id);
+        let mut slot = slot.lock();
+        let path = self.history_path(id);
+        let (end, history) =
+            history::read(&path, id).map_err(|failure| read_error(&path, failure))?;
+        slot.history = Some(end);
+        let behind = history
+            .into_iter()
+            .filter(|(cursor, _)| after.is_none_or(|after| *cursor > after));
+        Ok(behind.take(limit).map(|(_, record)| record).collect())
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        let pending = self.index.lock().before_sync();
+        let dirs = std::mem::take(&mut *self.dirty.lock());
+        if let Err(error) = self.sync_dirs(&dirs) {
+            self.dirty.lock().extend(dirs);
+            return Err(io_error(&self.root, &error));
+        }
+        let path = Index::path(&self.root);
+        self.index
+            .lock()
+            .synced(pending)
+            .map_err(|error| io_error(&path, &error))
+    }
+}
+
+fn name_hash(kind: &str, id: &str) -> u64 {
+    xxh3_64(&[kind.as_bytes(), &[0xff], id.as_bytes()].concat())
+}
+
+fn names_of(entries: &Entries) -> HashSet<u64> {
+    entries
+        .keys()
+        .map(|(kind, id)| name_hash(kind, id))
+        .collect()
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn io_error(path: &Path, error: &io::Error) -> StoreError {
+    let text = format!("{}: {error}", path.display());
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::NoSpace(text),
+        _ => StoreError::Unavailable(text),
+    }
+}
+
+fn read_error(path: &Path, failure: ReadFailure) -> StoreError {
+    match failure {
+        ReadFailure::Io(error) => io_error(path, &error),
+        ReadFailure::Broken(broken) => StoreError::Corrupt {
+            place: format!("{} line {}", path.display(), broken.line),
+            reason: broken.reason,
+        },
+    }
+}
+
+fn open_error(root: &Path, failure: OpenFailure) -> DiskError {
+    let path = Index::path(root);
+    match failure {
+        OpenFailure::Read(ReadFailure::Io(error)) => DiskError::io("read", &path)(error),
+        OpenFailure::Read(ReadFailure::Broken(broken)) => DiskError::Database {
+            path: root.to_owned(),
+            reason: format!(
+                "{} line {} is damaged: {}",
+                path.display(),
+                broken.line,
+                broken.reason
+            ),
+        },
+        OpenFailure::Format(reason) => DiskError::NotADataDirectory {
+            path: root.to_owned(),
+            reason,
+        },
+        OpenFailure::Version(found) => DiskError::Version {
+            path: root.to_owned(),
+            found,
+            expected: index::VERSION,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_store_does_what_every_store_must() {
+        for (name, case) in crate::store::conformance::CASES {
+            println!("{name}");
+            let path = tempfile::tempdir().expect("a directory");
+            case(&FileStore::open(path.path()).expect("opened"));
+        }
+    }
+}

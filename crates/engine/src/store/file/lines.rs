@@ -1,0 +1,293 @@
+//! Files of JSON lines, each with a checksum that also covers the line before it.
+//!
+//! `{"crc":"0f3a…",` then the fields. The CRC-32 is over the checksum of the line before and the
+//! rest of the line, so a line that was changed, lost or moved is noticed. A file whose last
+//! line has no line end was cut by a crash; that line was never acknowledged.
+
+use serde::Serialize;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+const HEAD: &str = "{\"crc\":\"";
+const CHECKSUM_DIGITS: usize = 8;
+/// Bytes of a line before its fields: head, checksum, `",`.
+const FIELDS_AT: usize = HEAD.len() + CHECKSUM_DIGITS + 2;
+
+/// Checksum of a line; the first line of a file follows [`Chain::START`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Chain(u32);
+
+impl Chain {
+    pub(super) const START: Self = Self(0);
+
+    fn next(self, fields: &[u8]) -> Self {
+        Self(crate::disk::codec::checksum(&self.0.to_le_bytes(), fields))
+    }
+}
+
+/// Lines to be written, behind what `chain` stands for.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) bytes: Vec<u8>,
+    pub(super) chain: Chain,
+    pub(super) lines: u64,
+}
+
+impl Draft {
+    pub(super) fn after(chain: Chain) -> Self {
+        Self {
+            bytes: Vec::new(),
+            chain,
+            lines: 0,
+        }
+    }
+
+    /// Adds a line with the fields of `value`, which must become a JSON object that is not empty.
+    pub(super) fn push(&mut self, value: &impl Serialize) -> io::Result<()> {
+        let line_at = self.bytes.len();
+        self.bytes.extend_from_slice(HEAD.as_bytes());
+        self.bytes.extend_from_slice(&[b'0'; CHECKSUM_DIGITS]);
+        self.bytes.extend_from_slice(b"\"");
+        let brace_at = self.bytes.len();
+        serde_json::to_writer(&mut self.bytes, value)?;
+        // The brace that opens the fields becomes the comma behind the checksum.
+        if let Some(brace) = self.bytes.get_mut(brace_at) {
+            *brace = b',';
+        }
+        let fields = self.bytes.get(line_at + FIELDS_AT..).unwrap_or_default();
+        self.chain = self.chain.next(fields);
+        let digits = format!("{:08x}", self.chain.0);
+        let place = self
+            .bytes
+            .get_mut(line_at + HEAD.len()..)
+            .and_then(|rest| rest.get_mut(..CHECKSUM_DIGITS));
+        if let Some(place) = place {
+            place.copy_from_slice(digits.as_bytes());
+        }
+        self.bytes.push(b'\n');
+        self.lines += 1;
+        Ok(())
+    }
+}
+
+/// A line that is not what was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BrokenLine {
+    /// Number of the line, from 1.
+    pub(super) line: u64,
+    pub(super) reason: String,
+}
+
+/// Goes through the whole lines of a file; a last line without end is left out.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    rest: &'a [u8],
+    /// Bytes of the lines that were given.
+    pub(super) read_bytes: u64,
+    /// Number of lines that were given.
+    pub(super) lines: u64,
+    pub(super) chain: Chain,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            rest: bytes,
+            read_bytes: 0,
+            lines: 0,
+            chain: Chain::START,
+        }
+    }
+
+    /// The next line as a JSON object, checksum included.
+    pub(super) fn line(&mut self) -> Result<Option<&'a str>, BrokenLine> {
+        let Some(end) = memchr(self.rest) else {
+            return Ok(None);
+        };
+        let (line, rest) = self.rest.split_at(end);
+        let number = self.lines + 1;
+        let broken = |reason: &str| BrokenLine {
+            line: number,
+            reason: reason.to_owned(),
+        };
+        let chain = checksum_of(line).ok_or_else(|| broken("it does not begin with a checksum"))?;
+        let fields = line.get(FIELDS_AT..).unwrap_or_default();
+        if self.chain.next(fields) != chain {
+            return Err(broken("its checksum does not match"));
+        }
+        let text = std::str::from_utf8(line).map_err(|_| broken("it is not UTF-8"))?;
+        self.rest = rest.get(1..).unwrap_or_default();
+        self.read_bytes += u64::try_from(end + 1).unwrap_or(u64::MAX);
+        self.lines = number;
+        self.chain = chain;
+        Ok(Some(text))
+    }
+}
+
+fn memchr(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|byte| *byte == b'\n')
+}
+
+fn checksum_of(line: &[u8]) -> Option<Chain> {
+    let digits = line.strip_prefix(HEAD.as_bytes())?.get(..CHECKSUM_DIGITS)?;
+    let lower = digits
+        .iter()
+        .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    if !lower || line.get(FIELDS_AT - 2..FIELDS_AT) != Some(b"\",") {
+        return None;
+    }
+    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16)
+        .ok()
+        .map(Chain)
+}
+
+/// Name of the field behind the checksum.
+pub(super) fn first_field(line: &str) -> &str {
+    let fields = line.get(FIELDS_AT..).unwrap_or_default();
+    fields.split('"').nth(1).unwrap_or_default()
+}
+
+/// The last line of a piece of a file that ends with a line end, and the checksum it carries,
+/// verified with the line before it. `None` where the piece does not show two whole lines.
+pub(super) fn last_line(piece: &[u8]) -> Option<(&str, Chain)> {
+    let piece = piece.strip_suffix(b"\n")?;
+    let mut lines = piece.rsplit(|byte| *byte == b'\n');
+    let (last, before) = (lines.next()?, lines.next()?);
+    // The line before may itself be cut by the beginning of the piece; then there must be a third.
+    lines.next()?;
+    let chain = checksum_of(last)?;
+    let matches = checksum_of(before)?.next(last.get(FIELDS_AT..)?) == chain;
+    matches.then_some((std::str::from_utf8(last).ok()?, chain))
+}
+
+/// Adds bytes behind the first `end` bytes of a file, as one write; where it fails, the file is as before.
+pub(super) fn append(path: &Path, end: u64, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+    if file.metadata()?.len() != end {
+        file.set_len(end)?;
+    }
+    if let Err(error) = file.write_all(bytes) {
+        file.set_len(end)?;
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// Replaces a file as a whole: after a crash it is the old one or the new one.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = draft_of(path);
+    let write = || {
+        let mut file = File::create(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&draft, path)?;
+        sync(path.parent().unwrap_or(path))
+    };
+    write().inspect_err(|_| {
+        // What could not be written whole only takes space; failing to remove it changes nothing.
+        let _ = std::fs::remove_file(&draft);
+    })
+}
+
+fn draft_of(path: &Path) -> PathBuf {
+    path.with_extension("jsonl.new")
+}
+
+/// Makes a file or a directory durable.
+pub(super) fn sync(path: &Path) -> io::Result<()> {
+    match File::open(path) {
+        Ok(file) if cfg!(unix) || file.metadata()?.is_file() => file.sync_all(),
+        Ok(_) => Ok(()),
+        // Deleted since.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The bytes of a file; none where it does not exist.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        read => read,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(lines: &[u32]) -> Vec<u8> {
+        let mut draft = Draft::after(Chain::START);
+        for number in lines {
+            draft
+                .push(&serde_json::json!({ "number": number, "text": "a\n\"ü" }))
+                .expect("written");
+        }
+        draft.bytes
+    }
+
+    fn numbers(bytes: &[u8]) -> Result<Vec<u64>, BrokenLine> {
+        let mut reader = Reader::new(bytes);
+        let mut numbers = Vec::new();
+        while let Some(line) = reader.line()? {
+            let line: serde_json::Value = serde_json::from_str(line).expect("a line is JSON");
+            numbers.push(line["number"].as_u64().expect("a number"));
+        }
+        Ok(numbers)
+    }
+
+    #[test]
+    fn lines_are_json_and_read_as_they_were_written() {
+        assert_eq!(numbers(&file(&[1, 2, 3])), Ok(vec![1, 2, 3]));
+    }
+
+    #[test]
+    fn a_cut_file_gives_its_whole_lines() {
+        let whole = file(&[1, 2, 3]);
+        for length in 0..whole.len() {
+            let lines = whole[..length]
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count();
+            assert_eq!(
+                numbers(&whole[..length]).map(|numbers| numbers.len()),
+                Ok(lines)
+            );
+        }
+    }
+
+    #[test]
+    fn a_changed_a_lost_and_a_moved_line_are_noticed() {
+        let whole = file(&[1, 2, 3]);
+        let ends: Vec<_> = (0..whole.len()).filter(|at| whole[*at] == b'\n').collect();
+        for bit in 0..whole.len() * 8 {
+            let mut damaged = whole.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            // The end of the last line may be what was damaged: then it looks cut.
+            let looks_cut = bit / 8 == ends[2] && numbers(&damaged) == Ok(vec![1, 2]);
+            assert!(looks_cut || numbers(&damaged).is_err(), "bit {bit}");
+        }
+        let without_second = [&whole[..=ends[0]], &whole[ends[1] + 1..]].concat();
+        assert_eq!(
+            numbers(&without_second).expect_err("a line is lost").line,
+            2
+        );
+    }
+
+    #[test]
+    fn the_last_line_of_a_piece_is_found_with_its_checksum() {
+        let whole = file(&[1, 2, 3]);
+        let mut reader = Reader::new(&whole);
+        while reader.line().expect("intact").is_some() {}
+        let (line, chain) = last_line(&whole).expect("three lines");
+        assert!(line.contains("\"number\":3"));
+        assert_eq!(chain, reader.chain);
+        assert_eq!(
+            last_line(&file(&[1, 2])),
+            None,
+            "who knows whether the first one is whole"
+        );
+        assert_eq!(last_line(&whole[..whole.len() - 1]), None, "the end is cut");
+    }
+}

@@ -1,0 +1,43 @@
+//! The seam for a workspace's own state: what the engine restores, applies events to and saves.
+
+use workspace_status::WorkspaceId;
+
+use crate::event::Event;
+use crate::store::{Change, StoredEntry};
+
+/// Why a workspace does not apply an event. It then stands at the event, parked,
+/// until an operator skips it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Rejection(pub String);
+
+/// The state of one workspace in memory.
+///
+/// The engine calls [`restore`](Workspace::restore) for each stored entry and
+/// [`restored`](Workspace::restored) once, then [`apply`](Workspace::apply) for
+/// each event in the order of the log, and from time to time
+/// [`take_changes`](Workspace::take_changes), whose result it saves together
+/// with the offset reached. An event is never applied twice to a state that
+/// was saved after it.
+pub trait Workspace: Send + Sync + Sized + 'static {
+    /// A workspace with nothing in it.
+    fn new(id: &WorkspaceId) -> Self;
+
+    /// Takes one stored entry. Entries come ordered by type, then id.
+    ///
+    /// # Errors
+    /// The entry does not fit; the load ends, and the workspace is parked with this reason.
+    fn restore(&mut self, entry: StoredEntry) -> Result<(), Rejection>;
+
+    /// All entries were given.
+    fn restored(&mut self) {}
+
+    /// Applies one event. On a rejection the state must be as it was before.
+    ///
+    /// # Errors
+    /// The event cannot be applied, now or later: it is a poison event.
+    fn apply(&mut self, event: &Event<'_>) -> Result<(), Rejection>;
+
+    /// What changed since the last call, as entries of the store; of two changes of one entry the later counts.
+    fn take_changes(&mut self) -> Vec<Change>;
+}

@@ -1,0 +1,12 @@
+//! The log and store seams against real disks: damage, crashes, full disks, frozen formats.
+
+mod seams {
+    mod crash;
+    mod damage;
+    mod data_dir;
+    mod file_store;
+    mod frozen;
+    mod full_disk;
+    mod retention;
+    mod support;
+}

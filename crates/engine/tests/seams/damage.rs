@@ -1,0 +1,251 @@
+use super::support::{copy, events, fill, journal, open, seed, spec, write};
+use std::path::Path;
+use workspace_engine_core::disk::{DataDir, DiskError};
+use workspace_engine_core::store::conformance::{claim_of, id, save_of, set};
+use workspace_engine_core::store::{LsmStore, Store};
+
+/// A closed directory with so many requests of three events, and a little of a store.
+fn filled(path: &Path, requests: u64) {
+    // Opened twice, because only then the journal ends where its content does.
+    drop(open(path).expect("opened"));
+    let (dir, log) = open(path).expect("opened");
+    let store = LsmStore::open(&dir).expect("opened");
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    for number in 1..=requests {
+        fill(&log, number, 1);
+        let changes = vec![set("kind", &number.to_string(), "{\"a\":1}", number)];
+        store
+            .save(vec![save_of("acme", 1, number + 5, changes)], &[])
+            .expect("saved");
+    }
+    store.sync().expect("synced");
+}
+
+/// Opens a directory after damage: everything is there, or the refusal.
+fn outcome(path: &Path, requests: u64) -> Option<DiskError> {
+    let (dir, log) = match open(path) {
+        Ok(opened) => opened,
+        Err(error) => return Some(error),
+    };
+    assert_eq!(
+        events(&log),
+        usize::try_from(requests * 3).expect("small"),
+        "acknowledged events"
+    );
+    let store = LsmStore::open(&dir).expect("opened");
+    let mut entries = 0;
+    let about = store.load(&id("acme"), &mut |_| {
+        entries += 1;
+        Ok(())
+    });
+    assert_eq!(about.expect("loaded").entries, requests, "synced entries");
+    assert_eq!(entries, requests);
+    None
+}
+
+#[test]
+fn a_bit_flipped_in_the_journal_is_refused_and_nothing_is_changed() {
+    const REQUESTS: u64 = 12;
+    let mut random = fastrand::Rng::with_seed(seed());
+    let whole = tempfile::tempdir().expect("a directory");
+    filled(whole.path(), REQUESTS);
+    assert_eq!(
+        outcome(whole.path(), REQUESTS).map(|error| error.to_string()),
+        None
+    );
+    let length = std::fs::metadata(journal(whole.path()))
+        .expect("there")
+        .len();
+    let mut refused = 0;
+    let rounds = rounds(60);
+    for _ in 0..rounds {
+        let path = tempfile::tempdir().expect("a directory");
+        copy(whole.path(), path.path());
+        let file = journal(path.path());
+        let mut bytes = std::fs::read(&file).expect("readable");
+        let bit = random.u64(..length * 8);
+        bytes[usize::try_from(bit / 8).expect("small")] ^= 1 << (bit % 8);
+        write(&file, &bytes);
+        if let Some(error) = outcome(path.path(), REQUESTS) {
+            let text = error.to_string();
+            assert!(
+                text.contains("to go on without what is lost, remove"),
+                "bit {bit}: {text}"
+            );
+            assert_eq!(
+                std::fs::read(&file).expect("readable"),
+                bytes,
+                "the journal is as it was"
+            );
+            refused += 1;
+        }
+    }
+    assert!(
+        refused >= rounds - 1,
+        "only a flip behind the last commit is harmless: {refused}"
+    );
+}
+
+#[test]
+fn a_journal_cut_short_is_refused_with_partition_and_offsets() {
+    const REQUESTS: u64 = 12;
+    let whole = tempfile::tempdir().expect("a directory");
+    filled(whole.path(), REQUESTS);
+    assert_eq!(
+        outcome(whole.path(), REQUESTS).map(|error| error.to_string()),
+        None
+    );
+    let length = std::fs::metadata(journal(whole.path()))
+        .expect("there")
+        .len();
+    for step in 0..30 {
+        let path = tempfile::tempdir().expect("a directory");
+        copy(whole.path(), path.path());
+        let file = std::fs::File::options()
+            .write(true)
+            .open(journal(path.path()))
+            .expect("opened");
+        file.set_len(length * step / 30).expect("cut");
+        let error = outcome(path.path(), REQUESTS).expect("something acknowledged is lost");
+        let text = error.to_string();
+        assert!(text.contains("of 13 commits"), "{text}");
+        if step < 25 {
+            assert!(
+                text.contains("partition ") && text.contains("ends at offset"),
+                "{text}"
+            );
+        }
+        let again = outcome(path.path(), REQUESTS).expect("still lost");
+        assert_eq!(
+            again.to_string(),
+            text,
+            "asking again gives the same answer"
+        );
+    }
+}
+
+#[test]
+fn a_tail_that_was_never_acknowledged_is_cut_off() {
+    const REQUESTS: u64 = 5;
+    let whole = tempfile::tempdir().expect("a directory");
+    filled(whole.path(), REQUESTS);
+    let intact = std::fs::read(journal(whole.path())).expect("readable");
+    let batch = intact[..200].to_vec();
+    for length in [1, 5, 13, 20, 60, 100] {
+        for zeros in [0, 1, 1000] {
+            let path = tempfile::tempdir().expect("a directory");
+            copy(whole.path(), path.path());
+            let torn = [intact.as_slice(), &batch[..length], &vec![0; zeros]].concat();
+            write(journal(path.path()), torn);
+            if let Some(error) = outcome(path.path(), REQUESTS) {
+                panic!("{length} bytes and {zeros} zeros: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_write_torn_by_a_power_cut_is_cut_off_also_where_a_later_unsynced_one_is_whole() {
+    const REQUESTS: u64 = 4;
+    let path = tempfile::tempdir().expect("a directory");
+    filled(path.path(), REQUESTS);
+    let synced = std::fs::metadata(journal(path.path()))
+        .expect("there")
+        .len();
+    {
+        // Two saves that nobody synced, the first of which does not reach the disk.
+        let dir = DataDir::open(path.path(), &spec()).expect("opened");
+        let store = LsmStore::open(&dir).expect("opened");
+        for number in 0..2 {
+            let changes = vec![set("late", &number.to_string(), "{}", 50)];
+            store
+                .save(vec![save_of("acme", 1, 50, changes)], &[])
+                .expect("saved");
+        }
+    }
+    let file = journal(path.path());
+    let mut bytes = std::fs::read(&file).expect("readable");
+    let at = usize::try_from(synced).expect("small") + 40;
+    bytes[at..at + 20].fill(0);
+    write(&file, bytes);
+    if let Some(error) = outcome(path.path(), REQUESTS) {
+        panic!("{error}");
+    }
+}
+
+#[test]
+fn removing_the_witness_accepts_the_loss() {
+    const REQUESTS: u64 = 12;
+    let path = tempfile::tempdir().expect("a directory");
+    filled(path.path(), REQUESTS);
+    let file = journal(path.path());
+    let length = std::fs::metadata(&file).expect("there").len();
+    std::fs::File::options()
+        .write(true)
+        .open(&file)
+        .expect("opened")
+        .set_len(length / 2)
+        .expect("cut");
+    match open(path.path()) {
+        Err(DiskError::Lost { witness, .. } | DiskError::Damaged { witness, .. }) => {
+            std::fs::remove_file(witness).expect("the error names the file to remove");
+        }
+        other => panic!("{other:?}"),
+    }
+    let (dir, log) = open(path.path()).expect("opened with what is there");
+    let left = events(&log);
+    assert!(left > 0 && left < 36, "{left}");
+    let next = u64::try_from(left).expect("small") / 3 + 1;
+    fill(&log, next, 3);
+    drop((dir, log));
+    let (_dir, log) = open(path.path()).expect("the loss is accepted for good");
+    assert_eq!(events(&log), left + 9);
+}
+
+#[test]
+fn damage_anywhere_in_the_directory_is_an_error_and_never_a_panic_or_a_loss() {
+    const REQUESTS: u64 = 8;
+    let mut random = fastrand::Rng::with_seed(seed());
+    let whole = tempfile::tempdir().expect("a directory");
+    filled(whole.path(), REQUESTS);
+    let mut files = Vec::new();
+    list(whole.path(), Path::new(""), &mut files);
+    for round in 0..rounds(40) {
+        let path = tempfile::tempdir().expect("a directory");
+        copy(whole.path(), path.path());
+        let file = &files[random.usize(..files.len())];
+        let mut bytes = std::fs::read(path.path().join(file)).expect("readable");
+        if bytes.is_empty() {
+            continue;
+        }
+        let at = random.usize(..bytes.len());
+        if round % 3 == 0 {
+            bytes.truncate(at);
+        } else {
+            bytes[at] ^= 1 << random.u8(..8);
+        }
+        write(path.path().join(file), bytes);
+        println!("{} at {at}, round {round}", file.display());
+        let _ = outcome(path.path(), REQUESTS);
+    }
+}
+
+/// How often a random test runs: more by hand, with `ROUNDS=1000`.
+fn rounds(few: usize) -> usize {
+    std::env::var("ROUNDS")
+        .ok()
+        .and_then(|rounds| rounds.parse().ok())
+        .unwrap_or(few)
+}
+
+fn list(root: &Path, below: &Path, files: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(root.join(below)).expect("listed") {
+        let entry = entry.expect("listed");
+        let path = below.join(entry.file_name());
+        if entry.file_type().expect("known").is_dir() {
+            list(root, &path, files);
+        } else {
+            files.push(path);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Directories to break, and what must be in them.
+
+use std::path::Path;
+use workspace_engine_core::disk::{DataDir, DataDirSpec, DiskError};
+use workspace_engine_core::log::conformance::{append, read_all, request};
+use workspace_engine_core::log::{EmbeddedLog, EmbeddedLogConfig, EventLog};
+use workspace_lifecycle::{Offset, PartitionId};
+
+/// Few partitions, so that opening is quick.
+pub(crate) fn spec() -> DataDirSpec {
+    DataDirSpec {
+        partitions: 2,
+        ..DataDirSpec::default()
+    }
+}
+
+pub(crate) fn open(path: &Path) -> Result<(DataDir, EmbeddedLog), DiskError> {
+    let dir = DataDir::open(path, &spec())?;
+    let log = EmbeddedLog::open(&dir, EmbeddedLogConfig::default())?;
+    Ok((dir, log))
+}
+
+/// Appends `requests` requests of three events each, from request `first` on.
+pub(crate) fn fill(log: &EmbeddedLog, first: u64, requests: u64) {
+    for sequence in first..first + requests {
+        let workspace = format!("workspace-{}", sequence % 5);
+        append(log, request(&workspace, 3, Some(("filler", sequence)))).expect("appended");
+    }
+}
+
+/// Events in all partitions, each of which must be readable.
+pub(crate) fn events(log: &EmbeddedLog) -> usize {
+    (0..log.partitions())
+        .map(|partition| {
+            read_all(log, PartitionId(partition), Offset::ZERO)
+                .records
+                .len()
+        })
+        .sum()
+}
+
+pub(crate) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("created");
+    for entry in std::fs::read_dir(from).expect("listed") {
+        let entry = entry.expect("listed");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("known").is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("copied");
+        }
+    }
+}
+
+/// The newest journal of a data directory.
+pub(crate) fn journal(path: &Path) -> std::path::PathBuf {
+    let journals = std::fs::read_dir(path.join("db"))
+        .expect("listed")
+        .filter_map(|entry| {
+            let path = entry.expect("listed").path();
+            let id: u64 = path
+                .file_name()?
+                .to_str()?
+                .strip_suffix(".jnl")?
+                .parse()
+                .ok()?;
+            Some((id, path))
+        });
+    journals.max().expect("a journal").1
+}
+
+/// A seed that can be given again, printed for when the test fails.
+pub(crate) fn seed() -> u64 {
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..));
+    println!("SEED={seed}");
+    seed
+}
+
+/// Replaces a file. It is removed first: some file systems sync a file that is cut and written again.
+pub(crate) fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
+    let _ = std::fs::remove_file(&path);
+    std::fs::write(path, bytes).expect("written");
+}

@@ -1,0 +1,36 @@
+//! The life that the benches give to every workspace: 20 transitions with the messages a
+//! loader would write, some of them with numbers in them.
+
+use workspace_status::State;
+
+/// Calls `set` with every state and message of a life of 20 transitions; `n` is the
+/// workspace's number.
+pub(crate) fn live(n: usize, mut set: impl FnMut(State, &str)) {
+    let entities = n % 50;
+    let read = format!("reading {entities} entities");
+    let replay = format!("replaying to offset {}", (n % 50) * 1000);
+    for _ in 0..3 {
+        set(State::LoadingKafkaPartitions, "waiting for a load permit");
+        set(State::LoadingFromPersistence, "opening the store");
+        set(State::RestoringFromSnapshot, &read);
+        set(State::ReplayingEvents, &replay);
+        set(State::Ready, "target reached");
+        set(State::Unloading, "revoked by the group coordinator");
+        set(State::Initializing, "assigned again");
+    }
+}
+
+/// One load and its end, for statuses that are changed over and over.
+pub(crate) const ROUND: [(State, &str); 7] = [
+    (State::LoadingKafkaPartitions, "waiting for a load permit"),
+    (State::LoadingFromPersistence, "opening the store"),
+    (State::RestoringFromSnapshot, "restoring 120 entities"),
+    (State::ReplayingEvents, "replaying to offset 4711"),
+    (State::Ready, "target reached"),
+    (State::Unloading, "revoked by the group coordinator"),
+    (State::Initializing, "assigned again"),
+];
+
+pub(crate) fn id(n: usize) -> String {
+    format!("workspace-{n:07}")
+}
