@@ -54,7 +54,11 @@ fn main() {
         show("floor: parse and map insert, one thread", events, floor);
         directory = TempDir::new().expect("a temporary directory");
         show("append, durable", events, append(directory.path(), &made));
-        show("bare read of the log, one thread", events, scan_log(directory.path()));
+        show(
+            "bare read of the log, one thread",
+            events,
+            scan_log(directory.path()),
+        );
         for (what, stores) in [
             ("replay, memory store", Stores::Memory),
             ("replay, LSM store with its saves", Stores::Lsm),
@@ -62,7 +66,10 @@ fn main() {
             let (data, log) = open(directory.path());
             let took = until_ready(&data, log, stores, workspaces);
             show(what, events, took);
-            println!("    speed / floor: {:.2}", floor.as_secs_f64() / took.as_secs_f64());
+            println!(
+                "    speed / floor: {:.2}",
+                floor.as_secs_f64() / took.as_secs_f64()
+            );
         }
     }
     for round in 1..=rounds {
@@ -71,10 +78,16 @@ fn main() {
         show("bare scan of the store, one thread", entries, scan);
         let began = Instant::now();
         let (data, log) = open(directory.path());
-        println!("    opening the data directory {:.2?}, bare {opened:.2?}", began.elapsed());
+        println!(
+            "    opening the data directory {:.2?}, bare {opened:.2?}",
+            began.elapsed()
+        );
         let took = until_ready(&data, log, Stores::Lsm, workspaces);
         show("restart until all are ready", entries, took);
-        println!("    time / scan: {:.2}", took.as_secs_f64() / scan.as_secs_f64());
+        println!(
+            "    time / scan: {:.2}",
+            took.as_secs_f64() / scan.as_secs_f64()
+        );
     }
 }
 
@@ -114,7 +127,10 @@ fn append(path: &Path, events: &[(WorkspaceId, Bytes)]) -> Duration {
     let began = Instant::now();
     let mut waiting = VecDeque::new();
     for batch in events.chunks(BATCH) {
-        waiting.push_back(log.submit(Append { producer: None, events: batch.to_vec() }));
+        waiting.push_back(log.submit(Append {
+            producer: None,
+            events: batch.to_vec(),
+        }));
         if waiting.len() >= APPENDS_AT_ONCE {
             let oldest = waiting.pop_front().expect("not empty");
             oldest.blocking_recv().expect("answered").expect("appended");
@@ -168,9 +184,16 @@ fn scan_log(path: &Path) -> Duration {
         let until = log.high_watermark(partition);
         let mut from = Offset::ZERO;
         while from < until {
-            let limit = ReadLimit { records: 4096, bytes: 4 * 1024 * 1024, until };
+            let limit = ReadLimit {
+                records: 4096,
+                bytes: 4 * 1024 * 1024,
+                until,
+            };
             let batch = log.read(partition, from, limit).expect("reads");
-            let values = batch.records.iter().filter_map(|record| record.value.as_ref());
+            let values = batch
+                .records
+                .iter()
+                .filter_map(|record| record.value.as_ref());
             bytes += values.map(Bytes::len).sum::<usize>();
             from = batch.next_offset;
         }
@@ -185,7 +208,12 @@ enum Stores {
 }
 
 /// From the start of an engine on an open data directory until every workspace is ready.
-fn until_ready(data: &DataDir, log: Arc<dyn EventLog>, stores: Stores, workspaces: usize) -> Duration {
+fn until_ready(
+    data: &DataDir,
+    log: Arc<dyn EventLog>,
+    stores: Stores,
+    workspaces: usize,
+) -> Duration {
     let store: Arc<dyn Store> = match stores {
         Stores::Memory => Arc::new(MemoryStore::new()),
         Stores::Lsm => Arc::new(LsmStore::open(data).expect("opens")),
@@ -193,7 +221,8 @@ fn until_ready(data: &DataDir, log: Arc<dyn EventLog>, stores: Stores, workspace
     let tracker = Tracker::new();
     let began = Instant::now();
     let config = EngineConfig::default();
-    let engine: Engine = Engine::start(config, log, store, tracker.clone(), Arc::new(BeginEmpty)).expect("starts");
+    let engine: Engine =
+        Engine::start(config, log, store, tracker.clone(), Arc::new(BeginEmpty)).expect("starts");
     while tracker.count_by_state()[State::Ready] < workspaces {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -205,7 +234,9 @@ fn until_ready(data: &DataDir, log: Arc<dyn EventLog>, stores: Stores, workspace
 /// The time to open the database, and then to read every entry, without any of the engine's code.
 fn scan_store(path: &Path) -> (Duration, Duration, usize) {
     let began = Instant::now();
-    let database = fjall::Database::builder(path.join("db")).open().expect("opens");
+    let database = fjall::Database::builder(path.join("db"))
+        .open()
+        .expect("opens");
     let entries = database
         .keyspace("store-entries", fjall::KeyspaceCreateOptions::default)
         .expect("opens");

@@ -14,14 +14,14 @@ use crate::workspace::{Rejection, Workspace};
 /// Entities of one workspace, ordered by type and, within a type, by id, bytewise.
 #[derive(Debug, Default)]
 pub struct Entities {
-    kinds: BTreeMap<Box<str>, Kind>,
-    /// Entities changed since the last save, in the order of their first change.
-    changed: Vec<(Box<str>, Box<str>)>,
+    /// Where the entities of each type are; a type keeps its place when its last entity goes.
+    places: BTreeMap<Box<str>, usize>,
+    kinds: Vec<Kind>,
+    /// Entities changed since the last save, by the place of their type, in the order of their first change.
+    changed: Vec<(usize, Box<str>)>,
     /// Entries of the type that is being restored, in the order of their ids.
-    restoring: Option<Restoring>,
+    restoring: Option<(Box<str>, Vec<(Box<str>, Stored)>)>,
 }
-
-type Restoring = (Box<str>, Vec<(Box<str>, Stored)>);
 
 type Kind = BTreeMap<Box<str>, Stored>;
 
@@ -44,11 +44,12 @@ pub struct EntityRef<'a> {
 }
 
 impl Entities {
-    /// Number of entities of each type, ordered by type.
+    /// Number of entities of each type that has some, ordered by type.
     pub fn counts(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.kinds
+        self.places
             .iter()
-            .map(|(kind, entities)| (&**kind, entities.len()))
+            .filter_map(|(kind, place)| Some((&**kind, self.kinds.get(*place)?.len())))
+            .filter(|(_, count)| *count > 0)
     }
 
     /// At most `limit` entities of a type in the order of their ids, beginning after one.
@@ -59,8 +60,7 @@ impl Entities {
         limit: usize,
     ) -> impl Iterator<Item = EntityRef<'a>> + use<'a> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.kinds
-            .get(kind)
+        self.kind(kind)
             .map(|entities| entities.range::<str, _>((start, Bound::Unbounded)))
             .into_iter()
             .flatten()
@@ -70,22 +70,34 @@ impl Entities {
 
     /// One entity.
     pub fn get(&self, kind: &str, id: &str) -> Option<EntityRef<'_>> {
-        let (id, stored) = self.kinds.get(kind)?.get_key_value(id)?;
+        let (id, stored) = self.kind(kind)?.get_key_value(id)?;
         Some(stored.as_ref(id))
     }
 
+    fn kind(&self, kind: &str) -> Option<&Kind> {
+        self.kinds.get(*self.places.get(kind)?)
+    }
+
+    fn place(&mut self, kind: &str) -> usize {
+        if let Some(place) = self.places.get(kind) {
+            return *place;
+        }
+        self.kinds.push(Kind::new());
+        let place = self.kinds.len() - 1;
+        self.places.insert(kind.into(), place);
+        place
+    }
+
     fn set(&mut self, kind: &str, id: &str, data: &str, offset: Offset) {
+        let place = self.place(kind);
+        let Some(entities) = self.kinds.get_mut(place) else {
+            return;
+        };
         let value = Stored {
             data: Bytes::copy_from_slice(data.as_bytes()),
             offset,
             changed: true,
         };
-        let entities = if self.kinds.contains_key(kind) {
-            self.kinds.get_mut(kind)
-        } else {
-            Some(self.kinds.entry(kind.into()).or_default())
-        };
-        let Some(entities) = entities else { return };
         let first_change = if let Some(stored) = entities.get_mut(id) {
             let before = std::mem::replace(stored, value);
             !before.changed
@@ -94,27 +106,34 @@ impl Entities {
             true
         };
         if first_change {
-            self.changed.push((kind.into(), id.into()));
+            self.changed.push((place, id.into()));
         }
     }
 
     fn unset(&mut self, kind: &str, id: &str) {
-        let Some(entities) = self.kinds.get_mut(kind) else {
+        let Some(place) = self.places.get(kind).copied() else {
             return;
         };
-        if let Some(gone) = entities.remove(id)
-            && !gone.changed
-        {
-            self.changed.push((kind.into(), id.into()));
-        }
-        if entities.is_empty() {
-            self.kinds.remove(kind);
+        let gone = self
+            .kinds
+            .get_mut(place)
+            .and_then(|entities| entities.remove(id));
+        if gone.is_some_and(|gone| !gone.changed) {
+            self.changed.push((place, id.into()));
         }
     }
 
     fn end_kind(&mut self) {
         if let Some((kind, entries)) = self.restoring.take() {
-            self.kinds.insert(kind, entries.into_iter().collect());
+            let place = self.place(&kind);
+            if let Some(entities) = self.kinds.get_mut(place) {
+                if entities.is_empty() {
+                    // Building from ordered entries is much faster than inserting them.
+                    *entities = entries.into_iter().collect();
+                } else {
+                    entities.extend(entries);
+                }
+            }
         }
     }
 }
@@ -173,13 +192,19 @@ impl Workspace for Entities {
 
     fn take_changes(&mut self) -> Vec<Change> {
         let changed = std::mem::take(&mut self.changed);
+        let mut names = vec![""; self.kinds.len()];
+        for (kind, place) in &self.places {
+            if let Some(name) = names.get_mut(*place) {
+                *name = kind;
+            }
+        }
         let mut changes = Vec::with_capacity(changed.len());
-        for (kind, id) in changed {
-            let stored = self
-                .kinds
-                .get_mut(&kind)
-                .and_then(|entities| entities.get_mut(&id));
-            match stored {
+        for (place, id) in changed {
+            let (Some(name), Some(entities)) = (names.get(place), self.kinds.get_mut(place)) else {
+                continue;
+            };
+            let kind = Box::from(*name);
+            match entities.get_mut(&id) {
                 Some(stored) if stored.changed => {
                     stored.changed = false;
                     changes.push(Change::Set(StoredEntry {

@@ -1,8 +1,10 @@
 //! The event envelope: what a record's value says, and what the door checks before it is appended.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, Visitor};
 use serde_json::value::RawValue;
 use workspace_lifecycle::Offset;
 use workspace_status::{InvalidWorkspaceId, WorkspaceId};
@@ -57,13 +59,40 @@ pub enum EventError {
     NoValue,
 }
 
+/// A text that is borrowed from the JSON unless it holds escapes. (An `Option<Cow<str>>` is never borrowed.)
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Borrowing;
+
+        impl<'de> Visitor<'de> for Borrowing {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(Borrowing)
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Wire<'a> {
     #[serde(borrow)]
-    event_type: Option<Cow<'a, str>>,
+    event_type: Option<Text<'a>>,
     #[serde(borrow)]
-    workspace_id: Option<Cow<'a, str>>,
+    workspace_id: Option<Text<'a>>,
     #[serde(default)]
     timestamp: Option<i64>,
     #[serde(borrow, default)]
@@ -73,7 +102,7 @@ struct Wire<'a> {
 #[derive(Deserialize)]
 struct DataId<'a> {
     #[serde(borrow)]
-    id: Option<Cow<'a, str>>,
+    id: Option<Text<'a>>,
 }
 
 /// What the door needs to know of an event before it is appended.
@@ -91,11 +120,11 @@ impl EventEnvelope {
     /// [`EventError`] says which field is wrong.
     pub fn parse(json: &[u8]) -> Result<Self, EventError> {
         let wire = parse_wire(json)?;
-        let id = wire
+        let Text(id) = wire
             .workspace_id
             .ok_or(EventError::Missing("workspaceId"))?;
         let workspace_id = WorkspaceId::new(&id).map_err(EventError::WorkspaceId)?;
-        let event_type = wire.event_type.ok_or(EventError::Missing("eventType"))?;
+        let Text(event_type) = wire.event_type.ok_or(EventError::Missing("eventType"))?;
         check_length("eventType", &event_type)?;
         Ok(Self { workspace_id })
     }
@@ -158,7 +187,7 @@ impl<'a> Event<'a> {
     /// [`EventError`] says what is wrong with it.
     pub fn parse(offset: Offset, key: &str, value: Option<&'a [u8]>) -> Result<Self, EventError> {
         let wire = parse_wire(value.ok_or(EventError::NoValue)?)?;
-        let workspace_id = wire
+        let Text(workspace_id) = wire
             .workspace_id
             .ok_or(EventError::Missing("workspaceId"))?;
         if workspace_id != key {
@@ -167,9 +196,10 @@ impl<'a> Event<'a> {
                 workspace_id: workspace_id.into_owned(),
             });
         }
+        let Text(event_type) = wire.event_type.ok_or(EventError::Missing("eventType"))?;
         Ok(Self {
             offset,
-            event_type: wire.event_type.ok_or(EventError::Missing("eventType"))?,
+            event_type,
             timestamp_ms: wire.timestamp,
             data: wire.data,
         })
@@ -209,7 +239,7 @@ impl<'a> Event<'a> {
         let data = self.data().ok_or(EventError::Missing("data"))?;
         let DataId { id } = serde_json::from_str(data)
             .map_err(|error| EventError::Malformed(format!("data: {error}")))?;
-        let id = id.ok_or(EventError::Missing("data.id"))?;
+        let Text(id) = id.ok_or(EventError::Missing("data.id"))?;
         check_length("data.id", &id)?;
         Ok(if verb == "deleted" {
             EntityEvent::Unset { kind, id }

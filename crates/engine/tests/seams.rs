@@ -5,5 +5,8 @@ mod seams {
     mod damage;
     mod data_dir;
     mod file_store;
+    mod frozen;
+    mod full_disk;
+    mod retention;
     mod support;
 }

@@ -1,19 +1,24 @@
 //! The commands, one file each.
 
+mod demo;
 mod get;
 mod history;
 mod list;
 mod produce;
+mod serve;
 mod wait;
 
 use crate::{
     client::{Client, ClientError},
-    config::ConfigError,
+    config::{ConfigError, ServeFlags},
     exit::{EXIT_CODES, Exit},
     output::{Format, Tone},
     produce::ProduceError,
+    serve::ServeError,
 };
 use clap::{Args, Parser, Subcommand};
+use demo::DemoError;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use std::{io, path::PathBuf};
 
 /// Thousands of workspaces in memory, rebuilt from a store and an event log, and where each of them stands.
@@ -26,6 +31,10 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run an engine with its HTTP server
+    Serve(ServeFlags),
+    /// Run an engine in a temporary directory and watch its states move
+    Demo(demo::Arguments),
     /// Send events, one JSON object a line, to a running engine
     Produce(produce::Arguments),
     /// List workspaces and where they stand
@@ -60,10 +69,29 @@ pub(crate) enum CommandError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Serve(Box<ServeError>),
+    #[error(transparent)]
+    Demo(Box<DemoError>),
     #[error("cannot read {path}", path = path.display())]
     Open { path: PathBuf, source: io::Error },
     #[error("{input}: {source}")]
-    Produce { input: String, source: ProduceError },
+    Produce {
+        input: String,
+        source: Box<ProduceError>,
+    },
+}
+
+impl From<ServeError> for CommandError {
+    fn from(error: ServeError) -> Self {
+        Self::Serve(Box::new(error))
+    }
+}
+
+impl From<DemoError> for CommandError {
+    fn from(error: DemoError) -> Self {
+        Self::Demo(Box::new(error))
+    }
 }
 
 impl CommandError {
@@ -72,6 +100,8 @@ impl CommandError {
         match self {
             Self::Client(error) => error.exit(),
             Self::Config(_) => Exit::Usage,
+            Self::Serve(error) => error.exit(),
+            Self::Demo(error) => error.exit(),
             Self::Open { .. } => Exit::Failed,
             Self::Produce { source, .. } => source.exit(),
         }
@@ -91,6 +121,8 @@ impl Cli {
     /// [`CommandError`] knows its exit code.
     pub(crate) fn run(self) -> Result<Exit, CommandError> {
         match self.command {
+            Command::Serve(flags) => serve::run(&flags),
+            Command::Demo(arguments) => demo::run(&arguments),
             Command::Produce(arguments) => produce::run(&arguments),
             Command::List(arguments) => list::run(&arguments),
             Command::Get(arguments) => get::run(&arguments),
@@ -99,6 +131,13 @@ impl Cli {
         }
     }
 }
+
+/// What is escaped in a path: all but what ids are mostly made of.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b':');
 
 /// How a state stands out.
 fn tone(state: &str) -> Tone {
@@ -112,7 +151,7 @@ fn tone(state: &str) -> Tone {
 
 /// Path of a route below a workspace.
 fn workspace_path(id: &str, rest: &str) -> String {
-    let id = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
+    let id = percent_encoding::utf8_percent_encode(id, ESCAPED);
     format!("/api/v1/workspaces/{id}{rest}")
 }
 

@@ -14,6 +14,7 @@ use layers::{InvalidSetting, Layers};
 use std::{
     env, fs, net::SocketAddr, num::NonZeroUsize, path::PathBuf, process, thread, time::Duration,
 };
+use workspace_engine_core::disk::PARTITIONS_MOST;
 
 /// Everything `serve` needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub(crate) struct EngineSettings {
     pub(crate) partitions: u32,
     pub(crate) owner: String,
     pub(crate) permits: usize,
-    pub(crate) urgent_permits: usize,
+    pub(crate) urgent_queue: usize,
     pub(crate) save_every_events: u64,
     pub(crate) save_interval: Duration,
     pub(crate) retention_bytes: Option<u64>,
@@ -120,6 +121,14 @@ impl ServeConfig {
             .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
             .collect();
         Self::from_parts(flags, &variables)
+    }
+
+    /// A configuration of flags alone, whatever the environment says.
+    ///
+    /// # Errors
+    /// As [`ServeConfig::resolve`].
+    pub(crate) fn of_flags(flags: &ServeFlags) -> Result<Self, ConfigError> {
+        Ok(Self::from_parts(flags, &[])?.config)
     }
 
     fn from_parts(
@@ -211,10 +220,11 @@ impl EngineSettings {
                     ("memory", StoreKind::Memory),
                 ],
             )?,
-            partitions: u32::try_from(layers.number("partitions", 1, 1024)?).unwrap_or(1024),
+            partitions: u32::try_from(layers.number("partitions", 1, PARTITIONS_MOST.into())?)
+                .unwrap_or(PARTITIONS_MOST),
             owner,
-            permits: narrow(layers.number("permits", 1, 10_000)?),
-            urgent_permits: narrow(layers.number("urgent-permits", 0, 10_000)?),
+            permits: narrow(layers.number("permits", 1, 1024)?),
+            urgent_queue: narrow(layers.number("urgent-queue", 0, 1_000_000)?),
             save_every_events: layers.number("save-every-events", 1, 10_000_000)?,
             save_interval: positive(layers, "save-interval")?,
             retention_bytes: layers
@@ -302,6 +312,7 @@ mod tests {
     use super::*;
     use clap::Parser;
     use std::{fmt::Write as _, path::Path};
+    use workspace_engine_core::disk::PARTITIONS_DEFAULT;
 
     #[derive(Parser)]
     struct Cli {
@@ -327,8 +338,8 @@ mod tests {
     #[test]
     fn the_defaults_are_a_configuration() {
         let config = ServeConfig::from_parts(&flags(&[]), &[]).unwrap().config;
+        assert_eq!(config.engine.partitions, PARTITIONS_DEFAULT);
         assert_eq!(config.listen, "127.0.0.1:8081".parse().unwrap());
-        assert_eq!(config.engine.partitions, 12);
         assert_eq!(config.http.max_body_bytes, 16 << 20);
         assert!(config.engine.owner.ends_with(&process::id().to_string()));
     }
@@ -348,7 +359,7 @@ mod tests {
         check(
             &["--partitions", "0"],
             &[],
-            "--partitions: \"0\" is not a number from 1 to 1024",
+            "--partitions: \"0\" is not a number from 1 to 256",
         );
         check(
             &["--save-interval", "10"],

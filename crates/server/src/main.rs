@@ -1,13 +1,31 @@
 //! The `workspace-engine` binary: the engine with its HTTP server, and the operator's commands.
 
-mod client;
-mod commands;
-mod config;
 mod exit;
 mod output;
-mod produce;
 mod size;
 mod span;
+
+mod config;
+
+mod telemetry;
+
+mod app;
+mod problems;
+
+mod routes;
+
+mod metrics;
+mod source;
+
+mod serve;
+
+mod client;
+
+mod produce;
+
+mod demo;
+
+mod commands;
 
 use clap::{Parser, error::ErrorKind};
 use exit::Exit;

@@ -105,7 +105,7 @@ pub(crate) fn error(text: impl Display) {
 
 /// Prints a table on standard output: aligned columns, coloured on a terminal.
 pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [Field; N]>) {
-    line(render(header, rows, &Style::of_stdout()));
+    line(render(header, rows, Style::of_stdout()));
 }
 
 /// What a table is drawn for.
@@ -128,7 +128,7 @@ impl Style {
 fn render<const N: usize>(
     header: [&str; N],
     rows: impl IntoIterator<Item = [Field; N]>,
-    style: &Style,
+    style: Style,
 ) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -154,7 +154,7 @@ fn render<const N: usize>(
         .join("\n")
 }
 
-fn paint(field: Field, style: &Style) -> Cell {
+fn paint(field: Field, style: Style) -> Cell {
     let cell = Cell::new(field.text);
     match field.tone.colour() {
         Some(colour) if style.colours => cell.fg(colour),
@@ -216,7 +216,7 @@ mod tests {
             ["longer-name".into(), field("error", Tone::Bad)],
         ];
         assert_eq!(
-            render(["WORKSPACE", "STATE"], rows, &style),
+            render(["WORKSPACE", "STATE"], rows, style),
             "WORKSPACE    STATE\na            ready\nlonger-name  error"
         );
     }
@@ -227,7 +227,7 @@ mod tests {
             terminal: true,
             colours: true,
         };
-        let text = render(["STATE"], [[field("ready", Tone::Good)]], &style);
+        let text = render(["STATE"], [[field("ready", Tone::Good)]], style);
         assert!(text.contains("\u{1b}[38;5;10mready"), "{text:?}");
     }
 }

@@ -78,7 +78,7 @@ pub(crate) enum ProduceError {
     },
     #[error("gave up after {waited}: {source} ({sent}; lines {first} to {last} may be there as well)", waited = Span(*.waited), sent = Sent(*.produced))]
     GaveUp {
-        source: ClientError,
+        source: Box<ClientError>,
         waited: Duration,
         first: u64,
         last: u64,
@@ -86,7 +86,7 @@ pub(crate) enum ProduceError {
     },
     #[error("{source} ({sent})", sent = Sent(*.produced))]
     Refused {
-        source: ClientError,
+        source: Box<ClientError>,
         produced: Produced,
     },
 }

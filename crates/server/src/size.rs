@@ -67,7 +67,7 @@ impl FromStr for Size {
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, unit_bytes) in UNITS {
-            if unit.ends_with("iB") && self.0 >= unit_bytes && self.0 % unit_bytes == 0 {
+            if unit.ends_with("iB") && self.0 >= unit_bytes && self.0.is_multiple_of(unit_bytes) {
                 return write!(f, "{}{unit}", self.0 / unit_bytes);
             }
         }

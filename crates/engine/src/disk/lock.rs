@@ -4,6 +4,11 @@ use super::DiskError;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::time::Duration;
+
+/// A process that is just ending, or one that was just forked off, holds the lock a moment longer.
+const ATTEMPTS: u32 = 6;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Holds the directory until it is dropped; the operating system lets go of it when the process dies.
 #[derive(Debug)]
@@ -21,20 +26,27 @@ impl DirLock {
             .truncate(false)
             .open(&path)
             .map_err(DiskError::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let pid = file
-                    .read_to_string(&mut text)
-                    .ok()
-                    .and_then(|_| text.trim().parse().ok());
-                return Err(DiskError::Locked {
-                    path: dir.to_owned(),
-                    pid,
-                });
+        let mut attempt = 1;
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if attempt < ATTEMPTS => {
+                    attempt += 1;
+                    std::thread::sleep(PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let mut text = String::new();
+                    let read = file.read_to_string(&mut text).ok();
+                    let pid = read.and_then(|_| text.trim().parse().ok());
+                    return Err(DiskError::Locked {
+                        path: dir.to_owned(),
+                        pid,
+                    });
+                }
+                Err(TryLockError::Error(source)) => {
+                    return Err(DiskError::io("lock", &path)(source));
+                }
             }
-            Err(TryLockError::Error(source)) => return Err(DiskError::io("lock", &path)(source)),
         }
         // The number only helps people; a full disk must not keep an engine from starting.
         let written = file

@@ -49,7 +49,10 @@ fn a_bit_flipped_in_the_journal_is_refused_and_nothing_is_changed() {
     let mut random = fastrand::Rng::with_seed(seed());
     let whole = tempfile::tempdir().expect("a directory");
     filled(whole.path(), REQUESTS);
-    assert!(outcome(whole.path(), REQUESTS).is_none());
+    assert_eq!(
+        outcome(whole.path(), REQUESTS).map(|error| error.to_string()),
+        None
+    );
     let length = std::fs::metadata(journal(whole.path()))
         .expect("there")
         .len();
@@ -88,7 +91,10 @@ fn a_journal_cut_short_is_refused_with_partition_and_offsets() {
     const REQUESTS: u64 = 12;
     let whole = tempfile::tempdir().expect("a directory");
     filled(whole.path(), REQUESTS);
-    assert!(outcome(whole.path(), REQUESTS).is_none());
+    assert_eq!(
+        outcome(whole.path(), REQUESTS).map(|error| error.to_string()),
+        None
+    );
     let length = std::fs::metadata(journal(whole.path()))
         .expect("there")
         .len();

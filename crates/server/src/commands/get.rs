@@ -98,10 +98,9 @@ fn rows(status: &Status) -> Vec<[Field; 2]> {
         add("owner", owner.as_str().into());
     }
     for (key, value) in &status.metadata {
-        let text = match value {
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
         add(key, text.into());
     }
     rows

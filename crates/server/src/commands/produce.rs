@@ -85,7 +85,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         .map(|_| Exit::Done)
         .map_err(|source| CommandError::Produce {
             input: name(&arguments.input),
-            source,
+            source: Box::new(source),
         })
 }
 

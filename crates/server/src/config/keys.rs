@@ -73,7 +73,7 @@ pub(crate) static KEYS: [Key; 25] = [
         name: "partitions",
         value_name: "N",
         default: "12",
-        help: "Partitions of the event log, 1 to 1024; fixed when the data directory is made",
+        help: "Partitions of the event log, 1 to 256; fixed when the data directory is made",
     },
     Key {
         name: "owner",
@@ -88,10 +88,10 @@ pub(crate) static KEYS: [Key; 25] = [
         help: "Workspaces that load at the same time",
     },
     Key {
-        name: "urgent-permits",
+        name: "urgent-queue",
         value_name: "N",
-        default: "2",
-        help: "Further loads at the same time for workspaces that somebody asks for",
+        default: "64",
+        help: "Workspaces that may wait before all others because somebody asks for them; further ones wait with the others",
     },
     Key {
         name: "save-every-events",

@@ -1,6 +1,7 @@
 //! Lines of the input, with a limit on their length, and what makes one an event.
 
 use std::io::{self, BufRead};
+use workspace_engine_core::event::EventEnvelope;
 
 /// Longest line that is read: the engine's largest body by default.
 const LINE_LIMIT_BYTES: usize = 16 << 20;
@@ -121,11 +122,12 @@ impl<R: BufRead> Lines<R> {
 /// # Errors
 /// The reason why it is none.
 pub(super) fn check(text: &[u8]) -> Result<(), String> {
-    let value: serde_json::Value =
-        serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
-    match value.get("workspaceId") {
-        Some(serde_json::Value::String(_)) => Ok(()),
-        _ => Err("workspaceId is missing".to_owned()),
+    if let Err(error) = str::from_utf8(text) {
+        return Err(format!("not UTF-8 after byte {}", error.valid_up_to()));
+    }
+    match EventEnvelope::parse(text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -126,8 +126,9 @@ mod tests {
             text.extend_from_slice(batch.body());
         }
         reader.join().unwrap();
-        let expected: String = (1..=1000).map(|number| format!("{number}\n")).collect();
-        assert_eq!(String::from_utf8(text).unwrap(), expected);
+        let text = String::from_utf8(text).unwrap();
+        let numbers: Vec<u64> = text.lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(numbers, (1..=1000).collect::<Vec<u64>>());
     }
 
     #[test]

@@ -32,11 +32,11 @@ pub(super) enum SendError {
     TooLarge(String),
     /// The engine was silent for too long; the batch may be there.
     GaveUp {
-        source: ClientError,
+        source: Box<ClientError>,
         waited: Duration,
     },
     /// The engine will not take it.
-    Refused(ClientError),
+    Refused(Box<ClientError>),
 }
 
 /// A request is sent again.
@@ -96,7 +96,7 @@ impl<'a> Sender<'a> {
             let waited = since.elapsed();
             if waited >= self.retry_for {
                 return Err(SendError::GaveUp {
-                    source: reason,
+                    source: Box::new(reason),
                     waited,
                 });
             }
@@ -119,7 +119,7 @@ fn next(answer: Result<Answer, ClientError>, url: &str) -> Next {
         Ok(answer) if answer.is_success() => return Next::Acknowledged,
         Ok(answer) => answer,
         Err(error @ ClientError::Unreachable { .. }) => return Next::Again(error, None),
-        Err(error) => return Next::Stop(SendError::Refused(error)),
+        Err(error) => return Next::Stop(SendError::Refused(Box::new(error))),
     };
     match answer.status {
         408 | 429 | 500 | 502 | 503 | 504 | 507 => {
@@ -131,9 +131,9 @@ fn next(answer: Result<Answer, ClientError>, url: &str) -> Next {
                 index: usize::try_from(error.line.saturating_sub(1)).unwrap_or(usize::MAX),
                 reason: error.detail,
             }),
-            None => Next::Stop(SendError::Refused(answer.refused(url))),
+            None => Next::Stop(SendError::Refused(Box::new(answer.refused(url)))),
         },
-        _ => Next::Stop(SendError::Refused(answer.refused(url))),
+        _ => Next::Stop(SendError::Refused(Box::new(answer.refused(url)))),
     }
 }
 

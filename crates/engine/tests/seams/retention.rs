@@ -1,0 +1,168 @@
+use super::support::spec;
+use std::path::Path;
+use std::time::Duration;
+use workspace_engine_core::disk::DataDir;
+use workspace_engine_core::log::conformance::{EVERYTHING, append, read_all, request};
+use workspace_engine_core::log::{
+    EmbeddedLog, EmbeddedLogConfig, EventLog, ReadError, RetentionConfig,
+};
+use workspace_lifecycle::{Offset, PartitionId};
+
+fn open(path: &Path, retention: RetentionConfig) -> EmbeddedLog {
+    let dir = DataDir::open(path, &spec()).expect("opened");
+    let config = EmbeddedLogConfig {
+        retention,
+        ..EmbeddedLogConfig::default()
+    };
+    EmbeddedLog::open(&dir, config).expect("opened")
+}
+
+/// A log with so many events of one workspace, and the partition they are in.
+fn filled(path: &Path, retention: RetentionConfig, events: usize) -> (EmbeddedLog, PartitionId) {
+    let log = open(path, retention);
+    let answer = append(&log, request("acme", events, None)).expect("appended");
+    let partition = answer.partitions[0].partition;
+    (log, partition)
+}
+
+const NOTHING_KEPT: RetentionConfig = RetentionConfig {
+    partition_bytes: Some(0),
+    age: None,
+};
+
+#[test]
+fn nothing_is_removed_by_default() {
+    let path = tempfile::tempdir().expect("a directory");
+    let (log, partition) = filled(path.path(), RetentionConfig::default(), 100);
+    log.trim(partition, Offset(100)).expect("nothing to do");
+    assert_eq!(log.low_watermark(partition), Offset::ZERO);
+}
+
+#[test]
+fn nothing_at_or_above_the_floor_is_removed() {
+    let path = tempfile::tempdir().expect("a directory");
+    let (log, partition) = filled(path.path(), NOTHING_KEPT, 100);
+    for floor in [0, 10, 5, 60] {
+        log.trim(partition, Offset(floor)).expect("trimmed");
+        let low = if floor == 5 { 10 } else { floor };
+        assert_eq!(log.low_watermark(partition), Offset(low));
+        assert_eq!(
+            read_all(&log, partition, Offset(low)).records.len(),
+            100 - usize::try_from(low).expect("small")
+        );
+    }
+    log.trim(partition, Offset(1_000_000)).expect("trimmed");
+    assert_eq!(
+        log.low_watermark(partition),
+        Offset(99),
+        "the last record stays"
+    );
+}
+
+#[test]
+fn a_reader_below_the_low_watermark_is_told_where_the_partition_begins() {
+    let path = tempfile::tempdir().expect("a directory");
+    let (log, partition) = filled(path.path(), NOTHING_KEPT, 100);
+    log.trim(partition, Offset(40)).expect("trimmed");
+    match log.read(partition, Offset(39), EVERYTHING) {
+        Err(ReadError::FellOut {
+            asked,
+            low_watermark,
+            ..
+        }) => assert_eq!((asked, low_watermark), (Offset(39), Offset(40))),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_low_watermark_and_the_end_outlive_the_process_also_when_only_the_last_record_is_left() {
+    let path = tempfile::tempdir().expect("a directory");
+    let (log, partition) = filled(path.path(), NOTHING_KEPT, 100);
+    log.trim(partition, Offset(100)).expect("trimmed");
+    drop(log);
+    let log = open(path.path(), NOTHING_KEPT);
+    assert_eq!(
+        (log.low_watermark(partition), log.high_watermark(partition)),
+        (Offset(99), Offset(100))
+    );
+    let answer = append(&log, request("acme", 1, None)).expect("appended");
+    assert_eq!(answer.partitions[0].first_offset, Offset(100));
+}
+
+#[test]
+fn retention_by_size_keeps_the_newest_bytes() {
+    let path = tempfile::tempdir().expect("a directory");
+    let bytes = 10_000;
+    let retention = RetentionConfig {
+        partition_bytes: Some(bytes),
+        age: None,
+    };
+    let (log, partition) = filled(path.path(), retention, 1000);
+    log.trim(partition, Offset(1000)).expect("trimmed");
+    let kept = read_all(&log, partition, log.low_watermark(partition)).records;
+    let size: usize = kept
+        .iter()
+        .map(|record| record.value.as_ref().expect("a value").len() + 4 + 31)
+        .sum();
+    assert!(
+        size.abs_diff(10_000) < 300,
+        "{size} bytes in {} records",
+        kept.len()
+    );
+    log.trim(partition, Offset(1000)).expect("nothing to do");
+    assert_eq!(
+        kept.len(),
+        read_all(&log, partition, log.low_watermark(partition))
+            .records
+            .len()
+    );
+}
+
+#[test]
+fn retention_by_age_keeps_what_is_young() {
+    let path = tempfile::tempdir().expect("a directory");
+    let young = RetentionConfig {
+        partition_bytes: None,
+        age: Some(Duration::from_secs(3600)),
+    };
+    let (log, partition) = filled(path.path(), young, 50);
+    log.trim(partition, Offset(50)).expect("nothing to do");
+    assert_eq!(log.low_watermark(partition), Offset::ZERO);
+    drop(log);
+    // A clock without a tick in between would make the records as old as now.
+    let old = RetentionConfig {
+        partition_bytes: None,
+        age: Some(Duration::ZERO),
+    };
+    let log = open(path.path(), old);
+    let begun = std::time::SystemTime::now();
+    while begun.elapsed().expect("a clock") < Duration::from_millis(2) {
+        std::thread::yield_now();
+    }
+    log.trim(partition, Offset(30)).expect("trimmed");
+    assert_eq!(log.low_watermark(partition), Offset(30));
+}
+
+#[test]
+fn readers_of_what_stays_notice_nothing_of_a_removal() {
+    let path = tempfile::tempdir().expect("a directory");
+    let (log, partition) = filled(path.path(), NOTHING_KEPT, 30_000);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut reads = 0;
+            while log.low_watermark(partition) < Offset(25_000) {
+                match log.read(partition, log.low_watermark(partition), EVERYTHING) {
+                    Ok(batch) => assert_eq!(batch.next_offset, Offset(30_000)),
+                    Err(ReadError::FellOut { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                reads += 1;
+            }
+            reads
+        });
+        for floor in (1000..=25_000).step_by(1000) {
+            log.trim(partition, Offset(floor)).expect("trimmed");
+        }
+        assert!(reader.join().expect("no panic") > 0);
+    });
+}

@@ -1,0 +1,290 @@
+//! `demo`: an engine in a temporary directory, with events to look at.
+
+use super::{CommandError, workspace_path};
+use crate::{
+    client::{ANSWER_TIMEOUT, Client, ClientError, Post, StatusPage},
+    config::{ServeConfig, ServeFlags},
+    demo::{Events, Screen},
+    exit::Exit,
+    output,
+    produce::{Observer, Pace, ProduceError, ProduceOptions, Produced, RetryNotice, produce},
+    serve::{Running, serve},
+    span,
+};
+use clap::Args;
+use serde::Deserialize;
+use std::{
+    io,
+    net::TcpListener,
+    path::PathBuf,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+use workspace_status::{PageQuery, State, StateSet, Tracker};
+
+/// Longest time for one part of the demonstration.
+const PATIENCE: Duration = Duration::from_mins(2);
+/// Between two looks at what is not told by itself.
+const LOOK: Duration = Duration::from_millis(20);
+const USUAL_ADDRESS: &str = "127.0.0.1:8081";
+const ANY_ADDRESS: &str = "127.0.0.1:0";
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Directory in a git repository whose history makes the events; made-up events where there is none
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    repository: PathBuf,
+    /// Most commits, counted from the last one
+    #[arg(long, value_name = "N", default_value = "500", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    commits: u32,
+    /// Address of the HTTP server [default: 127.0.0.1:8081, or a free port where that is taken]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<String>,
+    /// End with exit code 0 when every workspace is ready, instead of staying up
+    #[arg(long)]
+    exit_when_ready: bool,
+}
+
+/// Why a demonstration fails.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DemoError {
+    #[error("cannot make a temporary directory")]
+    Directory(#[source] io::Error),
+    #[error("cannot begin to feed the engine")]
+    Begin(#[source] io::Error),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Produce(#[from] ProduceError),
+    #[error("workspace {id} is in error: {message}")]
+    Workspace { id: String, message: String },
+    #[error("not every workspace is ready after {after}", after = span::rounded(*.0))]
+    NotReady(Duration),
+}
+
+impl DemoError {
+    /// The exit code that this failure means.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Directory(_) | Self::Begin(_) | Self::Workspace { .. } => Exit::Failed,
+            Self::Client(error) => error.exit(),
+            Self::Produce(error) => error.exit(),
+            Self::NotReady(_) => Exit::TimedOut,
+        }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
+    let directory = tempfile::Builder::new()
+        .prefix("workspace-engine-demo-")
+        .tempdir()
+        .map_err(DemoError::Directory)?;
+    let listen = arguments.listen.clone().unwrap_or_else(usual_or_any);
+    let flags = ServeFlags::default()
+        .with("listen", listen)
+        .with("data-dir", directory.path().to_string_lossy())
+        .with("log-level", "warn");
+    let config = ServeConfig::of_flags(&flags)?;
+    let events = Events::find(&arguments.repository, arguments.commits);
+    let stays = !arguments.exit_when_ready;
+    let (shown, outcome) = mpsc::channel();
+    let served = serve(&config, move |running| {
+        let shows = thread::Builder::new().name("demo".to_owned());
+        let begun = shows.spawn({
+            let running = running.clone();
+            let shown = shown.clone();
+            move || {
+                let result = show(events, &running);
+                let failed = result.is_err();
+                // Nobody waits for the outcome where the engine was told to stop meanwhile.
+                let _ = shown.send(result);
+                if failed || !stays {
+                    running.stop();
+                } else {
+                    output::line("Ctrl-C ends the demonstration and removes its directory");
+                }
+            }
+        });
+        if let Err(error) = begun {
+            let _ = shown.send(Err(DemoError::Begin(error)));
+            running.stop();
+        }
+    });
+    served?;
+    match outcome.try_recv() {
+        Ok(Err(error)) => Err(error.into()),
+        Ok(Ok(())) | Err(_) => Ok(Exit::Done),
+    }
+}
+
+/// The usual address where it is free, so that the commands need no flag; else any.
+fn usual_or_any() -> String {
+    match TcpListener::bind(USUAL_ADDRESS) {
+        Ok(_) => USUAL_ADDRESS.to_owned(),
+        Err(_) => ANY_ADDRESS.to_owned(),
+    }
+}
+
+/// Feeds the engine, waits until all is ready, and loads everything once more.
+fn show(events: Events, running: &Running) -> Result<(), DemoError> {
+    let url = running.url();
+    let client = Client::new(&url)?;
+    output::line(format_args!("workspace-engine listens on {url}"));
+    output::line(format_args!("feeding it with {}", events.title));
+    let screen = Screen::begin(running.tracker.clone()).map_err(DemoError::Begin)?;
+    let pace = Pace::begin();
+    let fed = feed(events, &client, running);
+    screen.finish();
+    let produced = fed?;
+    output::line(format_args!(
+        "\nall {} workspaces are ready, {} events in {}",
+        running.tracker.count(),
+        produced.accepted,
+        span::rounded(pace.elapsed())
+    ));
+
+    output::line("now every workspace leaves the memory and is loaded again from the store");
+    let screen = Screen::begin(running.tracker.clone()).map_err(DemoError::Begin)?;
+    let pace = Pace::begin();
+    let reloaded = reload(&client, running);
+    screen.finish();
+    reloaded?;
+    output::line(format_args!(
+        "\nall are ready again after {}\n",
+        span::rounded(pace.elapsed())
+    ));
+    invite(&client, running)
+}
+
+fn feed(events: Events, client: &Client, running: &Running) -> Result<Produced, DemoError> {
+    let lines = events.lines().map_err(DemoError::Begin)?;
+    let options = ProduceOptions {
+        // Small ones, so that there is something to see.
+        batch_events: 200,
+        ..ProduceOptions::default()
+    };
+    let produced = produce(client, lines, options, &mut Silent)?;
+    let deadline = Instant::now() + PATIENCE;
+    until(deadline, || Ok(lag(client)? == 0))?;
+    all_ready(&running.tracker, deadline)?;
+    Ok(produced)
+}
+
+/// Loads every workspace again, and waits for a later load of each to be ready.
+fn reload(client: &Client, running: &Running) -> Result<(), DemoError> {
+    let deadline = Instant::now() + PATIENCE;
+    let before = running.tracker.list_all();
+    for snapshot in &before {
+        let post = Post {
+            content_type: "application/json",
+            body: b"",
+            producer: None,
+        };
+        client
+            .post(
+                &workspace_path(snapshot.workspace_id(), "/reload"),
+                post,
+                ANSWER_TIMEOUT,
+            )?
+            .accepted(client.url())?;
+    }
+    until(deadline, || {
+        let later = |id: &str, epoch| {
+            running
+                .tracker
+                .snapshot(id)
+                .is_some_and(|now| now.epoch() > epoch)
+        };
+        Ok(before
+            .iter()
+            .all(|snapshot| later(snapshot.workspace_id(), snapshot.epoch())))
+    })?;
+    all_ready(&running.tracker, deadline)
+}
+
+fn all_ready(tracker: &Tracker, deadline: Instant) -> Result<(), DemoError> {
+    until(deadline, || {
+        let counts = tracker.count_by_state();
+        if counts[State::Error] > 0 {
+            return Err(first_error(tracker));
+        }
+        Ok(counts[State::Ready] == counts.total())
+    })
+}
+
+fn first_error(tracker: &Tracker) -> DemoError {
+    let page = tracker.page(&PageQuery {
+        after: None,
+        limit: 1,
+        prefix: None,
+        states: StateSet::from(State::Error),
+        healthy: None,
+    });
+    match page.snapshots.first() {
+        Some(snapshot) => DemoError::Workspace {
+            id: snapshot.workspace_id().to_owned(),
+            message: snapshot.error_message().unwrap_or_default().to_owned(),
+        },
+        None => DemoError::NotReady(Duration::ZERO),
+    }
+}
+
+/// Looks until something is true.
+fn until(
+    deadline: Instant,
+    mut is_true: impl FnMut() -> Result<bool, DemoError>,
+) -> Result<(), DemoError> {
+    while !is_true()? {
+        if Instant::now() >= deadline {
+            return Err(DemoError::NotReady(PATIENCE));
+        }
+        thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+/// Positions that are not applied yet, over all partitions.
+fn lag(client: &Client) -> Result<u64, ClientError> {
+    #[derive(Deserialize)]
+    struct Partitions {
+        partitions: Vec<Partition>,
+    }
+    #[derive(Deserialize)]
+    struct Partition {
+        lag: u64,
+    }
+    let (document, _) = client.document::<Partitions>("/api/v1/partitions")?;
+    Ok(document.partitions.iter().map(|one| one.lag).sum())
+}
+
+/// What to try next.
+fn invite(client: &Client, running: &Running) -> Result<(), DemoError> {
+    let url = client.url();
+    let (page, _) = client.document::<StatusPage>("/api/v1/workspaces/statuses?limit=1")?;
+    let name = running
+        .tracker
+        .list_all()
+        .first()
+        .map(|snapshot| snapshot.workspace_id().to_owned())
+        .unwrap_or_default();
+    output::line(format_args!(
+        "{} workspaces; try, in another terminal:\n  \
+         export WORKSPACE_ENGINE_URL={url}\n  \
+         workspace-engine list\n  \
+         workspace-engine history {name}\n  \
+         curl {url}{}\n  \
+         and {url}/docs in a browser",
+        page.total_count,
+        workspace_path(&name, "/entities"),
+    ));
+    Ok(())
+}
+
+/// The states tell enough.
+struct Silent;
+
+impl Observer for Silent {
+    fn acknowledged(&mut self, _: Produced) {}
+    fn retrying(&mut self, _: &RetryNotice<'_>) {}
+}

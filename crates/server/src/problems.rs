@@ -1,0 +1,334 @@
+//! Every problem of the engine's own routes: the one place that maps errors to HTTP.
+
+use axum::http::StatusCode;
+use serde_json::value::RawValue;
+use std::time::Duration;
+use workspace_engine_core::{
+    ActionError,
+    log::{AppendError, ReadError},
+    store::StoreError,
+};
+use workspace_lifecycle::{CommandError, Offset};
+use workspace_status::{Snapshot, WorkspaceId};
+use workspace_status_http::{Problem, ProblemType, problem_types, status_document};
+
+const INVALID_EVENTS: ProblemType = ProblemType::new(
+    "/problems/invalid-events",
+    StatusCode::BAD_REQUEST,
+    "Invalid events",
+);
+const INVALID_PRODUCER: ProblemType = ProblemType::new(
+    "/problems/invalid-producer",
+    StatusCode::BAD_REQUEST,
+    "Invalid producer",
+);
+const SEQUENCE_GAP: ProblemType = ProblemType::new(
+    "/problems/sequence-gap",
+    StatusCode::CONFLICT,
+    "Sequence gap",
+);
+const BODY_TIMEOUT: ProblemType = ProblemType::new(
+    "/problems/body-timeout",
+    StatusCode::REQUEST_TIMEOUT,
+    "Body too slow",
+);
+const BUSY: ProblemType = ProblemType::new(
+    "/problems/busy",
+    StatusCode::SERVICE_UNAVAILABLE,
+    "Too busy",
+);
+const NO_SPACE: ProblemType = ProblemType::new(
+    "/problems/no-space",
+    StatusCode::INSUFFICIENT_STORAGE,
+    "No space left",
+);
+const STARTING: ProblemType = ProblemType::new(
+    "/problems/starting",
+    StatusCode::SERVICE_UNAVAILABLE,
+    "Starting",
+);
+const STOPPING: ProblemType = ProblemType::new(
+    "/problems/stopping",
+    StatusCode::SERVICE_UNAVAILABLE,
+    "Stopping",
+);
+const NOT_LOADED: ProblemType = ProblemType::new(
+    "/problems/workspace-not-loaded",
+    StatusCode::SERVICE_UNAVAILABLE,
+    "Workspace not in memory",
+);
+const NOT_APPLIED: ProblemType = ProblemType::new(
+    "/problems/not-applied",
+    StatusCode::SERVICE_UNAVAILABLE,
+    "Not applied yet",
+);
+const NOT_STOPPED: ProblemType = ProblemType::new(
+    "/problems/not-stopped",
+    StatusCode::CONFLICT,
+    "Nothing to skip",
+);
+const ACTION_FAILED: ProblemType = ProblemType::new(
+    "/problems/action-failed",
+    StatusCode::INTERNAL_SERVER_ERROR,
+    "Action failed",
+);
+const ENTITY_UNKNOWN: ProblemType = ProblemType::new(
+    "/problems/entity-unknown",
+    StatusCode::NOT_FOUND,
+    "Unknown entity",
+);
+
+const SOON: Duration = Duration::from_secs(1);
+const LATER: Duration = Duration::from_secs(5);
+
+/// A line of a request that is not valid.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct InvalidLine {
+    /// Number of the line in the body, from 1.
+    pub(crate) line: u64,
+    /// What is wrong with it.
+    pub(crate) detail: String,
+}
+
+/// Some lines are no events, so none was appended; `errors` are the first of them.
+pub(crate) fn invalid_events(errors: &[InvalidLine], invalid_lines: u64) -> Problem {
+    let detail = match errors {
+        [only] if invalid_lines == 1 => format!("line {}: {}", only.line, only.detail),
+        [first, ..] => format!(
+            "{invalid_lines} lines are not valid, the first is line {}: {}",
+            first.line, first.detail
+        ),
+        [] => "the body holds no event".to_owned(),
+    };
+    Problem::new(&INVALID_EVENTS, detail)
+        .with("errors", errors)
+        .with("invalidLines", invalid_lines)
+}
+
+pub(crate) fn body_too_large(limit: usize, declared: Option<u64>) -> Problem {
+    let problem = Problem::new(
+        &problem_types::BODY_TOO_LARGE,
+        format!("the body is over the limit of {limit} bytes"),
+    )
+    .with("maximumBytes", limit);
+    match declared {
+        Some(bytes) => problem.with("bodyBytes", bytes),
+        None => problem,
+    }
+}
+
+pub(crate) fn body_timeout(timeout: Duration) -> Problem {
+    Problem::new(
+        &BODY_TIMEOUT,
+        format!(
+            "nothing of the body came for {} seconds",
+            timeout.as_secs_f32()
+        ),
+    )
+}
+
+pub(crate) fn body_broken(reason: &str) -> Problem {
+    Problem::new(
+        &problem_types::INVALID_BODY,
+        format!("the body cannot be read: {reason}"),
+    )
+}
+
+pub(crate) fn unsupported_media_type(found: Option<&str>) -> Problem {
+    let detail = match found {
+        Some(found) => format!("the route does not read {found:?}"),
+        None => "the request has no Content-Type".to_owned(),
+    };
+    Problem::new(&problem_types::UNSUPPORTED_MEDIA_TYPE, detail)
+        .with("supported", ["application/json", "application/x-ndjson"])
+}
+
+pub(crate) fn invalid_producer(reason: impl Into<String>) -> Problem {
+    Problem::new(&INVALID_PRODUCER, reason.into())
+}
+
+pub(crate) fn out_of_memory() -> Problem {
+    Problem::new(
+        &BUSY,
+        "the bodies of requests under way take all memory for them, try again",
+    )
+    .retry_after(SOON)
+}
+
+pub(crate) fn append(error: &AppendError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        AppendError::Busy => Problem::new(&BUSY, detail).retry_after(SOON),
+        AppendError::Sequence {
+            sequence, expected, ..
+        } => Problem::new(&SEQUENCE_GAP, detail)
+            .with("sequence", sequence)
+            .with("expectedSequence", expected),
+        AppendError::Producer(_) => Problem::new(&INVALID_PRODUCER, detail),
+        AppendError::NoSpace(_) => Problem::new(&NO_SPACE, detail).retry_after(LATER),
+        AppendError::Unavailable(_) => {
+            Problem::new(&problem_types::UNAVAILABLE, detail).retry_after(LATER)
+        }
+        AppendError::Closed => stopping(),
+    }
+}
+
+/// The log ended with the request under way: nobody knows whether its events are durable.
+pub(crate) fn append_unanswered() -> Problem {
+    Problem::new(
+        &STOPPING,
+        "the engine stopped before it could say whether the events are durable; repeat the request with the same Producer-Sequence",
+    )
+    .retry_after(LATER)
+}
+
+pub(crate) fn starting() -> Problem {
+    Problem::new(&STARTING, "the engine opens its log and its store").retry_after(SOON)
+}
+
+pub(crate) fn stopping() -> Problem {
+    Problem::new(&STOPPING, "the engine is shutting down").retry_after(LATER)
+}
+
+pub(crate) fn failed() -> Problem {
+    Problem::new(
+        &problem_types::INTERNAL,
+        "the server failed on this request; its log says more",
+    )
+}
+
+pub(crate) fn unknown_workspace(id: &WorkspaceId) -> Problem {
+    Problem::new(
+        &problem_types::WORKSPACE_UNKNOWN,
+        "neither the store nor the log knows the workspace",
+    )
+    .with("workspaceId", id.as_str())
+}
+
+pub(crate) fn unknown_entity(id: &WorkspaceId, kind: &str, entity_id: &str) -> Problem {
+    Problem::new(&ENTITY_UNKNOWN, "the workspace has no such entity")
+        .with("workspaceId", id.as_str())
+        .with("type", kind)
+        .with("id", entity_id)
+}
+
+/// A workspace that could not be brought into memory in time, with where it stands.
+pub(crate) fn not_loaded(id: &WorkspaceId, status: Option<&Snapshot>) -> Problem {
+    let detail = match status {
+        Some(status) => match status.error_message() {
+            Some(message) => format!("the workspace is in error: {message}"),
+            None => format!("the workspace is in {}", status.state()),
+        },
+        None => "the workspace is not in memory".to_owned(),
+    };
+    with_status(Problem::new(&NOT_LOADED, detail), id, status).retry_after(SOON)
+}
+
+/// A workspace that did not apply an offset in time, with where it stands.
+pub(crate) fn not_applied(
+    id: &WorkspaceId,
+    asked: Offset,
+    reached: Option<Offset>,
+    status: Option<&Snapshot>,
+) -> Problem {
+    let detail = match (status.and_then(Snapshot::error_message), reached) {
+        (Some(message), _) => format!("the workspace is in error: {message}"),
+        (None, Some(reached)) => {
+            format!("offset {asked} is not applied yet, {reached} is next")
+        }
+        (None, None) => format!("offset {asked} is not applied yet"),
+    };
+    let problem = Problem::new(&NOT_APPLIED, detail)
+        .with("atLeast", asked.0)
+        .with("nextOffset", reached.map(|reached| reached.0));
+    with_status(problem, id, status).retry_after(SOON)
+}
+
+fn with_status(problem: Problem, id: &WorkspaceId, status: Option<&Snapshot>) -> Problem {
+    let problem = problem.with("workspaceId", id.as_str());
+    let document = status
+        .and_then(|status| String::from_utf8(status_document(status)).ok())
+        .and_then(|text| RawValue::from_string(text).ok());
+    match document {
+        Some(document) => problem.with("workspaceStatus", document),
+        None => problem,
+    }
+}
+
+pub(crate) fn action(id: &WorkspaceId, error: &ActionError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        ActionError::Refused(CommandError::UnknownWorkspace) => unknown_workspace(id),
+        ActionError::Refused(CommandError::NotStopped) => Problem::new(&NOT_STOPPED, detail),
+        ActionError::Refused(CommandError::Busy | CommandError::Leaving) | ActionError::Busy => {
+            Problem::new(&BUSY, detail).retry_after(SOON)
+        }
+        ActionError::Refused(CommandError::Failed(_)) => Problem::new(&ACTION_FAILED, detail),
+        ActionError::Closed => stopping(),
+    }
+    .with("workspaceId", id.as_str())
+}
+
+pub(crate) fn store(error: &StoreError) -> Problem {
+    Problem::new(&problem_types::UNAVAILABLE, error.to_string()).retry_after(LATER)
+}
+
+pub(crate) fn log_read(error: &ReadError) -> Problem {
+    Problem::new(&problem_types::UNAVAILABLE, error.to_string()).retry_after(LATER)
+}
+
+pub(crate) fn invalid_cursor() -> Problem {
+    Problem::new(
+        &problem_types::INVALID_CURSOR,
+        "the cursor was not made by this route; begin without one",
+    )
+    .with("parameter", "cursor")
+}
+
+pub(crate) fn invalid_parameter(name: &'static str, reason: impl Into<String>) -> Problem {
+    Problem::new(&problem_types::INVALID_PARAMETER, reason.into()).with("parameter", name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_went_wrong_decides_the_status() {
+        let id = WorkspaceId::new("w").unwrap();
+        for (problem, status, detail) in [
+            (
+                append(&AppendError::NoSpace("3 bytes free".to_owned())),
+                507,
+                "no space left for the event log: 3 bytes free",
+            ),
+            (
+                append(&AppendError::Sequence {
+                    producer_id: "p".to_owned(),
+                    sequence: 9,
+                    expected: 7,
+                }),
+                409,
+                "producer p sent request 9, but 7 is next",
+            ),
+            (
+                append(&AppendError::Busy),
+                503,
+                "too many requests are waiting to be appended, try again",
+            ),
+            (
+                action(&id, &ActionError::Refused(CommandError::NotStopped)),
+                409,
+                "the workspace does not stand at an event that it cannot apply",
+            ),
+            (
+                action(&id, &ActionError::Refused(CommandError::UnknownWorkspace)),
+                404,
+                "neither the store nor the log knows the workspace",
+            ),
+        ] {
+            assert_eq!(problem.status().as_u16(), status, "{detail}");
+            assert_eq!(problem.detail(), detail);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Events of a workspace that were skipped.
+
+use super::{cursor, json, page_limit};
+use crate::{app::App, problems};
+use axum::{
+    extract::{Query, State as Extract},
+    http::StatusCode,
+    response::Response,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use workspace_engine_core::log::DeadLetter;
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status_http::{Checked, Problem, ProblemDocument, WorkspaceIdPath};
+
+const LIMIT_DEFAULT: usize = 100;
+/// An event has at most 1 MiB, so a page stays within what one answer may take.
+const LIMIT_MOST: usize = 100;
+
+/// Which page.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Parameters {
+    /// At most so many, 1 to 100; 100 if not given.
+    limit: Option<usize>,
+    /// Where the page before ended, as its `nextCursor`.
+    cursor: Option<String>,
+}
+
+/// A page of skipped events.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = DeadLetters)]
+struct DeadLettersDocument {
+    /// Ordered by partition and offset.
+    dead_letters: Vec<DeadLetterDocument>,
+    /// The cursor of the next page; null on the last.
+    #[schema(required)]
+    next_cursor: Option<String>,
+}
+
+/// An event that was skipped, with its address and the reason.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = DeadLetter)]
+struct DeadLetterDocument {
+    /// The topic it stood in.
+    topic: String,
+    /// The partition it stood in.
+    partition: u32,
+    /// The offset it stood at.
+    offset: u64,
+    /// The workspace it belonged to.
+    workspace_id: String,
+    /// Its key as text; bytes that are no text are shown as U+FFFD.
+    #[schema(required)]
+    key: Option<String>,
+    /// Its value as text; bytes that are no text are shown as U+FFFD.
+    #[schema(required)]
+    value: Option<String>,
+    /// Why it could not be applied.
+    reason: String,
+    /// When it was skipped.
+    #[schema(value_type = String, format = DateTime)]
+    skipped_at: Timestamp,
+}
+
+impl From<DeadLetter> for DeadLetterDocument {
+    fn from(letter: DeadLetter) -> Self {
+        let text = |bytes: bytes::Bytes| String::from_utf8_lossy(&bytes).into_owned();
+        let skipped_at = i64::try_from(letter.skipped_at_ms)
+            .ok()
+            .and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        Self {
+            topic: letter.topic,
+            partition: letter.partition.0,
+            offset: letter.offset.0,
+            workspace_id: letter.workspace_id.to_string(),
+            key: letter.key.map(text),
+            value: letter.value.map(text),
+            reason: letter.reason,
+            skipped_at: skipped_at.unwrap_or(Timestamp::MAX),
+        }
+    }
+}
+
+/// Events of a workspace that were skipped
+#[utoipa::path(
+    get,
+    path = "/api/v1/workspaces/{id}/dead-letters",
+    operation_id = "listDeadLetters",
+    tag = "operator",
+    params(("id" = String, Path, description = "The workspace"), Parameters),
+    responses(
+        (status = 200, description = "A page of skipped events", body = DeadLettersDocument),
+        (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Nobody knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The engine is starting", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(
+    Extract(app): Extract<App>,
+    Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
+    Checked(Query(parameters)): Checked<Query<Parameters>>,
+) -> Result<Response, Problem> {
+    let pages = format!("dead-letters/{id}");
+    let limit = page_limit(parameters.limit, LIMIT_DEFAULT, LIMIT_MOST)?;
+    let after = cursor::decode(&pages, parameters.cursor.as_deref())?
+        .map(|position| place(&position).ok_or_else(problems::invalid_cursor))
+        .transpose()?;
+    app.known(&id).await?;
+    let mut letters = app
+        .blocking(move |engine| engine.log().dead_letters(Some(&id), after, limit + 1))
+        .await?
+        .map_err(|error| problems::log_read(&error))?;
+    let more = letters.len() > limit;
+    letters.truncate(limit);
+    let next_cursor = letters
+        .last()
+        .filter(|_| more)
+        .map(|last| cursor::encode(&pages, &format!("{}:{}", last.partition, last.offset)));
+    let document = DeadLettersDocument {
+        dead_letters: letters.into_iter().map(Into::into).collect(),
+        next_cursor,
+    };
+    Ok(json(StatusCode::OK, &document))
+}
+
+fn place(position: &str) -> Option<(PartitionId, Offset)> {
+    let (partition, offset) = position.split_once(':')?;
+    Some((
+        PartitionId(partition.parse().ok()?),
+        Offset(offset.parse().ok()?),
+    ))
+}

@@ -1,0 +1,328 @@
+//! The state that events made: counts, pages and single entities of a workspace.
+
+use super::{cursor, json, json_bytes, page_limit};
+use crate::{
+    app::{App, Loaded},
+    problems,
+    span::Span,
+};
+use axum::{
+    extract::{Path, Query, State as Extract},
+    http::StatusCode,
+    response::Response,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::{collections::BTreeMap, time::Duration};
+use utoipa::{IntoParams, ToSchema};
+use workspace_engine_core::entities::EntityRef;
+use workspace_lifecycle::Offset;
+use workspace_status::WorkspaceId;
+use workspace_status_http::{
+    Checked, Problem, ProblemDocument, WorkspaceIdPath, invalid_workspace_id,
+};
+
+const LIMIT_DEFAULT: usize = 100;
+const LIMIT_MOST: usize = 10_000;
+/// A page ends early where its entities are large; at least one is on it.
+const PAGE_BYTES: usize = 16 << 20;
+/// Pages of more entities are made on a thread that answers no other request.
+const INLINE_ENTITIES: usize = 500;
+const WAIT_DEFAULT: Duration = Duration::from_secs(30);
+const WAIT_LONGEST: Duration = Duration::from_mins(10);
+
+/// What must be applied before the answer.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+pub(super) struct SummaryParameters {
+    /// Wait until the event at this offset of the workspace's partition is applied.
+    at_least: Option<u64>,
+    /// How long to wait for it, at most 10m; 30s if not given.
+    #[param(example = "30s")]
+    timeout: Option<String>,
+}
+
+/// What a workspace holds.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = EntitySummary)]
+struct SummaryDocument<'a> {
+    /// The workspace.
+    #[schema(value_type = String)]
+    workspace_id: &'a str,
+    /// First offset of its partition that is not applied.
+    next_offset: u64,
+    /// Events applied in its whole life; saved together with `nextOffset`, so it tells a doubled or lost event.
+    events_applied: u64,
+    /// Number of entities by type.
+    counts: BTreeMap<String, usize>,
+}
+
+/// What a workspace holds
+///
+/// A workspace that is not in memory is loaded first, before others.
+#[utoipa::path(
+    get,
+    path = "/api/v1/workspaces/{id}/entities",
+    operation_id = "getEntitySummary",
+    tag = "entities",
+    params(("id" = String, Path, description = "The workspace"), SummaryParameters),
+    responses(
+        (status = 200, description = "Counts, and what is applied", body = SummaryDocument),
+        (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Nobody knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It is not in memory yet, or has not applied the offset: `workspaceStatus` says where it stands", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn summary(
+    Extract(app): Extract<App>,
+    Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
+    Checked(Query(parameters)): Checked<Query<SummaryParameters>>,
+) -> Result<Response, Problem> {
+    let wait = wait(parameters.timeout.as_deref())?;
+    let loaded = match parameters.at_least {
+        Some(offset) => app.applied(&id, Offset(offset), wait).await?,
+        None => app.loaded(&id).await?,
+    };
+    let document = loaded.read(|entities, applied| SummaryDocument {
+        workspace_id: loaded.id().as_str(),
+        next_offset: applied.next_offset.0,
+        events_applied: applied.events_applied,
+        counts: entities
+            .counts()
+            .map(|(kind, count)| (kind.to_owned(), count))
+            .collect(),
+    });
+    Ok(json(StatusCode::OK, &document))
+}
+
+fn wait(timeout: Option<&str>) -> Result<Duration, Problem> {
+    let Some(text) = timeout else {
+        return Ok(WAIT_DEFAULT);
+    };
+    let span: Span = text
+        .parse()
+        .map_err(|error| problems::invalid_parameter("timeout", format!("{error}")))?;
+    if span.0 > WAIT_LONGEST {
+        return Err(problems::invalid_parameter(
+            "timeout",
+            format!("the longest duration here is {}", Span(WAIT_LONGEST)),
+        ));
+    }
+    Ok(span.0)
+}
+
+/// Which page.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageParameters {
+    /// At most so many, 1 to 10,000; 100 if not given. A page of large entities may hold fewer.
+    limit: Option<usize>,
+    /// Where the page before ended, as its `nextCursor`.
+    cursor: Option<String>,
+}
+
+/// A page of entities of one type. It is written by hand: the values are JSON already, and to
+/// read them again would hold the workspace's lock for longer.
+#[derive(ToSchema)]
+#[schema(as = Entities)]
+#[expect(dead_code, reason = "describes the answer; write_page writes it")]
+struct PageDocument {
+    /// Ordered by id bytewise.
+    entities: Vec<EntityOfPage>,
+    /// The cursor of the next page; null on the last.
+    #[schema(required, rename = "nextCursor")]
+    next_cursor: Option<String>,
+}
+
+/// An entity on a page.
+#[derive(ToSchema)]
+#[schema(as = EntityOfPage)]
+#[expect(dead_code, reason = "describes the answer; write_page writes it")]
+struct EntityOfPage {
+    /// Its id within its type.
+    id: String,
+    /// Its value, as its last event set it.
+    #[schema(value_type = Object)]
+    data: serde_json::Value,
+}
+
+/// A page of entities of one type
+#[utoipa::path(
+    get,
+    path = "/api/v1/workspaces/{id}/entities/{type}",
+    operation_id = "listEntities",
+    tag = "entities",
+    params(
+        ("id" = String, Path, description = "The workspace"),
+        ("type" = String, Path, description = "The type, percent-encoded"),
+        PageParameters,
+    ),
+    responses(
+        (status = 200, description = "A page of entities; none where there is none of the type", body = PageDocument),
+        (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Nobody knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It is not in memory yet: `workspaceStatus` says where it stands", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn page(
+    Extract(app): Extract<App>,
+    Checked(Path((id, kind))): Checked<Path<(String, String)>>,
+    Checked(Query(parameters)): Checked<Query<PageParameters>>,
+) -> Result<Response, Problem> {
+    let id = workspace_id(&id)?;
+    let limit = page_limit(parameters.limit, LIMIT_DEFAULT, LIMIT_MOST)?;
+    let pages = format!("entities/{id}/{kind}");
+    let after = cursor::decode(&pages, parameters.cursor.as_deref())?;
+    let loaded = app.loaded(&id).await?;
+    if limit <= INLINE_ENTITIES {
+        return page_of(&loaded, &kind, &pages, after.as_deref(), limit);
+    }
+    tokio::task::spawn_blocking(move || page_of(&loaded, &kind, &pages, after.as_deref(), limit))
+        .await
+        .map_err(|_| problems::failed())?
+}
+
+fn page_of(
+    loaded: &Loaded,
+    kind: &str,
+    pages: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Response, Problem> {
+    let document =
+        loaded.read(|entities, _| write_page(entities.page(kind, after, limit + 1), pages, limit));
+    match document {
+        Ok(bytes) => Ok(json_bytes(StatusCode::OK, bytes)),
+        Err(_) => Err(problems::failed()),
+    }
+}
+
+/// A page of at most `limit` entities; whether there are more is told by one that is given beyond.
+fn write_page<'a>(
+    entities: impl Iterator<Item = EntityRef<'a>>,
+    pages: &str,
+    limit: usize,
+) -> Result<Vec<u8>, serde_json::Error> {
+    let mut document = br#"{"entities":["#.to_vec();
+    let mut last = None;
+    let mut next_cursor = None;
+    for (place, entity) in entities.enumerate() {
+        if place == limit || (place > 0 && document.len() > PAGE_BYTES) {
+            next_cursor = last.map(|id| cursor::encode(pages, id));
+            break;
+        }
+        if place > 0 {
+            document.push(b',');
+        }
+        document.extend_from_slice(br#"{"id":"#);
+        serde_json::to_writer(&mut document, entity.id)?;
+        document.extend_from_slice(br#","data":"#);
+        document.extend_from_slice(entity.data);
+        document.push(b'}');
+        last = Some(entity.id);
+    }
+    document.extend_from_slice(br#"],"nextCursor":"#);
+    serde_json::to_writer(&mut document, &next_cursor)?;
+    document.push(b'}');
+    Ok(document)
+}
+
+/// One entity.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Entity)]
+struct EntityDocument<'a> {
+    /// Its type.
+    #[schema(value_type = String)]
+    r#type: &'a str,
+    /// Its id within its type.
+    #[schema(value_type = String)]
+    id: &'a str,
+    /// Its value, as its last event set it.
+    #[schema(value_type = Object)]
+    data: &'a RawValue,
+    /// Offset of that event.
+    offset: u64,
+}
+
+/// One entity
+#[utoipa::path(
+    get,
+    path = "/api/v1/workspaces/{id}/entities/{type}/{entityId}",
+    operation_id = "getEntity",
+    tag = "entities",
+    params(
+        ("id" = String, Path, description = "The workspace"),
+        ("type" = String, Path, description = "The type, percent-encoded"),
+        ("entityId" = String, Path, description = "The id, percent-encoded: `dir/file` is `dir%2Ffile`"),
+    ),
+    responses(
+        (status = 200, description = "The entity", body = EntityDocument),
+        (status = 404, description = "There is no such workspace or entity", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It is not in memory yet: `workspaceStatus` says where it stands", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn one(
+    Extract(app): Extract<App>,
+    Checked(Path((id, kind, entity_id))): Checked<Path<(String, String, String)>>,
+) -> Result<Response, Problem> {
+    let id = workspace_id(&id)?;
+    let loaded = app.loaded(&id).await?;
+    let document = loaded.read(|entities, _| {
+        let entity = entities.get(&kind, &entity_id)?;
+        serde_json::to_vec(&EntityDocument {
+            r#type: &kind,
+            id: entity.id,
+            data: raw(entity.data)?,
+            offset: entity.offset.0,
+        })
+        .ok()
+    });
+    match document {
+        Some(bytes) => Ok(json_bytes(StatusCode::OK, bytes)),
+        None => Err(problems::unknown_entity(&id, &kind, &entity_id)),
+    }
+}
+
+fn workspace_id(id: &str) -> Result<WorkspaceId, Problem> {
+    WorkspaceId::new(id).map_err(|error| invalid_workspace_id(id, &error))
+}
+
+/// Raw JSON as it is held; what was taken in was JSON.
+fn raw(data: &[u8]) -> Option<&RawValue> {
+    serde_json::from_slice(data).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(ids: &[&str], limit: usize, expected: &str, next: Option<&str>) {
+        let entities = ids.iter().map(|id| EntityRef {
+            id,
+            data: br#"{"a":1}"#,
+            offset: Offset(7),
+        });
+        let bytes = write_page(entities, "pages", limit).unwrap();
+        let cursor = next.map(|id| cursor::encode("pages", id));
+        let next = serde_json::to_string(&cursor).unwrap();
+        assert_eq!(
+            String::from_utf8(bytes).unwrap(),
+            format!(r#"{{"entities":[{expected}],"nextCursor":{next}}}"#)
+        );
+    }
+
+    #[test]
+    fn a_page_has_a_cursor_when_there_is_more() {
+        check(&[], 2, "", None);
+        check(&["a"], 2, r#"{"id":"a","data":{"a":1}}"#, None);
+        check(
+            &["a", "b\"/c", "d"],
+            2,
+            r#"{"id":"a","data":{"a":1}},{"id":"b\"/c","data":{"a":1}}"#,
+            Some("b\"/c"),
+        );
+    }
+}

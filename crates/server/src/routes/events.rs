@@ -1,0 +1,204 @@
+//! Events in: checked whole, then appended whole or not at all.
+
+mod parse;
+mod producer;
+
+use super::{body, json};
+use crate::{app::App, problems};
+use axum::{
+    body::Body,
+    extract::State as Extract,
+    http::{HeaderMap, StatusCode, header},
+    response::Response,
+};
+use bytes::Bytes;
+use parse::{MediaType, parse};
+use serde::Serialize;
+use utoipa::ToSchema;
+use workspace_engine_core::log::{Append, Appended};
+use workspace_status::WorkspaceId;
+use workspace_status_http::{Checked, Problem, ProblemDocument, WorkspaceIdPath};
+
+/// Bodies longer than this are read on a thread that answers no other request.
+const INLINE_BYTES: usize = 64 << 10;
+
+/// An event: an entity is set, unset, or the workspace is told something.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Event)]
+struct EventDocument {
+    /// `<type>.created` and `<type>.updated` set the entity `<type>/data.id` to `data`,
+    /// `<type>.deleted` unsets it; `workspace.save` forces a save, `workspace.tick` does nothing.
+    #[schema(example = "resource.updated")]
+    event_type: String,
+    /// 1 to 255 bytes of A-Z a-z 0-9 . _ : -
+    #[schema(example = "tenant-1")]
+    workspace_id: String,
+    /// Milliseconds since the Unix epoch.
+    timestamp: Option<i64>,
+    /// The entity, with its id.
+    #[schema(value_type = Object, example = json!({"id": "a", "colour": "red"}))]
+    data: Option<serde_json::Value>,
+}
+
+/// Events that are durable, and where they stand.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Accepted)]
+struct AcceptedDocument {
+    /// How many events the request held.
+    accepted: u64,
+    /// Where they stand, ordered by partition.
+    partitions: Vec<AcceptedRange>,
+}
+
+/// Where the events of one request stand in one partition.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct AcceptedRange {
+    /// The partition.
+    partition: u32,
+    /// Offset of the first of them.
+    first_offset: u64,
+    /// Offset of the last of them; those of other requests may stand between.
+    last_offset: u64,
+}
+
+/// Append events
+///
+/// One event as `application/json`, or one a line as `application/x-ndjson`. The answer comes when
+/// all are durable; one that is not valid and none is appended. A producer that numbers its
+/// requests (`Producer-Id`, `Producer-Sequence`) may repeat one whose answer it lost: the repeated
+/// request is answered as the first was and appends nothing. A refused request (4xx, 503, 507) does
+/// not use up its number.
+#[utoipa::path(
+    post,
+    path = "/api/v1/events",
+    operation_id = "postEvents",
+    tag = "events",
+    params(
+        ("Producer-Id" = Option<String>, Header, description = "Name of the producer, 1 to 255 bytes; together with Producer-Sequence"),
+        ("Producer-Sequence" = Option<u64>, Header, description = "Number of the request, from 1, growing by 1"),
+    ),
+    request_body(content(
+        (EventDocument = "application/json"),
+        (String = "application/x-ndjson", example = "{\"eventType\":\"resource.created\",\"workspaceId\":\"tenant-1\",\"data\":{\"id\":\"a\"}}\n"),
+    )),
+    responses(
+        (status = 202, description = "All events are durable", body = AcceptedDocument),
+        (status = 400, description = "Nothing was appended: `errors` holds the first 20 lines that are not valid", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "The producer left out a request: `expectedSequence` is next", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "The body is over the limit", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "Neither application/json nor application/x-ndjson", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The engine is starting, stopping or too busy: repeat it later", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 507, description = "The disk is full: repeat it later", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn post_events(
+    Extract(app): Extract<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    append(&app, None, &headers, body).await
+}
+
+/// Append events of one workspace
+///
+/// As `POST /api/v1/events`; the events may leave out `workspaceId`, one of another workspace is not valid.
+#[utoipa::path(
+    post,
+    path = "/api/v1/workspaces/{id}/events",
+    operation_id = "postWorkspaceEvents",
+    tag = "events",
+    params(
+        ("id" = String, Path, description = "The workspace"),
+        ("Producer-Id" = Option<String>, Header, description = "Name of the producer, 1 to 255 bytes; together with Producer-Sequence"),
+        ("Producer-Sequence" = Option<u64>, Header, description = "Number of the request, from 1, growing by 1"),
+    ),
+    request_body(content(
+        (EventDocument = "application/json"),
+        (String = "application/x-ndjson", example = "{\"eventType\":\"resource.created\",\"data\":{\"id\":\"a\"}}\n"),
+    )),
+    responses(
+        (status = 202, description = "All events are durable", body = AcceptedDocument),
+        (status = 400, description = "Nothing was appended: `errors` holds the first 20 lines that are not valid", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "The producer left out a request: `expectedSequence` is next", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "The body is over the limit", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "Neither application/json nor application/x-ndjson", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The engine is starting, stopping or too busy: repeat it later", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 507, description = "The disk is full: repeat it later", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn post_workspace_events(
+    Extract(app): Extract<App>,
+    Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    append(&app, Some(id), &headers, body).await
+}
+
+async fn append(
+    app: &App,
+    id: Option<WorkspaceId>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let engine = app.working_engine()?;
+    let media_type = media_type(headers)?;
+    let producer = producer::read(headers)?;
+    let whole = body::read(app, headers, body).await?;
+    let events = parse_somewhere(media_type, whole.bytes.clone(), id).await?;
+    let answer = engine.log().submit(Append { producer, events });
+    let appended = answer
+        .await
+        .map_err(|_| problems::append_unanswered())?
+        .map_err(|error| problems::append(&error))?;
+    drop(whole);
+    Ok(json(StatusCode::ACCEPTED, &document(&appended)))
+}
+
+/// Reads the events of a body, a long one where it holds up no other request.
+async fn parse_somewhere(
+    media_type: MediaType,
+    bytes: Bytes,
+    id: Option<WorkspaceId>,
+) -> Result<Vec<(WorkspaceId, Bytes)>, Problem> {
+    if bytes.len() <= INLINE_BYTES {
+        return parse(media_type, &bytes, id.as_ref());
+    }
+    tokio::task::spawn_blocking(move || parse(media_type, &bytes, id.as_ref()))
+        .await
+        .map_err(|_| problems::failed())?
+}
+
+fn media_type(headers: &HeaderMap) -> Result<MediaType, Problem> {
+    let found = headers
+        .get(header::CONTENT_TYPE)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let name = found
+        .as_deref()
+        .and_then(|value| value.split(';').next())
+        .map(|name| name.trim().to_ascii_lowercase());
+    match name.as_deref() {
+        Some("application/json") => Ok(MediaType::Json),
+        Some("application/x-ndjson") => Ok(MediaType::Ndjson),
+        Some(_) | None => Err(problems::unsupported_media_type(found.as_deref())),
+    }
+}
+
+fn document(appended: &Appended) -> AcceptedDocument {
+    AcceptedDocument {
+        accepted: appended.accepted,
+        partitions: appended
+            .partitions
+            .iter()
+            .map(|range| AcceptedRange {
+                partition: range.partition.0,
+                first_offset: range.first_offset.0,
+                last_offset: range.last_offset.0,
+            })
+            .collect(),
+    }
+}

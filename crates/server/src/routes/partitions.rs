@@ -1,0 +1,78 @@
+//! Where the partitions of the log stand.
+
+use super::json;
+use crate::app::App;
+use axum::{extract::State as Extract, http::StatusCode, response::Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+use workspace_engine_core::report::PartitionReport;
+use workspace_status_http::{Problem, ProblemDocument};
+
+/// All partitions.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Partitions)]
+struct PartitionsDocument {
+    /// Ordered by number.
+    partitions: Vec<PartitionDocument>,
+}
+
+/// Where a partition stands.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Partition)]
+struct PartitionDocument {
+    /// Its number.
+    partition: u32,
+    /// First offset that some workspace in memory has not seen.
+    position: u64,
+    /// End of the replay under way; null where none is.
+    #[schema(required)]
+    target: Option<u64>,
+    /// End of the partition.
+    high_watermark: u64,
+    /// First offset that is still in the log.
+    low_watermark: u64,
+    /// Positions between `position` and `highWatermark`.
+    lag: u64,
+    /// Positions passed in a second, over the last second or so.
+    rate_per_second: f64,
+    /// Workspaces known.
+    workspaces: usize,
+    /// Who owns it.
+    owner: String,
+}
+
+impl From<PartitionReport> for PartitionDocument {
+    fn from(report: PartitionReport) -> Self {
+        Self {
+            partition: report.partition.0,
+            position: report.position.0,
+            target: report.target.map(|target| target.0),
+            high_watermark: report.high_watermark.0,
+            low_watermark: report.low_watermark.0,
+            lag: report.lag,
+            rate_per_second: report.rate_per_second.round(),
+            workspaces: report.workspaces,
+            owner: report.owner,
+        }
+    }
+}
+
+/// Where the partitions of the log stand
+#[utoipa::path(
+    get,
+    path = "/api/v1/partitions",
+    operation_id = "listPartitions",
+    tag = "node",
+    responses(
+        (status = 200, description = "All partitions", body = PartitionsDocument),
+        (status = 503, description = "The engine is starting", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(Extract(app): Extract<App>) -> Result<Response, Problem> {
+    let partitions = app.engine()?.partitions();
+    let document = PartitionsDocument {
+        partitions: partitions.into_iter().map(Into::into).collect(),
+    };
+    Ok(json(StatusCode::OK, &document))
+}

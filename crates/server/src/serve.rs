@@ -1,0 +1,223 @@
+//! A running engine with its HTTP server: how it begins, and how it ends in order.
+//!
+//! The socket answers before the engine is there, and until it has let go of its last workspace:
+//! a status is never a refused connection while the process lives.
+
+mod listener;
+mod opening;
+mod signals;
+mod stream;
+
+pub(crate) use opening::OpenError;
+
+use crate::{
+    app::App,
+    config::ServeConfig,
+    exit::Exit,
+    metrics::EngineMetrics,
+    routes,
+    source::EngineSource,
+    telemetry::{self, TelemetryError},
+};
+use axum::{Router, http::Request, middleware::Next, response::Response};
+use listener::{Connections, HttpServer};
+use signals::Signals;
+use std::{
+    io,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+use tokio::{net::TcpListener, sync::watch};
+use tracing::{info, warn};
+use workspace_engine_core::{Engine, ShutdownReport};
+use workspace_status::Tracker;
+use workspace_status_http::{Limits, Registry, StatusApi, document_routes, with_problems};
+
+/// How long requests may go on after the engine has let go of its workspaces.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Why an engine does not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ServeError {
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    #[error("cannot start threads")]
+    Runtime(#[source] io::Error),
+    #[error("cannot take signals")]
+    Signals(#[source] io::Error),
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: SocketAddr,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+impl ServeError {
+    /// The exit code that this failure means.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Telemetry(_) => Exit::Usage,
+            Self::Runtime(_) | Self::Signals(_) | Self::Listen { .. } | Self::Open(_) => {
+                Exit::Failed
+            }
+        }
+    }
+}
+
+/// What a caller is told of a running engine.
+#[derive(Debug, Clone)]
+pub(crate) struct Running {
+    /// Where it answers.
+    pub(crate) address: SocketAddr,
+    pub(crate) tracker: Tracker,
+    stop: watch::Sender<bool>,
+}
+
+impl Running {
+    /// Where it answers, as a URL.
+    pub(crate) fn url(&self) -> String {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            // Nobody can connect to "any address".
+            match address {
+                SocketAddr::V4(_) => address.set_ip([127, 0, 0, 1].into()),
+                SocketAddr::V6(_) => address.set_ip(std::net::Ipv6Addr::LOCALHOST.into()),
+            }
+        }
+        format!("http://{address}")
+    }
+
+    /// Stops it, as a signal would.
+    pub(crate) fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+}
+
+/// Runs an engine until it is told to stop. `running` is called when its socket answers.
+///
+/// # Errors
+/// [`ServeError`] says what to put right.
+pub(crate) fn serve(
+    config: &ServeConfig,
+    running: impl FnOnce(Running) + Send,
+) -> Result<(), ServeError> {
+    telemetry::begin(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.http_threads)
+        .thread_name("http")
+        .enable_all()
+        .build()
+        .map_err(ServeError::Runtime)?;
+    let result = runtime.block_on(run(config, running));
+    // A request that waits for a disk must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(config: &ServeConfig, running: impl FnOnce(Running) + Send) -> Result<(), ServeError> {
+    let mut signals = Signals::install().map_err(ServeError::Signals)?;
+    let listen_error = |source| ServeError::Listen {
+        address: config.listen,
+        source,
+    };
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
+    let tracker = Tracker::builder()
+        .owner(config.engine.owner.as_str())
+        .build();
+    let app = App::new(tracker.clone(), config.http.clone());
+    let http = HttpServer::start(listener, router(&app), Connections::new(&config.http));
+    let (stop, mut stopped) = watch::channel(false);
+    running(Running {
+        address,
+        tracker: tracker.clone(),
+        stop,
+    });
+
+    let opening = opening::open(config, tracker);
+    let engine = tokio::select! {
+        engine = opening => engine?,
+        signal = signals.next() => {
+            info!(signal, "stopped before the engine was open");
+            http.shutdown(Instant::now()).await;
+            return Ok(());
+        }
+    };
+    info!(owner = config.engine.owner, "the engine is open");
+    app.set_engine(engine.clone());
+
+    tokio::select! {
+        signal = signals.next() => info!(signal, "stopping; a second signal ends the process at once"),
+        // A sender that is gone asks for nothing.
+        Ok(_) = stopped.wait_for(|stop| *stop) => info!("stopping"),
+    }
+    let deadline = Instant::now() + config.shutdown_timeout;
+    let end = async {
+        app.stop();
+        let report = shut_down(engine, deadline).await;
+        http.shutdown(deadline.min(Instant::now() + DRAIN)).await;
+        report
+    };
+    tokio::select! {
+        report = end => tell(&report),
+        signal = signals.next() => {
+            warn!(signal, "ended at once; what was not saved is replayed at the next start");
+            std::process::exit(signals::EXIT_AT_ONCE);
+        }
+    }
+    Ok(())
+}
+
+/// Saves and lets go of every workspace, on a thread that may block.
+async fn shut_down(engine: Engine, deadline: Instant) -> ShutdownReport {
+    let ending = tokio::task::spawn_blocking(move || engine.shutdown(deadline));
+    // A thread that failed has saved nothing more; the next start replays it.
+    ending.await.unwrap_or_default()
+}
+
+fn tell(report: &ShutdownReport) {
+    if report.abandoned == 0 {
+        info!(partitions = report.released, "everything is saved");
+    } else {
+        warn!(
+            saved = report.released,
+            abandoned = report.abandoned,
+            "not all partitions were saved in time; what is missing is replayed at the next start"
+        );
+    }
+}
+
+/// All routes: those of the status, and the engine's.
+fn router(app: &App) -> Router {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(EngineMetrics::new(app.clone())));
+    let status = StatusApi::new(EngineSource::new(app.clone()), Limits::default(), registry);
+    if let Some(feed) = status.metrics_feed() {
+        tokio::spawn(feed);
+    }
+    let routes = status.routes().merge(routes::engine_routes(app.clone()));
+    with_problems(document_routes(routes)).layer(axum::middleware::from_fn(log_request))
+}
+
+/// Tells the log of each request, at level debug.
+async fn log_request(request: Request<axum::body::Body>, next: Next) -> Response {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return next.run(request).await;
+    }
+    let begun = Instant::now();
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let response = next.run(request).await;
+    tracing::debug!(
+        %method,
+        path,
+        status = response.status().as_u16(),
+        micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+        "request"
+    );
+    response
+}

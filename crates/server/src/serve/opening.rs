@@ -1,0 +1,123 @@
+//! Opens log and store and starts the engine, on a thread that stands behind those of the requests.
+//!
+//! On Linux a thread takes over the nice value of the one that starts it. So the engine is opened on
+//! a thread whose value was raised, and all its threads, those of the database included, leave the
+//! processor to a request as soon as there is one; without requests they have all of it.
+
+use crate::config::{EngineSettings, ServeConfig, StoreKind};
+use std::{io, path::PathBuf, sync::Arc, thread};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+use workspace_engine_core::{
+    Engine, EngineConfig, StartError,
+    disk::{DataDir, DataDirSpec, DiskError},
+    log::{EmbeddedLog, EmbeddedLogConfig, EventLog, RetentionConfig},
+    populate::{BeginEmpty, NdjsonDirectory, Populate},
+    store::{FileStore, LsmStore, MemoryStore, Store},
+};
+use workspace_lifecycle::{AdmissionLimits, Limits};
+use workspace_status::Tracker;
+
+/// Directory of the file store within the data directory.
+const FILE_STORE: &str = "workspaces";
+
+/// Why the engine cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("populate-dir {path} cannot be read", path = path.display())]
+    PopulateDir { path: PathBuf, source: io::Error },
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    #[error("the thread that opens the engine failed")]
+    Panicked,
+}
+
+/// Opens the engine of a configuration.
+pub(super) async fn open(config: &ServeConfig, tracker: Tracker) -> Result<Engine, OpenError> {
+    let settings = config.engine.clone();
+    let nice = config.engine_nice;
+    let (opened, answer) = oneshot::channel();
+    thread::Builder::new()
+        .name("open".to_owned())
+        .spawn(move || {
+            stand_behind(nice);
+            // Nobody waits any more where the process was told to stop meanwhile.
+            let _ = opened.send(open_here(&settings, tracker));
+        })
+        .map_err(OpenError::Thread)?;
+    answer.await.map_err(|_| OpenError::Panicked)?
+}
+
+fn open_here(settings: &EngineSettings, tracker: Tracker) -> Result<Engine, OpenError> {
+    let populate = populate(settings)?;
+    let spec = DataDirSpec {
+        partitions: settings.partitions,
+        ..DataDirSpec::default()
+    };
+    let dir = DataDir::open(&settings.data_dir, &spec)?;
+    let log_config = EmbeddedLogConfig {
+        retention: RetentionConfig {
+            partition_bytes: settings.retention_bytes,
+            age: settings.retention_age,
+        },
+        ..EmbeddedLogConfig::default()
+    };
+    let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::open(&dir, log_config)?);
+    let store: Arc<dyn Store> = match settings.store {
+        StoreKind::Lsm => Arc::new(LsmStore::open(&dir)?),
+        StoreKind::File => Arc::new(FileStore::open(dir.path().join(FILE_STORE))?),
+        StoreKind::Memory => Arc::new(MemoryStore::new()),
+    };
+    info!(
+        directory = %dir.path().display(),
+        partitions = dir.partitions(),
+        store = ?settings.store,
+        "data directory is open"
+    );
+    let config = EngineConfig {
+        owner: settings.owner.clone(),
+        admission: AdmissionLimits {
+            permits: settings.permits,
+            urgent_queue: settings.urgent_queue,
+        },
+        limits: Limits {
+            save_every_events: settings.save_every_events,
+            save_every: settings.save_interval,
+            ..Limits::default()
+        },
+        ..EngineConfig::default()
+    };
+    Ok(Engine::start(config, log, store, tracker, populate)?)
+}
+
+fn populate(settings: &EngineSettings) -> Result<Arc<dyn Populate>, OpenError> {
+    let Some(path) = &settings.populate_dir else {
+        return Ok(Arc::new(BeginEmpty));
+    };
+    // A slip in the path would show as workspaces that begin empty, so it is looked at first.
+    std::fs::read_dir(path).map_err(|source| OpenError::PopulateDir {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(Arc::new(NdjsonDirectory::new(path.clone())))
+}
+
+#[cfg(target_os = "linux")]
+fn stand_behind(nice: u8) {
+    if nice > 0
+        && let Err(error) = rustix::process::nice(i32::from(nice))
+    {
+        warn!(%error, "the engine's threads stand beside those of the requests, not behind");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn stand_behind(nice: u8) {
+    if nice > 0 {
+        warn!("engine-nice has no effect on this system");
+    }
+}

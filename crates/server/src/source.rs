@@ -1,0 +1,264 @@
+//! What the status routes are told: the tracker's statuses, the store's history, the engine's health.
+
+use crate::app::App;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use workspace_engine_core::{
+    Engine,
+    report::Check as EngineCheck,
+    store::{HistoryCursor, HistoryRecord, StoreError},
+};
+use workspace_status::{
+    Epoch, Page, PageQuery, Snapshot, StateCounts, StateTotals, WaitOutcome, Watcher, WorkspaceId,
+};
+use workspace_status_http::{
+    BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, StatusSource, Wait,
+};
+
+/// Records that are read at once to count a long history.
+const COUNTED_AT_ONCE: usize = 1_000;
+
+/// The engine as a source of statuses.
+pub(crate) struct EngineSource(App);
+
+impl EngineSource {
+    pub(crate) fn new(app: App) -> Self {
+        Self(app)
+    }
+}
+
+impl StatusSource for EngineSource {
+    fn status(&self, id: &str) -> Option<Snapshot> {
+        self.0.tracker().snapshot(id)
+    }
+
+    fn page(&self, query: &PageQuery) -> Page {
+        self.0.tracker().page(query)
+    }
+
+    fn counts(&self) -> StateCounts {
+        self.0.tracker().count_by_state()
+    }
+
+    fn transitions_into(&self) -> StateTotals {
+        self.0.tracker().transitions_into()
+    }
+
+    fn unexpected_transitions(&self) -> u64 {
+        self.0.tracker().unexpected_transitions()
+    }
+
+    fn metadata_refusals(&self) -> u64 {
+        self.0.tracker().metadata_refusals()
+    }
+
+    fn wall_time(&self) -> SystemTime {
+        self.0.tracker().clock().wall()
+    }
+
+    fn watch(&self) -> Watcher {
+        self.0.tracker().watch()
+    }
+
+    fn wait(&self, wait: Wait) -> BoxFuture<WaitOutcome> {
+        StatusSource::wait(self.0.tracker(), wait)
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<Option<HistoryPage>, HistoryError>> {
+        let app = self.0.clone();
+        Box::pin(async move {
+            let after = query
+                .after
+                .as_deref()
+                .map(|text| Place::read(text).ok_or(HistoryError::UnknownPlace))
+                .transpose()?;
+            let snapshot = app.tracker().snapshot(query.id.as_str());
+            app.blocking(move |engine| page(engine, &query, after, snapshot.as_ref()))
+                .await
+                .map_err(|problem| HistoryError::Unavailable(problem.detail().to_owned()))?
+                .map_err(|error| HistoryError::Unavailable(error.to_string()))
+        })
+    }
+
+    fn readiness(&self) -> Vec<Check> {
+        let Some(engine) = self.0.engine_if_up() else {
+            return vec![Check::failed("engine", "it opens its log and its store")];
+        };
+        if self.0.is_stopping() {
+            return vec![Check::failed("engine", "it is shutting down")];
+        }
+        let checks = engine.health().ready.into_iter().map(check);
+        [Check::ok("engine")].into_iter().chain(checks).collect()
+    }
+
+    fn liveness(&self) -> Vec<Check> {
+        match self.0.engine_if_up() {
+            Some(engine) => engine.health().alive.into_iter().map(check).collect(),
+            None => vec![Check::ok("http")],
+        }
+    }
+}
+
+fn check(found: EngineCheck) -> Check {
+    match found.outcome {
+        Ok(()) => Check::ok(found.name),
+        Err(reason) => Check::failed(found.name, reason),
+    }
+}
+
+/// Where a page of a history ended: the transition, and its number in the whole history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    epoch: Epoch,
+    sequence: u64,
+    number: u64,
+}
+
+impl Place {
+    fn read(text: &str) -> Option<Self> {
+        let mut parts = text.split(':').map(str::parse);
+        let mut next = || parts.next()?.ok();
+        let place = Self {
+            epoch: Epoch::new(next()?),
+            sequence: next()?,
+            number: next()?,
+        };
+        parts.next().is_none().then_some(place)
+    }
+
+    fn text(self) -> String {
+        format!("{}:{}:{}", self.epoch, self.sequence, self.number)
+    }
+
+    fn cursor(self) -> HistoryCursor {
+        (self.epoch, self.sequence)
+    }
+}
+
+/// A page of what the store holds; at its end stand the transitions that are not in the store yet.
+fn page(
+    engine: &Engine,
+    query: &HistoryQuery,
+    after: Option<Place>,
+    snapshot: Option<&Snapshot>,
+) -> Result<Option<HistoryPage>, StoreError> {
+    let mut records = engine.history(&query.id, after.map(Place::cursor), query.limit + 1)?;
+    if records.len() <= query.limit {
+        let last = records
+            .last()
+            .map(|record| (record.epoch, record.sequence))
+            .or(after.map(Place::cursor));
+        records.extend(unsaved(snapshot, last));
+    }
+    if records.is_empty() && after.is_none() && snapshot.is_none() {
+        return Ok(engine.stored(&query.id)?.map(|_| HistoryPage::default()));
+    }
+    let number_before = after.map_or(0, |place| place.number);
+    let has_more = records.len() > query.limit;
+    records.truncate(query.limit);
+    let number = number_before + count(records.len());
+    let end = records.last().map(|last| Place {
+        epoch: last.epoch,
+        sequence: last.sequence,
+        number,
+    });
+    let next = end.filter(|_| has_more);
+    let rest = match next {
+        Some(place) => count_after(engine, query, place, snapshot)?,
+        None => 0,
+    };
+    Ok(Some(HistoryPage {
+        entries: (number_before + 1..).zip(records).map(entry).collect(),
+        total: number + rest,
+        next: next.map(Place::text),
+    }))
+}
+
+/// How many transitions follow a place; a store keeps a bounded number of them.
+fn count_after(
+    engine: &Engine,
+    query: &HistoryQuery,
+    place: Place,
+    snapshot: Option<&Snapshot>,
+) -> Result<u64, StoreError> {
+    let mut last = place.cursor();
+    let mut counted = 0;
+    loop {
+        let records = engine.history(&query.id, Some(last), COUNTED_AT_ONCE)?;
+        counted += records.len();
+        match records.last() {
+            Some(record) => last = (record.epoch, record.sequence),
+            None => return Ok(count(counted + unsaved(snapshot, Some(last)).count())),
+        }
+    }
+}
+
+/// Transitions in memory that come after a place: the store is told of them a moment later.
+fn unsaved(
+    snapshot: Option<&Snapshot>,
+    after: Option<HistoryCursor>,
+) -> impl Iterator<Item = HistoryRecord> {
+    snapshot.into_iter().flat_map(move |snapshot| {
+        snapshot
+            .state_history()
+            .filter(move |transition| {
+                after.is_none_or(|after| (transition.epoch(), transition.sequence()) > after)
+            })
+            .filter_map(move |transition| {
+                Some(HistoryRecord {
+                    id: WorkspaceId::new(snapshot.workspace_id()).ok()?,
+                    sequence: transition.sequence(),
+                    epoch: transition.epoch(),
+                    owner: snapshot.owner().unwrap_or_default().to_owned(),
+                    from: transition.from_state(),
+                    to: transition.to_state(),
+                    at_ms: transition
+                        .timestamp()
+                        .duration_since(SystemTime::UNIX_EPOCH)
+                        .map_or(0, |since| {
+                            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+                        }),
+                    time_in_from_us: u64::try_from(transition.time_in_from().as_micros())
+                        .unwrap_or(u64::MAX),
+                    message: transition.message().to_owned(),
+                })
+            })
+    })
+}
+
+fn entry((sequence, record): (u64, HistoryRecord)) -> HistoryEntry {
+    HistoryEntry {
+        sequence,
+        epoch: record.epoch,
+        owner: (!record.owner.is_empty()).then(|| Arc::from(record.owner)),
+        from: record.from,
+        to: record.to,
+        at: SystemTime::UNIX_EPOCH + Duration::from_millis(record.at_ms),
+        message: Arc::from(record.message),
+        time_in_from: Duration::from_micros(record.time_in_from_us),
+    }
+}
+
+fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_comes_back_as_it_was() {
+        let place = Place {
+            epoch: Epoch::new(3),
+            sequence: 17,
+            number: 250,
+        };
+        assert_eq!(Place::read(&place.text()), Some(place));
+        for text in ["", "1", "1:2", "1:2:x", "1:2:3:4", "1:2:3:"] {
+            assert_eq!(Place::read(text), None, "{text}");
+        }
+    }
+}

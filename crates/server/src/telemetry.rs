@@ -1,0 +1,39 @@
+//! The log on standard error: for people, or JSON for machines.
+
+use crate::{
+    config::{Colour, LogFormat, LogSettings},
+    output,
+};
+use std::io;
+use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
+
+/// Why the log cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TelemetryError {
+    #[error("log-level {level:?}")]
+    Level { level: String, source: ParseError },
+    #[error("the log has begun already")]
+    Begun,
+}
+
+/// Begins the log of this process.
+///
+/// # Errors
+/// [`TelemetryError::Level`] where the level cannot be read.
+pub(crate) fn begin(settings: &LogSettings) -> Result<(), TelemetryError> {
+    let filter = EnvFilter::try_new(&settings.level).map_err(|source| TelemetryError::Level {
+        level: settings.level.clone(),
+        source,
+    })?;
+    let colours = match settings.colour {
+        Colour::Auto => output::watched() && output::colours_wanted(),
+        Colour::Always => true,
+        Colour::Never => false,
+    };
+    let log = fmt().with_env_filter(filter).with_writer(io::stderr);
+    let begun = match settings.format {
+        LogFormat::Human => log.with_ansi(colours).with_target(false).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    begun.map_err(|_| TelemetryError::Begun)
+}
