@@ -2,20 +2,29 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use event_listener::{Event, EventListener, IntoNotification as _, Listener as _};
 
+use crate::sync::{AtomicUsize, Ordering, fence};
+
 /// A row of bells.
 #[derive(Clone)]
 pub(crate) struct Bells(Arc<[Bell]>);
 
-#[derive(Default)]
 struct Bell {
     rung: Event,
     listeners: AtomicUsize,
+}
+
+impl Bell {
+    fn new() -> Self {
+        Self {
+            rung: Event::new(),
+            listeners: AtomicUsize::new(0),
+        }
+    }
 }
 
 /// Hears the next ring of a bell; those from its making on count.
@@ -32,7 +41,7 @@ struct Listed {
 
 impl Bells {
     pub(crate) fn new(number: usize) -> Self {
-        Self((0..number.max(1)).map(|_| Bell::default()).collect())
+        Self((0..number.max(1)).map(|_| Bell::new()).collect())
     }
 
     pub(crate) fn listen(&self, number: usize) -> Listening {
@@ -103,5 +112,63 @@ impl Drop for Listed {
     fn drop(&mut self) {
         let bell = self.bells.bell(self.number);
         bell.listeners.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::future::block_on;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::Mutex;
+
+    // A wake that is lost is a deadlock, which loom reports.
+
+    #[test]
+    fn loom_who_looks_under_the_lock_is_woken() {
+        loom::model(|| {
+            let bells = Bells::new(1);
+            let changed = Arc::new(Mutex::new(false));
+            let changer = thread::spawn({
+                let (bells, changed) = (bells.clone(), Arc::clone(&changed));
+                move || {
+                    *changed.lock() = true;
+                    bells.ring(0);
+                }
+            });
+            loop {
+                let listening = bells.listen(0);
+                if *changed.lock() {
+                    break;
+                }
+                block_on(listening);
+            }
+            changer.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn loom_who_looks_without_a_lock_is_woken_by_the_ring_after_a_fence() {
+        loom::model(|| {
+            let bells = Bells::new(1);
+            let changed = Arc::new(AtomicUsize::new(0));
+            let changer = thread::spawn({
+                let (bells, changed) = (bells.clone(), Arc::clone(&changed));
+                move || {
+                    changed.store(1, Ordering::Relaxed);
+                    bells.ring_after_fence(0);
+                }
+            });
+            loop {
+                let listening = bells.listen(0);
+                if changed.load(Ordering::Relaxed) == 1 {
+                    break;
+                }
+                block_on(listening);
+            }
+            changer.join().unwrap();
+        });
     }
 }

@@ -7,8 +7,9 @@
 
 use std::time::Duration;
 
-/// The shortest time between two points.
-pub(crate) const SPACING: Duration = Duration::from_millis(250);
+/// The shortest time between two points: a little less than the quarter of a second in
+/// which samples are to be taken, so that each of them counts.
+pub(crate) const SPACING: Duration = Duration::from_millis(200);
 /// At so many points every other one is dropped, and the spacing doubles: a phase of any
 /// length is covered evenly.
 const POINTS: usize = 64;

@@ -174,7 +174,7 @@ fn nothing_is_said_before_it_is_known() {
         if elapsed < Duration::from_millis(1900) {
             assert_eq!(report.eta(), None, "after {elapsed:?}");
         }
-        if elapsed < Duration::from_millis(250) {
+        if elapsed < Duration::from_millis(200) {
             assert_eq!(report.rate_per_second(), None);
         }
         phase.clock.advance(TICK);
