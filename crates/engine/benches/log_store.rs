@@ -7,6 +7,9 @@
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    clippy::print_stderr,
     reason = "a bench"
 )]
 

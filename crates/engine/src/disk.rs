@@ -383,7 +383,6 @@ fn expected(path: &Path, database: &Path, spec: &DataDirSpec) -> Result<Expected
                     torn.reason, ledger.commit
                 )));
             }
-            Some(_) => {}
             // The newest ledger before it is in the tables; the witness remembers what the cut would forget.
             None if witness.commit < acknowledged => {
                 witness = Ledger {
@@ -392,7 +391,7 @@ fn expected(path: &Path, database: &Path, spec: &DataDirSpec) -> Result<Expected
                 };
                 Witness::create(path, &witness, spec.partitions)?;
             }
-            None => {}
+            Some(_) | None => {}
         }
     }
     if let Some(ledger) = &found.ledger

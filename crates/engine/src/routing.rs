@@ -75,7 +75,9 @@ mod tests {
     #[test]
     fn murmur2_follows_its_definition_for_every_tail() {
         for length in 0..64_u32 {
-            let key: Vec<u8> = (0..length).map(|i| (i * 37 + 11) as u8).collect();
+            let key: Vec<u8> = (0..length)
+                .map(|i| (i * 37 + 11).to_le_bytes()[0])
+                .collect();
             assert_eq!(murmur2(&key), by_definition(&key), "length {length}");
         }
     }
@@ -84,7 +86,7 @@ mod tests {
     fn by_definition(data: &[u8]) -> u32 {
         let length = data.len();
         let m = 0x5bd1_e995_i32;
-        let mut h = 0x9747_b28c_u32.cast_signed() ^ length as i32;
+        let mut h = 0x9747_b28c_u32.cast_signed() ^ i32::try_from(length).expect("short");
         let at = |i: usize| i32::from(data[i]);
         for i in 0..length / 4 {
             let i4 = i * 4;

@@ -1,5 +1,14 @@
 //! The log and store seams against real disks: damage, crashes, full disks, frozen formats.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests"
+)]
+
 mod seams {
     mod crash;
     mod damage;

@@ -39,6 +39,7 @@ mod source;
 mod time;
 
 mod document;
+mod history;
 
 mod write;
 

@@ -16,10 +16,10 @@ use workspace_status::{PageQuery, Snapshot, State, WaitOutcome, WorkspaceId};
 use crate::api::{Shared, answer_document, answer_json};
 use crate::cursor::{self, CursorKind};
 use crate::document::{
-    Counts, HistoryDocument, HistoryTransitionDocument, PhaseDocument, ReadyDocument, StateName,
-    StatusDocument, StatusList, StatusesDocument,
+    Counts, ReadyDocument, StateName, StatusDocument, StatusList, StatusesDocument,
 };
 use crate::extract::{WorkspaceIdPath, invalid_workspace_id};
+use crate::history::{HistoryDocument, HistoryTransitionDocument, PhaseDocument};
 use crate::limits::PAGE_DEFAULT;
 use crate::problem::{Problem, ProblemDocument, types};
 use crate::query::{Parameters, invalid};

@@ -182,32 +182,27 @@ pub enum WriteError {
 impl WriteError {
     /// Tells a full disk and a database that gave up apart.
     pub(crate) fn from_database(error: &fjall::Error) -> Self {
-        match error {
-            fjall::Error::Poisoned => {
-                Self::Broken("an earlier write to the disk failed".to_owned())
-            }
-            other => Self::Broken(format!("a write to the disk failed ({})", describe(other))),
+        if matches!(error, fjall::Error::Poisoned) {
+            return Self::Broken("an earlier write to the disk failed".to_owned());
         }
+        Self::Broken(format!("a write to the disk failed ({})", describe(error)))
     }
 }
 
 /// The text of a database error without its wrapping.
 pub(crate) fn describe(error: &fjall::Error) -> String {
-    match error {
-        fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) => {
-            error.to_string()
-        }
-        other => other.to_string(),
+    if let fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) = error {
+        return error.to_string();
     }
+    error.to_string()
 }
 
 /// Whether a database error tells of damaged data: trying again will not help.
 pub(crate) fn is_damage(error: &fjall::Error) -> bool {
-    match error {
-        fjall::Error::Storage(fjall::LsmError::Io(_))
-        | fjall::Error::Io(_)
-        | fjall::Error::Poisoned => false,
-        fjall::Error::Storage(_) | fjall::Error::Decompress(_) => true,
-        _ => false,
-    }
+    let cannot_be_read = matches!(error, fjall::Error::Storage(fjall::LsmError::Io(_)));
+    !cannot_be_read
+        && matches!(
+            error,
+            fjall::Error::Storage(_) | fjall::Error::Decompress(_)
+        )
 }

@@ -87,7 +87,7 @@ mod tests {
                     total_bytes
                 }),
                 expected
-            )
+            );
         };
         check(32 << 20, 2 << 20);
         check(1 << 40, RESERVE_BYTES_MOST);

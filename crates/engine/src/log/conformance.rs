@@ -8,6 +8,8 @@
 
 #![allow(
     missing_docs,
+    clippy::missing_errors_doc,
+    clippy::print_stdout,
     clippy::missing_panics_doc,
     clippy::unwrap_used,
     clippy::expect_used,

@@ -454,10 +454,11 @@ impl Partition {
     }
 
     pub(super) fn read_error(&self, offset: Offset, error: &fjall::Error) -> ReadError {
-        match crate::disk::is_damage(error) {
-            true => self.corrupt(offset, crate::disk::describe(error)),
-            false => ReadError::Unavailable(crate::disk::describe(error)),
+        let reason = crate::disk::describe(error);
+        if crate::disk::is_damage(error) {
+            return self.corrupt(offset, reason);
         }
+        ReadError::Unavailable(reason)
     }
 }
 

@@ -208,7 +208,7 @@ impl FileStore {
             .map_err(|error| io_error(&path, &error))?;
         let unloaded = about.unloaded;
         self.write(slot, about, Some(&end), &draft)?;
-        self.compact(&save.id, slot)?;
+        self.compact(&save.id, slot);
         if unloaded {
             slot.names = None;
         }
@@ -216,10 +216,10 @@ impl FileStore {
     }
 
     /// Rewrites a file of which more than half is out of date.
-    fn compact(&self, id: &WorkspaceId, slot: &mut Slot) -> Result<(), StoreError> {
-        let Some(end) = &slot.end else { return Ok(()) };
+    fn compact(&self, id: &WorkspaceId, slot: &mut Slot) {
+        let Some(end) = &slot.end else { return };
         if end.bytes < COMPACTED_BYTES_LEAST || end.lines < end.about.entries * 2 + EXCESS_LINES {
-            return Ok(());
+            return;
         }
         let path = self.entries_path(id);
         // The save itself is done; what fails here is tried again after the next one.
@@ -248,7 +248,6 @@ impl FileStore {
                 tracing::warn!(workspace = %id, %error, "the file of a workspace could not be compacted");
             }
         }
-        Ok(())
     }
 
     fn sync_dirs(&self, dirs: &BTreeSet<PathBuf>) -> io::Result<()> {
@@ -522,10 +521,13 @@ fn remove_file(path: &Path) -> io::Result<()> {
 
 fn io_error(path: &Path, error: &io::Error) -> StoreError {
     let text = format!("{}: {error}", path.display());
-    match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::NoSpace(text),
-        _ => StoreError::Unavailable(text),
+    if matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    ) {
+        return StoreError::NoSpace(text);
     }
+    StoreError::Unavailable(text)
 }
 
 fn read_error(path: &Path, failure: ReadFailure) -> StoreError {

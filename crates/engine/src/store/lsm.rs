@@ -309,7 +309,6 @@ impl Store for LsmStore {
         let _locks = self.lock(std::iter::once(id));
         // Marked first: a workspace of which some entries are gone must never be loaded.
         match self.about(id) {
-            Ok(None) => {}
             Ok(Some(about)) => {
                 let about = About {
                     deleting: true,
@@ -320,7 +319,7 @@ impl Store for LsmStore {
                 self.dir.write(batch, KEY_BYTES_MOST).map_err(write_error)?;
             }
             // Deleting is the way out of damage.
-            Err(StoreError::Corrupt { .. }) => {}
+            Ok(None) | Err(StoreError::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
         self.remove(id)
@@ -660,7 +659,7 @@ mod tests {
             .expect("removed");
         match load(&store, "acme") {
             Err(StoreError::Corrupt { reason, .. }) => {
-                assert_eq!(reason, "9 are there, and 10 should be")
+                assert_eq!(reason, "9 are there, and 10 should be");
             }
             other => panic!("{other:?}"),
         }

@@ -123,7 +123,7 @@ fn retention_by_age_keeps_what_is_young() {
     let path = tempfile::tempdir().expect("a directory");
     let young = RetentionConfig {
         partition_bytes: None,
-        age: Some(Duration::from_secs(3600)),
+        age: Some(Duration::from_hours(1)),
     };
     let (log, partition) = filled(path.path(), young, 50);
     log.trim(partition, Offset(50)).expect("nothing to do");

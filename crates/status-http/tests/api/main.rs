@@ -9,6 +9,7 @@
 
 mod embedding;
 mod errors;
+mod failing;
 mod golden;
 mod history;
 mod probes;

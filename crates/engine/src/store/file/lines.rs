@@ -102,7 +102,7 @@ impl<'a> Reader<'a> {
 
     /// The next line as a JSON object, checksum included.
     pub(super) fn line(&mut self) -> Result<Option<&'a str>, BrokenLine> {
-        let Some(end) = memchr(self.rest) else {
+        let Some(end) = memchr::memchr(b'\n', self.rest) else {
             return Ok(None);
         };
         let (line, rest) = self.rest.split_at(end);
@@ -123,10 +123,6 @@ impl<'a> Reader<'a> {
         self.chain = chain;
         Ok(Some(text))
     }
-}
-
-fn memchr(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|byte| *byte == b'\n')
 }
 
 fn checksum_of(line: &[u8]) -> Option<Chain> {
@@ -246,10 +242,7 @@ mod tests {
     fn a_cut_file_gives_its_whole_lines() {
         let whole = file(&[1, 2, 3]);
         for length in 0..whole.len() {
-            let lines = whole[..length]
-                .iter()
-                .filter(|byte| **byte == b'\n')
-                .count();
+            let lines = memchr::memchr_iter(b'\n', &whole[..length]).count();
             assert_eq!(
                 numbers(&whole[..length]).map(|numbers| numbers.len()),
                 Ok(lines)
