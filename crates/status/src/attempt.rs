@@ -4,12 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::entering::Entering;
 use crate::id::Epoch;
 use crate::message::Message;
 use crate::metadata::{MetadataError, Value};
 use crate::progress::{Progress, Unit};
 use crate::state::State;
-use crate::workspace_status::WorkspaceStatus;
+use crate::workspace_status::{Locked, WorkspaceStatus};
 
 /// One load of a workspace, begun with [`WorkspaceStatus::begin_attempt`]. Everything it
 /// writes is refused once a later load has begun, so that a loader that was slow, or was
@@ -48,7 +49,7 @@ impl Attempt {
 
     /// Whether no later load has begun.
     pub fn is_current(&self) -> bool {
-        self.status.check_attempt(self.epoch).is_ok()
+        self.lock().is_ok()
     }
 
     /// See [`WorkspaceStatus::set_state`]. Setting `initializing` from another state
@@ -57,7 +58,7 @@ impl Attempt {
     /// # Errors
     /// If a later load has begun.
     pub fn set_state(&self, state: State, message: impl Into<Message>) -> Result<(), AttemptError> {
-        self.status.attempt_state(self.epoch, state, message.into())
+        self.enter(Entering::new(state, message.into()))
     }
 
     /// See [`WorkspaceStatus::set_parked`].
@@ -65,7 +66,7 @@ impl Attempt {
     /// # Errors
     /// If a later load has begun.
     pub fn set_parked(&self, reason: impl fmt::Display) -> Result<(), AttemptError> {
-        self.status.attempt_parked(self.epoch, reason)
+        self.enter(Entering::parked(reason))
     }
 
     /// See [`WorkspaceStatus::set_retrying`].
@@ -78,8 +79,7 @@ impl Attempt {
         attempt: u32,
         next_retry_in: Duration,
     ) -> Result<(), AttemptError> {
-        self.status
-            .attempt_retrying(self.epoch, reason, attempt, next_retry_in)
+        self.enter(Entering::retrying(reason, attempt, next_retry_in))
     }
 
     /// See [`WorkspaceStatus::update_metadata`].
@@ -87,8 +87,8 @@ impl Attempt {
     /// # Errors
     /// If a later load has begun, or the metadatum is over a bound.
     pub fn update_metadata(&self, key: &str, value: impl Into<Value>) -> Result<(), AttemptError> {
-        self.status
-            .attempt_metadata(self.epoch, &[(key, value.into())])
+        let value = value.into();
+        Ok(self.status.write_metadata(self.lock()?, &[(key, value)])?)
     }
 
     /// Sets several metadata as one change, in order; all or none.
@@ -101,7 +101,7 @@ impl Attempt {
     ) -> Result<(), AttemptError> {
         // Collected before the lock is taken: the iterator is the caller's.
         let entries: Vec<_> = entries.into_iter().collect();
-        self.status.attempt_metadata(self.epoch, &entries)
+        Ok(self.status.write_metadata(self.lock()?, &entries)?)
     }
 
     /// See [`WorkspaceStatus::start_progress`].
@@ -114,7 +114,17 @@ impl Attempt {
         unit: Unit,
         total: Option<u64>,
     ) -> Result<Progress, AttemptError> {
-        self.status.attempt_progress(self.epoch, phase, unit, total)
+        let locked = self.lock()?;
+        Ok(self.status.replace_progress(locked, phase, unit, total))
+    }
+
+    fn enter(&self, entering: Entering) -> Result<(), AttemptError> {
+        self.status.enter_locked(self.lock()?, entering);
+        Ok(())
+    }
+
+    fn lock(&self) -> Result<Locked<'_>, AttemptError> {
+        self.status.lock_for(self.epoch)
     }
 }
 

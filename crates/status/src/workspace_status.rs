@@ -53,6 +53,9 @@ pub struct WorkspaceStatus {
     core: Mutex<Arc<Core>>,
 }
 
+/// The right to change a status.
+pub(crate) type Locked<'a> = MutexGuard<'a, Arc<Core>>;
+
 const STATE_MASK: u32 = 0xff;
 const REMOVED: u32 = 0x100;
 /// There is a progress: spares the changes and snapshots of all others the look at it.
@@ -228,65 +231,10 @@ impl WorkspaceStatus {
         Ok(Attempt::new(Arc::clone(self), epoch))
     }
 
-    // What an attempt does, refused if it is not of the current epoch.
+    // The changes themselves, also for attempts.
 
-    pub(crate) fn attempt_state(
-        &self,
-        epoch: Epoch,
-        state: State,
-        message: Message,
-    ) -> Result<(), AttemptError> {
-        self.enter_locked(self.lock_for(epoch)?, Entering::new(state, message));
-        Ok(())
-    }
-
-    pub(crate) fn attempt_parked(
-        &self,
-        epoch: Epoch,
-        reason: impl fmt::Display,
-    ) -> Result<(), AttemptError> {
-        // The reason is written before the lock is taken: its `Display` is the caller's.
-        let entering = Entering::parked(reason);
-        self.enter_locked(self.lock_for(epoch)?, entering);
-        Ok(())
-    }
-
-    pub(crate) fn attempt_retrying(
-        &self,
-        epoch: Epoch,
-        reason: impl fmt::Display,
-        attempt: u32,
-        next_retry_in: Duration,
-    ) -> Result<(), AttemptError> {
-        let entering = Entering::retrying(reason, attempt, next_retry_in);
-        self.enter_locked(self.lock_for(epoch)?, entering);
-        Ok(())
-    }
-
-    pub(crate) fn attempt_metadata(
-        &self,
-        epoch: Epoch,
-        entries: &[(&str, Value)],
-    ) -> Result<(), AttemptError> {
-        Ok(self.write_metadata(self.lock_for(epoch)?, entries)?)
-    }
-
-    pub(crate) fn attempt_progress(
-        &self,
-        epoch: Epoch,
-        phase: State,
-        unit: Unit,
-        total: Option<u64>,
-    ) -> Result<Progress, AttemptError> {
-        Ok(self.replace_progress(self.lock_for(epoch)?, phase, unit, total))
-    }
-
-    /// Whether an attempt of this epoch would be heard.
-    pub(crate) fn check_attempt(&self, epoch: Epoch) -> Result<(), AttemptError> {
-        self.lock_for(epoch).map(|_| ())
-    }
-
-    fn lock_for(&self, epoch: Epoch) -> Result<MutexGuard<'_, Arc<Core>>, AttemptError> {
+    /// The lock, if `epoch` is the current one.
+    pub(crate) fn lock_for(&self, epoch: Epoch) -> Result<Locked<'_>, AttemptError> {
         let core = self.core.lock();
         let current = core.head.epoch;
         if epoch == current {
@@ -299,13 +247,11 @@ impl WorkspaceStatus {
         }
     }
 
-    // The changes themselves.
-
     fn enter(&self, entering: Entering) {
         self.enter_locked(self.core.lock(), entering);
     }
 
-    fn enter_locked(&self, mut core: MutexGuard<'_, Arc<Core>>, entering: Entering) {
+    pub(crate) fn enter_locked(&self, mut core: Locked<'_>, entering: Entering) {
         let now = self.shared.clock.now();
         let Entering {
             to, message, epoch, ..
@@ -389,9 +335,9 @@ impl WorkspaceStatus {
     }
 
     /// All of them or none.
-    fn write_metadata(
+    pub(crate) fn write_metadata(
         &self,
-        core: MutexGuard<'_, Arc<Core>>,
+        core: Locked<'_>,
         entries: &[(&str, Value)],
     ) -> Result<(), MetadataError> {
         let result = self.write_metadata_locked(core, entries);
@@ -406,7 +352,7 @@ impl WorkspaceStatus {
 
     fn write_metadata_locked(
         &self,
-        mut core: MutexGuard<'_, Arc<Core>>,
+        mut core: Locked<'_>,
         entries: &[(&str, Value)],
     ) -> Result<(), MetadataError> {
         let held = core.head.metadata.as_deref().unwrap_or(Metadata::EMPTY);
@@ -422,9 +368,9 @@ impl WorkspaceStatus {
         Ok(())
     }
 
-    fn replace_progress(
+    pub(crate) fn replace_progress(
         &self,
-        core: MutexGuard<'_, Arc<Core>>,
+        core: Locked<'_>,
         phase: State,
         unit: Unit,
         total: Option<u64>,

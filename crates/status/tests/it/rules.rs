@@ -257,3 +257,33 @@ fn the_owner_is_told_from_when_it_is_known() {
     assert_eq!(status.snapshot().owner(), Some("node-2"));
     assert_eq!(tracker.owner().as_deref(), Some("node-2"));
 }
+
+#[test]
+fn a_snapshot_is_consistent_whoever_writes_meanwhile() {
+    let tracker = Tracker::new();
+    let status = tracker.get_or_create("a");
+    std::thread::scope(|scope| {
+        for (state, message) in [(State::Ready, "ready"), (State::Unloading, "unloading")] {
+            let status = &status;
+            scope.spawn(move || {
+                for _ in 0..5_000 {
+                    status.set_state(state, message);
+                }
+            });
+        }
+        for _ in 0..5_000 {
+            let snapshot = status.snapshot();
+            let last = snapshot.state_history().next_back();
+            if let Some(last) = last {
+                assert_eq!(last.to_state(), snapshot.state());
+                assert_eq!(last.timestamp(), snapshot.state_entered());
+                assert_eq!(last.message(), snapshot.message());
+                assert_eq!(snapshot.message(), snapshot.state().as_str());
+                assert_eq!(last.sequence(), snapshot.transitions_total());
+            }
+            let entered: Vec<_> = snapshot.state_history().map(Transition::to_state).collect();
+            assert!(entered.windows(2).all(|pair| pair[0] != pair[1]));
+        }
+    });
+    assert_eq!(tracker.count_by_state()[status.state()], 1);
+}
