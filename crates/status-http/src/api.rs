@@ -15,7 +15,6 @@ use tokio::task::AbortHandle;
 use utoipa_axum::router::OpenApiRouter;
 use workspace_status::{Page, PageQuery, Watcher};
 
-use crate::document::written;
 use crate::limits::{INLINE_SCAN, Limits};
 use crate::metrics::StatusMetrics;
 use crate::problem::{NO_STORE, Problem, types};
@@ -215,11 +214,21 @@ fn too_many(what: &str, limit: usize) -> Problem {
 }
 
 /// A JSON answer.
-pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Response {
-    match written(document) {
-        Ok(bytes) => answer(status, HeaderValue::from_static("application/json"), bytes),
-        Err(_) => Problem::new(&types::INTERNAL, "the document cannot be written").into_response(),
+pub(crate) fn answer_document(status: StatusCode, document: &impl Serialize) -> Response {
+    match serde_json::to_vec(document) {
+        Ok(bytes) => answer_json(status, bytes),
+        // Only a map with keys that are no strings cannot be written, and no document has one.
+        Err(error) => Problem::new(&types::INTERNAL, error.to_string()).into_response(),
     }
+}
+
+/// A JSON answer that is written already.
+pub(crate) fn answer_json(status: StatusCode, document: Vec<u8>) -> Response {
+    answer(
+        status,
+        HeaderValue::from_static("application/json"),
+        document,
+    )
 }
 
 /// An answer that no cache may keep.

@@ -1,35 +1,18 @@
-//! The JSON documents of statuses and histories, and with them the schemas of the `OpenAPI`
-//! document.
+//! The JSON documents of statuses, and with them the schemas of the `OpenAPI` document.
 //!
-//! A document borrows from its snapshot and is written straight into bytes. Every member is always
-//! there: one without a value is null. Instants are RFC 3339 in UTC with milliseconds.
+//! A document borrows from its snapshot and is written straight into bytes, that of a status by
+//! hand ([`crate::write`]). Every member is always there: one without a value is null. Instants are
+//! RFC 3339 in UTC with milliseconds.
 
-use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 use workspace_status::{ErrorInfo, ErrorKind, Metadata, ProgressReport, Snapshot, StateCounts};
 use workspace_status::{State, Transition};
 
-use crate::source::HistoryEntry;
 use crate::time::{Elapsed, Time};
 
 /// How many transitions a status shows; all of them are in the history.
 pub(crate) const RECENT_TRANSITIONS: usize = 5;
-
-/// The JSON document of a status, as the route answers it.
-pub fn status_document(snapshot: &Snapshot) -> Vec<u8> {
-    written(&StatusDocument::new(snapshot)).unwrap_or_default()
-}
-
-/// The size that most documents of one status stay below.
-const STATUS_BYTES: usize = 2048;
-
-/// A document in bytes. None of these types can fail to be written: no map has keys that are not
-/// strings, and bytes in memory take whatever is written to them.
-pub(crate) fn written(document: &impl Serialize) -> Result<Vec<u8>, serde_json::Error> {
-    let mut bytes = Vec::with_capacity(STATUS_BYTES);
-    serde_json::to_writer(&mut bytes, document).map(|()| bytes)
-}
 
 /// A state on the wire.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
@@ -58,54 +41,54 @@ pub(crate) enum StateName {
 #[schema(as = Status)]
 pub(crate) struct StatusDocument<'a> {
     /// The workspace.
-    workspace_id: &'a str,
+    pub(crate) workspace_id: &'a str,
     /// The state it is in; `unknown` where this node knows nothing of it.
     #[schema(value_type = StateName)]
-    state: State,
+    pub(crate) state: State,
     /// False in `error` and `unknown`, true in all other states.
-    healthy: bool,
+    pub(crate) healthy: bool,
     /// What was last said about it.
-    message: &'a str,
+    pub(crate) message: &'a str,
     /// When it entered its state.
     #[schema(required, value_type = Option<String>, format = DateTime)]
-    state_entered: Option<Time>,
+    pub(crate) state_entered: Option<Time>,
     /// When anything about it last changed.
     #[schema(required, value_type = Option<String>, format = DateTime)]
-    last_updated: Option<Time>,
+    pub(crate) last_updated: Option<Time>,
     /// How long it has been in its state: hours, minutes and whole seconds.
     #[schema(required, value_type = Option<String>, example = "5m30s")]
-    time_in_state: Option<Elapsed>,
+    pub(crate) time_in_state: Option<Elapsed>,
     /// What went wrong, in state `error`; else null.
     #[schema(required)]
-    error_message: Option<&'a str>,
+    pub(crate) error_message: Option<&'a str>,
     /// More about the error, in state `error`; else null.
     #[schema(required)]
-    error: Option<ErrorDocument>,
+    pub(crate) error: Option<ErrorDocument>,
     /// How far the present phase is, in the states that measure it; else null.
     #[schema(required)]
-    progress: Option<ProgressDocument>,
+    pub(crate) progress: Option<ProgressDocument>,
     /// Facts that the owner of the workspace adds: at most 64, each a JSON scalar.
     #[schema(value_type = std::collections::BTreeMap<String, Scalar>)]
-    metadata: Facts<'a>,
+    pub(crate) metadata: Facts<'a>,
     /// The last 5 transitions, oldest first.
     #[schema(value_type = Vec<TransitionDocument>)]
-    recent_history: RecentHistory<'a>,
+    pub(crate) recent_history: RecentHistory<'a>,
     /// The number of the load; grows with every load and never falls. Null where unknown.
     #[schema(required)]
-    epoch: Option<u64>,
+    pub(crate) epoch: Option<u64>,
     /// The node that holds the workspace; null where none is named.
     #[schema(required)]
-    owner: Option<&'a str>,
+    pub(crate) owner: Option<&'a str>,
     /// When this was true, by the clock of the node that answers.
     #[schema(value_type = String, format = DateTime)]
-    observed_at: Time,
+    pub(crate) observed_at: Time,
     /// When the progress last moved; null before it does.
     #[schema(required, value_type = Option<String>, format = DateTime)]
-    last_progress_at: Option<Time>,
+    pub(crate) last_progress_at: Option<Time>,
     /// Only in the answer to a wait: whether its time was over before its condition was met.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    timed_out: Option<bool>,
+    pub(crate) timed_out: Option<bool>,
 }
 
 impl<'a> StatusDocument<'a> {
@@ -178,7 +161,7 @@ pub(crate) enum Scalar {
     Truth(bool),
 }
 
-struct Facts<'a>(Option<&'a Metadata>);
+pub(crate) struct Facts<'a>(pub(crate) Option<&'a Metadata>);
 
 impl Serialize for Facts<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -189,16 +172,21 @@ impl Serialize for Facts<'_> {
     }
 }
 
-struct RecentHistory<'a>(Option<&'a Snapshot>);
+pub(crate) struct RecentHistory<'a>(Option<&'a Snapshot>);
+
+impl<'a> RecentHistory<'a> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = TransitionDocument<'a>> + use<'a> {
+        self.0.into_iter().flat_map(|snapshot| {
+            let transitions = snapshot.state_history();
+            let older = transitions.len().saturating_sub(RECENT_TRANSITIONS);
+            transitions.skip(older).map(TransitionDocument::new)
+        })
+    }
+}
 
 impl Serialize for RecentHistory<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Some(snapshot) = self.0 else {
-            return serializer.serialize_seq(Some(0))?.end();
-        };
-        let transitions = snapshot.state_history();
-        let older = transitions.len().saturating_sub(RECENT_TRANSITIONS);
-        serializer.collect_seq(transitions.skip(older).map(TransitionDocument::new))
+        serializer.collect_seq(self.iter())
     }
 }
 
@@ -209,15 +197,15 @@ impl Serialize for RecentHistory<'_> {
 pub(crate) struct TransitionDocument<'a> {
     /// The state that was left.
     #[schema(value_type = StateName)]
-    from_state: State,
+    pub(crate) from_state: State,
     /// The state that was entered.
     #[schema(value_type = StateName)]
-    to_state: State,
+    pub(crate) to_state: State,
     /// When.
     #[schema(value_type = String, format = DateTime)]
-    timestamp: Time,
+    pub(crate) timestamp: Time,
     /// What was said of it.
-    message: &'a str,
+    pub(crate) message: &'a str,
 }
 
 impl<'a> TransitionDocument<'a> {
@@ -237,22 +225,22 @@ impl<'a> TransitionDocument<'a> {
 #[schema(as = StatusError)]
 pub(crate) struct ErrorDocument {
     /// `retrying` goes on by itself, `parked` needs an operator.
-    kind: ErrorKindName,
+    pub(crate) kind: ErrorKindName,
     /// Which attempt failed, from 1; null for one that is parked.
     #[schema(required)]
-    attempt: Option<u32>,
+    pub(crate) attempt: Option<u32>,
     /// When it is tried again; null for one that is parked.
     #[schema(required, value_type = Option<String>, format = DateTime)]
-    next_retry_at: Option<Time>,
+    pub(crate) next_retry_at: Option<Time>,
     /// When it failed.
     #[schema(value_type = String, format = DateTime)]
-    at: Time,
+    pub(crate) at: Time,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = StatusErrorKind)]
-enum ErrorKindName {
+pub(crate) enum ErrorKindName {
     Retrying,
     Parked,
 }
@@ -286,24 +274,24 @@ impl ErrorDocument {
 pub(crate) struct ProgressDocument {
     /// The state that is measured.
     #[schema(value_type = StateName)]
-    phase: State,
+    pub(crate) phase: State,
     /// How many units are done.
-    done: u64,
+    pub(crate) done: u64,
     /// How many there are to do; null where that is not known.
     #[schema(required)]
-    total: Option<u64>,
+    pub(crate) total: Option<u64>,
     /// What is counted.
     #[schema(example = "events")]
-    unit: &'static str,
+    pub(crate) unit: &'static str,
     /// From 0 to 100; null without a total.
     #[schema(required)]
-    percent: Option<f64>,
+    pub(crate) percent: Option<f64>,
     /// Units a second, lately; null until it is measured.
     #[schema(required)]
-    rate_per_second: Option<f64>,
+    pub(crate) rate_per_second: Option<f64>,
     /// When the phase will be done; null until there is confidence in it.
     #[schema(required)]
-    eta: Option<EtaDocument>,
+    pub(crate) eta: Option<EtaDocument>,
 }
 
 /// Between which instants a phase will be done.
@@ -313,13 +301,13 @@ pub(crate) struct ProgressDocument {
 pub(crate) struct EtaDocument {
     /// The instant before which it will hardly be done.
     #[schema(value_type = String, format = DateTime)]
-    low: Time,
+    pub(crate) low: Time,
     /// The instant by which it should be done.
     #[schema(value_type = String, format = DateTime)]
-    high: Time,
+    pub(crate) high: Time,
     /// What the estimate rests on.
     #[schema(example = "rate")]
-    basis: &'static str,
+    pub(crate) basis: &'static str,
 }
 
 impl ProgressDocument {
@@ -345,7 +333,7 @@ impl ProgressDocument {
 }
 
 /// A measurement without the digits that mean nothing.
-fn rounded(value: f64, parts: f64) -> f64 {
+pub(crate) fn rounded(value: f64, parts: f64) -> f64 {
     (value * parts).round() / parts
 }
 
@@ -395,105 +383,4 @@ pub(crate) struct ReadyDocument<'a> {
     pub(crate) state: State,
     /// Whether it is in state `ready`.
     pub(crate) ready: bool,
-}
-
-/// A page of a workspace's history, oldest first.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = History)]
-pub(crate) struct HistoryDocument<'a> {
-    /// The workspace.
-    pub(crate) workspace_id: &'a str,
-    /// The transitions, oldest first.
-    pub(crate) transitions: Vec<HistoryTransitionDocument<'a>>,
-    /// The phases that these transitions ended and, on the last page, the one that lasts.
-    pub(crate) phases: Vec<PhaseDocument>,
-    /// How many transitions there ever were, also those that are kept no longer.
-    pub(crate) transitions_total: u64,
-    /// The cursor of the next page; null on the last.
-    #[schema(required)]
-    pub(crate) next_cursor: Option<String>,
-}
-
-/// A change of state, as a history shows it.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = HistoryTransition)]
-pub(crate) struct HistoryTransitionDocument<'a> {
-    /// Its number within the history, from 1.
-    sequence: u64,
-    /// The load it belongs to.
-    epoch: u64,
-    /// The node that owned the workspace then; null where none was named.
-    #[schema(required)]
-    owner: Option<&'a str>,
-    /// The state that was left.
-    #[schema(value_type = StateName)]
-    from_state: State,
-    /// The state that was entered.
-    #[schema(value_type = StateName)]
-    to_state: State,
-    /// When.
-    #[schema(value_type = String, format = DateTime)]
-    timestamp: Time,
-    /// What was said of it.
-    message: &'a str,
-}
-
-impl<'a> HistoryTransitionDocument<'a> {
-    pub(crate) fn new(entry: &'a HistoryEntry) -> Self {
-        Self {
-            sequence: entry.sequence,
-            epoch: entry.epoch.get(),
-            owner: entry.owner.as_deref(),
-            from_state: entry.from,
-            to_state: entry.to,
-            timestamp: Time(entry.at),
-            message: &entry.message,
-        }
-    }
-}
-
-/// How long a workspace was in one state.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = Phase)]
-pub(crate) struct PhaseDocument {
-    /// The state.
-    #[schema(value_type = StateName)]
-    state: State,
-    /// When it was entered.
-    #[schema(value_type = String, format = DateTime)]
-    entered: Time,
-    /// When it was left; null for the state that it is in.
-    #[schema(required, value_type = Option<String>, format = DateTime)]
-    left: Option<Time>,
-    /// How long it lasted, or has lasted so far, by a monotonic clock.
-    duration_seconds: f64,
-}
-
-impl PhaseDocument {
-    /// The phase that a transition ended; it began with the transition before, if that is known.
-    pub(crate) fn ended_by(entry: &HistoryEntry, before: Option<&HistoryEntry>) -> Self {
-        let entered = match before {
-            Some(before) => before.at,
-            None => entry.at.checked_sub(entry.time_in_from).unwrap_or(entry.at),
-        };
-        Self {
-            state: entry.from,
-            entered: Time(entered),
-            left: Some(Time(entry.at)),
-            duration_seconds: rounded(entry.time_in_from.as_secs_f64(), 1000.0),
-        }
-    }
-
-    /// The phase that lasts.
-    pub(crate) fn present(snapshot: &Snapshot) -> Self {
-        Self {
-            state: snapshot.state(),
-            entered: Time(snapshot.state_entered()),
-            left: None,
-            duration_seconds: rounded(snapshot.time_in_current_state().as_secs_f64(), 1000.0),
-        }
-    }
 }

@@ -39,6 +39,9 @@ mod source;
 mod time;
 
 mod document;
+mod history;
+
+mod write;
 
 mod cursor;
 mod extract;
@@ -51,10 +54,10 @@ mod probes;
 mod routes;
 
 mod openapi;
+mod panics;
 mod router;
 
 pub use api::StatusApi;
-pub use document::status_document;
 pub use extract::{Checked, CheckedBody, WorkspaceIdPath, invalid_workspace_id};
 pub use limits::{INLINE_SCAN, Limits};
 pub use metrics::names as metric_names;
@@ -69,3 +72,4 @@ pub use source::{
     BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, StatusSource, Wait,
     history_in_memory,
 };
+pub use write::status_document;

@@ -3,7 +3,6 @@
 //! A [`ProblemType`] is a constant (its URI, status and title never change), a [`Problem`] is one
 //! occurrence of it: what was wrong this time, and the fields that help to put it right.
 
-use std::any::Any;
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -239,16 +238,6 @@ pub async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     )
     .with("method", method.as_str())
     .with("path", uri.path())
-}
-
-/// Answers for a handler that panicked. What it said goes to standard error by the panic hook,
-/// not to the client.
-pub(crate) fn panicked(_payload: Box<dyn Any + Send + 'static>) -> Response {
-    Problem::new(
-        &types::INTERNAL,
-        "the server failed on this request; its log says more",
-    )
-    .into_response()
 }
 
 /// Gives an error answer of a foreign handler, such as a served file that does not exist, the

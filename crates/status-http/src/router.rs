@@ -2,12 +2,12 @@
 
 use axum::Router;
 use prometheus_client::registry::Registry;
-use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::api::StatusApi;
 use crate::limits::Limits;
 use crate::openapi::document_routes;
-use crate::problem::{method_not_allowed, panicked, route_not_found};
+use crate::panics::CatchPanics;
+use crate::problem::{method_not_allowed, route_not_found};
 use crate::source::StatusSource;
 
 /// All routes over `source`, to be merged into the router of a service:
@@ -31,7 +31,7 @@ pub fn router(source: impl StatusSource) -> Router {
     api.follow_feed();
     document_routes(api.routes())
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(CatchPanicLayer::custom(panicked))
+        .layer(CatchPanics)
 }
 
 /// Makes every error that `router` itself gives rise to a problem: 404 of paths that no route has,
@@ -46,5 +46,5 @@ pub fn with_problems(router: Router) -> Router {
     router
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(route_not_found)
-        .layer(CatchPanicLayer::custom(panicked))
+        .layer(CatchPanics)
 }

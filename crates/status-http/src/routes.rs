@@ -13,17 +13,18 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use workspace_status::{PageQuery, Snapshot, State, WaitOutcome, WorkspaceId};
 
-use crate::api::{Shared, json};
+use crate::api::{Shared, answer_document, answer_json};
 use crate::cursor::{self, CursorKind};
 use crate::document::{
-    Counts, HistoryDocument, HistoryTransitionDocument, PhaseDocument, ReadyDocument, StateName,
-    StatusDocument, StatusList, StatusesDocument,
+    Counts, ReadyDocument, StateName, StatusDocument, StatusList, StatusesDocument,
 };
 use crate::extract::{WorkspaceIdPath, invalid_workspace_id};
+use crate::history::{HistoryDocument, HistoryTransitionDocument, PhaseDocument};
 use crate::limits::PAGE_DEFAULT;
 use crate::problem::{Problem, ProblemDocument, types};
 use crate::query::{Parameters, invalid};
 use crate::source::{HistoryError, HistoryQuery, Wait};
+use crate::write;
 
 pub(crate) fn routes() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::default()
@@ -102,11 +103,14 @@ async fn status(
         return waited(&api, wait).await;
     }
     if let Some(snapshot) = api.source.status(&id.0) {
-        return Ok(json(StatusCode::OK, &StatusDocument::new(&snapshot)));
+        return Ok(answer_json(
+            StatusCode::OK,
+            write::status_document(&snapshot),
+        ));
     }
     let id = id.checked()?;
     let document = StatusDocument::unknown(&id, api.source.wall_time());
-    Ok(json(StatusCode::NOT_FOUND, &document))
+    Ok(answer_json(StatusCode::NOT_FOUND, write::status(&document)))
 }
 
 fn read_wait(api: &Shared, id: &LookupId, query: &str) -> Result<Option<Wait>, Problem> {
@@ -142,10 +146,10 @@ async fn waited(api: &Shared, wait: Wait) -> Result<Response, Problem> {
     };
     if let Some(snapshot) = snapshot {
         let document = StatusDocument::new(&snapshot).timed_out(timed_out);
-        return Ok(json(StatusCode::OK, &document));
+        return Ok(answer_document(StatusCode::OK, &document));
     }
     let document = StatusDocument::unknown(&id, api.source.wall_time()).timed_out(timed_out);
-    Ok(json(StatusCode::NOT_FOUND, &document))
+    Ok(answer_json(StatusCode::NOT_FOUND, write::status(&document)))
 }
 
 /// Which statuses a list shows.
@@ -200,7 +204,7 @@ async fn statuses(
             .next
             .map(|after| cursor::encode(CursorKind::Statuses, &after)),
     };
-    Ok(json(StatusCode::OK, &document))
+    Ok(answer_json(StatusCode::OK, write::statuses(&document)))
 }
 
 fn read_page_query(api: &Shared, query: Option<&str>) -> Result<PageQuery, Problem> {
@@ -256,7 +260,7 @@ async fn ready(Extract(api): Extract<Arc<Shared>>, id: LookupId) -> Result<Respo
     } else {
         StatusCode::SERVICE_UNAVAILABLE
     };
-    Ok(json(status, &document))
+    Ok(answer_document(status, &document))
 }
 
 /// Which part of a history.
@@ -345,7 +349,7 @@ async fn history(
             .as_deref()
             .map(|place| cursor::encode(CursorKind::History, place)),
     };
-    Ok(json(StatusCode::OK, &document))
+    Ok(answer_document(StatusCode::OK, &document))
 }
 
 impl From<HistoryError> for Problem {

@@ -19,40 +19,80 @@ const LAST_SECOND: u64 = 253_402_300_799;
 pub(crate) struct Time(pub(crate) SystemTime);
 
 impl Time {
-    const BYTES: usize = 24;
-
-    fn write(self) -> [u8; Self::BYTES] {
+    /// The text with its quotation marks.
+    pub(crate) fn quoted(self, calendar: &mut Calendar) -> [u8; 26] {
         let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
         let seconds = since.as_secs().min(LAST_SECOND);
-        let (year, month, day) = civil(seconds / 86_400);
-        let second_of_day = seconds % 86_400;
-        let mut text = *b"0000-00-00T00:00:00.000Z";
-        digits(&mut text, 0, 4, year);
-        digits(&mut text, 5, 2, month);
-        digits(&mut text, 8, 2, day);
-        digits(&mut text, 11, 2, second_of_day / 3600);
-        digits(&mut text, 14, 2, second_of_day / 60 % 60);
-        digits(&mut text, 17, 2, second_of_day % 60);
-        digits(&mut text, 20, 3, u64::from(since.subsec_millis()));
-        text
+        // The last day that has four digits for its year is far below 2^32.
+        let day = u32::try_from(seconds / 86_400).unwrap_or_default();
+        let second_of_day = u32::try_from(seconds % 86_400).unwrap_or_default();
+        let [y1, y2, y3, y4, m1, m2, d1, d2] = calendar.date(day);
+        let [h1, h2] = two_digits(second_of_day / 3600);
+        let [n1, n2] = two_digits(second_of_day / 60 % 60);
+        let [s1, s2] = two_digits(second_of_day % 60);
+        let millis = since.subsec_millis();
+        let f1 = digit(millis / 100);
+        let [f2, f3] = two_digits(millis % 100);
+        [
+            b'"', y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1,
+            s2, b'.', f1, f2, f3, b'Z', b'"',
+        ]
+    }
+
+    fn with_text<T>(self, use_text: impl FnOnce(&str) -> T) -> T {
+        let quoted = self.quoted(&mut Calendar::default());
+        let text = str::from_utf8(&quoted).unwrap_or_default();
+        use_text(text.trim_matches('"'))
     }
 }
 
 impl fmt::Display for Time {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(str::from_utf8(&self.write()).unwrap_or_default())
+        self.with_text(|text| formatter.write_str(text))
     }
 }
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(str::from_utf8(&self.write()).unwrap_or_default())
+        self.with_text(|text| serializer.serialize_str(text))
+    }
+}
+
+/// The date that was last asked for: most instants of a document are of one day.
+#[derive(Debug)]
+pub(crate) struct Calendar {
+    day: u32,
+    date: [u8; 8],
+}
+
+impl Default for Calendar {
+    fn default() -> Self {
+        Self {
+            day: 0,
+            date: *b"19700101",
+        }
+    }
+}
+
+impl Calendar {
+    /// The digits of year, month and day.
+    fn date(&mut self, day: u32) -> [u8; 8] {
+        if day != self.day {
+            let (year, month, day_of_month) = civil(day);
+            let ([y1, y2], [y3, y4]) = (two_digits(year / 100), two_digits(year % 100));
+            let ([m1, m2], [d1, d2]) = (two_digits(month), two_digits(day_of_month));
+            *self = Self {
+                day,
+                date: [y1, y2, y3, y4, m1, m2, d1, d2],
+            };
+        }
+        self.date
     }
 }
 
 /// Year, month and day of a day counted from 1970-01-01, by the algorithm `civil_from_days` of
 /// <https://howardhinnant.github.io/date_algorithms.html>, for days from 1970 on alone.
-fn civil(days_since_1970: u64) -> (u64, u64, u64) {
+fn civil(days_since_1970: u32) -> (u32, u32, u32) {
     // Years begin in March, so that the leap day is the last of its year; eras have 400 years.
     let days = days_since_1970 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -66,39 +106,68 @@ fn civil(days_since_1970: u64) -> (u64, u64, u64) {
     } else {
         month_from_march - 9
     };
-    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+    (era * 400 + year_of_era + u32::from(month <= 2), month, day)
 }
 
-/// Writes the last `width` decimal digits of `value` at `at`.
-fn digits(text: &mut [u8], at: usize, width: usize, mut value: u64) {
-    for byte in text.iter_mut().skip(at).take(width).rev() {
-        // The remainder of a division by ten is one digit.
-        *byte = b'0' + u8::try_from(value % 10).unwrap_or_default();
-        value /= 10;
-    }
+/// The decimal digits of a number below 100.
+fn two_digits(value: u32) -> [u8; 2] {
+    [digit(value / 10), digit(value % 10)]
+}
+
+fn digit(value: u32) -> u8 {
+    b'0' + value.to_le_bytes()[0]
 }
 
 /// A duration in whole seconds, rounded down, as Go prints it: `0s`, `5m30s`, `49h0m7s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Elapsed(pub(crate) Duration);
 
+impl Elapsed {
+    /// Gives the text to `use_text`; at most 24 bytes, as 2^64 seconds are a number of hours with
+    /// 16 digits.
+    pub(crate) fn with_text<T>(self, use_text: impl FnOnce(&str) -> T) -> T {
+        let seconds = self.0.as_secs();
+        let mut text = [0; 24];
+        let mut start = text.len();
+        let mut prepend = |byte| {
+            start = start.saturating_sub(1);
+            if let Some(place) = text.get_mut(start) {
+                *place = byte;
+            }
+        };
+        // From the back, up to the largest unit that is needed.
+        for (value, unit, is_last) in [
+            (seconds % 60, b's', seconds < 60),
+            (seconds / 60 % 60, b'm', seconds < 3600),
+            (seconds / 3600, b'h', true),
+        ] {
+            prepend(unit);
+            let mut rest = value;
+            loop {
+                prepend(b'0' + (rest % 10).to_le_bytes()[0]);
+                rest /= 10;
+                if rest == 0 {
+                    break;
+                }
+            }
+            if is_last {
+                break;
+            }
+        }
+        let text = text.get(start..).unwrap_or_default();
+        use_text(str::from_utf8(text).unwrap_or_default())
+    }
+}
+
 impl fmt::Display for Elapsed {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.as_secs();
-        let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-        if hours > 0 {
-            write!(formatter, "{hours}h{minutes}m{seconds}s")
-        } else if minutes > 0 {
-            write!(formatter, "{minutes}m{seconds}s")
-        } else {
-            write!(formatter, "{seconds}s")
-        }
+        self.with_text(|text| formatter.write_str(text))
     }
 }
 
 impl Serialize for Elapsed {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_text(|text| serializer.serialize_str(text))
     }
 }
 
@@ -153,7 +222,7 @@ mod tests {
     #[test]
     fn an_instant_is_written_as_jiff_writes_it() {
         // Every 37 hours and some over 8,000 years: all months, leap years and centuries.
-        for seconds in (0..LAST_SECOND).step_by(133_337_7) {
+        for seconds in (0..LAST_SECOND).step_by(1_333_377) {
             let jiff = jiff::Timestamp::from_second(seconds.try_into().unwrap()).unwrap();
             let expected = format!("{}.007Z", jiff.to_string().trim_end_matches('Z'));
             assert_eq!(at(seconds, 7).to_string(), expected);
@@ -181,6 +250,8 @@ mod tests {
             let elapsed = Elapsed(Duration::from_secs(seconds) + Duration::from_millis(999));
             assert_eq!(elapsed.to_string(), expected);
         }
+        let longest = Elapsed(Duration::from_secs(u64::MAX));
+        assert_eq!(longest.to_string(), "5124095576030431h0m15s");
     }
 
     #[test]

@@ -50,10 +50,8 @@ fn one_status(c: &mut Criterion) {
     let naive = naive_filled(1000);
     let status = tracker.get(&workload::id(7)).unwrap();
     let naive_status = naive.get(&workload::id(7)).unwrap();
-    for status in [&status] {
-        status.update_metadata("topic", "events").unwrap();
-        status.update_metadata("partition", "3").unwrap();
-    }
+    status.update_metadata("topic", "events").unwrap();
+    status.update_metadata("partition", "3").unwrap();
     naive_status.update_metadata("topic", "events");
     naive_status.update_metadata("partition", "3");
 

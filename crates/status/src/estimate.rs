@@ -22,8 +22,15 @@ const CONFIDENT_MOVES: usize = 5;
 const WIDEST: f64 = 1.5;
 /// What is added to both bounds even for a rate without noise.
 const NARROWEST: f64 = 0.05;
+/// What is added after a second, and less with the root of the time: a rate that has not
+/// been seen for long may hide changes slower than that.
+const UNSEEN: f64 = 0.4;
 /// Standard deviations.
 const SAFETY: f64 = 3.0;
+/// Noise is looked for in blocks of up to this many intervals …
+const LONGEST_BLOCK: usize = 8;
+/// … of which there must be so many.
+const BLOCKS: usize = 5;
 
 /// The time still to go, as bounds that the truth is expected between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +69,14 @@ pub(crate) struct Estimator {
     points: Vec<Point>,
 }
 
+/// What became of a sample.
+pub(crate) enum Sample {
+    /// What was known stands.
+    TooEarly,
+    /// What is known from now on, if anything.
+    Taken(Option<Measured>),
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Point {
     seconds: f64,
@@ -78,6 +93,7 @@ pub(crate) struct Measured {
     /// Standard deviation of an interval's rate, in means.
     noise: f64,
     intervals: f64,
+    seconds: f64,
     interval_seconds: f64,
     confident: bool,
 }
@@ -95,19 +111,19 @@ impl Estimator {
         }
     }
 
-    /// Takes a point if it is time for one, and tells what is known then.
+    /// Takes a point if it is time for one, and tells what is known from then on.
     #[expect(
         clippy::cast_precision_loss,
         reason = "progress beyond 2^53 may be off by a few units"
     )]
-    pub(crate) fn sample(&mut self, now: Duration, done: u64) -> Option<Measured> {
+    pub(crate) fn sample(&mut self, now: Duration, done: u64) -> Sample {
         let point = Point {
             seconds: now.as_secs_f64(),
             done: done as f64,
         };
-        let last = self.points.last()?;
+        let last = self.points.last().copied().unwrap_or(point);
         if point.seconds - last.seconds < self.spacing.as_secs_f64() * 0.99 {
-            return None;
+            return Sample::TooEarly;
         }
         if point.done < last.done {
             // Set back: what was measured says nothing about what follows.
@@ -123,7 +139,7 @@ impl Estimator {
             });
             self.spacing *= 2;
         }
-        self.measure()
+        Sample::Taken(self.measure())
     }
 
     fn measure(&self) -> Option<Measured> {
@@ -132,16 +148,12 @@ impl Estimator {
         let seconds = last.seconds - first.seconds;
         let intervals = self.points.len() - 1;
         let rate = rate_between(first, last)?;
-        let mut squares = 0.0;
-        let mut moves = 0;
-        for pair in self.points.windows(2) {
-            let [from, to] = pair else { continue };
-            let off = rate_between(from, to).unwrap_or(0.0) - rate;
-            squares += off * off * (to.seconds - from.seconds);
-            moves += usize::from(to.done > from.done);
-        }
+        let moves = self.points.windows(2).filter(|pair| match pair {
+            [from, to] => to.done > from.done,
+            _ => false,
+        });
+        let moves = moves.count();
         let count = u32::try_from(intervals).map_or(f64::MAX, f64::from);
-        let variance = squares / seconds * count / (count - 1.0).max(1.0);
         let late = intervals.div_ceil(4).max(4).min(intervals);
         let late = self.points.get(intervals - late)?;
         let lately = rate_between(late, last)?;
@@ -149,17 +161,46 @@ impl Estimator {
             rate,
             slow: rate.min(lately),
             fast: rate.max(lately),
-            noise: if rate > 0.0 {
-                variance.sqrt() / rate
-            } else {
-                0.0
-            },
+            noise: self.noise(rate),
             intervals: count,
+            seconds,
             interval_seconds: seconds / count,
             confident: seconds >= CONFIDENT_AFTER_SECONDS * 0.99
                 && intervals >= CONFIDENT_INTERVALS
                 && moves >= CONFIDENT_MOVES,
         })
+    }
+
+    /// The standard deviation of the rate of an interval, in means. The noise of blocks of
+    /// intervals is the same divided by the root of their length where intervals are
+    /// independent, and more where slow and fast ones come in runs: the largest counts.
+    fn noise(&self, rate: f64) -> f64 {
+        if rate <= 0.0 {
+            return 0.0;
+        }
+        let intervals = self.points.len() - 1;
+        let lengths = (1..=LONGEST_BLOCK).filter(|n| n.is_power_of_two());
+        let variances = lengths
+            .filter(|n| *n == 1 || intervals / n >= BLOCKS)
+            .map(|n| self.variance(rate, n));
+        variances.fold(0.0, f64::max).sqrt() / rate
+    }
+
+    /// The variance of an interval's rate, as blocks of `length` show it.
+    fn variance(&self, rate: f64, length: usize) -> f64 {
+        let (mut squares, mut seconds, mut blocks) = (0.0, 0.0, 0.0);
+        let ends = self.points.iter().step_by(length);
+        for (from, to) in ends.clone().zip(ends.skip(1)) {
+            let off = rate_between(from, to).unwrap_or(0.0) - rate;
+            squares += off * off * (to.seconds - from.seconds);
+            seconds += to.seconds - from.seconds;
+            blocks += 1.0;
+        }
+        if seconds <= 0.0 {
+            return 0.0;
+        }
+        let length = u32::try_from(length).map_or(1.0, f64::from);
+        squares / seconds * blocks / f64::max(blocks - 1.0, 1.0) * length
     }
 }
 
@@ -185,7 +226,9 @@ impl Measured {
         }
         let remaining = remaining as f64;
         let to_come = (remaining / self.rate / self.interval_seconds).max(0.25);
-        let doubt = NARROWEST + SAFETY * self.noise * (1.0 / self.intervals + 1.0 / to_come).sqrt();
+        let doubt = NARROWEST
+            + UNSEEN / self.seconds.sqrt()
+            + SAFETY * self.noise * (1.0 / self.intervals + 1.0 / to_come).sqrt();
         // Close to the end the doubt is about parts of an interval: see the slack.
         if doubt > WIDEST && to_come > 2.0 {
             return None;

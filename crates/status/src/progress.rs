@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 
 use crate::clock::{Moment, WallNanos, nanos};
-use crate::estimate::{Estimator, Eta, Measured, SPACING};
+use crate::estimate::{Estimator, Eta, Measured, SPACING, Sample};
 use crate::state::State;
 
 /// What progress is counted in.
@@ -226,10 +226,11 @@ impl ProgressCell {
             return;
         }
         let done = self.done.load(Ordering::Relaxed);
-        let measured = estimator
-            .sample(Duration::from_nanos(now.monotonic_nanos), done)
-            .map(|measured| (measured, now.monotonic_nanos))
-            .or(last.measured);
+        let at = now.monotonic_nanos;
+        let measured = match estimator.sample(Duration::from_nanos(at), done) {
+            Sample::Taken(measured) => measured.map(|measured| (measured, at)),
+            Sample::TooEarly => last.measured,
+        };
         self.sampled.store(Some(Arc::new(Sampled {
             monotonic_nanos: now.monotonic_nanos,
             done,

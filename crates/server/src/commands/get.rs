@@ -7,18 +7,22 @@ use crate::{
     output::{self, Field, Format, field},
 };
 use clap::Args;
+use workspace_status::WorkspaceId;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Id of the workspace
-    id: String,
+    id: WorkspaceId,
     #[command(flatten)]
     remote: Remote,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     let client = arguments.remote.client()?;
-    let answer = client.get(&workspace_path(&arguments.id, "/status"), ANSWER_TIMEOUT)?;
+    let answer = client.get(
+        &workspace_path(arguments.id.as_str(), "/status"),
+        ANSWER_TIMEOUT,
+    )?;
     // A workspace that the engine does not know has a status as well: unknown, under 404.
     let status = match answer.read::<Status>(client.url()) {
         Ok(status) if answer.is_success() || answer.status == 404 => status,

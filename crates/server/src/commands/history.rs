@@ -12,11 +12,12 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use std::time::Duration;
+use workspace_status::WorkspaceId;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     /// Id of the workspace
-    id: String,
+    id: WorkspaceId,
     #[command(flatten)]
     remote: Remote,
 }
@@ -34,7 +35,7 @@ struct Whole {
 
 pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     let client = arguments.remote.client()?;
-    let whole = fetch(&client, &arguments.id)?;
+    let whole = fetch(&client, arguments.id.as_str())?;
     match arguments.remote.output {
         Format::Json => output::json(&whole),
         Format::Table => show(&client, &whole)?,

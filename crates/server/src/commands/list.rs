@@ -10,6 +10,7 @@ use clap::Args;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use workspace_status::State;
 
 /// Most statuses of one request.
 const PAGE: usize = 1000;
@@ -18,7 +19,7 @@ const PAGE: usize = 1000;
 pub(super) struct Arguments {
     /// Only workspaces in one of these states
     #[arg(long, value_name = "STATE", value_delimiter = ',')]
-    state: Vec<String>,
+    state: Vec<State>,
     /// Only workspaces that are healthy, or that are not
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     healthy: Option<bool>,
@@ -84,7 +85,7 @@ fn path(arguments: &Arguments, limit: usize, cursor: Option<&str>) -> String {
         path.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
     };
     for state in &arguments.state {
-        add("state", state);
+        add("state", state.as_str());
     }
     if let Some(healthy) = arguments.healthy {
         add("healthy", if healthy { "true" } else { "false" });

@@ -129,7 +129,9 @@ impl End {
                 format!("timed out after {took}: {id} is in {}", status.state)
             }
         };
-        if let Some(progress) = &status.progress {
+        if let Some(progress) = &status.progress
+            && self.exit != Exit::Done
+        {
             text.push_str(", ");
             text.push_str(&progress.summary());
         }

@@ -10,209 +10,66 @@ use workspace_status_http::{Checked, CheckedBody, with_problems};
 
 use crate::support::{World, answer};
 
+/// Status, type, a member that helps, and the path; `{w}`, `{long}` and `{foreign}` stand for the
+/// path of workspaces, an id of 256 bytes, and a cursor of a history.
+const BAD_REQUESTS: &str = "\
+400 invalid-workspace-id workspaceId {w}/a%20b/status
+400 invalid-workspace-id workspaceId {w}/a%2Fb/ready
+400 invalid-workspace-id workspaceId {w}/a%zzb/status
+400 invalid-workspace-id workspaceId {w}/t%C3%A4/history
+400 invalid-workspace-id idBytes {w}/{long}/status
+400 invalid-workspace-id idBytes {w}//status
+400 invalid-workspace-id expected {w}/a%20b/status?waitFor=ready
+400 invalid-path detail {w}/a%ff/status
+400 invalid-path detail {w}/a%ff/history
+400 invalid-parameter allowed {w}/ready/status?waitfor=ready
+400 invalid-parameter allowed {w}/ready/status?waitFor=done
+400 invalid-parameter allowed {w}/ready/status?waitFor=
+400 invalid-parameter value {w}/ready/status?waitFor=ready&failOn=Error
+400 invalid-parameter value {w}/ready/status?waitFor=ready&timeout=30
+400 invalid-parameter maximumSeconds {w}/ready/status?waitFor=ready&timeout=11m
+400 invalid-parameter parameter {w}/ready/status?waitFor=ready&timeout=1s&timeout=2s
+400 invalid-parameter parameter {w}/ready/status?timeout=1s
+400 invalid-parameter parameter {w}/ready/status?failOn=error
+400 invalid-parameter allowed {w}/statuses?state=gone
+400 invalid-parameter allowed {w}/statuses?state=ready,
+400 invalid-parameter allowed {w}/statuses?healthy=yes
+400 invalid-parameter maximum {w}/statuses?limit=0
+400 invalid-parameter maximum {w}/statuses?limit=1001
+400 invalid-parameter maximum {w}/statuses?limit=many
+400 invalid-parameter maximum {w}/statuses?limit=-1
+400 invalid-cursor parameter {w}/statuses?cursor=abc
+400 invalid-cursor parameter {w}/statuses?cursor=
+400 invalid-cursor parameter {w}/statuses?cursor={foreign}
+400 invalid-cursor parameter {w}/ready/history?cursor=00
+400 invalid-parameter maximum {w}/ready/history?limit=5000
+400 invalid-parameter allowed /readyz?loud
+404 route-not-found path /nowhere
+404 route-not-found path {w}/a/b/c
+404 route-not-found detail /docs/nothing.js
+";
+
 #[tokio::test]
 async fn bad_requests_are_told_what_is_wrong_with_them() {
     let world = World::of_states(&[State::Ready]);
-    let long_id = "x".repeat(256);
-    let foreign_cursor = {
-        let status = world.tracker.get_or_create("h");
-        status.set_state(State::Ready, "");
-        status.set_state(State::Unloading, "");
-        let history = world.get("/api/v1/workspaces/h/history?limit=1").await;
-        history.json()["nextCursor"].as_str().unwrap().to_owned()
-    };
-    let w = "/api/v1/workspaces";
-    for (uri, status, name, member) in [
-        (
-            format!("{w}/a%20b/status"),
-            400,
-            "invalid-workspace-id",
-            "workspaceId",
-        ),
-        (
-            format!("{w}/a%2Fb/ready"),
-            400,
-            "invalid-workspace-id",
-            "workspaceId",
-        ),
-        (
-            format!("{w}/a%zzb/status"),
-            400,
-            "invalid-workspace-id",
-            "workspaceId",
-        ),
-        (
-            format!("{w}/t%C3%A4/history"),
-            400,
-            "invalid-workspace-id",
-            "workspaceId",
-        ),
-        (
-            format!("{w}/{long_id}/status"),
-            400,
-            "invalid-workspace-id",
-            "idBytes",
-        ),
-        (format!("{w}/a%ff/status"), 400, "invalid-path", "detail"),
-        (format!("{w}/a%ff/history"), 400, "invalid-path", "detail"),
-        (
-            format!("{w}/ready/status?waitfor=ready"),
-            400,
-            "invalid-parameter",
-            "allowed",
-        ),
-        (
-            format!("{w}/ready/status?waitFor=done"),
-            400,
-            "invalid-parameter",
-            "allowed",
-        ),
-        (
-            format!("{w}/ready/status?waitFor="),
-            400,
-            "invalid-parameter",
-            "allowed",
-        ),
-        (
-            format!("{w}/ready/status?waitFor=ready&failOn=Error"),
-            400,
-            "invalid-parameter",
-            "value",
-        ),
-        (
-            format!("{w}/ready/status?waitFor=ready&timeout=30"),
-            400,
-            "invalid-parameter",
-            "value",
-        ),
-        (
-            format!("{w}/ready/status?waitFor=ready&timeout=11m"),
-            400,
-            "invalid-parameter",
-            "maximumSeconds",
-        ),
-        (
-            format!("{w}/ready/status?waitFor=ready&timeout=1s&timeout=2s"),
-            400,
-            "invalid-parameter",
-            "parameter",
-        ),
-        (
-            format!("{w}/ready/status?timeout=1s"),
-            400,
-            "invalid-parameter",
-            "parameter",
-        ),
-        (
-            format!("{w}/ready/status?failOn=error"),
-            400,
-            "invalid-parameter",
-            "parameter",
-        ),
-        (
-            format!("{w}/a%20b/status?waitFor=ready"),
-            400,
-            "invalid-workspace-id",
-            "expected",
-        ),
-        (
-            format!("{w}/statuses?state=gone"),
-            400,
-            "invalid-parameter",
-            "allowed",
-        ),
-        (
-            format!("{w}/statuses?state=ready,"),
-            400,
-            "invalid-parameter",
-            "allowed",
-        ),
-        (
-            format!("{w}/statuses?healthy=yes"),
-            400,
-            "invalid-parameter",
-            "allowed",
-        ),
-        (
-            format!("{w}/statuses?limit=0"),
-            400,
-            "invalid-parameter",
-            "maximum",
-        ),
-        (
-            format!("{w}/statuses?limit=1001"),
-            400,
-            "invalid-parameter",
-            "maximum",
-        ),
-        (
-            format!("{w}/statuses?limit=many"),
-            400,
-            "invalid-parameter",
-            "maximum",
-        ),
-        (
-            format!("{w}/statuses?limit=-1"),
-            400,
-            "invalid-parameter",
-            "maximum",
-        ),
-        (
-            format!("{w}/statuses?cursor=abc"),
-            400,
-            "invalid-cursor",
-            "parameter",
-        ),
-        (
-            format!("{w}/statuses?cursor="),
-            400,
-            "invalid-cursor",
-            "parameter",
-        ),
-        (
-            format!("{w}/statuses?cursor={foreign_cursor}"),
-            400,
-            "invalid-cursor",
-            "parameter",
-        ),
-        (
-            format!("{w}/ready/history?cursor=00"),
-            400,
-            "invalid-cursor",
-            "parameter",
-        ),
-        (
-            format!("{w}/ready/history?limit=5000"),
-            400,
-            "invalid-parameter",
-            "maximum",
-        ),
-        (
-            "/readyz?loud".to_owned(),
-            400,
-            "invalid-parameter",
-            "allowed",
-        ),
-        ("/nowhere".to_owned(), 404, "route-not-found", "path"),
-        (format!("{w}/a/b/c"), 404, "route-not-found", "path"),
-        (
-            format!("{w}//status"),
-            400,
-            "invalid-workspace-id",
-            "idBytes",
-        ),
-        (
-            "/docs/nothing.js".to_owned(),
-            404,
-            "route-not-found",
-            "detail",
-        ),
-    ] {
+    let status = world.tracker.get_or_create("h");
+    status.set_state(State::Ready, "");
+    status.set_state(State::Unloading, "");
+    let history = world.get("/api/v1/workspaces/h/history?limit=1").await;
+    let foreign = history.json()["nextCursor"].as_str().unwrap().to_owned();
+    for case in BAD_REQUESTS.lines() {
+        let [status, name, member, uri] = case.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{case}");
+        };
+        let uri = uri
+            .replace("{w}", "/api/v1/workspaces")
+            .replace("{long}", &"x".repeat(256))
+            .replace("{foreign}", &foreign);
         let answer = world.get(&uri).await;
-        assert_eq!(answer.status.as_u16(), status, "{uri}: {}", answer.body);
+        assert_eq!(answer.status.as_str(), status, "{case}: {}", answer.body);
         let problem = answer.problem();
-        assert_eq!(problem["type"], format!("/problems/{name}"), "{uri}");
-        assert!(!problem[member].is_null(), "{uri}: {problem}");
+        assert_eq!(problem["type"], format!("/problems/{name}"), "{case}");
+        assert!(!problem[member].is_null(), "{case}: {problem}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Documents that clients are written against: a change of one is a change of the API.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use workspace_status::{State, Unit};
@@ -10,6 +11,27 @@ use crate::support::{World, assert_golden, pretty};
 async fn the_openapi_document_is_as_it_was() {
     let answer = World::new().get("/openapi.json").await;
     assert_golden("openapi.json", &pretty(&answer.body));
+}
+
+#[tokio::test]
+async fn the_schemas_name_the_states_and_members_that_are_written() {
+    let world = World::of_states(&[State::Ready]);
+    let openapi = world.get("/openapi.json").await.json();
+    let schemas = &openapi["components"]["schemas"];
+    let states = State::ALL.map(State::as_str);
+    assert_eq!(schemas["State"]["enum"], serde_json::json!(states));
+    for (schema, uri) in [
+        ("Status", "ready/status"),
+        ("Statuses", "statuses"),
+        ("History", "ready/history"),
+        ("Ready", "ready/ready"),
+    ] {
+        let document = world.get(&format!("/api/v1/workspaces/{uri}")).await.json();
+        let written: BTreeSet<_> = document.as_object().unwrap().keys().collect();
+        let required = schemas[schema]["required"].as_array().unwrap();
+        let required: BTreeSet<_> = required.iter().map(|name| name.as_str().unwrap()).collect();
+        assert!(written.iter().eq(required.iter()), "{schema}: {written:?}");
+    }
 }
 
 #[tokio::test]

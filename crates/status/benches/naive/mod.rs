@@ -54,7 +54,7 @@ impl NaiveStatus {
             status.entered_monotonic = Instant::now();
         }
         status.error = (state == State::Error).then(|| message.to_owned());
-        status.message = message.to_owned();
+        status.message = String::from(message);
         status.updated = now;
     }
 

@@ -1,0 +1,16 @@
+//! The built program, tried as its users do: commands, HTTP, signals and wrong input.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails where it is surprised"
+)]
+
+mod support;
+
+mod commands;
+
+mod bad_input;
+mod openapi;
+mod operator;
+mod startup;

@@ -1,0 +1,102 @@
+//! What an operator does: skip a poisoned event, unload, load, reload.
+
+use crate::support::{Engine, event};
+
+#[test]
+fn a_poisoned_event_parks_its_workspace_alone_and_can_be_skipped() {
+    let mut engine = Engine::start(&["--partitions", "1"]);
+    engine.produce(&event("good", "a"));
+    engine.produce(&event("bad", "a"));
+    engine.produce("{\"eventType\":\"nonsense\",\"workspaceId\":\"bad\"}\n");
+    engine.produce(&event("bad", "b"));
+    engine.wait_for("bad", "error");
+    engine.wait_for("good", "ready");
+    let status = engine.get("/api/v1/workspaces/bad/status").json();
+    let message = status["errorMessage"].as_str().unwrap();
+    assert!(message.contains("offset 2"), "{message}");
+    assert_eq!(status["error"]["kind"], "parked");
+
+    // What it had applied can be read.
+    let summary = engine.get("/api/v1/workspaces/bad/entities").json();
+    assert_eq!(summary["eventsApplied"], 1);
+
+    let skipped = engine.post("/api/v1/workspaces/bad/skip", &[], b"");
+    assert_eq!(skipped.status, 200, "{skipped:?}");
+    engine.wait_for("bad", "ready");
+    let summary = engine
+        .get("/api/v1/workspaces/bad/entities?atLeast=3")
+        .json();
+    assert_eq!(summary["counts"]["resource"], 2);
+    let again = engine.post("/api/v1/workspaces/bad/skip", &[], b"");
+    assert_eq!(again.status, 409, "{again:?}");
+
+    assert!(engine.stop().success());
+    engine.restart();
+    engine.wait_for("bad", "ready");
+    let letters = engine.get("/api/v1/workspaces/bad/dead-letters").json();
+    let letters = letters["deadLetters"].as_array().unwrap();
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0]["offset"], 2);
+    assert_eq!(
+        letters[0]["value"],
+        "{\"eventType\":\"nonsense\",\"workspaceId\":\"bad\"}"
+    );
+    assert!(letters[0]["skippedAt"].as_str().unwrap().ends_with('Z'));
+    let none = engine.get("/api/v1/workspaces/good/dead-letters").json();
+    assert_eq!(none["deadLetters"], serde_json::json!([]));
+}
+
+#[test]
+fn a_read_of_an_unloaded_workspace_loads_it() {
+    let mut engine = Engine::start(&[]);
+    engine.produce(&event("w", "a"));
+    engine.wait_for("w", "ready");
+    let unloaded = engine.post("/api/v1/workspaces/w/unload", &[], b"");
+    assert_eq!(unloaded.status, 200, "{unloaded:?}");
+
+    // It stays out of memory over a restart.
+    assert!(engine.stop().success());
+    engine.restart();
+    let status = engine.get("/api/v1/workspaces/w/status");
+    assert_eq!(status.status, 404, "{status:?}");
+    let summary = engine.get("/api/v1/workspaces/w/entities").json();
+    assert_eq!(summary["eventsApplied"], 1);
+    engine.wait_for("w", "ready");
+    for (action, status) in [("load", 202), ("reload", 202)] {
+        let answer = engine.post(&format!("/api/v1/workspaces/w/{action}"), &[], b"");
+        assert_eq!(answer.status, status, "{action} {answer:?}");
+    }
+    for action in ["load", "unload", "reload", "skip"] {
+        let answer = engine.post(&format!("/api/v1/workspaces/nobody/{action}"), &[], b"");
+        assert_eq!(answer.status, 404, "{action} {answer:?}");
+    }
+}
+
+#[test]
+fn partitions_tell_where_they_stand() {
+    let engine = Engine::start(&["--partitions", "3", "--owner", "node-1"]);
+    engine.produce(&event("w", "a"));
+    engine.wait_for("w", "ready");
+    let document = engine.get("/api/v1/partitions").json();
+    let partitions = document["partitions"].as_array().unwrap();
+    assert_eq!(partitions.len(), 3);
+    let ends: u64 = partitions
+        .iter()
+        .map(|partition| partition["highWatermark"].as_u64().unwrap())
+        .sum();
+    assert_eq!(ends, 1);
+    assert!(
+        partitions
+            .iter()
+            .all(|partition| partition["owner"] == "node-1")
+    );
+    let metrics = engine.get("/metrics").text;
+    assert!(
+        metrics.contains("workspace_engine_events_applied_total 1"),
+        "{metrics}"
+    );
+    assert!(
+        metrics.contains("workspace_engine_partition_high_watermark"),
+        "{metrics}"
+    );
+}

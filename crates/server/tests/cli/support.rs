@@ -1,0 +1,240 @@
+//! A running engine on a free port, and the commands that ask it.
+
+use serde_json::Value;
+use std::time::Duration;
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+use tempfile::TempDir;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_workspace-engine");
+
+/// What a command did.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Runs the program to its end, without whatever the environment of the tests sets for it.
+pub(crate) fn run(arguments: &[&str], input: &str) -> Ran {
+    let mut child = program()
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    let writer = std::thread::spawn(move || {
+        // The program may end before it has read everything.
+        let _ = stdin.write_all(input.as_bytes());
+    });
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    Ran {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn program() -> Command {
+    let mut command = Command::new(PROGRAM);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("WORKSPACE_ENGINE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// An answer over HTTP.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) content_type: String,
+    pub(crate) text: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// A running engine; killed where it is not stopped.
+pub(crate) struct Engine {
+    child: Child,
+    pub(crate) url: String,
+    directory: PathBuf,
+    flags: Vec<String>,
+    temporary: Option<TempDir>,
+}
+
+impl Engine {
+    /// An engine in a directory of its own.
+    pub(crate) fn start(flags: &[&str]) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut engine = Self::start_in(&temporary.path().join("data"), flags);
+        engine.temporary = Some(temporary);
+        engine
+    }
+
+    pub(crate) fn start_in(directory: &Path, flags: &[&str]) -> Self {
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let (child, url) = spawn(directory, &flags);
+        let mut engine = Self {
+            child,
+            url,
+            directory: directory.to_owned(),
+            flags,
+            temporary: None,
+        };
+        engine.wait_until_open();
+        engine
+    }
+
+    /// Its socket answers before its log is open.
+    fn wait_until_open(&mut self) {
+        while self.get("/readyz").status != 200 {
+            assert!(self.child.try_wait().unwrap().is_none(), "the engine ended");
+            // Asking without a pause would take the processor from the engine.
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        assert!(sent.success());
+        self.child.wait().unwrap()
+    }
+
+    /// Begins again in the same directory, at another port.
+    pub(crate) fn restart(&mut self) {
+        (self.child, self.url) = spawn(&self.directory, &self.flags);
+        self.wait_until_open();
+    }
+
+    /// Runs a command against this engine.
+    pub(crate) fn run(&self, arguments: &[&str], input: &str) -> Ran {
+        run(&[arguments, &["--url", &self.url]].concat(), input)
+    }
+
+    /// Sends events that must be taken.
+    pub(crate) fn produce(&self, input: &str) {
+        let ran = self.run(&["produce", "-"], input);
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+
+    /// Waits until a workspace is in a state.
+    pub(crate) fn wait_for(&self, id: &str, state: &str) {
+        let arguments = ["wait", id, "--for", state, "--fail-on", "none"];
+        let ran = self.run(&arguments, "");
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        answer(agent().get(format!("{}{path}", self.url)).call())
+    }
+
+    pub(crate) fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let mut request = agent().post(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(request.send(body))
+    }
+
+    pub(crate) fn post_events(&self, body: &str) -> Answer {
+        self.post(
+            "/api/v1/events",
+            &[("content-type", "application/x-ndjson")],
+            body.as_bytes(),
+        )
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(directory: &Path, flags: &[String]) -> (Child, String) {
+    let mut child = program()
+        .args([
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--log-level",
+            "error",
+            // Other tests want the processor as much as this engine does.
+            "--engine-nice",
+            "0",
+            "--data-dir",
+        ])
+        .arg(directory)
+        .args(flags)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut first).unwrap();
+    let url = first
+        .trim()
+        .strip_prefix("workspace-engine listens on ")
+        .unwrap_or_else(|| panic!("no URL in {first:?}"))
+        .to_owned();
+    // Nothing more is expected; a full pipe would stop the program.
+    std::thread::spawn(move || std::io::copy(&mut stdout.by_ref(), &mut std::io::sink()));
+    (child, url)
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .proxy(None)
+        .build()
+        .into()
+}
+
+fn answer(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answer {
+    let mut response = response.unwrap();
+    let header = |name: &str| {
+        let value = response.headers().get(name)?;
+        Some(value.to_str().unwrap().to_owned())
+    };
+    Answer {
+        status: response.status().as_u16(),
+        content_type: header("content-type").unwrap_or_default(),
+        text: response.body_mut().read_to_string().unwrap(),
+    }
+}
+
+/// A line that sets a resource of a workspace.
+pub(crate) fn event(workspace: &str, id: &str) -> String {
+    format!(
+        "{{\"eventType\":\"resource.created\",\"workspaceId\":\"{workspace}\",\"timestamp\":1,\"data\":{{\"id\":\"{id}\"}}}}\n"
+    )
+}

@@ -1,0 +1,81 @@
+//! A panic in a handler is answered, and ends that request alone.
+//!
+//! `tower-http` has such a layer, which puts every answer's body into two more boxes; this one
+//! leaves the answers as they are.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use tower::{Layer, Service};
+
+use crate::problem::{Problem, types};
+
+/// Answers 500 for a service that panics. What it said goes to standard error by the panic hook,
+/// not to the client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CatchPanics;
+
+impl<S> Layer<S> for CatchPanics {
+    type Service = Caught<S>;
+
+    fn layer(&self, inner: S) -> Caught<S> {
+        Caught(inner)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Caught<S>(S);
+
+impl<S> Service<Request> for Caught<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = CaughtFuture<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        // The service is not used again after a panic: each request has a clone of its own.
+        let called = catch_unwind(AssertUnwindSafe(|| self.0.call(request)));
+        CaughtFuture(called.ok().map(Box::pin))
+    }
+}
+
+/// None once the service has panicked.
+pub(crate) struct CaughtFuture<F>(Option<Pin<Box<F>>>);
+
+impl<F> Future for CaughtFuture<F>
+where
+    F: Future<Output = Result<Response, Infallible>>,
+{
+    type Output = Result<Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(future) = &mut self.0 else {
+            return Poll::Ready(Ok(failed()));
+        };
+        // The future is dropped right after a panic, so nobody sees it half done.
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        polled.unwrap_or_else(|_| {
+            self.0 = None;
+            Poll::Ready(Ok(failed()))
+        })
+    }
+}
+
+fn failed() -> Response {
+    Problem::new(
+        &types::INTERNAL,
+        "the server failed on this request; its log says more",
+    )
+    .into_response()
+}

@@ -1,0 +1,117 @@
+//! A source that cannot do what it is asked.
+
+use std::time::SystemTime;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode, header};
+use workspace_status::{
+    Page, PageQuery, Snapshot, StateCounts, StateTotals, Tracker, WaitOutcome, Watcher,
+};
+use workspace_status_http::{
+    BoxFuture, Check, HistoryError, HistoryPage, HistoryQuery, Limits, Registry, StatusApi,
+    StatusSource, Wait, document_routes, with_problems,
+};
+
+use crate::support::{Answer, answer};
+
+/// A tracker whose store is broken and whose lists panic.
+struct Failing(Tracker);
+
+impl StatusSource for Failing {
+    fn status(&self, id: &str) -> Option<Snapshot> {
+        self.0.snapshot(id)
+    }
+
+    fn page(&self, _query: &PageQuery) -> Page {
+        panic!("a defect of the source")
+    }
+
+    fn counts(&self) -> StateCounts {
+        self.0.count_by_state()
+    }
+
+    fn transitions_into(&self) -> StateTotals {
+        self.0.transitions_into()
+    }
+
+    fn unexpected_transitions(&self) -> u64 {
+        0
+    }
+
+    fn metadata_refusals(&self) -> u64 {
+        0
+    }
+
+    fn wall_time(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+
+    fn watch(&self) -> Watcher {
+        self.0.watch()
+    }
+
+    fn wait(&self, wait: Wait) -> BoxFuture<WaitOutcome> {
+        StatusSource::wait(&self.0, wait)
+    }
+
+    fn history(&self, query: HistoryQuery) -> BoxFuture<Result<Option<HistoryPage>, HistoryError>> {
+        let error = match query.after {
+            None => HistoryError::Unavailable("the disk is away".to_owned()),
+            Some(_) => HistoryError::UnknownPlace,
+        };
+        Box::pin(std::future::ready(Err(error)))
+    }
+
+    fn readiness(&self) -> Vec<Check> {
+        vec![Check::ok("log"), Check::failed("store", "the disk is away")]
+    }
+
+    fn liveness(&self) -> Vec<Check> {
+        vec![Check::ok("loops")]
+    }
+}
+
+fn app(workspaces: usize) -> Router {
+    let tracker = Tracker::new();
+    for number in 0..workspaces {
+        tracker.get_or_create(&format!("t-{number}"));
+    }
+    let api = StatusApi::new(Failing(tracker), Limits::default(), Registry::default());
+    with_problems(document_routes(api.routes()))
+}
+
+async fn get(app: &Router, uri: &str) -> Answer {
+    answer(app, Request::get(uri).body(Body::empty()).unwrap()).await
+}
+
+#[tokio::test]
+async fn a_failing_check_is_503_and_is_named_also_without_verbose() {
+    let app = app(0);
+    for uri in ["/readyz", "/readyz?verbose"] {
+        let answer = get(&app, uri).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            answer.body,
+            "[+]log ok\n[-]store failed: the disk is away\nreadyz check failed\n"
+        );
+    }
+    assert_eq!(get(&app, "/livez").await.body, "ok");
+}
+
+#[tokio::test]
+async fn a_history_that_cannot_be_read_is_503_and_says_when_to_come_again() {
+    let answer = get(&app(1), "/api/v1/workspaces/t-0/history").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.problem()["type"], "/problems/unavailable");
+    assert_eq!(answer.headers[header::RETRY_AFTER], "1");
+}
+
+#[tokio::test]
+async fn a_list_that_panics_is_500_wherever_it_is_made() {
+    for workspaces in [1, 3_000] {
+        let answer = get(&app(workspaces), "/api/v1/workspaces/statuses").await;
+        assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(answer.problem()["type"], "/problems/internal");
+    }
+}

@@ -1,0 +1,273 @@
+//! The ETA comes true within its bounds, on simulated progress; and nothing is said
+//! before it is known.
+
+use std::time::Duration;
+
+use workspace_status::{Basis, ManualClock, Progress, State, Tracker, Unit, WorkspaceStatus};
+
+const TICK: Duration = Duration::from_millis(50);
+
+/// A reproducible random number in 0..1 (`SplitMix64`).
+struct Random(u64);
+
+impl Random {
+    #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ z >> 31) >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+struct Phase {
+    clock: ManualClock,
+    tracker: Tracker,
+    status: std::sync::Arc<WorkspaceStatus>,
+    progress: Progress,
+}
+
+fn phase(total: Option<u64>) -> Phase {
+    let clock = ManualClock::new();
+    let tracker = Tracker::builder().clock(clock.clone()).build();
+    let status = tracker.get_or_create("a");
+    status.set_state(State::ReplayingEvents, "replaying");
+    let progress = status.start_progress(State::ReplayingEvents, Unit::Positions, total);
+    Phase {
+        clock,
+        tracker,
+        status,
+        progress,
+    }
+}
+
+/// What was said over a phase.
+#[derive(Debug, Default)]
+struct Said {
+    told: u32,
+    true_within: u32,
+    first_after: Option<f64>,
+    /// The mean of (high - low) / truth, while more than 10 s are to go.
+    width: f64,
+    took: f64,
+}
+
+/// Runs a phase of `total` at `rate(seconds, random)` a second.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "small positive numbers"
+)]
+fn run(total: u64, seed: u64, mut rate: impl FnMut(f64, &mut Random) -> f64) -> Said {
+    let phase = phase(Some(total));
+    let mut random = Random(seed);
+    let (mut seconds, mut done, mut carried) = (0.0, 0, 0.0);
+    let mut told = Vec::new();
+    while done < total {
+        phase.clock.advance(TICK);
+        seconds += TICK.as_secs_f64();
+        assert!(seconds < 100_000.0, "seed {seed} never ends");
+        carried += rate(seconds, &mut random) * TICK.as_secs_f64();
+        let step = (carried as u64).min(total - done);
+        carried -= step as f64;
+        done += step;
+        phase.progress.add(step);
+        phase.tracker.sample_progress();
+        if let Some(eta) = phase.status.progress().unwrap().eta() {
+            assert_eq!(eta.basis, Basis::Rate);
+            told.push((seconds, eta.low.as_secs_f64(), eta.high.as_secs_f64()));
+        }
+    }
+    let mut said = Said {
+        first_after: told.first().map(|(at, ..)| *at),
+        took: seconds,
+        ..Said::default()
+    };
+    let mut early: Vec<f64> = Vec::new();
+    for (at, low, high) in told {
+        said.told += 1;
+        said.true_within += u32::from(at + low <= seconds && seconds <= at + high);
+        if seconds - at > 10.0 {
+            early.push((high - low) / (seconds - at));
+        }
+    }
+    said.width = early.iter().sum::<f64>() / (early.len() as f64).max(1.0);
+    said
+}
+
+#[test]
+fn a_steady_rate_is_told_early_narrow_and_true() {
+    for (total, rate) in [(100_000, 1000.0), (60, 1.0), (5_000_000, 900_000.0)] {
+        let said = run(total, 0, |_, _| rate);
+        assert_eq!(said.true_within, said.told, "{said:?}");
+        assert!(said.told > 0, "{said:?}");
+    }
+    let said = run(100_000, 0, |_, _| 1000.0);
+    assert!(said.first_after.unwrap() <= 2.1, "{said:?}");
+    assert!(said.width < 0.35, "{said:?}");
+    assert!(said.told > 1900, "nearly always: {said:?}");
+}
+
+/// Of all that is said over many phases, this share must come true.
+fn mostly_true(name: &str, share: f64, mut one: impl FnMut(u64) -> Said) {
+    let (mut told, mut true_within, mut possible, mut width) = (0, 0, 0.0, 0.0);
+    for seed in 0..40 {
+        let said = one(seed);
+        told += said.told;
+        true_within += said.true_within;
+        possible += said.took / TICK.as_secs_f64();
+        width += said.width / 40.0;
+    }
+    let came_true = f64::from(true_within) / f64::from(told.max(1));
+    let told = f64::from(told) / possible;
+    println!("{name}: told {told:.3} of the time, true {came_true:.4}, width {width:.2}");
+    assert!(came_true >= share, "{name}: {came_true} true");
+    assert!(told > 0.5, "{name}: told only {told} of the time");
+    assert!(width < 2.0, "{name}: {width} wide");
+}
+
+#[test]
+fn a_noisy_rate_comes_true_within_its_bounds() {
+    mostly_true("±50 % a tick", 0.999, |seed| {
+        run(60_000, seed, |_, random| 1000.0 * (0.5 + random.next()))
+    });
+    mostly_true("exponential a tick", 0.99, |seed| {
+        run(60_000, seed, |_, random| {
+            -1000.0 * (1.0 - random.next()).ln()
+        })
+    });
+    mostly_true("batches: nothing, then much", 0.99, |seed| {
+        run(60_000, seed, |_, random| {
+            if random.next() < 0.1 { 10_000.0 } else { 0.0 }
+        })
+    });
+}
+
+#[test]
+fn a_rate_that_wanders_mostly_comes_true() {
+    // Every two seconds or so another rate between half and one and a half.
+    mostly_true("another rate every 2 s", 0.95, |seed| {
+        let mut level = 1.0;
+        run(60_000, seed, move |_, random| {
+            if random.next() < 0.025 {
+                level = 0.5 + random.next();
+            }
+            1000.0 * level
+        })
+    });
+    // A rate that falls by a third over the phase.
+    mostly_true("a falling rate", 0.9, |seed| {
+        run(60_000, seed, |seconds, random| {
+            1000.0 * (1.0 - (seconds / 240.0).min(0.4)) * (0.9 + 0.2 * random.next())
+        })
+    });
+}
+
+#[test]
+fn nothing_is_said_before_it_is_known() {
+    let phase = phase(Some(1_000_000));
+    for n in 0..200 {
+        let report = phase.status.progress().unwrap();
+        let elapsed = TICK * n;
+        if elapsed < Duration::from_millis(1900) {
+            assert_eq!(report.eta(), None, "after {elapsed:?}");
+        }
+        if elapsed < Duration::from_millis(250) {
+            assert_eq!(report.rate_per_second(), None);
+        }
+        phase.clock.advance(TICK);
+        phase.progress.add(50);
+        phase.tracker.sample_progress();
+    }
+    assert!(phase.status.progress().unwrap().eta().is_some());
+    let rate = phase.status.progress().unwrap().rate_per_second().unwrap();
+    assert!((rate - 1000.0).abs() < 10.0, "{rate}");
+}
+
+#[test]
+fn what_stands_still_has_no_eta_and_says_since_when() {
+    let phase = phase(Some(1_000_000));
+    let tick = |add| {
+        phase.clock.advance(TICK);
+        phase.progress.add(add);
+        phase.tracker.sample_progress();
+    };
+    (0..100).for_each(|_| tick(50));
+    assert!(phase.status.progress().unwrap().eta().is_some());
+    let moved = phase.status.snapshot().last_progress_at().unwrap();
+    (0..200).for_each(|_| tick(0));
+    let report = phase.status.progress().unwrap();
+    assert_eq!(report.eta(), None);
+    let still = phase.status.snapshot().last_progress_at().unwrap();
+    let off = still.duration_since(moved).unwrap();
+    assert!(off <= Duration::from_millis(250), "{off:?}");
+}
+
+#[test]
+fn without_a_total_or_in_another_state_there_is_no_eta() {
+    for total in [None, Some(1_000_000)] {
+        let phase = phase(total);
+        for _ in 0..100 {
+            phase.clock.advance(TICK);
+            phase.progress.add(50);
+            phase.tracker.sample_progress();
+        }
+        assert_eq!(
+            phase.status.progress().unwrap().eta().is_some(),
+            total.is_some()
+        );
+        phase.progress.set_total(2_000_000);
+        assert!(phase.status.progress().unwrap().eta().is_some());
+        phase.status.set_state(State::Ready, "ok");
+        let report = phase.status.progress().unwrap();
+        assert_eq!((report.eta(), report.done()), (None, 5000));
+    }
+}
+
+#[test]
+fn a_reader_alone_is_sampler_enough() {
+    let phase = phase(Some(100_000));
+    let mut told = 0;
+    for _ in 0..200 {
+        phase.clock.advance(TICK);
+        phase.progress.add(50);
+        told += u32::from(phase.status.snapshot().progress().unwrap().eta().is_some());
+    }
+    assert!(told > 150, "{told}");
+}
+
+#[test]
+fn progress_set_back_is_measured_anew() {
+    let phase = phase(Some(100_000));
+    let tick = |add| {
+        phase.clock.advance(TICK);
+        phase.progress.add(add);
+        phase.tracker.sample_progress();
+    };
+    (0..100).for_each(|_| tick(50));
+    phase.progress.set(0);
+    tick(10);
+    (0..5).for_each(|_| tick(10));
+    assert_eq!(phase.status.progress().unwrap().eta(), None);
+    (0..100).for_each(|_| tick(10));
+    let rate = phase.status.progress().unwrap().rate_per_second().unwrap();
+    assert!((rate - 200.0).abs() < 5.0, "{rate}");
+}
+
+#[test]
+fn a_phase_of_hours_is_sampled_in_bounded_memory_and_told_well() {
+    // 3 hours, seen once a second.
+    let phase = phase(Some(10_800));
+    for second in 0..10_000_u64 {
+        phase.clock.advance(Duration::from_secs(1));
+        phase.progress.add(1);
+        let report = phase.status.progress().unwrap();
+        if second > 100 {
+            let eta = report.eta().expect("known by now");
+            let left = Duration::from_secs(10_799 - second);
+            assert!(eta.low <= left && left <= eta.high, "{left:?} in {eta:?}");
+        }
+    }
+}
