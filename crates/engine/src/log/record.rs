@@ -10,7 +10,7 @@
 
 use crate::disk::codec::{CHECKSUM_BYTES, Damage, checksum};
 use crate::log::Record;
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use workspace_lifecycle::Offset;
 
 const HAS_KEY: u8 = 1;
@@ -62,12 +62,12 @@ pub(crate) fn decode(offset: Offset, mut bytes: Bytes) -> Result<Record, Damage>
         return Err(SHORT);
     }
     bytes.truncate(bytes.len() - CHECKSUM_BYTES);
-    let value = bytes.split_off(HEAD_BYTES + key_bytes);
-    let key = bytes.split_off(HEAD_BYTES);
+    bytes.advance(HEAD_BYTES);
+    let key = bytes.split_to(key_bytes);
     Ok(Record {
         offset,
         key: (flags & HAS_KEY != 0).then_some(key),
-        value: (flags & HAS_VALUE != 0).then_some(value),
+        value: (flags & HAS_VALUE != 0).then_some(bytes),
     })
 }
 

@@ -1,0 +1,197 @@
+//! What the LSM store does with damage, beside what every store must do.
+
+use super::*;
+use crate::disk::DataDirSpec;
+use crate::store::conformance::{claim_of, id, load, save_of, set, transition};
+
+#[test]
+fn the_lsm_store_does_what_every_store_must() {
+    for (name, case) in crate::store::conformance::CASES {
+        println!("{name}");
+        let path = tempfile::tempdir().expect("a directory");
+        let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
+        case(&LsmStore::open(&dir).expect("opened"));
+    }
+}
+
+fn open(path: &std::path::Path) -> LsmStore {
+    let dir = DataDir::open(path, &DataDirSpec::default()).expect("opened");
+    LsmStore::open(&dir).expect("opened")
+}
+
+fn filled(store: &LsmStore) {
+    for text in ["acme", "other"] {
+        store.claim(claim_of(text, 1)).expect("claimed");
+        let changes = (0..10).map(|number| set("kind", &number.to_string(), "{\"a\":1}", number));
+        let refused = store.save(vec![save_of(text, 1, 10, changes.collect())], &[]);
+        assert!(refused.expect("saved").is_empty());
+    }
+}
+
+#[test]
+fn a_damaged_entry_parks_its_workspace_alone_and_is_named() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = open(path.path());
+    filled(&store);
+    let key = layout::entry_key(&id("acme"), "kind", "7");
+    let value = store.entries.get(&key).expect("readable").expect("there");
+    for bit in 0..value.len() * 8 {
+        let mut damaged = value.to_vec();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        store.entries.insert(&key, damaged).expect("written");
+        match load(&store, "acme") {
+            Err(StoreError::Corrupt { place, reason }) => {
+                assert_eq!(place, "entry kind/7 of workspace acme");
+                assert_eq!(reason, "its checksum does not match");
+            }
+            other => panic!("bit {bit}: {other:?}"),
+        }
+    }
+    assert_eq!(
+        load(&store, "other").expect("the other one loads").1.len(),
+        10
+    );
+}
+
+#[test]
+fn an_entry_that_disappeared_is_damage() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = open(path.path());
+    filled(&store);
+    store
+        .entries
+        .remove(layout::entry_key(&id("acme"), "kind", "7"))
+        .expect("removed");
+    match load(&store, "acme") {
+        Err(StoreError::Corrupt { reason, .. }) => {
+            assert_eq!(reason, "9 are there, and 10 should be");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_workspace_whose_record_is_damaged_is_listed_and_refuses_everything_but_deletion() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = open(path.path());
+    filled(&store);
+    store.workspaces.insert("acme", "damaged").expect("written");
+    let partition = partition_of(&id("acme"), 12);
+    let listed = store.workspaces(partition).expect("listed");
+    let acme = listed
+        .iter()
+        .find(|about| about.id == id("acme"))
+        .expect("listed");
+    assert_eq!(acme.epoch.get(), 0);
+    for refused in [
+        store.workspace(&id("acme")).err(),
+        store.claim(claim_of("acme", 2)).err(),
+        load(&store, "acme").err(),
+    ] {
+        assert!(
+            matches!(&refused, Some(StoreError::Corrupt { .. })),
+            "{refused:?}"
+        );
+    }
+    let saves = vec![
+        save_of("acme", 1, 11, Vec::new()),
+        save_of("other", 1, 11, Vec::new()),
+    ];
+    let refused = store.save(saves, &[]).expect("the others are saved");
+    assert!(
+        matches!(refused.as_slice(), [StoreError::Corrupt { .. }]),
+        "{refused:?}"
+    );
+    store.delete(&id("acme")).expect("deleted");
+    store.claim(claim_of("acme", 1)).expect("claimed anew");
+    assert_eq!(load(&store, "acme").expect("loaded").1, []);
+}
+
+#[test]
+fn a_deletion_that_was_cut_short_is_finished_when_the_store_is_opened() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = open(path.path());
+    filled(&store);
+    let workspace = store
+        .workspace(&id("acme"))
+        .expect("readable")
+        .expect("there");
+    store
+        .workspaces
+        .insert(
+            "acme",
+            About {
+                workspace,
+                deleting: true,
+            }
+            .encode(),
+        )
+        .expect("written");
+    store
+        .entries
+        .remove(layout::entry_key(&id("acme"), "kind", "7"))
+        .expect("removed");
+    assert_eq!(store.workspace(&id("acme")).expect("readable"), None);
+    drop(store);
+    let store = open(path.path());
+    assert_eq!(
+        store
+            .entries
+            .prefix(layout::workspace_prefix(&id("acme")))
+            .count(),
+        0
+    );
+    assert_eq!(
+        load(&store, "other").expect("the other one loads").1.len(),
+        10
+    );
+}
+
+#[test]
+fn history_keeps_the_newest_transitions() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = open(path.path());
+    let most = u64::try_from(HISTORY_TRANSITIONS_MOST).expect("small");
+    for first in (1..=most + 2_000).step_by(1000) {
+        store
+            .append_history(
+                (first..first + 1000)
+                    .map(|number| transition("acme", 1, number))
+                    .collect(),
+            )
+            .expect("kept");
+    }
+    let all = store
+        .history(&id("acme"), None, usize::MAX)
+        .expect("readable");
+    assert!(
+        all.len() <= HISTORY_TRANSITIONS_MOST
+            && all.len() > HISTORY_TRANSITIONS_MOST - HISTORY_REMOVALS
+    );
+    assert_eq!(all.last().map(|record| record.sequence), Some(most + 2_000));
+}
+
+#[test]
+fn an_entry_whose_name_is_too_long_is_refused_alone() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = open(path.path());
+    filled(&store);
+    let long = "x".repeat(KEY_BYTES_MOST);
+    let saves = vec![
+        save_of("acme", 1, 11, vec![set("kind", &long, "1", 10)]),
+        save_of("other", 1, 11, vec![set("kind", "short", "1", 10)]),
+    ];
+    let refused = store.save(saves, &[]).expect("the others are saved");
+    assert!(
+        matches!(refused.as_slice(), [StoreError::Refused { .. }]),
+        "{refused:?}"
+    );
+    assert_eq!(
+        load(&store, "acme").expect("loaded").0.next_offset,
+        Offset(10)
+    );
+    assert_eq!(
+        load(&store, "other").expect("loaded").0.next_offset,
+        Offset(11)
+    );
+}
