@@ -26,11 +26,15 @@ struct Ledger {
 
 impl Workspace for Ledger {
     fn new(_id: &WorkspaceId) -> Self {
-        Self { balances: BTreeMap::new(), changed: BTreeMap::new() }
+        Self {
+            balances: BTreeMap::new(),
+            changed: BTreeMap::new(),
+        }
     }
 
     fn restore(&mut self, entry: StoredEntry) -> Result<(), Rejection> {
-        let balance = serde_json::from_slice(&entry.data).map_err(|error| Rejection(error.to_string()))?;
+        let balance =
+            serde_json::from_slice(&entry.data).map_err(|error| Rejection(error.to_string()))?;
         self.balances.insert(entry.id.into(), balance);
         Ok(())
     }
@@ -38,12 +42,16 @@ impl Workspace for Ledger {
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Rejection> {
         let refuse = |reason: String| Err(Rejection(reason));
         if event.event_type() != "booking" {
-            return refuse(format!("a ledger knows only bookings, not {}", event.event_type()));
+            return refuse(format!(
+                "a ledger knows only bookings, not {}",
+                event.event_type()
+            ));
         }
-        let booking: BTreeMap<String, i64> = match serde_json::from_str(event.data().unwrap_or("null")) {
-            Ok(booking) => booking,
-            Err(error) => return refuse(format!("not a booking: {error}")),
-        };
+        let booking: BTreeMap<String, i64> =
+            match serde_json::from_str(event.data().unwrap_or("null")) {
+                Ok(booking) => booking,
+                Err(error) => return refuse(format!("not a booking: {error}")),
+            };
         for (account, amount) in booking {
             *self.balances.entry(account.clone()).or_default() += amount;
             self.changed.insert(account, event.offset());
@@ -56,7 +64,12 @@ impl Workspace for Ledger {
             .into_iter()
             .filter_map(|(account, offset)| {
                 let data = Bytes::from(self.balances.get(&account)?.to_string());
-                Some(Change::Set(StoredEntry { kind: "balance".into(), id: account.into(), data, offset }))
+                Some(Change::Set(StoredEntry {
+                    kind: "balance".into(),
+                    id: account.into(),
+                    data,
+                    offset,
+                }))
             })
             .collect()
     }
@@ -67,13 +80,24 @@ fn start(directory: &Path) -> anyhow::Result<(Engine<Ledger>, Arc<dyn EventLog>)
     let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::open(&data, EmbeddedLogConfig::default())?);
     let store = Arc::new(LsmStore::open(&data)?);
     let config = EngineConfig::default();
-    let engine = Engine::start(config, Arc::clone(&log), store, Tracker::new(), Arc::new(BeginEmpty))?;
+    let engine = Engine::start(
+        config,
+        Arc::clone(&log),
+        store,
+        Tracker::new(),
+        Arc::new(BeginEmpty),
+    )?;
     Ok((engine, log))
 }
 
 fn book(log: &dyn EventLog, workspace: &WorkspaceId, booking: &str) -> anyhow::Result<()> {
-    let event = format!(r#"{{"eventType":"booking","workspaceId":"{workspace}","timestamp":0,"data":{booking}}}"#);
-    let append = Append { producer: None, events: vec![(workspace.clone(), Bytes::from(event))] };
+    let event = format!(
+        r#"{{"eventType":"booking","workspaceId":"{workspace}","timestamp":0,"data":{booking}}}"#
+    );
+    let append = Append {
+        producer: None,
+        events: vec![(workspace.clone(), Bytes::from(event))],
+    };
     log.submit(append).blocking_recv()??;
     Ok(())
 }
@@ -81,17 +105,33 @@ fn book(log: &dyn EventLog, workspace: &WorkspaceId, booking: &str) -> anyhow::R
 #[expect(clippy::print_stdout, reason = "an example shows what it did")]
 fn show(engine: &Engine<Ledger>, workspace: &WorkspaceId, bookings: u64) -> anyhow::Result<()> {
     let patience = Duration::from_secs(10);
-    let outcome = engine.tracker().wait(workspace).until(State::Ready).timeout(patience).blocking();
-    ensure!(matches!(outcome, WaitOutcome::Met(_)), "not ready: {outcome:?}");
+    let outcome = engine
+        .tracker()
+        .wait(workspace)
+        .until(State::Ready)
+        .timeout(patience)
+        .blocking();
+    ensure!(
+        matches!(outcome, WaitOutcome::Met(_)),
+        "not ready: {outcome:?}"
+    );
     let until = Instant::now() + patience;
     loop {
         let ledger = engine.workspace(workspace).context("ready, so in memory")?;
         let applied = ledger.applied().events_applied;
         if applied == bookings {
-            ledger.read(|ledger, _| println!("{workspace} after {applied} bookings: {:?}", ledger.balances));
+            ledger.read(|ledger, _| {
+                println!(
+                    "{workspace} after {applied} bookings: {:?}",
+                    ledger.balances
+                );
+            });
             return Ok(());
         }
-        ensure!(Instant::now() < until, "only {applied} bookings were applied");
+        ensure!(
+            Instant::now() < until,
+            "only {applied} bookings were applied"
+        );
         std::thread::yield_now();
     }
 }

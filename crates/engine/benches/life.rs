@@ -3,6 +3,16 @@
 //! `cargo bench -p workspace-engine-core --bench life`. `EVENTS`, `ENTITIES` and `WORKSPACES`
 //! change the sizes (1,000,000, 1,000,000 and 1,000), `ROUNDS` how often each is measured (3).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a measurement prints its figures and fails by panicking"
+)]
+
 use std::collections::{HashMap, VecDeque};
 use std::hint::black_box;
 use std::path::Path;
@@ -227,7 +237,7 @@ fn until_ready(
         std::thread::sleep(Duration::from_millis(1));
     }
     let took = began.elapsed();
-    engine.shutdown(Instant::now() + Duration::from_secs(60));
+    engine.shutdown(Instant::now() + Duration::from_mins(1));
     took
 }
 

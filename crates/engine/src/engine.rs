@@ -621,7 +621,7 @@ fn start_threads<W: Workspace>(
     let mut others = Vec::new();
     let history_of = Arc::clone(shared);
     others.push(spawn("history".to_owned(), move || {
-        history::run(&history_of)
+        history::run(&history_of);
     })?);
     for number in 0..shared.config.admission.permits.max(1) {
         let (shared, jobs) = (Arc::clone(shared), load_jobs.clone());
@@ -631,7 +631,7 @@ fn start_threads<W: Workspace>(
     }
     let saver = Arc::clone(shared);
     others.push(spawn("save".to_owned(), move || {
-        saver::run(&saver, &save_jobs)
+        saver::run(&saver, &save_jobs);
     })?);
     let upkeep_of = Arc::clone(shared);
     others.push(spawn("upkeep".to_owned(), move || upkeep::run(&upkeep_of))?);
@@ -639,7 +639,7 @@ fn start_threads<W: Workspace>(
     for (id, messages) in (0..).map(PartitionId).zip(receivers) {
         let driver = Driver::new(Arc::clone(shared), id);
         partitions.push(spawn(format!("partition-{id}"), move || {
-            driver.run(&messages)
+            driver.run(&messages);
         })?);
     }
     Ok(Threads { partitions, others })

@@ -20,8 +20,10 @@ pub struct Entities {
     /// Entities changed since the last save, by the place of their type, in the order of their first change.
     changed: Vec<(usize, Box<str>)>,
     /// Entries of the type that is being restored, in the order of their ids.
-    restoring: Option<(Box<str>, Vec<(Box<str>, Stored)>)>,
+    restoring: Option<Restoring>,
 }
+
+type Restoring = (Box<str>, Vec<(Box<str>, Stored)>);
 
 type Kind = BTreeMap<Box<str>, Stored>;
 

@@ -1,5 +1,14 @@
 //! The engine over the embedded log and each store: lives of workspaces from the first event to the next start.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and may say where it is"
+)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -298,6 +307,28 @@ fn the_history_of_a_workspace_holds_every_transition_with_its_epoch() {
         );
     }
     service.stop();
+}
+
+#[test]
+fn the_last_transition_of_a_workspace_that_is_unloaded_is_in_its_history() {
+    let directory = TempDir::new().unwrap();
+    let service: Service = Service::start(directory.path());
+    service.append("a", "resource.created", r#"{"id":"x"}"#);
+    for _ in 0..5 {
+        service.wait_for("a", State::Ready);
+        service.command("a", Command::Unload).unwrap();
+        service.command("a", Command::Load).unwrap();
+    }
+    service.wait_for("a", State::Ready);
+    let engine = service.engine.clone();
+    service.stop();
+    let history = engine.history(&id("a"), None, 1000).unwrap();
+    let unloaded: Vec<_> = history
+        .iter()
+        .filter(|record| record.to == State::Unloading)
+        .map(|record| record.epoch.get())
+        .collect();
+    assert_eq!(unloaded, [1, 2, 3, 4, 5, 6]);
 }
 
 #[test]

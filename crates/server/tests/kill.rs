@@ -3,6 +3,15 @@
 //! `KILLS` sets how often it is killed while events come in, and as often again while it loads (3);
 //! `SEED` repeats a run; `STORES` is `lsm,file` unless told.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and may say where it is"
+)]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpListener};
@@ -28,13 +37,28 @@ struct Engine {
 impl Engine {
     fn new(directory: &Path, store: &str) -> Self {
         // The port must stay the same over restarts, so it cannot be left to the system each time.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Self { directory: directory.to_owned(), store: store.to_owned(), address, child: None }
+        let address = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        Self {
+            directory: directory.to_owned(),
+            store: store.to_owned(),
+            address,
+            child: None,
+        }
     }
 
     fn start(&mut self) {
         let child = Command::new(PROGRAM)
-            .args(["serve", "--listen", &self.address.to_string(), "--store", &self.store, "--data-dir"])
+            .args([
+                "serve",
+                "--listen",
+                &self.address.to_string(),
+                "--store",
+                &self.store,
+                "--data-dir",
+            ])
             .arg(&self.directory)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -52,7 +76,10 @@ impl Engine {
 
     fn terminate(&mut self) -> ExitStatus {
         let mut child = self.child.take().unwrap();
-        let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill")
+            .args(["-TERM", &child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(sent.success());
         child.wait().unwrap()
     }
@@ -61,7 +88,12 @@ impl Engine {
         if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
             panic!("the engine ended by itself: {status}");
         }
-        let text = ureq::get(format!("http://{}{path}", self.address)).call().ok()?.body_mut().read_to_string().ok()?;
+        let text = ureq::get(format!("http://{}{path}", self.address))
+            .call()
+            .ok()?
+            .body_mut()
+            .read_to_string()
+            .ok()?;
         serde_json::from_str(&text).ok()
     }
 
@@ -74,31 +106,44 @@ impl Engine {
     }
 
     fn wait_until_it_answers(&mut self) {
-        self.wait_until("it answers", |engine| engine.get("/api/v1/workspaces/statuses?limit=1").is_some());
+        self.wait_until("it answers", |engine| {
+            engine.get("/api/v1/workspaces/statuses?limit=1").is_some()
+        });
     }
 
     fn wait_until_all_is_applied(&mut self, expected: &Expected) {
         for (workspace, (events, _)) in expected {
-            self.wait_until(&format!("{workspace} has applied {events} events"), |engine| {
-                let status = engine.get(&format!("/api/v1/workspaces/{workspace}/status"));
-                let state = status.as_ref().and_then(|status| status["state"].as_str());
-                assert_ne!(state, Some("error"), "{status:?}");
-                state == Some("ready")
-                    && engine
-                        .get(&format!("/api/v1/workspaces/{workspace}/entities"))
-                        .is_some_and(|entities| entities["eventsApplied"].as_u64() >= Some(*events))
-            });
+            self.wait_until(
+                &format!("{workspace} has applied {events} events"),
+                |engine| {
+                    let status = engine.get(&format!("/api/v1/workspaces/{workspace}/status"));
+                    let state = status.as_ref().and_then(|status| status["state"].as_str());
+                    assert_ne!(state, Some("error"), "{status:?}");
+                    state == Some("ready")
+                        && engine
+                            .get(&format!("/api/v1/workspaces/{workspace}/entities"))
+                            .is_some_and(|entities| {
+                                entities["eventsApplied"].as_u64() >= Some(*events)
+                            })
+                },
+            );
         }
     }
 
     fn check(&mut self, expected: &Expected) {
         self.wait_until_all_is_applied(expected);
         for (workspace, (events, entities)) in expected {
-            let summary = self.get(&format!("/api/v1/workspaces/{workspace}/entities")).unwrap();
+            let summary = self
+                .get(&format!("/api/v1/workspaces/{workspace}/entities"))
+                .unwrap();
             assert_eq!(summary["eventsApplied"], *events, "{workspace}");
             let mut found = BTreeMap::new();
             for kind in summary["counts"].as_object().unwrap().keys() {
-                let page = self.get(&format!("/api/v1/workspaces/{workspace}/entities/{kind}?limit=10000")).unwrap();
+                let page = self
+                    .get(&format!(
+                        "/api/v1/workspaces/{workspace}/entities/{kind}?limit=10000"
+                    ))
+                    .unwrap();
                 assert_eq!(page["nextCursor"], Value::Null, "all fit a page");
                 for entity in page["entities"].as_array().unwrap() {
                     let id = entity["id"].as_str().unwrap().to_owned();
@@ -143,7 +188,10 @@ fn make_events(random: &mut fastrand::Rng, events: usize) -> (String, Expected) 
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number")))
+    std::env::var(name).map_or(default, |text| {
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is not a number"))
+    })
 }
 
 fn check_kills(store: &str, seed: u64, kills: u64) {
@@ -181,7 +229,10 @@ fn check_kills(store: &str, seed: u64, kills: u64) {
         engine.wait_until_it_answers();
     }
     let produced = produce.expect("at least one kill").wait().unwrap();
-    assert!(produced.success(), "produce went on over the restarts: {produced}");
+    assert!(
+        produced.success(),
+        "produce went on over the restarts: {produced}"
+    );
     for _ in 0..kills {
         engine.kill();
         engine.start();
@@ -190,7 +241,11 @@ fn check_kills(store: &str, seed: u64, kills: u64) {
     engine.kill();
     engine.start();
     engine.check(&expected);
-    assert_eq!(engine.terminate().code(), Some(0), "SIGTERM ends it in order");
+    assert_eq!(
+        engine.terminate().code(),
+        Some(0),
+        "SIGTERM ends it in order"
+    );
     engine.start();
     engine.check(&expected);
 }

@@ -39,7 +39,7 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>) {
             match item {
                 FeedItem::Change(change) => match change.kind {
                     ChangeKind::Created => {
-                        written.hold(&shared.tracker, &change.workspace_id, &mut records)
+                        written.hold(&shared.tracker, &change.workspace_id, &mut records);
                     }
                     ChangeKind::Transition { .. } => {
                         changed.insert(change.workspace_id);
