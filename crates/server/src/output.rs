@@ -1,6 +1,6 @@
 //! Everything the commands print: results on standard output, notices and errors on standard error.
 
-use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde::Serialize;
 use std::{
@@ -9,6 +9,9 @@ use std::{
     io::{self, IsTerminal, Write},
     process,
 };
+
+/// On a narrower terminal, or one that does not tell its width, lines are left to the terminal.
+const WIDTH_LEAST: u16 = 60;
 
 /// What results look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -132,7 +135,8 @@ fn render<const N: usize>(
 ) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_content_arrangement(if style.terminal {
+    let fits_lines = style.terminal && table.width().is_some_and(|width| width >= WIDTH_LEAST);
+    table.set_content_arrangement(if fits_lines {
         ContentArrangement::Dynamic
     } else {
         ContentArrangement::Disabled
@@ -144,14 +148,22 @@ fn render<const N: usize>(
     for row in rows {
         table.add_row(row.map(|field| paint(field, style)));
     }
-    for column in table.column_iter_mut() {
+    for (column, name) in table.column_iter_mut().zip(header) {
         column.set_padding((0, 2));
+        if !is_prose(name) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
     }
     table
         .lines()
         .map(|line| line.trim_end().to_owned())
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// Whether a column holds sentences, which may go over several lines; ids and states may not.
+fn is_prose(header: &str) -> bool {
+    matches!(header, "MESSAGE" | "")
 }
 
 fn paint(field: Field, style: Style) -> Cell {

@@ -45,6 +45,8 @@ pub(crate) struct StatusError {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Progress {
+    #[serde(default)]
+    pub(crate) phase: String,
     pub(crate) done: u64,
     pub(crate) total: Option<u64>,
     #[serde(default)]
@@ -113,6 +115,15 @@ pub(crate) struct Phase {
     pub(crate) state: String,
     pub(crate) left: Option<Timestamp>,
     pub(crate) duration_seconds: f64,
+}
+
+impl Status {
+    /// How far the state it is in has come; what an earlier state came to is of no interest any more.
+    pub(crate) fn current_progress(&self) -> Option<&Progress> {
+        self.progress
+            .as_ref()
+            .filter(|progress| progress.phase == self.state)
+    }
 }
 
 impl Progress {

@@ -273,8 +273,8 @@ fn invite(client: &Client, running: &Running) -> Result<(), DemoError> {
          export WORKSPACE_ENGINE_URL={url}\n  \
          workspace-engine list\n  \
          workspace-engine history {name}\n  \
-         curl {url}{}\n  \
-         and {url}/docs in a browser",
+         curl {url}{}\n\
+         or see {url}/docs in a browser",
         page.total_count,
         workspace_path(&name, "/entities"),
     ));

@@ -85,7 +85,7 @@ fn rows(status: &Status) -> Vec<[Field; 2]> {
             );
         }
     }
-    if let Some(progress) = &status.progress {
+    if let Some(progress) = status.current_progress() {
         add("progress", progress.summary().into());
         if let Some(rate) = progress.rate_per_second {
             add("rate", format!("{rate:.0} {}/s", progress.unit).into());

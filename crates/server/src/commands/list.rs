@@ -113,7 +113,7 @@ fn show(client: &Client, whole: &Whole) -> Result<(), ClientError> {
     output::table(
         ["WORKSPACE", "STATE", "FOR", "PROGRESS", "ETA", "MESSAGE"],
         statuses.iter().map(|status| {
-            let progress = status.progress.as_ref();
+            let progress = status.current_progress();
             [
                 status.workspace_id.as_str().into(),
                 field(&status.state, tone(&status.state)),

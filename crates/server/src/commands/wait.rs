@@ -129,7 +129,7 @@ impl End {
                 format!("timed out after {took}: {id} is in {}", status.state)
             }
         };
-        if let Some(progress) = &status.progress
+        if let Some(progress) = status.current_progress()
             && self.exit != Exit::Done
         {
             text.push_str(", ");
@@ -278,8 +278,7 @@ fn bar(id: &str) -> ProgressBar {
 
 fn show(bar: &ProgressBar, status: &Status) {
     let percent = status
-        .progress
-        .as_ref()
+        .current_progress()
         .and_then(|progress| progress.percent);
     let template = if percent.is_some() {
         "{prefix} {spinner} [{bar:30}] {percent}% {msg} ({elapsed})"
@@ -299,8 +298,7 @@ fn show(bar: &ProgressBar, status: &Status) {
         bar.set_position(percent.clamp(0.0, 100.0) as u64);
     }
     let eta = status
-        .progress
-        .as_ref()
+        .current_progress()
         .map(|progress| progress.eta(status.observed_at))
         .filter(|eta| !eta.is_empty())
         .map(|eta| format!(" eta {eta}"))
