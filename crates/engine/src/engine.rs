@@ -620,8 +620,9 @@ fn start_threads<W: Workspace>(
 ) -> Result<Threads, StartError> {
     let mut others = Vec::new();
     let history_of = Arc::clone(shared);
+    let watcher = shared.tracker.watch();
     others.push(spawn("history".to_owned(), move || {
-        history::run(&history_of);
+        history::run(&history_of, watcher);
     })?);
     for number in 0..shared.config.admission.permits.max(1) {
         let (shared, jobs) = (Arc::clone(shared), load_jobs.clone());

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use workspace_status::{ChangeKind, Epoch, FeedItem, Tracker, WorkspaceId, WorkspaceStatus};
+use workspace_status::{
+    ChangeKind, Epoch, FeedItem, Tracker, Watcher, WorkspaceId, WorkspaceStatus,
+};
 
 use super::saver::micros;
 use crate::engine::Shared;
@@ -23,9 +25,9 @@ const WORKSPACES_PER_WRITE: usize = 1024;
 #[derive(Default)]
 struct Written(HashMap<WorkspaceId, (Arc<WorkspaceStatus>, (Epoch, u64))>);
 
-/// Writes until the engine ends, and once more then.
-pub(crate) fn run<W: Workspace>(shared: &Shared<W>) {
-    let mut watcher = shared.tracker.watch();
+/// Writes until the engine ends, and once more then. The watcher is older than the first
+/// partition: the feed keeps nothing before somebody watches.
+pub(crate) fn run<W: Workspace>(shared: &Shared<W>, mut watcher: Watcher) {
     let mut written = Written::default();
     loop {
         let ending = shared.ending.load(Ordering::Acquire);
