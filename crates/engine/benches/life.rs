@@ -30,6 +30,10 @@ use workspace_engine_core::{Engine, EngineConfig};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{State, Tracker, WorkspaceId};
 
+/// The allocator of the `workspace-engine` binary; the floors use it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Events of one append.
 const BATCH: usize = 1000;
 

@@ -1,5 +1,6 @@
 //! What a partition wants done: the driver does it and answers with an input.
 
+use std::fmt;
 use std::time::Duration;
 
 use workspace_status::Epoch;
@@ -9,7 +10,9 @@ use crate::{Lane, Offset, Slot, Ticket, Urgency};
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Ask the store what it knows of the partition. Answer: `Listed` or `ListFailed`.
+    /// Ask the store what it knows of the partition: first what is committed, then the
+    /// workspaces, so that one that another process claims in between is among them.
+    /// Answer: `Listed` or `ListFailed`.
     List,
     /// Ask for a load permit, or make the wish urgent. Answer: `PermitGranted`.
     AskPermit {
@@ -26,7 +29,9 @@ pub enum Action {
     /// Give a permit back that came too late to be used.
     ReturnPermit,
     /// Claim the epoch in the store, then read or populate the workspace; the permit
-    /// goes back when that is over. Answer: `Loaded` or `LoadFailed`.
+    /// goes back when that is over. What is read must still be of the claimed epoch:
+    /// otherwise it holds what a newer load has saved since, and the load is fenced.
+    /// Answer: `Loaded` or `LoadFailed`.
     Load {
         /// Which one.
         slot: Slot,
@@ -178,4 +183,82 @@ pub enum CommandError {
     /// It was tried and failed.
     #[error("{0}")]
     Failed(String),
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::List => write!(f, "list"),
+            Self::AskPermit { slot, urgency } => write!(f, "ask a permit for {slot}, {urgency}"),
+            Self::CancelPermit { slot } => write!(f, "cancel the permit of {slot}"),
+            Self::ReturnPermit => write!(f, "return a permit"),
+            Self::Load {
+                slot,
+                epoch,
+                first_offset,
+            } => {
+                write!(
+                    f,
+                    "load {slot} at epoch {epoch}, if unknown from {first_offset}"
+                )
+            }
+            Self::Fetch { lane, from, until } => {
+                write!(f, "fetch {from}..{until} for the {lane} lane")
+            }
+            Self::Apply { lane, plan } => {
+                write!(f, "apply the batch of the {lane} lane to")?;
+                plan.iter()
+                    .try_for_each(|apply| write!(f, " {} from {}", apply.slot, apply.from))
+            }
+            Self::Save(plan) => write!(f, "save {plan}"),
+            Self::DeadLetter {
+                slot,
+                offset,
+                reason,
+            } => write!(f, "dead-letter {offset} of {slot}: {reason}"),
+            Self::Drop { slot } => write!(f, "drop {slot}"),
+            Self::Report { slot, report } => write!(f, "report {slot} {report}"),
+            Self::Reply {
+                ticket,
+                result: Ok(()),
+            } => write!(f, "reply to {}: done", ticket.0),
+            Self::Reply {
+                ticket,
+                result: Err(error),
+            } => write!(f, "reply to {}: {error}", ticket.0),
+            Self::Released => write!(f, "released"),
+        }
+    }
+}
+
+impl fmt::Display for SavePlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for one in &self.workspaces {
+            write!(f, "{} at {} epoch {}", one.slot, one.next_offset, one.epoch)?;
+            f.write_str(if one.unloaded { " unloaded, " } else { ", " })?;
+        }
+        write!(f, "committed {}", self.committed)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Begin { epoch } => write!(f, "initializing at epoch {epoch}"),
+            Self::Load => write!(f, "loading"),
+            Self::Replay { from, target } => write!(f, "replaying {from}..{target}"),
+            Self::Ready => write!(f, "ready"),
+            Self::Retrying {
+                reason,
+                attempt,
+                retry_in,
+            } => write!(
+                f,
+                "retrying after failure {attempt}, in {retry_in:?}: {reason}"
+            ),
+            Self::Parked { reason } => write!(f, "parked: {reason}"),
+            Self::Unloading { why } => write!(f, "unloading: {why}"),
+            Self::Gone => write!(f, "gone"),
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! bounded and served first; the others wait in the order in which they came.
 
 use std::collections::{HashSet, VecDeque};
+use std::fmt;
 use std::hash::Hash;
 
 /// How many may load at once, and how many may be urgent.
@@ -81,7 +82,10 @@ impl<K: Eq + Hash + Clone> Admission<K> {
         if self.held >= self.limits.permits {
             return None;
         }
-        let first = self.urgent.pop_front().or_else(|| self.ordinary.pop_front())?;
+        let first = self
+            .urgent
+            .pop_front()
+            .or_else(|| self.ordinary.pop_front())?;
         self.waiting.remove(&first);
         self.held += 1;
         Some(first)
@@ -124,6 +128,15 @@ pub enum Urgency {
     Ordinary,
     /// Somebody asked for it.
     Urgent,
+}
+
+impl fmt::Display for Urgency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ordinary => "ordinary",
+            Self::Urgent => "urgent",
+        })
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What a partition is told: answers of the log and the store, permits, time, and operators.
 
+use std::fmt;
+
 use workspace_status::{Epoch, WorkspaceId};
 
 use crate::{Offset, Slot};
@@ -154,6 +156,15 @@ pub enum Lane {
 impl Lane {
     /// Both, in the order of service.
     pub const ALL: [Self; 2] = [Self::CatchUp, Self::Live];
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Live => "live",
+            Self::CatchUp => "catch-up",
+        })
+    }
 }
 
 /// A workspace with events in a batch.

@@ -12,6 +12,8 @@ mod commands;
 mod lanes;
 mod loads;
 mod saves;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -23,7 +25,8 @@ use self::saves::Saving;
 use crate::retry::Failures;
 use crate::workspace::{AfterLeaving, Phase, Slots, Workspace};
 use crate::{
-    Action, Input, Lane, Listing, Offset, PartitionId, Report, RetryPolicy, Slot, StandsAt, Time,
+    Action, CommandError, Input, Lane, Listing, Offset, PartitionId, Report, RetryPolicy, Slot,
+    StandsAt, Time,
 };
 
 /// What a partition may do at most, and how long it waits for company.
@@ -112,7 +115,7 @@ pub struct Partition {
     gather_until: Option<Time>,
     retries: BTreeSet<(Time, Slot)>,
     /// Met in the log and not yet in the store: `committed` stays below their first events.
-    unclaimed: Vec<Slot>,
+    unclaimed: BTreeSet<Slot>,
     saving: Saving,
     out: Vec<Action>,
 }
@@ -137,7 +140,7 @@ impl Partition {
             waiting: Vec::new(),
             gather_until: None,
             retries: BTreeSet::new(),
-            unclaimed: Vec::new(),
+            unclaimed: BTreeSet::new(),
             saving: Saving::default(),
             out: Vec::new(),
         }
@@ -151,12 +154,34 @@ impl Partition {
             Input::Listed(listing) => self.listed(listing),
             Input::ListFailed { reason: _ } => self.list_failed(),
             Input::PermitGranted { slot } => self.permit_granted(slot),
-            Input::Loaded { slot, epoch, next_offset, events_applied, unsaved, high_watermark } => {
+            Input::Loaded {
+                slot,
+                epoch,
+                next_offset,
+                events_applied,
+                unsaved,
+                high_watermark,
+            } => {
                 self.high_watermark = self.high_watermark.max(high_watermark);
-                self.loaded(slot, epoch, next_offset, events_applied, Unsaved::from(unsaved));
+                self.loaded(
+                    slot,
+                    epoch,
+                    next_offset,
+                    events_applied,
+                    Unsaved::from(unsaved),
+                );
             }
-            Input::LoadFailed { slot, epoch, failure } => self.load_failed(slot, epoch, failure),
-            Input::Fetched { lane, next_offset, high_watermark, touched } => {
+            Input::LoadFailed {
+                slot,
+                epoch,
+                failure,
+            } => self.load_failed(slot, epoch, failure),
+            Input::Fetched {
+                lane,
+                next_offset,
+                high_watermark,
+                touched,
+            } => {
                 self.high_watermark = self.high_watermark.max(high_watermark);
                 self.fetched(lane, next_offset, touched);
             }
@@ -169,7 +194,11 @@ impl Partition {
             Input::SaveFailed { reason: _ } => self.save_failed(),
             Input::DeadLettered { slot, offset } => self.dead_lettered(slot, offset),
             Input::DeadLetterFailed { slot, reason } => self.dead_letter_failed(slot, reason),
-            Input::Operator { id, command, ticket } => self.operator(&id, command, ticket),
+            Input::Operator {
+                id,
+                command,
+                ticket,
+            } => self.operator(&id, command, ticket),
             Input::Tick => {}
             Input::Revoked => self.revoked(),
             Input::Lost => self.lost(),
@@ -182,7 +211,11 @@ impl Partition {
     pub fn wake_at(&self) -> Option<Time> {
         let list = match self.ownership {
             Ownership::ListAgain { at } => Some(at),
-            Ownership::New | Ownership::Listing | Ownership::Owned | Ownership::Leaving | Ownership::Over => None,
+            Ownership::New
+            | Ownership::Listing
+            | Ownership::Owned
+            | Ownership::Leaving
+            | Ownership::Over => None,
         };
         let retry = self.retries.first().map(|(at, _)| *at);
         let lanes = Lane::ALL
@@ -281,7 +314,10 @@ impl Partition {
     /// Where the partition stands.
     pub fn position(&self) -> Position {
         Position {
-            position: self.round.as_ref().map_or(self.live.cursor, |round| round.cursor),
+            position: self
+                .round
+                .as_ref()
+                .map_or(self.live.cursor, |round| round.cursor),
             target: self.round.is_some().then_some(self.live.cursor),
             high_watermark: self.high_watermark,
             workspaces: self.workspaces.len(),
@@ -334,7 +370,9 @@ impl Partition {
             return;
         }
         let (_, wait) = self.list_failures.fail(&self.limits.retry, &self.id);
-        self.ownership = Ownership::ListAgain { at: self.now + wait };
+        self.ownership = Ownership::ListAgain {
+            at: self.now + wait,
+        };
     }
 
     fn listed(&mut self, listing: Listing) {
@@ -345,7 +383,10 @@ impl Partition {
         self.high_watermark = listing.high_watermark;
         self.low_watermark = listing.low_watermark;
         self.live = LaneRun::at(listing.high_watermark);
-        self.discovered = listing.committed.max(listing.low_watermark).min(listing.high_watermark);
+        self.discovered = listing
+            .committed
+            .max(listing.low_watermark)
+            .min(listing.high_watermark);
         self.saving = Saving::new(listing.committed.min(listing.high_watermark), self.now);
         self.gather_until = Some(self.now + self.limits.gather);
         for known in listing.workspaces {
@@ -356,13 +397,18 @@ impl Partition {
         }
     }
 
-    fn meet(&mut self, id: WorkspaceId, epoch: Epoch, next_offset: Offset, known: KnownToStore) -> Slot {
+    fn meet(
+        &mut self,
+        id: WorkspaceId,
+        epoch: Epoch,
+        next_offset: Offset,
+        known: KnownToStore,
+    ) -> Slot {
         let slot = self.workspaces.insert(Workspace {
             id: id.clone(),
             epoch,
             next_offset,
             saved_next_offset: next_offset,
-            known_to_store: known == KnownToStore::Yes,
             events_applied: 0,
             target: None,
             ready_since: None,
@@ -372,7 +418,7 @@ impl Partition {
             phase: Phase::Cold,
         });
         if known == KnownToStore::No {
-            self.unclaimed.push(slot);
+            self.unclaimed.insert(slot);
         }
         self.by_id.insert(id, slot);
         slot
@@ -385,7 +431,8 @@ impl Partition {
                 self.ownership = Ownership::Listing;
                 self.out.push(Action::List);
             }
-            Ownership::New | Ownership::Listing | Ownership::ListAgain { .. } | Ownership::Over => {}
+            Ownership::New | Ownership::Listing | Ownership::ListAgain { .. } | Ownership::Over => {
+            }
             Ownership::Owned => {
                 self.retry_loads();
                 self.drive_lanes();
@@ -393,7 +440,10 @@ impl Partition {
             }
             Ownership::Leaving => {
                 self.save_if_due();
-                let done = self.workspaces.iter().all(|(_, workspace)| !workspace.in_memory());
+                let done = self
+                    .workspaces
+                    .iter()
+                    .all(|(_, workspace)| !workspace.in_memory());
                 if done {
                     self.ownership = Ownership::Over;
                     self.out.push(Action::Released);
@@ -405,14 +455,23 @@ impl Partition {
     fn revoked(&mut self) {
         match self.ownership {
             Ownership::Leaving | Ownership::Over => return,
-            Ownership::New | Ownership::Listing | Ownership::ListAgain { .. } | Ownership::Owned => {}
+            Ownership::New
+            | Ownership::Listing
+            | Ownership::ListAgain { .. }
+            | Ownership::Owned => {}
         }
         self.ownership = Ownership::Leaving;
+        self.forget_replays();
+        self.saving.try_at_once();
         for slot in self.workspaces.slots() {
             if self.workspaces.at(slot).in_memory() {
-                self.leave(slot, AfterLeaving::HandedOver, "the partition is handed over");
+                self.leave(
+                    slot,
+                    AfterLeaving::HandedOver,
+                    "the partition is handed over",
+                );
             } else {
-                self.let_go(slot);
+                self.let_go(slot, "the partition is handed over");
             }
         }
         self.stop_lanes();
@@ -424,10 +483,10 @@ impl Partition {
         }
         for slot in self.workspaces.slots() {
             if self.workspaces.at(slot).in_memory() {
-                self.refuse_ticket(slot);
+                self.refuse_ticket(slot, CommandError::Leaving);
                 self.out.push(Action::Drop { slot });
             }
-            self.let_go(slot);
+            self.let_go(slot, "the partition is lost");
         }
         self.stop_lanes();
         self.saving.forget();
@@ -450,6 +509,10 @@ enum Unsaved {
 
 impl From<bool> for Unsaved {
     fn from(unsaved: bool) -> Self {
-        if unsaved { Self::Something } else { Self::Nothing }
+        if unsaved {
+            Self::Something
+        } else {
+            Self::Nothing
+        }
     }
 }

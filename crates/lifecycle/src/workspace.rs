@@ -1,5 +1,7 @@
 //! One workspace of a partition: where it is in its life.
 
+use std::fmt;
+
 use workspace_status::{Epoch, WorkspaceId};
 
 use crate::retry::Failures;
@@ -13,6 +15,12 @@ impl Slot {
     /// The slot as a dense index from 0, for tables kept beside the machine.
     pub fn index(self) -> usize {
         self.0
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
     }
 }
 
@@ -53,8 +61,8 @@ pub(crate) enum Phase {
 pub(crate) enum AfterLeaving {
     /// An operator unloaded it: cold, also after a restart.
     Cold(Option<Ticket>),
-    /// It is loaded again.
-    Reload,
+    /// It is loaded again; who waits for that to begin, if anybody does.
+    Reload(Option<Ticket>),
     /// Another process has it next.
     HandedOver,
 }
@@ -67,8 +75,6 @@ pub(crate) struct Workspace {
     pub(crate) next_offset: Offset,
     /// What the store holds; never above `next_offset`.
     pub(crate) saved_next_offset: Offset,
-    /// Whether a crash now would leave it in the store's list.
-    pub(crate) known_to_store: bool,
     pub(crate) events_applied: u64,
     /// End of its replay, until it is ready.
     pub(crate) target: Option<Offset>,
@@ -82,8 +88,15 @@ pub(crate) struct Workspace {
 impl Workspace {
     pub(crate) fn in_memory(&self) -> bool {
         match self.phase {
-            Phase::Cold | Phase::Queued | Phase::Loading | Phase::Retrying { .. } | Phase::Parked => false,
-            Phase::Waiting | Phase::Following { .. } | Phase::Stopped { .. } | Phase::Leaving { .. } => true,
+            Phase::Cold
+            | Phase::Queued
+            | Phase::Loading
+            | Phase::Retrying { .. }
+            | Phase::Parked => false,
+            Phase::Waiting
+            | Phase::Following { .. }
+            | Phase::Stopped { .. }
+            | Phase::Leaving { .. } => true,
         }
     }
 
@@ -102,18 +115,27 @@ impl Slots {
         Slot(self.0.len() - 1)
     }
 
-    #[expect(clippy::indexing_slicing, reason = "slots are handed out by insert and nothing is removed")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "slots are handed out by insert and nothing is removed"
+    )]
     pub(crate) fn at(&self, slot: Slot) -> &Workspace {
         &self.0[slot.0]
     }
 
-    #[expect(clippy::indexing_slicing, reason = "slots are handed out by insert and nothing is removed")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "slots are handed out by insert and nothing is removed"
+    )]
     pub(crate) fn at_mut(&mut self, slot: Slot) -> &mut Workspace {
         &mut self.0[slot.0]
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &Workspace)> {
-        self.0.iter().enumerate().map(|(index, workspace)| (Slot(index), workspace))
+        self.0
+            .iter()
+            .enumerate()
+            .map(|(index, workspace)| (Slot(index), workspace))
     }
 
     pub(crate) fn slots(&self) -> impl Iterator<Item = Slot> + use<> {

@@ -31,6 +31,10 @@ use clap::{Parser, error::ErrorKind};
 use exit::Exit;
 use std::{error::Error, fmt::Write, process::ExitCode};
 
+/// What one thread of the engine allocates, another often frees; the system's allocator is slow at that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match commands::Cli::try_parse() {
         Ok(cli) => cli,

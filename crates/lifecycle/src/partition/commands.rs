@@ -14,7 +14,9 @@ impl Partition {
                 None => Some(Err(CommandError::UnknownWorkspace)),
             },
             Ownership::Listing | Ownership::ListAgain { .. } => Some(Err(CommandError::Busy)),
-            Ownership::New | Ownership::Leaving | Ownership::Over => Some(Err(CommandError::Leaving)),
+            Ownership::New | Ownership::Leaving | Ownership::Over => {
+                Some(Err(CommandError::Leaving))
+            }
         };
         if let Some(result) = answer {
             self.out.push(Action::Reply { ticket, result });
@@ -22,7 +24,12 @@ impl Partition {
     }
 
     /// `None`: the answer comes when the command is done.
-    fn command(&mut self, slot: Slot, command: Command, ticket: Ticket) -> Option<Result<(), CommandError>> {
+    fn command(
+        &mut self,
+        slot: Slot,
+        command: Command,
+        ticket: Ticket,
+    ) -> Option<Result<(), CommandError>> {
         match command {
             Command::Load => Some(self.load_now(slot)),
             Command::Unload => self.unload(slot, ticket),
@@ -40,12 +47,15 @@ impl Partition {
             }
             Phase::Queued => {
                 workspace.urgent = true;
-                self.out.push(Action::AskPermit { slot, urgency: Urgency::Urgent });
+                self.out.push(Action::AskPermit {
+                    slot,
+                    urgency: Urgency::Urgent,
+                });
             }
             Phase::Loading | Phase::Waiting => workspace.urgent = true,
             Phase::Following { .. } | Phase::Stopped { .. } => {}
             Phase::Leaving { then, .. } => match then {
-                AfterLeaving::Reload => {}
+                AfterLeaving::Reload(_) => {}
                 AfterLeaving::Cold(_) | AfterLeaving::HandedOver => return Err(CommandError::Busy),
             },
         }
@@ -56,14 +66,18 @@ impl Partition {
         match self.workspaces.at(slot).phase {
             Phase::Cold => Some(Ok(())),
             Phase::Queued | Phase::Parked | Phase::Retrying { .. } => {
-                self.let_go(slot);
+                self.let_go(slot, "an operator unloads it");
                 Some(Ok(()))
             }
             Phase::Loading | Phase::Leaving { .. } | Phase::Stopped { skip: Some(_), .. } => {
                 Some(Err(CommandError::Busy))
             }
             Phase::Waiting | Phase::Following { .. } | Phase::Stopped { skip: None, .. } => {
-                self.leave(slot, AfterLeaving::Cold(Some(ticket)), "an operator unloads it");
+                self.leave(
+                    slot,
+                    AfterLeaving::Cold(Some(ticket)),
+                    "an operator unloads it",
+                );
                 None
             }
         }
@@ -71,10 +85,14 @@ impl Partition {
 
     fn reload(&mut self, slot: Slot) -> Result<(), CommandError> {
         match self.workspaces.at(slot).phase {
-            Phase::Cold | Phase::Parked | Phase::Retrying { .. } | Phase::Queued => self.load_now(slot),
-            Phase::Loading | Phase::Leaving { .. } | Phase::Stopped { skip: Some(_), .. } => Err(CommandError::Busy),
+            Phase::Cold | Phase::Parked | Phase::Retrying { .. } | Phase::Queued => {
+                self.load_now(slot)
+            }
+            Phase::Loading | Phase::Leaving { .. } | Phase::Stopped { skip: Some(_), .. } => {
+                Err(CommandError::Busy)
+            }
             Phase::Waiting | Phase::Following { .. } | Phase::Stopped { skip: None, .. } => {
-                self.leave(slot, AfterLeaving::Reload, "an operator reloads it");
+                self.leave(slot, AfterLeaving::Reload(None), "an operator reloads it");
                 Ok(())
             }
         }
@@ -86,7 +104,11 @@ impl Partition {
             Phase::Stopped { at, skip } => {
                 *skip = Some(ticket);
                 let (offset, reason) = (at.offset, at.reason.clone());
-                self.out.push(Action::DeadLetter { slot, offset, reason });
+                self.out.push(Action::DeadLetter {
+                    slot,
+                    offset,
+                    reason,
+                });
                 None
             }
             Phase::Cold
@@ -110,10 +132,12 @@ impl Partition {
         }
         let ticket = skip.take();
         workspace.next_offset = offset.next();
-        self.leave(slot, AfterLeaving::Reload, "the event it stood at is skipped");
-        if let Some(ticket) = ticket {
-            self.out.push(Action::Reply { ticket, result: Ok(()) });
-        }
+        // Whoever skips is answered when it is saved: until then a crash would bring it back to the event.
+        self.leave(
+            slot,
+            AfterLeaving::Reload(ticket),
+            "the event it stood at is skipped",
+        );
     }
 
     pub(super) fn dead_letter_failed(&mut self, slot: Slot, reason: String) {
@@ -121,7 +145,10 @@ impl Partition {
             return;
         };
         if let Some(ticket) = skip.take() {
-            self.out.push(Action::Reply { ticket, result: Err(CommandError::Failed(reason)) });
+            self.out.push(Action::Reply {
+                ticket,
+                result: Err(CommandError::Failed(reason)),
+            });
         }
     }
 
@@ -134,7 +161,10 @@ impl Partition {
         workspace.ready_since = None;
         workspace.urgent = false;
         workspace.phase = Phase::Stopped {
-            at: crate::StandsAt { offset, reason: reason.clone() },
+            at: crate::StandsAt {
+                offset,
+                reason: reason.clone(),
+            },
             skip: None,
         };
         self.report(slot, Report::Parked { reason });

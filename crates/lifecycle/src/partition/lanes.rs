@@ -4,10 +4,8 @@ use workspace_status::Epoch;
 
 use super::{KnownToStore, Ownership, Partition};
 use crate::retry::Failures;
-use crate::workspace::Phase;
-use crate::{
-    Action, AppliedTo, ApplyTo, FetchFailure, Lane, Offset, Report, Slot, Time, Touched,
-};
+use crate::workspace::{Phase, Slots};
+use crate::{Action, AppliedTo, ApplyTo, FetchFailure, Lane, Offset, Report, Slot, Time, Touched};
 
 /// Batches of a running round for each batch of the live lane, so that the round arrives.
 const ROUND_BATCHES_PER_LIVE_BATCH: u32 = 2;
@@ -21,6 +19,8 @@ pub(super) struct LaneRun {
     pub(super) replaying: Vec<Slot>,
     state: LaneState,
     failures: Failures,
+    /// A damaged record ahead: what lies before it is read first.
+    damaged: Option<Offset>,
     /// Batches passed since the other lane passed one.
     batches: u32,
 }
@@ -30,9 +30,16 @@ enum LaneState {
     Idle,
     Fetching,
     /// Some workspaces of the batch are being loaded; it goes on without them then.
-    Holding { batch: Held, until: Time },
-    Applying { next_offset: Offset },
-    Failed { until: Time },
+    Holding {
+        batch: Held,
+        until: Time,
+    },
+    Applying {
+        next_offset: Offset,
+    },
+    Failed {
+        until: Time,
+    },
 }
 
 #[derive(Debug)]
@@ -48,6 +55,7 @@ impl LaneRun {
             replaying: Vec::new(),
             state: LaneState::Idle,
             failures: Failures::default(),
+            damaged: None,
             batches: 0,
         }
     }
@@ -60,20 +68,25 @@ impl LaneRun {
     }
 
     fn is_reading(&self) -> bool {
-        matches!(self.state, LaneState::Idle | LaneState::Fetching | LaneState::Applying { .. })
+        matches!(
+            self.state,
+            LaneState::Idle | LaneState::Fetching | LaneState::Applying { .. }
+        )
     }
 }
 
 impl Partition {
     pub(super) fn is_applying(&self) -> bool {
         Lane::ALL.into_iter().any(|lane| {
-            self.run(lane).is_some_and(|run| matches!(run.state, LaneState::Applying { .. }))
+            self.run(lane)
+                .is_some_and(|run| matches!(run.state, LaneState::Applying { .. }))
         })
     }
 
     /// When a round that waits for company begins without it.
     pub(super) fn round_due_at(&self) -> Option<Time> {
-        let wanted = self.round.is_none() && (!self.waiting.is_empty() || self.discovered < self.live.cursor);
+        let wanted = self.round.is_none()
+            && (!self.waiting.is_empty() || self.discovered < self.live.cursor);
         self.gather_until.filter(|_| wanted)
     }
 
@@ -98,6 +111,16 @@ impl Partition {
         }
     }
 
+    /// Forgets who replays and who waits, before all of them step out one by one.
+    pub(super) fn forget_replays(&mut self) {
+        self.waiting.clear();
+        for lane in Lane::ALL {
+            if let Some(run) = self.run_mut(lane) {
+                run.replaying.clear();
+            }
+        }
+    }
+
     pub(super) fn stop_lanes(&mut self) {
         self.live = LaneRun::at(self.live.cursor);
         self.round = None;
@@ -109,26 +132,26 @@ impl Partition {
         if self.ownership != Ownership::Owned {
             return;
         }
-        let discovered = self.discovered;
         let hold = match lane {
             Lane::Live => self.limits.hold_live,
             Lane::CatchUp => self.limits.hold_catch_up,
         };
-        let Some(run) = self.run_mut(lane) else { return };
+        let discovered = self.discovered;
+        let Some(run) = self.run_mut(lane) else {
+            return;
+        };
         if !matches!(run.state, LaneState::Fetching) {
             return;
         }
         run.failures.clear();
+        // Below `discovered` a workspace that nobody knows has no events; between
+        // there and this batch it may have some that no lane has passed yet.
+        let unread = (discovered < run.cursor).then_some(discovered);
         let touched = touched
             .into_iter()
             .map(|touch| {
                 let slot = self.slot(&touch.id).unwrap_or_else(|| {
-                    // Below `discovered` it has no events; between there and this
-                    // batch it may have some that no lane has passed yet.
-                    let first = touch.first_offset.min(match lane {
-                        Lane::Live => discovered,
-                        Lane::CatchUp => touch.first_offset,
-                    });
+                    let first = unread.unwrap_or(touch.first_offset);
                     let slot = self.meet(touch.id, Epoch::new(0), first, KnownToStore::No);
                     self.begin_load(slot);
                     slot
@@ -138,13 +161,21 @@ impl Partition {
             .collect();
         let until = self.now + hold;
         if let Some(run) = self.run_mut(lane) {
-            run.state = LaneState::Holding { batch: Held { next_offset, touched }, until };
+            run.state = LaneState::Holding {
+                batch: Held {
+                    next_offset,
+                    touched,
+                },
+                until,
+            };
         }
     }
 
     pub(super) fn fetch_failed(&mut self, lane: Lane, failure: FetchFailure) {
         let (now, retry, id) = (self.now, self.limits.retry, self.id);
-        let Some(run) = self.run_mut(lane) else { return };
+        let Some(run) = self.run_mut(lane) else {
+            return;
+        };
         if !matches!(run.state, LaneState::Fetching) {
             return;
         }
@@ -155,6 +186,7 @@ impl Partition {
                 let (_, wait) = run.failures.fail(&retry, &id);
                 run.state = LaneState::Failed { until: now + wait };
             }
+            FetchFailure::Damaged { offset, .. } if offset > from => run.damaged = Some(offset),
             FetchFailure::Damaged { offset, reason } => {
                 self.stop_followers(lane, offset, &reason);
                 self.pass(lane, offset.next());
@@ -175,7 +207,9 @@ impl Partition {
                 );
                 self.stop_followers(lane, from, &reason);
                 if let Some(run) = self.run_mut(lane) {
-                    run.state = LaneState::Failed { until: now + retry.longest };
+                    run.state = LaneState::Failed {
+                        until: now + retry.longest,
+                    };
                 }
             }
         }
@@ -200,7 +234,9 @@ impl Partition {
     }
 
     pub(super) fn applied(&mut self, lane: Lane, results: Vec<AppliedTo>) {
-        let Some(run) = self.run_mut(lane) else { return };
+        let Some(run) = self.run_mut(lane) else {
+            return;
+        };
         let LaneState::Applying { next_offset } = run.state else {
             return;
         };
@@ -228,7 +264,9 @@ impl Partition {
 
     /// The lane has passed everything below `next_offset`.
     fn pass(&mut self, lane: Lane, next_offset: Offset) {
-        let Some(run) = self.run_mut(lane) else { return };
+        let Some(run) = self.run_mut(lane) else {
+            return;
+        };
         let from = run.cursor;
         run.cursor = run.cursor.max(next_offset);
         run.state = LaneState::Idle;
@@ -248,11 +286,15 @@ impl Partition {
     }
 
     pub(super) fn drive_lanes(&mut self) {
-        for lane in Lane::ALL {
-            self.release_held(lane);
-        }
-        self.begin_round();
+        // A round that ends hands its workspaces to the live lane before that
+        // lane plans its next batch, and makes room for those that wait.
+        self.release_held(Lane::CatchUp);
+        self.give_up_round();
         self.end_round();
+        self.begin_round();
+        if !self.is_applying() {
+            self.release_held(Lane::Live);
+        }
         for lane in Lane::ALL {
             self.announce_ready(lane);
             self.fetch(lane);
@@ -267,7 +309,8 @@ impl Partition {
         let (cursor, until) = (run.cursor, *until);
         let awaited = batch.touched.iter().any(|(slot, _)| {
             let workspace = self.workspaces.at(*slot);
-            matches!(workspace.phase, Phase::Queued | Phase::Loading) && workspace.next_offset >= cursor
+            matches!(workspace.phase, Phase::Queued | Phase::Loading)
+                && workspace.next_offset >= cursor
         });
         if awaited && until > self.now {
             return;
@@ -301,14 +344,20 @@ impl Partition {
         if self.round.is_some() || (self.waiting.is_empty() && !undiscovered) {
             return;
         }
-        let urgent = self.waiting.iter().any(|slot| self.workspaces.at(*slot).urgent);
+        let urgent = self
+            .waiting
+            .iter()
+            .any(|slot| self.workspaces.at(*slot).urgent);
         let gathered = self.gather_until.is_none_or(|until| until <= self.now);
         if self.loading > 0 && !gathered && !urgent {
             return;
         }
         self.gather_until = None;
         let waiting = std::mem::take(&mut self.waiting);
-        let lowest = waiting.iter().map(|slot| self.workspaces.at(*slot).next_offset).min();
+        let lowest = waiting
+            .iter()
+            .map(|slot| self.workspaces.at(*slot).next_offset)
+            .min();
         let discovery = undiscovered.then_some(self.discovered);
         let Some(start) = [lowest, discovery].into_iter().flatten().min() else {
             return;
@@ -316,6 +365,23 @@ impl Partition {
         self.round = Some(LaneRun::at(start));
         for slot in waiting {
             self.follow(slot, Lane::CatchUp);
+        }
+    }
+
+    /// A round that fails and has lost its workspaces is given up, so that those
+    /// who wait for the next one meet what it failed at themselves.
+    fn give_up_round(&mut self) {
+        let Some(round) = &self.round else { return };
+        let LaneState::Failed { until } = round.state else {
+            return;
+        };
+        let followed = |workspaces: &Slots| {
+            workspaces
+                .iter()
+                .any(|(_, workspace)| workspace.follows(Lane::CatchUp))
+        };
+        if until <= self.now && !self.waiting.is_empty() && !followed(&self.workspaces) {
+            self.round = None;
         }
     }
 
@@ -339,10 +405,16 @@ impl Partition {
     }
 
     fn announce_ready(&mut self, lane: Lane) {
-        let Some(run) = self.run_mut(lane) else { return };
+        let Some(run) = self.run_mut(lane) else {
+            return;
+        };
         let mut replaying = std::mem::take(&mut run.replaying);
         replaying.retain(|slot| {
-            let reached = self.workspaces.at(*slot).target.is_none_or(|target| self.next_offset(*slot) >= target);
+            let reached = self
+                .workspaces
+                .at(*slot)
+                .target
+                .is_none_or(|target| self.next_offset(*slot) >= target);
             if reached {
                 let workspace = self.workspaces.at_mut(*slot);
                 workspace.target = None;
@@ -358,9 +430,7 @@ impl Partition {
     }
 
     fn fetch(&mut self, lane: Lane) {
-        if self.must_save_first() {
-            return;
-        }
+        let must_save_first = self.must_save_first();
         let (now, live, high_watermark) = (self.now, self.live.cursor, self.high_watermark);
         let yields = match lane {
             Lane::CatchUp => false,
@@ -372,13 +442,20 @@ impl Partition {
             Lane::CatchUp => live,
             Lane::Live => high_watermark,
         };
-        let Some(run) = self.run_mut(lane) else { return };
+        let Some(run) = self.run_mut(lane) else {
+            return;
+        };
         if let LaneState::Failed { until } = run.state
             && until <= now
         {
             run.state = LaneState::Idle;
         }
-        if yields || run.cursor >= until || !matches!(run.state, LaneState::Idle) {
+        if run.damaged.is_some_and(|damaged| damaged <= run.cursor) {
+            run.damaged = None;
+        }
+        let until = run.damaged.map_or(until, |damaged| damaged.min(until));
+        if must_save_first || yields || run.cursor >= until || !matches!(run.state, LaneState::Idle)
+        {
             return;
         }
         run.state = LaneState::Fetching;

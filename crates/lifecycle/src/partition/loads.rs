@@ -1,5 +1,7 @@
 //! Loads of a partition: permits, answers of the store, retries, and the way out.
 
+use std::time::Duration;
+
 use workspace_status::Epoch;
 
 use super::{Partition, Unsaved};
@@ -17,10 +19,16 @@ impl Partition {
         workspace.phase = Phase::Queued;
         workspace.target = None;
         if let Some(since) = workspace.ready_since.take() {
-            workspace.failures.were_well_for(&self.limits.retry, self.now.since(since));
+            workspace
+                .failures
+                .were_well_for(&self.limits.retry, self.now.since(since));
         }
         let epoch = workspace.epoch;
-        let urgency = if workspace.urgent { Urgency::Urgent } else { Urgency::Ordinary };
+        let urgency = if workspace.urgent {
+            Urgency::Urgent
+        } else {
+            Urgency::Ordinary
+        };
         self.loading += 1;
         self.report(slot, Report::Begin { epoch });
         self.out.push(Action::AskPermit { slot, urgency });
@@ -35,7 +43,11 @@ impl Partition {
         workspace.phase = Phase::Loading;
         let (epoch, first_offset) = (workspace.epoch, workspace.next_offset);
         self.report(slot, Report::Load);
-        self.out.push(Action::Load { slot, epoch, first_offset });
+        self.out.push(Action::Load {
+            slot,
+            epoch,
+            first_offset,
+        });
     }
 
     pub(super) fn loaded(
@@ -50,7 +62,7 @@ impl Partition {
             self.out.push(Action::Drop { slot });
             return;
         }
-        self.now_in_store(slot);
+        self.unclaimed.remove(&slot);
         let target = self.high_watermark;
         let workspace = self.workspaces.at_mut(slot);
         workspace.saved_next_offset = next_offset;
@@ -69,11 +81,17 @@ impl Partition {
         }
         workspace.events_applied = events_applied;
         workspace.target = Some(target);
-        self.report(slot, Report::Replay { from: next_offset, target });
+        self.report(
+            slot,
+            Report::Replay {
+                from: next_offset,
+                target,
+            },
+        );
         if unsaved == Unsaved::Something {
             self.mark_unsaved(slot, 0);
         }
-        let lane = Lane::ALL
+        let lane = [Lane::Live, Lane::CatchUp]
             .into_iter()
             .find(|lane| self.run(*lane).is_some_and(|run| next_offset >= run.cursor));
         if let Some(lane) = lane {
@@ -95,7 +113,7 @@ impl Partition {
             LoadFailure::Retry(reason) => self.retry_later(slot, reason),
             LoadFailure::Park(reason) => self.park(slot, reason),
             LoadFailure::Fenced { stored } => {
-                self.now_in_store(slot);
+                self.unclaimed.remove(&slot);
                 let workspace = self.workspaces.at_mut(slot);
                 workspace.epoch = workspace.epoch.max(stored);
                 let reason = format!("epoch {epoch} is not above {stored}, which the store holds");
@@ -114,18 +132,26 @@ impl Partition {
         current
     }
 
-    fn now_in_store(&mut self, slot: Slot) {
-        self.workspaces.at_mut(slot).known_to_store = true;
-        self.unclaimed.retain(|unclaimed| *unclaimed != slot);
-    }
-
     fn retry_later(&mut self, slot: Slot, reason: String) {
         let workspace = self.workspaces.at_mut(slot);
         let (attempt, retry_in) = workspace.failures.fail(&self.limits.retry, &workspace.id);
+        self.try_again(slot, reason, attempt, retry_in);
+    }
+
+    fn try_again(&mut self, slot: Slot, reason: String, attempt: u32, retry_in: Duration) {
         let at = self.now + retry_in;
+        let workspace = self.workspaces.at_mut(slot);
         workspace.phase = Phase::Retrying { at };
+        workspace.target = None;
         self.retries.insert((at, slot));
-        self.report(slot, Report::Retrying { reason, attempt, retry_in });
+        self.report(
+            slot,
+            Report::Retrying {
+                reason,
+                attempt,
+                retry_in,
+            },
+        );
     }
 
     fn park(&mut self, slot: Slot, reason: String) {
@@ -134,6 +160,36 @@ impl Partition {
         workspace.target = None;
         workspace.urgent = false;
         self.report(slot, Report::Parked { reason });
+    }
+
+    /// A newer load of a workspace in memory is known to the store: nothing of this one can be saved.
+    ///
+    /// Mostly this process has lost the partition and is not told yet. But the
+    /// newer load may also be a late one of an owner before, who has dropped it
+    /// since; so it is loaded again, after a wait in which the group can tell.
+    pub(super) fn taken_over(&mut self, slot: Slot) {
+        let workspace = self.workspaces.at(slot);
+        let reason = format!(
+            "a newer load than epoch {} has taken it over",
+            workspace.epoch
+        );
+        let handed_over = matches!(
+            workspace.phase,
+            Phase::Leaving {
+                then: AfterLeaving::HandedOver,
+                ..
+            }
+        );
+        self.refuse_ticket(slot, CommandError::Failed(reason.clone()));
+        self.step_out(slot);
+        self.out.push(Action::Drop { slot });
+        if handed_over {
+            self.let_go(slot, "a newer load has taken it over");
+            return;
+        }
+        let workspace = self.workspaces.at_mut(slot);
+        let (attempt, _) = workspace.failures.fail(&self.limits.retry, &workspace.id);
+        self.try_again(slot, reason, attempt, self.limits.retry.longest);
     }
 
     pub(super) fn retry_loads(&mut self) {
@@ -147,17 +203,21 @@ impl Partition {
 
     /// Stops a workspace that is in memory; it goes when it is saved.
     pub(super) fn leave(&mut self, slot: Slot, then: AfterLeaving, why: &'static str) {
-        self.refuse_ticket(slot);
+        self.refuse_ticket(slot, CommandError::Leaving);
         self.step_out(slot);
-        self.workspaces.at_mut(slot).phase = Phase::Leaving { then, planned: false };
+        self.workspaces.at_mut(slot).phase = Phase::Leaving {
+            then,
+            planned: false,
+        };
         self.report(slot, Report::Unloading { why });
         self.mark_unsaved(slot, 0);
         self.save_soon();
     }
 
-    /// Ends what a workspace that is not in memory was doing.
-    pub(super) fn let_go(&mut self, slot: Slot) {
+    /// Ends what a workspace that is not in memory (any more) was doing.
+    pub(super) fn let_go(&mut self, slot: Slot, why: &'static str) {
         let was = std::mem::replace(&mut self.workspaces.at_mut(slot).phase, Phase::Cold);
+        let was_leaving = matches!(was, Phase::Leaving { .. });
         match was {
             Phase::Cold => return,
             Phase::Queued => {
@@ -168,12 +228,19 @@ impl Partition {
             Phase::Retrying { at } => {
                 self.retries.remove(&(at, slot));
             }
-            Phase::Parked | Phase::Waiting | Phase::Following { .. } | Phase::Stopped { .. } | Phase::Leaving { .. } => {}
+            Phase::Parked
+            | Phase::Waiting
+            | Phase::Following { .. }
+            | Phase::Stopped { .. }
+            | Phase::Leaving { .. } => {}
         }
         let workspace = self.workspaces.at_mut(slot);
         workspace.target = None;
         workspace.ready_since = None;
         workspace.urgent = false;
+        if !was_leaving {
+            self.report(slot, Report::Unloading { why });
+        }
         self.report(slot, Report::Gone);
     }
 
@@ -183,24 +250,36 @@ impl Partition {
         self.workspaces.at_mut(slot).unsaved = false;
         match then {
             AfterLeaving::Cold(ticket) => {
-                self.let_go(slot);
+                self.let_go(slot, "an operator unloads it");
                 if let Some(ticket) = ticket {
-                    self.out.push(Action::Reply { ticket, result: Ok(()) });
+                    self.out.push(Action::Reply {
+                        ticket,
+                        result: Ok(()),
+                    });
                 }
             }
-            AfterLeaving::HandedOver => self.let_go(slot),
-            AfterLeaving::Reload => {
+            AfterLeaving::HandedOver => self.let_go(slot, "the partition is handed over"),
+            AfterLeaving::Reload(ticket) => {
                 self.workspaces.at_mut(slot).urgent = true;
                 self.begin_load(slot);
+                if let Some(ticket) = ticket {
+                    self.out.push(Action::Reply {
+                        ticket,
+                        result: Ok(()),
+                    });
+                }
             }
         }
     }
 
     /// Answers whoever waits for a command of a workspace that goes another way.
-    pub(super) fn refuse_ticket(&mut self, slot: Slot) {
+    pub(super) fn refuse_ticket(&mut self, slot: Slot, error: CommandError) {
         let ticket = match &mut self.workspaces.at_mut(slot).phase {
             Phase::Stopped { skip, .. } => skip.take(),
-            Phase::Leaving { then: AfterLeaving::Cold(ticket), .. } => ticket.take(),
+            Phase::Leaving {
+                then: AfterLeaving::Cold(ticket) | AfterLeaving::Reload(ticket),
+                ..
+            } => ticket.take(),
             Phase::Leaving { .. }
             | Phase::Cold
             | Phase::Queued
@@ -211,7 +290,10 @@ impl Partition {
             | Phase::Following { .. } => None,
         };
         if let Some(ticket) = ticket {
-            self.out.push(Action::Reply { ticket, result: Err(CommandError::Leaving) });
+            self.out.push(Action::Reply {
+                ticket,
+                result: Err(error),
+            });
         }
     }
 }

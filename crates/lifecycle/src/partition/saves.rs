@@ -41,6 +41,12 @@ impl Saving {
         self.committed
     }
 
+    /// The next attempt does not wait: a handover has a deadline.
+    pub(super) fn try_at_once(&mut self) {
+        self.again_at = None;
+        self.failures.clear();
+    }
+
     pub(super) fn forget(&mut self) {
         *self = Self::default();
     }
@@ -85,9 +91,16 @@ impl Partition {
         }
         let stale = match self.ownership {
             Ownership::Owned => Some(self.saving.stale_at + self.limits.stale_after),
-            Ownership::Leaving | Ownership::New | Ownership::Listing | Ownership::ListAgain { .. } | Ownership::Over => None,
+            Ownership::Leaving
+            | Ownership::New
+            | Ownership::Listing
+            | Ownership::ListAgain { .. }
+            | Ownership::Over => None,
         };
-        let unsaved = self.saving.unsaved_since.map(|since| since + self.limits.save_every);
+        let unsaved = self
+            .saving
+            .unsaved_since
+            .map(|since| since + self.limits.save_every);
         [unsaved, stale].into_iter().flatten().min()
     }
 
@@ -138,12 +151,14 @@ impl Partition {
                 unloaded,
             });
         }
+        // Taken also where nobody is left to save: those events are replayed, and must not hold up the rest.
+        let events = std::mem::take(&mut self.saving.unsaved_events);
         if plan.workspaces.is_empty() && plan.committed <= self.saving.committed {
             return;
         }
         self.saving.under_way = Some(UnderWay {
             plan: plan.clone(),
-            events: std::mem::take(&mut self.saving.unsaved_events),
+            events,
         });
         self.out.push(Action::Save(plan));
     }
@@ -191,15 +206,16 @@ impl Partition {
             let workspace = self.workspaces.at_mut(one.slot);
             if refused.contains(&one.slot) {
                 if workspace.in_memory() && workspace.epoch == one.epoch {
-                    self.refuse_ticket(one.slot);
-                    self.step_out(one.slot);
-                    self.out.push(Action::Drop { slot: one.slot });
-                    self.let_go(one.slot);
+                    self.taken_over(one.slot);
                 }
                 continue;
             }
             workspace.saved_next_offset = workspace.saved_next_offset.max(one.next_offset);
-            if let Phase::Leaving { then, planned: true } = workspace.phase {
+            if let Phase::Leaving {
+                then,
+                planned: true,
+            } = workspace.phase
+            {
                 self.left(one.slot, then);
             }
         }

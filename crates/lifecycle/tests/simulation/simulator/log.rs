@@ -1,0 +1,187 @@
+//! The model of a partition's log, and what each workspace must be after any part of it.
+
+use workspace_lifecycle::{FetchFailure, Offset};
+
+use super::random::mix;
+
+/// What an event does to its workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Plain,
+    AsksForSave,
+    Poison,
+    /// Cannot be read, so nobody can tell whose it is.
+    Damaged,
+    /// An offset without a record, or a record that belongs to nobody.
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Event {
+    pub(crate) offset: u64,
+    pub(crate) workspace: usize,
+    pub(crate) kind: Kind,
+}
+
+/// The state of a workspace: which events it has applied, in which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Fold {
+    pub(crate) count: u64,
+    pub(crate) hash: u64,
+    pub(crate) last: Option<u64>,
+}
+
+impl Fold {
+    pub(crate) fn with(self, offset: u64) -> Self {
+        Self {
+            count: self.count + 1,
+            hash: mix(self.hash ^ mix(offset + 1)),
+            last: Some(offset),
+        }
+    }
+}
+
+/// How a read meets a damaged record behind readable ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// The readable ones come first.
+    EndsTheBatch,
+    /// The whole read fails and names the damaged one.
+    FailsTheRead,
+}
+
+#[derive(Debug)]
+pub(crate) struct Log {
+    events: Vec<Event>,
+    pub(crate) low: u64,
+    damage: Damage,
+    folds: Vec<Vec<Fold>>,
+    poison: Vec<Vec<u64>>,
+    firsts: Vec<Option<u64>>,
+    damaged: Vec<u64>,
+}
+
+pub(crate) struct Batch {
+    pub(crate) events: Vec<Event>,
+    pub(crate) next_offset: u64,
+}
+
+impl Log {
+    pub(crate) fn new(workspaces: usize, damage: Damage) -> Self {
+        Self {
+            events: Vec::new(),
+            low: 0,
+            damage,
+            folds: vec![Vec::new(); workspaces],
+            poison: vec![Vec::new(); workspaces],
+            firsts: vec![None; workspaces],
+            damaged: Vec::new(),
+        }
+    }
+
+    pub(crate) fn append(&mut self, workspace: usize, kind: Kind) {
+        let offset = self.high();
+        self.events.push(Event {
+            offset,
+            workspace,
+            kind,
+        });
+        match kind {
+            Kind::Plain | Kind::AsksForSave => {
+                let folds = &mut self.folds[workspace];
+                folds.push(folds.last().copied().unwrap_or_default().with(offset));
+            }
+            Kind::Poison => self.poison[workspace].push(offset),
+            Kind::Damaged => self.damaged.push(offset),
+            Kind::Nothing => {}
+        }
+        if !matches!(kind, Kind::Damaged | Kind::Nothing) {
+            self.firsts[workspace].get_or_insert(offset);
+        }
+    }
+
+    pub(crate) fn high(&self) -> u64 {
+        self.events.len() as u64
+    }
+
+    pub(crate) fn workspaces(&self) -> usize {
+        self.folds.len()
+    }
+
+    /// What a workspace is when it has applied exactly its events below an offset, but for poison.
+    pub(crate) fn fold(&self, workspace: usize, below: u64) -> Fold {
+        let folds = &self.folds[workspace];
+        let covered = folds.partition_point(|fold| fold.last.is_some_and(|last| last < below));
+        covered
+            .checked_sub(1)
+            .map_or_else(Fold::default, |index| folds[index])
+    }
+
+    /// First event that can be told to be of the workspace.
+    pub(crate) fn first(&self, workspace: usize) -> Option<u64> {
+        self.firsts[workspace]
+    }
+
+    /// Events below an offset that the workspace cannot apply.
+    pub(crate) fn poison_below(&self, workspace: usize, below: u64) -> impl Iterator<Item = u64> {
+        let poison = &self.poison[workspace];
+        poison[..poison.partition_point(|offset| *offset < below)]
+            .iter()
+            .copied()
+    }
+
+    pub(crate) fn is_poison_of(&self, workspace: usize, offset: u64) -> bool {
+        self.poison[workspace].binary_search(&offset).is_ok()
+    }
+
+    pub(crate) fn damaged_in(&self, from: u64, below: u64) -> impl Iterator<Item = u64> {
+        self.damaged
+            .iter()
+            .copied()
+            .filter(move |offset| (from..below).contains(offset))
+    }
+
+    pub(crate) fn is_damaged(&self, offset: u64) -> bool {
+        self.damaged.binary_search(&offset).is_ok()
+    }
+
+    pub(crate) fn read(
+        &self,
+        from: u64,
+        until: u64,
+        records: usize,
+    ) -> Result<Batch, FetchFailure> {
+        if from < self.low {
+            return Err(FetchFailure::FellOut {
+                low_watermark: Offset(self.low),
+            });
+        }
+        if from > self.high() {
+            return Err(FetchFailure::BeyondEnd {
+                high_watermark: Offset(self.high()),
+            });
+        }
+        let mut batch = Batch {
+            events: Vec::new(),
+            next_offset: from,
+        };
+        while batch.next_offset < until.min(self.high()) && batch.events.len() < records {
+            let event = self.events[usize::try_from(batch.next_offset).unwrap()];
+            match event.kind {
+                Kind::Damaged
+                    if batch.next_offset == from || self.damage == Damage::FailsTheRead =>
+                {
+                    return Err(FetchFailure::Damaged {
+                        offset: Offset(event.offset),
+                        reason: format!("record {} is damaged", event.offset),
+                    });
+                }
+                Kind::Damaged => break,
+                Kind::Nothing => {}
+                Kind::Plain | Kind::AsksForSave | Kind::Poison => batch.events.push(event),
+            }
+            batch.next_offset += 1;
+        }
+        Ok(batch)
+    }
+}

@@ -1,0 +1,99 @@
+//! Lives of the deciding machine, thousands of them, each from one seed.
+//!
+//! The world around the machine is a model: logs, a store with what it
+//! answered and what would outlive the power, processes with their permits and
+//! answers on their way, operators, a group that assigns partitions. One step
+//! is one thing that happens somewhere; after each the promises are checked.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test: what cannot be is to end it at once"
+)]
+
+mod desk;
+mod driver;
+mod env;
+mod log;
+mod random;
+mod recovery;
+mod rules;
+mod sabotage;
+mod shown;
+mod store;
+mod world;
+
+use std::fmt;
+
+pub(crate) use env::Tally;
+pub(crate) use rules::{Rule, Violation};
+pub(crate) use sabotage::Sabotage;
+
+/// A life in which a promise was broken.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) seed: u64,
+    pub(crate) step: u64,
+    pub(crate) violation: Violation,
+    /// What happened last, where it was traced.
+    pub(crate) trace: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.trace {
+            writeln!(f, "{line}")?;
+        }
+        let step = if self.step == world::TROUBLE_IS_OVER {
+            "after the trouble".to_owned()
+        } else {
+            format!("at step {}", self.step)
+        };
+        write!(
+            f,
+            "seed {} breaks a promise {step}: {}",
+            self.seed, self.violation
+        )
+    }
+}
+
+/// How much of a life is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Traced {
+    Nothing,
+    /// The last lines.
+    End,
+    Whole,
+}
+
+/// Lives one life; one that breaks a promise is lived again to tell what happened.
+pub(crate) fn run(seed: u64, sabotage: Sabotage) -> Result<Tally, Box<Failure>> {
+    match live(seed, sabotage, Traced::Nothing) {
+        Ok((tally, _)) => Ok(tally),
+        Err(failure) => match live(seed, sabotage, Traced::End) {
+            Err(traced) if traced.violation == failure.violation => Err(traced),
+            other => panic!("seed {seed} is not the same twice: {failure}, then {other:?}"),
+        },
+    }
+}
+
+/// Lives one life and gives what happened in it.
+pub(crate) fn live(
+    seed: u64,
+    sabotage: Sabotage,
+    traced: Traced,
+) -> Result<(Tally, Vec<String>), Box<Failure>> {
+    let mut world = world::World::new(seed, sabotage, traced);
+    let lived = world.live();
+    let trace = world.env.take_trace();
+    match lived {
+        Ok(()) => Ok((world.env.tally, trace)),
+        Err(violation) => Err(Box::new(Failure {
+            seed,
+            step: world.step,
+            violation,
+            trace,
+        })),
+    }
+}

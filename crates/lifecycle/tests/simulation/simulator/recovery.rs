@@ -1,0 +1,302 @@
+//! The end of a life: trouble stops, and everything has to come right in bounded time.
+
+use std::time::Duration;
+
+use workspace_lifecycle::{Command, Input};
+
+use super::driver::{Driver, id_of};
+use super::env::{Faults, Stop};
+use super::rules::{Rule, Violation, ensure};
+use super::shown::Shown;
+use super::world::{TROUBLE_IS_OVER, World};
+
+/// Longest time in which everything that can get ready is ready.
+const SETTLES_IN: Duration = Duration::from_mins(5);
+
+/// Most things that happen in that time.
+const STEPS_MOST: u64 = 200_000;
+
+/// What is left to be done with a workspace that stands still.
+enum Rest {
+    Done,
+    NotYet(String),
+    Needs(Command),
+}
+
+impl World {
+    pub(crate) fn recover(&mut self) -> Result<(), Violation> {
+        self.end_trouble()?;
+        self.settle(World::everything_rests)?;
+        self.operators_help()?;
+        self.everything_is_ready()?;
+
+        self.env.note(|| "everything is handed over".to_owned());
+        let refused = self.refused();
+        self.hand_over()?;
+        // A late claim of an owner before may still stand against a save: then the log has it.
+        if self.refused() == refused {
+            self.everything_is_stored()?;
+        }
+
+        self.env.note(|| "everything is started again".to_owned());
+        for _ in 0..self.env.config.processes {
+            self.start_process();
+        }
+        self.settle(World::everything_rests)?;
+        self.operators_help()?;
+        self.everything_is_ready()
+    }
+
+    fn end_trouble(&mut self) -> Result<(), Violation> {
+        self.env.note(|| "trouble ends".to_owned());
+        self.env.faults = Faults::default();
+        self.env.store_is_down = false;
+        self.step = TROUBLE_IS_OVER;
+        for index in 0..self.processes.len() {
+            let out: Vec<_> = self.processes[index]
+                .drivers
+                .iter()
+                .filter(|driver| {
+                    !driver.released && self.owners[driver.at.partition] != Some(driver.at)
+                })
+                .map(|driver| driver.at)
+                .collect();
+            for at in out {
+                let told = self.tell(at, Input::Lost);
+                self.survive(told)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets everything happen that is under way, and time pass, until `rests`.
+    fn settle(&mut self, rests: fn(&World) -> Result<(), String>) -> Result<(), Violation> {
+        let until = self.env.now + SETTLES_IN;
+        for _ in 0..STEPS_MOST {
+            let worked = self.work().map_err(|(_, stop)| match stop {
+                Stop::Broken(violation) => violation,
+                Stop::Crash => unreachable!("no faults"),
+            })?;
+            if worked {
+                continue;
+            }
+            let Err(missing) = rests(self) else {
+                return Ok(());
+            };
+            let next = self.next_wake();
+            let Some(next) = next.filter(|next| *next <= until) else {
+                return ensure(false, Rule::Settles, || {
+                    format!("{missing}; it wakes at {next:?}")
+                });
+            };
+            self.env.now = next.max(self.env.now);
+        }
+        ensure(false, Rule::Settles, || "busy without end".to_owned())
+    }
+
+    fn everything_rests(&self) -> Result<(), String> {
+        self.for_each_rest(|what, rest| match rest {
+            Rest::NotYet(missing) => Err(format!("{what} {missing}")),
+            Rest::Done | Rest::Needs(_) => Ok(()),
+        })
+    }
+
+    fn everything_is_ready(&mut self) -> Result<(), Violation> {
+        let ready = self.for_each_rest(|what, rest| match rest {
+            Rest::NotYet(missing) => Err(format!("{what} {missing}")),
+            Rest::Needs(command) => Err(format!("{what} needs {command:?}")),
+            Rest::Done => Ok(()),
+        });
+        ensure(ready.is_ok(), Rule::Settles, || ready.unwrap_err())?;
+        for process in &self.processes {
+            for driver in &process.drivers {
+                let asked = driver.tickets.len();
+                ensure(asked == 0, Rule::Replies, || {
+                    format!("{asked} operators have no answer")
+                })?;
+            }
+            let held = process.desk.admission.held() + process.desk.admission.queued();
+            ensure(held == 0, Rule::Permits, || {
+                format!("{held} permits are held or waited for")
+            })?;
+        }
+        Ok(())
+    }
+
+    fn for_each_rest(
+        &self,
+        mut see: impl FnMut(String, Rest) -> Result<(), String>,
+    ) -> Result<(), String> {
+        for (partition, owner) in self.owners.iter().enumerate() {
+            let mut drivers = self.processes.iter().flat_map(|process| &process.drivers);
+            let Some(driver) = owner.and_then(|at| drivers.find(|driver| driver.at == at)) else {
+                return Err(format!("nobody has partition {partition}"));
+            };
+            let high = self.env.logs[partition].high();
+            let position = driver.machine.position();
+            if position.position.0 < high || position.target.is_some() {
+                return Err(format!(
+                    "partition {partition} is at {position:?} of {high}"
+                ));
+            }
+            for workspace in 0..self.env.config.workspaces {
+                see(
+                    format!("w{workspace} of partition {partition}"),
+                    self.rest(driver, workspace),
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn rest(&self, driver: &Driver, workspace: usize) -> Rest {
+        let partition = driver.at.partition;
+        let log = &self.env.logs[partition];
+        let Some(slot) = driver.machine.slot(&id_of(workspace)) else {
+            let key = (partition, workspace);
+            let exists =
+                log.first(workspace).is_some() || self.env.store.now.records.contains_key(&key);
+            return if exists {
+                Rest::NotYet("is not known".to_owned())
+            } else {
+                Rest::Done
+            };
+        };
+        let Some(local) = driver.locals.get(slot.index()) else {
+            return cold(false);
+        };
+        match local.shown {
+            Shown::Nothing => cold(local.asked_out),
+            Shown::Ready => {
+                let complete = log.fold(workspace, log.high());
+                match &local.memory {
+                    Some(memory) if memory.fold == complete => Rest::Done,
+                    memory => Rest::NotYet(format!("is ready with {memory:?}, not {complete:?}")),
+                }
+            }
+            Shown::Parked => {
+                let key = (partition, workspace);
+                match driver.machine.stands_at(slot) {
+                    Some(at)
+                        if log.is_poison_of(workspace, at.offset.0)
+                            || log.is_damaged(at.offset.0) =>
+                    {
+                        Rest::Needs(Command::Skip)
+                    }
+                    Some(at) => {
+                        Rest::NotYet(format!("stands at {}, which is no poison", at.offset))
+                    }
+                    None if self.env.store.is_corrupt(key) => Rest::Needs(Command::Load),
+                    None => Rest::NotYet("is parked for no reason".to_owned()),
+                }
+            }
+            Shown::Begun
+            | Shown::Loading
+            | Shown::Replaying
+            | Shown::Retrying
+            | Shown::Unloading => Rest::NotYet(format!("is {:?}", local.shown)),
+        }
+    }
+
+    /// Loads what is cold, repairs and loads what is damaged, skips poison until none is left.
+    fn operators_help(&mut self) -> Result<(), Violation> {
+        for _ in 0..=self.env.config.events {
+            let mut needs = Vec::new();
+            let seen = self.for_each_rest(|_, _| Ok(()));
+            ensure(seen.is_ok(), Rule::Settles, || seen.unwrap_err())?;
+            for (partition, owner) in self.owners.iter().enumerate() {
+                let mut drivers = self.processes.iter().flat_map(|process| &process.drivers);
+                let driver = owner.and_then(|at| drivers.find(|driver| driver.at == at));
+                for workspace in 0..self.env.config.workspaces {
+                    if let Some(driver) = driver
+                        && let Rest::Needs(command) = self.rest(driver, workspace)
+                    {
+                        needs.push((partition, driver.at, workspace, command));
+                    }
+                }
+            }
+            if needs.is_empty() {
+                return Ok(());
+            }
+            for (partition, at, workspace, command) in needs {
+                self.env
+                    .store
+                    .corrupt
+                    .retain(|key| *key != (partition, workspace));
+                let process = self
+                    .processes
+                    .iter_mut()
+                    .find(|process| process.number == at.process);
+                let Some(process) = process else { continue };
+                let driver = process.drivers.iter_mut().find(|driver| driver.at == at);
+                let Some(driver) = driver else { continue };
+                driver
+                    .command(&mut self.env, &mut process.desk, workspace, command)
+                    .map_err(|stop| match stop {
+                        Stop::Broken(violation) => violation,
+                        Stop::Crash => unreachable!("no faults"),
+                    })?;
+            }
+            self.settle(World::everything_rests)?;
+        }
+        ensure(false, Rule::Settles, || "more skips than events".to_owned())
+    }
+
+    fn hand_over(&mut self) -> Result<(), Violation> {
+        for at in self.owners.clone().into_iter().flatten() {
+            let told = self.tell(at, Input::Revoked);
+            self.survive(told)?;
+        }
+        // Nobody gets them: the owners stay as they are until all are released.
+        self.settle(|world| {
+            let mut drivers = world.processes.iter().flat_map(|process| &process.drivers);
+            match drivers.find(|driver| !driver.released) {
+                Some(driver) => Err(format!("{} is not released", driver.at)),
+                None => Ok(()),
+            }
+        })?;
+        for process in &self.processes {
+            let held = process.desk.admission.held();
+            ensure(held == 0 && process.desk.is_empty(), Rule::Permits, || {
+                format!("{held} permits are held")
+            })?;
+        }
+        self.processes.clear();
+        self.owners.fill(None);
+        Ok(())
+    }
+
+    fn refused(&self) -> u64 {
+        self.env.tally.get("saves refused").copied().unwrap_or(0)
+    }
+
+    fn everything_is_stored(&self) -> Result<(), Violation> {
+        for (partition, log) in self.env.logs.iter().enumerate() {
+            for workspace in
+                (0..self.env.config.workspaces).filter(|workspace| log.first(*workspace).is_some())
+            {
+                let record = self.env.store.now.records.get(&(partition, workspace));
+                let complete = log.fold(workspace, log.high());
+                ensure(
+                    record.is_some_and(|record| record.fold == complete),
+                    Rule::NothingLost,
+                    || {
+                        format!(
+                            "w{workspace} of partition {partition} was handed over as {record:?}, not {complete:?}"
+                        )
+                    },
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Out of memory only because an operator wanted it so.
+fn cold(asked_out: bool) -> Rest {
+    if asked_out {
+        Rest::Needs(Command::Load)
+    } else {
+        Rest::NotYet("is cold and nobody asked for that".to_owned())
+    }
+}

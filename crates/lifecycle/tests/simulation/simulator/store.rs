@@ -1,0 +1,297 @@
+//! The model of the store: what it answered, and what of it would outlive the power.
+
+use std::collections::BTreeMap;
+
+use super::log::{Fold, Log};
+use super::rules::{Rule, Violation, ensure};
+use super::sabotage::Sabotage;
+
+/// A workspace by its partition and its number there.
+pub(crate) type Key = (usize, usize);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) epoch: u64,
+    pub(crate) next_offset: u64,
+    pub(crate) events_applied: u64,
+    pub(crate) fold: Fold,
+    pub(crate) populated: bool,
+    pub(crate) unloaded: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    Event(u64),
+    Populated,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Save {
+    pub(crate) key: Key,
+    pub(crate) epoch: u64,
+    pub(crate) next_offset: u64,
+    pub(crate) events_applied: u64,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) unloaded: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Write {
+    Record(Key, Record),
+    Committed(usize, u64),
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Layer {
+    pub(crate) records: BTreeMap<Key, Record>,
+    pub(crate) committed: BTreeMap<usize, u64>,
+}
+
+impl Layer {
+    fn write(&mut self, write: Write) {
+        match write {
+            Write::Record(key, record) => drop(self.records.insert(key, record)),
+            Write::Committed(partition, offset) => drop(self.committed.insert(partition, offset)),
+        }
+    }
+
+    pub(crate) fn committed(&self, partition: usize) -> u64 {
+        self.committed.get(&partition).copied().unwrap_or(0)
+    }
+}
+
+/// What a save call wrote before it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Written {
+    All,
+    /// Some of the workspaces, each whole; the bits choose.
+    Some(u64),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Store {
+    pub(crate) now: Layer,
+    pub(crate) durable: Layer,
+    unsynced: Vec<Write>,
+    /// Entries of these are damaged: they load for nobody until they are repaired.
+    pub(crate) corrupt: Vec<Key>,
+    sabotage: Sabotage,
+}
+
+impl Store {
+    pub(crate) fn new(sabotage: Sabotage) -> Self {
+        Self {
+            sabotage,
+            ..Self::default()
+        }
+    }
+
+    fn write(&mut self, write: Write) {
+        self.now.write(write);
+        self.unsynced.push(write);
+    }
+
+    /// Begins an epoch, or answers the epoch that stands against it.
+    pub(crate) fn claim(
+        &mut self,
+        log: &Log,
+        key: Key,
+        epoch: u64,
+        first_offset: u64,
+    ) -> Result<Result<Record, u64>, Violation> {
+        let record = match self.now.records.get(&key) {
+            Some(stored) if epoch <= stored.epoch => return Ok(Err(stored.epoch)),
+            Some(stored) => Record {
+                epoch,
+                unloaded: false,
+                ..*stored
+            },
+            None => {
+                let lost = log.first(key.1).is_some_and(|first| first < first_offset);
+                ensure(!lost, Rule::NothingLost, || {
+                    format!(
+                        "{key:?} begins at {first_offset}, above its first event {:?}",
+                        log.first(key.1)
+                    )
+                })?;
+                Record {
+                    epoch,
+                    next_offset: first_offset,
+                    events_applied: 0,
+                    fold: Fold::default(),
+                    populated: false,
+                    unloaded: false,
+                }
+            }
+        };
+        self.write(Write::Record(key, record));
+        Ok(Ok(record))
+    }
+
+    /// Saves, each workspace whole; answers who was refused.
+    pub(crate) fn save(
+        &mut self,
+        logs: &[Log],
+        saves: &[Save],
+        committed: &[(usize, u64)],
+        written: Written,
+    ) -> Result<Vec<Key>, Violation> {
+        let mut refused = Vec::new();
+        for (index, save) in saves.iter().enumerate() {
+            let stored = self.now.records.get(&save.key).copied();
+            let Some(stored) = stored.filter(|stored| {
+                save.epoch >= stored.epoch || self.sabotage == Sabotage::SavesAreNotFenced
+            }) else {
+                refused.push(save.key);
+                continue;
+            };
+            if matches!(written, Written::Some(bits) if (bits >> (index % 64)) & 1 == 0) {
+                continue;
+            }
+            let next = saved(stored, save);
+            if self.sabotage == Sabotage::NextOffsetSavedBeforeChanges {
+                let torn = Record {
+                    fold: stored.fold,
+                    populated: stored.populated,
+                    ..next
+                };
+                self.write(Write::Record(save.key, torn));
+                check_record(&logs[save.key.0], save.key, &torn)?;
+            }
+            ensure(
+                next.next_offset >= stored.next_offset,
+                Rule::NothingLost,
+                || {
+                    format!(
+                        "{:?} goes back from {} to {}",
+                        save.key, stored.next_offset, next.next_offset
+                    )
+                },
+            )?;
+            ensure(next.epoch >= stored.epoch, Rule::EpochsGrow, || {
+                format!(
+                    "{:?} goes back from epoch {} to {}",
+                    save.key, stored.epoch, next.epoch
+                )
+            })?;
+            check_record(&logs[save.key.0], save.key, &next)?;
+            self.write(Write::Record(save.key, next));
+        }
+        if !matches!(written, Written::Some(bits) if bits & (1 << 63) == 0) {
+            for (partition, offset) in committed {
+                self.write(Write::Committed(*partition, *offset));
+                check_committed(&self.now, &logs[*partition], *partition)?;
+            }
+        }
+        Ok(refused)
+    }
+
+    pub(crate) fn sync(&mut self) {
+        for write in self.unsynced.drain(..) {
+            self.durable.write(write);
+        }
+    }
+
+    /// Keeps at least what was synced, and of the rest what was written first.
+    pub(crate) fn lose_power(&mut self, kept: usize) {
+        self.unsynced.truncate(kept);
+        self.sync();
+        self.now = self.durable.clone();
+    }
+
+    pub(crate) fn unsynced(&self) -> usize {
+        self.unsynced.len()
+    }
+
+    pub(crate) fn is_corrupt(&self, key: Key) -> bool {
+        self.corrupt.contains(&key)
+    }
+}
+
+fn saved(stored: Record, save: &Save) -> Record {
+    let mut next = Record {
+        epoch: save.epoch,
+        next_offset: save.next_offset,
+        events_applied: save.events_applied,
+        unloaded: save.unloaded,
+        ..stored
+    };
+    for change in &save.changes {
+        match change {
+            // A change that is there already is written over itself.
+            Change::Event(offset) if next.fold.last.is_some_and(|last| *offset <= last) => {}
+            Change::Event(offset) => next.fold = next.fold.with(*offset),
+            Change::Populated => next.populated = true,
+        }
+    }
+    next
+}
+
+/// Every seventh workspace or so has contents of its own before its first event.
+pub(crate) fn is_seeded(key: Key) -> bool {
+    (key.0 + key.1 * 3).is_multiple_of(7)
+}
+
+fn check_record(log: &Log, key: Key, record: &Record) -> Result<(), Violation> {
+    let expected = log.fold(key.1, record.next_offset);
+    ensure(record.fold == expected, Rule::StoreIsFold, || {
+        format!(
+            "{key:?} at {} holds {:?}, not {expected:?}",
+            record.next_offset, record.fold
+        )
+    })?;
+    ensure(
+        record.events_applied == expected.count,
+        Rule::StoreIsFold,
+        || {
+            format!(
+                "{key:?} counts {} events, not {}",
+                record.events_applied, expected.count
+            )
+        },
+    )?;
+    let populated = record.populated || record.fold.count == 0 || !is_seeded(key);
+    ensure(populated, Rule::StoreIsFold, || {
+        format!("{key:?} lost what it was populated with")
+    })
+}
+
+/// Below `committed` every workspace with events is known to the store.
+pub(crate) fn check_committed(layer: &Layer, log: &Log, partition: usize) -> Result<(), Violation> {
+    let committed = layer.committed(partition);
+    for workspace in 0..log.workspaces() {
+        let known = layer.records.contains_key(&(partition, workspace));
+        let below = log.first(workspace).is_some_and(|first| first < committed);
+        ensure(known || !below, Rule::Committed, || {
+            format!(
+                "{:?} has events below {committed} and is not known",
+                (partition, workspace)
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// What the log forgets is covered by what the store holds durably.
+pub(crate) fn check_trim(
+    durable: &Layer,
+    log: &Log,
+    partition: usize,
+    low: u64,
+) -> Result<(), Violation> {
+    for workspace in 0..log.workspaces() {
+        let key = (partition, workspace);
+        let needed = log.first(workspace).is_some_and(|first| first < low);
+        let record = durable.records.get(&key);
+        let covered = record.is_some_and(|record| {
+            log.fold(workspace, record.next_offset).count >= log.fold(workspace, low).count
+                && log
+                    .poison_below(workspace, low)
+                    .all(|poison| poison < record.next_offset)
+        });
+        ensure(covered || !needed, Rule::Trim, || {
+            format!("{key:?} needs events below {low}, the durable store has {record:?}")
+        })?;
+    }
+    Ok(())
+}
