@@ -1,7 +1,8 @@
 //! Everything the commands print: results on standard output, notices and errors on standard error.
 
-use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{Cell, Color, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressDrawTarget};
+use jiff::Timestamp;
 use serde::Serialize;
 use std::{
     env,
@@ -9,9 +10,6 @@ use std::{
     io::{self, IsTerminal, Write},
     process,
 };
-
-/// On a narrower terminal, or one that does not tell its width, lines are left to the terminal.
-const WIDTH_LEAST: u16 = 60;
 
 /// What results look like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -66,6 +64,11 @@ impl<T: Display> From<T> for Field {
     }
 }
 
+/// An instant with milliseconds, always of the same width.
+pub(crate) fn instant(instant: Timestamp) -> String {
+    format!("{instant:.3}")
+}
+
 /// Prints a line on standard output.
 pub(crate) fn line(text: impl Display) {
     finish(writeln!(io::stdout().lock(), "{text}"));
@@ -113,17 +116,14 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
 
 /// What a table is drawn for.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Style {
-    terminal: bool,
+struct Style {
     colours: bool,
 }
 
 impl Style {
     fn of_stdout() -> Self {
-        let terminal = io::stdout().is_terminal();
         Self {
-            terminal,
-            colours: terminal && colours_wanted(),
+            colours: io::stdout().is_terminal() && colours_wanted(),
         }
     }
 }
@@ -135,35 +135,25 @@ fn render<const N: usize>(
 ) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    let fits_lines = style.terminal && table.width().is_some_and(|width| width >= WIDTH_LEAST);
-    table.set_content_arrangement(if fits_lines {
-        ContentArrangement::Dynamic
-    } else {
-        ContentArrangement::Disabled
-    });
+    // Long lines are left to the terminal: a message broken into a narrow column is harder to read.
+    table.set_content_arrangement(ContentArrangement::Disabled);
     if style.colours {
         table.enforce_styling();
     }
-    table.set_header(header.map(|name| paint(field(name, Tone::Faint), style)));
+    if header.iter().any(|name| !name.is_empty()) {
+        table.set_header(header.map(|name| paint(field(name, Tone::Faint), style)));
+    }
     for row in rows {
         table.add_row(row.map(|field| paint(field, style)));
     }
-    for (column, name) in table.column_iter_mut().zip(header) {
+    for column in table.column_iter_mut() {
         column.set_padding((0, 2));
-        if !is_prose(name) {
-            column.set_constraint(ColumnConstraint::ContentWidth);
-        }
     }
     table
         .lines()
         .map(|line| line.trim_end().to_owned())
         .collect::<Vec<_>>()
         .join("\n")
-}
-
-/// Whether a column holds sentences, which may go over several lines; ids and states may not.
-fn is_prose(header: &str) -> bool {
-    matches!(header, "MESSAGE" | "")
 }
 
 fn paint(field: Field, style: Style) -> Cell {
@@ -219,10 +209,7 @@ mod tests {
 
     #[test]
     fn a_table_off_a_terminal_is_plain_aligned_text() {
-        let style = Style {
-            terminal: false,
-            colours: false,
-        };
+        let style = Style { colours: false };
         let rows = [
             ["a".into(), field("ready", Tone::Good)],
             ["longer-name".into(), field("error", Tone::Bad)],
@@ -235,10 +222,7 @@ mod tests {
 
     #[test]
     fn a_table_on_a_terminal_is_coloured() {
-        let style = Style {
-            terminal: true,
-            colours: true,
-        };
+        let style = Style { colours: true };
         let text = render(["STATE"], [[field("ready", Tone::Good)]], style);
         assert!(text.contains("\u{1b}[38;5;10mready"), "{text:?}");
     }

@@ -49,7 +49,7 @@ fn show(status: &Status) {
             ["WHEN", "FROM", "TO", "MESSAGE"],
             status.recent_history.iter().map(|transition| {
                 [
-                    transition.timestamp.into(),
+                    output::instant(transition.timestamp).into(),
                     transition.from_state.as_str().into(),
                     field(&transition.to_state, tone(&transition.to_state)),
                     transition.message.as_str().into(),
@@ -68,10 +68,13 @@ fn rows(status: &Status) -> Vec<[Field; 2]> {
     add("message", status.message.as_str().into());
     if let Some(entered) = status.state_entered {
         let lasting = status.time_in_state.as_deref().unwrap_or_default();
-        add("since", format!("{entered} ({lasting})").into());
+        add(
+            "since",
+            format!("{} ({lasting})", output::instant(entered)).into(),
+        );
     }
     if let Some(updated) = status.last_updated {
-        add("updated", updated.into());
+        add("updated", output::instant(updated).into());
     }
     if let Some(message) = &status.error_message {
         add("error", field(message, tone("error")));
@@ -81,7 +84,7 @@ fn rows(status: &Status) -> Vec<[Field; 2]> {
         if let (Some(attempt), Some(at)) = (error.attempt, error.next_retry_at) {
             add(
                 "next retry",
-                format!("{at} (attempt {attempt} failed)").into(),
+                format!("{} (attempt {attempt} failed)", output::instant(at)).into(),
             );
         }
     }

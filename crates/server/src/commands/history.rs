@@ -76,7 +76,7 @@ fn show(client: &Client, whole: &Whole) -> Result<(), ClientError> {
     };
     let rows = transitions.iter().enumerate().map(|(place, transition)| {
         [
-            transition.timestamp.into(),
+            output::instant(transition.timestamp).into(),
             transition.epoch.into(),
             transition.from_state.as_str().into(),
             lasted(phases.get(place)).into(),
