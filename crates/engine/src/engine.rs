@@ -18,7 +18,7 @@ use workspace_lifecycle::{
     Admission, AdmissionLimits, Command, CommandError, Input, Limits, Offset, Partition,
     PartitionId, Slot, Urgency,
 };
-use workspace_status::{Tracker, WorkspaceId};
+use workspace_status::{Tracker, WorkspaceId, WorkspaceStatus};
 
 use crate::counters::EngineCounters;
 use crate::driver::loader::{self, LoadJob};
@@ -164,6 +164,8 @@ pub(crate) struct Shared<W> {
     pub(crate) populate: Arc<dyn Populate>,
     pub(crate) counters: EngineCounters,
     pub(crate) workspaces: RwLock<HashMap<WorkspaceId, Arc<LoadedWorkspace<W>>>>,
+    /// Statuses that left the tracker, until their last transitions are written to the history.
+    pub(crate) left: Mutex<Vec<Arc<WorkspaceStatus>>>,
     pub(crate) began: Instant,
     pub(crate) ending: AtomicBool,
     posts: Vec<Post<W>>,
@@ -385,6 +387,7 @@ impl<W: Workspace> Engine<W> {
             populate,
             counters: EngineCounters::default(),
             workspaces: RwLock::new(HashMap::new()),
+            left: Mutex::default(),
             began: Instant::now(),
             ending: AtomicBool::new(false),
             posts,

@@ -1,7 +1,6 @@
 //! Writes every transition to the store, from the status' change feed.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,10 +19,9 @@ const GATHER: Duration = Duration::from_millis(100);
 /// Most workspaces whose transitions are gathered before a write.
 const WORKSPACES_PER_WRITE: usize = 1024;
 
-/// What was written last of each workspace. The status is held, so that the last
-/// transitions of one that leaves the tracker are not missed.
+/// The last transition written, of each workspace in the tracker.
 #[derive(Default)]
-struct Written(HashMap<WorkspaceId, (Arc<WorkspaceStatus>, (Epoch, u64))>);
+struct Written(HashMap<WorkspaceId, (Epoch, u64)>);
 
 /// Writes until the engine ends, and once more then. The watcher is older than the first
 /// partition: the feed keeps nothing before somebody watches.
@@ -32,7 +30,7 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, mut watcher: Watcher) {
     loop {
         let ending = shared.ending.load(Ordering::Acquire);
         let mut changed = HashSet::new();
-        let mut records = Vec::new();
+        let mut removed = Vec::new();
         let gather_until = Instant::now() + GATHER;
         while changed.len() < WORKSPACES_PER_WRITE {
             let Some(item) = watcher.next_deadline(gather_until) else {
@@ -40,40 +38,36 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, mut watcher: Watcher) {
             };
             match item {
                 FeedItem::Change(change) => match change.kind {
-                    ChangeKind::Created => {
-                        written.hold(&shared.tracker, &change.workspace_id, &mut records);
-                    }
                     ChangeKind::Transition { .. } => {
                         changed.insert(change.workspace_id);
                     }
-                    ChangeKind::Removed => {
-                        written.take(&change.workspace_id, &mut records);
-                        if let Some((id, (status, _))) =
-                            written.0.remove_entry(&change.workspace_id)
-                            && shared
-                                .tracker
-                                .get(&id)
-                                .is_some_and(|now| Arc::ptr_eq(&now, &status))
-                        {
-                            written.0.insert(id, (status, (Epoch::new(0), 0)));
-                        }
-                    }
-                    ChangeKind::Message | ChangeKind::Metadata => {}
+                    ChangeKind::Removed => removed.push(change.workspace_id),
+                    ChangeKind::Created | ChangeKind::Message | ChangeKind::Metadata => {}
                 },
                 // The feed went on without this reader: the last 20 transitions of each are still in memory.
                 FeedItem::Resync { .. } => {
-                    changed.extend(written.0.keys().cloned());
                     for snapshot in shared.tracker.list_all() {
                         changed.extend(WorkspaceId::new(snapshot.workspace_id()));
                     }
                 }
             }
         }
+        let mut records = Vec::new();
+        // Those that have left the tracker come first: they are older than whoever has their name now.
+        for status in std::mem::take(&mut *shared.left.lock()) {
+            written.take(&status, &mut records);
+        }
         for id in &changed {
-            written.hold(&shared.tracker, id, &mut records);
-            written.take(id, &mut records);
+            if let Some(status) = shared.tracker.get(id) {
+                written.take(&status, &mut records);
+            }
         }
         write(shared, records);
+        for id in removed {
+            if shared.tracker.get(&id).is_none() {
+                written.0.remove(&id);
+            }
+        }
         if ending {
             return;
         }
@@ -81,32 +75,11 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, mut watcher: Watcher) {
 }
 
 impl Written {
-    /// Holds the status that the tracker has now; what an earlier one of the same name had to say is taken first.
-    fn hold(&mut self, tracker: &Tracker, id: &WorkspaceId, records: &mut Vec<HistoryRecord>) {
-        let Some(status) = tracker.get(id) else {
-            return;
-        };
-        let known = self.0.get(id).map(|(known, _)| Arc::ptr_eq(known, &status));
-        match known {
-            Some(true) => {}
-            Some(false) => {
-                self.take(id, records);
-                if let Some((held, _)) = self.0.get_mut(id) {
-                    *held = status;
-                }
-            }
-            None => {
-                self.0.insert(id.clone(), (status, (Epoch::new(0), 0)));
-            }
-        }
-    }
-
     /// Takes the transitions that were not written yet.
-    fn take(&mut self, id: &WorkspaceId, records: &mut Vec<HistoryRecord>) {
-        let Some((status, written)) = self.0.get_mut(id) else {
-            return;
-        };
+    fn take(&mut self, status: &WorkspaceStatus, records: &mut Vec<HistoryRecord>) {
         let snapshot = status.snapshot();
+        let id = status.id();
+        let written = self.0.entry(id.clone()).or_insert((Epoch::new(0), 0));
         for transition in snapshot.state_history() {
             let place = (transition.epoch(), transition.sequence());
             if place <= *written {

@@ -153,7 +153,8 @@ impl<W: Workspace> Driver<W> {
         let id = self.machine.workspace_id(slot).clone();
         let local = self.local(slot);
         local.attempt = None;
-        if local.status.take().is_some() {
+        if let Some(status) = local.status.take() {
+            self.shared.left.lock().push(status);
             self.shared.tracker.remove(&id);
         }
     }
