@@ -131,6 +131,12 @@ fn one_whose_save_was_refused_comes_back() {
 }
 
 #[test]
+fn events_of_one_that_was_taken_over_hold_up_nobody() {
+    // They counted as unsaved for ever, and with too many unsaved nothing was fetched any more.
+    lives_well(114_911);
+}
+
+#[test]
 fn a_skip_that_is_answered_outlives_a_crash() {
     // It was answered before it was saved, so that a crash brought the workspace back to the event.
     [0, 3, 8].into_iter().for_each(lives_well);
