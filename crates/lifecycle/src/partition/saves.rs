@@ -151,9 +151,12 @@ impl Partition {
                 unloaded,
             });
         }
-        // Taken also where nobody is left to save: those events are replayed, and must not hold up the rest.
         let events = std::mem::take(&mut self.saving.unsaved_events);
         if plan.workspaces.is_empty() && plan.committed <= self.saving.committed {
+            // Events of workspaces that are gone are replayed, and no longer stand against a fetch.
+            if events > 0 && self.ownership == Ownership::Owned {
+                self.drive_lanes();
+            }
             return;
         }
         self.saving.under_way = Some(UnderWay {

@@ -711,7 +711,6 @@ fn one_whose_save_is_refused_is_dropped_and_loaded_again_after_the_longest_wait(
     );
 }
 
-// Found by reading: the count of unsaved events stayed, and nothing was fetched any more.
 #[test]
 fn events_of_one_that_was_taken_over_do_not_hold_up_the_others() {
     let mut story = Story::with(Limits {
@@ -719,24 +718,22 @@ fn events_of_one_that_was_taken_over_do_not_hold_up_the_others() {
         most_unsaved_events: 2,
         ..Limits::default()
     });
-    story.own(&[("a", 0), ("b", 0)], 0, 0);
-    story.load(0, 2, 0, 0);
-    story.load(1, 2, 0, 0);
-    story.tell(appended(2));
-    story.tell(fetched(Lane::Live, 1, 2, &[("a", 0)]));
+    story.own(&[("a", 0)], 10, 10);
+    story.load(0, 2, 0, 10);
+    story.tell(fetched(Lane::CatchUp, 1, 10, &[("a", 0)]));
     story.expect(
-        applied(Lane::Live, &[0]),
+        applied(Lane::CatchUp, &[0]),
         &[
-            "fetch 1..2 for the live lane",
-            "save #0 at 1 epoch 2, committed 1",
+            "fetch 1..10 for the catch-up lane",
+            "save #0 at 1 epoch 2, committed 10",
         ],
     );
-    story.read(Lane::Live, 2, 2, &[("a", 1)]);
-    story.tell(Input::Saved {
+    story.tell(fetched(Lane::CatchUp, 3, 10, &[("a", 1)]));
+    story.expect(applied(Lane::CatchUp, &[0, 0]), &[]);
+    let wanted = story.tell(Input::Saved {
         refused: vec![Slot(0)],
     });
-    story.tell(saved());
-    story.expect(appended(3), &["fetch 2..3 for the live lane"]);
+    assert_eq!(wanted.last().unwrap(), "fetch 3..10 for the catch-up lane");
 }
 
 #[test]
@@ -746,22 +743,24 @@ fn nothing_is_fetched_while_too_much_is_unsaved_and_nobody_is_woken_for_it() {
         most_unsaved_events: 1,
         ..Limits::default()
     });
+    let retry = || FetchFailure::Retry("no".to_owned());
     story.own(&[("a", 0)], 4, 4);
     story.load(0, 2, 0, 4);
-    story.tell(appended(6));
-    story.tell(failed(Lane::Live, FetchFailure::Retry("no".to_owned())));
+    story.tell(failed(Lane::CatchUp, retry()));
+    story.pass(Duration::from_millis(500));
+    story.expect(appended(6), &["fetch 4..6 for the live lane"]);
+    story.tell(failed(Lane::Live, retry()));
+    assert_eq!(story.wake(), ["fetch 0..4 for the catch-up lane"]);
     story.tell(fetched(Lane::CatchUp, 2, 6, &[("a", 0)]));
     story.expect(
         applied(Lane::CatchUp, &[0]),
         &["save #0 at 2 epoch 2, committed 4"],
     );
     assert_eq!(story.pass(Duration::from_secs(5)), [""; 0]);
-    assert!(
-        story.machine.wake_at().is_none_or(|at| at > story.now),
-        "it must not spin"
-    );
-    let fetches = story.tell(saved());
-    assert_eq!(fetches[0], "fetch 2..4 for the catch-up lane");
+    let wake_at = story.machine.wake_at();
+    assert!(wake_at.is_none_or(|at| at > story.now), "it must not spin");
+    let wanted = story.tell(saved());
+    assert_eq!(wanted[0], "fetch 2..4 for the catch-up lane");
 }
 
 #[test]
