@@ -306,11 +306,9 @@ impl<W: Workspace> Driver<W> {
         let listed = self
             .shared
             .store
-            .workspaces(self.id)
-            .and_then(|workspaces| {
-                let committed = self.shared.store.committed(self.id)?;
-                Ok((workspaces, committed))
-            });
+            // First: a workspace that another owner claims in between is in the list then.
+            .committed(self.id)
+            .and_then(|committed| Ok((self.shared.store.workspaces(self.id)?, committed)));
         match listed {
             Ok((workspaces, committed)) => {
                 self.shared.store_answered(Ok(()));

@@ -141,7 +141,7 @@ fn restore<W: Workspace>(
         )
         .map_err(|error| LoadFailure::Retry(error.to_string()))?;
     let mut entries = 0_u64;
-    shared
+    let loaded = shared
         .store
         .load(&job.id, &mut |entry| {
             entries += 1;
@@ -151,6 +151,12 @@ fn restore<W: Workspace>(
             workspace.restore(entry).map_err(|rejection| rejection.0)
         })
         .map_err(|error| failure(&error))?;
+    if loaded.epoch != claimed.epoch {
+        // A newer owner may have saved entries that the claimed next_offset does not cover.
+        return Err(LoadFailure::Fenced {
+            stored: loaded.epoch,
+        });
+    }
     progress.set(entries);
     if entries != claimed.entries {
         return Err(LoadFailure::Park(format!(
