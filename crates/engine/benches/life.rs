@@ -216,6 +216,7 @@ fn scan_log(path: &Path) -> Duration {
     began.elapsed()
 }
 
+#[derive(Clone, Copy)]
 enum Stores {
     Memory,
     Lsm,

@@ -4,9 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use workspace_status::{
-    ChangeKind, Epoch, FeedItem, Tracker, Watcher, WorkspaceId, WorkspaceStatus,
-};
+use workspace_status::{ChangeKind, Epoch, FeedItem, Watcher, WorkspaceId, WorkspaceStatus};
 
 use super::saver::micros;
 use crate::engine::Shared;
