@@ -26,9 +26,9 @@ use workspace_status::{Attempt, Progress, WorkspaceId, WorkspaceStatus};
 use self::apply::{Grouped, Source};
 use self::loader::{LoadDone, LoadJob};
 use self::saver::SaveJob;
-use crate::engine::Shared;
 use crate::loaded::{Following, LivePosition, LoadedWorkspace};
 use crate::log::{DeadLetter, ReadError, ReadLimit};
+use crate::shared::Shared;
 use crate::store::{Change, Save};
 use crate::workspace::Workspace;
 

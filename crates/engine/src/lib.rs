@@ -1,20 +1,29 @@
 //! Loads, restores, replays, serves, saves, hands over and unloads workspaces over a log and a store.
 
-pub mod counters;
-pub mod disk;
-mod driver;
-pub mod engine;
-pub mod entities;
+// In the order of a workspace's life: its events, the disk, its state in memory, and the threads that move it.
 pub mod event;
-pub mod loaded;
-pub mod log;
-pub mod populate;
-pub mod report;
 pub mod routing;
+
+pub mod disk;
+pub mod log;
 pub mod store;
+
 pub mod workspace;
 
-pub use engine::{ActionError, Engine, EngineConfig, ShutdownReport, StartError};
+pub mod entities;
+pub mod loaded;
+pub mod populate;
+
+pub mod config;
+pub mod counters;
+pub mod report;
+
+mod driver;
+pub mod engine;
+mod shared;
+
+pub use config::EngineConfig;
+pub use engine::{ActionError, Engine, ShutdownReport, StartError};
 pub use entities::Entities;
 pub use workspace::{Rejection, Workspace};
 pub use workspace_lifecycle as lifecycle;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use workspace_status::{ChangeKind, Epoch, FeedItem, Watcher, WorkspaceId, WorkspaceStatus};
 
 use super::saver::micros;
-use crate::engine::Shared;
+use crate::shared::Shared;
 use crate::store::HistoryRecord;
 use crate::workspace::Workspace;
 

@@ -9,9 +9,9 @@ use workspace_lifecycle::{Input, LoadFailure, Offset, PartitionId, Slot};
 use workspace_status::{Attempt, Epoch, State, Unit, Value, WorkspaceId};
 
 use super::Message;
-use crate::engine::Shared;
 use crate::loaded::{Applied, LivePosition, LoadedWorkspace};
 use crate::populate::PopulateError;
+use crate::shared::Shared;
 use crate::store::{Change, Claim, StoreError, StoredEntry, StoredWorkspace};
 use crate::workspace::Workspace;
 
@@ -96,6 +96,9 @@ fn try_load<W: Workspace>(shared: &Shared<W>, job: &LoadJob) -> Result<LoadDone<
         restore(shared, job, &claimed, &mut workspace)?
     };
     workspace.restored();
+    job.attempt
+        .update_metadata("changes_loaded", Value::from(entries))
+        .map_err(|error| LoadFailure::Retry(error.to_string()))?;
     let applied = Applied {
         next_offset: claimed.next_offset,
         events_applied: claimed.events_applied,
@@ -164,9 +167,6 @@ fn restore<W: Workspace>(
             claimed.entries
         )));
     }
-    let _ = job
-        .attempt
-        .update_metadata("changes_loaded", Value::from(entries));
     Ok(entries)
 }
 

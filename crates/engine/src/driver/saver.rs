@@ -6,7 +6,7 @@ use crossbeam_channel::Receiver;
 use workspace_lifecycle::{Input, Offset, PartitionId, Slot};
 
 use super::Message;
-use crate::engine::Shared;
+use crate::shared::Shared;
 use crate::store::{Change, Save, StoreError};
 use crate::workspace::Workspace;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use workspace_status::{State, Value};
 
-use crate::engine::Shared;
+use crate::shared::Shared;
 use crate::workspace::Workspace;
 
 /// Between two samples of everybody's progress.
