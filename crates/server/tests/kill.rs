@@ -219,6 +219,7 @@ fn check_kills(store: &str, seed: u64, kills: u64) {
                 .spawn()
                 .unwrap()
         });
+        // Not a wait for something: the kill is to come at any moment of the ingestion.
         std::thread::sleep(Duration::from_millis(random.u64(..150)));
         if child.try_wait().unwrap().is_some() {
             println!("all events were in after {kill} kills");
@@ -236,6 +237,7 @@ fn check_kills(store: &str, seed: u64, kills: u64) {
     for _ in 0..kills {
         engine.kill();
         engine.start();
+        // And here at any moment of the opening and the loading.
         std::thread::sleep(Duration::from_millis(random.u64(..400)));
     }
     engine.kill();
