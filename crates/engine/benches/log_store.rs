@@ -228,7 +228,7 @@ fn load(c: &mut Criterion) {
             .map(|workspace| save(workspace, part))
             .collect::<Vec<_>>();
         for save in saves {
-            store.save(vec![save], &[]).expect("saved");
+            store.save(&[save], &[]).expect("saved");
         }
         store.sync().expect("synced");
     }

@@ -15,13 +15,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::oneshot;
 use workspace_lifecycle::{
     Action, ApplyTo, Command, CommandError, FetchFailure, Input, Known, Lane, Listing, Offset,
     Partition, PartitionId, SavePlan, Slot, Ticket, Time,
 };
-use workspace_status::{Attempt, Progress, WorkspaceId, WorkspaceStatus};
+use workspace_status::{Attempt, Epoch, Progress, WorkspaceId, WorkspaceStatus};
 
 use self::apply::{Grouped, Source};
 use self::loader::{LoadDone, LoadJob};
@@ -45,6 +46,11 @@ pub(crate) type CommandReply = oneshot::Sender<Result<(), CommandError>>;
 pub(crate) enum Message<W> {
     Input(Input),
     Loaded(Box<LoadDone<W>>),
+    /// A save failed; what it would have written comes back.
+    SaveFailed {
+        back: Vec<(Slot, Save)>,
+        reason: String,
+    },
     Command {
         id: WorkspaceId,
         command: Command,
@@ -63,8 +69,10 @@ pub(super) struct Local<W> {
     pub(super) replay_from: Offset,
     pub(super) replay_target: Offset,
     pub(super) applied_before_replay: u64,
-    /// Changes that a save has taken out of the workspace and that are not known to be in the store.
+    /// Changes that were taken out of the workspace and wait for the next save.
     taken: Vec<Change>,
+    /// The load whose changes a save holds now; none once the workspace was dropped meanwhile.
+    being_saved: Option<Epoch>,
     load_ms: Option<u64>,
     pub(super) load_began: Option<Instant>,
 }
@@ -80,6 +88,7 @@ impl<W> Default for Local<W> {
             replay_target: Offset::ZERO,
             applied_before_replay: 0,
             taken: Vec::new(),
+            being_saved: None,
             load_ms: None,
             load_began: None,
         }
@@ -95,7 +104,6 @@ pub(crate) struct Driver<W: Workspace> {
     live: Arc<LivePosition>,
     batches: HashMap<Lane, (Grouped, Offset)>,
     fetches: VecDeque<(Lane, Offset, Offset)>,
-    being_saved: Vec<Slot>,
     tickets: HashMap<Ticket, CommandReply>,
     next_ticket: u64,
     round_was_on: bool,
@@ -114,7 +122,6 @@ impl<W: Workspace> Driver<W> {
             live: Arc::default(),
             batches: HashMap::new(),
             fetches: VecDeque::new(),
-            being_saved: Vec::new(),
             tickets: HashMap::new(),
             next_ticket: 0,
             round_was_on: false,
@@ -162,13 +169,12 @@ impl<W: Workspace> Driver<W> {
 
     fn message(&mut self, message: Message<W>) {
         match message {
-            Message::Input(input) => {
-                if matches!(input, Input::Saved { .. }) {
-                    self.forget_taken();
-                }
-                self.input(input);
-            }
+            Message::Input(input) => self.input(input),
             Message::Loaded(done) => self.loaded(*done),
+            Message::SaveFailed { back, reason } => {
+                self.take_back(back);
+                self.input(Input::SaveFailed { reason });
+            }
             Message::Command { id, command, reply } => {
                 if self.tickets.len() >= TICKETS_MAX {
                     let _ = reply.send(Err(CommandError::Busy));
@@ -187,10 +193,14 @@ impl<W: Workspace> Driver<W> {
         }
     }
 
-    /// What the save had taken is in the store now. After one that failed it is kept and goes first into the next.
-    fn forget_taken(&mut self) {
-        for slot in std::mem::take(&mut self.being_saved) {
-            self.local(slot).taken = Vec::new();
+    /// What a failed save had taken goes first into the next, unless its workspace was dropped meanwhile.
+    fn take_back(&mut self, saves: Vec<(Slot, Save)>) {
+        for (slot, save) in saves {
+            let local = self.local(slot);
+            if local.being_saved.take() == Some(save.epoch) {
+                local.taken = save.changes;
+                local.load_ms = local.load_ms.or(save.last_load_ms);
+            }
         }
     }
 
@@ -283,6 +293,7 @@ impl<W: Workspace> Driver<W> {
                 local.workspace = None;
                 local.progress = None;
                 local.taken = Vec::new();
+                local.being_saved = None;
                 None
             }
             Action::Report { slot, report } => {
@@ -337,12 +348,7 @@ impl<W: Workspace> Driver<W> {
         }
     }
 
-    fn load(
-        &mut self,
-        slot: Slot,
-        epoch: workspace_status::Epoch,
-        first_offset: Offset,
-    ) -> Option<Input> {
+    fn load(&mut self, slot: Slot, epoch: Epoch, first_offset: Offset) -> Option<Input> {
         let id = self.machine.workspace_id(slot).clone();
         let live = Arc::clone(&self.live);
         let Some(attempt) = self.local(slot).attempt.clone() else {
@@ -414,15 +420,11 @@ impl<W: Workspace> Driver<W> {
     fn apply(&mut self, lane: Lane, plan: &[ApplyTo]) -> Input {
         let mut results = Vec::with_capacity(plan.len());
         if let Some((grouped, end)) = self.batches.remove(&lane) {
-            let read = grouped.records();
+            let read = grouped.routable();
             let plan: HashMap<Slot, ApplyTo> =
                 plan.iter().map(|apply| (apply.slot, *apply)).collect();
-            for group in grouped.into_groups() {
-                let Some(apply) = self
-                    .machine
-                    .slot(&group.id)
-                    .and_then(|slot| plan.get(&slot))
-                else {
+            for (id, records) in grouped.groups() {
+                let Some(apply) = self.machine.slot(id).and_then(|slot| plan.get(&slot)) else {
                     continue;
                 };
                 let Some(workspace) = self
@@ -436,7 +438,7 @@ impl<W: Workspace> Driver<W> {
                     topic: self.shared.log.topic(),
                     partition: self.id,
                 };
-                results.push(apply::apply(workspace, &group, *apply, end, source));
+                results.push(apply::apply(workspace, records, *apply, end, source));
             }
             let applied: u64 = results.iter().map(|result| result.events).sum();
             self.shared.counters.events_applied.add(applied);
@@ -465,7 +467,13 @@ impl<W: Workspace> Driver<W> {
                 continue;
             };
             let fresh = workspace.write(|workspace, _| workspace.take_changes());
-            local.taken.extend(fresh);
+            let mut changes = std::mem::take(&mut local.taken);
+            if changes.is_empty() {
+                changes = fresh;
+            } else {
+                changes.extend(fresh);
+            }
+            local.being_saved = Some(one.epoch);
             saves.push((
                 one.slot,
                 Save {
@@ -473,13 +481,12 @@ impl<W: Workspace> Driver<W> {
                     epoch: one.epoch,
                     next_offset: one.next_offset,
                     events_applied: one.events_applied,
-                    changes: local.taken.clone(),
+                    changes,
                     last_load_ms: local.load_ms.take(),
                     unloaded: one.unloaded,
                 },
             ));
         }
-        self.being_saved = saves.iter().map(|(slot, _)| *slot).collect();
         self.shared.save(SaveJob {
             partition: self.id,
             saves,
@@ -499,7 +506,10 @@ impl<W: Workspace> Driver<W> {
                 .records
                 .into_iter()
                 .find(|record| record.offset == offset)
-                .map_or((None, None), |record| (record.key, record.value)),
+                .map_or((None, None), |record| {
+                    let copied = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
+                    (record.key().map(copied), record.value().map(copied))
+                }),
             // What cannot be read is skipped too: the letter keeps its address and the reason.
             Err(
                 ReadError::Corrupt { .. } | ReadError::FellOut { .. } | ReadError::BeyondEnd { .. },

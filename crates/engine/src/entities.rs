@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use workspace_lifecycle::Offset;
@@ -15,7 +16,7 @@ use crate::workspace::{Rejection, Workspace};
 #[derive(Debug, Default)]
 pub struct Entities {
     /// Where the entities of each type are; a type keeps its place when its last entity goes.
-    places: BTreeMap<Box<str>, usize>,
+    places: BTreeMap<Arc<str>, usize>,
     kinds: Vec<Kind>,
     /// Entities changed since the last save, by the place of their type, in the order of their first change.
     changed: Vec<(usize, Box<str>)>,
@@ -23,7 +24,7 @@ pub struct Entities {
     restoring: Option<Restoring>,
 }
 
-type Restoring = (Box<str>, Vec<(Box<str>, Stored)>);
+type Restoring = (Arc<str>, Vec<(Box<str>, Stored)>);
 
 type Kind = BTreeMap<Box<str>, Stored>;
 
@@ -194,10 +195,10 @@ impl Workspace for Entities {
 
     fn take_changes(&mut self) -> Vec<Change> {
         let changed = std::mem::take(&mut self.changed);
-        let mut names = vec![""; self.kinds.len()];
+        let mut names: Vec<Arc<str>> = vec![Arc::default(); self.kinds.len()];
         for (kind, place) in &self.places {
             if let Some(name) = names.get_mut(*place) {
-                *name = kind;
+                *name = Arc::clone(kind);
             }
         }
         let mut changes = Vec::with_capacity(changed.len());
@@ -205,7 +206,7 @@ impl Workspace for Entities {
             let (Some(name), Some(entities)) = (names.get(place), self.kinds.get_mut(place)) else {
                 continue;
             };
-            let kind = Box::from(*name);
+            let kind = Arc::clone(name);
             match entities.get_mut(&id) {
                 Some(stored) if stored.changed => {
                     stored.changed = false;

@@ -13,7 +13,7 @@ pub use embedded::{EmbeddedLog, EmbeddedLogConfig, QUEUED_BYTES_MOST, QUEUED_REQ
 pub use producers::{ANSWERS_KEPT, PRODUCER_ID_BYTES_MOST, PRODUCERS_MOST};
 pub use retention::RetentionConfig;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 use workspace_lifecycle::{Offset, PartitionId};
@@ -24,10 +24,48 @@ use workspace_status::WorkspaceId;
 pub struct Record {
     /// Where it stands in its partition.
     pub offset: Offset,
+    /// The key, and behind it the value: one buffer, because a replay holds thousands of records.
+    body: Bytes,
+    key_bytes: Option<u32>,
+    has_value: bool,
+}
+
+impl Record {
+    /// A record of a key and a value; `None` for a value is a tombstone.
+    pub fn new(offset: Offset, key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
+        let mut body =
+            BytesMut::with_capacity(key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len));
+        body.extend_from_slice(key.unwrap_or_default());
+        body.extend_from_slice(value.unwrap_or_default());
+        Self {
+            offset,
+            body: body.freeze(),
+            key_bytes: key.map(|key| u32::try_from(key.len()).unwrap_or(u32::MAX)),
+            has_value: value.is_some(),
+        }
+    }
+
     /// Its key: the workspace id, where the producer set one.
-    pub key: Option<Bytes>,
+    pub fn key(&self) -> Option<&[u8]> {
+        self.key_bytes.map(|_| self.parts().0)
+    }
+
     /// Its value: the event as JSON; `None` is a tombstone.
-    pub value: Option<Bytes>,
+    pub fn value(&self) -> Option<&[u8]> {
+        self.has_value.then(|| self.parts().1)
+    }
+
+    fn parts(&self) -> (&[u8], &[u8]) {
+        let key_bytes = usize::try_from(self.key_bytes.unwrap_or(0)).unwrap_or(usize::MAX);
+        self.body
+            .split_at_checked(key_bytes)
+            .unwrap_or((&self.body, &[]))
+    }
+
+    /// Bytes of its key and value.
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
 }
 
 /// What one read of a partition gave.

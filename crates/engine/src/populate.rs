@@ -112,7 +112,7 @@ impl Populate for NdjsonDirectory {
                 serde_json::from_str(&line).map_err(|error| invalid(error.to_string()))?;
             let data = Bytes::copy_from_slice(data.get().as_bytes());
             entries.push(StoredEntry {
-                kind,
+                kind: kind.into(),
                 id,
                 data,
                 offset: Offset::ZERO,

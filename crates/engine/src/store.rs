@@ -12,6 +12,7 @@ pub use lsm::LsmStore;
 pub use memory::MemoryStore;
 
 use bytes::Bytes;
+use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
 
@@ -41,8 +42,8 @@ pub struct StoredWorkspace {
 /// One stored entry of a workspace: the latest value of an entity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredEntry {
-    /// Type of the entity, such as `resource`.
-    pub kind: Box<str>,
+    /// Type of the entity, such as `resource`; shared, because a workspace has few of them and many entries.
+    pub kind: Arc<str>,
     /// Id of the entity within its type.
     pub id: Box<str>,
     /// Its value as raw JSON.
@@ -59,7 +60,7 @@ pub enum Change {
     /// The entry is gone.
     Unset {
         /// Type of the entity.
-        kind: Box<str>,
+        kind: Arc<str>,
         /// Id of the entity.
         id: Box<str>,
     },
@@ -82,6 +83,15 @@ pub struct Save {
     pub last_load_ms: Option<u64>,
     /// Whether an operator unloaded it with this save.
     pub unloaded: bool,
+}
+
+/// One workspace of a save that was not saved, while the others were.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SaveRefused {
+    /// The workspace.
+    pub id: WorkspaceId,
+    /// Why.
+    pub error: StoreError,
 }
 
 /// A new load of a workspace is made known to the store.
@@ -216,15 +226,18 @@ pub trait Store: Send + Sync + 'static {
     fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError>;
 
     /// Saves workspaces, each atomically with its `next_offset`, and what is committed of partitions.
-    /// A save of an old epoch is refused alone: the result names it and the others are saved.
+    /// What stands against one workspace, such as a newer epoch or damage, is no reason not to save the others:
+    /// the result names those that were refused, of which nothing is saved; one that is [`StoreError::Unavailable`]
+    /// alone may be saved again. A workspace is named at most once in a call.
     ///
     /// # Errors
-    /// Any other error: nothing of this call may be relied upon to be there, and all of it may be saved again.
+    /// [`StoreError::NoSpace`] and [`StoreError::Unavailable`]: nothing of this call may be relied upon to be there,
+    /// and all of it may be saved again.
     fn save(
         &self,
-        saves: Vec<Save>,
+        saves: &[Save],
         committed: &[(PartitionId, Offset)],
-    ) -> Result<Vec<StoreError>, StoreError>;
+    ) -> Result<Vec<SaveRefused>, StoreError>;
 
     /// Removes a workspace, its entries and its history.
     ///

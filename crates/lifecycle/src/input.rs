@@ -79,8 +79,8 @@ pub enum Input {
     },
     /// The save under way is in the store.
     Saved {
-        /// Workspaces whose save was refused because a newer load owns them.
-        refused: Vec<Slot>,
+        /// The workspaces of the plan that are not.
+        refused: Vec<Refused>,
     },
     /// The save under way is not in the store.
     SaveFailed {
@@ -210,6 +210,26 @@ pub enum LoadFailure {
         /// The epoch that the store holds.
         stored: Epoch,
     },
+}
+
+/// A workspace whose part of a save is not in the store, while the others' are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The workspace.
+    pub slot: Slot,
+    /// What it means.
+    pub refusal: Refusal,
+}
+
+/// Why the store refused to save one workspace, by what can be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// A newer load owns it.
+    TakenOver,
+    /// Load it again, which may help.
+    ForNow(String),
+    /// It needs an operator.
+    ForGood(String),
 }
 
 /// Why a fetch failed, by what can be done.

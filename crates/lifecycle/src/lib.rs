@@ -27,8 +27,8 @@ mod workspace;
 pub use action::{Action, ApplyTo, CommandError, Report, SaveOne, SavePlan};
 pub use admission::{Admission, AdmissionLimits, Urgency};
 pub use input::{
-    AppliedTo, Command, FetchFailure, Input, Known, Lane, Listing, LoadFailure, Poison, Ticket,
-    Touched,
+    AppliedTo, Command, FetchFailure, Input, Known, Lane, Listing, LoadFailure, Poison, Refusal,
+    Refused, Ticket, Touched,
 };
 pub use partition::{Limits, Partition, Position};
 pub use position::{Offset, PartitionId};

@@ -190,7 +190,7 @@ impl Partition {
             Input::Appended { high_watermark } => {
                 self.high_watermark = self.high_watermark.max(high_watermark);
             }
-            Input::Saved { refused } => self.saved(&refused),
+            Input::Saved { refused } => self.saved(refused),
             Input::SaveFailed { reason: _ } => self.save_failed(),
             Input::DeadLettered { slot, offset } => self.dead_lettered(slot, offset),
             Input::DeadLetterFailed { slot, reason } => self.dead_letter_failed(slot, reason),

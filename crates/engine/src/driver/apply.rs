@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use bytes::Bytes;
 use workspace_lifecycle::{AppliedTo, ApplyTo, Offset, Poison, Touched};
 use workspace_status::WorkspaceId;
 
@@ -12,62 +11,68 @@ use crate::loaded::{Applied, LoadedWorkspace};
 use crate::log::{Batch, Record};
 use crate::workspace::Workspace;
 
-/// A batch whose records are grouped by workspace.
+/// A batch whose records are grouped by workspace. The records stay where they are: those of a
+/// group are chained by their places.
 #[derive(Debug)]
 pub(crate) struct Grouped {
+    records: Vec<Record>,
+    /// Place of the next record of the same workspace; [`NONE`] behind the last.
+    next: Vec<u32>,
     groups: Vec<Group>,
     pub(crate) unroutable: u64,
     pub(crate) bytes: u64,
 }
 
 #[derive(Debug)]
-pub(crate) struct Group {
-    pub(crate) id: WorkspaceId,
-    records: Vec<Record>,
+struct Group {
+    id: WorkspaceId,
+    first: u32,
+    last: u32,
 }
+
+const NONE: u32 = u32::MAX;
 
 impl Grouped {
     /// Groups records by their keys; those without a valid one are counted and left out.
     pub(crate) fn new(batch: Batch) -> Self {
-        let mut grouped = Self {
-            groups: Vec::new(),
-            unroutable: 0,
-            bytes: 0,
-        };
-        let mut by_key: HashMap<Bytes, Option<usize>> = HashMap::new();
-        let mut last: Option<(Bytes, usize)> = None;
-        for record in batch.records {
-            let Some(key) = record.key.clone() else {
-                grouped.unroutable += 1;
+        let records = batch.records;
+        let mut next = vec![NONE; records.len()];
+        let mut groups: Vec<Group> = Vec::new();
+        let (mut unroutable, mut bytes) = (0, 0);
+        let mut by_key: HashMap<&[u8], Option<usize>> = HashMap::new();
+        let mut before: Option<(&[u8], usize)> = None;
+        for (place, record) in (0..NONE).zip(&records) {
+            bytes += u64::try_from(record.value().map_or(0, <[u8]>::len)).unwrap_or(0);
+            let group = record.key().and_then(|key| {
+                let index = match before {
+                    Some((last_key, index)) if last_key == key => Some(index),
+                    _ => *by_key
+                        .entry(key)
+                        .or_insert_with(|| open_group(&mut groups, key, place)),
+                }?;
+                before = Some((key, index));
+                groups.get_mut(index)
+            });
+            let Some(group) = group else {
+                unroutable += 1;
                 continue;
             };
-            grouped.bytes +=
-                u64::try_from(record.value.as_ref().map_or(0, Bytes::len)).unwrap_or(0);
-            let index = match &last {
-                Some((last_key, index)) if *last_key == key => Some(*index),
-                _ => *by_key
-                    .entry(key.clone())
-                    .or_insert_with(|| grouped.open_group(&key)),
-            };
-            let Some((index, group)) =
-                index.and_then(|index| Some((index, grouped.groups.get_mut(index)?)))
-            else {
-                grouped.unroutable += 1;
-                continue;
-            };
-            group.records.push(record);
-            last = Some((key, index));
+            if group.last != place
+                && let Some(link) = usize::try_from(group.last)
+                    .ok()
+                    .and_then(|last| next.get_mut(last))
+            {
+                *link = place;
+                group.last = place;
+            }
         }
-        grouped
-    }
-
-    fn open_group(&mut self, key: &Bytes) -> Option<usize> {
-        let id = WorkspaceId::new(std::str::from_utf8(key).ok()?).ok()?;
-        self.groups.push(Group {
-            id,
-            records: Vec::new(),
-        });
-        Some(self.groups.len() - 1)
+        Self {
+            records,
+            next,
+            groups,
+            unroutable,
+            bytes,
+        }
     }
 
     /// The workspaces of the batch, each with its first offset.
@@ -75,7 +80,7 @@ impl Grouped {
         self.groups
             .iter()
             .filter_map(|group| {
-                let first_offset = group.records.first()?.offset;
+                let first_offset = self.record(group.first)?.offset;
                 Some(Touched {
                     id: group.id.clone(),
                     first_offset,
@@ -84,16 +89,47 @@ impl Grouped {
             .collect()
     }
 
-    pub(crate) fn into_groups(self) -> impl Iterator<Item = Group> {
-        self.groups.into_iter()
-    }
-
-    pub(crate) fn records(&self) -> u64 {
+    /// The workspaces of the batch, each with its records in the order of their offsets.
+    pub(crate) fn groups(
+        &self,
+    ) -> impl Iterator<Item = (&WorkspaceId, impl Iterator<Item = &Record>)> {
         self.groups
             .iter()
-            .map(|group| u64::try_from(group.records.len()).unwrap_or(0))
-            .sum()
+            .map(|group| (&group.id, self.chain(group.first)))
     }
+
+    fn chain(&self, first: u32) -> impl Iterator<Item = &Record> {
+        let mut place = first;
+        std::iter::from_fn(move || {
+            let record = self.record(place)?;
+            place = usize::try_from(place)
+                .ok()
+                .and_then(|place| self.next.get(place).copied())
+                .unwrap_or(NONE);
+            Some(record)
+        })
+    }
+
+    fn record(&self, place: u32) -> Option<&Record> {
+        self.records.get(usize::try_from(place).ok()?)
+    }
+
+    /// Records that belong to a workspace.
+    pub(crate) fn routable(&self) -> u64 {
+        u64::try_from(self.records.len())
+            .unwrap_or(0)
+            .saturating_sub(self.unroutable)
+    }
+}
+
+fn open_group(groups: &mut Vec<Group>, key: &[u8], place: u32) -> Option<usize> {
+    let id = WorkspaceId::new(std::str::from_utf8(key).ok()?).ok()?;
+    groups.push(Group {
+        id,
+        first: place,
+        last: place,
+    });
+    Some(groups.len() - 1)
 }
 
 /// Where an event comes from, for the text that names a poison event.
@@ -103,11 +139,11 @@ pub(crate) struct Source<'a> {
     pub(crate) partition: workspace_lifecycle::PartitionId,
 }
 
-/// Applies a group to its workspace from `plan.from` on, up to the first event that it cannot apply.
+/// Applies records to their workspace from `plan.from` on, up to the first event that it cannot apply.
 /// After the last of them the workspace stands at `end`.
-pub(crate) fn apply<W: Workspace>(
+pub(crate) fn apply<'a, W: Workspace>(
     loaded: &LoadedWorkspace<W>,
-    group: &Group,
+    records: impl Iterator<Item = &'a Record>,
     plan: ApplyTo,
     end: Offset,
     source: Source<'_>,
@@ -115,9 +151,9 @@ pub(crate) fn apply<W: Workspace>(
     loaded.write(|workspace, applied| {
         let mut result = AppliedTo { slot: plan.slot, events: 0, save_requested: false, poison: None };
         let mut stopped = None;
-        for record in group.records.iter().filter(|record| record.offset >= plan.from) {
+        for record in records.filter(|record| record.offset >= plan.from) {
             // A panic of a user's workspace type must not take the partition with it.
-            let outcome = catch_unwind(AssertUnwindSafe(|| apply_one(workspace, &group.id, record)))
+            let outcome = catch_unwind(AssertUnwindSafe(|| apply_one(workspace, loaded.id(), record)))
                 .unwrap_or_else(|panic| Err(format!("applying it panicked: {}", panic_text(&*panic))));
             match outcome {
                 Ok(Effect::Applied) => {}
@@ -127,7 +163,7 @@ pub(crate) fn apply<W: Workspace>(
                         offset: record.offset,
                         reason: format!(
                             "event at topic {} partition {} offset {} key {} cannot be applied: {reason}",
-                            source.topic, source.partition, record.offset, group.id
+                            source.topic, source.partition, record.offset, loaded.id()
                         ),
                     });
                     break;
@@ -155,8 +191,8 @@ fn apply_one<W: Workspace>(
     id: &WorkspaceId,
     record: &Record,
 ) -> Result<Effect, String> {
-    let event = Event::parse(record.offset, id, record.value.as_deref())
-        .map_err(|error| error.to_string())?;
+    let event =
+        Event::parse(record.offset, id, record.value()).map_err(|error| error.to_string())?;
     match event.event_type() {
         "workspace.save" => Ok(Effect::SaveRequested),
         "workspace.tick" => Ok(Effect::Applied),

@@ -1,13 +1,15 @@
 //! Saves: one thread gathers what the partitions want saved and writes it in one go.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use workspace_lifecycle::{Input, Offset, PartitionId, Slot};
+use workspace_lifecycle::{Input, Offset, PartitionId, Refusal, Refused, Slot};
+use workspace_status::WorkspaceId;
 
 use super::Message;
 use crate::shared::Shared;
-use crate::store::{Change, Save, StoreError};
+use crate::store::{Change, Save, SaveRefused, StoreError};
 use crate::workspace::Workspace;
 
 /// Most saves of partitions that are written together.
@@ -31,66 +33,95 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, jobs: &Receiver<SaveJob>) {
 
 fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob>) {
     let began = Instant::now();
-    let committed: Vec<_> = jobs
-        .iter()
-        .map(|job| (job.partition, job.committed))
-        .collect();
+    let mut partitions = Vec::with_capacity(jobs.len());
     let mut slots = Vec::new();
     let mut saves = Vec::new();
     for job in jobs {
+        partitions.push((job.partition, job.committed, job.saves.len()));
         for (slot, save) in job.saves {
-            slots.push((job.partition, slot, save.id.clone()));
+            slots.push(slot);
             saves.push(save);
         }
     }
-    let count = |saves: &[Save], each: fn(&Change) -> u64| -> u64 {
-        saves.iter().flat_map(|save| &save.changes).map(each).sum()
-    };
-    let workspaces = u64::try_from(saves.len()).unwrap_or(u64::MAX);
-    let changes = count(&saves, |_| 1);
-    let bytes = count(&saves, |change| match change {
-        Change::Set(entry) => u64::try_from(entry.data.len()).unwrap_or(u64::MAX),
-        Change::Unset { .. } => 0,
-    });
-    let saved = shared.store.save(saves, &committed);
+    let committed: Vec<_> = partitions
+        .iter()
+        .map(|(partition, committed, _)| (*partition, *committed))
+        .collect();
+    let saved = shared.store.save(&saves, &committed);
     shared.counters.save_micros.add(micros(began.elapsed()));
-    match saved {
-        Ok(refusals) => {
+    match &saved {
+        Ok(_) => {
             shared.store_answered(Ok(()));
-            shared.counters.workspaces_saved.add(workspaces);
-            shared.counters.changes_saved.add(changes);
-            shared.counters.bytes_saved.add(bytes);
-            for (partition, _) in committed {
-                let refused = slots
-                    .iter()
-                    .filter(|(of, _, id)| {
-                        *of == partition && refusals.iter().any(|refusal| refuses(refusal, id))
-                    })
-                    .map(|(_, slot, _)| *slot)
-                    .collect();
-                shared.tell(partition, Message::Input(Input::Saved { refused }));
-            }
+            count(shared, &saves);
         }
         Err(error) => {
             shared.counters.save_failures.add(1);
-            tracing::error!(%error, workspaces, "save failed; it is tried again");
+            tracing::error!(%error, workspaces = saves.len(), "save failed; it is tried again");
             shared.store_answered(Err(error.to_string()));
-            for (partition, _) in committed {
-                let reason = error.to_string();
-                shared.tell(partition, Message::Input(Input::SaveFailed { reason }));
-            }
         }
+    }
+    let mut saves = slots.into_iter().zip(saves);
+    let outcome = saved.map(|refused| {
+        refused
+            .into_iter()
+            .map(|SaveRefused { id, error }| (id, error))
+            .collect::<HashMap<_, _>>()
+    });
+    for (partition, _, workspaces) in partitions {
+        let of_partition = saves.by_ref().take(workspaces);
+        shared.tell(
+            partition,
+            match &outcome {
+                Ok(refusals) => answer(of_partition, refusals),
+                Err(error) => Message::SaveFailed {
+                    back: of_partition.collect(),
+                    reason: error.to_string(),
+                },
+            },
+        );
     }
 }
 
-fn refuses(refusal: &StoreError, workspace: &workspace_status::WorkspaceId) -> bool {
-    match refusal {
-        StoreError::Fenced { id, .. } | StoreError::UnknownWorkspace(id) => id == workspace,
-        StoreError::Corrupt { .. }
-        | StoreError::Refused { .. }
-        | StoreError::NoSpace(_)
-        | StoreError::Unavailable(_) => false,
+fn answer<W>(
+    saves: impl Iterator<Item = (Slot, Save)>,
+    refusals: &HashMap<WorkspaceId, StoreError>,
+) -> Message<W> {
+    let mut refused = Vec::new();
+    for (slot, save) in saves {
+        if let Some(error) = refusals.get(&save.id) {
+            tracing::error!(workspace = %save.id, %error, "the store refused to save a workspace");
+            let refusal = refusal(error);
+            refused.push(Refused { slot, refusal });
+        }
     }
+    Message::Input(Input::Saved { refused })
+}
+
+fn refusal(error: &StoreError) -> Refusal {
+    match error {
+        StoreError::Fenced { .. } | StoreError::UnknownWorkspace(_) => Refusal::TakenOver,
+        StoreError::Corrupt { .. } | StoreError::Refused { .. } => {
+            Refusal::ForGood(error.to_string())
+        }
+        StoreError::NoSpace(_) | StoreError::Unavailable(_) => Refusal::ForNow(error.to_string()),
+    }
+}
+
+fn count<W: Workspace>(shared: &Shared<W>, saves: &[Save]) {
+    let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let (mut changes, mut bytes) = (0, 0);
+    for save in saves {
+        changes += save.changes.len();
+        for change in &save.changes {
+            if let Change::Set(entry) = change {
+                bytes += entry.data.len();
+            }
+        }
+    }
+    let counters = &shared.counters;
+    counters.workspaces_saved.add(number(saves.len()));
+    counters.changes_saved.add(number(changes));
+    counters.bytes_saved.add(number(bytes));
 }
 
 pub(crate) fn micros(duration: Duration) -> u64 {

@@ -166,6 +166,9 @@ impl Drop for EmbeddedLog {
     }
 }
 
+/// Most records that a read makes room for before it has seen one.
+const RECORDS_RESERVED_MOST: usize = 4096;
+
 /// Options of a keyspace of records: written in order, read in order, never looked up by chance.
 fn record_options(dir: &DataDir) -> KeyspaceCreateOptions {
     const LEAST: u64 = 4 * 1024 * 1024;
@@ -395,8 +398,9 @@ impl Partition {
             });
         }
         let until = limit.until.min(high_watermark);
+        let expected = usize::try_from(until.since(from)).unwrap_or(usize::MAX);
         let mut batch = Batch {
-            records: Vec::new(),
+            records: Vec::with_capacity(expected.min(limit.records).min(RECORDS_RESERVED_MOST)),
             next_offset: from,
             high_watermark,
         };
@@ -417,8 +421,7 @@ impl Partition {
             }
             let record = record::decode(expected, Bytes::from(value))
                 .map_err(|reason| self.corrupt(expected, reason.to_owned()))?;
-            bytes += record.key.as_ref().map_or(0, Bytes::len)
-                + record.value.as_ref().map_or(0, Bytes::len);
+            bytes += record.bytes();
             batch.records.push(record);
             batch.next_offset = expected.next();
             if batch.records.len() >= limit.records || bytes >= limit.bytes {

@@ -12,7 +12,10 @@
     reason = "tests"
 )]
 
-use super::{Change, Claim, HistoryRecord, Save, Store, StoreError, StoredEntry, StoredWorkspace};
+use super::{
+    Change, Claim, HistoryRecord, Save, SaveRefused, Store, StoreError, StoredEntry,
+    StoredWorkspace,
+};
 use bytes::Bytes;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
@@ -132,7 +135,7 @@ pub fn load(
     Ok((about, entries))
 }
 
-pub fn save(store: &dyn Store, saves: Vec<Save>) -> Vec<StoreError> {
+pub fn save(store: &dyn Store, saves: &[Save]) -> Vec<SaveRefused> {
     store.save(saves, &[]).expect("saved")
 }
 
@@ -192,7 +195,7 @@ fn a_save_is_loaded_in_order(store: &dyn Store) {
     ];
     let refused = save(
         store,
-        vec![Save {
+        &[Save {
             last_load_ms: Some(12),
             unloaded: true,
             ..save_of("acme", 1, 10, changes)
@@ -215,7 +218,7 @@ fn a_save_is_loaded_in_order(store: &dyn Store) {
 
     save(
         store,
-        vec![save_of(
+        &[save_of(
             "acme",
             1,
             11,
@@ -248,18 +251,9 @@ fn of_two_changes_of_one_entry_the_later_counts(store: &dyn Store) {
         unset("k", "c"),
         set("k", "c", "1", 4),
     ];
-    save(
-        store,
-        vec![
-            save_of("acme", 1, 6, changes),
-            save_of(
-                "acme",
-                1,
-                7,
-                vec![set("k", "d", "1", 6), set("k", "a", "3", 5)],
-            ),
-        ],
-    );
+    save(store, &[save_of("acme", 1, 6, changes)]);
+    let changes = vec![set("k", "d", "1", 6), set("k", "a", "3", 5)];
+    save(store, &[save_of("acme", 1, 7, changes)]);
     let (about, entries) = load(store, "acme").expect("loaded");
     assert_eq!(
         entries,
@@ -277,21 +271,26 @@ fn a_save_of_an_old_epoch_is_refused_alone(store: &dyn Store) {
     store.claim(claim_of("new", 2)).expect("claimed");
     let refused = save(
         store,
-        vec![
+        &[
             save_of("old", 1, 9, vec![set("k", "a", "1", 1)]),
             save_of("new", 2, 9, vec![set("k", "a", "1", 1)]),
         ],
     );
     match refused.as_slice() {
-        [
-            StoreError::Fenced {
-                id: fenced,
-                attempted,
-                stored,
+        &[
+            SaveRefused {
+                id: ref refused,
+                error:
+                    StoreError::Fenced {
+                        id: ref fenced,
+                        attempted,
+                        stored,
+                    },
             },
         ] => {
+            assert_eq!(refused, fenced);
             assert_eq!(
-                (fenced, *attempted, *stored),
+                (fenced, attempted, stored),
                 (&id("old"), Epoch::new(1), Epoch::new(2))
             );
         }
@@ -308,10 +307,16 @@ fn an_unknown_workspace_is_an_error(store: &dyn Store) {
     ));
     let refused = save(
         store,
-        vec![save_of("nobody", 1, 9, vec![set("k", "a", "1", 1)])],
+        &[save_of("nobody", 1, 9, vec![set("k", "a", "1", 1)])],
     );
     assert!(
-        matches!(refused.as_slice(), [StoreError::UnknownWorkspace(_)]),
+        matches!(
+            refused.as_slice(),
+            [SaveRefused {
+                error: StoreError::UnknownWorkspace(_),
+                ..
+            }]
+        ),
         "{refused:?}"
     );
     assert_eq!(store.workspace(&id("nobody")).expect("readable"), None);
@@ -362,7 +367,7 @@ fn odd_ids_and_names_are_kept_apart(store: &dyn Store) {
         store.claim(claim_of(text, 1)).expect("claimed");
         save(
             store,
-            vec![save_of(
+            &[save_of(
                 text,
                 1,
                 7,
@@ -398,12 +403,12 @@ fn committed_offsets_are_kept_by_partition(store: &dyn Store) {
     );
     store
         .save(
-            Vec::new(),
+            &[],
             &[(PartitionId(1), Offset(7)), (PartitionId(2), Offset(9))],
         )
         .expect("saved");
     store
-        .save(Vec::new(), &[(PartitionId(1), Offset(8))])
+        .save(&[], &[(PartitionId(1), Offset(8))])
         .expect("saved");
     let committed =
         [0, 1, 2].map(|partition| store.committed(PartitionId(partition)).expect("readable"));
@@ -414,10 +419,7 @@ fn committed_offsets_are_kept_by_partition(store: &dyn Store) {
 fn a_deleted_workspace_leaves_nothing(store: &dyn Store) {
     for text in ["acme", "acme-2"] {
         store.claim(claim_of(text, 1)).expect("claimed");
-        save(
-            store,
-            vec![save_of(text, 1, 9, vec![set("k", "a", "1", 1)])],
-        );
+        save(store, &[save_of(text, 1, 9, vec![set("k", "a", "1", 1)])]);
         store
             .append_history(vec![transition(text, 1, 1)])
             .expect("kept");
@@ -449,7 +451,7 @@ fn a_sink_that_refuses_ends_the_load(store: &dyn Store) {
     store.claim(claim_of("acme", 1)).expect("claimed");
     save(
         store,
-        vec![save_of(
+        &[save_of(
             "acme",
             1,
             9,
@@ -526,7 +528,8 @@ fn many_saves_of_many_workspaces_add_up(store: &dyn Store) {
             };
             save_of(text, 1, round + 6, vec![change])
         });
-        assert!(save(store, saves.collect()).is_empty());
+        let saves: Vec<_> = saves.collect();
+        assert!(save(store, &saves).is_empty());
     }
     let mut model = std::collections::BTreeSet::new();
     for round in 0..20_u64 {

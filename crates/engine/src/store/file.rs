@@ -17,7 +17,7 @@ mod lines;
 mod names;
 
 use super::{
-    Change, Claim, EntrySink, HistoryCursor, HistoryRecord, Save, Store, StoreError,
+    Change, Claim, EntrySink, HistoryCursor, HistoryRecord, Save, SaveRefused, Store, StoreError,
     StoredWorkspace, fence,
 };
 use crate::disk::{DirLock, DiskError};
@@ -186,14 +186,14 @@ impl FileStore {
         Ok(())
     }
 
-    fn save_one(&self, save: Save) -> Result<(), StoreError> {
+    fn save_one(&self, save: &Save) -> Result<(), StoreError> {
         if !self.is_listed(&save.id) {
-            return Err(StoreError::UnknownWorkspace(save.id));
+            return Err(StoreError::UnknownWorkspace(save.id.clone()));
         }
         let slot = self.slot(&save.id);
         let slot = &mut *slot.lock();
         let end = self.end(&save.id, slot)?;
-        let mut about = fence::saved(Some(end.about.clone()), &save)?;
+        let mut about = fence::saved(Some(end.about.clone()), save)?;
         if slot.names.is_none() {
             let names = match end.about.entries {
                 0 => HashSet::new(),
@@ -202,7 +202,7 @@ impl FileStore {
             slot.names = Some(names);
         }
         let path = self.entries_path(&save.id);
-        let draft = draft_of(&save, &mut about, slot, &end);
+        let draft = draft_of(save, &mut about, slot, &end);
         let draft = draft
             .inspect_err(|_| slot.names = None)?
             .map_err(|error| io_error(&path, &error))?;
@@ -408,17 +408,19 @@ impl Store for FileStore {
 
     fn save(
         &self,
-        saves: Vec<Save>,
+        saves: &[Save],
         committed: &[(PartitionId, Offset)],
-    ) -> Result<Vec<StoreError>, StoreError> {
+    ) -> Result<Vec<SaveRefused>, StoreError> {
         let mut refused = Vec::new();
         for save in saves {
             match self.save_one(save) {
                 Ok(()) => {}
-                Err(error @ (StoreError::NoSpace(_) | StoreError::Unavailable(_))) => {
-                    return Err(error);
-                }
-                Err(error) => refused.push(error),
+                Err(error @ StoreError::NoSpace(_)) => return Err(error),
+                // Each workspace has files of its own: what stands against one does not stand against the next.
+                Err(error) => refused.push(SaveRefused {
+                    id: save.id.clone(),
+                    error,
+                }),
             }
         }
         self.index.lock().commit(committed);

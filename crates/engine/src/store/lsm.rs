@@ -1,13 +1,13 @@
 //! The LSM store: workspaces in the database of the data directory, beside the log.
 //!
-//! A save is one batch for all its workspaces; it survives a crash of the process at
+//! A save is one batch for each few of its workspaces; it survives a crash of the process at
 //! once and a crash of the machine after [`Store::sync`].
 
 mod layout;
 
 use super::{
-    Change, Claim, EntrySink, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, Save, Store,
-    StoreError, StoredWorkspace, fence,
+    Change, Claim, EntrySink, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, Save,
+    SaveRefused, Store, StoreError, StoredWorkspace, fence,
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{DataDir, DiskError, WriteError, describe, is_damage};
@@ -18,11 +18,15 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Bound;
+use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
 /// Workspaces share this many locks: two that share one save one after the other.
-const LOCKS: usize = 64;
+const LOCKS: usize = 4096;
+
+/// A save is written in pieces of about this size, so that the claims of other loads come in between.
+const PIECE_BYTES: usize = 512 * 1024;
 
 /// Transitions are removed this many at a time, so that not every append removes one.
 const HISTORY_REMOVALS: usize = 256;
@@ -234,16 +238,17 @@ impl Store for LsmStore {
         }
         let prefix = layout::workspace_prefix(id);
         let mut entries = 0;
+        let mut kind = Arc::default();
         for entry in snapshot.prefix(&self.entries, &prefix) {
             let (key, value) = entry
                 .into_inner()
                 .map_err(|error| read_error(&entries_of(id, entries), &error))?;
-            let entry = layout::decode_entry(&key, prefix.len(), value.into())
+            let entry = layout::decode_entry(&key, prefix.len(), value.into(), &mut kind)
                 .map_err(|damage| corrupt(entry_place(id, &key, prefix.len()), damage))?;
             sink(entry).map_err(|reason| {
                 let (kind, id) = layout::entry_name(key.get(prefix.len()..).unwrap_or_default())
                     .unwrap_or_default();
-                super::refused(&kind, &id, reason)
+                super::refused(&kind, id, reason)
             })?;
             entries += 1;
         }
@@ -262,46 +267,33 @@ impl Store for LsmStore {
 
     fn save(
         &self,
-        saves: Vec<Save>,
+        saves: &[Save],
         committed: &[(PartitionId, Offset)],
-    ) -> Result<Vec<StoreError>, StoreError> {
+    ) -> Result<Vec<SaveRefused>, StoreError> {
         let _locks = self.lock(saves.iter().map(|save| &save.id));
-        let mut draft = Draft {
-            batch: self.dir.database().batch(),
-            bytes: 0,
-            abouts: HashMap::new(),
-        };
+        let mut draft = Draft::new(self);
         let mut refused = Vec::new();
-        for save in merged(saves) {
-            match draft.take(self, save) {
+        for save in saves {
+            match draft.take(save) {
                 Ok(()) => {}
-                Err(Refusal::Alone(error)) => refused.push(error),
-                Err(Refusal::All(error)) => return Err(error),
+                Err(error @ (StoreError::NoSpace(_) | StoreError::Unavailable(_))) => {
+                    return Err(error);
+                }
+                Err(error) => refused.push(SaveRefused {
+                    id: save.id.clone(),
+                    error,
+                }),
             }
-        }
-        let Draft {
-            mut batch,
-            mut bytes,
-            abouts,
-        } = draft;
-        for workspace in abouts.into_values() {
-            let about = About {
-                workspace,
-                deleting: false,
-            };
-            let value = about.encode();
-            bytes += value.len();
-            batch.insert(&self.workspaces, about.workspace.id.as_str(), value);
+            if draft.bytes >= PIECE_BYTES {
+                std::mem::replace(&mut draft, Draft::new(self)).write()?;
+            }
         }
         for (partition, offset) in committed {
             let key = partition.0.to_be_bytes();
-            batch.insert(
-                &self.committed,
-                key,
-                Writer::default().u64(offset.0).seal(&key),
-            );
+            let value = Writer::default().u64(offset.0).seal(&key);
+            draft.batch.insert(&self.committed, key, value);
         }
-        self.dir.write(batch, bytes).map_err(write_error)?;
+        draft.write()?;
         Ok(refused)
     }
 
@@ -437,39 +429,48 @@ impl LsmStore {
     }
 }
 
-/// The batch of one save.
-struct Draft {
+/// A part of a save: some of its workspaces, each whole.
+struct Draft<'a> {
+    store: &'a LsmStore,
     batch: OwnedWriteBatch,
     bytes: usize,
-    abouts: HashMap<WorkspaceId, StoredWorkspace>,
 }
 
-enum Refusal {
-    /// This workspace is not saved, the others are.
-    Alone(StoreError),
-    /// Nothing is saved.
-    All(StoreError),
-}
+impl<'a> Draft<'a> {
+    fn new(store: &'a LsmStore) -> Self {
+        Self {
+            store,
+            batch: store.dir.database().batch(),
+            bytes: 0,
+        }
+    }
 
-impl Draft {
-    fn take(&mut self, store: &LsmStore, save: Save) -> Result<(), Refusal> {
-        let stored = match store.known(&save.id) {
-            Ok(stored) => stored,
-            Err(error @ StoreError::Corrupt { .. }) => return Err(Refusal::Alone(error)),
-            Err(error) => return Err(Refusal::All(error)),
-        };
-        let mut about = fence::saved(stored, &save).map_err(Refusal::Alone)?;
-        let changes = keyed(&save.id, save.changes).map_err(Refusal::Alone)?;
+    fn write(self) -> Result<(), StoreError> {
+        self.store
+            .dir
+            .write(self.batch, self.bytes)
+            .map_err(write_error)
+    }
+
+    /// Takes a workspace in, whole or not at all.
+    fn take(&mut self, save: &Save) -> Result<(), StoreError> {
+        let store = self.store;
+        let mut about = fence::saved(store.known(&save.id)?, save)?;
         let was_empty = about.entries == 0;
-        for (key, change) in changes {
+        let mut changes = Vec::with_capacity(save.changes.len());
+        for (key, change) in keyed(&save.id, &save.changes)? {
             let known = !was_empty
                 && store
                     .entries
                     .contains_key(&key)
-                    .map_err(|error| Refusal::All(read_error(&place_of(&save.id), &error)))?;
+                    .map_err(|error| read_error(&place_of(&save.id), &error))?;
+            changes.push((key, change, known));
+        }
+        // Nothing can stand against it any more: from here on it is in the batch, whole.
+        for (key, change, known) in changes {
             match change {
                 Change::Set(entry) => {
-                    let value = layout::encode_entry(&key, &entry);
+                    let value = layout::encode_entry(&key, entry);
                     self.bytes += key.len() + value.len();
                     self.batch.insert(&store.entries, key, value);
                     about.entries += u64::from(!known);
@@ -482,47 +483,26 @@ impl Draft {
                 Change::Unset { .. } => {}
             }
         }
-        self.abouts.insert(save.id, about);
+        let about = About {
+            workspace: about,
+            deleting: false,
+        };
+        let value = about.encode();
+        self.bytes += value.len();
+        self.batch
+            .insert(&store.workspaces, save.id.as_str(), value);
         Ok(())
     }
 }
 
-/// Two saves of one workspace become one: a batch must hold each key once.
-fn merged(saves: Vec<Save>) -> Vec<Save> {
-    let mut places: HashMap<WorkspaceId, usize> = HashMap::with_capacity(saves.len());
-    let mut merged: Vec<Save> = Vec::with_capacity(saves.len());
-    for save in saves {
-        let before = places
-            .get(&save.id)
-            .and_then(|place| merged.get_mut(*place));
-        match before {
-            Some(before) if before.epoch == save.epoch => {
-                let mut changes = std::mem::take(&mut before.changes);
-                changes.extend(save.changes);
-                let last_load_ms = save.last_load_ms.or(before.last_load_ms);
-                *before = Save {
-                    changes,
-                    last_load_ms,
-                    ..save
-                };
-            }
-            // A stale one among them is refused by its own epoch; the newer one counts.
-            Some(before) if before.epoch < save.epoch => *before = save,
-            Some(_) => {}
-            None => {
-                places.insert(save.id.clone(), merged.len());
-                merged.push(save);
-            }
-        }
-    }
-    merged
-}
-
 /// Changes by key, of two changes of one entry the later.
-fn keyed(id: &WorkspaceId, changes: Vec<Change>) -> Result<Vec<(Vec<u8>, Change)>, StoreError> {
+fn keyed<'a>(
+    id: &WorkspaceId,
+    changes: &'a [Change],
+) -> Result<Vec<(Vec<u8>, &'a Change)>, StoreError> {
     let mut keyed = Vec::with_capacity(changes.len());
     for change in changes {
-        let (kind, entity) = match &change {
+        let (kind, entity) = match change {
             Change::Set(entry) => (&entry.kind, &entry.id),
             Change::Unset { kind, id } => (kind, id),
         };

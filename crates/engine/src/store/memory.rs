@@ -1,11 +1,12 @@
 //! The memory store: for tests, and for engines that rebuild everything from the log.
 
 use super::{
-    Change, Claim, EntrySink, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, Save, Store,
-    StoreError, StoredEntry, StoredWorkspace, fence,
+    Change, Claim, EntrySink, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, Save,
+    SaveRefused, Store, StoreError, StoredEntry, StoredWorkspace, fence,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
@@ -25,7 +26,7 @@ struct Inner {
 #[derive(Debug)]
 struct Kept {
     about: StoredWorkspace,
-    entries: BTreeMap<(Box<str>, Box<str>), StoredEntry>,
+    entries: BTreeMap<(Arc<str>, Box<str>), StoredEntry>,
 }
 
 impl MemoryStore {
@@ -104,9 +105,9 @@ impl Store for MemoryStore {
 
     fn save(
         &self,
-        saves: Vec<Save>,
+        saves: &[Save],
         committed: &[(PartitionId, Offset)],
-    ) -> Result<Vec<StoreError>, StoreError> {
+    ) -> Result<Vec<SaveRefused>, StoreError> {
         let mut state = self.state.lock();
         let mut refused = Vec::new();
         for save in saves {
@@ -114,22 +115,23 @@ impl Store for MemoryStore {
                 .workspaces
                 .get(&save.id)
                 .map(|kept| kept.about.clone());
-            let about = match fence::saved(stored, &save) {
+            let about = match fence::saved(stored, save) {
                 Ok(about) => about,
                 Err(error) => {
-                    refused.push(error);
+                    let id = save.id.clone();
+                    refused.push(SaveRefused { id, error });
                     continue;
                 }
             };
             if let Some(kept) = state.workspaces.get_mut(&save.id) {
-                for change in save.changes {
+                for change in &save.changes {
                     match change {
                         Change::Set(entry) => {
-                            kept.entries
-                                .insert((entry.kind.clone(), entry.id.clone()), entry);
+                            let name = (Arc::clone(&entry.kind), entry.id.clone());
+                            kept.entries.insert(name, entry.clone());
                         }
                         Change::Unset { kind, id } => {
-                            kept.entries.remove(&(kind, id));
+                            kept.entries.remove(&(Arc::clone(kind), id.clone()));
                         }
                     }
                 }

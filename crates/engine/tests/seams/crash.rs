@@ -90,7 +90,7 @@ fn child_of_the_crash_tests() {
             ];
             assert!(
                 store
-                    .save(vec![save_of("acme", epoch, next, changes)], &[])
+                    .save(&[save_of("acme", epoch, next, changes)], &[])
                     .expect("saved")
                     .is_empty()
             );

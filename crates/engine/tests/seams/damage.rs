@@ -15,7 +15,7 @@ fn filled(path: &Path, requests: u64) {
         fill(&log, number, 1);
         let changes = vec![set("kind", &number.to_string(), "{\"a\":1}", number)];
         store
-            .save(vec![save_of("acme", 1, number + 5, changes)], &[])
+            .save(&[save_of("acme", 1, number + 5, changes)], &[])
             .expect("saved");
     }
     store.sync().expect("synced");
@@ -159,7 +159,7 @@ fn a_write_torn_by_a_power_cut_is_cut_off_also_where_a_later_unsynced_one_is_who
         for number in 0..2 {
             let changes = vec![set("late", &number.to_string(), "{}", 50)];
             store
-                .save(vec![save_of("acme", 1, 50, changes)], &[])
+                .save(&[save_of("acme", 1, 50, changes)], &[])
                 .expect("saved");
         }
     }

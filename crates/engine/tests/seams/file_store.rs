@@ -4,7 +4,7 @@ use workspace_engine_core::store::conformance::{
     claim_of, id, load, save, save_of, set, transition, unset,
 };
 use workspace_engine_core::store::{
-    Change, FileStore, HISTORY_TRANSITIONS_MOST, Store, StoreError,
+    Change, FileStore, HISTORY_TRANSITIONS_MOST, SaveRefused, Store, StoreError,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 
@@ -58,13 +58,7 @@ fn filled(path: &Path) {
     let store = FileStore::open(path).expect("opened");
     store.claim(claim_of("acme", 1)).expect("claimed");
     for number in 1..=SAVES {
-        assert!(
-            save(
-                &store,
-                vec![save_of("acme", 1, number + 10, changes(number))]
-            )
-            .is_empty()
-        );
+        assert!(save(&store, &[save_of("acme", 1, number + 10, changes(number))]).is_empty());
     }
 }
 
@@ -101,13 +95,7 @@ fn a_file_cut_at_any_byte_gives_a_prefix_of_whole_saves_and_goes_on() {
         }
         // The next save stands behind the last whole one.
         for number in saves + 1..=SAVES {
-            assert!(
-                save(
-                    &store,
-                    vec![save_of("acme", 1, number + 10, changes(number))]
-                )
-                .is_empty()
-            );
+            assert!(save(&store, &[save_of("acme", 1, number + 10, changes(number))]).is_empty());
         }
         drop(store);
         let store = FileStore::open(path.path()).expect("opened");
@@ -152,7 +140,7 @@ fn a_damaged_workspace_harms_no_other_and_is_still_listed() {
     {
         let store = FileStore::open(path.path()).expect("opened");
         store.claim(claim_of("other", 1)).expect("claimed");
-        assert!(save(&store, vec![save_of("other", 1, 12, changes(1))]).is_empty());
+        assert!(save(&store, &[save_of("other", 1, 12, changes(1))]).is_empty());
         store.sync().expect("synced");
     }
     for damage in ["text\n", ""] {
@@ -176,13 +164,19 @@ fn a_damaged_workspace_harms_no_other_and_is_still_listed() {
         }
         let refused = save(
             &store,
-            vec![
+            &[
                 save_of("acme", 1, 99, changes(1)),
                 save_of("other", 1, 13, changes(2)),
             ],
         );
         assert!(
-            matches!(refused.as_slice(), [StoreError::Corrupt { .. }]),
+            matches!(
+                refused.as_slice(),
+                [SaveRefused {
+                    error: StoreError::Corrupt { .. },
+                    ..
+                }]
+            ),
             "{refused:?}"
         );
         assert_eq!(
@@ -223,7 +217,7 @@ fn a_file_with_much_garbage_is_compacted_and_loads_the_same() {
         let changes = (0..100)
             .map(|number| set("kind", &number.to_string(), &text, round))
             .collect();
-        assert!(save(&store, vec![save_of("acme", 1, round + 10, changes)]).is_empty());
+        assert!(save(&store, &[save_of("acme", 1, round + 10, changes)]).is_empty());
         longest = longest.max(
             std::fs::metadata(path.path().join("acme/entries.jsonl"))
                 .expect("there")
@@ -250,11 +244,11 @@ fn what_is_committed_is_kept_by_a_sync_and_not_before() {
     let path = tempfile::tempdir().expect("a directory");
     let store = FileStore::open(path.path()).expect("opened");
     store
-        .save(Vec::new(), &[(PartitionId(1), Offset(7))])
+        .save(&[], &[(PartitionId(1), Offset(7))])
         .expect("saved");
     store.sync().expect("synced");
     store
-        .save(Vec::new(), &[(PartitionId(1), Offset(9))])
+        .save(&[], &[(PartitionId(1), Offset(9))])
         .expect("saved");
     assert_eq!(
         store.committed(PartitionId(1)).expect("readable"),

@@ -50,7 +50,7 @@ fn fill_store(store: &dyn Store) {
     ];
     store
         .save(
-            vec![Save {
+            &[Save {
                 last_load_ms: Some(12),
                 ..save_of("acme", 3, 9, changes)
             }],
@@ -58,10 +58,7 @@ fn fill_store(store: &dyn Store) {
         )
         .expect("saved");
     store
-        .save(
-            vec![save_of("acme", 3, 10, vec![unset("note", "gone")])],
-            &[],
-        )
+        .save(&[save_of("acme", 3, 10, vec![unset("note", "gone")])], &[])
         .expect("saved");
     store.claim(claim_of("ber", 1)).expect("claimed");
     store
@@ -148,7 +145,12 @@ fn a_data_directory_of_version_1_is_read() {
     let mut values = Vec::new();
     for partition in 0..2 {
         let batch = read_all(&log, PartitionId(partition), Offset::ZERO);
-        values.extend(batch.records.into_iter().filter_map(|record| record.value));
+        values.extend(
+            batch
+                .records
+                .into_iter()
+                .filter_map(|record| record.value().map(<[u8]>::to_vec)),
+        );
     }
     values.sort();
     let mut expected: Vec<_> = (0..3).map(|number| event(&id("acme"), number)).collect();

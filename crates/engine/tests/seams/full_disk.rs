@@ -38,10 +38,7 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
         println!("round {round}, {appended} events: {refused}");
         assert!(matches!(refused, AppendError::NoSpace(_)), "{refused}");
         let text = format!("\"{}\"", "x".repeat(1_000_000));
-        let refused = store.save(
-            vec![save_of("acme", 1, 9, vec![set("k", "a", &text, 1)])],
-            &[],
-        );
+        let refused = store.save(&[save_of("acme", 1, 9, vec![set("k", "a", &text, 1)])], &[]);
         println!("save: {refused:?}");
         assert!(matches!(refused, Err(StoreError::NoSpace(_))));
         assert_eq!(events(&log), appended, "readable while the disk is full");
@@ -49,10 +46,7 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
         append(&log, request("acme", 500, None)).expect("there is space again");
         appended += 500;
         store
-            .save(
-                vec![save_of("acme", 1, 9, vec![set("k", "a", "1", 1)])],
-                &[],
-            )
+            .save(&[save_of("acme", 1, 9, vec![set("k", "a", "1", 1)])], &[])
             .expect("saved");
         rounds += 1;
     }
@@ -73,7 +67,7 @@ fn a_full_disk_tears_no_file_of_the_file_store() {
     let mut saves = 0;
     let refused = loop {
         let changes = vec![set("k", &format!("entity-{saves}"), &text, saves)];
-        match store.save(vec![save_of("acme", 1, saves + 10, changes)], &[]) {
+        match store.save(&[save_of("acme", 1, saves + 10, changes)], &[]) {
             Ok(_) => saves += 1,
             Err(error) => break error,
         }
@@ -85,7 +79,7 @@ fn a_full_disk_tears_no_file_of_the_file_store() {
     assert!(
         store
             .save(
-                vec![save_of("acme", 1, 999, vec![set("k", "last", "1", 1)])],
+                &[save_of("acme", 1, 999, vec![set("k", "last", "1", 1)])],
                 &[]
             )
             .expect("saved")

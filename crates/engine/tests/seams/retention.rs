@@ -102,7 +102,7 @@ fn retention_by_size_keeps_the_newest_bytes() {
     let kept = read_all(&log, partition, log.low_watermark(partition)).records;
     let size: usize = kept
         .iter()
-        .map(|record| record.value.as_ref().expect("a value").len() + 4 + 31)
+        .map(|record| record.value().expect("a value").len() + 4 + 31)
         .sum();
     assert!(
         size.abs_diff(10_000) < 300,

@@ -6,7 +6,7 @@ use workspace_status::Epoch;
 
 use super::{Partition, Unsaved};
 use crate::workspace::{AfterLeaving, Phase};
-use crate::{Action, CommandError, Lane, LoadFailure, Offset, Report, Slot, Urgency};
+use crate::{Action, CommandError, Lane, LoadFailure, Offset, Refusal, Report, Slot, Urgency};
 
 impl Partition {
     /// Begins the next epoch of a workspace that is not in memory.
@@ -162,34 +162,49 @@ impl Partition {
         self.report(slot, Report::Parked { reason });
     }
 
-    /// A newer load of a workspace in memory is known to the store: nothing of this one can be saved.
-    ///
-    /// Mostly this process has lost the partition and is not told yet. But the
-    /// newer load may also be a late one of an owner before, who has dropped it
-    /// since; so it is loaded again, after a wait in which the group can tell.
-    pub(super) fn taken_over(&mut self, slot: Slot) {
-        let workspace = self.workspaces.at(slot);
-        let reason = format!(
-            "a newer load than epoch {} has taken it over",
-            workspace.epoch
-        );
+    /// The store will not take what a workspace in memory holds: it is dropped. Nothing is lost by
+    /// that, because what the store has of it holds the trim floor back.
+    pub(super) fn save_refused(&mut self, slot: Slot, refusal: &Refusal) {
+        let epoch = self.workspaces.at(slot).epoch;
+        let reason = match refusal {
+            Refusal::TakenOver => format!("a newer load than epoch {epoch} has taken it over"),
+            Refusal::ForNow(reason) | Refusal::ForGood(reason) => {
+                format!("it cannot be saved: {reason}")
+            }
+        };
+        if !self.drop_unsaved(slot, &reason) {
+            return;
+        }
+        match refusal {
+            // Mostly this process has lost the partition and is not told yet. But the newer load
+            // may also be a late one of an owner before, who has dropped it since; so it is loaded
+            // again, after a wait in which the group can tell.
+            Refusal::TakenOver => {
+                let workspace = self.workspaces.at_mut(slot);
+                let (attempt, _) = workspace.failures.fail(&self.limits.retry, &workspace.id);
+                self.try_again(slot, reason, attempt, self.limits.retry.longest);
+            }
+            Refusal::ForNow(_) => self.retry_later(slot, reason),
+            Refusal::ForGood(_) => self.park(slot, reason),
+        }
+    }
+
+    /// Drops a workspace in memory with what is not saved of it; false when that was the last of it here.
+    fn drop_unsaved(&mut self, slot: Slot, reason: &str) -> bool {
         let handed_over = matches!(
-            workspace.phase,
+            self.workspaces.at(slot).phase,
             Phase::Leaving {
                 then: AfterLeaving::HandedOver,
                 ..
             }
         );
-        self.refuse_ticket(slot, CommandError::Failed(reason.clone()));
+        self.refuse_ticket(slot, CommandError::Failed(reason.to_owned()));
         self.step_out(slot);
         self.out.push(Action::Drop { slot });
         if handed_over {
-            self.let_go(slot, "a newer load has taken it over");
-            return;
+            self.let_go(slot, "the partition is handed over");
         }
-        let workspace = self.workspaces.at_mut(slot);
-        let (attempt, _) = workspace.failures.fail(&self.limits.retry, &workspace.id);
-        self.try_again(slot, reason, attempt, self.limits.retry.longest);
+        !handed_over
     }
 
     pub(super) fn retry_loads(&mut self) {

@@ -1,9 +1,11 @@
 //! Saves of a partition: when, what, and what is known to be in the store.
 
+use std::collections::BTreeMap;
+
 use super::{Ownership, Partition};
 use crate::retry::Failures;
 use crate::workspace::{AfterLeaving, Phase};
-use crate::{Action, Lane, Offset, SaveOne, SavePlan, Slot, Time};
+use crate::{Action, Lane, Offset, Refusal, Refused, SaveOne, SavePlan, Slot, Time};
 
 /// What is not saved yet and what is being saved. At most one save is under way.
 #[derive(Debug, Default)]
@@ -199,20 +201,25 @@ impl Partition {
             .max(self.saving.committed)
     }
 
-    pub(super) fn saved(&mut self, refused: &[Slot]) {
+    pub(super) fn saved(&mut self, refused: Vec<Refused>) {
         let Some(save) = self.saving.under_way.take() else {
             return;
         };
         self.saving.failures.clear();
         self.saving.committed = save.plan.committed;
+        let mut refused: BTreeMap<Slot, Refusal> = refused
+            .into_iter()
+            .map(|refused| (refused.slot, refused.refusal))
+            .collect();
         for one in &save.plan.workspaces {
-            let workspace = self.workspaces.at_mut(one.slot);
-            if refused.contains(&one.slot) {
+            if let Some(refusal) = refused.remove(&one.slot) {
+                let workspace = self.workspaces.at(one.slot);
                 if workspace.in_memory() && workspace.epoch == one.epoch {
-                    self.taken_over(one.slot);
+                    self.save_refused(one.slot, &refusal);
                 }
                 continue;
             }
+            let workspace = self.workspaces.at_mut(one.slot);
             workspace.saved_next_offset = workspace.saved_next_offset.max(one.next_offset);
             if let Phase::Leaving {
                 then,

@@ -3,7 +3,9 @@
 use workspace_status::WorkspaceId;
 
 use super::*;
-use crate::{AppliedTo, Command, FetchFailure, Known, LoadFailure, Poison, Ticket, Touched};
+use crate::{
+    AppliedTo, Command, FetchFailure, Known, LoadFailure, Poison, Refusal, Refused, Ticket, Touched,
+};
 
 /// A partition at a time, with what it was told and what it said to it.
 struct Story {
@@ -699,7 +701,7 @@ fn one_whose_save_is_refused_is_dropped_and_loaded_again_after_the_longest_wait(
     story.read(Lane::Live, 1, 1, &[("a", 0)]);
     story.pass(Duration::from_secs(1));
     story.expect(
-        Input::Saved { refused: vec![Slot(0)] },
+        Input::Saved { refused: vec![refused(0, Refusal::TakenOver)] },
         &[
             "drop #0",
             "report #0 retrying after failure 1, in 30s: a newer load than epoch 2 has taken it over",
@@ -707,6 +709,57 @@ fn one_whose_save_is_refused_is_dropped_and_loaded_again_after_the_longest_wait(
     );
     assert_eq!(
         story.pass(Duration::from_secs(30))[0],
+        "report #0 initializing at epoch 3"
+    );
+}
+
+fn refused(slot: usize, refusal: Refusal) -> Refused {
+    Refused {
+        slot: Slot(slot),
+        refusal,
+    }
+}
+
+#[test]
+fn one_that_the_store_will_not_save_is_parked_and_its_events_stay_in_the_log() {
+    let mut story = Story::owned(&[("a", 0), ("b", 0)], 0, 0);
+    story.load(0, 2, 0, 0);
+    story.load(1, 2, 0, 0);
+    story.tell(appended(9));
+    story.read(Lane::Live, 9, 9, &[("a", 0), ("b", 5)]);
+    story.pass(Duration::from_secs(1));
+    story.expect(
+        Input::Saved {
+            refused: vec![refused(
+                0,
+                Refusal::ForGood("no room in its key".to_owned()),
+            )],
+        },
+        &[
+            "drop #0",
+            "report #0 parked: it cannot be saved: no room in its key",
+        ],
+    );
+    assert_eq!(story.machine.trim_floor(), Offset(0));
+}
+
+#[test]
+fn one_that_the_store_cannot_save_now_is_loaded_again() {
+    let mut story = Story::owned(&[("a", 0)], 0, 0);
+    story.load(0, 2, 0, 0);
+    story.tell(appended(1));
+    story.read(Lane::Live, 1, 1, &[("a", 0)]);
+    story.pass(Duration::from_secs(1));
+    let wanted = story.tell(Input::Saved {
+        refused: vec![refused(0, Refusal::ForNow("its file is gone".to_owned()))],
+    });
+    assert_eq!(wanted[0], "drop #0");
+    assert!(
+        wanted[1].ends_with("it cannot be saved: its file is gone"),
+        "{wanted:?}"
+    );
+    assert_eq!(
+        story.pass(Duration::from_secs(2))[0],
         "report #0 initializing at epoch 3"
     );
 }
@@ -731,7 +784,7 @@ fn events_of_one_that_was_taken_over_do_not_hold_up_the_others() {
     story.tell(fetched(Lane::CatchUp, 3, 10, &[("a", 1)]));
     story.expect(applied(Lane::CatchUp, &[0, 0]), &[]);
     let wanted = story.tell(Input::Saved {
-        refused: vec![Slot(0)],
+        refused: vec![refused(0, Refusal::TakenOver)],
     });
     assert_eq!(wanted.last().unwrap(), "fetch 3..10 for the catch-up lane");
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
 
@@ -92,7 +93,7 @@ pub(super) struct End {
     pub(super) chain: Chain,
 }
 
-pub(super) type Entries = BTreeMap<(Box<str>, Box<str>), StoredEntry>;
+pub(super) type Entries = BTreeMap<(Arc<str>, Box<str>), StoredEntry>;
 
 /// Why a file could not be read.
 #[derive(Debug)]

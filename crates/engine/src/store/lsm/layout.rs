@@ -14,6 +14,8 @@
 use super::super::{HistoryRecord, StoredEntry, StoredWorkspace};
 use crate::disk::codec::{Damage, Reader, Writer};
 use bytes::{Buf, Bytes};
+use std::borrow::Cow;
+use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
 
@@ -48,7 +50,7 @@ pub(super) fn entry_key(id: &WorkspaceId, kind: &str, entity: &str) -> Vec<u8> {
 }
 
 /// Kind and id of an entry, from what follows the prefix of its workspace.
-pub(super) fn entry_name(rest: &[u8]) -> Result<(Box<str>, Box<str>), Damage> {
+pub(super) fn entry_name(rest: &[u8]) -> Result<(Cow<'_, str>, &str), Damage> {
     const NOT_TEXT: Damage = "its key is not UTF-8";
     let mut from = 0;
     let mut escaped = false;
@@ -68,23 +70,21 @@ pub(super) fn entry_name(rest: &[u8]) -> Result<(Box<str>, Box<str>), Damage> {
         let entity =
             std::str::from_utf8(entity.get(1..).unwrap_or_default()).map_err(|_| NOT_TEXT)?;
         let kind = if escaped {
-            unescape(kind)?
+            Cow::Owned(unescape(kind)?)
         } else {
-            std::str::from_utf8(kind).map_err(|_| NOT_TEXT)?.into()
+            Cow::Borrowed(std::str::from_utf8(kind).map_err(|_| NOT_TEXT)?)
         };
-        return Ok((kind, entity.into()));
+        return Ok((kind, entity));
     }
 }
 
-fn unescape(kind: &[u8]) -> Result<Box<str>, Damage> {
+fn unescape(kind: &[u8]) -> Result<String, Damage> {
     let plain: Vec<u8> = kind
         .iter()
         .copied()
         .filter(|byte| *byte != ESCAPE)
         .collect();
-    String::from_utf8(plain)
-        .map(String::into_boxed_str)
-        .map_err(|_| "its key is not UTF-8")
+    String::from_utf8(plain).map_err(|_| "its key is not UTF-8")
 }
 
 pub(super) fn encode_entry(key: &[u8], entry: &StoredEntry) -> Vec<u8> {
@@ -94,18 +94,22 @@ pub(super) fn encode_entry(key: &[u8], entry: &StoredEntry) -> Vec<u8> {
         .seal(key)
 }
 
-/// An entry as it was found, its data not copied.
+/// An entry as it was found, its data not copied. `last_kind` is the kind of the entry before it, which most share.
 pub(super) fn decode_entry(
     key: &[u8],
     prefix_bytes: usize,
     sealed: Bytes,
+    last_kind: &mut Arc<str>,
 ) -> Result<StoredEntry, Damage> {
     let mut reader = Reader::open(key, sealed)?;
     let offset = Offset(reader.u64()?);
     let (kind, id) = entry_name(key.get(prefix_bytes..).unwrap_or_default())?;
+    if **last_kind != *kind {
+        *last_kind = kind.into();
+    }
     Ok(StoredEntry {
-        kind,
-        id,
+        kind: Arc::clone(last_kind),
+        id: id.into(),
         data: reader.rest(),
         offset,
     })
@@ -233,7 +237,7 @@ mod tests {
                 let key = entry_key(&id("acme"), kind, entity);
                 let value = encode_entry(&key, &entry);
                 assert_eq!(
-                    decode_entry(&key, 5, value.into()),
+                    decode_entry(&key, 5, value.into(), &mut Arc::default()),
                     Ok(entry),
                     "{kind:?} {entity:?}"
                 );

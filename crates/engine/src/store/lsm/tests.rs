@@ -23,7 +23,7 @@ fn filled(store: &LsmStore) {
     for text in ["acme", "other"] {
         store.claim(claim_of(text, 1)).expect("claimed");
         let changes = (0..10).map(|number| set("kind", &number.to_string(), "{\"a\":1}", number));
-        let refused = store.save(vec![save_of(text, 1, 10, changes.collect())], &[]);
+        let refused = store.save(&[save_of(text, 1, 10, changes.collect())], &[]);
         assert!(refused.expect("saved").is_empty());
     }
 }
@@ -97,9 +97,15 @@ fn a_workspace_whose_record_is_damaged_is_listed_and_refuses_everything_but_dele
         save_of("acme", 1, 11, Vec::new()),
         save_of("other", 1, 11, Vec::new()),
     ];
-    let refused = store.save(saves, &[]).expect("the others are saved");
+    let refused = store.save(&saves, &[]).expect("the others are saved");
     assert!(
-        matches!(refused.as_slice(), [StoreError::Corrupt { .. }]),
+        matches!(
+            refused.as_slice(),
+            [SaveRefused {
+                error: StoreError::Corrupt { .. },
+                ..
+            }]
+        ),
         "{refused:?}"
     );
     store.delete(&id("acme")).expect("deleted");
@@ -181,9 +187,15 @@ fn an_entry_whose_name_is_too_long_is_refused_alone() {
         save_of("acme", 1, 11, vec![set("kind", &long, "1", 10)]),
         save_of("other", 1, 11, vec![set("kind", "short", "1", 10)]),
     ];
-    let refused = store.save(saves, &[]).expect("the others are saved");
+    let refused = store.save(&saves, &[]).expect("the others are saved");
     assert!(
-        matches!(refused.as_slice(), [StoreError::Refused { .. }]),
+        matches!(
+            refused.as_slice(),
+            [SaveRefused {
+                error: StoreError::Refused { .. },
+                ..
+            }]
+        ),
         "{refused:?}"
     );
     assert_eq!(

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::fmt;
 
-use workspace_lifecycle::{Admission, Input, Known, Listing, LoadFailure, Offset, Slot};
+use workspace_lifecycle::{
+    Admission, Input, Known, Listing, LoadFailure, Offset, Refusal, Refused, Slot,
+};
 use workspace_status::Epoch;
 
 use super::driver::id_of;
@@ -60,7 +62,7 @@ pub(crate) struct SaveJob {
 pub(crate) enum Message {
     Input(Input),
     Loaded(LoadJob, Record),
-    Saved(Vec<Slot>),
+    Saved(Vec<Refused>),
     SaveFailed,
 }
 
@@ -291,7 +293,11 @@ impl Desk {
             )
         });
         let refused = match written {
-            Some(written) => env.store.save(&env.logs, &saves, &committed, written)?,
+            Some(written) => {
+                let moody = env.faults.save > 0;
+                env.store
+                    .save(&env.logs, &saves, &committed, written, moody)?
+            }
             None => Vec::new(),
         };
         env.count(if fails { "saves failed" } else { "saves" });
@@ -303,13 +309,20 @@ impl Desk {
             let message = if fails {
                 Message::SaveFailed
             } else {
-                let of_job = job.slots.iter().zip(&job.saves);
-                Message::Saved(
-                    of_job
-                        .filter(|(_, save)| refused.contains(&save.key))
-                        .map(|(slot, _)| *slot)
-                        .collect(),
-                )
+                let mut refusals = Vec::new();
+                for (slot, save) in job.slots.iter().zip(&job.saves) {
+                    let why = refused.iter().find(|(key, _)| *key == save.key);
+                    if let Some((_, refusal)) = why
+                        && (*refusal == Refusal::TakenOver
+                            || env.sabotage != Sabotage::RefusedCountsAsSaved)
+                    {
+                        refusals.push(Refused {
+                            slot: *slot,
+                            refusal: refusal.clone(),
+                        });
+                    }
+                }
+                Message::Saved(refusals)
             };
             self.inbox.push((job.at, message));
         }

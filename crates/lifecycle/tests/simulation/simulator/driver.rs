@@ -6,8 +6,8 @@ mod checks;
 use std::collections::{BTreeMap, VecDeque};
 
 use workspace_lifecycle::{
-    Action, Command, Input, Lane, LoadFailure, Offset, Partition, PartitionId, SavePlan, Slot,
-    Ticket,
+    Action, Command, Input, Lane, LoadFailure, Offset, Partition, PartitionId, Refused, SavePlan,
+    Slot, Ticket,
 };
 use workspace_status::WorkspaceId;
 
@@ -280,7 +280,7 @@ impl Driver {
         self.input(env, desk, input)
     }
 
-    pub(crate) fn saved(&mut self, env: &mut Env, desk: &mut Desk, refused: Vec<Slot>) -> Step {
+    pub(crate) fn saved(&mut self, env: &mut Env, desk: &mut Desk, refused: Vec<Refused>) -> Step {
         for slot in self.being_saved.take().unwrap_or_default() {
             self.local(slot).taken.clear();
         }

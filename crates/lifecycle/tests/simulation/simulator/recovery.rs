@@ -216,6 +216,7 @@ impl World {
                 }
             }
             if needs.is_empty() {
+                self.env.store.corrupt.clear();
                 return Ok(());
             }
             for (partition, at, workspace, command) in needs {

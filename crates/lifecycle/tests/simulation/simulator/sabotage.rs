@@ -34,11 +34,13 @@ pub(crate) enum Sabotage {
     LoadIgnoresNewerEpoch,
     /// The answer of a save is lost.
     SaveAnswerIsLost,
+    /// A workspace that the store refused to save counts as saved.
+    RefusedCountsAsSaved,
 }
 
 impl Sabotage {
     /// All that can be caught.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::NextOffsetSavedBeforeChanges,
         Self::ReadyBeforeTarget,
         Self::TrimAboveSaved,
@@ -53,5 +55,6 @@ impl Sabotage {
         Self::ListBeforeCommitted,
         Self::LoadIgnoresNewerEpoch,
         Self::SaveAnswerIsLost,
+        Self::RefusedCountsAsSaved,
     ];
 }

@@ -47,7 +47,8 @@ impl Shown {
             Self::Replaying => before == Self::Loading,
             Self::Ready => before == Self::Replaying,
             Self::Retrying => !matches!(before, Self::Nothing | Self::Begun | Self::Retrying),
-            Self::Parked => matches!(before, Self::Loading | Self::Replaying | Self::Ready),
+            // One that stands at an event, and one that leaves, may also turn out not to be saved.
+            Self::Parked => !matches!(before, Self::Nothing | Self::Begun | Self::Retrying),
             Self::Unloading => before != Self::Nothing,
             Self::Nothing => before == Self::Unloading,
         }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use workspace_lifecycle::Refusal;
+
 use super::log::{Fold, Log};
 use super::rules::{Rule, Violation, ensure};
 use super::sabotage::Sabotage;
@@ -128,23 +130,32 @@ impl Store {
         Ok(Ok(record))
     }
 
-    /// Saves, each workspace whole; answers who was refused.
+    /// Saves, each workspace whole; answers who was refused. `moody` stores refuse one now and then for no lasting reason.
     pub(crate) fn save(
         &mut self,
         logs: &[Log],
         saves: &[Save],
         committed: &[(usize, u64)],
         written: Written,
-    ) -> Result<Vec<Key>, Violation> {
+        moody: bool,
+    ) -> Result<Vec<(Key, Refusal)>, Violation> {
         let mut refused = Vec::new();
         for (index, save) in saves.iter().enumerate() {
             let stored = self.now.records.get(&save.key).copied();
             let Some(stored) = stored.filter(|stored| {
                 save.epoch >= stored.epoch || self.sabotage == Sabotage::SavesAreNotFenced
             }) else {
-                refused.push(save.key);
+                refused.push((save.key, Refusal::TakenOver));
                 continue;
             };
+            if self.is_corrupt(save.key) {
+                refused.push((save.key, Refusal::ForGood("it is damaged".to_owned())));
+                continue;
+            }
+            if moody && (save.epoch * 31 + save.next_offset * 7 + save.key.1 as u64) % 61 == 0 {
+                refused.push((save.key, Refusal::ForNow("it cannot be written".to_owned())));
+                continue;
+            }
             if matches!(written, Written::Some(bits) if (bits >> (index % 64)) & 1 == 0) {
                 continue;
             }
