@@ -12,6 +12,7 @@ pub(crate) mod saver;
 pub(crate) mod upkeep;
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,11 +21,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use tokio::sync::oneshot;
 use workspace_lifecycle::{
     Action, ApplyTo, Command, CommandError, FetchFailure, Input, Known, Lane, Listing, Offset,
-    Partition, PartitionId, SavePlan, Slot, Ticket, Time,
+    Partition, PartitionId, Refusal, Refused, SavePlan, Slot, Ticket, Time,
 };
 use workspace_status::{Attempt, Epoch, Progress, WorkspaceId, WorkspaceStatus};
 
-use self::apply::{Grouped, Source};
+use self::apply::{Grouped, Source, panic_text};
 use self::loader::{LoadDone, LoadJob};
 use self::saver::SaveJob;
 use crate::loaded::{Following, LivePosition, LoadedWorkspace};
@@ -69,10 +70,14 @@ pub(super) struct Local<W> {
     pub(super) replay_from: Offset,
     pub(super) replay_target: Offset,
     pub(super) applied_before_replay: u64,
+    /// The position of its replay that its metadata shows.
+    pub(super) told_offset: Option<Offset>,
     /// Changes that were taken out of the workspace and wait for the next save.
     taken: Vec<Change>,
     /// The load whose changes a save holds now; none once the workspace was dropped meanwhile.
     being_saved: Option<Epoch>,
+    /// Some of its changes were lost on the way out of it, and why: it can never be saved.
+    broken: Option<String>,
     load_ms: Option<u64>,
     pub(super) load_began: Option<Instant>,
 }
@@ -87,8 +92,10 @@ impl<W> Default for Local<W> {
             replay_from: Offset::ZERO,
             replay_target: Offset::ZERO,
             applied_before_replay: 0,
+            told_offset: None,
             taken: Vec::new(),
             being_saved: None,
+            broken: None,
             load_ms: None,
             load_began: None,
         }
@@ -106,7 +113,8 @@ pub(crate) struct Driver<W: Workspace> {
     fetches: VecDeque<(Lane, Offset, Offset)>,
     tickets: HashMap<Ticket, CommandReply>,
     next_ticket: u64,
-    round_was_on: bool,
+    rounds_ended: u64,
+    log_fails: bool,
     pub(super) metadata_at: Option<Instant>,
     released: bool,
 }
@@ -124,7 +132,8 @@ impl<W: Workspace> Driver<W> {
             fetches: VecDeque::new(),
             tickets: HashMap::new(),
             next_ticket: 0,
-            round_was_on: false,
+            rounds_ended: 0,
+            log_fails: false,
             metadata_at: None,
             released: false,
         }
@@ -294,6 +303,7 @@ impl<W: Workspace> Driver<W> {
                 local.progress = None;
                 local.taken = Vec::new();
                 local.being_saved = None;
+                local.broken = None;
                 None
             }
             Action::Report { slot, report } => {
@@ -380,6 +390,9 @@ impl<W: Workspace> Driver<W> {
         };
         let input = match self.shared.log.read(self.id, from, limit) {
             Ok(batch) => {
+                if std::mem::take(&mut self.log_fails) {
+                    self.shared.log_answered(self.id, Ok(()));
+                }
                 let (next_offset, high_watermark) = (batch.next_offset, batch.high_watermark);
                 let grouped = Grouped::new(batch);
                 self.shared.counters.bytes_read.add(grouped.bytes);
@@ -409,7 +422,11 @@ impl<W: Workspace> Driver<W> {
                         offset,
                         reason: error.to_string(),
                     },
-                    ReadError::Unavailable(reason) => FetchFailure::Retry(reason),
+                    ReadError::Unavailable(reason) => {
+                        self.log_fails = true;
+                        self.shared.log_answered(self.id, Err(reason.clone()));
+                        FetchFailure::Retry(reason)
+                    }
                 };
                 Input::FetchFailed { lane, failure }
             }
@@ -460,13 +477,31 @@ impl<W: Workspace> Driver<W> {
 
     fn save(&mut self, plan: &SavePlan) {
         let mut saves = Vec::with_capacity(plan.workspaces.len());
+        let mut refused = Vec::new();
         for one in &plan.workspaces {
             let id = self.machine.workspace_id(one.slot).clone();
             let local = self.local(one.slot);
             let Some(workspace) = &local.workspace else {
                 continue;
             };
-            let fresh = workspace.write(|workspace, _| workspace.take_changes());
+            let fresh = match &local.broken {
+                Some(reason) => Err(reason.clone()),
+                None => catch_unwind(AssertUnwindSafe(|| {
+                    workspace.write(|workspace, _| workspace.take_changes())
+                }))
+                .map_err(|panic| format!("taking its changes panicked: {}", panic_text(&*panic))),
+            };
+            let fresh = match fresh {
+                Ok(fresh) => fresh,
+                Err(reason) => {
+                    local.broken = Some(reason.clone());
+                    refused.push(Refused {
+                        slot: one.slot,
+                        refusal: Refusal::ForGood(reason),
+                    });
+                    continue;
+                }
+            };
             let mut changes = std::mem::take(&mut local.taken);
             if changes.is_empty() {
                 changes = fresh;
@@ -490,6 +525,7 @@ impl<W: Workspace> Driver<W> {
         self.shared.save(SaveJob {
             partition: self.id,
             saves,
+            refused,
             committed: plan.committed,
         });
     }
@@ -546,11 +582,10 @@ impl<W: Workspace> Driver<W> {
     /// Shows what changed: positions, progress, and who waits for an offset.
     fn after_inputs(&mut self) {
         self.live.set(self.machine.live_position());
-        let round_is_on = self.machine.position().target.is_some();
-        if self.round_was_on && !round_is_on {
+        let rounds_ended = self.machine.rounds_ended();
+        if std::mem::replace(&mut self.rounds_ended, rounds_ended) != rounds_ended {
             self.all_follow_live();
         }
-        self.round_was_on = round_is_on;
         for lane in Lane::ALL {
             for slot in self.machine.replaying(lane) {
                 let Some(local) = self.locals.get(slot.index()) else {

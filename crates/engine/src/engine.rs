@@ -41,6 +41,41 @@ pub enum StartError {
         /// The system's words.
         source: std::io::Error,
     },
+    /// What the log has forgotten is not in the store: workspaces would begin in the middle of their events.
+    #[error(
+        "partition {partition} of the log begins at offset {low_watermark}, but the store holds it only up to \
+         offset {committed}: this is not the store that the log was trimmed for; start with that store"
+    )]
+    ForeignStore {
+        /// The partition.
+        partition: PartitionId,
+        /// Where the log begins.
+        low_watermark: Offset,
+        /// How far the store holds the partition.
+        committed: Offset,
+    },
+    /// The store cannot be read.
+    #[error("the store cannot be read: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// Every event that the log has forgotten must be in the store.
+fn check_store(log: &dyn EventLog, store: &dyn Store) -> Result<(), StartError> {
+    if !log.keeps_until_trimmed() {
+        return Ok(());
+    }
+    for partition in (0..log.partitions()).map(PartitionId) {
+        let low_watermark = log.low_watermark(partition);
+        let committed = store.committed(partition)?;
+        if committed < low_watermark {
+            return Err(StartError::ForeignStore {
+                partition,
+                low_watermark,
+                committed,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// Why an operator's command was refused or failed.
@@ -90,7 +125,7 @@ impl<W: Workspace> Engine<W> {
     /// Starts the engine: every partition of the log is assigned to it, and what the store knows begins to load.
     ///
     /// # Errors
-    /// [`StartError`] when a thread cannot be started.
+    /// [`StartError`] when a thread cannot be started, or when the store does not belong to the log.
     pub fn start(
         config: EngineConfig,
         log: Arc<dyn EventLog>,
@@ -98,6 +133,7 @@ impl<W: Workspace> Engine<W> {
         tracker: Tracker,
         populate: Arc<dyn Populate>,
     ) -> Result<Self, StartError> {
+        check_store(&*log, &*store)?;
         let partitions = log.partitions();
         let (loads, load_jobs) = bounded(config.admission.permits.max(1));
         let (saves, save_jobs) = bounded(usize::try_from(partitions).unwrap_or(1).max(1));
@@ -243,7 +279,12 @@ impl<W: Workspace> Engine<W> {
             thread.thread().unpark();
         }
         if abandoned == 0 {
-            for thread in threads.partitions.into_iter().chain(threads.others) {
+            // Loads that nobody waits for any more may still hang in what they read from.
+            while Instant::now() < deadline && !threads.others.iter().all(JoinHandle::is_finished) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let ended = threads.partitions.into_iter().chain(threads.others);
+            for thread in ended.filter(JoinHandle::is_finished) {
                 if thread.join().is_err() {
                     tracing::error!("a thread of the engine had panicked");
                 }

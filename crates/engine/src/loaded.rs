@@ -78,10 +78,12 @@ impl<W> LoadedWorkspace<W> {
         self.read(|_, applied| applied)
     }
 
-    /// Taken before the state is locked: whatever the lane had passed by then is in the state.
+    /// Taken before the state is locked: whatever the lane had passed by then is in the state. The position
+    /// is read first: a workspace that leaves the lane says so before the lane passes what it did not apply.
     fn passed(&self) -> Offset {
+        let live = self.live.get();
         if self.follows_live.load(Ordering::Acquire) {
-            self.live.get()
+            live
         } else {
             Offset::ZERO
         }

@@ -232,6 +232,10 @@ pub trait EventLog: Send + Sync + 'static {
     /// Number of partitions.
     fn partitions(&self) -> u32;
 
+    /// Whether records stay until [`EventLog::trim`] lets them go. Then a store that holds less than
+    /// the log has forgotten cannot be the store of this log.
+    fn keeps_until_trimmed(&self) -> bool;
+
     /// Asks for an append. The answer comes when the events are durable, or with the reason why they are not there.
     fn submit(&self, append: Append) -> oneshot::Receiver<Result<Appended, AppendError>>;
 

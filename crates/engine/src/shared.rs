@@ -1,6 +1,6 @@
 //! What all threads of the engine share: the log, the store, permits, and a post for each partition.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -102,6 +102,8 @@ pub(crate) struct Shared<W> {
     loads: Sender<LoadJob>,
     saves: Sender<SaveJob>,
     store_trouble: Mutex<Option<String>>,
+    /// Partitions whose last read failed, with the log's words.
+    log_trouble: Mutex<BTreeMap<PartitionId, String>>,
 }
 
 impl<W: Workspace> Shared<W> {
@@ -144,6 +146,7 @@ impl<W: Workspace> Shared<W> {
             loads,
             saves,
             store_trouble: Mutex::new(None),
+            log_trouble: Mutex::default(),
         };
         (shared, receivers)
     }
@@ -246,6 +249,15 @@ impl<W: Workspace> Shared<W> {
 
     pub(crate) fn store_answered(&self, answer: Result<(), String>) {
         *self.store_trouble.lock() = answer.err();
+    }
+
+    /// Tells how a read of the log went where that has changed.
+    pub(crate) fn log_answered(&self, partition: PartitionId, answer: Result<(), String>) {
+        let mut trouble = self.log_trouble.lock();
+        match answer {
+            Ok(()) => drop(trouble.remove(&partition)),
+            Err(reason) => drop(trouble.insert(partition, reason)),
+        }
     }
 
     pub(crate) fn publish(&self, id: PartitionId, machine: &Partition) {
@@ -380,7 +392,12 @@ impl<W: Workspace> Shared<W> {
         );
         let trouble = self.store_trouble.lock().clone();
         let store = Check::new("store", trouble.map_or(Ok(()), Err));
-        let log = Check::new("log", self.log.health());
+        let unreadable = self
+            .log_trouble
+            .lock()
+            .first_key_value()
+            .map(|(partition, reason)| format!("partition {partition} cannot be read: {reason}"));
+        let log = Check::new("log", unreadable.map_or_else(|| self.log.health(), Err));
         Health {
             alive: vec![loops],
             ready: vec![log, store],

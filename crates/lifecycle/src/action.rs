@@ -97,6 +97,15 @@ pub struct ApplyTo {
     pub slot: Slot,
     /// Its first offset not yet applied; events below are passed over.
     pub from: Offset,
+    /// Events from here on are not applied, where there is such a limit.
+    pub until: Option<Offset>,
+}
+
+impl ApplyTo {
+    /// Whether the event at an offset is to be applied.
+    pub fn covers(&self, offset: Offset) -> bool {
+        offset >= self.from && self.until.is_none_or(|until| offset < until)
+    }
 }
 
 /// What to save in one go.
@@ -207,8 +216,12 @@ impl fmt::Display for Action {
             }
             Self::Apply { lane, plan } => {
                 write!(f, "apply the batch of the {lane} lane to")?;
-                plan.iter()
-                    .try_for_each(|apply| write!(f, " {} from {}", apply.slot, apply.from))
+                plan.iter().try_for_each(|apply| {
+                    write!(f, " {} from {}", apply.slot, apply.from)?;
+                    apply
+                        .until
+                        .map_or(Ok(()), |until| write!(f, " until {until}"))
+                })
             }
             Self::Save(plan) => write!(f, "save {plan}"),
             Self::DeadLetter {

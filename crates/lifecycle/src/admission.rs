@@ -96,15 +96,6 @@ impl<K: Eq + Hash + Clone> Admission<K> {
         self.held = self.held.saturating_sub(1);
     }
 
-    /// How many are served before this one, from 0; `None` when it does not wait.
-    pub fn position(&self, who: &K) -> Option<usize> {
-        let urgent = self.urgent.iter().position(|waiting| waiting == who);
-        urgent.or_else(|| {
-            let place = self.ordinary.iter().position(|waiting| waiting == who)?;
-            Some(self.urgent.len() + place)
-        })
-    }
-
     /// Everybody who waits, in the order of service.
     pub fn waiting(&self) -> impl Iterator<Item = &K> {
         self.urgent.iter().chain(&self.ordinary)
@@ -158,8 +149,7 @@ mod tests {
         }
         assert_eq!(admission.grant(), Some("a"));
         admission.ask("c", Urgency::Urgent);
-        assert_eq!(admission.position(&"c"), Some(0));
-        assert_eq!(admission.position(&"b"), Some(1));
+        assert!(admission.waiting().eq([&"c", &"b"]));
         assert_eq!(admission.grant(), None);
         admission.release();
         assert_eq!(admission.grant(), Some("c"));

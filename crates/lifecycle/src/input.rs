@@ -183,6 +183,8 @@ pub struct AppliedTo {
     pub slot: Slot,
     /// Events applied.
     pub events: u64,
+    /// Bytes of their values.
+    pub bytes: u64,
     /// An event asked for a save.
     pub save_requested: bool,
     /// The event it stopped at, if it did.
@@ -196,6 +198,17 @@ pub struct Poison {
     pub offset: Offset,
     /// Why, with its address, as the operator reads it.
     pub reason: String,
+    /// What the attempt to apply it did to the workspace.
+    pub state: StateAfter,
+}
+
+/// A workspace in memory after an event that it could not apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateAfter {
+    /// As it was before the event.
+    Intact,
+    /// Nobody knows: half of the event may be in it. It must never be saved.
+    Broken,
 }
 
 /// Why a load failed, by what can be done.

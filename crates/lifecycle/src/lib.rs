@@ -28,7 +28,7 @@ pub use action::{Action, ApplyTo, CommandError, Report, SaveOne, SavePlan};
 pub use admission::{Admission, AdmissionLimits, Urgency};
 pub use input::{
     AppliedTo, Command, FetchFailure, Input, Known, Lane, Listing, LoadFailure, Poison, Refusal,
-    Refused, Ticket, Touched,
+    Refused, StateAfter, Ticket, Touched,
 };
 pub use partition::{Limits, Partition, Position};
 pub use position::{Offset, PartitionId};

@@ -38,6 +38,9 @@ pub struct Limits {
     pub save_every: Duration,
     /// Nothing more is applied while this many events are not saved.
     pub most_unsaved_events: u64,
+    /// Nothing more is applied while the values of the events that are not saved have this many bytes;
+    /// at half of it a save begins.
+    pub most_unsaved_bytes: u64,
     /// A workspace without events of its own is saved when its `next_offset` in the store is this far behind.
     pub stale_positions: u64,
     /// And after this long.
@@ -58,6 +61,7 @@ impl Default for Limits {
             save_every_events: 10_000,
             save_every: Duration::from_secs(1),
             most_unsaved_events: 200_000,
+            most_unsaved_bytes: 64 * 1024 * 1024,
             stale_positions: 50_000,
             stale_after: Duration::from_mins(1),
             hold_catch_up: Duration::from_secs(2),
@@ -102,7 +106,6 @@ pub struct Partition {
     workspaces: Slots,
     by_id: HashMap<WorkspaceId, Slot>,
     high_watermark: Offset,
-    low_watermark: Offset,
     live: LaneRun,
     round: Option<LaneRun>,
     /// Every workspace with an event below this is in `by_id`.
@@ -111,6 +114,11 @@ pub struct Partition {
     loading: usize,
     /// Workspaces in `Phase::Waiting`.
     waiting: Vec<Slot>,
+    /// Those that stop before an event that broke them.
+    stopping: BTreeSet<Slot>,
+    /// A damaged record below this was passed: it may have been the first event of any workspace that is met after it.
+    damaged_from: Option<Offset>,
+    rounds_ended: u64,
     /// A round begins at the latest then.
     gather_until: Option<Time>,
     retries: BTreeSet<(Time, Slot)>,
@@ -132,12 +140,14 @@ impl Partition {
             workspaces: Slots::default(),
             by_id: HashMap::new(),
             high_watermark: Offset::ZERO,
-            low_watermark: Offset::ZERO,
             live: LaneRun::at(Offset::ZERO),
             round: None,
             discovered: Offset::ZERO,
             loading: 0,
             waiting: Vec::new(),
+            stopping: BTreeSet::new(),
+            damaged_from: None,
+            rounds_ended: 0,
             gather_until: None,
             retries: BTreeSet::new(),
             unclaimed: BTreeSet::new(),
@@ -306,6 +316,11 @@ impl Partition {
         self.workspaces.at(slot).follows(Lane::Live)
     }
 
+    /// Catch-up rounds that have ended: each handed its workspaces to the live lane.
+    pub fn rounds_ended(&self) -> u64 {
+        self.rounds_ended
+    }
+
     /// Where the live lane stands: everything below is applied to the workspaces that follow it.
     pub fn live_position(&self) -> Offset {
         self.live.cursor
@@ -381,7 +396,6 @@ impl Partition {
         }
         self.ownership = Ownership::Owned;
         self.high_watermark = listing.high_watermark;
-        self.low_watermark = listing.low_watermark;
         self.live = LaneRun::at(listing.high_watermark);
         self.discovered = listing
             .committed
@@ -410,6 +424,7 @@ impl Partition {
             next_offset,
             saved_next_offset: next_offset,
             events_applied: 0,
+            stops_before: None,
             target: None,
             ready_since: None,
             urgent: false,

@@ -76,6 +76,8 @@ pub(crate) struct Workspace {
     /// What the store holds; never above `next_offset`.
     pub(crate) saved_next_offset: Offset,
     pub(crate) events_applied: u64,
+    /// The event that broke it in memory: it is loaded again, up to there.
+    pub(crate) stops_before: Option<StandsAt>,
     /// End of its replay, until it is ready.
     pub(crate) target: Option<Offset>,
     pub(crate) ready_since: Option<Time>,

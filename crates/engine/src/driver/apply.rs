@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use workspace_lifecycle::{AppliedTo, ApplyTo, Offset, Poison, Touched};
+use workspace_lifecycle::{AppliedTo, ApplyTo, Offset, Poison, StateAfter, Touched};
 use workspace_status::WorkspaceId;
 
 use crate::event::Event;
@@ -139,8 +139,8 @@ pub(crate) struct Source<'a> {
     pub(crate) partition: workspace_lifecycle::PartitionId,
 }
 
-/// Applies records to their workspace from `plan.from` on, up to the first event that it cannot apply.
-/// After the last of them the workspace stands at `end`.
+/// Applies those records that the plan covers to their workspace, up to the first event that it cannot
+/// apply. After the last of them the workspace stands at `end`, or where the plan ends.
 pub(crate) fn apply<'a, W: Workspace>(
     loaded: &LoadedWorkspace<W>,
     records: impl Iterator<Item = &'a Record>,
@@ -149,28 +149,34 @@ pub(crate) fn apply<'a, W: Workspace>(
     source: Source<'_>,
 ) -> AppliedTo {
     loaded.write(|workspace, applied| {
-        let mut result = AppliedTo { slot: plan.slot, events: 0, save_requested: false, poison: None };
+        let mut result = AppliedTo { slot: plan.slot, events: 0, bytes: 0, save_requested: false, poison: None };
         let mut stopped = None;
-        for record in records.filter(|record| record.offset >= plan.from) {
+        for record in records.filter(|record| plan.covers(record.offset)) {
             // A panic of a user's workspace type must not take the partition with it.
             let outcome = catch_unwind(AssertUnwindSafe(|| apply_one(workspace, loaded.id(), record)))
-                .unwrap_or_else(|panic| Err(format!("applying it panicked: {}", panic_text(&*panic))));
+                .unwrap_or_else(|panic| {
+                    let reason = format!("applying it panicked: {}", panic_text(&*panic));
+                    Err((reason, StateAfter::Broken))
+                });
             match outcome {
                 Ok(Effect::Applied) => {}
                 Ok(Effect::SaveRequested) => result.save_requested = true,
-                Err(reason) => {
+                Err((reason, state)) => {
                     stopped = Some(Poison {
                         offset: record.offset,
                         reason: format!(
                             "event at topic {} partition {} offset {} key {} cannot be applied: {reason}",
                             source.topic, source.partition, record.offset, loaded.id()
                         ),
+                        state,
                     });
                     break;
                 }
             }
             result.events += 1;
+            result.bytes += u64::try_from(record.bytes()).unwrap_or(0);
         }
+        let end = plan.until.map_or(end, |until| until.min(end));
         let reached = stopped.as_ref().map_or(end, |poison| poison.offset);
         *applied = Applied {
             next_offset: applied.next_offset.max(reached),
@@ -190,20 +196,21 @@ fn apply_one<W: Workspace>(
     workspace: &mut W,
     id: &WorkspaceId,
     record: &Record,
-) -> Result<Effect, String> {
-    let event =
-        Event::parse(record.offset, id, record.value()).map_err(|error| error.to_string())?;
+) -> Result<Effect, (String, StateAfter)> {
+    let event = Event::parse(record.offset, id, record.value())
+        .map_err(|error| (error.to_string(), StateAfter::Intact))?;
     match event.event_type() {
         "workspace.save" => Ok(Effect::SaveRequested),
         "workspace.tick" => Ok(Effect::Applied),
         _ => workspace
             .apply(&event)
             .map(|()| Effect::Applied)
-            .map_err(|rejection| rejection.0),
+            .map_err(|rejection| (rejection.0, StateAfter::Intact)),
     }
 }
 
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+/// What a panic says, for people.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()

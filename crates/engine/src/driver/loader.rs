@@ -2,6 +2,7 @@
 //!
 //! A load blocks on the store, so each runs on one of as many threads as there are permits.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -9,6 +10,7 @@ use workspace_lifecycle::{Input, LoadFailure, Offset, PartitionId, Slot};
 use workspace_status::{Attempt, Epoch, State, Unit, Value, WorkspaceId};
 
 use super::Message;
+use super::apply::panic_text;
 use crate::loaded::{Applied, LivePosition, LoadedWorkspace};
 use crate::populate::PopulateError;
 use crate::shared::Shared;
@@ -44,7 +46,13 @@ pub(crate) struct LoadDone<W> {
 /// Does one load and tells the partition.
 pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob) {
     let (partition, slot, epoch) = (job.partition, job.slot, job.epoch);
-    let message = match try_load(shared, &job) {
+    // The workspace, what it is populated from, and the database may all panic on what they find.
+    let loaded = catch_unwind(AssertUnwindSafe(|| try_load(shared, &job)));
+    let loaded = loaded.unwrap_or_else(|panic| {
+        let text = format!("loading it panicked: {}", panic_text(&*panic));
+        Err(LoadFailure::Park(text))
+    });
+    let message = match loaded {
         Ok(done) => {
             shared.counters.loads.add(1);
             shared.counters.entries_loaded.add(done.entries);

@@ -40,6 +40,7 @@ impl<W: Workspace> Driver<W> {
                 let local = self.local(slot);
                 local.replay_from = from;
                 local.replay_target = target;
+                local.told_offset = None;
                 let mut progress = None;
                 let told = self.with_attempt(slot, |attempt| {
                     attempt.set_state(
@@ -51,9 +52,11 @@ impl<W: Workspace> Driver<W> {
                         Unit::Positions,
                         Some(positions),
                     )?);
-                    attempt.update_metadata("partition_status", Value::from("seeking_offset"))?;
-                    attempt.update_metadata("partition_offset", Value::from(from.0))?;
-                    attempt.update_metadata("events_total", Value::from(positions))
+                    attempt.update_metadata_many([
+                        ("partition_status", Value::from("seeking_offset")),
+                        ("partition_offset", Value::from(from.0)),
+                        ("events_total", Value::from(positions)),
+                    ])
                 });
                 self.local(slot).progress = progress;
                 told
@@ -97,10 +100,12 @@ impl<W: Workspace> Driver<W> {
                 let topic = Value::from(self.shared.log.topic());
                 let told = attempt
                     .set_state(State::LoadingKafkaPartitions, "waiting for a load permit")
-                    .and_then(|()| attempt.update_metadata("topic", topic))
-                    .and_then(|()| attempt.update_metadata("partition", Value::from(partition.0)))
                     .and_then(|()| {
-                        attempt.update_metadata("queue_position", Value::from(position))
+                        attempt.update_metadata_many([
+                            ("topic", topic),
+                            ("partition", Value::from(partition.0)),
+                            ("queue_position", Value::from(position)),
+                        ])
                     });
                 if let Err(error) = told {
                     tracing::warn!(workspace = %id, %error, "the status refused a report");
@@ -139,11 +144,13 @@ impl<W: Workspace> Driver<W> {
             );
         }
         self.with_attempt(slot, |attempt| {
-            attempt.update_metadata("partition_status", Value::from("caught_up"))?;
-            attempt.update_metadata("partition_offset", Value::from(next_offset.0))?;
-            attempt.update_metadata("events_processed", Value::from(total))?;
-            attempt.update_metadata("events_replayed", Value::from(replayed))?;
-            attempt.update_metadata("progress_percent", Value::from(100.0))?;
+            attempt.update_metadata_many([
+                ("partition_status", Value::from("caught_up")),
+                ("partition_offset", Value::from(next_offset.0)),
+                ("events_processed", Value::from(total)),
+                ("events_replayed", Value::from(replayed)),
+                ("progress_percent", Value::from(100.0)),
+            ])?;
             attempt.set_state(State::Ready, "ready")
         })
     }
@@ -210,13 +217,16 @@ impl<W: Workspace> Driver<W> {
         self.metadata_at = Some(now);
         for lane in Lane::ALL {
             for slot in self.machine.replaying(lane) {
-                let Some(local) = self.locals.get(slot.index()) else {
+                let Some(local) = self.locals.get_mut(slot.index()) else {
                     continue;
                 };
                 let Some(attempt) = &local.attempt else {
                     continue;
                 };
                 let next_offset = self.machine.next_offset(*slot);
+                if local.told_offset.replace(next_offset) == Some(next_offset) {
+                    continue;
+                }
                 let done = next_offset.since(local.replay_from);
                 let total = local.replay_target.since(local.replay_from);
                 let replayed = self
@@ -230,18 +240,13 @@ impl<W: Workspace> Driver<W> {
                     done as f64 * 100.0 / total as f64
                 };
                 // A refusal means that a newer load owns the status; the machine learns that by itself.
-                let _ = attempt
-                    .update_metadata("partition_status", Value::from("reading"))
-                    .and_then(|()| {
-                        attempt.update_metadata("partition_offset", Value::from(next_offset.0))
-                    })
-                    .and_then(|()| attempt.update_metadata("events_processed", Value::from(done)))
-                    .and_then(|()| {
-                        attempt.update_metadata("events_replayed", Value::from(replayed))
-                    })
-                    .and_then(|()| {
-                        attempt.update_metadata("progress_percent", Value::from(percent.min(100.0)))
-                    });
+                let _ = attempt.update_metadata_many([
+                    ("partition_status", Value::from("reading")),
+                    ("partition_offset", Value::from(next_offset.0)),
+                    ("events_processed", Value::from(done)),
+                    ("events_replayed", Value::from(replayed)),
+                    ("progress_percent", Value::from(percent.min(100.0))),
+                ]);
             }
         }
     }

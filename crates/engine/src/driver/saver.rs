@@ -1,6 +1,7 @@
 //! Saves: one thread gathers what the partitions want saved and writes it in one go.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -8,6 +9,7 @@ use workspace_lifecycle::{Input, Offset, PartitionId, Refusal, Refused, Slot};
 use workspace_status::WorkspaceId;
 
 use super::Message;
+use super::apply::panic_text;
 use crate::shared::Shared;
 use crate::store::{Change, Save, SaveRefused, StoreError};
 use crate::workspace::Workspace;
@@ -19,6 +21,8 @@ const PARTITIONS_PER_WRITE: usize = 64;
 pub(crate) struct SaveJob {
     pub(crate) partition: PartitionId,
     pub(crate) saves: Vec<(Slot, Save)>,
+    /// Those that could not even give their changes.
+    pub(crate) refused: Vec<Refused>,
     pub(crate) committed: Offset,
 }
 
@@ -37,7 +41,8 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob>) {
     let mut slots = Vec::new();
     let mut saves = Vec::new();
     for job in jobs {
-        partitions.push((job.partition, job.committed, job.saves.len()));
+        let workspaces = job.saves.len();
+        partitions.push((job.partition, job.committed, job.refused, workspaces));
         for (slot, save) in job.saves {
             slots.push(slot);
             saves.push(save);
@@ -45,9 +50,14 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob>) {
     }
     let committed: Vec<_> = partitions
         .iter()
-        .map(|(partition, committed, _)| (*partition, *committed))
+        .map(|(partition, committed, ..)| (*partition, *committed))
         .collect();
-    let saved = shared.store.save(&saves, &committed);
+    // The database asserts on some damage; a panic must not end the only thread that saves.
+    let saved = catch_unwind(AssertUnwindSafe(|| shared.store.save(&saves, &committed)))
+        .unwrap_or_else(|panic| {
+            let text = format!("it panicked: {}", panic_text(&*panic));
+            Err(StoreError::Unavailable(text))
+        });
     shared.counters.save_micros.add(micros(began.elapsed()));
     match &saved {
         Ok(_) => {
@@ -67,12 +77,12 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob>) {
             .map(|SaveRefused { id, error }| (id, error))
             .collect::<HashMap<_, _>>()
     });
-    for (partition, _, workspaces) in partitions {
+    for (partition, _, refused, workspaces) in partitions {
         let of_partition = saves.by_ref().take(workspaces);
         shared.tell(
             partition,
             match &outcome {
-                Ok(refusals) => answer(of_partition, refusals),
+                Ok(refusals) => answer(of_partition, refused, refusals),
                 Err(error) => Message::SaveFailed {
                     back: of_partition.collect(),
                     reason: error.to_string(),
@@ -84,9 +94,9 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob>) {
 
 fn answer<W>(
     saves: impl Iterator<Item = (Slot, Save)>,
+    mut refused: Vec<Refused>,
     refusals: &HashMap<WorkspaceId, StoreError>,
 ) -> Message<W> {
-    let mut refused = Vec::new();
     for (slot, save) in saves {
         if let Some(error) = refusals.get(&save.id) {
             tracing::error!(workspace = %save.id, %error, "the store refused to save a workspace");

@@ -268,6 +268,10 @@ impl EventLog for EmbeddedLog {
         self.shared.dir.partitions()
     }
 
+    fn keeps_until_trimmed(&self) -> bool {
+        true
+    }
+
     fn submit(&self, append: Append) -> oneshot::Receiver<Result<Appended, AppendError>> {
         let (answer, answered) = oneshot::channel();
         let refuse = |answer: oneshot::Sender<_>, error| {

@@ -5,7 +5,10 @@ use workspace_status::Epoch;
 use super::{KnownToStore, Ownership, Partition};
 use crate::retry::Failures;
 use crate::workspace::{Phase, Slots};
-use crate::{Action, AppliedTo, ApplyTo, FetchFailure, Lane, Offset, Report, Slot, Time, Touched};
+use crate::{
+    Action, AppliedTo, ApplyTo, FetchFailure, Lane, Offset, Poison, Report, Slot, StandsAt,
+    StateAfter, Time, Touched,
+};
 
 /// Batches of a running round for each batch of the live lane, so that the round arrives.
 const ROUND_BATCHES_PER_LIVE_BATCH: u32 = 2;
@@ -147,11 +150,16 @@ impl Partition {
         // Below `discovered` a workspace that nobody knows has no events; between
         // there and this batch it may have some that no lane has passed yet.
         let unread = (discovered < run.cursor).then_some(discovered);
+        // What the log has forgotten since is nobody's event any more.
+        let damaged = self
+            .damaged_from
+            .filter(|damaged| *damaged >= self.trim_floor());
         let touched = touched
             .into_iter()
             .map(|touch| {
                 let slot = self.slot(&touch.id).unwrap_or_else(|| {
                     let first = unread.unwrap_or(touch.first_offset);
+                    let first = damaged.map_or(first, |damaged| damaged.min(first));
                     let slot = self.meet(touch.id, Epoch::new(0), first, KnownToStore::No);
                     self.begin_load(slot);
                     slot
@@ -189,10 +197,15 @@ impl Partition {
             FetchFailure::Damaged { offset, .. } if offset > from => run.damaged = Some(offset),
             FetchFailure::Damaged { offset, reason } => {
                 self.stop_followers(lane, offset, &reason);
+                if from <= self.discovered && offset >= self.discovered {
+                    self.damaged_from = Some(
+                        self.damaged_from
+                            .map_or(offset, |before| before.min(offset)),
+                    );
+                }
                 self.pass(lane, offset.next());
             }
             FetchFailure::FellOut { low_watermark } => {
-                self.low_watermark = self.low_watermark.max(low_watermark);
                 let reason = format!(
                     "events of partition {id} from offset {from} on were removed by retention before they were applied; \
                      the log begins at {low_watermark}"
@@ -246,15 +259,24 @@ impl Partition {
             if !workspace.follows(lane) {
                 continue;
             }
-            if result.events > 0 {
-                self.mark_unsaved(result.slot, result.events);
-            }
             if result.save_requested {
                 self.save_soon();
             }
+            if let Some(Poison {
+                offset,
+                reason,
+                state: StateAfter::Broken,
+            }) = result.poison
+            {
+                self.load_again_up_to(result.slot, StandsAt { offset, reason });
+                continue;
+            }
+            if result.events > 0 {
+                self.mark_applied(&result);
+            }
             if let Some(poison) = result.poison {
                 self.stop_at(result.slot, poison.offset, poison.reason);
-                self.mark_unsaved(result.slot, 0);
+                self.mark_unsaved(result.slot);
             } else {
                 self.workspaces.at_mut(result.slot).next_offset = next_offset;
             }
@@ -264,6 +286,16 @@ impl Partition {
 
     /// The lane has passed everything below `next_offset`.
     fn pass(&mut self, lane: Lane, next_offset: Offset) {
+        for slot in self.stopping.clone() {
+            let workspace = self.workspaces.at_mut(slot);
+            if workspace.follows(lane)
+                && let Some(at) = workspace.stops_before.take_if(|at| at.offset < next_offset)
+            {
+                self.stopping.remove(&slot);
+                self.stop_at(slot, at.offset, at.reason);
+                self.mark_unsaved(slot);
+            }
+        }
         let Some(run) = self.run_mut(lane) else {
             return;
         };
@@ -320,11 +352,16 @@ impl Partition {
             .touched
             .iter()
             .filter(|(slot, _)| self.workspaces.at(*slot).follows(lane))
-            .map(|(slot, first)| ApplyTo {
-                slot: *slot,
-                from: self.workspaces.at(*slot).next_offset.max(*first),
+            .map(|(slot, first)| {
+                let workspace = self.workspaces.at(*slot);
+                let stop = workspace.stops_before.as_ref();
+                ApplyTo {
+                    slot: *slot,
+                    from: workspace.next_offset.max(*first),
+                    until: stop.map(|at| at.offset),
+                }
             })
-            .filter(|apply| apply.from < next_offset)
+            .filter(|apply| apply.from < next_offset && apply.covers(apply.from))
             .collect();
         if plan.is_empty() {
             self.pass(lane, next_offset);
@@ -400,6 +437,7 @@ impl Partition {
             }
         }
         if let Some(round) = self.round.take() {
+            self.rounds_ended += 1;
             self.live.replaying.extend(round.replaying);
         }
     }

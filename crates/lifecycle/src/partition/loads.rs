@@ -6,7 +6,9 @@ use workspace_status::Epoch;
 
 use super::{Partition, Unsaved};
 use crate::workspace::{AfterLeaving, Phase};
-use crate::{Action, CommandError, Lane, LoadFailure, Offset, Refusal, Report, Slot, Urgency};
+use crate::{
+    Action, CommandError, Lane, LoadFailure, Offset, Refusal, Report, Slot, StandsAt, Urgency,
+};
 
 impl Partition {
     /// Begins the next epoch of a workspace that is not in memory.
@@ -81,6 +83,13 @@ impl Partition {
         }
         workspace.events_applied = events_applied;
         workspace.target = Some(target);
+        if workspace
+            .stops_before
+            .take_if(|at| at.offset < next_offset)
+            .is_some()
+        {
+            self.stopping.remove(&slot);
+        }
         self.report(
             slot,
             Report::Replay {
@@ -89,7 +98,7 @@ impl Partition {
             },
         );
         if unsaved == Unsaved::Something {
-            self.mark_unsaved(slot, 0);
+            self.mark_unsaved(slot);
         }
         let lane = [Lane::Live, Lane::CatchUp]
             .into_iter()
@@ -189,6 +198,17 @@ impl Partition {
         }
     }
 
+    /// An event broke a workspace in memory: what is there must not be saved. It is loaded again, and
+    /// stops before the event the next time.
+    pub(super) fn load_again_up_to(&mut self, slot: Slot, at: StandsAt) {
+        let reason = at.reason.clone();
+        self.stopping.insert(slot);
+        self.workspaces.at_mut(slot).stops_before = Some(at);
+        if self.drop_unsaved(slot, &reason) {
+            self.retry_later(slot, reason);
+        }
+    }
+
     /// Drops a workspace in memory with what is not saved of it; false when that was the last of it here.
     fn drop_unsaved(&mut self, slot: Slot, reason: &str) -> bool {
         let handed_over = matches!(
@@ -225,7 +245,7 @@ impl Partition {
             planned: false,
         };
         self.report(slot, Report::Unloading { why });
-        self.mark_unsaved(slot, 0);
+        self.mark_unsaved(slot);
         self.save_soon();
     }
 

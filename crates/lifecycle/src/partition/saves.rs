@@ -1,17 +1,18 @@
 //! Saves of a partition: when, what, and what is known to be in the store.
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 
 use super::{Ownership, Partition};
 use crate::retry::Failures;
 use crate::workspace::{AfterLeaving, Phase};
-use crate::{Action, Lane, Offset, Refusal, Refused, SaveOne, SavePlan, Slot, Time};
+use crate::{Action, AppliedTo, Lane, Offset, Refusal, Refused, SaveOne, SavePlan, Slot, Time};
 
 /// What is not saved yet and what is being saved. At most one save is under way.
 #[derive(Debug, Default)]
 pub(super) struct Saving {
     unsaved: Vec<Slot>,
-    unsaved_events: u64,
+    unsaved_events: Amount,
     unsaved_since: Option<Time>,
     soon: bool,
     under_way: Option<UnderWay>,
@@ -26,7 +27,21 @@ pub(super) struct Saving {
 #[derive(Debug)]
 struct UnderWay {
     plan: SavePlan,
+    events: Amount,
+}
+
+/// How much was applied.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Amount {
     events: u64,
+    bytes: u64,
+}
+
+impl AddAssign for Amount {
+    fn add_assign(&mut self, other: Self) {
+        self.events += other.events;
+        self.bytes += other.bytes;
+    }
 }
 
 impl Saving {
@@ -53,19 +68,30 @@ impl Saving {
         *self = Self::default();
     }
 
-    fn events(&self) -> u64 {
-        self.unsaved_events + self.under_way.as_ref().map_or(0, |save| save.events)
+    fn unsaved(&self) -> Amount {
+        let mut unsaved = self.unsaved_events;
+        if let Some(save) = &self.under_way {
+            unsaved += save.events;
+        }
+        unsaved
     }
 }
 
 impl Partition {
-    pub(super) fn mark_unsaved(&mut self, slot: Slot, events: u64) {
+    pub(super) fn mark_applied(&mut self, applied: &AppliedTo) {
+        self.saving.unsaved_events += Amount {
+            events: applied.events,
+            bytes: applied.bytes,
+        };
+        self.mark_unsaved(applied.slot);
+    }
+
+    pub(super) fn mark_unsaved(&mut self, slot: Slot) {
         let workspace = self.workspaces.at_mut(slot);
         if !workspace.unsaved {
             workspace.unsaved = true;
             self.saving.unsaved.push(slot);
         }
-        self.saving.unsaved_events += events;
         self.saving.unsaved_since.get_or_insert(self.now);
     }
 
@@ -75,7 +101,8 @@ impl Partition {
 
     /// Whether so much is unsaved that nothing more may be applied.
     pub(super) fn must_save_first(&self) -> bool {
-        self.saving.events() >= self.limits.most_unsaved_events
+        let Amount { events, bytes } = self.saving.unsaved();
+        events >= self.limits.most_unsaved_events || bytes >= self.limits.most_unsaved_bytes
     }
 
     pub(super) fn save_due_at(&self) -> Option<Time> {
@@ -116,7 +143,8 @@ impl Partition {
         }
         self.mark_stale();
         let due = self.saving.soon
-            || self.saving.unsaved_events >= self.limits.save_every_events
+            || self.saving.unsaved_events.events >= self.limits.save_every_events
+            || self.saving.unsaved_events.bytes >= self.limits.most_unsaved_bytes / 2
             || self
                 .saving
                 .unsaved_since
@@ -156,7 +184,7 @@ impl Partition {
         let events = std::mem::take(&mut self.saving.unsaved_events);
         if plan.workspaces.is_empty() && plan.committed <= self.saving.committed {
             // Events of workspaces that are gone are replayed, and no longer stand against a fetch.
-            if events > 0 && self.ownership == Ownership::Owned {
+            if events != Amount::default() && self.ownership == Ownership::Owned {
                 self.drive_lanes();
             }
             return;
@@ -184,7 +212,7 @@ impl Partition {
             let workspace = self.workspaces.at(slot);
             let follows = Lane::ALL.into_iter().any(|lane| workspace.follows(lane));
             if follows && self.next_offset(slot) > self.workspaces.at(slot).saved_next_offset {
-                self.mark_unsaved(slot, 0);
+                self.mark_unsaved(slot);
             }
         }
         if self.committable() > self.saving.committed {
@@ -243,7 +271,7 @@ impl Partition {
             if let Phase::Leaving { planned, .. } = &mut self.workspaces.at_mut(one.slot).phase {
                 *planned = false;
             }
-            self.mark_unsaved(one.slot, 0);
+            self.mark_unsaved(one.slot);
         }
     }
 }

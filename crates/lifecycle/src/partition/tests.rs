@@ -4,7 +4,8 @@ use workspace_status::WorkspaceId;
 
 use super::*;
 use crate::{
-    AppliedTo, Command, FetchFailure, Known, LoadFailure, Poison, Refusal, Refused, Ticket, Touched,
+    AppliedTo, Command, FetchFailure, Known, LoadFailure, Poison, Refusal, Refused, StateAfter,
+    Ticket, Touched,
 };
 
 /// A partition at a time, with what it was told and what it said to it.
@@ -153,6 +154,7 @@ fn fetched(lane: Lane, next_offset: u64, high: u64, touched: &[(&str, u64)]) -> 
 fn applied(lane: Lane, slots: &[usize]) -> Input {
     let results = slots.iter().map(|slot| AppliedTo {
         slot: Slot(*slot),
+        bytes: 0,
         events: 1,
         save_requested: false,
         poison: None,
@@ -167,9 +169,11 @@ fn stopped(lane: Lane, slot: usize, offset: u64) -> Input {
     let poison = Poison {
         offset: Offset(offset),
         reason: format!("event {offset} is poison"),
+        state: StateAfter::Intact,
     };
     let result = AppliedTo {
         slot: Slot(slot),
+        bytes: 0,
         events: 0,
         save_requested: false,
         poison: Some(poison),
@@ -762,6 +766,42 @@ fn one_that_the_store_cannot_save_now_is_loaded_again() {
         story.pass(Duration::from_secs(2))[0],
         "report #0 initializing at epoch 3"
     );
+}
+
+#[test]
+fn one_that_an_event_broke_is_loaded_again_and_stops_before_it() {
+    let mut story = Story::owned(&[("a", 0)], 0, 0);
+    story.load(0, 2, 0, 0);
+    story.tell(appended(9));
+    story.tell(fetched(Lane::Live, 9, 9, &[("a", 0)]));
+    let wanted = story.tell(Input::Applied {
+        lane: Lane::Live,
+        results: vec![AppliedTo {
+            slot: Slot(0),
+            bytes: 10,
+            events: 4,
+            save_requested: false,
+            poison: Some(Poison {
+                offset: Offset(5),
+                reason: "it panicked".to_owned(),
+                state: StateAfter::Broken,
+            }),
+        }],
+    });
+    assert_eq!(wanted[0], "drop #0");
+    assert!(wanted[1].starts_with("report #0 retrying"), "{wanted:?}");
+    story.pass(Duration::from_secs(2));
+    story.tell(Input::PermitGranted { slot: Slot(0) });
+    story.tell(loaded(0, 3, 0, 9));
+    story.pass(Duration::from_secs(1));
+    let wanted = story.tell(fetched(Lane::CatchUp, 9, 9, &[("a", 0)]));
+    assert_eq!(
+        wanted,
+        ["apply the batch of the catch-up lane to #0 from 0 until 5"]
+    );
+    let wanted = story.tell(applied(Lane::CatchUp, &[0]));
+    assert_eq!(wanted[0], "report #0 parked: it panicked");
+    assert_eq!(story.machine.next_offset(Slot(0)), Offset(5));
 }
 
 #[test]

@@ -156,7 +156,7 @@ fn the_same_seed_is_the_same_life() {
 
 /// Rules broken on purpose: what the world does wrong, the promise that must be
 /// seen broken, and the first of the seeds that are looked at.
-const BROKEN_RULES: [(Sabotage, Rule, u64); 15] = [
+const BROKEN_RULES: [(Sabotage, Rule, u64); 16] = [
     (Sabotage::NextOffsetSavedBeforeChanges, Rule::StoreIsFold, 0),
     (Sabotage::ReadyBeforeTarget, Rule::Ready, 0),
     (Sabotage::TrimAboveSaved, Rule::Trim, 0),
@@ -169,9 +169,10 @@ const BROKEN_RULES: [(Sabotage, Rule, u64); 15] = [
     (Sabotage::SkipIsNotKept, Rule::PoisonIsKept, 0),
     (Sabotage::PermitLeaks, Rule::Permits, 0),
     (Sabotage::ListBeforeCommitted, Rule::Settles, 37_400),
-    (Sabotage::LoadIgnoresNewerEpoch, Rule::MemoryIsFold, 1_600),
+    (Sabotage::LoadIgnoresNewerEpoch, Rule::MemoryIsFold, 2_900),
     (Sabotage::SaveAnswerIsLost, Rule::Settles, 0),
     (Sabotage::RefusedCountsAsSaved, Rule::StoreIsFold, 0),
+    (Sabotage::BrokenStateIsKept, Rule::MemoryIsFold, 0),
 ];
 
 #[test]

@@ -63,7 +63,7 @@ pub(crate) enum Message {
     Input(Input),
     Loaded(LoadJob, Record),
     Saved(Vec<Refused>),
-    SaveFailed,
+    SaveFailed(Vec<(Slot, Save)>),
 }
 
 /// Where the upkeep stands: floors are taken, then the store is synced, then the log may forget.
@@ -307,7 +307,7 @@ impl Desk {
                 continue;
             }
             let message = if fails {
-                Message::SaveFailed
+                Message::SaveFailed(job.slots.into_iter().zip(job.saves).collect())
             } else {
                 let mut refusals = Vec::new();
                 for (slot, save) in job.slots.iter().zip(&job.saves) {

@@ -37,6 +37,8 @@ pub(crate) struct Local {
     /// An operator took it out of memory, in this life or before.
     pub(crate) asked_out: bool,
     taken: Vec<Change>,
+    /// The load whose changes a save holds now.
+    being_saved: Option<u64>,
     target: u64,
     epoch: u64,
     /// The event that was put into the dead-letter log last.
@@ -51,9 +53,9 @@ pub(crate) struct Driver {
     pub(crate) released: bool,
     pub(crate) locals: Vec<Local>,
     batches: BTreeMap<Lane, Batch>,
-    being_saved: Option<Vec<Slot>>,
+    save_under_way: bool,
     pub(crate) tickets: BTreeMap<u64, (usize, Command)>,
-    round_was_on: bool,
+    rounds_ended: u64,
     live: u64,
 }
 
@@ -79,9 +81,9 @@ impl Driver {
             released: false,
             locals: Vec::new(),
             batches: BTreeMap::new(),
-            being_saved: None,
+            save_under_way: false,
             tickets: BTreeMap::new(),
-            round_was_on: false,
+            rounds_ended: 0,
             live: 0,
         }
     }
@@ -211,6 +213,7 @@ impl Driver {
                 let local = self.local(slot);
                 local.memory = None;
                 local.taken.clear();
+                local.being_saved = None;
             }
             Action::Report { slot, report } => self.report(env, slot, &report)?,
             Action::Reply { ticket, result } => {
@@ -281,16 +284,23 @@ impl Driver {
     }
 
     pub(crate) fn saved(&mut self, env: &mut Env, desk: &mut Desk, refused: Vec<Refused>) -> Step {
-        for slot in self.being_saved.take().unwrap_or_default() {
-            self.local(slot).taken.clear();
-        }
+        self.save_under_way = false;
         self.input(env, desk, Input::Saved { refused })
     }
 
-    pub(crate) fn save_failed(&mut self, env: &mut Env, desk: &mut Desk) -> Step {
-        for slot in self.being_saved.take().unwrap_or_default() {
-            if env.sabotage == Sabotage::FailedSaveForgetsChanges {
-                self.local(slot).taken.clear();
+    pub(crate) fn save_failed(
+        &mut self,
+        env: &mut Env,
+        desk: &mut Desk,
+        back: Vec<(Slot, Save)>,
+    ) -> Step {
+        self.save_under_way = false;
+        for (slot, save) in back {
+            let local = self.local(slot);
+            if local.being_saved.take() == Some(save.epoch)
+                && env.sabotage != Sabotage::FailedSaveForgetsChanges
+            {
+                local.taken = save.changes;
             }
         }
         self.input(
@@ -336,18 +346,20 @@ impl Driver {
                 })?;
                 continue;
             };
-            local.taken.append(&mut memory.fresh);
+            let mut changes = std::mem::take(&mut local.taken);
+            changes.append(&mut memory.fresh);
+            local.being_saved = Some(one.epoch.get());
             slots.push(one.slot);
             saves.push(Save {
                 key: (partition, workspace),
                 epoch: one.epoch.get(),
                 next_offset: one.next_offset.0,
                 events_applied: one.events_applied,
-                changes: local.taken.clone(),
+                changes,
                 unloaded: one.unloaded,
             });
         }
-        ensure(self.being_saved.is_none(), Rule::Bounded, || {
+        ensure(!self.save_under_way, Rule::Bounded, || {
             "two saves of a partition at once".to_owned()
         })?;
         let committed = if env.sabotage == Sabotage::CommittedIgnoresUnclaimed {
@@ -357,26 +369,25 @@ impl Driver {
         };
         desk.saves.push_back(SaveJob {
             at: self.at,
-            slots: slots.clone(),
+            slots,
             saves,
             committed,
         });
-        self.being_saved = Some(slots);
+        self.save_under_way = true;
         Ok(())
     }
 
     /// What readers are shown: the live position, and who follows it.
     fn after_inputs(&mut self) {
         self.live = self.machine.live_position().0;
-        let round_is_on = self.machine.position().target.is_some();
-        if self.round_was_on && !round_is_on {
+        let rounds_ended = self.machine.rounds_ended();
+        if std::mem::replace(&mut self.rounds_ended, rounds_ended) != rounds_ended {
             for slot in self.machine.slots() {
                 let follows = self.machine.follows_live(slot);
                 let local = self.local(slot);
                 local.follows_live |= follows && local.memory.is_some();
             }
         }
-        self.round_was_on = round_is_on;
     }
 
     /// From now on it has applied what it says itself, whatever the lane passes.

@@ -125,6 +125,7 @@ impl Config {
                 urgent_queue: usize::try_from(r.between(0, 3)).unwrap(),
             },
             limits: Limits {
+                most_unsaved_bytes: 1 << 20,
                 save_every_events: r.pick(&[1, 5, 20, 1000]),
                 save_every: millis(r.pick(&[0, 100, 1000])),
                 most_unsaved_events: r.pick(&[1, 10, 50, 100_000]),

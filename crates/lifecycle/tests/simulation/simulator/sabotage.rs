@@ -36,11 +36,13 @@ pub(crate) enum Sabotage {
     SaveAnswerIsLost,
     /// A workspace that the store refused to save counts as saved.
     RefusedCountsAsSaved,
+    /// A workspace that an event broke stays in memory.
+    BrokenStateIsKept,
 }
 
 impl Sabotage {
     /// All that can be caught.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::NextOffsetSavedBeforeChanges,
         Self::ReadyBeforeTarget,
         Self::TrimAboveSaved,
@@ -56,5 +58,6 @@ impl Sabotage {
         Self::LoadIgnoresNewerEpoch,
         Self::SaveAnswerIsLost,
         Self::RefusedCountsAsSaved,
+        Self::BrokenStateIsKept,
     ];
 }

@@ -152,7 +152,8 @@ impl Store {
                 refused.push((save.key, Refusal::ForGood("it is damaged".to_owned())));
                 continue;
             }
-            if moody && (save.epoch * 31 + save.next_offset * 7 + save.key.1 as u64) % 61 == 0 {
+            let mood = save.epoch * 31 + save.next_offset * 7 + save.key.1 as u64;
+            if moody && mood.is_multiple_of(61) {
                 refused.push((save.key, Refusal::ForNow("it cannot be written".to_owned())));
                 continue;
             }

@@ -308,7 +308,7 @@ impl World {
                     Message::Input(input) => driver.input(env, desk, input)?,
                     Message::Loaded(job, record) => driver.loaded(env, desk, &job, record)?,
                     Message::Saved(refused) => driver.saved(env, desk, refused)?,
-                    Message::SaveFailed => driver.save_failed(env, desk)?,
+                    Message::SaveFailed(back) => driver.save_failed(env, desk, back)?,
                 }
             }
         }

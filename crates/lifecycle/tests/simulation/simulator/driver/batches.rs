@@ -1,7 +1,7 @@
 //! What is done with events: they are read, applied, and put aside.
 
 use workspace_lifecycle::{
-    AppliedTo, ApplyTo, FetchFailure, Input, Lane, Offset, Poison, Slot, Touched,
+    AppliedTo, ApplyTo, FetchFailure, Input, Lane, Offset, Poison, Slot, StateAfter, Touched,
 };
 
 use super::{Driver, id_of};
@@ -71,45 +71,58 @@ impl Driver {
                 })?;
                 continue;
             };
-            let from = if env.sabotage == Sabotage::AppliesBelowNextOffset {
-                0
-            } else {
-                apply.from.0
-            };
+            let mut apply = *apply;
+            if env.sabotage == Sabotage::AppliesBelowNextOffset {
+                apply.from = Offset(0);
+            }
             let mut result = AppliedTo {
                 slot: apply.slot,
                 events: 0,
+                bytes: 0,
                 save_requested: false,
                 poison: None,
             };
             for event in batch
                 .events
                 .iter()
-                .filter(|event| event.workspace == workspace && event.offset >= from)
+                .filter(|event| event.workspace == workspace)
+                .filter(|event| apply.covers(Offset(event.offset)))
             {
                 match event.kind {
                     Kind::Poison if env.sabotage == Sabotage::PoisonIsSwallowed => {}
                     Kind::Poison => {
                         let offset = Offset(event.offset);
+                        // Every other poison panics in the middle, with a part of it done.
+                        let mut state = StateAfter::Intact;
+                        if event.offset % 2 == 1 {
+                            memory.fold = memory.fold.with(event.offset);
+                            memory.fresh.push(Change::Event(event.offset));
+                            if env.sabotage != Sabotage::BrokenStateIsKept {
+                                state = StateAfter::Broken;
+                            }
+                        }
                         result.poison = Some(Poison {
                             offset,
                             reason: format!("event {offset} is poison"),
+                            state,
                         });
                         break;
                     }
                     Kind::AsksForSave | Kind::Plain => {
                         result.save_requested |= event.kind == Kind::AsksForSave;
                         result.events += 1;
+                        result.bytes += 1;
                         memory.fold = memory.fold.with(event.offset);
                         memory.fresh.push(Change::Event(event.offset));
                     }
                     Kind::Damaged | Kind::Nothing => unreachable!("not part of a batch"),
                 }
             }
-            let reached = result
-                .poison
-                .as_ref()
-                .map_or(batch.next_offset, |poison| poison.offset.0);
+            let end = apply
+                .until
+                .map_or(batch.next_offset, |until| until.0.min(batch.next_offset));
+            let poison = result.poison.as_ref();
+            let reached = poison.map_or(end, |poison| poison.offset.0);
             memory.next_offset = memory.next_offset.max(reached);
             env.count_many("events applied", result.events);
             results.push(result);

@@ -1,0 +1,273 @@
+//! What the engine does when the store, the populator or a workspace type misbehaves.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use workspace_engine_core::disk::DataDir;
+use workspace_engine_core::log::{EmbeddedLog, EmbeddedLogConfig, EventLog, RetentionConfig};
+use workspace_engine_core::populate::{BeginEmpty, Populate, PopulateError};
+use workspace_engine_core::store::{
+    Claim, EntrySink, HistoryCursor, HistoryRecord, LsmStore, MemoryStore, Save, SaveRefused,
+    Store, StoreError, StoredWorkspace,
+};
+use workspace_engine_core::{Engine, EngineConfig};
+use workspace_lifecycle::{AdmissionLimits, Command, Offset, PartitionId};
+use workspace_status::{State, Tracker, WorkspaceId};
+
+use super::{Service, data_dir, id};
+
+/// A store that does what the test tells it with saves.
+struct Troubled {
+    inner: LsmStore,
+    refuses: Mutex<HashMap<WorkspaceId, StoreError>>,
+    fails: AtomicBool,
+    panics: AtomicBool,
+}
+
+impl Troubled {
+    fn open(data: &DataDir) -> Arc<Self> {
+        Arc::new(Self {
+            inner: LsmStore::open(data).unwrap(),
+            refuses: Mutex::default(),
+            fails: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
+        })
+    }
+}
+
+impl Store for Troubled {
+    fn is_durable(&self) -> bool {
+        self.inner.is_durable()
+    }
+
+    fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
+        self.inner.workspaces(partition)
+    }
+
+    fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
+        self.inner.workspace(id)
+    }
+
+    fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
+        self.inner.committed(partition)
+    }
+
+    fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
+        self.inner.claim(claim)
+    }
+
+    fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
+        self.inner.load(id, sink)
+    }
+
+    fn save(
+        &self,
+        saves: &[Save],
+        committed: &[(PartitionId, Offset)],
+    ) -> Result<Vec<SaveRefused>, StoreError> {
+        assert!(!self.panics.swap(false, Ordering::Relaxed), "on purpose");
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(StoreError::NoSpace("on purpose".to_owned()));
+        }
+        let refuses = self.refuses.lock().clone();
+        let (refused, taken): (Vec<_>, Vec<_>) = saves
+            .iter()
+            .cloned()
+            .partition(|save| refuses.contains_key(&save.id));
+        let mut all = self.inner.save(&taken, committed)?;
+        all.extend(refused.into_iter().map(|save| SaveRefused {
+            error: refuses[&save.id].clone(),
+            id: save.id,
+        }));
+        Ok(all)
+    }
+
+    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        self.inner.delete(id)
+    }
+
+    fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
+        self.inner.append_history(records)
+    }
+
+    fn history(
+        &self,
+        id: &WorkspaceId,
+        after: Option<HistoryCursor>,
+        limit: usize,
+    ) -> Result<Vec<HistoryRecord>, StoreError> {
+        self.inner.history(id, after, limit)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.inner.sync()
+    }
+}
+
+fn start(directory: &Path) -> (Service, Arc<Troubled>) {
+    let data = data_dir(directory);
+    let store = Troubled::open(&data);
+    let service = Service::start_on(
+        &data,
+        Arc::clone(&store) as Arc<dyn Store>,
+        Arc::new(BeginEmpty),
+    );
+    (service, store)
+}
+
+/// Waits until the store holds a workspace up to behind an offset.
+fn wait_saved(service: &Service, store: &Troubled, workspace: &str, offset: Offset) {
+    service.eventually(|| {
+        let stored = store.workspace(&id(workspace)).unwrap();
+        stored.is_some_and(|stored| stored.next_offset > offset)
+    });
+}
+
+#[test]
+fn a_workspace_that_cannot_be_saved_is_parked_and_the_others_are_saved() {
+    let directory = TempDir::new().unwrap();
+    let (service, store) = start(directory.path());
+    service.append("bad", "resource.created", r#"{"id":"x"}"#);
+    service.wait_for("bad", State::Ready);
+    let damage = StoreError::Corrupt {
+        place: "its file".to_owned(),
+        reason: "on purpose".to_owned(),
+    };
+    store.refuses.lock().insert(id("bad"), damage);
+    service.append("bad", "resource.created", r#"{"id":"y"}"#);
+    service.wait_for_stop("bad");
+    let snapshot = service.engine.tracker().snapshot("bad").unwrap();
+    assert_eq!(
+        snapshot.error_message(),
+        Some("it cannot be saved: its file is damaged: on purpose")
+    );
+    let last = service.append("good", "resource.created", r#"{"id":"x"}"#);
+    wait_saved(&service, &store, "good", last);
+
+    store.refuses.lock().clear();
+    service.command("bad", Command::Load).unwrap();
+    service.wait_for("bad", State::Ready);
+    assert_eq!(service.contents("bad").1.len(), 2, "nothing is lost");
+    service.stop();
+}
+
+#[test]
+fn what_a_full_disk_or_a_panic_keeps_from_being_saved_is_saved_later() {
+    let directory = TempDir::new().unwrap();
+    let (service, store) = start(directory.path());
+    store.fails.store(true, Ordering::Relaxed);
+    service.append("a", "resource.created", r#"{"id":"x"}"#);
+    service.wait_for("a", State::Ready);
+    service.eventually(|| service.engine.counters().save_failures.get() > 0);
+    service.append("a", "resource.created", r#"{"id":"y"}"#);
+    store.panics.store(true, Ordering::Relaxed);
+    store.fails.store(false, Ordering::Relaxed);
+    let last = service.append("a", "resource.created", r#"{"id":"z"}"#);
+    wait_saved(&service, &store, "a", last);
+    service.stop();
+    drop(store);
+
+    let (service, _store) = start(directory.path());
+    service.wait_for("a", State::Ready);
+    let (events, entities) = service.contents("a");
+    assert_eq!((events, entities.len()), (3, 3));
+    assert_eq!(
+        service.engine.counters().events_applied.get(),
+        0,
+        "all of it was saved"
+    );
+    service.stop();
+}
+
+/// Panics for one workspace.
+struct Panics;
+
+impl Populate for Panics {
+    fn populate(&self, id: &WorkspaceId, _: EntrySink<'_>) -> Result<(), PopulateError> {
+        assert_ne!(id.as_str(), "bad", "on purpose");
+        Ok(())
+    }
+}
+
+#[test]
+fn a_panic_while_loading_parks_one_workspace_and_gives_its_permit_back() {
+    let directory = TempDir::new().unwrap();
+    let data = data_dir(directory.path());
+    let log: Arc<dyn EventLog> =
+        Arc::new(EmbeddedLog::open(&data, EmbeddedLogConfig::default()).unwrap());
+    let config = EngineConfig {
+        admission: AdmissionLimits {
+            permits: 1,
+            ..AdmissionLimits::default()
+        },
+        ..EngineConfig::default()
+    };
+    let engine = Engine::start(
+        config,
+        Arc::clone(&log),
+        Arc::new(MemoryStore::new()),
+        Tracker::new(),
+        Arc::new(Panics),
+    )
+    .unwrap();
+    let service: Service = Service { engine, log };
+    service.append("bad", "resource.created", r#"{"id":"x"}"#);
+    service.wait_for_stop("bad");
+    for workspace in ["a", "b", "c"] {
+        service.append(workspace, "resource.created", r#"{"id":"x"}"#);
+        service.wait_for(workspace, State::Ready);
+    }
+    service.stop();
+}
+
+#[test]
+fn a_store_that_misses_what_the_log_has_forgotten_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let data = data_dir(directory.path());
+    let config = EmbeddedLogConfig {
+        retention: RetentionConfig {
+            partition_bytes: Some(0),
+            age: None,
+        },
+        ..EmbeddedLogConfig::default()
+    };
+    let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::open(&data, config).unwrap());
+    let start = |store: Arc<dyn Store>| {
+        Engine::<workspace_engine_core::Entities>::start(
+            EngineConfig::default(),
+            Arc::clone(&log),
+            store,
+            Tracker::new(),
+            Arc::new(BeginEmpty),
+        )
+    };
+    let store: Arc<dyn Store> = Arc::new(LsmStore::open(&data).unwrap());
+    let service: Service = Service {
+        engine: start(Arc::clone(&store)).unwrap(),
+        log: Arc::clone(&log),
+    };
+    let mut last = Offset(0);
+    for _ in 0..10 {
+        last = service.append("a", "resource.created", r#"{"id":"x"}"#);
+    }
+    service.wait_for("a", State::Ready);
+    service.wait_applied("a", last);
+    service.stop();
+    let partition = workspace_engine_core::routing::partition_of(&id("a"), 3);
+    log.trim(partition, last).unwrap();
+    let refused = start(Arc::new(MemoryStore::new()))
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        refused.contains("begins at offset 9, but the store holds it only up to offset 0"),
+        "{refused}"
+    );
+    start(store)
+        .unwrap()
+        .shutdown(std::time::Instant::now() + super::PATIENCE);
+}
