@@ -9,9 +9,12 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout_at,
+};
 use workspace_engine_core::{Engine, Entities, loaded::LoadedWorkspace};
 use workspace_lifecycle::Command;
 use workspace_status::{Condition, State, StateSet, Tracker, WaitOutcome, WorkspaceId};
@@ -109,8 +112,17 @@ impl App {
             .map_err(|_| problems::failed())
     }
 
-    /// A workspace in memory; one that is not is loaded first, urgently, for as long as a read may wait.
-    pub(crate) async fn loaded(&self, id: &WorkspaceId) -> Result<Loaded, Problem> {
+    /// Until when a read that names no time of its own may wait for a load.
+    pub(crate) fn cold_read_deadline(&self) -> Instant {
+        Instant::now() + self.limits().cold_read_timeout
+    }
+
+    /// A workspace in memory; one that is not is loaded first, urgently, and waited for until `deadline`.
+    pub(crate) async fn loaded(
+        &self,
+        id: &WorkspaceId,
+        deadline: Instant,
+    ) -> Result<Loaded, Problem> {
         let engine = self.engine()?;
         if let Some(loaded) = engine.workspace(id) {
             return Ok(loaded);
@@ -118,9 +130,8 @@ impl App {
         self.known(id).await?;
         if !self.is_stopping() {
             // A refusal shows in the status, which is what the answer tells.
-            let _ = engine.command(id, Command::Load).await;
+            let _ = timeout_at(deadline.into(), engine.command(id, Command::Load)).await;
         }
-        let deadline = Instant::now() + self.limits().cold_read_timeout;
         let outcome = self
             .tracker()
             .wait(id)
@@ -140,16 +151,15 @@ impl App {
         })
     }
 
-    /// The workspace as it has applied the event at `offset`, waited for until a deadline.
+    /// The workspace as it has applied the event at `offset`; it is loaded and waited for until `deadline`.
     pub(crate) async fn applied(
         &self,
         id: &WorkspaceId,
         offset: workspace_lifecycle::Offset,
-        wait: Duration,
+        deadline: Instant,
     ) -> Result<Loaded, Problem> {
-        let deadline = Instant::now() + wait;
         // Nothing is applied to a workspace that an operator unloaded, so it is loaded first.
-        self.loaded(id).await?;
+        self.loaded(id, deadline).await?;
         let engine = self.engine()?;
         let parked = self
             .tracker()

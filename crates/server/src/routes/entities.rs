@@ -13,7 +13,10 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 use utoipa::{IntoParams, ToSchema};
 use workspace_engine_core::entities::EntityRef;
 use workspace_lifecycle::Offset;
@@ -38,7 +41,7 @@ const WAIT_LONGEST: Duration = Duration::from_mins(10);
 pub(super) struct SummaryParameters {
     /// Wait until the event at this offset of the workspace's partition is applied.
     at_least: Option<u64>,
-    /// How long to wait for it, at most 10m; 30s if not given.
+    /// How long to wait for it, its load included, at most 10m; 30s if not given.
     #[param(example = "30s")]
     timeout: Option<String>,
 }
@@ -82,8 +85,11 @@ pub(super) async fn summary(
 ) -> Result<Response, Problem> {
     let wait = wait(parameters.timeout.as_deref())?;
     let loaded = match parameters.at_least {
-        Some(offset) => app.applied(&id, Offset(offset), wait).await?,
-        None => app.loaded(&id).await?,
+        Some(offset) => {
+            let deadline = Instant::now() + wait;
+            app.applied(&id, Offset(offset), deadline).await?
+        }
+        None => app.loaded(&id, app.cold_read_deadline()).await?,
     };
     let document = loaded.read(|entities, applied| SummaryDocument {
         workspace_id: loaded.id().as_str(),
@@ -176,7 +182,7 @@ pub(super) async fn page(
     let limit = page_limit(parameters.limit, LIMIT_DEFAULT, LIMIT_MOST)?;
     let pages = format!("entities/{id}/{kind}");
     let after = cursor::decode(&pages, parameters.cursor.as_deref())?;
-    let loaded = app.loaded(&id).await?;
+    let loaded = app.loaded(&id, app.cold_read_deadline()).await?;
     if limit <= INLINE_ENTITIES {
         return page_of(&loaded, &kind, &pages, after.as_deref(), limit);
     }
@@ -269,7 +275,7 @@ pub(super) async fn one(
     Checked(Path((id, kind, entity_id))): Checked<Path<(String, String, String)>>,
 ) -> Result<Response, Problem> {
     let id = workspace_id(&id)?;
-    let loaded = app.loaded(&id).await?;
+    let loaded = app.loaded(&id, app.cold_read_deadline()).await?;
     let document = loaded.read(|entities, _| {
         let entity = entities.get(&kind, &entity_id)?;
         serde_json::to_vec(&EntityDocument {
