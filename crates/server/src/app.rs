@@ -4,27 +4,17 @@
 //! in which a status is `unknown` and not a refused connection.
 
 use crate::{config::HttpLimits, problems};
-use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout_at,
-};
-use workspace_engine_core::{Engine, Entities, loaded::LoadedWorkspace};
-use workspace_lifecycle::Command;
-use workspace_status::{Condition, State, StateSet, Tracker, WaitOutcome, WorkspaceId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use workspace_engine_core::Engine;
+use workspace_status::Tracker;
 use workspace_status_http::Problem;
 
 /// Unit in which memory for bodies is counted, so that it fits a semaphore.
 const MEMORY_UNIT_BYTES: usize = 1024;
-
-/// A workspace in memory.
-pub(crate) type Loaded = Arc<LoadedWorkspace<Entities>>;
 
 /// Shared by all handlers; clones are the same.
 #[derive(Clone)]
@@ -110,88 +100,5 @@ impl App {
         tokio::task::spawn_blocking(move || work(&engine))
             .await
             .map_err(|_| problems::failed())
-    }
-
-    /// Until when a read that names no time of its own may wait for a load.
-    pub(crate) fn cold_read_deadline(&self) -> Instant {
-        Instant::now() + self.limits().cold_read_timeout
-    }
-
-    /// A workspace in memory; one that is not is loaded first, urgently, and waited for until `deadline`.
-    pub(crate) async fn loaded(
-        &self,
-        id: &WorkspaceId,
-        deadline: Instant,
-    ) -> Result<Loaded, Problem> {
-        let engine = self.engine()?;
-        if let Some(loaded) = engine.workspace(id) {
-            return Ok(loaded);
-        }
-        self.known(id).await?;
-        if !self.is_stopping() {
-            // A refusal shows in the status, which is what the answer tells.
-            let _ = timeout_at(deadline.into(), engine.command(id, Command::Load)).await;
-        }
-        let outcome = self
-            .tracker()
-            .wait(id)
-            .until(Condition::State(State::Ready))
-            .fail_on(StateSet::from(State::Error))
-            .deadline(deadline)
-            .await;
-        if let Some(loaded) = engine.workspace(id) {
-            return Ok(loaded);
-        }
-        Err(match outcome {
-            WaitOutcome::Met(status) | WaitOutcome::Failed(status) => {
-                problems::not_loaded(id, Some(&status))
-            }
-            WaitOutcome::TimedOut(status) => problems::not_loaded(id, status.as_ref()),
-            WaitOutcome::Gone => problems::not_loaded(id, None),
-        })
-    }
-
-    /// The workspace as it has applied the event at `offset`; it is loaded and waited for until `deadline`.
-    pub(crate) async fn applied(
-        &self,
-        id: &WorkspaceId,
-        offset: workspace_lifecycle::Offset,
-        deadline: Instant,
-    ) -> Result<Loaded, Problem> {
-        // Nothing is applied to a workspace that an operator unloaded, so it is loaded first.
-        self.loaded(id, deadline).await?;
-        let engine = self.engine()?;
-        let parked = self
-            .tracker()
-            .wait(id)
-            .until(Condition::State(State::Error))
-            .deadline(deadline);
-        let outcome = tokio::select! {
-            biased;
-            loaded = engine.wait_applied(id, offset) => return Ok(loaded),
-            outcome = parked => outcome,
-        };
-        let status = match outcome {
-            WaitOutcome::Met(status) | WaitOutcome::Failed(status) => Some(status),
-            WaitOutcome::TimedOut(status) => status,
-            WaitOutcome::Gone => None,
-        };
-        let reached = engine
-            .workspace(id)
-            .map(|loaded| loaded.applied().next_offset);
-        Err(problems::not_applied(id, offset, reached, status.as_ref()))
-    }
-
-    /// Nothing, where the workspace is known here or to the store.
-    pub(crate) async fn known(&self, id: &WorkspaceId) -> Result<(), Problem> {
-        if self.tracker().get(id).is_some() {
-            return Ok(());
-        }
-        let asked = id.clone();
-        match self.blocking(move |engine| engine.stored(&asked)).await? {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(problems::unknown_workspace(id)),
-            Err(error) => Err(problems::store(&error)),
-        }
     }
 }

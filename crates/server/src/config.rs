@@ -266,6 +266,14 @@ impl HttpLimits {
     }
 }
 
+#[cfg(test)]
+impl HttpLimits {
+    /// The limits that nobody changed.
+    pub(crate) fn for_tests() -> Self {
+        ServeConfig::of_flags(&ServeFlags::default()).unwrap().http
+    }
+}
+
 /// A duration above zero.
 fn positive(layers: &Layers, name: &str) -> Result<Duration, InvalidSetting> {
     let span: Span = layers.read(name)?;

@@ -11,6 +11,7 @@ mod telemetry;
 
 mod app;
 mod problems;
+mod reads;
 
 mod routes;
 
@@ -26,6 +27,9 @@ mod produce;
 mod demo;
 
 mod commands;
+
+#[cfg(test)]
+mod test_log;
 
 use clap::{Parser, error::ErrorKind};
 use exit::Exit;

@@ -205,6 +205,18 @@ pub(crate) fn unknown_workspace(id: &WorkspaceId) -> Problem {
     .with("workspaceId", id.as_str())
 }
 
+/// Whether there is such a workspace is not known: its partition has not read all that was written.
+pub(crate) fn not_read_yet(id: &WorkspaceId, end: Offset, position: Offset) -> Problem {
+    let detail = format!(
+        "the workspace is not known yet: its partition is read up to offset {position}, and its events may stand below {end}"
+    );
+    Problem::new(&NOT_LOADED, detail)
+        .with("workspaceId", id.as_str())
+        .with("position", position.0)
+        .with("end", end.0)
+        .retry_after(SOON)
+}
+
 pub(crate) fn unknown_entity(id: &WorkspaceId, kind: &str, entity_id: &str) -> Problem {
     Problem::new(&ENTITY_UNKNOWN, "the workspace has no such entity")
         .with("workspaceId", id.as_str())

@@ -103,7 +103,10 @@ async fn act(
     command: Command,
     done: StatusCode,
 ) -> Result<Response, Problem> {
-    app.working_engine()?
+    let engine = app.working_engine()?;
+    // An event that was just acknowledged may be all that makes it known.
+    app.known(id, app.cold_read_deadline()).await?;
+    engine
         .command(id, command)
         .await
         .map_err(|error| problems::action(id, &error))?;

@@ -110,7 +110,7 @@ pub(super) async fn list(
     let after = cursor::decode(&pages, parameters.cursor.as_deref())?
         .map(|position| place(&position).ok_or_else(problems::invalid_cursor))
         .transpose()?;
-    app.known(&id).await?;
+    app.known(&id, app.cold_read_deadline()).await?;
     let mut letters = app
         .blocking(move |engine| engine.log().dead_letters(Some(&id), after, limit + 1))
         .await?

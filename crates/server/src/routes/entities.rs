@@ -1,11 +1,7 @@
 //! The state that events made: counts, pages and single entities of a workspace.
 
 use super::{cursor, json, json_bytes, page_limit};
-use crate::{
-    app::{App, Loaded},
-    problems,
-    span::Span,
-};
+use crate::{app::App, problems, reads::Loaded, span::Span};
 use axum::{
     extract::{Path, Query, State as Extract},
     http::StatusCode,

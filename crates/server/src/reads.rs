@@ -1,0 +1,318 @@
+//! Reads of one workspace: at once where it is in memory, else after its load, within one deadline.
+//!
+//! An event is acknowledged before its partition has read it. So a workspace that nobody knows is
+//! unknown only when its partition has passed what the reader may have written.
+
+use crate::{app::App, problems};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::time::timeout_at;
+use workspace_engine_core::{
+    Engine, Entities, loaded::LoadedWorkspace, log::ReadLimit, routing::partition_of,
+};
+use workspace_lifecycle::{Command, Offset, PartitionId};
+use workspace_status::{Condition, State, StateSet, WaitOutcome, WorkspaceId};
+use workspace_status_http::Problem;
+
+/// Between two looks at how far a partition is: it rings no bell for one who waits for a workspace
+/// that may not exist.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// A workspace in memory.
+pub(crate) type Loaded = Arc<LoadedWorkspace<Entities>>;
+
+impl App {
+    /// Until when a read that names no time of its own may wait for a load.
+    pub(crate) fn cold_read_deadline(&self) -> Instant {
+        Instant::now() + self.limits().cold_read_timeout
+    }
+
+    /// A workspace in memory; one that is not is loaded first, urgently, and waited for until `deadline`.
+    pub(crate) async fn loaded(
+        &self,
+        id: &WorkspaceId,
+        deadline: Instant,
+    ) -> Result<Loaded, Problem> {
+        if let Some(loaded) = self.engine()?.workspace(id) {
+            return Ok(loaded);
+        }
+        self.known(id, deadline).await?;
+        self.load(id, deadline).await
+    }
+
+    /// The workspace as it has applied the event at `offset`; it is loaded and waited for until `deadline`.
+    pub(crate) async fn applied(
+        &self,
+        id: &WorkspaceId,
+        offset: Offset,
+        deadline: Instant,
+    ) -> Result<Loaded, Problem> {
+        let engine = self.engine()?;
+        match engine.workspace(id) {
+            Some(loaded) if loaded.applied().next_offset > offset => return Ok(loaded),
+            Some(_) => {}
+            None => {
+                self.met(id, Written::At(offset), deadline).await?;
+                // Nothing is applied to a workspace that an operator unloaded, so it is loaded first.
+                self.load(id, deadline).await?;
+            }
+        }
+        let parked = self
+            .tracker()
+            .wait(id)
+            .until(Condition::State(State::Error))
+            .deadline(deadline);
+        let outcome = tokio::select! {
+            biased;
+            loaded = engine.wait_applied(id, offset) => return Ok(loaded),
+            outcome = parked => outcome,
+        };
+        let status = match outcome {
+            WaitOutcome::Met(status) | WaitOutcome::Failed(status) => Some(status),
+            WaitOutcome::TimedOut(status) => status,
+            WaitOutcome::Gone => None,
+        };
+        let reached = engine
+            .workspace(id)
+            .map(|loaded| loaded.applied().next_offset);
+        Err(problems::not_applied(id, offset, reached, status.as_ref()))
+    }
+
+    /// Nothing, where the workspace is known here or to the store, or becomes known by what stands
+    /// in the log now.
+    pub(crate) async fn known(&self, id: &WorkspaceId, deadline: Instant) -> Result<(), Problem> {
+        self.met(id, Written::Anything, deadline).await
+    }
+
+    /// Brings a known workspace into memory, before others.
+    async fn load(&self, id: &WorkspaceId, deadline: Instant) -> Result<Loaded, Problem> {
+        let engine = self.engine()?;
+        if !self.is_stopping() {
+            // A refusal shows in the status, which is what the answer tells.
+            let _ = timeout_at(deadline.into(), engine.command(id, Command::Load)).await;
+        }
+        let outcome = self
+            .tracker()
+            .wait(id)
+            .until(Condition::State(State::Ready))
+            .fail_on(StateSet::from(State::Error))
+            .deadline(deadline)
+            .await;
+        if let Some(loaded) = engine.workspace(id) {
+            return Ok(loaded);
+        }
+        Err(match outcome {
+            WaitOutcome::Met(status) | WaitOutcome::Failed(status) => {
+                problems::not_loaded(id, Some(&status))
+            }
+            WaitOutcome::TimedOut(status) => problems::not_loaded(id, status.as_ref()),
+            WaitOutcome::Gone => problems::not_loaded(id, None),
+        })
+    }
+
+    /// Waits until the workspace is known, or its partition has passed what was written.
+    async fn met(
+        &self,
+        id: &WorkspaceId,
+        written: Written,
+        deadline: Instant,
+    ) -> Result<(), Problem> {
+        if self.tracker().get(id).is_some() || self.is_stored(id).await? {
+            return Ok(());
+        }
+        let engine = self.engine()?;
+        let partition = partition_of(id, engine.log().partitions());
+        let end = match written {
+            Written::Anything => engine.log().high_watermark(partition),
+            Written::At(offset) => offset.next(),
+        };
+        loop {
+            // Looked at before the workspace is: one with an event below it is known by then.
+            let position = position(engine, partition);
+            if self.tracker().get(id).is_some() {
+                return Ok(());
+            }
+            if position >= end {
+                if self.is_stored(id).await? {
+                    return Ok(());
+                }
+                if !self.is_in_log(id, partition, written).await? {
+                    return Err(problems::unknown_workspace(id));
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(problems::not_read_yet(id, end, position));
+            }
+            // Over as soon as it is known, in whatever state.
+            let _ = self
+                .tracker()
+                .wait(id)
+                .until(Condition::AnyOf(State::ALL.into_iter().collect()))
+                .deadline(deadline.min(Instant::now() + LOOK))
+                .await;
+        }
+    }
+
+    async fn is_stored(&self, id: &WorkspaceId) -> Result<bool, Problem> {
+        let asked = id.clone();
+        self.blocking(move |engine| engine.stored(&asked))
+            .await?
+            .map(|stored| stored.is_some())
+            .map_err(|error| problems::store(&error))
+    }
+
+    /// Whether the event that the reader knows of is one of this workspace: right after a start a
+    /// partition stands at its end for a moment before it reads what the store does not know.
+    async fn is_in_log(
+        &self,
+        id: &WorkspaceId,
+        partition: PartitionId,
+        written: Written,
+    ) -> Result<bool, Problem> {
+        let Written::At(offset) = written else {
+            return Ok(false);
+        };
+        let limit = ReadLimit {
+            records: 1,
+            bytes: 1,
+            until: offset.next(),
+        };
+        let id = id.clone();
+        self.blocking(move |engine| {
+            let batch = engine.log().read(partition, offset, limit);
+            // What cannot be read, such as what retention removed, tells nothing of the workspace.
+            batch.is_ok_and(|batch| {
+                batch.records.iter().any(|record| {
+                    record.offset == offset && record.key.as_deref() == Some(id.as_str().as_bytes())
+                })
+            })
+        })
+        .await
+    }
+}
+
+/// What a reader may have written before it asks.
+#[derive(Debug, Clone, Copy)]
+enum Written {
+    /// Whatever stands in the log.
+    Anything,
+    /// The event at this offset of the workspace's partition.
+    At(Offset),
+}
+
+/// First offset that the partition has not read.
+fn position(engine: &Engine, partition: PartitionId) -> Offset {
+    engine
+        .partitions()
+        .into_iter()
+        .find(|report| report.partition == partition)
+        .map_or(Offset::ZERO, |report| report.position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::HttpLimits, test_log::TestLog};
+    use axum::http::StatusCode;
+    use workspace_engine_core::{
+        EngineConfig, log::EventLog, populate::BeginEmpty, store::MemoryStore,
+    };
+    use workspace_status::Tracker;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn id(text: &str) -> WorkspaceId {
+        WorkspaceId::new(text).unwrap()
+    }
+
+    fn app_over(log: &TestLog) -> App {
+        let tracker = Tracker::new();
+        let app = App::new(tracker.clone(), HttpLimits::for_tests());
+        let log: Arc<dyn EventLog> = Arc::new(log.clone());
+        let store = Arc::new(MemoryStore::new());
+        let engine = Engine::start(
+            EngineConfig::default(),
+            log,
+            store,
+            tracker,
+            Arc::new(BeginEmpty),
+        );
+        app.set_engine(engine.unwrap());
+        app
+    }
+
+    fn refused(read: Result<Loaded, Problem>) -> (StatusCode, String) {
+        let problem = read.map(|loaded| loaded.applied()).unwrap_err();
+        (problem.status(), problem.detail().to_owned())
+    }
+
+    #[tokio::test]
+    async fn an_event_that_its_partition_has_not_read_makes_no_workspace_unknown() {
+        let log = TestLog::default();
+        let app = app_over(&log);
+        let held = log.hold_reads();
+        log.append("new");
+        let expected = (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the workspace is not known yet: its partition is read up to offset 0, and its events may stand below 1"
+                .to_owned(),
+        );
+        let now = Instant::now();
+        assert_eq!(
+            refused(app.applied(&id("new"), Offset(0), now).await),
+            expected
+        );
+        assert_eq!(refused(app.loaded(&id("new"), now).await), expected);
+
+        let waits = tokio::spawn({
+            let app = app.clone();
+            async move {
+                app.applied(&id("new"), Offset(0), Instant::now() + PATIENCE)
+                    .await
+            }
+        });
+        drop(held);
+        let loaded = waits.await.unwrap().unwrap();
+        assert_eq!(loaded.applied().events_applied, 1);
+    }
+
+    #[tokio::test]
+    async fn a_workspace_is_unknown_once_its_partition_has_passed_what_was_written() {
+        let log = TestLog::default();
+        let app = app_over(&log);
+        log.append("other");
+        let deadline = Instant::now() + PATIENCE;
+        for read in [
+            app.loaded(&id("nobody"), deadline).await,
+            app.applied(&id("nobody"), Offset(0), deadline).await,
+        ] {
+            assert_eq!(
+                refused(read),
+                (
+                    StatusCode::NOT_FOUND,
+                    "neither the store nor the log knows the workspace".to_owned()
+                )
+            );
+        }
+        // Nothing is said of it before the log has come that far.
+        let ahead = app.applied(&id("nobody"), Offset(7), Instant::now()).await;
+        assert_eq!(refused(ahead).0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn the_log_itself_is_asked_whose_event_stands_at_an_offset() {
+        let log = TestLog::default();
+        let app = app_over(&log);
+        log.append("mine");
+        for (asked, offset, expected) in
+            [("mine", 0, true), ("other", 0, false), ("mine", 1, false)]
+        {
+            let found = app
+                .is_in_log(&id(asked), PartitionId(0), Written::At(Offset(offset)))
+                .await;
+            assert_eq!(found.unwrap(), expected, "{asked} {offset}");
+        }
+    }
+}
