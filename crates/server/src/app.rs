@@ -4,9 +4,12 @@
 //! in which a status is `unknown` and not a refused connection.
 
 use crate::{config::HttpLimits, problems};
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use workspace_engine_core::Engine;
@@ -26,6 +29,12 @@ struct Inner {
     engine: OnceLock<Engine>,
     stopping: AtomicBool,
     event_memory: Arc<Semaphore>,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").finish_non_exhaustive()
+    }
 }
 
 impl App {

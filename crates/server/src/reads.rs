@@ -3,7 +3,7 @@
 //! An event is acknowledged before its partition has read it. So a workspace that nobody knows is
 //! unknown only when its partition has passed what the reader may have written.
 
-use crate::{app::App, problems};
+use crate::{problems, routes::Api};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -23,10 +23,10 @@ const LOOK: Duration = Duration::from_millis(25);
 /// A workspace in memory.
 pub(crate) type Loaded = Arc<LoadedWorkspace<Entities>>;
 
-impl App {
+impl Api {
     /// Until when a read that names no time of its own may wait for a load.
     pub(crate) fn cold_read_deadline(&self) -> Instant {
-        Instant::now() + self.limits().cold_read_timeout
+        Instant::now() + self.app.limits().cold_read_timeout
     }
 
     /// A workspace in memory; one that is not is loaded first, urgently, and waited for until `deadline`.
@@ -35,11 +35,14 @@ impl App {
         id: &WorkspaceId,
         deadline: Instant,
     ) -> Result<Loaded, Problem> {
-        if let Some(loaded) = self.engine()?.workspace(id) {
+        if let Some(loaded) = self.app.engine()?.workspace(id) {
             return Ok(loaded);
         }
-        self.known(id, deadline).await?;
-        self.load(id, deadline).await
+        self.waiting(async {
+            self.met(id, Written::Anything, deadline).await?;
+            self.load(id, deadline).await
+        })
+        .await
     }
 
     /// The workspace as it has applied the event at `offset`; it is loaded and waited for until `deadline`.
@@ -49,17 +52,51 @@ impl App {
         offset: Offset,
         deadline: Instant,
     ) -> Result<Loaded, Problem> {
-        let engine = self.engine()?;
-        match engine.workspace(id) {
-            Some(loaded) if loaded.applied().next_offset > offset => return Ok(loaded),
-            Some(_) => {}
-            None => {
+        if let Some(loaded) = self.app.engine()?.workspace(id)
+            && loaded.applied().next_offset > offset
+        {
+            return Ok(loaded);
+        }
+        self.waiting(async {
+            if self.app.engine()?.workspace(id).is_none() {
                 self.met(id, Written::At(offset), deadline).await?;
                 // Nothing is applied to a workspace that an operator unloaded, so it is loaded first.
                 self.load(id, deadline).await?;
             }
+            self.apply(id, offset, deadline).await
+        })
+        .await
+    }
+
+    /// Nothing, where the workspace is known here or to the store, or becomes known by what stands
+    /// in the log now.
+    pub(crate) async fn known(&self, id: &WorkspaceId, deadline: Instant) -> Result<(), Problem> {
+        if self.app.tracker().get(id).is_some() {
+            return Ok(());
         }
+        self.waiting(self.met(id, Written::Anything, deadline))
+            .await
+    }
+
+    /// Does something that may wait, as one of the requests that wait at the same time.
+    async fn waiting<T>(
+        &self,
+        work: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        let _place = self.status.admit_wait()?;
+        work.await
+    }
+
+    /// Waits until a workspace has applied an event, or cannot apply it.
+    async fn apply(
+        &self,
+        id: &WorkspaceId,
+        offset: Offset,
+        deadline: Instant,
+    ) -> Result<Loaded, Problem> {
+        let engine = self.app.engine()?;
         let parked = self
+            .app
             .tracker()
             .wait(id)
             .until(Condition::State(State::Error))
@@ -80,20 +117,15 @@ impl App {
         Err(problems::not_applied(id, offset, reached, status.as_ref()))
     }
 
-    /// Nothing, where the workspace is known here or to the store, or becomes known by what stands
-    /// in the log now.
-    pub(crate) async fn known(&self, id: &WorkspaceId, deadline: Instant) -> Result<(), Problem> {
-        self.met(id, Written::Anything, deadline).await
-    }
-
     /// Brings a known workspace into memory, before others.
     async fn load(&self, id: &WorkspaceId, deadline: Instant) -> Result<Loaded, Problem> {
-        let engine = self.engine()?;
-        if !self.is_stopping() {
+        let engine = self.app.engine()?;
+        if !self.app.is_stopping() {
             // A refusal shows in the status, which is what the answer tells.
             let _ = timeout_at(deadline.into(), engine.command(id, Command::Load)).await;
         }
         let outcome = self
+            .app
             .tracker()
             .wait(id)
             .until(Condition::State(State::Ready))
@@ -119,10 +151,10 @@ impl App {
         written: Written,
         deadline: Instant,
     ) -> Result<(), Problem> {
-        if self.tracker().get(id).is_some() || self.is_stored(id).await? {
+        if self.app.tracker().get(id).is_some() || self.is_stored(id).await? {
             return Ok(());
         }
-        let engine = self.engine()?;
+        let engine = self.app.engine()?;
         let partition = partition_of(id, engine.log().partitions());
         let end = match written {
             Written::Anything => engine.log().high_watermark(partition),
@@ -131,7 +163,7 @@ impl App {
         loop {
             // Looked at before the workspace is: one with an event below it is known by then.
             let position = position(engine, partition);
-            if self.tracker().get(id).is_some() {
+            if self.app.tracker().get(id).is_some() {
                 return Ok(());
             }
             if position >= end {
@@ -147,6 +179,7 @@ impl App {
             }
             // Over as soon as it is known, in whatever state.
             let _ = self
+                .app
                 .tracker()
                 .wait(id)
                 .until(Condition::AnyOf(State::ALL.into_iter().collect()))
@@ -157,7 +190,8 @@ impl App {
 
     async fn is_stored(&self, id: &WorkspaceId) -> Result<bool, Problem> {
         let asked = id.clone();
-        self.blocking(move |engine| engine.stored(&asked))
+        self.app
+            .blocking(move |engine| engine.stored(&asked))
             .await?
             .map(|stored| stored.is_some())
             .map_err(|error| problems::store(&error))
@@ -180,16 +214,18 @@ impl App {
             until: offset.next(),
         };
         let id = id.clone();
-        self.blocking(move |engine| {
-            let batch = engine.log().read(partition, offset, limit);
-            // What cannot be read, such as what retention removed, tells nothing of the workspace.
-            batch.is_ok_and(|batch| {
-                batch.records.iter().any(|record| {
-                    record.offset == offset && record.key.as_deref() == Some(id.as_str().as_bytes())
+        self.app
+            .blocking(move |engine| {
+                let batch = engine.log().read(partition, offset, limit);
+                // What cannot be read, such as what retention removed, tells nothing of the workspace.
+                batch.is_ok_and(|batch| {
+                    batch.records.iter().any(|record| {
+                        record.offset == offset
+                            && record.key.as_deref() == Some(id.as_str().as_bytes())
+                    })
                 })
             })
-        })
-        .await
+            .await
     }
 }
 
@@ -214,12 +250,13 @@ fn position(engine: &Engine, partition: PartitionId) -> Offset {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::HttpLimits, test_log::TestLog};
+    use crate::{app::App, config::HttpLimits, source::EngineSource, test_log::TestLog};
     use axum::http::StatusCode;
     use workspace_engine_core::{
         EngineConfig, log::EventLog, populate::BeginEmpty, store::MemoryStore,
     };
     use workspace_status::Tracker;
+    use workspace_status_http::{Limits, Registry, StatusApi, problem_types};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -227,7 +264,11 @@ mod tests {
         WorkspaceId::new(text).unwrap()
     }
 
-    fn app_over(log: &TestLog) -> App {
+    fn api_over(log: &TestLog) -> Api {
+        api_with(log, Limits::default())
+    }
+
+    fn api_with(log: &TestLog, limits: Limits) -> Api {
         let tracker = Tracker::new();
         let app = App::new(tracker.clone(), HttpLimits::for_tests());
         let log: Arc<dyn EventLog> = Arc::new(log.clone());
@@ -240,7 +281,8 @@ mod tests {
             Arc::new(BeginEmpty),
         );
         app.set_engine(engine.unwrap());
-        app
+        let status = StatusApi::new(EngineSource::new(app.clone()), limits, Registry::default());
+        Api::new(app, status)
     }
 
     fn refused(read: Result<Loaded, Problem>) -> (StatusCode, String) {
@@ -251,7 +293,7 @@ mod tests {
     #[tokio::test]
     async fn an_event_that_its_partition_has_not_read_makes_no_workspace_unknown() {
         let log = TestLog::default();
-        let app = app_over(&log);
+        let api = api_over(&log);
         let held = log.hold_reads();
         log.append("new");
         let expected = (
@@ -261,15 +303,15 @@ mod tests {
         );
         let now = Instant::now();
         assert_eq!(
-            refused(app.applied(&id("new"), Offset(0), now).await),
+            refused(api.applied(&id("new"), Offset(0), now).await),
             expected
         );
-        assert_eq!(refused(app.loaded(&id("new"), now).await), expected);
+        assert_eq!(refused(api.loaded(&id("new"), now).await), expected);
 
         let waits = tokio::spawn({
-            let app = app.clone();
+            let api = api.clone();
             async move {
-                app.applied(&id("new"), Offset(0), Instant::now() + PATIENCE)
+                api.applied(&id("new"), Offset(0), Instant::now() + PATIENCE)
                     .await
             }
         });
@@ -281,12 +323,12 @@ mod tests {
     #[tokio::test]
     async fn a_workspace_is_unknown_once_its_partition_has_passed_what_was_written() {
         let log = TestLog::default();
-        let app = app_over(&log);
+        let api = api_over(&log);
         log.append("other");
         let deadline = Instant::now() + PATIENCE;
         for read in [
-            app.loaded(&id("nobody"), deadline).await,
-            app.applied(&id("nobody"), Offset(0), deadline).await,
+            api.loaded(&id("nobody"), deadline).await,
+            api.applied(&id("nobody"), Offset(0), deadline).await,
         ] {
             assert_eq!(
                 refused(read),
@@ -297,22 +339,44 @@ mod tests {
             );
         }
         // Nothing is said of it before the log has come that far.
-        let ahead = app.applied(&id("nobody"), Offset(7), Instant::now()).await;
+        let ahead = api.applied(&id("nobody"), Offset(7), Instant::now()).await;
         assert_eq!(refused(ahead).0, StatusCode::SERVICE_UNAVAILABLE);
     }
 
     #[tokio::test]
     async fn the_log_itself_is_asked_whose_event_stands_at_an_offset() {
         let log = TestLog::default();
-        let app = app_over(&log);
+        let api = api_over(&log);
         log.append("mine");
         for (asked, offset, expected) in
             [("mine", 0, true), ("other", 0, false), ("mine", 1, false)]
         {
-            let found = app
+            let found = api
                 .is_in_log(&id(asked), PartitionId(0), Written::At(Offset(offset)))
                 .await;
             assert_eq!(found.unwrap(), expected, "{asked} {offset}");
         }
+    }
+
+    #[tokio::test]
+    async fn one_read_more_than_may_wait_is_refused_at_once() {
+        let log = TestLog::default();
+        let limits = Limits {
+            concurrent_waits: 1,
+            ..Limits::default()
+        };
+        let api = api_with(&log, limits);
+        let place = api.status.admit_wait().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        for read in [
+            api.loaded(&id("a"), deadline).await,
+            api.applied(&id("a"), Offset(0), deadline).await,
+        ] {
+            let problem = read.map(|loaded| loaded.applied()).unwrap_err();
+            assert_eq!(problem.kind(), &problem_types::TOO_MANY_REQUESTS_AT_ONCE);
+        }
+        drop(place);
+        let read = api.loaded(&id("a"), deadline).await;
+        assert_eq!(refused(read).0, StatusCode::NOT_FOUND);
     }
 }

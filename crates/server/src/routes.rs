@@ -12,13 +12,14 @@ mod workspaces;
 use crate::app::App;
 use axum::{
     body::Body,
+    extract::FromRef,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
-use workspace_status_http::Problem;
+use workspace_status_http::{Problem, StatusApi};
 
 /// The parts of the `OpenAPI` document that no route brings.
 #[derive(OpenApi)]
@@ -29,8 +30,27 @@ use workspace_status_http::Problem;
 ))]
 struct Base;
 
+/// What the handlers share: the engine, and the status routes' places for requests that wait.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    pub(crate) app: App,
+    pub(crate) status: StatusApi,
+}
+
+impl Api {
+    pub(crate) fn new(app: App, status: StatusApi) -> Self {
+        Self { app, status }
+    }
+}
+
+impl FromRef<Api> for App {
+    fn from_ref(api: &Api) -> Self {
+        api.app.clone()
+    }
+}
+
 /// All of them, with their part of the `OpenAPI` document.
-pub(crate) fn engine_routes(app: App) -> OpenApiRouter {
+pub(crate) fn engine_routes(api: Api) -> OpenApiRouter {
     OpenApiRouter::with_openapi(Base::openapi())
         .routes(routes!(events::post_events))
         .routes(routes!(events::post_workspace_events))
@@ -44,7 +64,7 @@ pub(crate) fn engine_routes(app: App) -> OpenApiRouter {
         .routes(routes!(actions::skip))
         .routes(routes!(dead_letters::list))
         .routes(routes!(partitions::list))
-        .with_state(app)
+        .with_state(api)
 }
 
 /// A JSON answer that no cache may keep.

@@ -15,7 +15,7 @@ use crate::{
     config::ServeConfig,
     exit::Exit,
     metrics::EngineMetrics,
-    routes,
+    routes::{self, Api},
     source::EngineSource,
     telemetry::{self, TelemetryError},
 };
@@ -195,12 +195,24 @@ fn tell(report: &ShutdownReport) {
 fn router(app: &App) -> Router {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(EngineMetrics::new(app.clone())));
-    let status = StatusApi::new(EngineSource::new(app.clone()), Limits::default(), registry);
+    let status = StatusApi::new(EngineSource::new(app.clone()), limits(app), registry);
     if let Some(feed) = status.metrics_feed() {
         tokio::spawn(feed);
     }
-    let routes = status.routes().merge(routes::engine_routes(app.clone()));
+    let api = Api::new(app.clone(), status.clone());
+    let routes = status.routes().merge(routes::engine_routes(api));
     with_problems(document_routes(routes)).layer(axum::middleware::from_fn(log_request))
+}
+
+/// The limits of the status routes. Requests that wait leave half of the connections to those that
+/// do not: a probe must not queue behind them.
+fn limits(app: &App) -> Limits {
+    let limits = Limits::default();
+    let half = app.limits().max_connections / 2;
+    Limits {
+        concurrent_waits: limits.concurrent_waits.min(half).max(1),
+        ..limits
+    }
 }
 
 /// Tells the log of each request, at level debug.
@@ -220,4 +232,22 @@ async fn log_request(request: Request<axum::body::Body>, next: Next) -> Response
         "request"
     );
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HttpLimits;
+
+    #[test]
+    fn requests_that_wait_leave_half_of_the_connections_to_the_others() {
+        for (max_connections, expected) in [(1, 1), (4, 2), (1_024, 512), (1_000_000, 1_024)] {
+            let http = HttpLimits {
+                max_connections,
+                ..HttpLimits::for_tests()
+            };
+            let limits = limits(&App::new(Tracker::new(), http));
+            assert_eq!(limits.concurrent_waits, expected, "{max_connections}");
+        }
+    }
 }

@@ -79,9 +79,16 @@ impl Drop for Shared {
 }
 
 /// A place among the requests that wait; given back when dropped, also when the client is gone.
-pub(crate) struct WaitPermit {
+#[must_use = "the place is given back when it is dropped"]
+pub struct WaitPermit {
     metrics: Arc<StatusMetrics>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl std::fmt::Debug for WaitPermit {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("WaitPermit").finish_non_exhaustive()
+    }
 }
 
 impl Drop for WaitPermit {
@@ -134,6 +141,15 @@ impl StatusApi {
                 None
             }
         }
+    }
+
+    /// A place among the requests that wait, for a route of the service's own: all of them together
+    /// are at most [`Limits::concurrent_waits`].
+    ///
+    /// # Errors
+    /// The problem to answer with, 503 with `Retry-After`, when there is no place.
+    pub fn admit_wait(&self) -> Result<WaitPermit, Problem> {
+        self.0.admit_wait()
     }
 
     /// Follows the feed in a task of the API's own, unless somebody follows it or there is no

@@ -57,7 +57,7 @@ mod openapi;
 mod panics;
 mod router;
 
-pub use api::StatusApi;
+pub use api::{StatusApi, WaitPermit};
 pub use extract::{Checked, CheckedBody, WorkspaceIdPath, invalid_workspace_id};
 pub use limits::{INLINE_SCAN, Limits};
 pub use metrics::names as metric_names;

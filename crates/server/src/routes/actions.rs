@@ -1,7 +1,7 @@
 //! What an operator does to a workspace: load, unload, reload, skip.
 
-use super::json_bytes;
-use crate::{app::App, problems};
+use super::{Api, json_bytes};
+use crate::problems;
 use axum::{extract::State as Extract, http::StatusCode, response::Response};
 use workspace_lifecycle::Command;
 use workspace_status::WorkspaceId;
@@ -24,10 +24,10 @@ use workspace_status_http::{Checked, Problem, ProblemDocument, WorkspaceIdPath, 
     )
 )]
 pub(super) async fn load(
-    Extract(app): Extract<App>,
+    Extract(api): Extract<Api>,
     Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
 ) -> Result<Response, Problem> {
-    act(&app, &id, Command::Load, StatusCode::ACCEPTED).await
+    act(&api, &id, Command::Load, StatusCode::ACCEPTED).await
 }
 
 /// Save a workspace and take it out of memory
@@ -46,10 +46,10 @@ pub(super) async fn load(
     )
 )]
 pub(super) async fn unload(
-    Extract(app): Extract<App>,
+    Extract(api): Extract<Api>,
     Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
 ) -> Result<Response, Problem> {
-    act(&app, &id, Command::Unload, StatusCode::OK).await
+    act(&api, &id, Command::Unload, StatusCode::OK).await
 }
 
 /// Save a workspace and load it again
@@ -68,10 +68,10 @@ pub(super) async fn unload(
     )
 )]
 pub(super) async fn reload(
-    Extract(app): Extract<App>,
+    Extract(api): Extract<Api>,
     Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
 ) -> Result<Response, Problem> {
-    act(&app, &id, Command::Reload, StatusCode::ACCEPTED).await
+    act(&api, &id, Command::Reload, StatusCode::ACCEPTED).await
 }
 
 /// Skip the event that a workspace cannot apply
@@ -91,26 +91,26 @@ pub(super) async fn reload(
     )
 )]
 pub(super) async fn skip(
-    Extract(app): Extract<App>,
+    Extract(api): Extract<Api>,
     Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
 ) -> Result<Response, Problem> {
-    act(&app, &id, Command::Skip, StatusCode::OK).await
+    act(&api, &id, Command::Skip, StatusCode::OK).await
 }
 
 async fn act(
-    app: &App,
+    api: &Api,
     id: &WorkspaceId,
     command: Command,
     done: StatusCode,
 ) -> Result<Response, Problem> {
-    let engine = app.working_engine()?;
+    let engine = api.app.working_engine()?;
     // An event that was just acknowledged may be all that makes it known.
-    app.known(id, app.cold_read_deadline()).await?;
+    api.known(id, api.cold_read_deadline()).await?;
     engine
         .command(id, command)
         .await
         .map_err(|error| problems::action(id, &error))?;
-    let document = match app.tracker().snapshot(id.as_str()) {
+    let document = match api.app.tracker().snapshot(id.as_str()) {
         Some(snapshot) => status_document(&snapshot),
         // A workspace that was unloaded has no status here any more.
         None => format!(r#"{{"workspaceId":"{id}","state":"unknown","healthy":false}}"#).into(),

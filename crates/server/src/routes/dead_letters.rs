@@ -1,7 +1,7 @@
 //! Events of a workspace that were skipped.
 
-use super::{cursor, json, page_limit};
-use crate::{app::App, problems};
+use super::{Api, cursor, json, page_limit};
+use crate::problems;
 use axum::{
     extract::{Query, State as Extract},
     http::StatusCode,
@@ -101,7 +101,7 @@ impl From<DeadLetter> for DeadLetterDocument {
     )
 )]
 pub(super) async fn list(
-    Extract(app): Extract<App>,
+    Extract(api): Extract<Api>,
     Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
     Checked(Query(parameters)): Checked<Query<Parameters>>,
 ) -> Result<Response, Problem> {
@@ -110,8 +110,9 @@ pub(super) async fn list(
     let after = cursor::decode(&pages, parameters.cursor.as_deref())?
         .map(|position| place(&position).ok_or_else(problems::invalid_cursor))
         .transpose()?;
-    app.known(&id, app.cold_read_deadline()).await?;
-    let mut letters = app
+    api.known(&id, api.cold_read_deadline()).await?;
+    let mut letters = api
+        .app
         .blocking(move |engine| engine.log().dead_letters(Some(&id), after, limit + 1))
         .await?
         .map_err(|error| problems::log_read(&error))?;

@@ -1,7 +1,7 @@
 //! The state that events made: counts, pages and single entities of a workspace.
 
-use super::{cursor, json, json_bytes, page_limit};
-use crate::{app::App, problems, reads::Loaded, span::Span};
+use super::{Api, cursor, json, json_bytes, page_limit};
+use crate::{problems, reads::Loaded, span::Span};
 use axum::{
     extract::{Path, Query, State as Extract},
     http::StatusCode,
@@ -75,7 +75,7 @@ struct SummaryDocument<'a> {
     )
 )]
 pub(super) async fn summary(
-    Extract(app): Extract<App>,
+    Extract(api): Extract<Api>,
     Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
     Checked(Query(parameters)): Checked<Query<SummaryParameters>>,
 ) -> Result<Response, Problem> {
@@ -83,9 +83,9 @@ pub(super) async fn summary(
     let loaded = match parameters.at_least {
         Some(offset) => {
             let deadline = Instant::now() + wait;
-            app.applied(&id, Offset(offset), deadline).await?
+            api.applied(&id, Offset(offset), deadline).await?
         }
-        None => app.loaded(&id, app.cold_read_deadline()).await?,
+        None => api.loaded(&id, api.cold_read_deadline()).await?,
     };
     let document = loaded.read(|entities, applied| SummaryDocument {
         workspace_id: loaded.id().as_str(),
@@ -170,7 +170,7 @@ struct EntityOfPage {
     )
 )]
 pub(super) async fn page(
-    Extract(app): Extract<App>,
+    Extract(api): Extract<Api>,
     Checked(Path((id, kind))): Checked<Path<(String, String)>>,
     Checked(Query(parameters)): Checked<Query<PageParameters>>,
 ) -> Result<Response, Problem> {
@@ -178,7 +178,7 @@ pub(super) async fn page(
     let limit = page_limit(parameters.limit, LIMIT_DEFAULT, LIMIT_MOST)?;
     let pages = format!("entities/{id}/{kind}");
     let after = cursor::decode(&pages, parameters.cursor.as_deref())?;
-    let loaded = app.loaded(&id, app.cold_read_deadline()).await?;
+    let loaded = api.loaded(&id, api.cold_read_deadline()).await?;
     if limit <= INLINE_ENTITIES {
         return page_of(&loaded, &kind, &pages, after.as_deref(), limit);
     }
@@ -267,11 +267,11 @@ struct EntityDocument<'a> {
     )
 )]
 pub(super) async fn one(
-    Extract(app): Extract<App>,
+    Extract(api): Extract<Api>,
     Checked(Path((id, kind, entity_id))): Checked<Path<(String, String, String)>>,
 ) -> Result<Response, Problem> {
     let id = workspace_id(&id)?;
-    let loaded = app.loaded(&id, app.cold_read_deadline()).await?;
+    let loaded = api.loaded(&id, api.cold_read_deadline()).await?;
     let document = loaded.read(|entities, _| {
         let entity = entities.get(&kind, &entity_id)?;
         serde_json::to_vec(&EntityDocument {
