@@ -6,12 +6,9 @@
 use crate::{config::HttpLimits, problems};
 use std::{
     fmt,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use workspace_engine_core::Engine;
 use workspace_status::Tracker;
 use workspace_status_http::Problem;
@@ -27,7 +24,7 @@ struct Inner {
     tracker: Tracker,
     limits: HttpLimits,
     engine: OnceLock<Engine>,
-    stopping: AtomicBool,
+    stopping: watch::Sender<bool>,
     event_memory: Arc<Semaphore>,
 }
 
@@ -46,7 +43,7 @@ impl App {
             event_memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
             limits,
             engine: OnceLock::new(),
-            stopping: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
         }))
     }
 
@@ -56,14 +53,29 @@ impl App {
         let _ = self.0.engine.set(engine);
     }
 
-    /// The engine stops: nothing new is taken.
+    /// The engine stops: nothing new is taken, and whoever waits is told.
     pub(crate) fn stop(&self) {
-        self.0.stopping.store(true, Ordering::Release);
+        self.0.stopping.send_replace(true);
     }
 
     /// Whether the engine stops.
     pub(crate) fn is_stopping(&self) -> bool {
-        self.0.stopping.load(Ordering::Acquire)
+        *self.0.stopping.borrow()
+    }
+
+    /// The outcome of `work`, or the problem that the engine stops, as soon as it does. Only for work
+    /// that changes nothing: a request that writes is told what became of it.
+    pub(crate) async fn until_stopped<T>(
+        &self,
+        work: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        let mut stopping = self.0.stopping.subscribe();
+        tokio::select! {
+            biased;
+            outcome = work => outcome,
+            // The sender lives as long as `self`.
+            _ = stopping.wait_for(|stopping| *stopping) => Err(problems::stopping()),
+        }
     }
 
     pub(crate) fn tracker(&self) -> &Tracker {

@@ -84,7 +84,7 @@ impl Api {
         work: impl Future<Output = Result<T, Problem>>,
     ) -> Result<T, Problem> {
         let _place = self.status.admit_wait()?;
-        work.await
+        self.app.until_stopped(work).await
     }
 
     /// Waits until a workspace has applied an event, or cannot apply it.
@@ -120,10 +120,8 @@ impl Api {
     /// Brings a known workspace into memory, before others.
     async fn load(&self, id: &WorkspaceId, deadline: Instant) -> Result<Loaded, Problem> {
         let engine = self.app.engine()?;
-        if !self.app.is_stopping() {
-            // A refusal shows in the status, which is what the answer tells.
-            let _ = timeout_at(deadline.into(), engine.command(id, Command::Load)).await;
-        }
+        // A refusal shows in the status, which is what the answer tells.
+        let _ = timeout_at(deadline.into(), engine.command(id, Command::Load)).await;
         let outcome = self
             .app
             .tracker()
@@ -378,5 +376,34 @@ mod tests {
         drop(place);
         let read = api.loaded(&id("a"), deadline).await;
         assert_eq!(refused(read).0, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_waits_is_answered_at_once_when_the_engine_stops() {
+        let log = TestLog::default();
+        let api = api_over(&log);
+        let _held = log.hold_reads();
+        log.append("new");
+        let reads = [None, Some(Offset(0))].map(|offset| {
+            let api = api.clone();
+            tokio::spawn(async move {
+                let deadline = Instant::now() + PATIENCE;
+                match offset {
+                    None => api.loaded(&id("new"), deadline).await,
+                    Some(offset) => api.applied(&id("new"), offset, deadline).await,
+                }
+            })
+        });
+        // Both wait, or will find the engine stopped: it makes no difference.
+        tokio::task::yield_now().await;
+        api.app.stop();
+        for read in reads {
+            let problem = read.await.unwrap().map(|loaded| loaded.applied());
+            assert_eq!(
+                problem.unwrap_err(),
+                problems::stopping(),
+                "answered before its deadline"
+            );
+        }
     }
 }

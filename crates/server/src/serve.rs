@@ -33,7 +33,8 @@ use workspace_engine_core::{Engine, ShutdownReport};
 use workspace_status::Tracker;
 use workspace_status_http::{Limits, Registry, StatusApi, document_routes, with_problems};
 
-/// How long requests may go on after the engine has let go of its workspaces.
+/// How long requests may go on after the engine has let go of its workspaces. Those that wait were
+/// answered when the stop began.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Why an engine does not run.
@@ -143,7 +144,8 @@ async fn run(config: &ServeConfig, running: impl FnOnce(Running) + Send) -> Resu
         engine = opening => engine?,
         signal = signals.next() => {
             info!(signal, "stopped before the engine was open");
-            http.shutdown(Instant::now()).await;
+            app.stop();
+            http.shutdown(Instant::now() + DRAIN).await;
             return Ok(());
         }
     };

@@ -14,7 +14,8 @@ use workspace_status::{
     Epoch, Page, PageQuery, Snapshot, StateCounts, StateTotals, WaitOutcome, Watcher, WorkspaceId,
 };
 use workspace_status_http::{
-    BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, StatusSource, Wait,
+    BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, Problem, StatusSource,
+    Wait,
 };
 
 /// Records that are read at once to count a long history.
@@ -62,8 +63,12 @@ impl StatusSource for EngineSource {
         self.0.tracker().watch()
     }
 
-    fn wait(&self, wait: Wait) -> BoxFuture<WaitOutcome> {
-        StatusSource::wait(self.0.tracker(), wait)
+    fn wait(&self, wait: Wait) -> BoxFuture<Result<WaitOutcome, Problem>> {
+        let app = self.0.clone();
+        Box::pin(async move {
+            let waits = StatusSource::wait(app.tracker(), wait);
+            app.until_stopped(waits).await
+        })
     }
 
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<Option<HistoryPage>, HistoryError>> {

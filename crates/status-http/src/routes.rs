@@ -89,7 +89,7 @@ const TIMEOUT: &str = "timeout";
         (status = 200, description = "Its status", body = StatusDocument),
         (status = 404, description = "This node knows nothing of it: the same document, in state unknown", body = StatusDocument),
         (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "Too many requests wait", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Too many requests wait, or the node is stopping", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 async fn status(
@@ -139,7 +139,7 @@ fn read_wait(api: &Shared, id: &LookupId, query: &str) -> Result<Option<Wait>, P
 async fn waited(api: &Shared, wait: Wait) -> Result<Response, Problem> {
     let _permit = api.admit_wait()?;
     let id = wait.id.clone();
-    let (snapshot, timed_out) = match api.source.wait(wait).await {
+    let (snapshot, timed_out) = match api.source.wait(wait).await? {
         WaitOutcome::Met(snapshot) | WaitOutcome::Failed(snapshot) => (Some(snapshot), false),
         WaitOutcome::Gone => (None, false),
         WaitOutcome::TimedOut(snapshot) => (snapshot, true),

@@ -16,6 +16,8 @@ use workspace_status::{
     Tracker, WaitOutcome, Watcher, WorkspaceId,
 };
 
+use crate::problem::Problem;
+
 /// A future on the heap, as trait objects need them.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
@@ -52,7 +54,10 @@ pub trait StatusSource: Send + Sync + 'static {
 
     /// Resolves as soon as the workspace is in one of the states `until`, or in one of `fail_on`,
     /// or when the deadline is over. Waits for a workspace that does not exist yet, too.
-    fn wait(&self, wait: Wait) -> BoxFuture<WaitOutcome>;
+    ///
+    /// # Errors
+    /// The problem to answer with where the source can wait no longer, such as when it is stopping.
+    fn wait(&self, wait: Wait) -> BoxFuture<Result<WaitOutcome, Problem>>;
 
     /// A page of every transition of a workspace, or none if there is no record of it.
     ///
@@ -208,15 +213,16 @@ impl StatusSource for Tracker {
         Tracker::watch(self)
     }
 
-    fn wait(&self, wait: Wait) -> BoxFuture<WaitOutcome> {
+    fn wait(&self, wait: Wait) -> BoxFuture<Result<WaitOutcome, Problem>> {
         let tracker = self.clone();
         Box::pin(async move {
-            tracker
+            let outcome = tracker
                 .wait(&wait.id)
                 .until(Condition::AnyOf(wait.until))
                 .fail_on(wait.fail_on)
                 .deadline(wait.deadline)
-                .await
+                .await;
+            Ok(outcome)
         })
     }
 

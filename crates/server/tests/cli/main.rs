@@ -14,3 +14,4 @@ mod bad_input;
 mod openapi;
 mod operator;
 mod startup;
+mod waits;

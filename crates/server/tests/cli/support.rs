@@ -151,7 +151,7 @@ impl Engine {
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
-        answer(agent().get(format!("{}{path}", self.url)).call())
+        get(&format!("{}{path}", self.url))
     }
 
     pub(crate) fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
@@ -209,6 +209,11 @@ fn spawn(directory: &Path, flags: &[String]) -> (Child, String) {
     // Nothing more is expected; a full pipe would stop the program.
     std::thread::spawn(move || std::io::copy(&mut stdout.by_ref(), &mut std::io::sink()));
     (child, url)
+}
+
+/// Asks a URL, also while the engine is used elsewhere.
+pub(crate) fn get(url: &str) -> Answer {
+    answer(agent().get(url).call())
 }
 
 fn agent() -> ureq::Agent {
