@@ -104,7 +104,7 @@ impl App {
         self.engine()
     }
 
-    /// Memory for a body of so many bytes, given back when dropped; `None` where there is too little now.
+    /// Memory for so many bytes of a body, given back when dropped; `None` where there is too little now.
     pub(crate) fn reserve_memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let units = u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES)).unwrap_or(u32::MAX);
         Arc::clone(&self.0.event_memory)

@@ -121,10 +121,11 @@ pub(crate) fn body_timeout(timeout: Duration) -> Problem {
     Problem::new(
         &BODY_TIMEOUT,
         format!(
-            "nothing of the body came for {} seconds",
+            "the body was not there as a whole after {} seconds",
             timeout.as_secs_f32()
         ),
     )
+    .with("maximumSeconds", timeout.as_secs_f32())
 }
 
 pub(crate) fn body_broken(reason: &str) -> Problem {

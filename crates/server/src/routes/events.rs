@@ -86,7 +86,7 @@ struct AcceptedRange {
     responses(
         (status = 202, description = "All events are durable", body = AcceptedDocument),
         (status = 400, description = "Nothing was appended: `errors` holds the first 20 lines that are not valid", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 408, description = "The body was not there as a whole in time", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "The producer left out a request: `expectedSequence` is next", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "The body is over the limit", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "Neither application/json nor application/x-ndjson", body = ProblemDocument, content_type = "application/problem+json"),
@@ -122,7 +122,7 @@ pub(super) async fn post_events(
     responses(
         (status = 202, description = "All events are durable", body = AcceptedDocument),
         (status = 400, description = "Nothing was appended: `errors` holds the first 20 lines that are not valid", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 408, description = "The body was not there as a whole in time", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "The producer left out a request: `expectedSequence` is next", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "The body is over the limit", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "Neither application/json nor application/x-ndjson", body = ProblemDocument, content_type = "application/problem+json"),
