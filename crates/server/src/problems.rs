@@ -184,7 +184,7 @@ pub(crate) fn append_unanswered() -> Problem {
 }
 
 pub(crate) fn starting() -> Problem {
-    Problem::new(&STARTING, "the engine opens its log and its store").retry_after(SOON)
+    Problem::new(&STARTING, "the engine is opening its data directory").retry_after(SOON)
 }
 
 pub(crate) fn stopping() -> Problem {

@@ -117,13 +117,17 @@ impl<'a> StatusDocument<'a> {
         }
     }
 
-    /// The document of a workspace that this node knows nothing of.
-    pub(crate) fn unknown(id: &'a str, observed_at: std::time::SystemTime) -> Self {
+    /// The document of a workspace that this node knows nothing of, or only what `message` says.
+    pub(crate) fn unknown(
+        id: &'a str,
+        message: &'a str,
+        observed_at: std::time::SystemTime,
+    ) -> Self {
         Self {
             workspace_id: id,
             state: State::Unknown,
             healthy: false,
-            message: "this node knows nothing of the workspace",
+            message,
             state_entered: None,
             last_updated: None,
             time_in_state: None,

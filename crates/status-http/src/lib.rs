@@ -69,7 +69,7 @@ pub use problem::{
 pub use prometheus_client::registry::Registry;
 pub use router::{router, with_problems};
 pub use source::{
-    BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, StatusSource, Wait,
-    history_in_memory,
+    BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, NOTHING_KNOWN,
+    StatusSource, Wait, history_in_memory,
 };
 pub use write::status_document;

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use workspace_status::{PageQuery, Snapshot, State, WaitOutcome, WorkspaceId};
 
-use crate::api::{Shared, answer_document, answer_json};
+use crate::api::{Shared, StatusApi, answer_document, answer_json};
 use crate::cursor::{self, CursorKind};
 use crate::document::{
     Counts, ReadyDocument, StateName, StatusDocument, StatusList, StatusesDocument,
@@ -109,8 +109,33 @@ async fn status(
         ));
     }
     let id = id.checked()?;
-    let document = StatusDocument::unknown(&id, api.source.wall_time());
-    Ok(answer_json(StatusCode::NOT_FOUND, write::status(&document)))
+    Ok(unknown(&api, StatusCode::NOT_FOUND, &id, None).await)
+}
+
+/// The answer to a question for a workspace that has no status here; `timed_out` only after a wait.
+async fn unknown(
+    api: &Shared,
+    code: StatusCode,
+    id: &WorkspaceId,
+    timed_out: Option<bool>,
+) -> Response {
+    let message = api.source.unknown(id).await;
+    let document = StatusDocument {
+        timed_out,
+        ..StatusDocument::unknown(id, &message, api.source.wall_time())
+    };
+    answer_json(code, write::status(&document))
+}
+
+impl StatusApi {
+    /// Answers with where a workspace stands, in the document of `GET …/status` under a code of the
+    /// caller's own: for a route that changes a workspace and says what came of it.
+    pub async fn status_answer(&self, code: StatusCode, id: &WorkspaceId) -> Response {
+        match self.0.source.status(id) {
+            Some(snapshot) => answer_json(code, write::status_document(&snapshot)),
+            None => unknown(&self.0, code, id, None).await,
+        }
+    }
 }
 
 fn read_wait(api: &Shared, id: &LookupId, query: &str) -> Result<Option<Wait>, Problem> {
@@ -148,8 +173,7 @@ async fn waited(api: &Shared, wait: Wait) -> Result<Response, Problem> {
         let document = StatusDocument::new(&snapshot).timed_out(timed_out);
         return Ok(answer_document(StatusCode::OK, &document));
     }
-    let document = StatusDocument::unknown(&id, api.source.wall_time()).timed_out(timed_out);
-    Ok(answer_json(StatusCode::NOT_FOUND, write::status(&document)))
+    Ok(unknown(api, StatusCode::NOT_FOUND, &id, Some(timed_out)).await)
 }
 
 /// Which statuses a list shows.

@@ -59,6 +59,15 @@ fn a_read_of_an_unloaded_workspace_loads_it() {
     engine.restart();
     let status = engine.get("/api/v1/workspaces/w/status");
     assert_eq!(status.status, 404, "{status:?}");
+    let status = status.json();
+    assert_eq!(
+        (&status["state"], &status["healthy"]),
+        (&"unknown".into(), &false.into())
+    );
+    assert_eq!(
+        status["message"],
+        "unloaded by an operator; the store holds it: POST /api/v1/workspaces/w/load brings it back"
+    );
     let summary = engine.get("/api/v1/workspaces/w/entities").json();
     assert_eq!(summary["eventsApplied"], 1);
     engine.wait_for("w", "ready");
