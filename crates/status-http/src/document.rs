@@ -35,11 +35,12 @@ pub(crate) enum StateName {
     Unloading,
 }
 
-/// Where a workspace stands.
+/// Where a workspace stands, as `GET …/status` answers it; public for its schema, for the routes that
+/// answer with it as well.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Status)]
-pub(crate) struct StatusDocument<'a> {
+pub struct StatusDocument<'a> {
     /// The workspace.
     pub(crate) workspace_id: &'a str,
     /// The state it is in; `unknown` where this node knows nothing of it.
@@ -89,6 +90,16 @@ pub(crate) struct StatusDocument<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(crate) timed_out: Option<bool>,
+}
+
+impl std::fmt::Debug for StatusDocument<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("StatusDocument")
+            .field("workspace_id", &self.workspace_id)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> StatusDocument<'a> {

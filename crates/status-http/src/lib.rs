@@ -58,6 +58,7 @@ mod panics;
 mod router;
 
 pub use api::{StatusApi, WaitPermit};
+pub use document::StatusDocument;
 pub use extract::{Checked, CheckedBody, WorkspaceIdPath, invalid_workspace_id};
 pub use limits::{INLINE_SCAN, Limits};
 pub use metrics::names as metric_names;

@@ -1,6 +1,7 @@
 //! What an operator does: skip a poisoned event, unload, load, reload.
 
 use crate::support::{Engine, event};
+use serde_json::Value;
 
 #[test]
 fn a_poisoned_event_parks_its_workspace_alone_and_can_be_skipped() {
@@ -53,6 +54,12 @@ fn a_read_of_an_unloaded_workspace_loads_it() {
     engine.wait_for("w", "ready");
     let unloaded = engine.post("/api/v1/workspaces/w/unload", &[], b"");
     assert_eq!(unloaded.status, 200, "{unloaded:?}");
+    let asked = engine.get("/api/v1/workspaces/w/status").json();
+    let members = |document: &Value| -> Vec<String> {
+        document.as_object().unwrap().keys().cloned().collect()
+    };
+    assert_eq!(members(&unloaded.json()), members(&asked));
+    assert_eq!(unloaded.json()["message"], asked["message"]);
 
     // It stays out of memory over a restart.
     assert!(engine.stop().success());
