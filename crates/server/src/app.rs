@@ -3,13 +3,13 @@
 //! The HTTP server answers before the engine is there: opening a log after a crash takes seconds,
 //! in which a status is `unknown` and not a refused connection.
 
-use crate::{config::HttpLimits, problems};
+use crate::{config::HttpLimits, known::KnownIds, problems};
 use std::{
     fmt,
     sync::{Arc, OnceLock},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use workspace_engine_core::Engine;
+use workspace_engine_core::{Engine, store::Store};
 use workspace_status::Tracker;
 use workspace_status_http::Problem;
 
@@ -23,9 +23,15 @@ pub(crate) struct App(Arc<Inner>);
 struct Inner {
     tracker: Tracker,
     limits: HttpLimits,
-    engine: OnceLock<Engine>,
+    engine: OnceLock<Up>,
     stopping: watch::Sender<bool>,
     event_memory: Arc<Semaphore>,
+}
+
+/// What there is once the engine is up.
+struct Up {
+    engine: Engine,
+    known_ids: KnownIds,
 }
 
 impl fmt::Debug for App {
@@ -48,9 +54,10 @@ impl App {
     }
 
     /// The engine is there; only the first one counts.
-    pub(crate) fn set_engine(&self, engine: Engine) {
+    pub(crate) fn set_engine(&self, engine: Engine, store: Arc<dyn Store>) {
+        let known_ids = KnownIds::new(store);
         // There is one engine a process.
-        let _ = self.0.engine.set(engine);
+        let _ = self.0.engine.set(Up { engine, known_ids });
     }
 
     /// The engine stops: nothing new is taken, and whoever waits is told.
@@ -88,12 +95,18 @@ impl App {
 
     /// The engine where it is there.
     pub(crate) fn engine_if_up(&self) -> Option<&Engine> {
-        self.0.engine.get()
+        self.0.engine.get().map(|up| &up.engine)
     }
 
     /// The engine, to read from.
     pub(crate) fn engine(&self) -> Result<&Engine, Problem> {
         self.engine_if_up().ok_or_else(problems::starting)
+    }
+
+    /// The ids of all workspaces, in memory or not.
+    pub(crate) fn known_ids(&self) -> Result<&KnownIds, Problem> {
+        let up = self.0.engine.get().ok_or_else(problems::starting)?;
+        Ok(&up.known_ids)
     }
 
     /// The engine, to change something.

@@ -10,6 +10,7 @@ mod config;
 mod telemetry;
 
 mod app;
+mod known;
 mod problems;
 mod reads;
 

@@ -290,18 +290,6 @@ pub(crate) fn log_read(error: &ReadError) -> Problem {
     Problem::new(&problem_types::UNAVAILABLE, error.to_string()).retry_after(LATER)
 }
 
-pub(crate) fn invalid_cursor() -> Problem {
-    Problem::new(
-        &problem_types::INVALID_CURSOR,
-        "the cursor was not made by this route; begin without one",
-    )
-    .with("parameter", "cursor")
-}
-
-pub(crate) fn invalid_parameter(name: &'static str, reason: impl Into<String>) -> Problem {
-    Problem::new(&problem_types::INVALID_PARAMETER, reason.into()).with("parameter", name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

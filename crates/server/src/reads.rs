@@ -251,7 +251,10 @@ mod tests {
     use crate::{app::App, config::HttpLimits, source::EngineSource, test_log::TestLog};
     use axum::http::StatusCode;
     use workspace_engine_core::{
-        EngineConfig, log::EventLog, populate::BeginEmpty, store::MemoryStore,
+        EngineConfig,
+        log::EventLog,
+        populate::BeginEmpty,
+        store::{MemoryStore, Store},
     };
     use workspace_status::Tracker;
     use workspace_status_http::{Limits, Registry, StatusApi, problem_types};
@@ -270,15 +273,15 @@ mod tests {
         let tracker = Tracker::new();
         let app = App::new(tracker.clone(), HttpLimits::for_tests());
         let log: Arc<dyn EventLog> = Arc::new(log.clone());
-        let store = Arc::new(MemoryStore::new());
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
         let engine = Engine::start(
             EngineConfig::default(),
             log,
-            store,
+            Arc::clone(&store),
             tracker,
             Arc::new(BeginEmpty),
         );
-        app.set_engine(engine.unwrap());
+        app.set_engine(engine.unwrap(), store);
         let status = StatusApi::new(EngineSource::new(app.clone()), limits, Registry::default());
         Api::new(app, status)
     }

@@ -21,6 +21,7 @@ use crate::{
 };
 use axum::{Router, http::Request, middleware::Next, response::Response};
 use listener::{Connections, HttpServer};
+use opening::Opened;
 use signals::Signals;
 use std::{
     io,
@@ -140,8 +141,8 @@ async fn run(config: &ServeConfig, running: impl FnOnce(Running) + Send) -> Resu
     });
 
     let opening = opening::open(config, tracker);
-    let engine = tokio::select! {
-        engine = opening => engine?,
+    let Opened { engine, store } = tokio::select! {
+        opened = opening => opened?,
         signal = signals.next() => {
             info!(signal, "stopped before the engine was open");
             app.stop();
@@ -150,7 +151,7 @@ async fn run(config: &ServeConfig, running: impl FnOnce(Running) + Send) -> Resu
         }
     };
     info!(owner = config.engine.owner, "the engine is open");
-    app.set_engine(engine.clone());
+    app.set_engine(engine.clone(), store);
 
     tokio::select! {
         signal = signals.next() => info!(signal, "stopping; a second signal ends the process at once"),

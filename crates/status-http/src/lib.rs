@@ -57,7 +57,8 @@ mod openapi;
 mod panics;
 mod router;
 
-pub use api::{StatusApi, WaitPermit};
+pub use api::{StatusApi, WaitPermit, answer_document, answer_json};
+pub use cursor::{decode_cursor, encode_cursor, invalid_cursor};
 pub use document::StatusDocument;
 pub use extract::{Checked, CheckedBody, WorkspaceIdPath, invalid_workspace_id};
 pub use limits::{INLINE_SCAN, Limits};
@@ -68,6 +69,7 @@ pub use problem::{
     route_not_found, types as problem_types,
 };
 pub use prometheus_client::registry::Registry;
+pub use query::{Parameters, invalid_parameter, meaningless_without};
 pub use router::{router, with_problems};
 pub use source::{
     BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, NOTHING_KNOWN,

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use workspace_status::{PageQuery, Snapshot, State, WaitOutcome, WorkspaceId};
 
 use crate::api::{Shared, StatusApi, answer_document, answer_json};
-use crate::cursor::{self, CursorKind};
+use crate::cursor::{encode_cursor, invalid_cursor};
 use crate::document::{
     Counts, ReadyDocument, StateName, StatusDocument, StatusList, StatusesDocument,
 };
@@ -22,7 +22,7 @@ use crate::extract::{WorkspaceIdPath, invalid_workspace_id};
 use crate::history::{HistoryDocument, HistoryTransitionDocument, PhaseDocument};
 use crate::limits::PAGE_DEFAULT;
 use crate::problem::{Problem, ProblemDocument, types};
-use crate::query::{Parameters, invalid};
+use crate::query::{Parameters, meaningless_without};
 use crate::source::{HistoryError, HistoryQuery, Wait};
 use crate::write;
 
@@ -73,6 +73,9 @@ struct StatusParameters {
 const WAIT_FOR: &str = "waitFor";
 const FAIL_ON: &str = "failOn";
 const TIMEOUT: &str = "timeout";
+
+/// What the cursors of the list are of.
+const STATUSES: &str = "statuses";
 
 /// Where a workspace stands
 ///
@@ -148,7 +151,7 @@ fn read_wait(api: &Shared, id: &LookupId, query: &str) -> Result<Option<Wait>, P
             .into_iter()
             .find(|(_, is_given)| *is_given)
         {
-            Some((name, _)) => Err(invalid(name, "the parameter means nothing without waitFor")),
+            Some((name, _)) => Err(meaningless_without(name, WAIT_FOR)),
             None => Ok(None),
         };
     }
@@ -224,9 +227,7 @@ async fn statuses(
         workspaces: StatusList(&page.snapshots),
         total_count: counts.total(),
         state_counts: Counts(counts),
-        next_cursor: page
-            .next
-            .map(|after| cursor::encode(CursorKind::Statuses, &after)),
+        next_cursor: page.next.map(|after| encode_cursor(STATUSES, &after)),
     };
     Ok(answer_json(StatusCode::OK, write::statuses(&document)))
 }
@@ -235,11 +236,8 @@ fn read_page_query(api: &Shared, query: Option<&str>) -> Result<PageQuery, Probl
     let known = ["state", "healthy", "prefix", "limit", "cursor"];
     let parameters = Parameters::read(query, &known)?;
     let after = parameters
-        .one("cursor")?
-        .map(|text| {
-            let position = cursor::decode(CursorKind::Statuses, text)?;
-            WorkspaceId::new(&position).map_err(|error| invalid("cursor", error))
-        })
+        .cursor(STATUSES)?
+        .map(|position| WorkspaceId::new(&position).map_err(|_| invalid_cursor()))
         .transpose()?;
     Ok(PageQuery {
         after,
@@ -324,13 +322,11 @@ async fn history(
 ) -> Result<Response, Problem> {
     let parameters = Parameters::read(query.as_deref(), &["limit", "cursor"])?;
     let most = api.limits.history_page;
+    let pages = format!("history/{id}");
     let query = HistoryQuery {
         id: id.clone(),
         limit: parameters.limit(PAGE_DEFAULT.min(most), most)?,
-        after: parameters
-            .one("cursor")?
-            .map(|text| cursor::decode(CursorKind::History, text))
-            .transpose()?,
+        after: parameters.cursor(&pages)?,
     };
     let page = api.source.history(query).await?.ok_or_else(|| {
         Problem::new(
@@ -371,7 +367,7 @@ async fn history(
         next_cursor: page
             .next
             .as_deref()
-            .map(|place| cursor::encode(CursorKind::History, place)),
+            .map(|place| encode_cursor(&pages, place)),
     };
     Ok(answer_document(StatusCode::OK, &document))
 }

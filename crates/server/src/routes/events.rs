@@ -3,7 +3,7 @@
 mod parse;
 mod producer;
 
-use super::{body, json};
+use super::body;
 use crate::{app::App, problems};
 use axum::{
     body::Body,
@@ -17,7 +17,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use workspace_engine_core::log::{Append, Appended};
 use workspace_status::WorkspaceId;
-use workspace_status_http::{Checked, Problem, ProblemDocument, WorkspaceIdPath};
+use workspace_status_http::{Checked, Problem, ProblemDocument, WorkspaceIdPath, answer_document};
 
 /// Bodies longer than this are read on a thread that answers no other request.
 const INLINE_BYTES: usize = 64 << 10;
@@ -156,7 +156,7 @@ async fn append(
         .map_err(|_| problems::append_unanswered())?
         .map_err(|error| problems::append(&error))?;
     drop(whole);
-    Ok(json(StatusCode::ACCEPTED, &document(&appended)))
+    Ok(answer_document(StatusCode::ACCEPTED, &document(&appended)))
 }
 
 /// Reads the events of a body, a long one where it holds up no other request.
