@@ -36,6 +36,7 @@ mod problem;
 
 mod source;
 
+mod duration;
 mod time;
 
 mod document;
@@ -60,6 +61,7 @@ mod router;
 pub use api::{StatusApi, WaitPermit, answer_document, answer_json};
 pub use cursor::{decode_cursor, encode_cursor, invalid_cursor};
 pub use document::StatusDocument;
+pub use duration::{InvalidDuration, parse_duration};
 pub use extract::{Checked, CheckedBody, WorkspaceIdPath, invalid_workspace_id};
 pub use limits::{INLINE_SCAN, Limits};
 pub use metrics::names as metric_names;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use workspace_status::{State, StateSet};
 
 use crate::cursor::decode_cursor;
+use crate::duration::parse_duration;
 use crate::problem::{Problem, types};
-use crate::time::parse_duration;
 
 /// The parameters of one request, in the order they stood in.
 ///
