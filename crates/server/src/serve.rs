@@ -17,7 +17,7 @@ use crate::{
     metrics::EngineMetrics,
     routes::{self, Api},
     source::EngineSource,
-    telemetry::{self, TelemetryError},
+    telemetry::TelemetryError,
 };
 use axum::{Router, http::Request, middleware::Next, response::Response};
 use listener::{Connections, HttpServer};
@@ -97,15 +97,27 @@ impl Running {
     }
 }
 
-/// Runs an engine until it is told to stop. `running` is called when its socket answers.
+/// Why an engine ended that had nothing to complain of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// [`Running::stop`] was called.
+    Told,
+    /// A signal came.
+    Signal,
+    /// A second signal came before the stop was over: its threads may still be at work, so whoever
+    /// called ends the process.
+    AtOnce,
+}
+
+/// Runs an engine until it is told to stop. `running` is called when its data directory is open: until
+/// then the socket answers that it is being opened.
 ///
 /// # Errors
 /// [`ServeError`] says what to put right.
 pub(crate) fn serve(
     config: &ServeConfig,
     running: impl FnOnce(Running) + Send,
-) -> Result<(), ServeError> {
-    telemetry::begin(&config.log)?;
+) -> Result<Ended, ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.http_threads)
         .thread_name("http")
@@ -118,7 +130,10 @@ pub(crate) fn serve(
     result
 }
 
-async fn run(config: &ServeConfig, running: impl FnOnce(Running) + Send) -> Result<(), ServeError> {
+async fn run(
+    config: &ServeConfig,
+    running: impl FnOnce(Running) + Send,
+) -> Result<Ended, ServeError> {
     let mut signals = Signals::install().map_err(ServeError::Signals)?;
     let listen_error = |source| ServeError::Listen {
         address: config.listen,
@@ -133,31 +148,41 @@ async fn run(config: &ServeConfig, running: impl FnOnce(Running) + Send) -> Resu
         .build();
     let app = App::new(tracker.clone(), config.http.clone());
     let http = HttpServer::start(listener, router(&app), Connections::new(&config.http));
-    let (stop, mut stopped) = watch::channel(false);
-    running(Running {
-        address,
-        tracker: tracker.clone(),
-        stop,
-    });
-
-    let opening = opening::open(config, tracker);
+    info!(
+        %address,
+        directory = %config.engine.data_dir.display(),
+        "opening the data directory; requests are told so meanwhile"
+    );
+    let opening = opening::open(config, tracker.clone());
     let Opened { engine, store } = tokio::select! {
         opened = opening => opened?,
         signal = signals.next() => {
             info!(signal, "stopped before the engine was open");
             app.stop();
             http.shutdown(Instant::now() + DRAIN).await;
-            return Ok(());
+            return Ok(Ended::Signal);
         }
     };
     info!(owner = config.engine.owner, "the engine is open");
     app.set_engine(engine.clone(), store);
+    let (stop, mut stopped) = watch::channel(false);
+    running(Running {
+        address,
+        tracker,
+        stop,
+    });
 
-    tokio::select! {
-        signal = signals.next() => info!(signal, "stopping; a second signal ends the process at once"),
+    let ended = tokio::select! {
+        signal = signals.next() => {
+            info!(signal, "stopping; a second signal ends the process at once");
+            Ended::Signal
+        }
         // A sender that is gone asks for nothing.
-        Ok(_) = stopped.wait_for(|stop| *stop) => info!("stopping"),
-    }
+        Ok(_) = stopped.wait_for(|stop| *stop) => {
+            info!("stopping");
+            Ended::Told
+        }
+    };
     let deadline = Instant::now() + config.shutdown_timeout;
     let end = async {
         app.stop();
@@ -166,13 +191,15 @@ async fn run(config: &ServeConfig, running: impl FnOnce(Running) + Send) -> Resu
         report
     };
     tokio::select! {
-        report = end => tell(&report),
+        report = end => {
+            tell(&report);
+            Ok(ended)
+        }
         signal = signals.next() => {
             warn!(signal, "ended at once; what was not saved is replayed at the next start");
-            std::process::exit(signals::EXIT_AT_ONCE);
+            Ok(Ended::AtOnce)
         }
     }
-    Ok(())
 }
 
 /// Saves and lets go of every workspace, on a thread that may block.

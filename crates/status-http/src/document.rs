@@ -35,8 +35,8 @@ pub(crate) enum StateName {
     Unloading,
 }
 
-/// Where a workspace stands, as `GET …/status` answers it; public for its schema, for the routes that
-/// answer with it as well.
+// Public for its schema alone, for routes of a service that answer with it as well.
+/// Where a workspace stands.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Status)]

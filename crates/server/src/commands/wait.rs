@@ -100,7 +100,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     match (end.exit, arguments.remote.output) {
         (Exit::Done, Format::Table) => output::line(text),
         (Exit::Done, Format::Json) => {}
-        (Exit::Failed | Exit::TimedOut | Exit::Unanswered | Exit::Usage, _) => output::error(text),
+        (Exit::Failed | Exit::TimedOut | Exit::Unanswered | Exit::Usage | Exit::Interrupted, _) => {
+            output::error(text)
+        }
     }
     Ok(end.exit)
 }
@@ -125,7 +127,7 @@ impl End {
         let mut text = match self.exit {
             Exit::Done => format!("{id} is {} after {took}", status.state),
             Exit::Failed => format!("{id} is in {} after {took}", status.state),
-            Exit::TimedOut | Exit::Unanswered | Exit::Usage => {
+            Exit::TimedOut | Exit::Unanswered | Exit::Usage | Exit::Interrupted => {
                 format!("timed out after {took}: {id} is in {}", status.state)
             }
         };

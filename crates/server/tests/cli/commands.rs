@@ -198,25 +198,3 @@ fn an_unknown_workspace_is_told_as_unknown() {
     let ran = engine.run(&["history", "nobody"], "");
     assert_eq!(ran.code, 1, "{ran:?}");
 }
-
-#[test]
-fn a_demonstration_ends_when_all_is_ready() {
-    let empty = tempfile::tempdir().unwrap();
-    let directory = empty.path().to_str().unwrap();
-    let arguments = [
-        "demo",
-        "--exit-when-ready",
-        "--listen",
-        "127.0.0.1:0",
-        "--repository",
-        directory,
-    ];
-    let ran = run(&arguments, "");
-    assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(
-        ran.stdout
-            .contains("all 12 workspaces are ready, 6000 events in "),
-        "{ran:?}"
-    );
-    assert!(ran.stdout.contains("-> restoring_from_snapshot"), "{ran:?}");
-}

@@ -9,6 +9,7 @@
 mod support;
 
 mod commands;
+mod demo;
 
 mod bad_input;
 mod openapi;
