@@ -120,7 +120,7 @@ impl End {
         let Some(status) = &self.status else {
             let trouble = self.trouble.as_ref().map(ToString::to_string);
             return format!(
-                "gave up after {took}: {}",
+                "timed out after {took}: {}",
                 trouble.unwrap_or_else(|| "there was no answer".to_owned())
             );
         };
@@ -159,7 +159,7 @@ fn wait(
     bar: &ProgressBar,
 ) -> Result<End, ClientError> {
     let mut end = End {
-        exit: Exit::Unanswered,
+        exit: Exit::TimedOut,
         status: None,
         answer: None,
         trouble: None,

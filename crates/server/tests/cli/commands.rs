@@ -1,6 +1,7 @@
 //! The commands against a running engine, and their exit codes.
 
 use crate::support::{Engine, event, run};
+use std::net::TcpListener;
 
 #[test]
 fn events_go_in_and_states_come_out() {
@@ -180,12 +181,33 @@ fn nothing_at_the_url_ends_with_a_code_of_its_own() {
         &["list"][..],
         &["get", "a"],
         &["history", "a"],
-        &["wait", "a", "--timeout", "10ms"],
         &["produce", "-", "--retry-for", "10ms"],
     ] {
         let ran = engine.run(arguments, &event("a", "b"));
         assert_eq!(ran.code, 3, "{arguments:?} {ran:?}");
         assert!(ran.stderr.contains("no engine answers at "), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_wait_whose_time_is_over_says_so_also_where_no_engine_ever_answered() {
+    // Whoever connects is accepted by the system and never answered.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_url = silent.local_addr().unwrap().to_string();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody_url = nobody.local_addr().unwrap().to_string();
+    drop(nobody);
+    for (url, reason) in [
+        (silent_url, "no answer in time"),
+        (nobody_url, "connection refused"),
+    ] {
+        let ran = run(&["wait", "a", "--timeout", "10ms", "--url", &url], "");
+        assert_eq!(ran.code, 2, "{ran:?}");
+        let told = ran.stderr.lines().last().unwrap();
+        assert!(
+            told.starts_with("error: timed out after ") && told.contains(reason),
+            "{ran:?}"
+        );
     }
 }
 
