@@ -27,6 +27,11 @@ const SEQUENCE_GAP: ProblemType = ProblemType::new(
     StatusCode::CONFLICT,
     "Sequence gap",
 );
+const URI_TOO_LONG: ProblemType = ProblemType::new(
+    "/problems/uri-too-long",
+    StatusCode::URI_TOO_LONG,
+    "URI too long",
+);
 const BODY_TIMEOUT: ProblemType = ProblemType::new(
     "/problems/body-timeout",
     StatusCode::REQUEST_TIMEOUT,
@@ -103,6 +108,15 @@ pub(crate) fn invalid_events(errors: &[InvalidLine], invalid_lines: u64) -> Prob
     Problem::new(&INVALID_EVENTS, detail)
         .with("errors", errors)
         .with("invalidLines", invalid_lines)
+}
+
+pub(crate) fn uri_too_long(bytes: usize, most: usize) -> Problem {
+    Problem::new(
+        &URI_TOO_LONG,
+        format!("the path with its query is over the limit of {most} bytes"),
+    )
+    .with("uriBytes", bytes)
+    .with("maximumBytes", most)
 }
 
 pub(crate) fn body_too_large(limit: usize, declared: Option<u64>) -> Problem {

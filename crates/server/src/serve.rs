@@ -15,11 +15,17 @@ use crate::{
     config::ServeConfig,
     exit::Exit,
     metrics::EngineMetrics,
+    problems,
     routes::{self, Api},
     source::EngineSource,
     telemetry::TelemetryError,
 };
-use axum::{Router, http::Request, middleware::Next, response::Response};
+use axum::{
+    Router,
+    http::Request,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
 use listener::{Connections, HttpServer};
 use opening::Opened;
 use signals::Signals;
@@ -37,6 +43,10 @@ use workspace_status_http::{Limits, Registry, StatusApi, document_routes, with_p
 /// How long requests may go on after the engine has let go of its workspaces. Those that wait were
 /// answered when the stop began.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Longest path with its query: type and id of an entity have at most 4,096 bytes each, and three
+/// times as many when each of them is percent-encoded.
+const URI_BYTES_MOST: usize = 32 << 10;
 
 /// Why an engine does not run.
 #[derive(Debug, thiserror::Error)]
@@ -231,7 +241,20 @@ fn router(app: &App) -> Router {
     }
     let api = Api::new(app.clone(), status.clone());
     let routes = status.routes().merge(routes::engine_routes(api));
-    with_problems(document_routes(routes)).layer(axum::middleware::from_fn(log_request))
+    with_problems(document_routes(routes))
+        .layer(axum::middleware::from_fn(limit_uri))
+        .layer(axum::middleware::from_fn(log_request))
+}
+
+/// Refuses a URI that no route could mean: one over the limit of the whole head is answered by the
+/// HTTP library, without a word.
+async fn limit_uri(request: Request<axum::body::Body>, next: Next) -> Response {
+    let uri = request.uri();
+    let bytes = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
+    if bytes > URI_BYTES_MOST {
+        return problems::uri_too_long(bytes, URI_BYTES_MOST).into_response();
+    }
+    next.run(request).await
 }
 
 /// The limits of the status routes. Requests that wait leave half of the connections to those that

@@ -163,6 +163,16 @@ fn every_wrong_question_has_its_own_answer() {
     );
     let answer = engine.post(page, &[], b"");
     assert_eq!(answer.status, 405, "{answer:?}");
+    // The longest id that an entity can have fits, whatever it is made of.
+    let longest = "%2F".repeat(4096);
+    let answer = engine.get(&format!("{page}/{longest}"));
+    assert_eq!(answer.status, 404, "{answer:?}");
+    let answer = engine.get(&format!("{page}/{}", "x".repeat(40_000)));
+    assert_eq!(answer.status, 414, "{answer:?}");
+    assert_eq!(answer.content_type, "application/problem+json");
+    // Over the limit of the whole head the HTTP library answers, in its own way.
+    let answer = engine.get(&format!("{page}/{}", "x".repeat(70_000)));
+    assert!([414, 431].contains(&answer.status), "{answer:?}");
     let unknown = engine.get(&format!("{page}?wrong=1"));
     assert_eq!(unknown.status, 400, "{unknown:?}");
 }
