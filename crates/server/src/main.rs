@@ -32,7 +32,7 @@ mod commands;
 #[cfg(test)]
 mod test_log;
 
-use clap::{Parser, error::ErrorKind};
+use clap::error::ErrorKind;
 use exit::Exit;
 use std::{error::Error, fmt::Write, process::ExitCode};
 
@@ -41,7 +41,7 @@ use std::{error::Error, fmt::Write, process::ExitCode};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = match commands::Cli::try_parse() {
+    let cli = match commands::Cli::read() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error).into(),
     };

@@ -31,6 +31,7 @@ pub(super) struct Arguments {
     /// State to wait for; one of several where it is repeated
     #[arg(
         long = "for",
+        env = "WORKSPACE_ENGINE_FOR",
         value_name = "STATE",
         default_value = "ready",
         value_delimiter = ','
@@ -39,13 +40,19 @@ pub(super) struct Arguments {
     /// State that ends the wait with exit code 1; `none` for no state
     #[arg(
         long,
+        env = "WORKSPACE_ENGINE_FAIL_ON",
         value_name = "STATE",
         default_value = "error",
         value_delimiter = ','
     )]
     fail_on: Vec<FailOn>,
     /// Longest time to wait, also over restarts of the engine; exit code 2 when it is over
-    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    #[arg(
+        long,
+        env = "WORKSPACE_ENGINE_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "60s"
+    )]
     timeout: Span,
     #[command(flatten)]
     remote: Remote,

@@ -1,6 +1,6 @@
 //! The commands against a running engine, and their exit codes.
 
-use crate::support::{Engine, event, run};
+use crate::support::{Engine, event, program, run};
 use std::net::TcpListener;
 
 #[test]
@@ -171,6 +171,40 @@ fn wrong_flags_end_with_a_code_of_their_own() {
     }
     assert_eq!(run(&["--help"], "").code, 0);
     assert_eq!(run(&["--version"], "").code, 0);
+}
+
+#[test]
+fn flags_can_be_given_as_variables_and_an_empty_one_is_none() {
+    let engine = Engine::start(&[]);
+    let run = |variables: &[(&str, &str)]| {
+        let output = program()
+            .args(["wait", "nobody"])
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), output.stdout, stderr)
+    };
+    let (code, stdout, stderr) = run(&[
+        ("WORKSPACE_ENGINE_URL", &engine.url),
+        ("WORKSPACE_ENGINE_TIMEOUT", "10ms"),
+        ("WORKSPACE_ENGINE_OUTPUT", "json"),
+        ("WORKSPACE_ENGINE_FAIL_ON", ""),
+    ]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(
+        stdout.starts_with(b"{\"workspaceId\":\"nobody\""),
+        "{stderr}"
+    );
+
+    let output = program()
+        .args(["serve", "--listen", "nowhere"])
+        .env("WORKSPACE_ENGINE_CONFIG", "")
+        .env("WORKSPACE_ENGINE_PERMITS", "")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("error: --listen: "), "{stderr}");
 }
 
 #[test]
