@@ -23,7 +23,7 @@
 //! | `GET /openapi.json`, `/docs` | the specification and its page |
 //!
 //! An engine implements [`StatusSource`] and builds on [`StatusApi`]; its own routes answer their
-//! errors as [`Problem`]s and read their input with [`Checked`] and [`CheckedBody`].
+//! errors as [`Problem`]s and read their input with [`Checked`] and [`Parameters`].
 //!
 //! **Bounds.** All are in [`Limits`]; over one of them a request gets a problem that names it.
 //!
@@ -62,7 +62,7 @@ pub use api::{StatusApi, WaitPermit, answer_document, answer_json};
 pub use cursor::{decode_cursor, encode_cursor, invalid_cursor};
 pub use document::StatusDocument;
 pub use duration::{InvalidDuration, parse_duration};
-pub use extract::{Checked, CheckedBody, WorkspaceIdPath, invalid_workspace_id};
+pub use extract::{Checked, WorkspaceIdPath, invalid_workspace_id};
 pub use limits::{INLINE_SCAN, Limits};
 pub use metrics::names as metric_names;
 pub use openapi::document_routes;
