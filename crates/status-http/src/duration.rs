@@ -52,15 +52,15 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
     }
     let mut total_ms: u64 = 0;
     loop {
-        let (whole, after) = split(rest, |byte| byte.is_ascii_digit());
+        let (whole, after) = split(rest, u8::is_ascii_digit);
         let (fraction, after) = match after.strip_prefix('.') {
-            Some(after) => split(after, |byte| byte.is_ascii_digit()),
+            Some(after) => split(after, u8::is_ascii_digit),
             None => ("0", after),
         };
         if whole.is_empty() || fraction.is_empty() {
             return Err(form());
         }
-        let (unit, after) = split(after, |byte| byte.is_ascii_alphabetic());
+        let (unit, after) = split(after, u8::is_ascii_alphabetic);
         if unit.is_empty() && after.is_empty() {
             return Err(InvalidDuration::NoUnit(text.to_owned()));
         }

@@ -108,7 +108,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         (Exit::Done, Format::Table) => output::line(text),
         (Exit::Done, Format::Json) => {}
         (Exit::Failed | Exit::TimedOut | Exit::Unanswered | Exit::Usage | Exit::Interrupted, _) => {
-            output::error(text)
+            output::error(text);
         }
     }
     Ok(end.exit)

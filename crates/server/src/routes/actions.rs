@@ -5,7 +5,7 @@ use crate::problems;
 use axum::{extract::State as Extract, http::StatusCode, response::Response};
 use workspace_lifecycle::Command;
 use workspace_status::WorkspaceId;
-use workspace_status_http::{Checked, Problem, ProblemDocument, StatusDocument, WorkspaceIdPath};
+use workspace_status_http::{Problem, ProblemDocument, StatusDocument, WorkspaceIdPath};
 
 /// Makes a route of each action: they differ in what they ask for, and in the code that says it is done.
 macro_rules! actions {
@@ -31,7 +31,7 @@ macro_rules! actions {
         )]
         pub(super) async fn $name(
             Extract(api): Extract<Api>,
-            Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
+            WorkspaceIdPath(id): WorkspaceIdPath,
         ) -> Result<Response, Problem> {
             act(&api, &id, $command, StatusCode::$done).await
         }

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use workspace_engine_core::log::DeadLetter;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status_http::{
-    Checked, Parameters, Problem, ProblemDocument, WorkspaceIdPath, answer_document, invalid_cursor,
+    Parameters, Problem, ProblemDocument, WorkspaceIdPath, answer_document, invalid_cursor,
 };
 
 /// An event has at most 1 MiB, so a page stays within what one answer may take.
@@ -107,7 +107,7 @@ impl From<DeadLetter> for DeadLetterDocument {
 )]
 pub(super) async fn list(
     Extract(api): Extract<Api>,
-    Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
+    WorkspaceIdPath(id): WorkspaceIdPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let parameters = Parameters::read(query.as_deref(), &[paging::LIMIT, paging::CURSOR])?;

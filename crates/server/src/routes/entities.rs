@@ -83,7 +83,7 @@ struct SummaryDocument<'a> {
 )]
 pub(super) async fn summary(
     Extract(api): Extract<Api>,
-    Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
+    WorkspaceIdPath(id): WorkspaceIdPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let parameters = Parameters::read(query.as_deref(), &[AT_LEAST, TIMEOUT])?;
