@@ -38,6 +38,7 @@ Variables:
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run an engine with its HTTP server
+    #[command(after_help = VARIABLES)]
     Serve(ServeFlags),
     /// Run an engine in a temporary directory and watch its states move
     Demo(demo::Arguments),
