@@ -9,6 +9,8 @@ pub struct PartitionReport {
     pub partition: PartitionId,
     /// First offset that some workspace in memory has not seen.
     pub position: Offset,
+    /// Every workspace with an event below this is known.
+    pub discovered: Offset,
     /// End of the replay under way.
     pub target: Option<Offset>,
     /// End of the partition.

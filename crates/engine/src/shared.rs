@@ -359,6 +359,7 @@ impl<W: Workspace> Shared<W> {
                 PartitionReport {
                     partition,
                     position: view.position.position,
+                    discovered: view.position.discovered,
                     target: view.position.target,
                     high_watermark,
                     low_watermark: self.log.low_watermark(partition),

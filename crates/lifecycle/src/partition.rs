@@ -77,6 +77,8 @@ impl Default for Limits {
 pub struct Position {
     /// First offset that some followed workspace has not seen.
     pub position: Offset,
+    /// Every workspace with an event below this is known.
+    pub discovered: Offset,
     /// End of the catch-up round, while one runs.
     pub target: Option<Offset>,
     /// End of the partition as last heard.
@@ -332,7 +334,8 @@ impl Partition {
             position: self
                 .round
                 .as_ref()
-                .map_or(self.live.cursor, |round| round.cursor),
+                .map_or(self.live.cursor.min(self.discovered), |round| round.cursor),
+            discovered: self.discovered,
             target: self.round.is_some().then_some(self.live.cursor),
             high_watermark: self.high_watermark,
             workspaces: self.workspaces.len(),

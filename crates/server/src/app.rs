@@ -3,25 +3,18 @@
 //! The HTTP server answers before the engine is there: opening a log after a crash takes seconds,
 //! in which a status is `unknown` and not a refused connection.
 
-use crate::{config::HttpLimits, problems};
+use crate::{config::HttpLimits, known::KnownIds, problems};
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+    fmt,
+    sync::{Arc, OnceLock},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use workspace_engine_core::{Engine, Entities, loaded::LoadedWorkspace};
-use workspace_lifecycle::Command;
-use workspace_status::{Condition, State, StateSet, Tracker, WaitOutcome, WorkspaceId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use workspace_engine_core::{Engine, store::Store};
+use workspace_status::Tracker;
 use workspace_status_http::Problem;
 
 /// Unit in which memory for bodies is counted, so that it fits a semaphore.
 const MEMORY_UNIT_BYTES: usize = 1024;
-
-/// A workspace in memory.
-pub(crate) type Loaded = Arc<LoadedWorkspace<Entities>>;
 
 /// Shared by all handlers; clones are the same.
 #[derive(Clone)]
@@ -30,9 +23,21 @@ pub(crate) struct App(Arc<Inner>);
 struct Inner {
     tracker: Tracker,
     limits: HttpLimits,
-    engine: OnceLock<Engine>,
-    stopping: AtomicBool,
+    engine: OnceLock<Up>,
+    stopping: watch::Sender<bool>,
     event_memory: Arc<Semaphore>,
+}
+
+/// What there is once the engine is up.
+struct Up {
+    engine: Engine,
+    known_ids: KnownIds,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").finish_non_exhaustive()
+    }
 }
 
 impl App {
@@ -44,24 +49,40 @@ impl App {
             event_memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
             limits,
             engine: OnceLock::new(),
-            stopping: AtomicBool::new(false),
+            stopping: watch::Sender::new(false),
         }))
     }
 
     /// The engine is there; only the first one counts.
-    pub(crate) fn set_engine(&self, engine: Engine) {
+    pub(crate) fn set_engine(&self, engine: Engine, store: Arc<dyn Store>) {
+        let known_ids = KnownIds::new(store);
         // There is one engine a process.
-        let _ = self.0.engine.set(engine);
+        let _ = self.0.engine.set(Up { engine, known_ids });
     }
 
-    /// The engine stops: nothing new is taken.
+    /// The engine stops: nothing new is taken, and whoever waits is told.
     pub(crate) fn stop(&self) {
-        self.0.stopping.store(true, Ordering::Release);
+        self.0.stopping.send_replace(true);
     }
 
     /// Whether the engine stops.
     pub(crate) fn is_stopping(&self) -> bool {
-        self.0.stopping.load(Ordering::Acquire)
+        *self.0.stopping.borrow()
+    }
+
+    /// The outcome of `work`, or the problem that the engine stops, as soon as it does. Only for work
+    /// that changes nothing: a request that writes is told what became of it.
+    pub(crate) async fn until_stopped<T>(
+        &self,
+        work: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        let mut stopping = self.0.stopping.subscribe();
+        tokio::select! {
+            biased;
+            outcome = work => outcome,
+            // The sender lives as long as `self`.
+            _ = stopping.wait_for(|stopping| *stopping) => Err(problems::stopping()),
+        }
     }
 
     pub(crate) fn tracker(&self) -> &Tracker {
@@ -74,12 +95,18 @@ impl App {
 
     /// The engine where it is there.
     pub(crate) fn engine_if_up(&self) -> Option<&Engine> {
-        self.0.engine.get()
+        self.0.engine.get().map(|up| &up.engine)
     }
 
     /// The engine, to read from.
     pub(crate) fn engine(&self) -> Result<&Engine, Problem> {
         self.engine_if_up().ok_or_else(problems::starting)
+    }
+
+    /// The ids of all workspaces, in memory or not.
+    pub(crate) fn known_ids(&self) -> Result<&KnownIds, Problem> {
+        let up = self.0.engine.get().ok_or_else(problems::starting)?;
+        Ok(&up.known_ids)
     }
 
     /// The engine, to change something.
@@ -90,7 +117,7 @@ impl App {
         self.engine()
     }
 
-    /// Memory for a body of so many bytes, given back when dropped; `None` where there is too little now.
+    /// Memory for so many bytes of a body, given back when dropped; `None` where there is too little now.
     pub(crate) fn reserve_memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let units = u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES)).unwrap_or(u32::MAX);
         Arc::clone(&self.0.event_memory)
@@ -107,81 +134,5 @@ impl App {
         tokio::task::spawn_blocking(move || work(&engine))
             .await
             .map_err(|_| problems::failed())
-    }
-
-    /// A workspace in memory; one that is not is loaded first, urgently, for as long as a read may wait.
-    pub(crate) async fn loaded(&self, id: &WorkspaceId) -> Result<Loaded, Problem> {
-        let engine = self.engine()?;
-        if let Some(loaded) = engine.workspace(id) {
-            return Ok(loaded);
-        }
-        self.known(id).await?;
-        if !self.is_stopping() {
-            // A refusal shows in the status, which is what the answer tells.
-            let _ = engine.command(id, Command::Load).await;
-        }
-        let deadline = Instant::now() + self.limits().cold_read_timeout;
-        let outcome = self
-            .tracker()
-            .wait(id)
-            .until(Condition::State(State::Ready))
-            .fail_on(StateSet::from(State::Error))
-            .deadline(deadline)
-            .await;
-        if let Some(loaded) = engine.workspace(id) {
-            return Ok(loaded);
-        }
-        Err(match outcome {
-            WaitOutcome::Met(status) | WaitOutcome::Failed(status) => {
-                problems::not_loaded(id, Some(&status))
-            }
-            WaitOutcome::TimedOut(status) => problems::not_loaded(id, status.as_ref()),
-            WaitOutcome::Gone => problems::not_loaded(id, None),
-        })
-    }
-
-    /// The workspace as it has applied the event at `offset`, waited for until a deadline.
-    pub(crate) async fn applied(
-        &self,
-        id: &WorkspaceId,
-        offset: workspace_lifecycle::Offset,
-        wait: Duration,
-    ) -> Result<Loaded, Problem> {
-        let deadline = Instant::now() + wait;
-        // Nothing is applied to a workspace that an operator unloaded, so it is loaded first.
-        self.loaded(id).await?;
-        let engine = self.engine()?;
-        let parked = self
-            .tracker()
-            .wait(id)
-            .until(Condition::State(State::Error))
-            .deadline(deadline);
-        let outcome = tokio::select! {
-            biased;
-            loaded = engine.wait_applied(id, offset) => return Ok(loaded),
-            outcome = parked => outcome,
-        };
-        let status = match outcome {
-            WaitOutcome::Met(status) | WaitOutcome::Failed(status) => Some(status),
-            WaitOutcome::TimedOut(status) => status,
-            WaitOutcome::Gone => None,
-        };
-        let reached = engine
-            .workspace(id)
-            .map(|loaded| loaded.applied().next_offset);
-        Err(problems::not_applied(id, offset, reached, status.as_ref()))
-    }
-
-    /// Nothing, where the workspace is known here or to the store.
-    pub(crate) async fn known(&self, id: &WorkspaceId) -> Result<(), Problem> {
-        if self.tracker().get(id).is_some() {
-            return Ok(());
-        }
-        let asked = id.clone();
-        match self.blocking(move |engine| engine.stored(&asked)).await? {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(problems::unknown_workspace(id)),
-            Err(error) => Err(problems::store(&error)),
-        }
     }
 }

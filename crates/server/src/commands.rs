@@ -16,22 +16,29 @@ use crate::{
     produce::ProduceError,
     serve::ServeError,
 };
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
 use demo::DemoError;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
-use std::{io, path::PathBuf};
+use std::{env, io, path::PathBuf};
 
 /// Thousands of workspaces in memory, rebuilt from a store and an event log, and where each of them stands.
 #[derive(Debug, Parser)]
-#[command(version, after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(version, after_help = format!("{VARIABLES}\n\n{EXIT_CODES}"), arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+/// Shown near the end of the help.
+const VARIABLES: &str = "\
+Variables:
+  Flags that show one as [env: …] can be given as WORKSPACE_ENGINE_… variables too; a flag goes
+  before its variable, and an empty variable is none.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run an engine with its HTTP server
+    #[command(after_help = VARIABLES)]
     Serve(ServeFlags),
     /// Run an engine in a temporary directory and watch its states move
     Demo(demo::Arguments),
@@ -58,7 +65,14 @@ pub(crate) struct Remote {
     )]
     url: String,
     /// How results are shown
-    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    #[arg(
+        short,
+        long,
+        env = "WORKSPACE_ENGINE_OUTPUT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
     output: Format,
 }
 
@@ -115,6 +129,15 @@ impl Remote {
 }
 
 impl Cli {
+    /// Reads the command line, and the variables of its flags.
+    ///
+    /// # Errors
+    /// What is wrong with them, or the help that was asked for.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        let mut matches = without_empty_variables(Self::command()).try_get_matches()?;
+        Self::from_arg_matches_mut(&mut matches)
+    }
+
     /// Does what the command line says.
     ///
     /// # Errors
@@ -139,6 +162,23 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b':');
 
+/// The same command, in which an empty variable is none.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|arg| {
+            let is_empty = arg
+                .get_env()
+                .and_then(env::var_os)
+                .is_some_and(|value| value.is_empty());
+            if is_empty {
+                arg.env(Resettable::Reset)
+            } else {
+                arg
+            }
+        })
+        .mut_subcommands(without_empty_variables)
+}
+
 /// How a state stands out.
 fn tone(state: &str) -> Tone {
     match state {
@@ -158,10 +198,23 @@ fn workspace_path(id: &str, rest: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+    use crate::config::{COMMAND_VARIABLES, VARIABLE_PREFIX};
+    use std::collections::BTreeSet;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_variable_of_a_flag_is_known_as_one() {
+        let command = Cli::command();
+        let variables: BTreeSet<String> = command
+            .get_subcommands()
+            .flat_map(clap::Command::get_arguments)
+            .filter_map(|arg| Some(arg.get_env()?.to_str().unwrap().to_owned()))
+            .collect();
+        let known = COMMAND_VARIABLES.map(|name| format!("{VARIABLE_PREFIX}{name}"));
+        assert_eq!(variables, BTreeSet::from(known));
     }
 }

@@ -6,10 +6,11 @@ mod keys;
 mod layers;
 
 pub(crate) use flags::ServeFlags;
+pub(crate) use keys::VARIABLE_PREFIX;
 
 use crate::{size::Size, span::Span};
 use file::FileError;
-use keys::{AUTO, KEYS, Key, OFF, VARIABLE_PREFIX};
+use keys::{AUTO, KEYS, Key, OFF};
 use layers::{InvalidSetting, Layers};
 use std::{
     env, fs, net::SocketAddr, num::NonZeroUsize, path::PathBuf, process, thread, time::Duration,
@@ -119,6 +120,8 @@ impl ServeConfig {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
             .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
             .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+            // Orchestrators and scripts set a variable to nothing where they mean none.
+            .filter(|(_, value)| !value.is_empty())
             .collect();
         Self::from_parts(flags, &variables)
     }
@@ -266,6 +269,14 @@ impl HttpLimits {
     }
 }
 
+#[cfg(test)]
+impl HttpLimits {
+    /// The limits that nobody changed.
+    pub(crate) fn for_tests() -> Self {
+        ServeConfig::of_flags(&ServeFlags::default()).unwrap().http
+    }
+}
+
 /// A duration above zero.
 fn positive(layers: &Layers, name: &str) -> Result<Duration, InvalidSetting> {
     let span: Span = layers.read(name)?;
@@ -291,6 +302,19 @@ fn default_owner() -> String {
     format!("{host}:{}", process::id())
 }
 
+/// Variables of flags that are no settings of `serve`, without what all begin with.
+pub(crate) const COMMAND_VARIABLES: [&str; 9] = [
+    "CONFIG",
+    "URL",
+    "OUTPUT",
+    "FOR",
+    "FAIL_ON",
+    "TIMEOUT",
+    "RETRY_FOR",
+    "BATCH_EVENTS",
+    "BATCH_BYTES",
+];
+
 /// A variable that is probably a setting with a slip in its name, and which one was meant.
 ///
 /// Orchestrators set variables of our prefix for a service of our name, so an unknown one is
@@ -299,7 +323,7 @@ fn suspicious(variable: &str) -> Option<String> {
     let rest = variable.strip_prefix(VARIABLE_PREFIX)?;
     let orchestrated = rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_");
     let known =
-        matches!(rest, "URL" | "CONFIG") || KEYS.iter().any(|key| key.variable() == variable);
+        COMMAND_VARIABLES.contains(&rest) || KEYS.iter().any(|key| key.variable() == variable);
     if orchestrated || known {
         return None;
     }
@@ -414,7 +438,7 @@ mod tests {
     fn example() -> String {
         let mut text = String::from(
             "# Every setting of `workspace-engine serve` with its default; `--config FILE` reads it.\n\
-             # A flag goes before a variable, a variable before this file.\n",
+             # A flag goes before a variable, a variable before this file; an empty variable is none.\n",
         );
         for key in &KEYS {
             let value = match key.default.parse::<u64>() {

@@ -13,6 +13,8 @@ pub(crate) enum Exit {
     TimedOut,
     /// No engine answered at the URL, or not in a way that says anything of the question.
     Unanswered,
+    /// Told twice to stop: ended at once, as shells say it of SIGINT.
+    Interrupted,
     /// Flags, variables or the configuration file cannot be used; sysexits' `EX_USAGE`, for 2 means "timed out".
     Usage,
 }
@@ -24,7 +26,8 @@ Exit codes:
   1   failed: the workspace failed, an event is not valid, a name is unknown
   2   timed out
   3   no engine answered at the URL
-  64  flags, variables or configuration cannot be used";
+  64  flags, variables or configuration cannot be used
+  130 told to stop a second time, and ended at once";
 
 impl Exit {
     /// The number that the process ends with.
@@ -35,6 +38,7 @@ impl Exit {
             Self::TimedOut => 2,
             Self::Unanswered => 3,
             Self::Usage => 64,
+            Self::Interrupted => 130,
         }
     }
 }

@@ -10,7 +10,9 @@ mod config;
 mod telemetry;
 
 mod app;
+mod known;
 mod problems;
+mod reads;
 
 mod routes;
 
@@ -27,7 +29,10 @@ mod demo;
 
 mod commands;
 
-use clap::{Parser, error::ErrorKind};
+#[cfg(test)]
+mod test_log;
+
+use clap::error::ErrorKind;
 use exit::Exit;
 use std::{error::Error, fmt::Write, process::ExitCode};
 
@@ -36,7 +41,7 @@ use std::{error::Error, fmt::Write, process::ExitCode};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = match commands::Cli::try_parse() {
+    let cli = match commands::Cli::read() {
         Ok(cli) => cli,
         Err(error) => return refuse(&error).into(),
     };

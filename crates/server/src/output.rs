@@ -69,7 +69,17 @@ pub(crate) fn instant(instant: Timestamp) -> String {
     format!("{instant:.3}")
 }
 
-/// Prints a line on standard output.
+/// Prints a line on standard output, for a command that has more to end than itself.
+///
+/// # Errors
+/// As writing to standard output; `BrokenPipe` where its reader is gone.
+pub(crate) fn try_line(text: impl Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// Prints a line on standard output; ends the process where its reader is gone.
 pub(crate) fn line(text: impl Display) {
     finish(writeln!(io::stdout().lock(), "{text}"));
 }
@@ -193,7 +203,8 @@ fn mark(word: &str, code: &str) -> String {
     }
 }
 
-/// Ends the process where the reader of standard output is gone, as other commands in a pipe do.
+/// Ends the process where the reader of standard output is gone, as other commands in a pipe do. For
+/// commands that ask an engine; those that run one use [`try_line`].
 fn finish(written: io::Result<()>) {
     let Err(failure) = written else { return };
     if failure.kind() == io::ErrorKind::BrokenPipe {

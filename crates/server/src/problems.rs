@@ -27,6 +27,11 @@ const SEQUENCE_GAP: ProblemType = ProblemType::new(
     StatusCode::CONFLICT,
     "Sequence gap",
 );
+const URI_TOO_LONG: ProblemType = ProblemType::new(
+    "/problems/uri-too-long",
+    StatusCode::URI_TOO_LONG,
+    "URI too long",
+);
 const BODY_TIMEOUT: ProblemType = ProblemType::new(
     "/problems/body-timeout",
     StatusCode::REQUEST_TIMEOUT,
@@ -105,6 +110,15 @@ pub(crate) fn invalid_events(errors: &[InvalidLine], invalid_lines: u64) -> Prob
         .with("invalidLines", invalid_lines)
 }
 
+pub(crate) fn uri_too_long(bytes: usize, most: usize) -> Problem {
+    Problem::new(
+        &URI_TOO_LONG,
+        format!("the path with its query is over the limit of {most} bytes"),
+    )
+    .with("uriBytes", bytes)
+    .with("maximumBytes", most)
+}
+
 pub(crate) fn body_too_large(limit: usize, declared: Option<u64>) -> Problem {
     let problem = Problem::new(
         &problem_types::BODY_TOO_LARGE,
@@ -121,10 +135,11 @@ pub(crate) fn body_timeout(timeout: Duration) -> Problem {
     Problem::new(
         &BODY_TIMEOUT,
         format!(
-            "nothing of the body came for {} seconds",
+            "the body was not there as a whole after {} seconds",
             timeout.as_secs_f32()
         ),
     )
+    .with("maximumSeconds", timeout.as_secs_f32())
 }
 
 pub(crate) fn body_broken(reason: &str) -> Problem {
@@ -183,7 +198,7 @@ pub(crate) fn append_unanswered() -> Problem {
 }
 
 pub(crate) fn starting() -> Problem {
-    Problem::new(&STARTING, "the engine opens its log and its store").retry_after(SOON)
+    Problem::new(&STARTING, "the engine is opening its data directory").retry_after(SOON)
 }
 
 pub(crate) fn stopping() -> Problem {
@@ -203,6 +218,18 @@ pub(crate) fn unknown_workspace(id: &WorkspaceId) -> Problem {
         "neither the store nor the log knows the workspace",
     )
     .with("workspaceId", id.as_str())
+}
+
+/// Whether there is such a workspace is not known: its partition has not read all that was written.
+pub(crate) fn not_read_yet(id: &WorkspaceId, end: Offset, position: Offset) -> Problem {
+    let detail = format!(
+        "the workspace is not known yet: its partition is read up to offset {position}, and its events may stand below {end}"
+    );
+    Problem::new(&NOT_LOADED, detail)
+        .with("workspaceId", id.as_str())
+        .with("position", position.0)
+        .with("end", end.0)
+        .retry_after(SOON)
 }
 
 pub(crate) fn unknown_entity(id: &WorkspaceId, kind: &str, entity_id: &str) -> Problem {
@@ -275,18 +302,6 @@ pub(crate) fn store(error: &StoreError) -> Problem {
 
 pub(crate) fn log_read(error: &ReadError) -> Problem {
     Problem::new(&problem_types::UNAVAILABLE, error.to_string()).retry_after(LATER)
-}
-
-pub(crate) fn invalid_cursor() -> Problem {
-    Problem::new(
-        &problem_types::INVALID_CURSOR,
-        "the cursor was not made by this route; begin without one",
-    )
-    .with("parameter", "cursor")
-}
-
-pub(crate) fn invalid_parameter(name: &'static str, reason: impl Into<String>) -> Problem {
-    Problem::new(&problem_types::INVALID_PARAMETER, reason.into()).with("parameter", name)
 }
 
 #[cfg(test)]

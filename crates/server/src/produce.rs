@@ -14,7 +14,7 @@ pub(crate) use send::RetryNotice;
 use crate::{
     client::{Client, ClientError},
     exit::Exit,
-    span::Span,
+    span,
 };
 use batch::Batch;
 use line::{Lines, Next};
@@ -76,7 +76,7 @@ pub(crate) enum ProduceError {
         source: io::Error,
         produced: Produced,
     },
-    #[error("gave up after {waited}: {source} ({sent}; lines {first} to {last} may be there as well)", waited = Span(*.waited), sent = Sent(*.produced))]
+    #[error("gave up after {waited}: {source} ({sent}; lines {first} to {last} may be there as well)", waited = span::rounded(*.waited), sent = Sent(*.produced))]
     GaveUp {
         source: Box<ClientError>,
         waited: Duration,

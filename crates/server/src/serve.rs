@@ -15,12 +15,19 @@ use crate::{
     config::ServeConfig,
     exit::Exit,
     metrics::EngineMetrics,
-    routes,
+    problems,
+    routes::{self, Api},
     source::EngineSource,
-    telemetry::{self, TelemetryError},
+    telemetry::TelemetryError,
 };
-use axum::{Router, http::Request, middleware::Next, response::Response};
+use axum::{
+    Router,
+    http::Request,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
 use listener::{Connections, HttpServer};
+use opening::Opened;
 use signals::Signals;
 use std::{
     io,
@@ -33,8 +40,13 @@ use workspace_engine_core::{Engine, ShutdownReport};
 use workspace_status::Tracker;
 use workspace_status_http::{Limits, Registry, StatusApi, document_routes, with_problems};
 
-/// How long requests may go on after the engine has let go of its workspaces.
+/// How long requests may go on after the engine has let go of its workspaces. Those that wait were
+/// answered when the stop began.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Longest path with its query: type and id of an entity have at most 4,096 bytes each, and three
+/// times as many when each of them is percent-encoded.
+const URI_BYTES_MOST: usize = 32 << 10;
 
 /// Why an engine does not run.
 #[derive(Debug, thiserror::Error)]
@@ -95,15 +107,27 @@ impl Running {
     }
 }
 
-/// Runs an engine until it is told to stop. `running` is called when its socket answers.
+/// Why an engine ended that had nothing to complain of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// [`Running::stop`] was called.
+    Told,
+    /// A signal came.
+    Signal,
+    /// A second signal came before the stop was over: its threads may still be at work, so whoever
+    /// called ends the process.
+    AtOnce,
+}
+
+/// Runs an engine until it is told to stop. `running` is called when its data directory is open: until
+/// then the socket answers that it is being opened.
 ///
 /// # Errors
 /// [`ServeError`] says what to put right.
 pub(crate) fn serve(
     config: &ServeConfig,
     running: impl FnOnce(Running) + Send,
-) -> Result<(), ServeError> {
-    telemetry::begin(&config.log)?;
+) -> Result<Ended, ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.http_threads)
         .thread_name("http")
@@ -116,7 +140,10 @@ pub(crate) fn serve(
     result
 }
 
-async fn run(config: &ServeConfig, running: impl FnOnce(Running) + Send) -> Result<(), ServeError> {
+async fn run(
+    config: &ServeConfig,
+    running: impl FnOnce(Running) + Send,
+) -> Result<Ended, ServeError> {
     let mut signals = Signals::install().map_err(ServeError::Signals)?;
     let listen_error = |source| ServeError::Listen {
         address: config.listen,
@@ -131,30 +158,41 @@ async fn run(config: &ServeConfig, running: impl FnOnce(Running) + Send) -> Resu
         .build();
     let app = App::new(tracker.clone(), config.http.clone());
     let http = HttpServer::start(listener, router(&app), Connections::new(&config.http));
-    let (stop, mut stopped) = watch::channel(false);
-    running(Running {
-        address,
-        tracker: tracker.clone(),
-        stop,
-    });
-
-    let opening = opening::open(config, tracker);
-    let engine = tokio::select! {
-        engine = opening => engine?,
+    info!(
+        %address,
+        directory = %config.engine.data_dir.display(),
+        "opening the data directory; requests are told so meanwhile"
+    );
+    let opening = opening::open(config, tracker.clone());
+    let Opened { engine, store } = tokio::select! {
+        opened = opening => opened?,
         signal = signals.next() => {
             info!(signal, "stopped before the engine was open");
-            http.shutdown(Instant::now()).await;
-            return Ok(());
+            app.stop();
+            http.shutdown(Instant::now() + DRAIN).await;
+            return Ok(Ended::Signal);
         }
     };
     info!(owner = config.engine.owner, "the engine is open");
-    app.set_engine(engine.clone());
+    app.set_engine(engine.clone(), store);
+    let (stop, mut stopped) = watch::channel(false);
+    running(Running {
+        address,
+        tracker,
+        stop,
+    });
 
-    tokio::select! {
-        signal = signals.next() => info!(signal, "stopping; a second signal ends the process at once"),
+    let ended = tokio::select! {
+        signal = signals.next() => {
+            info!(signal, "stopping; a second signal ends the process at once");
+            Ended::Signal
+        }
         // A sender that is gone asks for nothing.
-        Ok(_) = stopped.wait_for(|stop| *stop) => info!("stopping"),
-    }
+        Ok(_) = stopped.wait_for(|stop| *stop) => {
+            info!("stopping");
+            Ended::Told
+        }
+    };
     let deadline = Instant::now() + config.shutdown_timeout;
     let end = async {
         app.stop();
@@ -163,13 +201,15 @@ async fn run(config: &ServeConfig, running: impl FnOnce(Running) + Send) -> Resu
         report
     };
     tokio::select! {
-        report = end => tell(&report),
+        report = end => {
+            tell(&report);
+            Ok(ended)
+        }
         signal = signals.next() => {
             warn!(signal, "ended at once; what was not saved is replayed at the next start");
-            std::process::exit(signals::EXIT_AT_ONCE);
+            Ok(Ended::AtOnce)
         }
     }
-    Ok(())
 }
 
 /// Saves and lets go of every workspace, on a thread that may block.
@@ -195,12 +235,37 @@ fn tell(report: &ShutdownReport) {
 fn router(app: &App) -> Router {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(EngineMetrics::new(app.clone())));
-    let status = StatusApi::new(EngineSource::new(app.clone()), Limits::default(), registry);
+    let status = StatusApi::new(EngineSource::new(app.clone()), limits(app), registry);
     if let Some(feed) = status.metrics_feed() {
         tokio::spawn(feed);
     }
-    let routes = status.routes().merge(routes::engine_routes(app.clone()));
-    with_problems(document_routes(routes)).layer(axum::middleware::from_fn(log_request))
+    let api = Api::new(app.clone(), status.clone());
+    let routes = status.routes().merge(routes::engine_routes(api));
+    with_problems(document_routes(routes))
+        .layer(axum::middleware::from_fn(limit_uri))
+        .layer(axum::middleware::from_fn(log_request))
+}
+
+/// Refuses a URI that no route could mean: one over the limit of the whole head is answered by the
+/// HTTP library, without a word.
+async fn limit_uri(request: Request<axum::body::Body>, next: Next) -> Response {
+    let uri = request.uri();
+    let bytes = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
+    if bytes > URI_BYTES_MOST {
+        return problems::uri_too_long(bytes, URI_BYTES_MOST).into_response();
+    }
+    next.run(request).await
+}
+
+/// The limits of the status routes. Requests that wait leave half of the connections to those that
+/// do not: a probe must not queue behind them.
+fn limits(app: &App) -> Limits {
+    let limits = Limits::default();
+    let half = app.limits().max_connections / 2;
+    Limits {
+        concurrent_waits: limits.concurrent_waits.min(half).max(1),
+        ..limits
+    }
 }
 
 /// Tells the log of each request, at level debug.
@@ -220,4 +285,22 @@ async fn log_request(request: Request<axum::body::Body>, next: Next) -> Response
         "request"
     );
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HttpLimits;
+
+    #[test]
+    fn requests_that_wait_leave_half_of_the_connections_to_the_others() {
+        for (max_connections, expected) in [(1, 1), (4, 2), (1_024, 512), (1_000_000, 1_024)] {
+            let http = HttpLimits {
+                max_connections,
+                ..HttpLimits::for_tests()
+            };
+            let limits = limits(&App::new(Tracker::new(), http));
+            assert_eq!(limits.concurrent_waits, expected, "{max_connections}");
+        }
+    }
 }

@@ -2,20 +2,27 @@
 
 use crate::app::App;
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 use workspace_engine_core::{
     Engine,
     report::Check as EngineCheck,
-    store::{HistoryCursor, HistoryRecord, StoreError},
+    store::{HistoryCursor, HistoryRecord, StoreError, StoredWorkspace},
 };
 use workspace_status::{
     Epoch, Page, PageQuery, Snapshot, StateCounts, StateTotals, WaitOutcome, Watcher, WorkspaceId,
 };
 use workspace_status_http::{
-    BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, StatusSource, Wait,
+    BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, NOTHING_KNOWN,
+    Problem, StatusSource, Wait,
 };
+
+/// What is said while there is no engine yet.
+const OPENING: &str = "the engine is opening its data directory";
+/// What is said while it lets go of its workspaces.
+const STOPPING: &str = "the engine is shutting down";
 
 /// Records that are read at once to count a long history.
 const COUNTED_AT_ONCE: usize = 1_000;
@@ -32,6 +39,25 @@ impl EngineSource {
 impl StatusSource for EngineSource {
     fn status(&self, id: &str) -> Option<Snapshot> {
         self.0.tracker().snapshot(id)
+    }
+
+    fn unknown(&self, id: &WorkspaceId) -> BoxFuture<Cow<'static, str>> {
+        let app = self.0.clone();
+        let id = id.clone();
+        Box::pin(async move {
+            if app.engine_if_up().is_none() {
+                return OPENING.into();
+            }
+            if app.is_stopping() {
+                return STOPPING.into();
+            }
+            match app.blocking(move |engine| engine.stored(&id)).await {
+                Ok(Ok(Some(stored))) => not_in_memory(&stored).into(),
+                Ok(Ok(None)) => NOTHING_KNOWN.into(),
+                Ok(Err(error)) => format!("the workspace is not in memory; {error}").into(),
+                Err(problem) => problem.detail().to_owned().into(),
+            }
+        })
     }
 
     fn page(&self, query: &PageQuery) -> Page {
@@ -62,8 +88,12 @@ impl StatusSource for EngineSource {
         self.0.tracker().watch()
     }
 
-    fn wait(&self, wait: Wait) -> BoxFuture<WaitOutcome> {
-        StatusSource::wait(self.0.tracker(), wait)
+    fn wait(&self, wait: Wait) -> BoxFuture<Result<WaitOutcome, Problem>> {
+        let app = self.0.clone();
+        Box::pin(async move {
+            let waits = StatusSource::wait(app.tracker(), wait);
+            app.until_stopped(waits).await
+        })
     }
 
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<Option<HistoryPage>, HistoryError>> {
@@ -84,10 +114,10 @@ impl StatusSource for EngineSource {
 
     fn readiness(&self) -> Vec<Check> {
         let Some(engine) = self.0.engine_if_up() else {
-            return vec![Check::failed("engine", "it opens its log and its store")];
+            return vec![Check::failed("engine", OPENING)];
         };
         if self.0.is_stopping() {
-            return vec![Check::failed("engine", "it is shutting down")];
+            return vec![Check::failed("engine", STOPPING)];
         }
         let checks = engine.health().ready.into_iter().map(check);
         [Check::ok("engine")].into_iter().chain(checks).collect()
@@ -99,6 +129,19 @@ impl StatusSource for EngineSource {
             None => vec![Check::ok("http")],
         }
     }
+}
+
+/// Why a workspace that the store holds has no status.
+fn not_in_memory(stored: &StoredWorkspace) -> String {
+    let why = if stored.unloaded {
+        "unloaded by an operator; the store holds it"
+    } else {
+        "not in memory; the store holds it"
+    };
+    format!(
+        "{why}: POST /api/v1/workspaces/{}/load brings it back",
+        stored.id
+    )
 }
 
 fn check(found: EngineCheck) -> Check {
@@ -248,6 +291,8 @@ fn count(length: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::HttpLimits;
+    use workspace_status::Tracker;
 
     #[test]
     fn a_place_comes_back_as_it_was() {
@@ -260,5 +305,25 @@ mod tests {
         for text in ["", "1", "1:2", "1:2:x", "1:2:3:4", "1:2:3:"] {
             assert_eq!(Place::read(text), None, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn while_the_engine_opens_its_directory_every_answer_says_so() {
+        let app = App::new(Tracker::new(), HttpLimits::for_tests());
+        let source = EngineSource::new(app.clone());
+        let id = WorkspaceId::new("w").unwrap();
+        assert_eq!(
+            source.unknown(&id).await,
+            "the engine is opening its data directory"
+        );
+        assert_eq!(
+            source.readiness(),
+            [Check::failed(
+                "engine",
+                "the engine is opening its data directory"
+            )]
+        );
+        let problem = app.engine().map(|_| ()).unwrap_err();
+        assert_eq!(problem.detail(), "the engine is opening its data directory");
     }
 }

@@ -79,9 +79,16 @@ impl Drop for Shared {
 }
 
 /// A place among the requests that wait; given back when dropped, also when the client is gone.
-pub(crate) struct WaitPermit {
+#[must_use = "the place is given back when it is dropped"]
+pub struct WaitPermit {
     metrics: Arc<StatusMetrics>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl std::fmt::Debug for WaitPermit {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("WaitPermit").finish_non_exhaustive()
+    }
 }
 
 impl Drop for WaitPermit {
@@ -134,6 +141,39 @@ impl StatusApi {
                 None
             }
         }
+    }
+
+    /// A place among the requests that wait, for a route of the service's own: all of them together
+    /// are at most [`Limits::concurrent_waits`].
+    ///
+    /// # Errors
+    /// The problem to answer with, 503 with `Retry-After`, when there is no place.
+    pub fn admit_wait(&self) -> Result<WaitPermit, Problem> {
+        self.0.admit_wait()
+    }
+
+    /// Runs a walk over all workspaces, for a route of the service's own, as the lists of statuses
+    /// are made: here if there are at most [`INLINE_SCAN`], else on a thread of its own when it is
+    /// its turn.
+    ///
+    /// # Errors
+    /// The problem to answer with when there is no turn in time, or the walk panics.
+    pub async fn scan<T: Send + 'static>(
+        &self,
+        walk: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.0.scan(|_| walk()).await
+    }
+
+    /// As [`scan`](Self::scan), but never here: for a walk that blocks, such as on a disk.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan).
+    pub async fn scan_apart<T: Send + 'static>(
+        &self,
+        walk: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.0.scan_apart(|_| walk()).await
     }
 
     /// Follows the feed in a task of the API's own, unless somebody follows it or there is no
@@ -189,6 +229,14 @@ impl Shared {
         if self.source.counts().total() <= INLINE_SCAN {
             return Ok(walk(self));
         }
+        self.scan_apart(walk).await
+    }
+
+    /// Runs a walk over all workspaces on a thread of its own when it is its turn.
+    async fn scan_apart<T: Send + 'static>(
+        self: &Arc<Self>,
+        walk: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
         let turn = Arc::clone(&self.scans).acquire_owned();
         let Ok(Ok(permit)) = tokio::time::timeout(self.limits.scan_queue, turn).await else {
             return Err(too_many("lists are made", self.limits.concurrent_scans));
@@ -213,8 +261,8 @@ fn too_many(what: &str, limit: usize) -> Problem {
         .retry_after(std::time::Duration::from_secs(1))
 }
 
-/// A JSON answer.
-pub(crate) fn answer_document(status: StatusCode, document: &impl Serialize) -> Response {
+/// A JSON answer that no cache may keep.
+pub fn answer_document(status: StatusCode, document: &impl Serialize) -> Response {
     match serde_json::to_vec(document) {
         Ok(bytes) => answer_json(status, bytes),
         // Only a map with keys that are no strings cannot be written, and no document has one.
@@ -222,8 +270,8 @@ pub(crate) fn answer_document(status: StatusCode, document: &impl Serialize) -> 
     }
 }
 
-/// A JSON answer that is written already.
-pub(crate) fn answer_json(status: StatusCode, document: Vec<u8>) -> Response {
+/// A JSON answer that no cache may keep, written already.
+pub fn answer_json(status: StatusCode, document: Vec<u8>) -> Response {
     answer(
         status,
         HeaderValue::from_static("application/json"),

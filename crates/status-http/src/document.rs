@@ -35,11 +35,12 @@ pub(crate) enum StateName {
     Unloading,
 }
 
+// Public for its schema alone, for routes of a service that answer with it as well.
 /// Where a workspace stands.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Status)]
-pub(crate) struct StatusDocument<'a> {
+pub struct StatusDocument<'a> {
     /// The workspace.
     pub(crate) workspace_id: &'a str,
     /// The state it is in; `unknown` where this node knows nothing of it.
@@ -91,6 +92,16 @@ pub(crate) struct StatusDocument<'a> {
     pub(crate) timed_out: Option<bool>,
 }
 
+impl std::fmt::Debug for StatusDocument<'_> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("StatusDocument")
+            .field("workspace_id", &self.workspace_id)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
 impl<'a> StatusDocument<'a> {
     pub(crate) fn new(snapshot: &'a Snapshot) -> Self {
         let observed_at = snapshot.observed_at();
@@ -117,13 +128,17 @@ impl<'a> StatusDocument<'a> {
         }
     }
 
-    /// The document of a workspace that this node knows nothing of.
-    pub(crate) fn unknown(id: &'a str, observed_at: std::time::SystemTime) -> Self {
+    /// The document of a workspace that this node knows nothing of, or only what `message` says.
+    pub(crate) fn unknown(
+        id: &'a str,
+        message: &'a str,
+        observed_at: std::time::SystemTime,
+    ) -> Self {
         Self {
             workspace_id: id,
             state: State::Unknown,
             healthy: false,
-            message: "this node knows nothing of the workspace",
+            message,
             state_entered: None,
             last_updated: None,
             time_in_state: None,

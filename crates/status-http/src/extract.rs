@@ -1,14 +1,11 @@
 //! Extractors whose rejections are problems.
 //!
-//! [`Checked`] wraps any extractor of axum, so that a bad path, query or body is answered as every
-//! other error is. [`WorkspaceIdPath`] reads the `{id}` of a route.
+//! [`Checked`] wraps an extractor of axum, so that a bad path is answered as every other error is.
+//! [`WorkspaceIdPath`] reads the `{id}` of a route. A query is read by [`Parameters`](crate::Parameters).
 
-use axum::extract::rejection::{
-    BytesRejection, JsonRejection, PathRejection, QueryRejection, StringRejection,
-};
-use axum::extract::{FromRequest, FromRequestParts, Path, Request};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
 use workspace_status::{InvalidWorkspaceId, WorkspaceId};
 
 use crate::problem::{Problem, types};
@@ -37,39 +34,6 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         Ok(Self(E::from_request_parts(parts, state).await?))
-    }
-}
-
-/// An extractor of the request's body whose rejection is answered as a [`Problem`]: 413 over the
-/// limit, 415 for a media type that the route does not read, 400 for all else.
-#[derive(Debug, Clone, Copy)]
-pub struct CheckedBody<E>(pub E);
-
-impl<S, E> FromRequest<S> for CheckedBody<E>
-where
-    S: Send + Sync,
-    E: FromRequest<S>,
-    Problem: From<E::Rejection>,
-{
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let declared_bytes = request
-            .headers()
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        E::from_request(request, state)
-            .await
-            .map(Self)
-            .map_err(|rejection| {
-                let problem = Problem::from(rejection);
-                match declared_bytes {
-                    Some(bytes) if problem.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                        problem.with("bodyBytes", bytes)
-                    }
-                    _ => problem,
-                }
-            })
     }
 }
 
@@ -104,39 +68,6 @@ impl From<PathRejection> for Problem {
             return internal(rejection.body_text());
         }
         Self::new(&types::INVALID_PATH, rejection.body_text())
-    }
-}
-
-impl From<QueryRejection> for Problem {
-    fn from(rejection: QueryRejection) -> Self {
-        Self::new(&types::INVALID_PARAMETER, rejection.body_text())
-    }
-}
-
-impl From<JsonRejection> for Problem {
-    fn from(rejection: JsonRejection) -> Self {
-        of_body(rejection.status(), rejection.body_text())
-    }
-}
-
-impl From<BytesRejection> for Problem {
-    fn from(rejection: BytesRejection) -> Self {
-        of_body(rejection.status(), rejection.body_text())
-    }
-}
-
-impl From<StringRejection> for Problem {
-    fn from(rejection: StringRejection) -> Self {
-        of_body(rejection.status(), rejection.body_text())
-    }
-}
-
-fn of_body(status: StatusCode, detail: String) -> Problem {
-    match status {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(&types::BODY_TOO_LARGE, detail),
-        StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(&types::UNSUPPORTED_MEDIA_TYPE, detail),
-        status if status.is_server_error() => internal(detail),
-        _ => Problem::new(&types::INVALID_BODY, detail),
     }
 }
 

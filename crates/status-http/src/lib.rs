@@ -23,7 +23,7 @@
 //! | `GET /openapi.json`, `/docs` | the specification and its page |
 //!
 //! An engine implements [`StatusSource`] and builds on [`StatusApi`]; its own routes answer their
-//! errors as [`Problem`]s and read their input with [`Checked`] and [`CheckedBody`].
+//! errors as [`Problem`]s and read their input with [`Checked`] and [`Parameters`].
 //!
 //! **Bounds.** All are in [`Limits`]; over one of them a request gets a problem that names it.
 //!
@@ -36,6 +36,7 @@ mod problem;
 
 mod source;
 
+mod duration;
 mod time;
 
 mod document;
@@ -57,8 +58,11 @@ mod openapi;
 mod panics;
 mod router;
 
-pub use api::StatusApi;
-pub use extract::{Checked, CheckedBody, WorkspaceIdPath, invalid_workspace_id};
+pub use api::{StatusApi, WaitPermit, answer_document, answer_json};
+pub use cursor::{decode_cursor, encode_cursor, invalid_cursor};
+pub use document::StatusDocument;
+pub use duration::{InvalidDuration, parse_duration};
+pub use extract::{Checked, WorkspaceIdPath, invalid_workspace_id};
 pub use limits::{INLINE_SCAN, Limits};
 pub use metrics::names as metric_names;
 pub use openapi::document_routes;
@@ -67,9 +71,10 @@ pub use problem::{
     route_not_found, types as problem_types,
 };
 pub use prometheus_client::registry::Registry;
+pub use query::{Parameters, invalid_parameter, meaningless_without};
 pub use router::{router, with_problems};
 pub use source::{
-    BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, StatusSource, Wait,
-    history_in_memory,
+    BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, NOTHING_KNOWN,
+    StatusSource, Wait, history_in_memory,
 };
 pub use write::status_document;

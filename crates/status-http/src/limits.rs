@@ -16,7 +16,10 @@ pub struct Limits {
     pub wait: Duration,
     /// How long it waits if it does not say (30 s), or `wait` if that is shorter.
     pub wait_default: Duration,
-    /// Requests that wait at the same time (1,024). One more is answered 503 at once.
+    /// Requests that wait at the same time (1,024), those of the service's own routes that ask for a
+    /// place with [`StatusApi::admit_wait`](crate::StatusApi::admit_wait) included. One more is
+    /// answered 503 at once. Each holds a connection: a server that bounds those leaves some for
+    /// requests that do not wait, such as probes.
     pub concurrent_waits: usize,
     /// Lists and scrapes over more than [`INLINE_SCAN`] workspaces that run at the same time (2),
     /// each on a thread of its own, so that they take no thread from the short requests.

@@ -8,18 +8,32 @@ use std::time::Duration;
 
 use workspace_status::{State, StateSet};
 
+use crate::cursor::decode_cursor;
+use crate::duration::parse_duration;
 use crate::problem::{Problem, types};
-use crate::time::parse_duration;
 
 /// The parameters of one request, in the order they stood in.
+///
+/// ```
+/// use workspace_status_http::Parameters;
+///
+/// let parameters = Parameters::read(Some("limit=10"), &["limit", "cursor"])?;
+/// assert_eq!(parameters.limit(100, 1_000)?, 10);
+/// let slip = Parameters::read(Some("limits=10"), &["limit", "cursor"]).unwrap_err();
+/// assert_eq!(slip.detail(), "the route has no parameter \"limits\"");
+/// # Ok::<(), workspace_status_http::Problem>(())
+/// ```
 #[derive(Debug)]
-pub(crate) struct Parameters<'a> {
+pub struct Parameters<'a> {
     pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
 }
 
 impl<'a> Parameters<'a> {
     /// Reads a query string that may hold the parameters `known` alone.
-    pub(crate) fn read(query: Option<&'a str>, known: &[&str]) -> Result<Self, Problem> {
+    ///
+    /// # Errors
+    /// The problem to answer with, 400 with the parameter and what it may be.
+    pub fn read(query: Option<&'a str>, known: &[&str]) -> Result<Self, Problem> {
         let pairs: Vec<_> = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect();
         match pairs.iter().find(|(name, _)| !known.contains(&&**name)) {
             None => Ok(Self { pairs }),
@@ -33,21 +47,27 @@ impl<'a> Parameters<'a> {
     }
 
     /// The value of a parameter that stands at most once.
-    pub(crate) fn one(&self, name: &'static str) -> Result<Option<&str>, Problem> {
+    ///
+    /// # Errors
+    /// The problem to answer with, 400 with the parameter and what it may be.
+    pub fn one(&self, name: &'static str) -> Result<Option<&str>, Problem> {
         let mut values = self.all(name);
         match (values.next(), values.next()) {
             (value, None) => Ok(value),
-            (_, Some(_)) => Err(invalid(name, "the parameter may stand once only")),
+            (_, Some(_)) => Err(invalid_parameter(name, "the parameter may stand once only")),
         }
     }
 
     /// The states of a parameter that may be repeated, or hold several with commas between.
-    pub(crate) fn states(&self, name: &'static str) -> Result<StateSet, Problem> {
+    ///
+    /// # Errors
+    /// The problem to answer with, 400 with the parameter and what it may be.
+    pub fn states(&self, name: &'static str) -> Result<StateSet, Problem> {
         self.all(name)
             .flat_map(|value| value.split(','))
             .map(|text| {
                 State::from_str(text).map_err(|error| {
-                    invalid(name, error)
+                    invalid_parameter(name, error)
                         .with("value", text)
                         .with("allowed", State::ALL.map(State::as_str))
                 })
@@ -56,19 +76,27 @@ impl<'a> Parameters<'a> {
     }
 
     /// The value of `true` or `false`.
-    pub(crate) fn truth(&self, name: &'static str) -> Result<Option<bool>, Problem> {
+    ///
+    /// # Errors
+    /// The problem to answer with, 400 with the parameter and what it may be.
+    pub fn truth(&self, name: &'static str) -> Result<Option<bool>, Problem> {
         match self.one(name)? {
             None => Ok(None),
             Some("true") => Ok(Some(true)),
             Some("false") => Ok(Some(false)),
-            Some(other) => Err(invalid(name, "the value is neither true nor false")
-                .with("value", other)
-                .with("allowed", ["true", "false"])),
+            Some(other) => Err(
+                invalid_parameter(name, "the value is neither true nor false")
+                    .with("value", other)
+                    .with("allowed", ["true", "false"]),
+            ),
         }
     }
 
     /// The size of a page, from 1 to `most`.
-    pub(crate) fn limit(&self, default: usize, most: usize) -> Result<usize, Problem> {
+    ///
+    /// # Errors
+    /// The problem to answer with, 400 with the parameter and what it may be.
+    pub fn limit(&self, default: usize, most: usize) -> Result<usize, Problem> {
         let Some(text) = self.one("limit")? else {
             return Ok(default);
         };
@@ -76,7 +104,7 @@ impl<'a> Parameters<'a> {
             .ok()
             .filter(|limit| (1..=most).contains(limit))
             .ok_or_else(|| {
-                invalid(
+                invalid_parameter(
                     "limit",
                     format_args!("the limit is a number from 1 to {most}"),
                 )
@@ -86,7 +114,10 @@ impl<'a> Parameters<'a> {
     }
 
     /// A duration of at most `longest`.
-    pub(crate) fn duration(
+    ///
+    /// # Errors
+    /// The problem to answer with, 400 with the parameter and what it may be.
+    pub fn duration(
         &self,
         name: &'static str,
         longest: Duration,
@@ -94,11 +125,11 @@ impl<'a> Parameters<'a> {
         let Some(text) = self.one(name)? else {
             return Ok(None);
         };
-        let duration =
-            parse_duration(text).map_err(|error| invalid(name, error).with("value", text))?;
+        let duration = parse_duration(text)
+            .map_err(|error| invalid_parameter(name, error).with("value", text))?;
         if duration > longest {
             let longest = longest.as_secs();
-            return Err(invalid(
+            return Err(invalid_parameter(
                 name,
                 format_args!("the longest duration here is {longest}s"),
             )
@@ -106,6 +137,30 @@ impl<'a> Parameters<'a> {
             .with("maximumSeconds", longest));
         }
         Ok(Some(duration))
+    }
+
+    /// A whole number.
+    ///
+    /// # Errors
+    /// The problem to answer with, 400 with the parameter and what it may be.
+    pub fn number(&self, name: &'static str) -> Result<Option<u64>, Problem> {
+        let Some(text) = self.one(name)? else {
+            return Ok(None);
+        };
+        text.parse().map(Some).map_err(|_| {
+            invalid_parameter(name, "the value is no whole number from 0 on").with("value", text)
+        })
+    }
+
+    /// Where the page before ended: the position that the parameter `cursor` stands for in the pages
+    /// of `pages`.
+    ///
+    /// # Errors
+    /// The problem to answer with, 400, where the cursor was not made for these pages.
+    pub fn cursor(&self, pages: &str) -> Result<Option<String>, Problem> {
+        self.one("cursor")?
+            .map(|text| decode_cursor(pages, text))
+            .transpose()
     }
 
     fn all(&self, name: &str) -> impl Iterator<Item = &str> {
@@ -117,6 +172,14 @@ impl<'a> Parameters<'a> {
 }
 
 /// A parameter with a value that it cannot have.
-pub(crate) fn invalid(name: &'static str, reason: impl Display) -> Problem {
+pub fn invalid_parameter(name: &'static str, reason: impl Display) -> Problem {
     Problem::new(&types::INVALID_PARAMETER, reason.to_string()).with("parameter", name)
+}
+
+/// A parameter that says something of another one, which is not there.
+pub fn meaningless_without(name: &'static str, other: &str) -> Problem {
+    invalid_parameter(
+        name,
+        format_args!("the parameter means nothing without {other}"),
+    )
 }

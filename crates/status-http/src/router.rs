@@ -38,7 +38,7 @@ pub fn router(source: impl StatusSource) -> Router {
 /// 405 (with `Allow`), and 500 of a handler that panics.
 ///
 /// To be called last, with all routes merged. Errors of extractors are the handlers' own: see
-/// [`Checked`](crate::Checked) and [`CheckedBody`](crate::CheckedBody).
+/// [`Checked`](crate::Checked).
 ///
 /// # Panics
 /// If `router` has a fallback already.

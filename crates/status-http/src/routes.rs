@@ -13,8 +13,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use workspace_status::{PageQuery, Snapshot, State, WaitOutcome, WorkspaceId};
 
-use crate::api::{Shared, answer_document, answer_json};
-use crate::cursor::{self, CursorKind};
+use crate::api::{Shared, StatusApi, answer_document, answer_json};
+use crate::cursor::{encode_cursor, invalid_cursor};
 use crate::document::{
     Counts, ReadyDocument, StateName, StatusDocument, StatusList, StatusesDocument,
 };
@@ -22,7 +22,7 @@ use crate::extract::{WorkspaceIdPath, invalid_workspace_id};
 use crate::history::{HistoryDocument, HistoryTransitionDocument, PhaseDocument};
 use crate::limits::PAGE_DEFAULT;
 use crate::problem::{Problem, ProblemDocument, types};
-use crate::query::{Parameters, invalid};
+use crate::query::{Parameters, meaningless_without};
 use crate::source::{HistoryError, HistoryQuery, Wait};
 use crate::write;
 
@@ -74,6 +74,9 @@ const WAIT_FOR: &str = "waitFor";
 const FAIL_ON: &str = "failOn";
 const TIMEOUT: &str = "timeout";
 
+/// What the cursors of the list are of.
+const STATUSES: &str = "statuses";
+
 /// Where a workspace stands
 ///
 /// With `waitFor` the answer comes as soon as the workspace is in one of those states, or in one of
@@ -89,7 +92,7 @@ const TIMEOUT: &str = "timeout";
         (status = 200, description = "Its status", body = StatusDocument),
         (status = 404, description = "This node knows nothing of it: the same document, in state unknown", body = StatusDocument),
         (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "Too many requests wait", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Too many requests wait, or the node is stopping", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 async fn status(
@@ -109,8 +112,33 @@ async fn status(
         ));
     }
     let id = id.checked()?;
-    let document = StatusDocument::unknown(&id, api.source.wall_time());
-    Ok(answer_json(StatusCode::NOT_FOUND, write::status(&document)))
+    Ok(unknown(&api, StatusCode::NOT_FOUND, &id, None).await)
+}
+
+/// The answer to a question for a workspace that has no status here; `timed_out` only after a wait.
+async fn unknown(
+    api: &Shared,
+    code: StatusCode,
+    id: &WorkspaceId,
+    timed_out: Option<bool>,
+) -> Response {
+    let message = api.source.unknown(id).await;
+    let document = StatusDocument {
+        timed_out,
+        ..StatusDocument::unknown(id, &message, api.source.wall_time())
+    };
+    answer_json(code, write::status(&document))
+}
+
+impl StatusApi {
+    /// Answers with where a workspace stands, in the document of `GET …/status` under a code of the
+    /// caller's own: for a route that changes a workspace and says what came of it.
+    pub async fn status_answer(&self, code: StatusCode, id: &WorkspaceId) -> Response {
+        match self.0.source.status(id) {
+            Some(snapshot) => answer_json(code, write::status_document(&snapshot)),
+            None => unknown(&self.0, code, id, None).await,
+        }
+    }
 }
 
 fn read_wait(api: &Shared, id: &LookupId, query: &str) -> Result<Option<Wait>, Problem> {
@@ -123,7 +151,7 @@ fn read_wait(api: &Shared, id: &LookupId, query: &str) -> Result<Option<Wait>, P
             .into_iter()
             .find(|(_, is_given)| *is_given)
         {
-            Some((name, _)) => Err(invalid(name, "the parameter means nothing without waitFor")),
+            Some((name, _)) => Err(meaningless_without(name, WAIT_FOR)),
             None => Ok(None),
         };
     }
@@ -139,7 +167,7 @@ fn read_wait(api: &Shared, id: &LookupId, query: &str) -> Result<Option<Wait>, P
 async fn waited(api: &Shared, wait: Wait) -> Result<Response, Problem> {
     let _permit = api.admit_wait()?;
     let id = wait.id.clone();
-    let (snapshot, timed_out) = match api.source.wait(wait).await {
+    let (snapshot, timed_out) = match api.source.wait(wait).await? {
         WaitOutcome::Met(snapshot) | WaitOutcome::Failed(snapshot) => (Some(snapshot), false),
         WaitOutcome::Gone => (None, false),
         WaitOutcome::TimedOut(snapshot) => (snapshot, true),
@@ -148,8 +176,7 @@ async fn waited(api: &Shared, wait: Wait) -> Result<Response, Problem> {
         let document = StatusDocument::new(&snapshot).timed_out(timed_out);
         return Ok(answer_document(StatusCode::OK, &document));
     }
-    let document = StatusDocument::unknown(&id, api.source.wall_time()).timed_out(timed_out);
-    Ok(answer_json(StatusCode::NOT_FOUND, write::status(&document)))
+    Ok(unknown(api, StatusCode::NOT_FOUND, &id, Some(timed_out)).await)
 }
 
 /// Which statuses a list shows.
@@ -200,9 +227,7 @@ async fn statuses(
         workspaces: StatusList(&page.snapshots),
         total_count: counts.total(),
         state_counts: Counts(counts),
-        next_cursor: page
-            .next
-            .map(|after| cursor::encode(CursorKind::Statuses, &after)),
+        next_cursor: page.next.map(|after| encode_cursor(STATUSES, &after)),
     };
     Ok(answer_json(StatusCode::OK, write::statuses(&document)))
 }
@@ -211,11 +236,8 @@ fn read_page_query(api: &Shared, query: Option<&str>) -> Result<PageQuery, Probl
     let known = ["state", "healthy", "prefix", "limit", "cursor"];
     let parameters = Parameters::read(query, &known)?;
     let after = parameters
-        .one("cursor")?
-        .map(|text| {
-            let position = cursor::decode(CursorKind::Statuses, text)?;
-            WorkspaceId::new(&position).map_err(|error| invalid("cursor", error))
-        })
+        .cursor(STATUSES)?
+        .map(|position| WorkspaceId::new(&position).map_err(|_| invalid_cursor()))
         .transpose()?;
     Ok(PageQuery {
         after,
@@ -300,13 +322,11 @@ async fn history(
 ) -> Result<Response, Problem> {
     let parameters = Parameters::read(query.as_deref(), &["limit", "cursor"])?;
     let most = api.limits.history_page;
+    let pages = format!("history/{id}");
     let query = HistoryQuery {
         id: id.clone(),
         limit: parameters.limit(PAGE_DEFAULT.min(most), most)?,
-        after: parameters
-            .one("cursor")?
-            .map(|text| cursor::decode(CursorKind::History, text))
-            .transpose()?,
+        after: parameters.cursor(&pages)?,
     };
     let page = api.source.history(query).await?.ok_or_else(|| {
         Problem::new(
@@ -347,7 +367,7 @@ async fn history(
         next_cursor: page
             .next
             .as_deref()
-            .map(|place| cursor::encode(CursorKind::History, place)),
+            .map(|place| encode_cursor(&pages, place)),
     };
     Ok(answer_document(StatusCode::OK, &document))
 }

@@ -16,18 +16,31 @@ use workspace_status::{
     Tracker, WaitOutcome, Watcher, WorkspaceId,
 };
 
+use crate::problem::Problem;
+
 /// A future on the heap, as trait objects need them.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
+/// What is said of a workspace of which there is nothing to say.
+pub const NOTHING_KNOWN: &str = "this node knows nothing of the workspace";
+
 /// What the routes ask.
 ///
-/// All functions but [`wait`](Self::wait) and [`history`](Self::history) are called on the threads
+/// All functions but those that answer with a future are called on the threads
 /// that serve requests and must return at once: no I/O, no lock that is held across I/O. `page` may
 /// cost time in proportion to the number of workspaces; the routes call it where that stalls
 /// nobody.
 pub trait StatusSource: Send + Sync + 'static {
     /// The status of one workspace now, or none if this source knows nothing of it.
     fn status(&self, id: &str) -> Option<Snapshot>;
+
+    /// What is said of a workspace that [`status`](Self::status) has nothing of, such as why it is
+    /// not here and what would bring it back. Asked on that path alone; may read a disk: an
+    /// implementation that blocks does so on a thread of its own.
+    fn unknown(&self, id: &WorkspaceId) -> BoxFuture<Cow<'static, str>> {
+        let _ = id;
+        Box::pin(std::future::ready(NOTHING_KNOWN.into()))
+    }
 
     /// A page of statuses, ordered by id bytewise.
     fn page(&self, query: &PageQuery) -> Page;
@@ -52,7 +65,10 @@ pub trait StatusSource: Send + Sync + 'static {
 
     /// Resolves as soon as the workspace is in one of the states `until`, or in one of `fail_on`,
     /// or when the deadline is over. Waits for a workspace that does not exist yet, too.
-    fn wait(&self, wait: Wait) -> BoxFuture<WaitOutcome>;
+    ///
+    /// # Errors
+    /// The problem to answer with where the source can wait no longer, such as when it is stopping.
+    fn wait(&self, wait: Wait) -> BoxFuture<Result<WaitOutcome, Problem>>;
 
     /// A page of every transition of a workspace, or none if there is no record of it.
     ///
@@ -208,15 +224,16 @@ impl StatusSource for Tracker {
         Tracker::watch(self)
     }
 
-    fn wait(&self, wait: Wait) -> BoxFuture<WaitOutcome> {
+    fn wait(&self, wait: Wait) -> BoxFuture<Result<WaitOutcome, Problem>> {
         let tracker = self.clone();
         Box::pin(async move {
-            tracker
+            let outcome = tracker
                 .wait(&wait.id)
                 .until(Condition::AnyOf(wait.until))
                 .fail_on(wait.fail_on)
                 .deadline(wait.deadline)
-                .await
+                .await;
+            Ok(outcome)
         })
     }
 

@@ -1,14 +1,12 @@
 //! Instants and durations as they stand in a document.
 //!
 //! An instant is RFC 3339 in UTC with milliseconds, `2026-11-23T08:09:10.123Z`, always 24 bytes.
-//! A duration is written as Go does, in whole seconds (`5m30s`, `1h0m0s`, `0s`), and read with
-//! fractions and milliseconds too (`1.5s`, `250ms`).
+//! A duration is written as Go does, in whole seconds (`5m30s`, `1h0m0s`, `0s`).
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Serialize, Serializer};
-use thiserror::Error;
 
 /// 9999-12-31T23:59:59Z: RFC 3339 has four digits for the year.
 const LAST_SECOND: u64 = 253_402_300_799;
@@ -171,46 +169,6 @@ impl Serialize for Elapsed {
     }
 }
 
-/// Why a text is no duration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub(crate) enum InvalidDuration {
-    #[error("a duration is a number and a unit (ms, s, m or h), such as 30s, 1m30s or 250ms")]
-    Syntax,
-    #[error("the duration is longer than this server can count")]
-    TooLong,
-}
-
-/// Reads `30s`, `1m30s`, `1.5h`, `250ms`: one or more numbers, each with its unit.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    loop {
-        let digits = rest
-            .find(|character: char| !character.is_ascii_digit() && character != '.')
-            .ok_or(InvalidDuration::Syntax)?;
-        let (number, tail) = rest.split_at(digits);
-        let unit_end = tail
-            .find(|character: char| !character.is_ascii_lowercase())
-            .unwrap_or(tail.len());
-        let (unit, next) = tail.split_at(unit_end);
-        let unit_seconds = match unit {
-            "ms" => 0.001,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return Err(InvalidDuration::Syntax),
-        };
-        let number: f64 = number.parse().map_err(|_| InvalidDuration::Syntax)?;
-        let part = Duration::try_from_secs_f64(number * unit_seconds)
-            .map_err(|_| InvalidDuration::TooLong)?;
-        total = total.checked_add(part).ok_or(InvalidDuration::TooLong)?;
-        if next.is_empty() {
-            return Ok(total);
-        }
-        rest = next;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,31 +210,5 @@ mod tests {
         }
         let longest = Elapsed(Duration::from_secs(u64::MAX));
         assert_eq!(longest.to_string(), "5124095576030431h0m15s");
-    }
-
-    #[test]
-    fn a_duration_is_read_with_its_unit_only() {
-        for (text, expected_millis) in [
-            ("30s", 30_000),
-            ("0s", 0),
-            ("1m30s", 90_000),
-            ("250ms", 250),
-            ("1.5h", 5_400_000),
-        ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_millis(expected_millis)),
-                "{text}"
-            );
-        }
-        for text in [
-            "", "30", "s", "-1s", "1d", "1s ", "1.2.3s", "s1", "1e3s", ".",
-        ] {
-            assert_eq!(parse_duration(text), Err(InvalidDuration::Syntax), "{text}");
-        }
-        assert_eq!(
-            parse_duration("99999999999999999999h"),
-            Err(InvalidDuration::TooLong)
-        );
     }
 }

@@ -317,8 +317,8 @@ mod tests {
             check(&StatusDocument::new(snapshot));
             check(&StatusDocument::new(snapshot).timed_out(false));
         }
-        check(&StatusDocument::unknown("nobody", clock));
-        check(&StatusDocument::unknown("nobody", clock).timed_out(true));
+        check(&StatusDocument::unknown("nobody", "not here", clock));
+        check(&StatusDocument::unknown("nobody", "not here", clock).timed_out(true));
     }
 
     #[test]

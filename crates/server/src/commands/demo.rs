@@ -8,12 +8,13 @@ use crate::{
     exit::Exit,
     output,
     produce::{Observer, Pace, ProduceError, ProduceOptions, Produced, RetryNotice, produce},
-    serve::{Running, serve},
-    span,
+    serve::{Ended, Running, ServeError, serve},
+    span, telemetry,
 };
 use clap::Args;
 use serde::Deserialize;
 use std::{
+    fmt::Display,
     io,
     net::TcpListener,
     path::PathBuf,
@@ -21,6 +22,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use tempfile::TempDir;
 use workspace_status::{PageQuery, State, StateSet, Tracker};
 
 /// Longest time for one part of the demonstration.
@@ -61,13 +63,21 @@ pub(crate) enum DemoError {
     Workspace { id: String, message: String },
     #[error("not every workspace is ready after {after}", after = span::rounded(*.0))]
     NotReady(Duration),
+    #[error("stopped before every workspace was ready")]
+    Stopped,
+    #[error("cannot write to standard output")]
+    Unread(#[source] io::Error),
 }
 
 impl DemoError {
     /// The exit code that this failure means.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Directory(_) | Self::Begin(_) | Self::Workspace { .. } => Exit::Failed,
+            Self::Directory(_)
+            | Self::Begin(_)
+            | Self::Workspace { .. }
+            | Self::Stopped
+            | Self::Unread(_) => Exit::Failed,
             Self::Client(error) => error.exit(),
             Self::Produce(error) => error.exit(),
             Self::NotReady(_) => Exit::TimedOut,
@@ -86,36 +96,103 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         .with("data-dir", directory.path().to_string_lossy())
         .with("log-level", "warn");
     let config = ServeConfig::of_flags(&flags)?;
+    telemetry::begin(&config.log).map_err(ServeError::from)?;
     let events = Events::find(&arguments.repository, arguments.commits);
     let stays = !arguments.exit_when_ready;
-    let (shown, outcome) = mpsc::channel();
+    let (tell, told) = mpsc::channel();
     let served = serve(&config, move |running| {
+        let stage = Stage {
+            running,
+            tell,
+            stays,
+        };
         let shows = thread::Builder::new().name("demo".to_owned());
         let begun = shows.spawn({
-            let running = running.clone();
-            let shown = shown.clone();
-            move || {
-                let result = show(events, &running);
-                let failed = result.is_err();
-                // Nobody waits for the outcome where the engine was told to stop meanwhile.
-                let _ = shown.send(result);
-                if failed || !stays {
-                    running.stop();
-                } else {
-                    output::line("Ctrl-C ends the demonstration and removes its directory");
-                }
+            let stage = stage.clone();
+            move || match show(events, &stage) {
+                Ok(()) if stays => {}
+                outcome => stage.end(outcome),
             }
         });
         if let Err(error) = begun {
-            let _ = shown.send(Err(DemoError::Begin(error)));
-            running.stop();
+            stage.end(Err(DemoError::Begin(error)));
         }
     });
-    served?;
-    match outcome.try_recv() {
-        Ok(Err(error)) => Err(error.into()),
-        Ok(Ok(())) | Err(_) => Ok(Exit::Done),
+    let ended = match served {
+        Ok(Ended::AtOnce) => {
+            remove_beside_threads(directory);
+            return Ok(Exit::Interrupted);
+        }
+        Ok(ended) => ended,
+        Err(error) => return Err(error.into()),
+    };
+    match verdict(ended, told.try_recv().ok(), stays) {
+        Ok(()) => Ok(Exit::Done),
+        Err(error) => Err(error.into()),
     }
+}
+
+/// What the end of a demonstration means.
+fn verdict(
+    ended: Ended,
+    outcome: Option<Result<(), DemoError>>,
+    stays: bool,
+) -> Result<(), DemoError> {
+    match (outcome, ended) {
+        (Some(Ok(())), _) => Ok(()),
+        // One that stays up is ended by its user, or by a reader who has seen enough.
+        (_, Ended::Signal | Ended::AtOnce) | (None, Ended::Told) if stays => Ok(()),
+        (Some(Err(DemoError::Unread(error))), Ended::Told)
+            if stays && error.kind() == io::ErrorKind::BrokenPipe =>
+        {
+            Ok(())
+        }
+        (Some(Err(error)), Ended::Told) => Err(error),
+        // Whatever failed after the signal failed because of it.
+        (_, Ended::Signal | Ended::AtOnce) | (None, Ended::Told) => Err(DemoError::Stopped),
+    }
+}
+
+/// Removes the directory of an engine whose threads may still write: what they put back is removed
+/// again, a few times.
+fn remove_beside_threads(directory: TempDir) {
+    const ATTEMPTS: usize = 20;
+    let path = directory.keep();
+    for _ in 0..ATTEMPTS {
+        if std::fs::remove_dir_all(&path).is_ok() {
+            return;
+        }
+        thread::sleep(LOOK);
+    }
+    output::warn(format_args!("{} could not be removed", path.display()));
+}
+
+/// A running engine that is shown, and who is told how that went.
+#[derive(Debug, Clone)]
+struct Stage {
+    running: Running,
+    tell: mpsc::Sender<Result<(), DemoError>>,
+    /// Whether the engine stays up when all is shown.
+    stays: bool,
+}
+
+impl Stage {
+    /// The demonstration is over.
+    fn end(&self, outcome: Result<(), DemoError>) {
+        // Nobody waits for the outcome where the engine was told to stop meanwhile.
+        let _ = self.tell.send(outcome);
+        self.running.stop();
+    }
+
+    fn screen(&self) -> Result<Screen, DemoError> {
+        let stage = self.clone();
+        let unread = move |error| stage.end(Err(DemoError::Unread(error)));
+        Screen::begin(self.running.tracker.clone(), Box::new(unread)).map_err(DemoError::Begin)
+    }
+}
+
+fn line(text: impl Display) -> Result<(), DemoError> {
+    output::try_line(text).map_err(DemoError::Unread)
 }
 
 /// The usual address where it is free, so that the commands need no flag; else any.
@@ -127,34 +204,39 @@ fn usual_or_any() -> String {
 }
 
 /// Feeds the engine, waits until all is ready, and loads everything once more.
-fn show(events: Events, running: &Running) -> Result<(), DemoError> {
+fn show(events: Events, stage: &Stage) -> Result<(), DemoError> {
+    let running = &stage.running;
     let url = running.url();
     let client = Client::new(&url)?;
-    output::line(format_args!("workspace-engine listens on {url}"));
-    output::line(format_args!("feeding it with {}", events.title));
-    let screen = Screen::begin(running.tracker.clone()).map_err(DemoError::Begin)?;
+    line(format_args!("workspace-engine listens on {url}"))?;
+    line(format_args!("feeding it with {}", events.title))?;
+    let screen = stage.screen()?;
     let pace = Pace::begin();
     let fed = feed(events, &client, running);
     screen.finish();
     let produced = fed?;
-    output::line(format_args!(
+    line(format_args!(
         "\nall {} workspaces are ready, {} events in {}",
         running.tracker.count(),
         produced.accepted,
         span::rounded(pace.elapsed())
-    ));
+    ))?;
 
-    output::line("now every workspace leaves the memory and is loaded again from the store");
-    let screen = Screen::begin(running.tracker.clone()).map_err(DemoError::Begin)?;
+    line("now every workspace leaves the memory and is loaded again from the store")?;
+    let screen = stage.screen()?;
     let pace = Pace::begin();
     let reloaded = reload(&client, running);
     screen.finish();
     reloaded?;
-    output::line(format_args!(
+    line(format_args!(
         "\nall are ready again after {}\n",
         span::rounded(pace.elapsed())
-    ));
-    invite(&client, running)
+    ))?;
+    invite(&client, running)?;
+    if stage.stays {
+        line("Ctrl-C ends the demonstration and removes its directory")?;
+    }
+    Ok(())
 }
 
 fn feed(events: Events, client: &Client, running: &Running) -> Result<Produced, DemoError> {
@@ -268,7 +350,7 @@ fn invite(client: &Client, running: &Running) -> Result<(), DemoError> {
         .first()
         .map(|snapshot| snapshot.workspace_id().to_owned())
         .unwrap_or_default();
-    output::line(format_args!(
+    line(format_args!(
         "{} workspaces; try, in another terminal:\n  \
          export WORKSPACE_ENGINE_URL={url}\n  \
          workspace-engine list\n  \
@@ -277,7 +359,7 @@ fn invite(client: &Client, running: &Running) -> Result<(), DemoError> {
          or see {url}/docs in a browser",
         page.total_count,
         workspace_path(&name, "/entities"),
-    ));
+    ))?;
     Ok(())
 }
 
@@ -287,4 +369,40 @@ struct Silent;
 impl Observer for Silent {
     fn acknowledged(&mut self, _: Produced) {}
     fn retrying(&mut self, _: &RetryNotice<'_>) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_demonstration_that_was_stopped_early_did_not_make_everything_ready() {
+        let failed = || Some(Err(DemoError::NotReady(PATIENCE)));
+        let unread = || Some(Err(DemoError::Unread(io::ErrorKind::BrokenPipe.into())));
+        let stopped = "stopped before every workspace was ready";
+        let late = "not every workspace is ready after 2m0s";
+        for (ended, outcome, stays, expected) in [
+            (Ended::Told, Some(Ok(())), false, ""),
+            (Ended::Signal, Some(Ok(())), false, ""),
+            (Ended::Signal, None, false, stopped),
+            (Ended::Signal, failed(), false, stopped),
+            (Ended::Told, failed(), false, late),
+            (
+                Ended::Told,
+                unread(),
+                false,
+                "cannot write to standard output",
+            ),
+            (Ended::Signal, None, true, ""),
+            (Ended::Signal, failed(), true, ""),
+            (Ended::Told, failed(), true, late),
+            (Ended::Told, unread(), true, ""),
+        ] {
+            let text = match verdict(ended, outcome, stays) {
+                Ok(()) => String::new(),
+                Err(error) => error.to_string(),
+            };
+            assert_eq!(text, expected, "{ended:?} {stays}");
+        }
+    }
 }

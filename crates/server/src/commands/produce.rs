@@ -26,13 +26,23 @@ pub(super) struct Arguments {
     #[arg(value_name = "FILE|-")]
     input: PathBuf,
     /// How long to go on while the engine does not answer, such as over its restart
-    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    #[arg(
+        long,
+        env = "WORKSPACE_ENGINE_RETRY_FOR",
+        value_name = "DURATION",
+        default_value = "60s"
+    )]
     retry_for: Span,
     /// Most events of one request
-    #[arg(long, value_name = "N", default_value = "5000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, env = "WORKSPACE_ENGINE_BATCH_EVENTS", value_name = "N", default_value = "5000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     batch_events: u32,
     /// Most bytes of one request; a longer event goes alone
-    #[arg(long, value_name = "SIZE", default_value = "1MiB")]
+    #[arg(
+        long,
+        env = "WORKSPACE_ENGINE_BATCH_BYTES",
+        value_name = "SIZE",
+        default_value = "1MiB"
+    )]
     batch_bytes: Size,
     #[command(flatten)]
     remote: Remote,

@@ -5,7 +5,8 @@ use crate::{
     config::{ServeConfig, ServeFlags},
     exit::Exit,
     output,
-    serve::serve,
+    serve::{Ended, ServeError, serve},
+    telemetry,
 };
 
 pub(super) fn run(flags: &ServeFlags) -> Result<Exit, CommandError> {
@@ -13,17 +14,24 @@ pub(super) fn run(flags: &ServeFlags) -> Result<Exit, CommandError> {
     for name in &resolved.suspicious {
         output::warn(format_args!("unknown variable {name}"));
     }
-    serve(&resolved.config, |running| {
+    telemetry::begin(&resolved.config.log).map_err(ServeError::from)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        settings = resolved.set.join(" "),
+        "workspace-engine begins"
+    );
+    let ended = serve(&resolved.config, |running| {
         // The first line on standard output, for scripts that let the system choose the port.
-        output::line(format_args!(
+        let said = output::try_line(format_args!(
             "workspace-engine listens on {}",
             running.url()
         ));
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            settings = resolved.set.join(" "),
-            "workspace-engine begins"
-        );
+        if let Err(error) = said {
+            tracing::warn!(%error, url = running.url(), "nobody reads where it listens");
+        }
     })?;
-    Ok(Exit::Done)
+    Ok(match ended {
+        Ended::Told | Ended::Signal => Exit::Done,
+        Ended::AtOnce => Exit::Interrupted,
+    })
 }

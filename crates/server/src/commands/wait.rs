@@ -31,6 +31,7 @@ pub(super) struct Arguments {
     /// State to wait for; one of several where it is repeated
     #[arg(
         long = "for",
+        env = "WORKSPACE_ENGINE_FOR",
         value_name = "STATE",
         default_value = "ready",
         value_delimiter = ','
@@ -39,13 +40,19 @@ pub(super) struct Arguments {
     /// State that ends the wait with exit code 1; `none` for no state
     #[arg(
         long,
+        env = "WORKSPACE_ENGINE_FAIL_ON",
         value_name = "STATE",
         default_value = "error",
         value_delimiter = ','
     )]
     fail_on: Vec<FailOn>,
     /// Longest time to wait, also over restarts of the engine; exit code 2 when it is over
-    #[arg(long, value_name = "DURATION", default_value = "60s")]
+    #[arg(
+        long,
+        env = "WORKSPACE_ENGINE_TIMEOUT",
+        value_name = "DURATION",
+        default_value = "60s"
+    )]
     timeout: Span,
     #[command(flatten)]
     remote: Remote,
@@ -100,7 +107,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     match (end.exit, arguments.remote.output) {
         (Exit::Done, Format::Table) => output::line(text),
         (Exit::Done, Format::Json) => {}
-        (Exit::Failed | Exit::TimedOut | Exit::Unanswered | Exit::Usage, _) => output::error(text),
+        (Exit::Failed | Exit::TimedOut | Exit::Unanswered | Exit::Usage | Exit::Interrupted, _) => {
+            output::error(text);
+        }
     }
     Ok(end.exit)
 }
@@ -118,14 +127,14 @@ impl End {
         let Some(status) = &self.status else {
             let trouble = self.trouble.as_ref().map(ToString::to_string);
             return format!(
-                "gave up after {took}: {}",
+                "timed out after {took}: {}",
                 trouble.unwrap_or_else(|| "there was no answer".to_owned())
             );
         };
         let mut text = match self.exit {
             Exit::Done => format!("{id} is {} after {took}", status.state),
             Exit::Failed => format!("{id} is in {} after {took}", status.state),
-            Exit::TimedOut | Exit::Unanswered | Exit::Usage => {
+            Exit::TimedOut | Exit::Unanswered | Exit::Usage | Exit::Interrupted => {
                 format!("timed out after {took}: {id} is in {}", status.state)
             }
         };
@@ -157,7 +166,7 @@ fn wait(
     bar: &ProgressBar,
 ) -> Result<End, ClientError> {
     let mut end = End {
-        exit: Exit::Unanswered,
+        exit: Exit::TimedOut,
         status: None,
         answer: None,
         trouble: None,

@@ -33,7 +33,7 @@ pub(crate) enum FileError {
         key: String,
         nearest: Nearest,
     },
-    #[error("{path}:{line}: `{key}` takes a string, a number or a boolean, not {found}", path = path.display())]
+    #[error("{path}:{line}: `{key}` takes a string, a whole decimal number or a boolean, not {found}", path = path.display())]
     Type {
         path: PathBuf,
         line: usize,
@@ -86,7 +86,7 @@ pub(crate) fn parse(text: &str, path: &Path) -> Result<Vec<FileSetting>, FileErr
             path: path.to_owned(),
             line,
             key: key.name,
-            found: value.get_ref().type_str(),
+            found: kind(value.get_ref()),
         })?;
         settings.push(FileSetting {
             key: key.name,
@@ -110,6 +110,18 @@ fn plain(value: &DeValue<'_>) -> Option<String> {
         | DeValue::Datetime(_)
         | DeValue::Array(_)
         | DeValue::Table(_) => None,
+    }
+}
+
+/// What a value is, in words.
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::Integer(_) => "a hexadecimal, octal or binary one",
+        DeValue::Float(_) => "one with a fraction or an exponent",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+        DeValue::String(_) | DeValue::Boolean(_) => value.type_str(),
     }
 }
 
@@ -174,9 +186,18 @@ mod tests {
 
     #[test]
     fn a_value_of_another_type_is_refused() {
-        check(
-            "listen = [1]",
-            "engine.toml:1: `listen` takes a string, a number or a boolean, not array",
-        );
+        for (value, found) in [
+            ("[1]", "a list"),
+            ("0x10", "a hexadecimal, octal or binary one"),
+            ("1.5", "one with a fraction or an exponent"),
+            ("2026-11-23", "a date or time"),
+        ] {
+            check(
+                &format!("permits = {value}"),
+                &format!(
+                    "engine.toml:1: `permits` takes a string, a whole decimal number or a boolean, not {found}"
+                ),
+            );
+        }
     }
 }

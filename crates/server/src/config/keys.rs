@@ -150,8 +150,8 @@ pub(crate) static KEYS: [Key; 25] = [
     Key {
         name: "body-timeout",
         value_name: "DURATION",
-        default: "30s",
-        help: "A request whose body makes no progress for this time is refused",
+        default: "60s",
+        help: "A request whose body is not there as a whole after this time is refused with 408",
     },
     Key {
         name: "write-timeout",
@@ -163,7 +163,7 @@ pub(crate) static KEYS: [Key; 25] = [
         name: "event-memory",
         value_name: "SIZE",
         default: "256MiB",
-        help: "Memory for the bodies of event requests under way; further requests are answered with 503 and Retry-After",
+        help: "Memory for the bodies of event requests under way, taken as they come; when it is full, a body that still comes is answered with 503 and Retry-After",
     },
     Key {
         name: "shutdown-timeout",

@@ -24,9 +24,12 @@ pub(crate) struct Screen {
     shows: JoinHandle<()>,
 }
 
+/// Called once, when what is shown has no reader any more.
+type Unread = Box<dyn FnOnce(std::io::Error) + Send>;
+
 impl Screen {
-    /// Begins to show.
-    pub(crate) fn begin(tracker: Tracker) -> std::io::Result<Self> {
+    /// Begins to show; `unread` is called where that cannot be written.
+    pub(crate) fn begin(tracker: Tracker, unread: Unread) -> std::io::Result<Self> {
         let finished = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&finished);
         let watcher = tracker.watch();
@@ -35,8 +38,8 @@ impl Screen {
             .spawn(move || {
                 if output::watched() {
                     draw(&tracker, &until);
-                } else {
-                    tell(watcher, &tracker, &until);
+                } else if let Err(error) = tell(watcher, &tracker, &until) {
+                    unread(error);
                 }
             })?;
         Ok(Self { finished, shows })
@@ -98,7 +101,7 @@ fn picture(tracker: &Tracker) -> String {
     text
 }
 
-fn tell(mut watcher: Watcher, tracker: &Tracker, finished: &AtomicBool) {
+fn tell(mut watcher: Watcher, tracker: &Tracker, finished: &AtomicBool) -> std::io::Result<()> {
     loop {
         // Read before the feed is: what was changed before the end is in the feed by then.
         let last = finished.load(Ordering::Acquire);
@@ -113,19 +116,19 @@ fn tell(mut watcher: Watcher, tracker: &Tracker, finished: &AtomicBool) {
                     {
                         let message = message(tracker, &change.workspace_id, to);
                         let lasted = crate::span::rounded(time_in_from);
-                        output::line(format_args!(
+                        output::try_line(format_args!(
                             "{}: {from} -> {to} after {lasted}{message}",
                             change.workspace_id
-                        ));
+                        ))?;
                     }
                 }
                 FeedItem::Resync { .. } => {
-                    output::line("(states moved faster than they could be shown)");
+                    output::try_line("(states moved faster than they could be shown)")?;
                 }
             }
         }
         if last {
-            return;
+            return Ok(());
         }
     }
 }

@@ -14,6 +14,8 @@ pub(super) struct Lines<R> {
     number: u64,
     read: u64,
     line: Vec<u8>,
+    /// The end was met: a terminal would have to be told of it again.
+    is_ended: bool,
 }
 
 /// What comes next in an input.
@@ -51,6 +53,7 @@ impl<R: BufRead> Lines<R> {
             number: 0,
             read: 0,
             line: Vec::new(),
+            is_ended: false,
         }
     }
 
@@ -89,16 +92,21 @@ impl<R: BufRead> Lines<R> {
     }
 
     fn read_part(&mut self) -> io::Result<Found> {
-        let available = loop {
+        while !self.is_ended {
             match self.input.fill_buf() {
-                Ok(_) => break self.input.fill_buf()?,
+                Ok(available) => {
+                    self.is_ended = available.is_empty();
+                    break;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
-        };
-        if available.is_empty() {
+        }
+        if self.is_ended {
             return Ok(Found::End);
         }
+        // Not empty, so this reads nothing.
+        let available = self.input.fill_buf()?;
         let end = memchr::memchr(b'\n', available);
         let text = available
             .get(..end.unwrap_or(available.len()))
@@ -164,6 +172,33 @@ mod tests {
         check_lines("abcdefgh\n", &["1:abcdefgh@9"]);
         check_lines("a\r\nb\r\n", &["1:a@3", "2:b@6"]);
         check_lines("\n\n", &[]);
+    }
+
+    /// A terminal: each read gives what was typed next; nothing typed is the end, once.
+    struct Terminal(Vec<io::Result<&'static str>>);
+
+    impl io::Read for Terminal {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            assert!(!self.0.is_empty(), "read after the end");
+            let typed = self.0.remove(0)?;
+            buffer[..typed.len()].copy_from_slice(typed.as_bytes());
+            Ok(typed.len())
+        }
+    }
+
+    #[test]
+    fn the_end_is_read_once() {
+        let interrupted = || Err(io::ErrorKind::Interrupted.into());
+        for last in ["b", "b\n", "\n"] {
+            let typed = vec![interrupted(), Ok("a\n"), interrupted(), Ok(last), Ok("")];
+            let mut lines = Lines::new(BufReader::new(Terminal(typed)));
+            let mut count = 0;
+            while lines.next_line().unwrap() != Next::End {
+                count += 1;
+            }
+            assert_eq!(count, 1 + usize::from(last != "\n"), "{last:?}");
+            assert_eq!(lines.next_line().unwrap(), Next::End);
+        }
     }
 
     #[test]

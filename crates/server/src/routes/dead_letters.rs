@@ -1,28 +1,33 @@
 //! Events of a workspace that were skipped.
 
-use super::{cursor, json, page_limit};
-use crate::{app::App, problems};
+use super::{Api, paging};
+use crate::problems;
 use axum::{
-    extract::{Query, State as Extract},
+    extract::{RawQuery, State as Extract},
     http::StatusCode,
     response::Response,
 };
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use paging::Paging;
+use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 use workspace_engine_core::log::DeadLetter;
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status_http::{Checked, Problem, ProblemDocument, WorkspaceIdPath};
+use workspace_status_http::{
+    Parameters, Problem, ProblemDocument, WorkspaceIdPath, answer_document, invalid_cursor,
+};
 
-const LIMIT_DEFAULT: usize = 100;
 /// An event has at most 1 MiB, so a page stays within what one answer may take.
-const LIMIT_MOST: usize = 100;
+const SIZE: paging::Size = paging::Size {
+    usual: 100,
+    most: 100,
+};
 
 /// Which page.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Parameters {
+#[expect(dead_code, reason = "describes the query; Parameters reads it")]
+struct ListParameters {
     /// At most so many, 1 to 100; 100 if not given.
     limit: Option<usize>,
     /// Where the page before ended, as its `nextCursor`.
@@ -92,7 +97,7 @@ impl From<DeadLetter> for DeadLetterDocument {
     path = "/api/v1/workspaces/{id}/dead-letters",
     operation_id = "listDeadLetters",
     tag = "operator",
-    params(("id" = String, Path, description = "The workspace"), Parameters),
+    params(("id" = String, Path, description = "The workspace"), ListParameters),
     responses(
         (status = 200, description = "A page of skipped events", body = DeadLettersDocument),
         (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
@@ -101,17 +106,21 @@ impl From<DeadLetter> for DeadLetterDocument {
     )
 )]
 pub(super) async fn list(
-    Extract(app): Extract<App>,
-    Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
-    Checked(Query(parameters)): Checked<Query<Parameters>>,
+    Extract(api): Extract<Api>,
+    WorkspaceIdPath(id): WorkspaceIdPath,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let pages = format!("dead-letters/{id}");
-    let limit = page_limit(parameters.limit, LIMIT_DEFAULT, LIMIT_MOST)?;
-    let after = cursor::decode(&pages, parameters.cursor.as_deref())?
-        .map(|position| place(&position).ok_or_else(problems::invalid_cursor))
+    let parameters = Parameters::read(query.as_deref(), &[paging::LIMIT, paging::CURSOR])?;
+    let paging = Paging::read(&parameters, format!("dead-letters/{id}"), SIZE)?;
+    let after = paging
+        .after
+        .as_deref()
+        .map(|position| place(position).ok_or_else(invalid_cursor))
         .transpose()?;
-    app.known(&id).await?;
-    let mut letters = app
+    api.known(&id, api.cold_read_deadline()).await?;
+    let limit = paging.limit;
+    let mut letters = api
+        .app
         .blocking(move |engine| engine.log().dead_letters(Some(&id), after, limit + 1))
         .await?
         .map_err(|error| problems::log_read(&error))?;
@@ -120,12 +129,12 @@ pub(super) async fn list(
     let next_cursor = letters
         .last()
         .filter(|_| more)
-        .map(|last| cursor::encode(&pages, &format!("{}:{}", last.partition, last.offset)));
+        .map(|last| paging.cursor(&format!("{}:{}", last.partition, last.offset)));
     let document = DeadLettersDocument {
         dead_letters: letters.into_iter().map(Into::into).collect(),
         next_cursor,
     };
-    Ok(json(StatusCode::OK, &document))
+    Ok(answer_document(StatusCode::OK, &document))
 }
 
 fn place(position: &str) -> Option<(PartitionId, Offset)> {

@@ -1,44 +1,50 @@
 //! The state that events made: counts, pages and single entities of a workspace.
 
-use super::{cursor, json, json_bytes, page_limit};
-use crate::{
-    app::{App, Loaded},
-    problems,
-    span::Span,
-};
+use super::{Api, paging};
+use crate::{problems, reads::Loaded};
 use axum::{
-    extract::{Path, Query, State as Extract},
+    extract::{Path, RawQuery, State as Extract},
     http::StatusCode,
     response::Response,
 };
-use serde::{Deserialize, Serialize};
+use paging::Paging;
+use serde::Serialize;
 use serde_json::value::RawValue;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 use utoipa::{IntoParams, ToSchema};
 use workspace_engine_core::entities::EntityRef;
 use workspace_lifecycle::Offset;
 use workspace_status::WorkspaceId;
 use workspace_status_http::{
-    Checked, Problem, ProblemDocument, WorkspaceIdPath, invalid_workspace_id,
+    Checked, Parameters, Problem, ProblemDocument, WorkspaceIdPath, answer_document, answer_json,
+    invalid_workspace_id, meaningless_without,
 };
 
-const LIMIT_DEFAULT: usize = 100;
-const LIMIT_MOST: usize = 10_000;
+const SIZE: paging::Size = paging::Size {
+    usual: 100,
+    most: 10_000,
+};
 /// A page ends early where its entities are large; at least one is on it.
 const PAGE_BYTES: usize = 16 << 20;
 /// Pages of more entities are made on a thread that answers no other request.
 const INLINE_ENTITIES: usize = 500;
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 const WAIT_LONGEST: Duration = Duration::from_mins(10);
+const AT_LEAST: &str = "atLeast";
+const TIMEOUT: &str = "timeout";
 
 /// What must be applied before the answer.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct SummaryParameters {
+#[expect(dead_code, reason = "describes the query; Parameters reads it")]
+struct SummaryParameters {
     /// Wait until the event at this offset of the workspace's partition is applied.
+    #[param(rename = "atLeast")]
     at_least: Option<u64>,
-    /// How long to wait for it, at most 10m; 30s if not given.
+    /// How long to wait for it, its load included, at most 10m; 30s if not given.
     #[param(example = "30s")]
     timeout: Option<String>,
 }
@@ -76,14 +82,19 @@ struct SummaryDocument<'a> {
     )
 )]
 pub(super) async fn summary(
-    Extract(app): Extract<App>,
-    Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
-    Checked(Query(parameters)): Checked<Query<SummaryParameters>>,
+    Extract(api): Extract<Api>,
+    WorkspaceIdPath(id): WorkspaceIdPath,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let wait = wait(parameters.timeout.as_deref())?;
-    let loaded = match parameters.at_least {
-        Some(offset) => app.applied(&id, Offset(offset), wait).await?,
-        None => app.loaded(&id).await?,
+    let parameters = Parameters::read(query.as_deref(), &[AT_LEAST, TIMEOUT])?;
+    let timeout = parameters.duration(TIMEOUT, WAIT_LONGEST)?;
+    let loaded = match (parameters.number(AT_LEAST)?, timeout) {
+        (Some(offset), timeout) => {
+            let deadline = Instant::now() + timeout.unwrap_or(WAIT_DEFAULT);
+            api.applied(&id, Offset(offset), deadline).await?
+        }
+        (None, Some(_)) => return Err(meaningless_without(TIMEOUT, AT_LEAST)),
+        (None, None) => api.loaded(&id, api.cold_read_deadline()).await?,
     };
     let document = loaded.read(|entities, applied| SummaryDocument {
         workspace_id: loaded.id().as_str(),
@@ -94,30 +105,14 @@ pub(super) async fn summary(
             .map(|(kind, count)| (kind.to_owned(), count))
             .collect(),
     });
-    Ok(json(StatusCode::OK, &document))
-}
-
-fn wait(timeout: Option<&str>) -> Result<Duration, Problem> {
-    let Some(text) = timeout else {
-        return Ok(WAIT_DEFAULT);
-    };
-    let span: Span = text
-        .parse()
-        .map_err(|error| problems::invalid_parameter("timeout", format!("{error}")))?;
-    if span.0 > WAIT_LONGEST {
-        return Err(problems::invalid_parameter(
-            "timeout",
-            format!("the longest duration here is {}", Span(WAIT_LONGEST)),
-        ));
-    }
-    Ok(span.0)
+    Ok(answer_document(StatusCode::OK, &document))
 }
 
 /// Which page.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct PageParameters {
+#[expect(dead_code, reason = "describes the query; Parameters reads it")]
+struct PageParameters {
     /// At most so many, 1 to 10,000; 100 if not given. A page of large entities may hold fewer.
     limit: Option<usize>,
     /// Where the page before ended, as its `nextCursor`.
@@ -168,50 +163,43 @@ struct EntityOfPage {
     )
 )]
 pub(super) async fn page(
-    Extract(app): Extract<App>,
+    Extract(api): Extract<Api>,
     Checked(Path((id, kind))): Checked<Path<(String, String)>>,
-    Checked(Query(parameters)): Checked<Query<PageParameters>>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let id = workspace_id(&id)?;
-    let limit = page_limit(parameters.limit, LIMIT_DEFAULT, LIMIT_MOST)?;
-    let pages = format!("entities/{id}/{kind}");
-    let after = cursor::decode(&pages, parameters.cursor.as_deref())?;
-    let loaded = app.loaded(&id).await?;
-    if limit <= INLINE_ENTITIES {
-        return page_of(&loaded, &kind, &pages, after.as_deref(), limit);
+    let parameters = Parameters::read(query.as_deref(), &[paging::LIMIT, paging::CURSOR])?;
+    let paging = Paging::read(&parameters, format!("entities/{id}/{kind}"), SIZE)?;
+    let loaded = api.loaded(&id, api.cold_read_deadline()).await?;
+    if paging.limit <= INLINE_ENTITIES {
+        return page_of(&loaded, &kind, &paging);
     }
-    tokio::task::spawn_blocking(move || page_of(&loaded, &kind, &pages, after.as_deref(), limit))
+    tokio::task::spawn_blocking(move || page_of(&loaded, &kind, &paging))
         .await
         .map_err(|_| problems::failed())?
 }
 
-fn page_of(
-    loaded: &Loaded,
-    kind: &str,
-    pages: &str,
-    after: Option<&str>,
-    limit: usize,
-) -> Result<Response, Problem> {
+fn page_of(loaded: &Loaded, kind: &str, paging: &Paging) -> Result<Response, Problem> {
+    let (after, limit) = (paging.after.as_deref(), paging.limit);
     let document =
-        loaded.read(|entities, _| write_page(entities.page(kind, after, limit + 1), pages, limit));
+        loaded.read(|entities, _| write_page(entities.page(kind, after, limit + 1), paging));
     match document {
-        Ok(bytes) => Ok(json_bytes(StatusCode::OK, bytes)),
+        Ok(bytes) => Ok(answer_json(StatusCode::OK, bytes)),
         Err(_) => Err(problems::failed()),
     }
 }
 
-/// A page of at most `limit` entities; whether there are more is told by one that is given beyond.
+/// A page of entities; whether there are more is told by one that is given beyond its limit.
 fn write_page<'a>(
     entities: impl Iterator<Item = EntityRef<'a>>,
-    pages: &str,
-    limit: usize,
+    paging: &Paging,
 ) -> Result<Vec<u8>, serde_json::Error> {
     let mut document = br#"{"entities":["#.to_vec();
     let mut last = None;
     let mut next_cursor = None;
     for (place, entity) in entities.enumerate() {
-        if place == limit || (place > 0 && document.len() > PAGE_BYTES) {
-            next_cursor = last.map(|id| cursor::encode(pages, id));
+        if place == paging.limit || (place > 0 && document.len() > PAGE_BYTES) {
+            next_cursor = last.map(|id| paging.cursor(id));
             break;
         }
         if place > 0 {
@@ -265,11 +253,11 @@ struct EntityDocument<'a> {
     )
 )]
 pub(super) async fn one(
-    Extract(app): Extract<App>,
+    Extract(api): Extract<Api>,
     Checked(Path((id, kind, entity_id))): Checked<Path<(String, String, String)>>,
 ) -> Result<Response, Problem> {
     let id = workspace_id(&id)?;
-    let loaded = app.loaded(&id).await?;
+    let loaded = api.loaded(&id, api.cold_read_deadline()).await?;
     let document = loaded.read(|entities, _| {
         let entity = entities.get(&kind, &entity_id)?;
         serde_json::to_vec(&EntityDocument {
@@ -281,7 +269,7 @@ pub(super) async fn one(
         .ok()
     });
     match document {
-        Some(bytes) => Ok(json_bytes(StatusCode::OK, bytes)),
+        Some(bytes) => Ok(answer_json(StatusCode::OK, bytes)),
         None => Err(problems::unknown_entity(&id, &kind, &entity_id)),
     }
 }
@@ -305,8 +293,14 @@ mod tests {
             data: br#"{"a":1}"#,
             offset: Offset(7),
         });
-        let bytes = write_page(entities, "pages", limit).unwrap();
-        let cursor = next.map(|id| cursor::encode("pages", id));
+        let size = paging::Size {
+            usual: limit,
+            most: limit,
+        };
+        let parameters = Parameters::read(None, &[]).unwrap();
+        let paging = Paging::read(&parameters, "pages".to_owned(), size).unwrap();
+        let bytes = write_page(entities, &paging).unwrap();
+        let cursor = next.map(|id| paging.cursor(id));
         let next = serde_json::to_string(&cursor).unwrap();
         assert_eq!(
             String::from_utf8(bytes).unwrap(),

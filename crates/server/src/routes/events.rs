@@ -3,12 +3,12 @@
 mod parse;
 mod producer;
 
-use super::{body, json};
+use super::body;
 use crate::{app::App, problems};
 use axum::{
     body::Body,
-    extract::State as Extract,
-    http::{HeaderMap, StatusCode, header},
+    extract::{FromRequestParts, Path, State as Extract},
+    http::{HeaderMap, StatusCode, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use workspace_engine_core::log::{Append, Appended};
 use workspace_status::WorkspaceId;
-use workspace_status_http::{Checked, Problem, ProblemDocument, WorkspaceIdPath};
+use workspace_status_http::{Problem, ProblemDocument, WorkspaceIdPath, answer_document};
 
 /// Bodies longer than this are read on a thread that answers no other request.
 const INLINE_BYTES: usize = 64 << 10;
@@ -63,80 +63,81 @@ struct AcceptedRange {
     last_offset: u64,
 }
 
-/// Append events
-///
-/// One event as `application/json`, or one a line as `application/x-ndjson`. The answer comes when
-/// all are durable; one that is not valid and none is appended. A producer that numbers its
-/// requests (`Producer-Id`, `Producer-Sequence`) may repeat one whose answer it lost: the repeated
-/// request is answered as the first was and appends nothing. A refused request (4xx, 503, 507) does
-/// not use up its number.
-#[utoipa::path(
-    post,
-    path = "/api/v1/events",
-    operation_id = "postEvents",
-    tag = "events",
-    params(
-        ("Producer-Id" = Option<String>, Header, description = "Name of the producer, 1 to 255 bytes; together with Producer-Sequence"),
-        ("Producer-Sequence" = Option<u64>, Header, description = "Number of the request, from 1, growing by 1"),
-    ),
-    request_body(content(
-        (EventDocument = "application/json"),
-        (String = "application/x-ndjson", example = "{\"eventType\":\"resource.created\",\"workspaceId\":\"tenant-1\",\"data\":{\"id\":\"a\"}}\n"),
-    )),
-    responses(
-        (status = 202, description = "All events are durable", body = AcceptedDocument),
-        (status = 400, description = "Nothing was appended: `errors` holds the first 20 lines that are not valid", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "The producer left out a request: `expectedSequence` is next", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 413, description = "The body is over the limit", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 415, description = "Neither application/json nor application/x-ndjson", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "The engine is starting, stopping or too busy: repeat it later", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 507, description = "The disk is full: repeat it later", body = ProblemDocument, content_type = "application/problem+json"),
-    )
-)]
-pub(super) async fn post_events(
-    Extract(app): Extract<App>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    append(&app, None, &headers, body).await
+/// Makes a route of each way to append: they differ in whether the path names the workspace.
+macro_rules! appends {
+    ($(
+        $(#[$documentation:meta])*
+        $name:ident at $path:literal as $operation:literal $(of $id:literal)?, such as $example:literal;
+    )*) => {$(
+        $(#[$documentation])*
+        #[utoipa::path(
+            post,
+            path = $path,
+            operation_id = $operation,
+            tag = "events",
+            params(
+                $(($id = String, Path, description = "The workspace"),)?
+                ("Producer-Id" = Option<String>, Header, description = "Name of the producer, 1 to 255 bytes; together with Producer-Sequence"),
+                ("Producer-Sequence" = Option<u64>, Header, description = "Number of the request, from 1, growing by 1"),
+            ),
+            request_body(content(
+                (EventDocument = "application/json"),
+                (String = "application/x-ndjson", example = $example),
+            )),
+            responses(
+                (status = 202, description = "All events are durable", body = AcceptedDocument),
+                (status = 400, description = "Nothing was appended: `errors` holds the first 20 lines that are not valid", body = ProblemDocument, content_type = "application/problem+json"),
+                (status = 408, description = "The body was not there as a whole in time", body = ProblemDocument, content_type = "application/problem+json"),
+                (status = 409, description = "The producer left out a request: `expectedSequence` is next", body = ProblemDocument, content_type = "application/problem+json"),
+                (status = 413, description = "The body is over the limit", body = ProblemDocument, content_type = "application/problem+json"),
+                (status = 415, description = "Neither application/json nor application/x-ndjson", body = ProblemDocument, content_type = "application/problem+json"),
+                (status = 503, description = "The engine is starting, stopping or too busy: repeat it later", body = ProblemDocument, content_type = "application/problem+json"),
+                (status = 507, description = "The disk is full: repeat it later", body = ProblemDocument, content_type = "application/problem+json"),
+            )
+        )]
+        pub(super) async fn $name(
+            Extract(app): Extract<App>,
+            Workspace(id): Workspace,
+            headers: HeaderMap,
+            body: Body,
+        ) -> Result<Response, Problem> {
+            append(&app, id, &headers, body).await
+        }
+    )*};
 }
 
-/// Append events of one workspace
-///
-/// As `POST /api/v1/events`; the events may leave out `workspaceId`, one of another workspace is not valid.
-#[utoipa::path(
-    post,
-    path = "/api/v1/workspaces/{id}/events",
-    operation_id = "postWorkspaceEvents",
-    tag = "events",
-    params(
-        ("id" = String, Path, description = "The workspace"),
-        ("Producer-Id" = Option<String>, Header, description = "Name of the producer, 1 to 255 bytes; together with Producer-Sequence"),
-        ("Producer-Sequence" = Option<u64>, Header, description = "Number of the request, from 1, growing by 1"),
-    ),
-    request_body(content(
-        (EventDocument = "application/json"),
-        (String = "application/x-ndjson", example = "{\"eventType\":\"resource.created\",\"data\":{\"id\":\"a\"}}\n"),
-    )),
-    responses(
-        (status = 202, description = "All events are durable", body = AcceptedDocument),
-        (status = 400, description = "Nothing was appended: `errors` holds the first 20 lines that are not valid", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 408, description = "The body came too slowly", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "The producer left out a request: `expectedSequence` is next", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 413, description = "The body is over the limit", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 415, description = "Neither application/json nor application/x-ndjson", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "The engine is starting, stopping or too busy: repeat it later", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 507, description = "The disk is full: repeat it later", body = ProblemDocument, content_type = "application/problem+json"),
-    )
-)]
-pub(super) async fn post_workspace_events(
-    Extract(app): Extract<App>,
-    Checked(WorkspaceIdPath(id)): Checked<WorkspaceIdPath>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
-    append(&app, Some(id), &headers, body).await
+appends! {
+    /// Append events
+    ///
+    /// One event as `application/json`, or one a line as `application/x-ndjson`. The answer comes when
+    /// all are durable; one that is not valid and none is appended. A producer that numbers its
+    /// requests (`Producer-Id`, `Producer-Sequence`) may repeat one whose answer it lost: the repeated
+    /// request is answered as the first was and appends nothing. A refused request (4xx, 503, 507) does
+    /// not use up its number.
+    post_events at "/api/v1/events" as "postEvents",
+    such as "{\"eventType\":\"resource.created\",\"workspaceId\":\"tenant-1\",\"data\":{\"id\":\"a\"}}\n";
+
+    /// Append events of one workspace
+    ///
+    /// As `POST /api/v1/events`; the events may leave out `workspaceId`, one of another workspace is not valid.
+    post_workspace_events at "/api/v1/workspaces/{id}/events" as "postWorkspaceEvents" of "id",
+    such as "{\"eventType\":\"resource.created\",\"data\":{\"id\":\"a\"}}\n";
+}
+
+/// The workspace that the path names, where it names one.
+pub(super) struct Workspace(Option<WorkspaceId>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Workspace {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let named = Option::<Path<String>>::from_request_parts(parts, state).await?;
+        if named.is_none() {
+            return Ok(Self(None));
+        }
+        let WorkspaceIdPath(id) = WorkspaceIdPath::from_request_parts(parts, state).await?;
+        Ok(Self(Some(id)))
+    }
 }
 
 async fn append(
@@ -156,7 +157,7 @@ async fn append(
         .map_err(|_| problems::append_unanswered())?
         .map_err(|error| problems::append(&error))?;
     drop(whole);
-    Ok(json(StatusCode::ACCEPTED, &document(&appended)))
+    Ok(answer_document(StatusCode::ACCEPTED, &document(&appended)))
 }
 
 /// Reads the events of a body, a long one where it holds up no other request.

@@ -1,12 +1,11 @@
 //! Where the partitions of the log stand.
 
-use super::json;
 use crate::app::App;
 use axum::{extract::State as Extract, http::StatusCode, response::Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 use workspace_engine_core::report::PartitionReport;
-use workspace_status_http::{Problem, ProblemDocument};
+use workspace_status_http::{Problem, ProblemDocument, answer_document};
 
 /// All partitions.
 #[derive(Debug, Serialize, ToSchema)]
@@ -74,5 +73,5 @@ pub(super) async fn list(Extract(app): Extract<App>) -> Result<Response, Problem
     let document = PartitionsDocument {
         partitions: partitions.into_iter().map(Into::into).collect(),
     };
-    Ok(json(StatusCode::OK, &document))
+    Ok(answer_document(StatusCode::OK, &document))
 }

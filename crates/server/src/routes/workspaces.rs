@@ -1,26 +1,35 @@
 //! The ids of all workspaces.
 
-use super::{cursor, json, page_limit};
-use crate::app::App;
+use super::{Api, paging};
+use crate::{
+    known::{self, IdQuery},
+    problems,
+};
 use axum::{
-    extract::{Query, State as Extract},
+    extract::{RawQuery, State as Extract},
     http::StatusCode,
     response::Response,
 };
-use serde::{Deserialize, Serialize};
+use paging::Paging;
+use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
-use workspace_status::{PageQuery, StateSet, WorkspaceId};
-use workspace_status_http::{Checked, Problem, ProblemDocument};
+use workspace_status::WorkspaceId;
+use workspace_status_http::{
+    Parameters, Problem, ProblemDocument, answer_document, invalid_cursor,
+};
 
-const LIMIT_DEFAULT: usize = 1_000;
-const LIMIT_MOST: usize = 10_000;
+const SIZE: paging::Size = paging::Size {
+    usual: 1_000,
+    most: 10_000,
+};
 const PAGES: &str = "workspaces";
+const PREFIX: &str = "prefix";
 
 /// Which ids.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+#[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Parameters {
+#[expect(dead_code, reason = "describes the query; Parameters reads it")]
+struct ListParameters {
     /// Only ids that begin so.
     prefix: Option<String>,
     /// At most so many, 1 to 10,000; 1,000 if not given.
@@ -45,41 +54,51 @@ struct WorkspacesDocument {
 }
 
 /// The ids of all workspaces
+///
+/// Also of those that are not in memory, such as one that an operator unloaded.
 #[utoipa::path(
     get,
     path = "/api/v1/workspaces",
     operation_id = "listWorkspaces",
     tag = "workspaces",
-    params(Parameters),
+    params(ListParameters),
     responses(
         (status = 200, description = "A page of ids", body = WorkspacesDocument),
         (status = 400, description = "A parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The engine is starting, the store cannot be read, or too many lists are made", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn list(
-    Extract(app): Extract<App>,
-    Checked(Query(parameters)): Checked<Query<Parameters>>,
+    Extract(api): Extract<Api>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
-    let after = cursor::decode(PAGES, parameters.cursor.as_deref())?
-        .map(|position| WorkspaceId::new(&position))
-        .transpose()
-        .map_err(|_| crate::problems::invalid_cursor())?;
-    let query = PageQuery {
-        after,
-        limit: page_limit(parameters.limit, LIMIT_DEFAULT, LIMIT_MOST)?,
-        prefix: parameters.prefix,
-        states: StateSet::default(),
-        healthy: None,
+    let parameters = Parameters::read(query.as_deref(), &[PREFIX, paging::LIMIT, paging::CURSOR])?;
+    let paging = Paging::read(&parameters, PAGES.to_owned(), SIZE)?;
+    let after = paging.after.as_deref().map(WorkspaceId::new).transpose();
+    let query = IdQuery {
+        after: after.map_err(|_| invalid_cursor())?,
+        prefix: parameters.one(PREFIX)?.map(str::to_owned),
+        limit: paging.limit,
     };
-    // A walk over all ids; with a million of them it would hold up other requests here.
-    let tracker = app.tracker().clone();
-    let page = tokio::task::spawn_blocking(move || tracker.ids(&query))
-        .await
-        .map_err(|_| crate::problems::failed())?;
+    let engine = api.app.engine()?.clone();
+    let (page, total_count) = if known::all_in_memory(&engine) {
+        let walk = move || {
+            (
+                engine.tracker().ids(&query.into()),
+                engine.tracker().count(),
+            )
+        };
+        api.status.scan(walk).await?
+    } else {
+        let app = api.app.clone();
+        let walk = move || app.known_ids().map(|known| known.page(&engine, &query));
+        let page = api.status.scan_apart(walk).await??;
+        page.map_err(|error| problems::store(&error))?
+    };
     let document = WorkspacesDocument {
-        next_cursor: page.next.map(|last| cursor::encode(PAGES, last.as_str())),
-        total_count: app.tracker().count(),
+        next_cursor: page.next.map(|last| paging.cursor(&last)),
+        total_count,
         workspaces: page.ids,
     };
-    Ok(json(StatusCode::OK, &document))
+    Ok(answer_document(StatusCode::OK, &document))
 }

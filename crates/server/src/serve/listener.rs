@@ -24,6 +24,9 @@ use tracing::{debug, warn};
 /// Pause after an accept that failed, such as for too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Longest head of a request. It also bounds the memory that an idle or slow connection holds.
+const HEAD_BYTES_MOST: usize = 64 << 10;
+
 /// What a connection may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Connections {
@@ -137,6 +140,7 @@ fn serve(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(connections.header_timeout)
+        .max_buf_size(HEAD_BYTES_MOST)
         .serve_connection(stream, TowerToHyperService::new(router));
     let connection = graceful.watch(connection);
     async move {

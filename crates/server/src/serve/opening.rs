@@ -36,8 +36,14 @@ pub(crate) enum OpenError {
     Panicked,
 }
 
+/// An engine that runs, and the store that it keeps its workspaces in.
+pub(super) struct Opened {
+    pub(super) engine: Engine,
+    pub(super) store: Arc<dyn Store>,
+}
+
 /// Opens the engine of a configuration.
-pub(super) async fn open(config: &ServeConfig, tracker: Tracker) -> Result<Engine, OpenError> {
+pub(super) async fn open(config: &ServeConfig, tracker: Tracker) -> Result<Opened, OpenError> {
     let settings = config.engine.clone();
     let nice = config.engine_nice;
     let (opened, answer) = oneshot::channel();
@@ -52,7 +58,7 @@ pub(super) async fn open(config: &ServeConfig, tracker: Tracker) -> Result<Engin
     answer.await.map_err(|_| OpenError::Panicked)?
 }
 
-fn open_here(settings: &EngineSettings, tracker: Tracker) -> Result<Engine, OpenError> {
+fn open_here(settings: &EngineSettings, tracker: Tracker) -> Result<Opened, OpenError> {
     let populate = populate(settings)?;
     let spec = DataDirSpec {
         partitions: settings.partitions,
@@ -91,7 +97,8 @@ fn open_here(settings: &EngineSettings, tracker: Tracker) -> Result<Engine, Open
         },
         ..EngineConfig::default()
     };
-    Ok(Engine::start(config, log, store, tracker, populate)?)
+    let engine = Engine::start(config, log, Arc::clone(&store), tracker, populate)?;
+    Ok(Opened { engine, store })
 }
 
 fn populate(settings: &EngineSettings) -> Result<Arc<dyn Populate>, OpenError> {

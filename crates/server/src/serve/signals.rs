@@ -3,9 +3,6 @@
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Exit code of a process that was told twice to stop, as shells give it for SIGINT.
-pub(super) const EXIT_AT_ONCE: i32 = 130;
-
 /// SIGTERM and SIGINT, from when they are installed.
 pub(super) struct Signals {
     terminate: Signal,

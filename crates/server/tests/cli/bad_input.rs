@@ -106,12 +106,12 @@ fn every_wrong_question_has_its_own_answer() {
         (
             &format!("{page}?limit=0"),
             400,
-            "the limit is a number from 1 to 10000, not 0",
+            "the limit is a number from 1 to 10000",
         ),
         (
             &format!("{page}?limit=10001"),
             400,
-            "the limit is a number from 1 to 10000, not 10001",
+            "the limit is a number from 1 to 10000",
         ),
         (
             &format!("{page}?cursor=1234"),
@@ -124,6 +124,21 @@ fn every_wrong_question_has_its_own_answer() {
             "the number in \"5\" needs a unit: ms, s, m, h or d",
         ),
         (
+            "/api/v1/workspaces/w/entities?timeout=5s",
+            400,
+            "the parameter means nothing without atLeast",
+        ),
+        (
+            "/api/v1/workspaces/w/entities?atLeast=-1",
+            400,
+            "the value is no whole number from 0 on",
+        ),
+        (
+            "/api/v1/workspaces/w/entities?atleast=1",
+            400,
+            "the route has no parameter \"atleast\"",
+        ),
+        (
             "/api/v1/workspaces/w/entities?atLeast=99&timeout=1ms",
             503,
             "offset 99 is not applied yet, 1 is next",
@@ -133,8 +148,12 @@ fn every_wrong_question_has_its_own_answer() {
         let answer = engine.get(path);
         assert_eq!(answer.status, status, "{path} {answer:?}");
         assert_eq!(answer.content_type, "application/problem+json", "{path}");
+        let problem = answer.json();
         if !detail.is_empty() {
-            assert_eq!(answer.json()["detail"], detail, "{path}");
+            assert_eq!(problem["detail"], detail, "{path}");
+        }
+        if status == 400 && path.contains('?') {
+            assert!(problem["parameter"].is_string(), "{path} {problem}");
         }
     }
     let found = engine.get(&format!("{page}/dir%2Fa")).json();
@@ -144,6 +163,13 @@ fn every_wrong_question_has_its_own_answer() {
     );
     let answer = engine.post(page, &[], b"");
     assert_eq!(answer.status, 405, "{answer:?}");
+    // The longest id that an entity can have fits, whatever it is made of.
+    let longest = "%2F".repeat(4096);
+    let answer = engine.get(&format!("{page}/{longest}"));
+    assert_eq!(answer.status, 404, "{answer:?}");
+    let answer = engine.get(&format!("{page}/{}", "x".repeat(40_000)));
+    assert_eq!(answer.status, 414, "{answer:?}");
+    assert_eq!(answer.content_type, "application/problem+json");
     let unknown = engine.get(&format!("{page}?wrong=1"));
     assert_eq!(unknown.status, 400, "{unknown:?}");
 }

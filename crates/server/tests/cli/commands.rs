@@ -1,6 +1,7 @@
 //! The commands against a running engine, and their exit codes.
 
-use crate::support::{Engine, event, run};
+use crate::support::{Engine, event, program, run};
+use std::net::TcpListener;
 
 #[test]
 fn events_go_in_and_states_come_out() {
@@ -173,6 +174,40 @@ fn wrong_flags_end_with_a_code_of_their_own() {
 }
 
 #[test]
+fn flags_can_be_given_as_variables_and_an_empty_one_is_none() {
+    let engine = Engine::start(&[]);
+    let run = |variables: &[(&str, &str)]| {
+        let output = program()
+            .args(["wait", "nobody"])
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        (output.status.code().unwrap(), output.stdout, stderr)
+    };
+    let (code, stdout, stderr) = run(&[
+        ("WORKSPACE_ENGINE_URL", &engine.url),
+        ("WORKSPACE_ENGINE_TIMEOUT", "10ms"),
+        ("WORKSPACE_ENGINE_OUTPUT", "json"),
+        ("WORKSPACE_ENGINE_FAIL_ON", ""),
+    ]);
+    assert_eq!(code, 2, "{stderr}");
+    assert!(
+        stdout.starts_with(b"{\"workspaceId\":\"nobody\""),
+        "{stderr}"
+    );
+
+    let output = program()
+        .args(["serve", "--listen", "nowhere"])
+        .env("WORKSPACE_ENGINE_CONFIG", "")
+        .env("WORKSPACE_ENGINE_PERMITS", "")
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.starts_with("error: --listen: "), "{stderr}");
+}
+
+#[test]
 fn nothing_at_the_url_ends_with_a_code_of_its_own() {
     let mut engine = Engine::start(&[]);
     assert!(engine.stop().success());
@@ -180,12 +215,33 @@ fn nothing_at_the_url_ends_with_a_code_of_its_own() {
         &["list"][..],
         &["get", "a"],
         &["history", "a"],
-        &["wait", "a", "--timeout", "10ms"],
         &["produce", "-", "--retry-for", "10ms"],
     ] {
         let ran = engine.run(arguments, &event("a", "b"));
         assert_eq!(ran.code, 3, "{arguments:?} {ran:?}");
         assert!(ran.stderr.contains("no engine answers at "), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_wait_whose_time_is_over_says_so_also_where_no_engine_ever_answered() {
+    // Whoever connects is accepted by the system and never answered.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_url = silent.local_addr().unwrap().to_string();
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let nobody_url = nobody.local_addr().unwrap().to_string();
+    drop(nobody);
+    for (url, reason) in [
+        (silent_url, "no answer in time"),
+        (nobody_url, "connection refused"),
+    ] {
+        let ran = run(&["wait", "a", "--timeout", "10ms", "--url", &url], "");
+        assert_eq!(ran.code, 2, "{ran:?}");
+        let told = ran.stderr.lines().last().unwrap();
+        assert!(
+            told.starts_with("error: timed out after ") && told.contains(reason),
+            "{ran:?}"
+        );
     }
 }
 
@@ -197,26 +253,4 @@ fn an_unknown_workspace_is_told_as_unknown() {
     assert_eq!(ran.json()["state"], "unknown");
     let ran = engine.run(&["history", "nobody"], "");
     assert_eq!(ran.code, 1, "{ran:?}");
-}
-
-#[test]
-fn a_demonstration_ends_when_all_is_ready() {
-    let empty = tempfile::tempdir().unwrap();
-    let directory = empty.path().to_str().unwrap();
-    let arguments = [
-        "demo",
-        "--exit-when-ready",
-        "--listen",
-        "127.0.0.1:0",
-        "--repository",
-        directory,
-    ];
-    let ran = run(&arguments, "");
-    assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(
-        ran.stdout
-            .contains("all 12 workspaces are ready, 6000 events in "),
-        "{ran:?}"
-    );
-    assert!(ran.stdout.contains("-> restoring_from_snapshot"), "{ran:?}");
 }

@@ -9,8 +9,10 @@
 mod support;
 
 mod commands;
+mod demo;
 
 mod bad_input;
 mod openapi;
 mod operator;
 mod startup;
+mod waits;

@@ -1,6 +1,7 @@
 //! What an operator does: skip a poisoned event, unload, load, reload.
 
 use crate::support::{Engine, event};
+use serde_json::{Value, json};
 
 #[test]
 fn a_poisoned_event_parks_its_workspace_alone_and_can_be_skipped() {
@@ -53,12 +54,27 @@ fn a_read_of_an_unloaded_workspace_loads_it() {
     engine.wait_for("w", "ready");
     let unloaded = engine.post("/api/v1/workspaces/w/unload", &[], b"");
     assert_eq!(unloaded.status, 200, "{unloaded:?}");
+    let asked = engine.get("/api/v1/workspaces/w/status").json();
+    let members = |document: &Value| -> Vec<String> {
+        document.as_object().unwrap().keys().cloned().collect()
+    };
+    assert_eq!(members(&unloaded.json()), members(&asked));
+    assert_eq!(unloaded.json()["message"], asked["message"]);
 
     // It stays out of memory over a restart.
     assert!(engine.stop().success());
     engine.restart();
     let status = engine.get("/api/v1/workspaces/w/status");
     assert_eq!(status.status, 404, "{status:?}");
+    let status = status.json();
+    assert_eq!(
+        (&status["state"], &status["healthy"]),
+        (&"unknown".into(), &false.into())
+    );
+    assert_eq!(
+        status["message"],
+        "unloaded by an operator; the store holds it: POST /api/v1/workspaces/w/load brings it back"
+    );
     let summary = engine.get("/api/v1/workspaces/w/entities").json();
     assert_eq!(summary["eventsApplied"], 1);
     engine.wait_for("w", "ready");
@@ -99,4 +115,31 @@ fn partitions_tell_where_they_stand() {
         metrics.contains("workspace_engine_partition_high_watermark"),
         "{metrics}"
     );
+}
+
+#[test]
+fn the_list_of_ids_has_those_that_are_not_in_memory_too() {
+    let engine = Engine::start(&[]);
+    for id in ["a", "b", "c"] {
+        engine.produce(&event(id, "x"));
+        engine.wait_for(id, "ready");
+    }
+    let unloaded = engine.post("/api/v1/workspaces/b/unload", &[], b"");
+    assert_eq!(unloaded.status, 200, "{unloaded:?}");
+    let ids = |query: &str| engine.get(&format!("/api/v1/workspaces{query}")).json();
+    assert_eq!(
+        ids(""),
+        json!({"workspaces": ["a", "b", "c"], "totalCount": 3, "nextCursor": null})
+    );
+    let first = ids("?limit=2");
+    assert_eq!(first["workspaces"], json!(["a", "b"]));
+    let cursor = first["nextCursor"].as_str().unwrap();
+    assert_eq!(
+        ids(&format!("?limit=2&cursor={cursor}"))["workspaces"],
+        json!(["c"])
+    );
+    // One that comes later is in it as well.
+    engine.produce(&event("b2", "x"));
+    engine.wait_for("b2", "ready");
+    assert_eq!(ids("?prefix=b")["workspaces"], json!(["b", "b2"]));
 }

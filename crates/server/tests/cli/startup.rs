@@ -1,7 +1,7 @@
 //! How an engine begins and ends: wrong configuration, taken directories and ports, signals.
 
-use crate::support::{Engine, event, run};
-use std::fs;
+use crate::support::{Engine, event, program, run, try_get};
+use std::{fs, process::Stdio, time::Duration};
 
 #[test]
 fn a_second_engine_on_the_same_directory_is_refused() {
@@ -17,6 +17,33 @@ fn a_second_engine_on_the_same_directory_is_refused() {
         ran.stderr.contains("is in use by another engine (process "),
         "{ran:?}"
     );
+    assert_eq!(ran.stdout, "", "it never said that it listens");
+}
+
+#[test]
+fn serve_goes_on_when_nobody_reads_where_it_listens() {
+    let temporary = tempfile::tempdir().unwrap();
+    let address = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let mut child = program()
+        .args(["serve", "--listen", &address.to_string(), "--data-dir"])
+        .arg(temporary.path().join("data"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let url = format!("http://{address}/readyz");
+    let ready = (0..2_000).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        try_get(&url).is_some_and(|answer| answer.status == 200)
+    });
+    let alive = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(ready && alive);
 }
 
 #[test]

@@ -49,7 +49,8 @@ pub(crate) fn run(arguments: &[&str], input: &str) -> Ran {
     }
 }
 
-fn program() -> Command {
+/// The program, without whatever the environment of the tests sets for it.
+pub(crate) fn program() -> Command {
     let mut command = Command::new(PROGRAM);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("WORKSPACE_ENGINE_") {
@@ -151,7 +152,7 @@ impl Engine {
     }
 
     pub(crate) fn get(&self, path: &str) -> Answer {
-        answer(agent().get(format!("{}{path}", self.url)).call())
+        get(&format!("{}{path}", self.url))
     }
 
     pub(crate) fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
@@ -209,6 +210,17 @@ fn spawn(directory: &Path, flags: &[String]) -> (Child, String) {
     // Nothing more is expected; a full pipe would stop the program.
     std::thread::spawn(move || std::io::copy(&mut stdout.by_ref(), &mut std::io::sink()));
     (child, url)
+}
+
+/// Asks a URL, also while the engine is used elsewhere.
+pub(crate) fn get(url: &str) -> Answer {
+    answer(agent().get(url).call())
+}
+
+/// The answer of a URL, where somebody answers there.
+pub(crate) fn try_get(url: &str) -> Option<Answer> {
+    let response = agent().get(url).call().ok()?;
+    Some(answer(Ok(response)))
 }
 
 fn agent() -> ureq::Agent {

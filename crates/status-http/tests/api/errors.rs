@@ -1,12 +1,12 @@
 //! Every error is a problem that says what was wrong and what would be right.
 
+use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Path};
+use axum::extract::Path;
 use axum::http::{Request, StatusCode, header};
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::routing::get;
 use workspace_status::State;
-use workspace_status_http::{Checked, CheckedBody, with_problems};
+use workspace_status_http::{Checked, with_problems};
 
 use crate::support::{World, answer};
 
@@ -95,9 +95,6 @@ async fn a_method_that_a_route_does_not_have_is_405_with_those_it_has() {
 
 /// Routes as another crate would add them.
 fn other_routes() -> Router {
-    async fn echo(CheckedBody(Json(body)): CheckedBody<Json<Vec<u32>>>) -> String {
-        format!("{body:?}")
-    }
     async fn number(Checked(Path(number)): Checked<Path<u32>>) -> String {
         number.to_string()
     }
@@ -106,34 +103,9 @@ fn other_routes() -> Router {
     }
     with_problems(
         Router::new()
-            .route("/echo", post(echo))
             .route("/number/{number}", get(number))
-            .route("/defective", get(defective))
-            .layer(DefaultBodyLimit::max(16)),
+            .route("/defective", get(defective)),
     )
-}
-
-#[tokio::test]
-async fn bodies_that_cannot_be_read_are_told_why() {
-    for (body, content_type, status, name) in [
-        ("[1,2]", "application/json", 200, ""),
-        ("[1,2", "application/json", 400, "invalid-body"),
-        ("{}", "application/json", 400, "invalid-body"),
-        ("[1,2]", "text/plain", 415, "unsupported-media-type"),
-        (
-            "[1,2,3,4,5,6,7,8,9]",
-            "application/json",
-            413,
-            "body-too-large",
-        ),
-    ] {
-        let request = Request::post("/echo").header(header::CONTENT_TYPE, content_type);
-        let answer = answer(&other_routes(), request.body(Body::from(body)).unwrap()).await;
-        assert_eq!(answer.status.as_u16(), status, "{body}: {}", answer.body);
-        if status != 200 {
-            assert_eq!(answer.problem()["type"], format!("/problems/{name}"));
-        }
-    }
 }
 
 #[tokio::test]

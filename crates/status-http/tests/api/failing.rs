@@ -9,8 +9,8 @@ use workspace_status::{
     Page, PageQuery, Snapshot, StateCounts, StateTotals, Tracker, WaitOutcome, Watcher,
 };
 use workspace_status_http::{
-    BoxFuture, Check, HistoryError, HistoryPage, HistoryQuery, Limits, Registry, StatusApi,
-    StatusSource, Wait, document_routes, with_problems,
+    BoxFuture, Check, HistoryError, HistoryPage, HistoryQuery, Limits, Problem, Registry,
+    StatusApi, StatusSource, Wait, document_routes, problem_types, with_problems,
 };
 
 use crate::support::{Answer, answer};
@@ -51,8 +51,9 @@ impl StatusSource for Failing {
         self.0.watch()
     }
 
-    fn wait(&self, wait: Wait) -> BoxFuture<WaitOutcome> {
-        StatusSource::wait(&self.0, wait)
+    fn wait(&self, _wait: Wait) -> BoxFuture<Result<WaitOutcome, Problem>> {
+        let problem = Problem::new(&problem_types::UNAVAILABLE, "the node is stopping");
+        Box::pin(std::future::ready(Err(problem)))
     }
 
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<Option<HistoryPage>, HistoryError>> {
@@ -114,4 +115,11 @@ async fn a_list_that_panics_is_500_wherever_it_is_made() {
         assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(answer.problem()["type"], "/problems/internal");
     }
+}
+
+#[tokio::test]
+async fn a_wait_that_its_source_ends_is_answered_with_the_problem_of_the_source() {
+    let answer = get(&app(0), "/api/v1/workspaces/t/status?waitFor=ready").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(answer.problem()["detail"], "the node is stopping");
 }

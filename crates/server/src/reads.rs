@@ -1,0 +1,362 @@
+//! Reads of one workspace: at once where it is in memory, else after its load, within one deadline.
+//!
+//! An event is acknowledged before its partition has read it. So a workspace that nobody knows is
+//! unknown only when its partition has passed what the reader may have written.
+
+use crate::{problems, routes::Api};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::time::timeout_at;
+use workspace_engine_core::{Engine, Entities, loaded::LoadedWorkspace, routing::partition_of};
+use workspace_lifecycle::{Command, Offset, PartitionId};
+use workspace_status::{Condition, State, StateSet, WaitOutcome, WorkspaceId};
+use workspace_status_http::Problem;
+
+/// Between two looks at how far a partition is: it rings no bell for one who waits for a workspace
+/// that may not exist.
+const LOOK: Duration = Duration::from_millis(25);
+
+/// A workspace in memory.
+pub(crate) type Loaded = Arc<LoadedWorkspace<Entities>>;
+
+impl Api {
+    /// Until when a read that names no time of its own may wait for a load.
+    pub(crate) fn cold_read_deadline(&self) -> Instant {
+        Instant::now() + self.app.limits().cold_read_timeout
+    }
+
+    /// A workspace in memory; one that is not is loaded first, urgently, and waited for until `deadline`.
+    pub(crate) async fn loaded(
+        &self,
+        id: &WorkspaceId,
+        deadline: Instant,
+    ) -> Result<Loaded, Problem> {
+        if let Some(loaded) = self.app.engine()?.workspace(id) {
+            return Ok(loaded);
+        }
+        self.waiting(async {
+            self.met(id, Written::Anything, deadline).await?;
+            self.load(id, deadline).await
+        })
+        .await
+    }
+
+    /// The workspace as it has applied the event at `offset`; it is loaded and waited for until `deadline`.
+    pub(crate) async fn applied(
+        &self,
+        id: &WorkspaceId,
+        offset: Offset,
+        deadline: Instant,
+    ) -> Result<Loaded, Problem> {
+        if let Some(loaded) = self.app.engine()?.workspace(id)
+            && loaded.applied().next_offset > offset
+        {
+            return Ok(loaded);
+        }
+        self.waiting(async {
+            if self.app.engine()?.workspace(id).is_none() {
+                self.met(id, Written::At(offset), deadline).await?;
+                // Nothing is applied to a workspace that an operator unloaded, so it is loaded first.
+                self.load(id, deadline).await?;
+            }
+            self.apply(id, offset, deadline).await
+        })
+        .await
+    }
+
+    /// Nothing, where the workspace is known here or to the store, or becomes known by what stands
+    /// in the log now.
+    pub(crate) async fn known(&self, id: &WorkspaceId, deadline: Instant) -> Result<(), Problem> {
+        if self.app.tracker().get(id).is_some() {
+            return Ok(());
+        }
+        self.waiting(self.met(id, Written::Anything, deadline))
+            .await
+    }
+
+    /// Does something that may wait, as one of the requests that wait at the same time.
+    async fn waiting<T>(
+        &self,
+        work: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
+        let _place = self.status.admit_wait()?;
+        self.app.until_stopped(work).await
+    }
+
+    /// Waits until a workspace has applied an event, or cannot apply it.
+    async fn apply(
+        &self,
+        id: &WorkspaceId,
+        offset: Offset,
+        deadline: Instant,
+    ) -> Result<Loaded, Problem> {
+        let engine = self.app.engine()?;
+        let parked = self
+            .app
+            .tracker()
+            .wait(id)
+            .until(Condition::State(State::Error))
+            .deadline(deadline);
+        let outcome = tokio::select! {
+            biased;
+            loaded = engine.wait_applied(id, offset) => return Ok(loaded),
+            outcome = parked => outcome,
+        };
+        let status = match outcome {
+            WaitOutcome::Met(status) | WaitOutcome::Failed(status) => Some(status),
+            WaitOutcome::TimedOut(status) => status,
+            WaitOutcome::Gone => None,
+        };
+        let reached = engine
+            .workspace(id)
+            .map(|loaded| loaded.applied().next_offset);
+        Err(problems::not_applied(id, offset, reached, status.as_ref()))
+    }
+
+    /// Brings a known workspace into memory, before others.
+    async fn load(&self, id: &WorkspaceId, deadline: Instant) -> Result<Loaded, Problem> {
+        let engine = self.app.engine()?;
+        // A refusal shows in the status, which is what the answer tells.
+        let _ = timeout_at(deadline.into(), engine.command(id, Command::Load)).await;
+        let outcome = self
+            .app
+            .tracker()
+            .wait(id)
+            .until(Condition::State(State::Ready))
+            .fail_on(StateSet::from(State::Error))
+            .deadline(deadline)
+            .await;
+        if let Some(loaded) = engine.workspace(id) {
+            return Ok(loaded);
+        }
+        Err(match outcome {
+            WaitOutcome::Met(status) | WaitOutcome::Failed(status) => {
+                problems::not_loaded(id, Some(&status))
+            }
+            WaitOutcome::TimedOut(status) => problems::not_loaded(id, status.as_ref()),
+            WaitOutcome::Gone => problems::not_loaded(id, None),
+        })
+    }
+
+    /// Waits until the workspace is known, or its partition has passed what was written.
+    async fn met(
+        &self,
+        id: &WorkspaceId,
+        written: Written,
+        deadline: Instant,
+    ) -> Result<(), Problem> {
+        if self.app.tracker().get(id).is_some() || self.is_stored(id).await? {
+            return Ok(());
+        }
+        let engine = self.app.engine()?;
+        let partition = partition_of(id, engine.log().partitions());
+        let end = match written {
+            Written::Anything => engine.log().high_watermark(partition),
+            Written::At(offset) => offset.next(),
+        };
+        loop {
+            // Looked at before the workspace is: one with an event below it is known by then.
+            let position = discovered(engine, partition);
+            if self.app.tracker().get(id).is_some() {
+                return Ok(());
+            }
+            if position >= end {
+                if self.is_stored(id).await? {
+                    return Ok(());
+                }
+                return Err(problems::unknown_workspace(id));
+            }
+            if Instant::now() >= deadline {
+                return Err(problems::not_read_yet(id, end, position));
+            }
+            // Over as soon as it is known, in whatever state.
+            let _ = self
+                .app
+                .tracker()
+                .wait(id)
+                .until(Condition::AnyOf(State::ALL.into_iter().collect()))
+                .deadline(deadline.min(Instant::now() + LOOK))
+                .await;
+        }
+    }
+
+    async fn is_stored(&self, id: &WorkspaceId) -> Result<bool, Problem> {
+        let asked = id.clone();
+        self.app
+            .blocking(move |engine| engine.stored(&asked))
+            .await?
+            .map(|stored| stored.is_some())
+            .map_err(|error| problems::store(&error))
+    }
+}
+
+/// What a reader may have written before it asks.
+#[derive(Debug, Clone, Copy)]
+enum Written {
+    /// Whatever stands in the log.
+    Anything,
+    /// The event at this offset of the workspace's partition.
+    At(Offset),
+}
+
+/// Every workspace with an event below this is known.
+fn discovered(engine: &Engine, partition: PartitionId) -> Offset {
+    engine
+        .partitions()
+        .into_iter()
+        .find(|report| report.partition == partition)
+        .map_or(Offset::ZERO, |report| report.discovered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{app::App, config::HttpLimits, source::EngineSource, test_log::TestLog};
+    use axum::http::StatusCode;
+    use workspace_engine_core::{
+        EngineConfig,
+        log::EventLog,
+        populate::BeginEmpty,
+        store::{MemoryStore, Store},
+    };
+    use workspace_status::Tracker;
+    use workspace_status_http::{Limits, Registry, StatusApi, problem_types};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn id(text: &str) -> WorkspaceId {
+        WorkspaceId::new(text).unwrap()
+    }
+
+    fn api_over(log: &TestLog) -> Api {
+        api_with(log, Limits::default())
+    }
+
+    fn api_with(log: &TestLog, limits: Limits) -> Api {
+        let tracker = Tracker::new();
+        let app = App::new(tracker.clone(), HttpLimits::for_tests());
+        let log: Arc<dyn EventLog> = Arc::new(log.clone());
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let engine = Engine::start(
+            EngineConfig::default(),
+            log,
+            Arc::clone(&store),
+            tracker,
+            Arc::new(BeginEmpty),
+        );
+        app.set_engine(engine.unwrap(), store);
+        let status = StatusApi::new(EngineSource::new(app.clone()), limits, Registry::default());
+        Api::new(app, status)
+    }
+
+    fn refused(read: Result<Loaded, Problem>) -> (StatusCode, String) {
+        let problem = read.map(|loaded| loaded.applied()).unwrap_err();
+        (problem.status(), problem.detail().to_owned())
+    }
+
+    #[tokio::test]
+    async fn an_event_that_its_partition_has_not_read_makes_no_workspace_unknown() {
+        let log = TestLog::default();
+        let api = api_over(&log);
+        let held = log.hold_reads();
+        log.append("new");
+        let expected = (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the workspace is not known yet: its partition is read up to offset 0, and its events may stand below 1"
+                .to_owned(),
+        );
+        let now = Instant::now();
+        assert_eq!(
+            refused(api.applied(&id("new"), Offset(0), now).await),
+            expected
+        );
+        assert_eq!(refused(api.loaded(&id("new"), now).await), expected);
+
+        let waits = tokio::spawn({
+            let api = api.clone();
+            async move {
+                api.applied(&id("new"), Offset(0), Instant::now() + PATIENCE)
+                    .await
+            }
+        });
+        drop(held);
+        let loaded = waits.await.unwrap().unwrap();
+        assert_eq!(loaded.applied().events_applied, 1);
+    }
+
+    #[tokio::test]
+    async fn a_workspace_is_unknown_once_its_partition_has_passed_what_was_written() {
+        let log = TestLog::default();
+        let api = api_over(&log);
+        log.append("other");
+        let deadline = Instant::now() + PATIENCE;
+        for read in [
+            api.loaded(&id("nobody"), deadline).await,
+            api.applied(&id("nobody"), Offset(0), deadline).await,
+        ] {
+            assert_eq!(
+                refused(read),
+                (
+                    StatusCode::NOT_FOUND,
+                    "neither the store nor the log knows the workspace".to_owned()
+                )
+            );
+        }
+        // Nothing is said of it before the log has come that far.
+        let ahead = api.applied(&id("nobody"), Offset(7), Instant::now()).await;
+        assert_eq!(refused(ahead).0, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test]
+    async fn one_read_more_than_may_wait_is_refused_at_once() {
+        let log = TestLog::default();
+        let limits = Limits {
+            concurrent_waits: 1,
+            ..Limits::default()
+        };
+        let api = api_with(&log, limits);
+        let place = api.status.admit_wait().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        for read in [
+            api.loaded(&id("a"), deadline).await,
+            api.applied(&id("a"), Offset(0), deadline).await,
+        ] {
+            let problem = read.map(|loaded| loaded.applied()).unwrap_err();
+            assert_eq!(problem.kind(), &problem_types::TOO_MANY_REQUESTS_AT_ONCE);
+        }
+        drop(place);
+        let read = api.loaded(&id("a"), deadline).await;
+        assert_eq!(refused(read).0, StatusCode::NOT_FOUND);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_waits_is_answered_at_once_when_the_engine_stops() {
+        let log = TestLog::default();
+        let api = api_over(&log);
+        let _held = log.hold_reads();
+        log.append("new");
+        let reads = [None, Some(Offset(0))].map(|offset| {
+            let api = api.clone();
+            tokio::spawn(async move {
+                let deadline = Instant::now() + PATIENCE;
+                match offset {
+                    None => api.loaded(&id("new"), deadline).await,
+                    Some(offset) => api.applied(&id("new"), offset, deadline).await,
+                }
+            })
+        });
+        // Both wait, or will find the engine stopped: it makes no difference.
+        tokio::task::yield_now().await;
+        api.app.stop();
+        for read in reads {
+            let problem = read.await.unwrap().map(|loaded| loaded.applied());
+            assert_eq!(
+                problem.unwrap_err(),
+                problems::stopping(),
+                "answered before its deadline"
+            );
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Requests that wait: how many there may be, and how a stop ends them.
+
+use crate::support::Engine;
+use std::{thread, time::Duration};
+
+#[test]
+fn requests_that_wait_shut_no_probe_out_and_are_answered_when_the_engine_stops() {
+    let mut engine = Engine::start(&["--max-connections", "4"]);
+    let url = engine.url.clone();
+    let wait = "/api/v1/workspaces/nobody/status?waitFor=ready";
+    let waits = [0, 1].map(|_| {
+        let asked = format!("{url}{wait}&timeout=10m");
+        thread::spawn(move || {
+            loop {
+                let answer = crate::support::get(&asked);
+                // The question below may have its place for a moment.
+                if answer.json()["type"] != "/problems/too-many-at-once" {
+                    return answer;
+                }
+            }
+        })
+    });
+    // Both are under way when a third one is refused.
+    let refused = loop {
+        let answer = engine.get(&format!("{wait}&timeout=1ms"));
+        if answer.status != 404 {
+            break answer;
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!(refused.json()["maximum"], 2, "{refused:?}");
+    let read = engine.get("/api/v1/workspaces/nobody/entities?atLeast=0");
+    assert_eq!(
+        read.json()["type"],
+        "/problems/too-many-at-once",
+        "{read:?}"
+    );
+    assert_eq!(engine.get("/livez").status, 200);
+
+    assert!(engine.stop().success());
+    for wait in waits {
+        let answer = wait.join().unwrap();
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert_eq!(answer.json()["type"], "/problems/stopping", "{answer:?}");
+    }
+}
