@@ -3,6 +3,7 @@
 //! The socket answers before the engine is there, and until it has let go of its last workspace:
 //! a status is never a refused connection while the process lives.
 
+mod front;
 mod listener;
 mod opening;
 mod signals;
@@ -15,17 +16,11 @@ use crate::{
     config::ServeConfig,
     exit::Exit,
     metrics::EngineMetrics,
-    problems,
     routes::{self, Api},
     source::EngineSource,
     telemetry::TelemetryError,
 };
-use axum::{
-    Router,
-    http::Request,
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
+use axum::Router;
 use listener::{Connections, HttpServer};
 use opening::Opened;
 use signals::Signals;
@@ -43,10 +38,6 @@ use workspace_status_http::{Limits, Registry, StatusApi, document_routes, with_p
 /// How long requests may go on after the engine has let go of its workspaces. Those that wait were
 /// answered when the stop began.
 const DRAIN: Duration = Duration::from_secs(2);
-
-/// Longest path with its query: type and id of an entity have at most 4,096 bytes each, and three
-/// times as many when each of them is percent-encoded.
-const URI_BYTES_MOST: usize = 32 << 10;
 
 /// Why an engine does not run.
 #[derive(Debug, thiserror::Error)]
@@ -242,19 +233,6 @@ fn router(app: &App) -> Router {
     let api = Api::new(app.clone(), status.clone());
     let routes = status.routes().merge(routes::engine_routes(api));
     with_problems(document_routes(routes))
-        .layer(axum::middleware::from_fn(limit_uri))
-        .layer(axum::middleware::from_fn(log_request))
-}
-
-/// Refuses a URI that no route could mean: one over the limit of the whole head is answered by the
-/// HTTP library, without a word.
-async fn limit_uri(request: Request<axum::body::Body>, next: Next) -> Response {
-    let uri = request.uri();
-    let bytes = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
-    if bytes > URI_BYTES_MOST {
-        return problems::uri_too_long(bytes, URI_BYTES_MOST).into_response();
-    }
-    next.run(request).await
 }
 
 /// The limits of the status routes. Requests that wait leave half of the connections to those that
@@ -266,25 +244,6 @@ fn limits(app: &App) -> Limits {
         concurrent_waits: limits.concurrent_waits.min(half).max(1),
         ..limits
     }
-}
-
-/// Tells the log of each request, at level debug.
-async fn log_request(request: Request<axum::body::Body>, next: Next) -> Response {
-    if !tracing::enabled!(tracing::Level::DEBUG) {
-        return next.run(request).await;
-    }
-    let begun = Instant::now();
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let response = next.run(request).await;
-    tracing::debug!(
-        %method,
-        path,
-        status = response.status().as_u16(),
-        micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
-        "request"
-    );
-    response
 }
 
 #[cfg(test)]

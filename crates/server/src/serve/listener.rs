@@ -1,5 +1,6 @@
 //! Accepts connections and serves requests on them, within the limits of what one client may take.
 
+use super::front::Front;
 use super::stream::TimedStream;
 use crate::config::HttpLimits;
 use axum::Router;
@@ -7,7 +8,6 @@ use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
 };
 use std::{
     io,
@@ -141,7 +141,7 @@ fn serve(
         .timer(TokioTimer::new())
         .header_read_timeout(connections.header_timeout)
         .max_buf_size(HEAD_BYTES_MOST)
-        .serve_connection(stream, TowerToHyperService::new(router));
+        .serve_connection(stream, Front(router));
     let connection = graceful.watch(connection);
     async move {
         if let Err(error) = connection.await {
