@@ -1,0 +1,151 @@
+#!/usr/bin/env bash
+# A real Apache Kafka without a cluster, for the checks and for whoever wants to try `serve --kafka`.
+#
+#   scripts/kafka.sh start [NODES]   starts 1 or 3 nodes and prints their addresses for --kafka
+#   scripts/kafka.sh kill N          kills node N with SIGKILL
+#   scripts/kafka.sh restart N       starts node N again
+#   scripts/kafka.sh stop            stops all nodes; their data stays
+#   scripts/kafka.sh clean           stops all nodes and removes their data
+#   scripts/kafka.sh run MAIN ARGS   runs one of Kafka's tools, such as org.apache.kafka.tools.TopicCommand
+#
+# Needs Java 17, Maven and Python 3. Everything lies under KAFKA_DIR (target/kafka).
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+dir=${KAFKA_DIR:-$here/../target/kafka}
+lib=${KAFKA_LIB:-$here/../target/kafka-lib}
+
+fail() {
+    echo "kafka.sh: $*" >&2
+    exit 1
+}
+
+fetch() {
+    [ -e "$lib/.complete" ] && return
+    command -v mvn >/dev/null || fail "Maven is needed to get Apache Kafka"
+    mvn -q -B -f "$here/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$(mkdir -p "$lib" && cd "$lib" && pwd)" >&2
+    touch "$lib/.complete"
+}
+
+run() {
+    local main=$1
+    shift
+    java -Xmx256m -cp "$lib/*" -Dlog4j2.configurationFile="file:$here/kafka/log4j2.properties" "$main" "$@"
+}
+
+free_ports() {
+    python3 - "$1" <<'PY'
+import socket, sys
+held = [socket.socket() for _ in range(int(sys.argv[1]))]
+for one in held:
+    one.bind(("127.0.0.1", 0))
+print(*[one.getsockname()[1] for one in held])
+PY
+}
+
+configure() {
+    local nodes=$1 uuid ports voters="" n
+    read -ra ports <<<"$(free_ports $((nodes * 2)))"
+    for ((n = 1; n <= nodes; n++)); do
+        voters+="${voters:+,}$n@127.0.0.1:${ports[n * 2 - 1]}"
+    done
+    uuid=$(run kafka.tools.StorageTool random-uuid)
+    for ((n = 1; n <= nodes; n++)); do
+        mkdir -p "$dir/$n"
+        cat >"$dir/$n/server.properties" <<CONFIG
+process.roles=broker,controller
+node.id=$n
+controller.quorum.voters=$voters
+listeners=PLAINTEXT://127.0.0.1:${ports[n * 2 - 2]},CONTROLLER://127.0.0.1:${ports[n * 2 - 1]}
+advertised.listeners=PLAINTEXT://127.0.0.1:${ports[n * 2 - 2]}
+controller.listener.names=CONTROLLER
+log.dirs=$dir/$n/data
+auto.create.topics.enable=false
+default.replication.factor=$nodes
+min.insync.replicas=$(((nodes + 1) / 2))
+offsets.topic.replication.factor=$nodes
+transaction.state.log.replication.factor=$nodes
+transaction.state.log.min.isr=$(((nodes + 1) / 2))
+group.initial.rebalance.delay.ms=0
+offsets.topic.num.partitions=5
+transaction.state.log.num.partitions=5
+log.cleaner.backoff.ms=500
+group.min.session.timeout.ms=3000
+group.consumer.min.session.timeout.ms=3000
+group.consumer.session.timeout.ms=6000
+group.consumer.min.heartbeat.interval.ms=500
+group.consumer.heartbeat.interval.ms=1000
+CONFIG
+        echo "127.0.0.1:${ports[n * 2 - 2]}" >"$dir/$n/address"
+        run kafka.tools.StorageTool format -t "$uuid" -c "$dir/$n/server.properties" >/dev/null
+    done
+}
+
+start_node() {
+    local n=$1 heap=1g
+    [ -e "$dir/2" ] && heap=512m
+    [ -e "$dir/$n/server.properties" ] || fail "there is no node $n"
+    is_up "$n" && fail "node $n is up"
+    nohup java "-Xmx$heap" -cp "$lib/*" -Dlog4j2.configurationFile="file:$here/kafka/log4j2.properties" \
+        kafka.Kafka "$dir/$n/server.properties" >>"$dir/$n/log" 2>&1 &
+    echo $! >"$dir/$n/pid"
+}
+
+is_up() {
+    [ -e "$dir/$1/pid" ] && kill -0 "$(cat "$dir/$1/pid")" 2>/dev/null
+}
+
+addresses() {
+    cat "$dir"/*/address | paste -sd,
+}
+
+# The port opens before the broker serves: it is ready when it answers for its metadata.
+wait_ready() {
+    local deadline=$((SECONDS + 60))
+    until run org.apache.kafka.tools.TopicCommand --bootstrap-server "$(addresses)" --list >/dev/null 2>&1; do
+        ((SECONDS < deadline)) || fail "no answer after 60 s; see $dir/*/log"
+        sleep 0.2
+    done
+}
+
+stop() {
+    local pid
+    for pid in "$dir"/*/pid; do
+        [ -e "$pid" ] || continue
+        kill "$(cat "$pid")" 2>/dev/null || true
+    done
+    for pid in "$dir"/*/pid; do
+        [ -e "$pid" ] || continue
+        timeout 30 tail --pid="$(cat "$pid")" -f /dev/null || kill -9 "$(cat "$pid")"
+        rm -f "$pid"
+    done
+}
+
+case ${1:-} in
+start)
+    nodes=${2:-1}
+    [[ $nodes == 1 || $nodes == 3 ]] || fail "1 or 3 nodes, not $nodes"
+    fetch
+    mkdir -p "$dir"
+    dir=$(cd "$dir" && pwd)
+    [ -e "$dir/1/server.properties" ] || configure "$nodes"
+    for node in "$dir"/*/; do start_node "$(basename "$node")"; done
+    wait_ready
+    addresses
+    ;;
+kill) kill -9 "$(cat "$dir/${2:?which node?}/pid")" ;;
+restart) start_node "${2:?which node?}" ;;
+stop) stop ;;
+clean)
+    stop
+    rm -rf "$dir"
+    ;;
+run)
+    fetch
+    shift
+    run "$@"
+    ;;
+*)
+    sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0" >&2
+    exit 64
+    ;;
+esac
