@@ -30,6 +30,7 @@ use self::loader::{LoadDone, LoadJob};
 use self::saver::SaveJob;
 use crate::loaded::{Following, LivePosition, LoadedWorkspace};
 use crate::log::{DeadLetter, ReadError, ReadLimit};
+use crate::post::{Permit, Post};
 use crate::shared::Shared;
 use crate::store::{Change, Save};
 use crate::workspace::Workspace;
@@ -107,6 +108,7 @@ pub(crate) struct Driver<W: Workspace> {
     pub(super) shared: Arc<Shared<W>>,
     pub(super) machine: Partition,
     pub(super) id: PartitionId,
+    post: Arc<Post<W>>,
     pub(super) locals: Vec<Local<W>>,
     live: Arc<LivePosition>,
     batches: HashMap<Lane, (Grouped, Offset)>,
@@ -120,12 +122,14 @@ pub(crate) struct Driver<W: Workspace> {
 }
 
 impl<W: Workspace> Driver<W> {
-    pub(crate) fn new(shared: Arc<Shared<W>>, id: PartitionId) -> Self {
+    pub(crate) fn new(shared: Arc<Shared<W>>, post: Arc<Post<W>>) -> Self {
+        let id = post.id();
         let machine = Partition::new(id, shared.config.limits);
         Self {
             shared,
             machine,
             id,
+            post,
             locals: Vec::new(),
             live: Arc::default(),
             batches: HashMap::new(),
@@ -143,8 +147,8 @@ impl<W: Workspace> Driver<W> {
     pub(crate) fn run(mut self, messages: &Receiver<Message<W>>) {
         self.input(Input::Assigned);
         while !self.released {
-            self.beat();
-            self.shared.awake(self.id);
+            self.post.beat(self.shared.now());
+            self.post.awake();
             while let Ok(message) = messages.try_recv() {
                 self.message(message);
             }
@@ -169,11 +173,11 @@ impl<W: Workspace> Driver<W> {
                 Err(RecvTimeoutError::Disconnected) => self.input(Input::Lost),
             }
         }
-        self.beat_for_the_last_time();
+        self.shared.close(&self.post, messages);
     }
 
     fn now(&self) -> Time {
-        Time(self.shared.began.elapsed())
+        Time(self.shared.now())
     }
 
     fn message(&mut self, message: Message<W>) {
@@ -264,13 +268,11 @@ impl<W: Workspace> Driver<W> {
         match action {
             Action::List => Some(self.list()),
             Action::AskPermit { slot, urgency } => {
-                self.shared
-                    .ask_permit(self.id, slot, self.machine.workspace_id(slot), urgency);
+                self.shared.ask_permit(self.permit(slot), urgency);
                 None
             }
             Action::CancelPermit { slot } => {
-                self.shared
-                    .cancel_permit(self.id, slot, self.machine.workspace_id(slot));
+                self.shared.cancel_permit(&self.permit(slot));
                 None
             }
             Action::ReturnPermit => {
@@ -371,7 +373,7 @@ impl<W: Workspace> Driver<W> {
             });
         };
         self.shared.load(LoadJob {
-            partition: self.id,
+            post: Arc::clone(&self.post),
             slot,
             id,
             epoch,
@@ -523,7 +525,7 @@ impl<W: Workspace> Driver<W> {
             ));
         }
         self.shared.save(SaveJob {
-            partition: self.id,
+            post: Arc::clone(&self.post),
             saves,
             refused,
             committed: plan.committed,
@@ -597,7 +599,7 @@ impl<W: Workspace> Driver<W> {
             }
         }
         self.replay_metadata();
-        self.shared.publish(self.id, &self.machine);
+        self.post.publish(&self.machine);
     }
 
     fn all_follow_live(&mut self) {
@@ -614,12 +616,12 @@ impl<W: Workspace> Driver<W> {
         }
     }
 
-    fn beat(&self) {
-        self.shared.beat(self.id, Some(self.shared.began.elapsed()));
-    }
-
-    fn beat_for_the_last_time(&self) {
-        self.shared.beat(self.id, None);
+    fn permit(&self, slot: Slot) -> Permit<W> {
+        Permit {
+            post: Arc::clone(&self.post),
+            slot,
+            id: self.machine.workspace_id(slot).clone(),
+        }
     }
 
     pub(super) fn finish_load_clock(&mut self, slot: Slot) {

@@ -4,6 +4,7 @@
 //! writes the history, one for upkeep. They talk by channels; none waits for a
 //! reader.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -84,6 +85,9 @@ pub enum ActionError {
     /// The machine refused it.
     #[error(transparent)]
     Refused(#[from] CommandError),
+    /// Another process owns the partition of the workspace, or none does yet.
+    #[error("partition {0} of the workspace is not assigned to this process")]
+    NotAssigned(PartitionId),
     /// Too many commands wait for the partition.
     #[error("too many commands are waiting, try again")]
     Busy,
@@ -102,7 +106,8 @@ pub struct ShutdownReport {
 }
 
 struct Threads {
-    partitions: Vec<JoinHandle<()>>,
+    /// The last driver of each partition; one that is assigned again begins when it has ended.
+    partitions: BTreeMap<PartitionId, JoinHandle<()>>,
     others: Vec<JoinHandle<()>>,
 }
 
@@ -122,7 +127,7 @@ impl<W: Workspace> Clone for Engine<W> {
 }
 
 impl<W: Workspace> Engine<W> {
-    /// Starts the engine: every partition of the log is assigned to it, and what the store knows begins to load.
+    /// Starts the engine with every partition of the log assigned to it: what the store knows begins to load.
     ///
     /// # Errors
     /// [`StartError`] when a thread cannot be started, or when the store does not belong to the log.
@@ -133,24 +138,96 @@ impl<W: Workspace> Engine<W> {
         tracker: Tracker,
         populate: Arc<dyn Populate>,
     ) -> Result<Self, StartError> {
+        let engine = Self::start_unassigned(config, log, store, tracker, populate)?;
+        for partition in (0..engine.shared.log.partitions()).map(PartitionId) {
+            engine.assign(partition)?;
+        }
+        Ok(engine)
+    }
+
+    /// Starts the engine without a partition: [`Engine::assign`] gives it some.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_unassigned(
+        config: EngineConfig,
+        log: Arc<dyn EventLog>,
+        store: Arc<dyn Store>,
+        tracker: Tracker,
+        populate: Arc<dyn Populate>,
+    ) -> Result<Self, StartError> {
         check_store(&*log, &*store)?;
-        let partitions = log.partitions();
+        let partitions = usize::try_from(log.partitions()).unwrap_or(1).max(1);
         let (loads, load_jobs) = bounded(config.admission.permits.max(1));
-        let (saves, save_jobs) = bounded(usize::try_from(partitions).unwrap_or(1).max(1));
+        // One save a partition is under way, and one that an assignment before has left behind.
+        let (saves, save_jobs) = bounded(partitions * 2);
         tracker.set_owner(config.owner.as_str());
-        let (shared, receivers) = Shared::new(config, log, store, tracker, populate, loads, saves);
+        let shared = Shared::new(config, log, store, tracker, populate, loads, saves);
         let shared = Arc::new(shared);
         let listener = Arc::downgrade(&shared);
         shared.log.set_listener(Arc::new(move |partition, _| {
-            if let Some(shared) = listener.upgrade() {
-                shared.wake(partition);
+            if let Some(post) = listener.upgrade().and_then(|shared| shared.post(partition)) {
+                post.wake();
             }
         }));
-        let threads = start_threads(&shared, receivers, &load_jobs, save_jobs)?;
+        let others = start_threads(&shared, &load_jobs, save_jobs)?;
         Ok(Self {
             shared,
-            threads: Arc::new(Mutex::new(Some(threads))),
+            threads: Arc::new(Mutex::new(Some(Threads {
+                partitions: BTreeMap::new(),
+                others,
+            }))),
         })
+    }
+
+    /// This process owns a partition from now on. Nothing changes where it does already, or where the engine is ending.
+    ///
+    /// # Errors
+    /// [`StartError::Thread`].
+    pub fn assign(&self, partition: PartitionId) -> Result<(), StartError> {
+        let mut threads = self.threads.lock();
+        let Some(threads) = threads.as_mut() else {
+            return Ok(());
+        };
+        let Some((post, messages)) = self.shared.open(partition) else {
+            return Ok(());
+        };
+        let before = threads.partitions.remove(&partition);
+        let driver = Driver::new(Arc::clone(&self.shared), post);
+        let thread = spawn(format!("partition-{partition}"), move || {
+            // Two drivers of one partition would take each other's workspaces from the readers' sight.
+            before.map(join);
+            driver.run(&messages);
+        })?;
+        threads.partitions.insert(partition, thread);
+        Ok(())
+    }
+
+    /// Partitions go to another process: their workspaces are saved and let go of. What is not done by
+    /// `deadline` is dropped without a save, which loses nothing. Blocks. Tells how many were not done.
+    pub fn revoke(&self, partitions: &[PartitionId], deadline: Instant) -> usize {
+        let posts: Vec<_> = partitions
+            .iter()
+            .filter_map(|partition| self.shared.withdraw(*partition))
+            .collect();
+        for post in &posts {
+            let _ = post.tell(Message::Input(Input::Revoked));
+        }
+        while Instant::now() < deadline && posts.iter().any(|post| post.is_open()) {
+            std::thread::sleep(RELEASE_LOOK);
+        }
+        let late = posts.iter().filter(|post| post.is_open());
+        late.map(|post| post.tell(Message::Input(Input::Lost)))
+            .count()
+    }
+
+    /// Partitions have gone to another process already: their workspaces are dropped without a save.
+    pub fn lose(&self, partitions: &[PartitionId]) {
+        for partition in partitions {
+            if let Some(post) = self.shared.withdraw(*partition) {
+                let _ = post.tell(Message::Input(Input::Lost));
+            }
+        }
     }
 
     /// Where every workspace stands.
@@ -208,23 +285,17 @@ impl<W: Workspace> Engine<W> {
     /// Waits until the workspace is in memory and has applied `offset`. It has no deadline of its own.
     pub async fn wait_applied(&self, id: &WorkspaceId, offset: Offset) -> Arc<LoadedWorkspace<W>> {
         let partition = partition_of(id, self.shared.log.partitions());
-        let mut passes = self.shared.passes(partition);
         loop {
-            if let Some(passes) = &mut passes {
-                passes.mark_unchanged();
-            }
+            let mut passes = self.shared.post(partition).map(|post| post.passes());
             if let Some(workspace) = self.workspace(id)
                 && workspace.applied().next_offset > offset
             {
                 return workspace;
             }
-            let more = match &mut passes {
-                Some(passes) => passes.changed().await.is_ok(),
-                None => false,
-            };
-            if !more {
-                // The engine is ending: nothing more will be applied.
-                std::future::pending::<()>().await;
+            match &mut passes {
+                // An assignment that ends says so as well.
+                Some(passes) => drop(passes.changed().await),
+                None => tokio::time::sleep(ASSIGNMENT_LOOK).await,
             }
         }
     }
@@ -255,25 +326,13 @@ impl<W: Workspace> Engine<W> {
         let Some(threads) = self.threads.lock().take() else {
             return ShutdownReport::default();
         };
-        let ids: Vec<PartitionId> = (0..self.shared.log.partitions()).map(PartitionId).collect();
-        for id in &ids {
-            self.shared.tell(*id, Message::Input(Input::Revoked));
-        }
-        while Instant::now() < deadline && !threads.partitions.iter().all(JoinHandle::is_finished) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let abandoned = threads
-            .partitions
-            .iter()
-            .filter(|thread| !thread.is_finished())
-            .count();
+        let posts = self.shared.posts();
+        let partitions: Vec<PartitionId> = posts.iter().map(|post| post.id()).collect();
+        let abandoned = self.revoke(&partitions, deadline);
         let report = ShutdownReport {
-            released: threads.partitions.len() - abandoned,
+            released: partitions.len() - abandoned,
             abandoned,
         };
-        for id in &ids {
-            self.shared.tell(*id, Message::Input(Input::Lost));
-        }
         self.shared.ending.store(true, Ordering::Release);
         for thread in &threads.others {
             thread.thread().unpark();
@@ -281,14 +340,10 @@ impl<W: Workspace> Engine<W> {
         if abandoned == 0 {
             // Loads that nobody waits for any more may still hang in what they read from.
             while Instant::now() < deadline && !threads.others.iter().all(JoinHandle::is_finished) {
-                std::thread::sleep(Duration::from_millis(5));
+                std::thread::sleep(RELEASE_LOOK);
             }
-            let ended = threads.partitions.into_iter().chain(threads.others);
-            for thread in ended.filter(JoinHandle::is_finished) {
-                if thread.join().is_err() {
-                    tracing::error!("a thread of the engine had panicked");
-                }
-            }
+            let all = threads.partitions.into_values().chain(threads.others);
+            all.filter(JoinHandle::is_finished).for_each(join);
             if let Err(error) = self.shared.store.sync() {
                 tracing::error!(%error, "the store cannot be synced");
             }
@@ -297,12 +352,23 @@ impl<W: Workspace> Engine<W> {
     }
 }
 
+/// Between two looks of a waiting reader whether the partition is assigned.
+const ASSIGNMENT_LOOK: Duration = Duration::from_millis(100);
+
+/// Between two looks whether partitions are released.
+const RELEASE_LOOK: Duration = Duration::from_millis(2);
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!("a thread of the engine had panicked");
+    }
+}
+
 fn start_threads<W: Workspace>(
     shared: &Arc<Shared<W>>,
-    receivers: Vec<Receiver<Message<W>>>,
-    load_jobs: &Receiver<LoadJob>,
-    save_jobs: Receiver<SaveJob>,
-) -> Result<Threads, StartError> {
+    load_jobs: &Receiver<LoadJob<W>>,
+    save_jobs: Receiver<SaveJob<W>>,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
     let mut others = Vec::new();
     let history_of = Arc::clone(shared);
     let watcher = shared.tracker.watch();
@@ -321,14 +387,7 @@ fn start_threads<W: Workspace>(
     })?);
     let upkeep_of = Arc::clone(shared);
     others.push(spawn("upkeep".to_owned(), move || upkeep::run(&upkeep_of))?);
-    let mut partitions = Vec::new();
-    for (id, messages) in (0..).map(PartitionId).zip(receivers) {
-        let driver = Driver::new(Arc::clone(shared), id);
-        partitions.push(spawn(format!("partition-{id}"), move || {
-            driver.run(&messages);
-        })?);
-    }
-    Ok(Threads { partitions, others })
+    Ok(others)
 }
 
 /// Takes jobs until the engine ends.

@@ -20,6 +20,7 @@ pub mod report;
 
 mod driver;
 pub mod engine;
+mod post;
 mod shared;
 
 pub use config::EngineConfig;

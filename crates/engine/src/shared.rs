@@ -1,17 +1,13 @@
-//! What all threads of the engine share: the log, the store, permits, and a post for each partition.
+//! What all threads of the engine share: the log, the store, permits, and the posts of the partitions.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
-use workspace_lifecycle::{
-    Admission, Command, Input, Offset, Partition, PartitionId, Slot, Urgency,
-};
+use workspace_lifecycle::{Admission, Command, Input, Offset, PartitionId, Urgency};
 use workspace_status::{Tracker, WorkspaceId, WorkspaceStatus};
 
 use crate::config::EngineConfig;
@@ -23,66 +19,11 @@ use crate::engine::ActionError;
 use crate::loaded::LoadedWorkspace;
 use crate::log::EventLog;
 use crate::populate::Populate;
+use crate::post::{Permit, Post};
 use crate::report::{Check, Health, PartitionReport};
 use crate::routing::partition_of;
 use crate::store::Store;
 use crate::workspace::Workspace;
-
-/// Most commands that wait for one partition.
-const COMMANDS_WAITING_MAX: usize = 1024;
-
-/// A partition whose heart did not beat for this long is not alive. It beats between batches.
-const HEARTBEAT_LATE: Duration = Duration::from_secs(20);
-
-struct Permit {
-    partition: PartitionId,
-    slot: Slot,
-    id: WorkspaceId,
-}
-
-impl PartialEq for Permit {
-    fn eq(&self, other: &Self) -> bool {
-        (self.partition, self.slot) == (other.partition, other.slot)
-    }
-}
-
-impl Eq for Permit {}
-
-impl Hash for Permit {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.partition, self.slot).hash(state);
-    }
-}
-
-impl Clone for Permit {
-    fn clone(&self) -> Self {
-        Self {
-            id: self.id.clone(),
-            ..*self
-        }
-    }
-}
-
-/// One partition as the threads around it see it.
-struct Post<W> {
-    messages: Sender<Message<W>>,
-    /// A `Wake` is in its channel already.
-    woken: AtomicBool,
-    view: Mutex<View>,
-    /// Milliseconds since the engine began; `u64::MAX` when the partition is over.
-    beat_ms: AtomicU64,
-    /// Counts passes, for those who wait for an offset.
-    passes: watch::Sender<u64>,
-}
-
-#[derive(Debug, Default, Clone, Copy)]
-struct View {
-    position: workspace_lifecycle::Position,
-    trim_floor: Offset,
-    floor_at: Option<Instant>,
-    sampled: Option<(Instant, Offset)>,
-    rate_per_second: f64,
-}
 
 /// What all threads of the engine share.
 pub(crate) struct Shared<W> {
@@ -97,40 +38,27 @@ pub(crate) struct Shared<W> {
     pub(crate) left: Mutex<Vec<Arc<WorkspaceStatus>>>,
     pub(crate) began: Instant,
     pub(crate) ending: AtomicBool,
-    posts: Vec<Post<W>>,
-    admission: Mutex<Admission<Permit>>,
-    loads: Sender<LoadJob>,
-    saves: Sender<SaveJob>,
+    /// The partitions that are assigned to this process.
+    posts: RwLock<BTreeMap<PartitionId, Arc<Post<W>>>>,
+    admission: Mutex<Admission<Permit<W>>>,
+    loads: Sender<LoadJob<W>>,
+    saves: Sender<SaveJob<W>>,
     store_trouble: Mutex<Option<String>>,
     /// Partitions whose last read failed, with the log's words.
     log_trouble: Mutex<BTreeMap<PartitionId, String>>,
 }
 
 impl<W: Workspace> Shared<W> {
-    /// What the threads share, and the receiving end of each partition's channel.
     pub(crate) fn new(
         config: EngineConfig,
         log: Arc<dyn EventLog>,
         store: Arc<dyn Store>,
         tracker: Tracker,
         populate: Arc<dyn Populate>,
-        loads: Sender<LoadJob>,
-        saves: Sender<SaveJob>,
-    ) -> (Self, Vec<Receiver<Message<W>>>) {
-        let (posts, receivers) = (0..log.partitions())
-            .map(|_| {
-                let (messages, receiver) = unbounded();
-                let post = Post {
-                    messages,
-                    woken: AtomicBool::new(false),
-                    view: Mutex::new(View::default()),
-                    beat_ms: AtomicU64::new(0),
-                    passes: watch::Sender::new(0),
-                };
-                (post, receiver)
-            })
-            .unzip();
-        let shared = Self {
+        loads: Sender<LoadJob<W>>,
+        saves: Sender<SaveJob<W>>,
+    ) -> Self {
+        Self {
             admission: Mutex::new(Admission::new(config.admission)),
             config,
             log,
@@ -142,65 +70,73 @@ impl<W: Workspace> Shared<W> {
             left: Mutex::default(),
             began: Instant::now(),
             ending: AtomicBool::new(false),
-            posts,
+            posts: RwLock::default(),
             loads,
             saves,
             store_trouble: Mutex::new(None),
             log_trouble: Mutex::default(),
-        };
-        (shared, receivers)
-    }
-
-    fn post(&self, partition: PartitionId) -> Option<&Post<W>> {
-        self.posts.get(usize::try_from(partition.0).ok()?)
-    }
-
-    /// Puts a message into a partition's channel. The channel has no limit of its own: a
-    /// partition is told of at most one save, one load a permit, one wake, and a limited number of commands.
-    pub(crate) fn tell(&self, partition: PartitionId, message: Message<W>) -> bool {
-        self.post(partition)
-            .is_some_and(|post| post.messages.send(message).is_ok())
-    }
-
-    pub(crate) fn wake(&self, partition: PartitionId) {
-        if let Some(post) = self.post(partition)
-            && !post.woken.swap(true, Ordering::AcqRel)
-        {
-            let _ = post.messages.send(Message::Wake);
         }
     }
 
-    /// The partition looks around: a later wake needs a message again.
-    pub(crate) fn awake(&self, partition: PartitionId) {
-        if let Some(post) = self.post(partition) {
-            post.woken.store(false, Ordering::Release);
-        }
+    /// Since the engine began, on the clock that everything is measured by.
+    pub(crate) fn now(&self) -> Duration {
+        self.began.elapsed()
     }
 
-    pub(crate) fn ask_permit(
+    /// The assignment of a partition to this process, while it lasts.
+    pub(crate) fn post(&self, partition: PartitionId) -> Option<Arc<Post<W>>> {
+        self.posts.read().get(&partition).cloned()
+    }
+
+    /// Every assignment, ordered by partition.
+    pub(crate) fn posts(&self) -> Vec<Arc<Post<W>>> {
+        self.posts.read().values().cloned().collect()
+    }
+
+    /// Opens a new assignment; none where one lasts.
+    pub(crate) fn open(
         &self,
         partition: PartitionId,
-        slot: Slot,
-        id: &WorkspaceId,
-        urgency: Urgency,
-    ) {
-        self.admission.lock().ask(
-            Permit {
-                partition,
-                slot,
-                id: id.clone(),
-            },
-            urgency,
-        );
+    ) -> Option<(Arc<Post<W>>, Receiver<Message<W>>)> {
+        let mut posts = self.posts.write();
+        if posts.contains_key(&partition) {
+            return None;
+        }
+        let (post, messages) = Post::new(partition, self.now());
+        posts.insert(partition, Arc::clone(&post));
+        Some((post, messages))
+    }
+
+    /// Takes an assignment out of sight: a new one of the partition may be opened.
+    pub(crate) fn withdraw(&self, partition: PartitionId) -> Option<Arc<Post<W>>> {
+        self.posts.write().remove(&partition)
+    }
+
+    /// Ends an assignment whose driver reads no more: permits that were granted to it and that it has not
+    /// seen go back, and who waits for an answer gets none.
+    pub(crate) fn close(&self, post: &Arc<Post<W>>, messages: &Receiver<Message<W>>) {
+        post.close();
+        for message in messages.try_iter() {
+            if let Message::Input(Input::PermitGranted { .. }) = message {
+                self.release_permit();
+            }
+        }
+        let mut posts = self.posts.write();
+        if posts
+            .get(&post.id())
+            .is_some_and(|now| Arc::ptr_eq(now, post))
+        {
+            posts.remove(&post.id());
+        }
+    }
+
+    pub(crate) fn ask_permit(&self, permit: Permit<W>, urgency: Urgency) {
+        self.admission.lock().ask(permit, urgency);
         self.grant_permits();
     }
 
-    pub(crate) fn cancel_permit(&self, partition: PartitionId, slot: Slot, id: &WorkspaceId) {
-        self.admission.lock().cancel(&Permit {
-            partition,
-            slot,
-            id: id.clone(),
-        });
+    pub(crate) fn cancel_permit(&self, permit: &Permit<W>) {
+        self.admission.lock().cancel(permit);
     }
 
     pub(crate) fn release_permit(&self) {
@@ -211,13 +147,11 @@ impl<W: Workspace> Shared<W> {
     fn grant_permits(&self) {
         loop {
             let granted = self.admission.lock().grant();
-            let Some(Permit {
-                partition, slot, ..
-            }) = granted
-            else {
+            let Some(Permit { post, slot, .. }) = granted else {
                 return;
             };
-            if !self.tell(partition, Message::Input(Input::PermitGranted { slot })) {
+            let told = post.tell(Message::Input(Input::PermitGranted { slot }));
+            if told.is_err() {
                 self.admission.lock().release();
             }
         }
@@ -238,12 +172,12 @@ impl<W: Workspace> Shared<W> {
     }
 
     /// Never blocks: no more jobs exist than permits.
-    pub(crate) fn load(&self, job: LoadJob) {
+    pub(crate) fn load(&self, job: LoadJob<W>) {
         let _ = self.loads.send(job);
     }
 
     /// Never blocks: no more jobs exist than partitions.
-    pub(crate) fn save(&self, job: SaveJob) {
+    pub(crate) fn save(&self, job: SaveJob<W>) {
         let _ = self.saves.send(job);
     }
 
@@ -260,59 +194,12 @@ impl<W: Workspace> Shared<W> {
         }
     }
 
-    pub(crate) fn publish(&self, id: PartitionId, machine: &Partition) {
-        let Some(post) = self.post(id) else { return };
-        {
-            let mut view = post.view.lock();
-            view.position = machine.position();
-            if view
-                .floor_at
-                .is_none_or(|at| at.elapsed() >= Duration::from_secs(1))
-            {
-                view.floor_at = Some(Instant::now());
-                view.trim_floor = machine.trim_floor();
-            }
-        }
-        post.passes
-            .send_modify(|passes| *passes = passes.wrapping_add(1));
-    }
-
-    pub(crate) fn beat(&self, id: PartitionId, since_begin: Option<Duration>) {
-        if let Some(post) = self.post(id) {
-            let millis = since_begin.map_or(u64::MAX, |since| {
-                u64::try_from(since.as_millis()).unwrap_or(0)
-            });
-            post.beat_ms.store(millis, Ordering::Relaxed);
-        }
-    }
-
-    pub(crate) fn sample_rates(&self) {
-        for post in &self.posts {
-            let mut view = post.view.lock();
-            let now = Instant::now();
-            let position = view.position.position;
-            if let Some((at, before)) = view.sampled {
-                let seconds = now.duration_since(at).as_secs_f64();
-                if seconds < 1.0 {
-                    continue;
-                }
-                #[expect(clippy::cast_precision_loss, reason = "a rate shown to people")]
-                let rate = position.since(before) as f64 / seconds;
-                view.rate_per_second = rate;
-            }
-            view.sampled = Some((now, position));
-        }
-    }
-
     pub(crate) fn trim_floors(&self) -> Vec<(PartitionId, Offset)> {
-        let ids = (0..).map(PartitionId);
-        ids.zip(&self.posts)
-            .map(|(id, post)| (id, post.view.lock().trim_floor))
+        let posts = self.posts();
+        posts
+            .iter()
+            .map(|post| (post.id(), post.view().trim_floor))
             .collect()
-    }
-
-    pub(crate) fn passes(&self, partition: PartitionId) -> Option<watch::Receiver<u64>> {
-        Some(self.post(partition)?.passes.subscribe())
     }
 
     pub(crate) fn queue_position(&self, id: &WorkspaceId) -> Option<usize> {
@@ -336,25 +223,24 @@ impl<W: Workspace> Shared<W> {
         reply: CommandReply,
     ) -> Result<(), ActionError> {
         let partition = partition_of(id, self.log.partitions());
-        let post = self.post(partition).ok_or(ActionError::Closed)?;
-        if post.messages.len() >= COMMANDS_WAITING_MAX {
+        let post = self
+            .post(partition)
+            .ok_or(ActionError::NotAssigned(partition))?;
+        if !post.has_place() {
             return Err(ActionError::Busy);
         }
-        post.messages
-            .send(Message::Command {
-                id: id.clone(),
-                command,
-                reply,
-            })
-            .map_err(|_| ActionError::Closed)
+        let id = id.clone();
+        post.tell(Message::Command { id, command, reply })
+            .map_err(|_| ActionError::NotAssigned(partition))
     }
 
-    /// Where every partition stands.
+    /// Where every partition stands that is assigned to this process.
     pub(crate) fn partitions(&self) -> Vec<PartitionReport> {
-        let ids = (0..).map(PartitionId);
-        ids.zip(&self.posts)
-            .map(|(partition, post)| {
-                let view = *post.view.lock();
+        let posts = self.posts();
+        posts
+            .iter()
+            .map(|post| {
+                let (partition, view) = (post.id(), post.view());
                 let high_watermark = self.log.high_watermark(partition);
                 PartitionReport {
                     partition,
@@ -374,15 +260,12 @@ impl<W: Workspace> Shared<W> {
 
     /// Whether the loops advance, and whether the log and the store answer.
     pub(crate) fn health(&self) -> Health {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let late = u64::try_from(HEARTBEAT_LATE.as_millis()).unwrap_or(u64::MAX);
-        let ids = (0_u32..).zip(&self.posts);
-        let stuck: Vec<String> = ids
-            .filter(|(_, post)| {
-                let beat = post.beat_ms.load(Ordering::Relaxed);
-                beat != u64::MAX && now.saturating_sub(beat) > late
-            })
-            .map(|(id, _)| id.to_string())
+        let now = self.now();
+        let posts = self.posts();
+        let stuck: Vec<String> = posts
+            .iter()
+            .filter(|post| post.is_stuck(now))
+            .map(|post| post.id().to_string())
             .collect();
         let loops = Check::new(
             "loops",

@@ -291,6 +291,9 @@ pub(crate) fn action(id: &WorkspaceId, error: &ActionError) -> Problem {
             Problem::new(&BUSY, detail).retry_after(SOON)
         }
         ActionError::Refused(CommandError::Failed(_)) => Problem::new(&ACTION_FAILED, detail),
+        ActionError::NotAssigned(_) => {
+            Problem::new(&problem_types::UNAVAILABLE, detail).retry_after(LATER)
+        }
         ActionError::Closed => stopping(),
     }
     .with("workspaceId", id.as_str())

@@ -6,13 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use workspace_lifecycle::{Input, LoadFailure, Offset, PartitionId, Slot};
+use workspace_lifecycle::{Input, LoadFailure, Offset, Slot};
 use workspace_status::{Attempt, Epoch, State, Unit, Value, WorkspaceId};
 
 use super::Message;
 use super::apply::panic_text;
 use crate::loaded::{Applied, LivePosition, LoadedWorkspace};
 use crate::populate::PopulateError;
+use crate::post::Post;
 use crate::shared::Shared;
 use crate::store::{Change, Claim, StoreError, StoredEntry, StoredWorkspace};
 use crate::workspace::Workspace;
@@ -21,8 +22,8 @@ use crate::workspace::Workspace;
 const PROGRESS_EVERY_ENTRIES: u64 = 256;
 
 /// One load to do.
-pub(crate) struct LoadJob {
-    pub(crate) partition: PartitionId,
+pub(crate) struct LoadJob<W> {
+    pub(crate) post: Arc<Post<W>>,
     pub(crate) slot: Slot,
     pub(crate) id: WorkspaceId,
     pub(crate) epoch: Epoch,
@@ -44,8 +45,9 @@ pub(crate) struct LoadDone<W> {
 }
 
 /// Does one load and tells the partition.
-pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob) {
-    let (partition, slot, epoch) = (job.partition, job.slot, job.epoch);
+pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) {
+    let (post, slot, epoch) = (Arc::clone(&job.post), job.slot, job.epoch);
+    let partition = post.id();
     // The workspace, what it is populated from, and the database may all panic on what they find.
     let loaded = catch_unwind(AssertUnwindSafe(|| try_load(shared, &job)));
     let loaded = loaded.unwrap_or_else(|panic| {
@@ -69,17 +71,21 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob) {
         }
     };
     drop(job);
-    shared.tell(partition, message);
+    // An assignment that is over needs no answer; what was loaded goes with it.
+    let _ = post.tell(message);
     shared.release_permit();
 }
 
-fn try_load<W: Workspace>(shared: &Shared<W>, job: &LoadJob) -> Result<LoadDone<W>, LoadFailure> {
+fn try_load<W: Workspace>(
+    shared: &Shared<W>,
+    job: &LoadJob<W>,
+) -> Result<LoadDone<W>, LoadFailure> {
     let began = Instant::now();
     let claimed = shared
         .store
         .claim(Claim {
             id: job.id.clone(),
-            partition: job.partition,
+            partition: job.post.id(),
             epoch: job.epoch,
             owner: shared.config.owner.clone(),
             first_offset: job.first_offset,
@@ -127,8 +133,8 @@ fn try_load<W: Workspace>(shared: &Shared<W>, job: &LoadJob) -> Result<LoadDone<
     })
 }
 
-fn enter(
-    job: &LoadJob,
+fn enter<W>(
+    job: &LoadJob<W>,
     state: State,
     message: impl Into<workspace_status::Message>,
 ) -> Result<(), LoadFailure> {
@@ -139,7 +145,7 @@ fn enter(
 
 fn restore<W: Workspace>(
     shared: &Shared<W>,
-    job: &LoadJob,
+    job: &LoadJob<W>,
     claimed: &StoredWorkspace,
     workspace: &mut W,
 ) -> Result<u64, LoadFailure> {
@@ -180,7 +186,7 @@ fn restore<W: Workspace>(
 
 fn populate<W: Workspace>(
     shared: &Shared<W>,
-    job: &LoadJob,
+    job: &LoadJob<W>,
     workspace: &mut W,
     populated: &mut Vec<Change>,
 ) -> Result<u64, LoadFailure> {

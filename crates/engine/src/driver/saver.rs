@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use workspace_lifecycle::{Input, Offset, PartitionId, Refusal, Refused, Slot};
+use workspace_lifecycle::{Input, Offset, Refusal, Refused, Slot};
 use workspace_status::WorkspaceId;
 
 use super::Message;
 use super::apply::panic_text;
+use crate::post::Post;
 use crate::shared::Shared;
 use crate::store::{Change, Save, SaveRefused, StoreError};
 use crate::workspace::Workspace;
@@ -18,8 +20,8 @@ use crate::workspace::Workspace;
 const PARTITIONS_PER_WRITE: usize = 64;
 
 /// What one partition wants saved.
-pub(crate) struct SaveJob {
-    pub(crate) partition: PartitionId,
+pub(crate) struct SaveJob<W> {
+    pub(crate) post: Arc<Post<W>>,
     pub(crate) saves: Vec<(Slot, Save)>,
     /// Those that could not even give their changes.
     pub(crate) refused: Vec<Refused>,
@@ -27,7 +29,7 @@ pub(crate) struct SaveJob {
 }
 
 /// Saves until the engine ends.
-pub(crate) fn run<W: Workspace>(shared: &Shared<W>, jobs: &Receiver<SaveJob>) {
+pub(crate) fn run<W: Workspace>(shared: &Shared<W>, jobs: &Receiver<SaveJob<W>>) {
     crate::engine::work(shared, jobs, |first| {
         let mut gathered = vec![first];
         gathered.extend(jobs.try_iter().take(PARTITIONS_PER_WRITE - 1));
@@ -35,14 +37,14 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, jobs: &Receiver<SaveJob>) {
     });
 }
 
-fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob>) {
+fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
     let began = Instant::now();
     let mut partitions = Vec::with_capacity(jobs.len());
     let mut slots = Vec::new();
     let mut saves = Vec::new();
     for job in jobs {
         let workspaces = job.saves.len();
-        partitions.push((job.partition, job.committed, job.refused, workspaces));
+        partitions.push((job.post, job.committed, job.refused, workspaces));
         for (slot, save) in job.saves {
             slots.push(slot);
             saves.push(save);
@@ -50,7 +52,7 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob>) {
     }
     let committed: Vec<_> = partitions
         .iter()
-        .map(|(partition, committed, ..)| (*partition, *committed))
+        .map(|(post, committed, ..)| (post.id(), *committed))
         .collect();
     // The database asserts on some damage; a panic must not end the only thread that saves.
     let saved = catch_unwind(AssertUnwindSafe(|| shared.store.save(&saves, &committed)))
@@ -77,18 +79,17 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob>) {
             .map(|SaveRefused { id, error }| (id, error))
             .collect::<HashMap<_, _>>()
     });
-    for (partition, _, refused, workspaces) in partitions {
+    for (post, _, refused, workspaces) in partitions {
         let of_partition = saves.by_ref().take(workspaces);
-        shared.tell(
-            partition,
-            match &outcome {
-                Ok(refusals) => answer(of_partition, refused, refusals),
-                Err(error) => Message::SaveFailed {
-                    back: of_partition.collect(),
-                    reason: error.to_string(),
-                },
+        let message = match &outcome {
+            Ok(refusals) => answer(of_partition, refused, refusals),
+            Err(error) => Message::SaveFailed {
+                back: of_partition.collect(),
+                reason: error.to_string(),
             },
-        );
+        };
+        // An assignment that was lost needs no answer.
+        let _ = post.tell(message);
     }
 }
 

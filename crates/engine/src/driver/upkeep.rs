@@ -20,7 +20,9 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>) {
     while !shared.ending.load(Ordering::Acquire) {
         std::thread::park_timeout(SAMPLE_EVERY);
         shared.tracker.sample_progress();
-        shared.sample_rates();
+        for post in shared.posts() {
+            post.sample_rate();
+        }
         show_queue(shared);
         if trimmed_at.elapsed() >= shared.config.trim_every {
             trimmed_at = Instant::now();

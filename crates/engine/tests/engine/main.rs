@@ -9,6 +9,7 @@
     reason = "a test fails by panicking and may say where it is"
 )]
 
+mod assignments;
 mod trouble;
 
 use std::collections::BTreeMap;

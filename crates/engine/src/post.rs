@@ -1,0 +1,193 @@
+//! One assignment of a partition to this process, as the threads around it see it.
+//!
+//! A partition may be assigned again while answers of the assignment before are still under way.
+//! So whoever answers holds the post that it was asked by: what comes too late finds it closed.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+use workspace_lifecycle::{Offset, Partition, PartitionId, Position, Slot};
+use workspace_status::WorkspaceId;
+
+use crate::driver::Message;
+
+/// Most messages of one assignment among which a command still finds a place.
+const COMMANDS_WAITING_MAX: usize = 1024;
+
+/// How often the floor below which the log may forget is computed anew.
+const FLOOR_EVERY: Duration = Duration::from_secs(1);
+
+/// A partition whose heart did not beat for this long is not alive. It beats between batches.
+const HEARTBEAT_LATE: Duration = Duration::from_secs(20);
+
+/// Where an assignment stands.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct View {
+    pub(crate) position: Position,
+    pub(crate) trim_floor: Offset,
+    pub(crate) rate_per_second: f64,
+    floor_at: Option<Instant>,
+    sampled: Option<(Instant, Offset)>,
+}
+
+/// One assignment of a partition.
+pub(crate) struct Post<W> {
+    id: PartitionId,
+    messages: Sender<Message<W>>,
+    /// Until the driver has ended: nobody reads the channel then.
+    is_open: RwLock<bool>,
+    /// A `Wake` is in the channel already.
+    woken: AtomicBool,
+    view: Mutex<View>,
+    /// Milliseconds since the engine began.
+    beat_ms: AtomicU64,
+    /// Counts passes, for those who wait for an offset.
+    passes: watch::Sender<u64>,
+}
+
+impl<W> Post<W> {
+    /// A new assignment, and the end of its channel that the driver reads. The channel has no limit of its own: a
+    /// partition is told of at most one save, one load a permit, one wake, and a limited number of commands.
+    pub(crate) fn new(id: PartitionId, now: Duration) -> (Arc<Self>, Receiver<Message<W>>) {
+        let (messages, receiver) = unbounded();
+        let post = Self {
+            id,
+            messages,
+            is_open: RwLock::new(true),
+            woken: AtomicBool::new(false),
+            view: Mutex::default(),
+            beat_ms: AtomicU64::new(0),
+            passes: watch::Sender::new(0),
+        };
+        post.beat(now);
+        (Arc::new(post), receiver)
+    }
+
+    /// Which partition is assigned.
+    pub(crate) fn id(&self) -> PartitionId {
+        self.id
+    }
+
+    /// Tells the driver; gives the message back where it has ended.
+    pub(crate) fn tell(&self, message: Message<W>) -> Result<(), Message<W>> {
+        let is_open = self.is_open.read();
+        if !*is_open {
+            return Err(message);
+        }
+        self.messages.send(message).map_err(|error| error.0)
+    }
+
+    /// Tells the driver of a command; false where too many messages wait.
+    pub(crate) fn has_place(&self) -> bool {
+        self.messages.len() < COMMANDS_WAITING_MAX
+    }
+
+    /// Lets nobody in any more: what is in the channel now is all that will ever be.
+    pub(crate) fn close(&self) {
+        *self.is_open.write() = false;
+        self.passes
+            .send_modify(|passes| *passes = passes.wrapping_add(1));
+    }
+
+    /// Whether its driver still runs.
+    pub(crate) fn is_open(&self) -> bool {
+        *self.is_open.read()
+    }
+
+    pub(crate) fn wake(&self) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
+            // One that has ended needs no waking.
+            let _ = self.tell(Message::Wake);
+        }
+    }
+
+    /// The driver looks around: a later wake needs a message again.
+    pub(crate) fn awake(&self) {
+        self.woken.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn publish(&self, machine: &Partition) {
+        {
+            let mut view = self.view.lock();
+            view.position = machine.position();
+            if view.floor_at.is_none_or(|at| at.elapsed() >= FLOOR_EVERY) {
+                view.floor_at = Some(Instant::now());
+                view.trim_floor = machine.trim_floor();
+            }
+        }
+        self.passes
+            .send_modify(|passes| *passes = passes.wrapping_add(1));
+    }
+
+    pub(crate) fn view(&self) -> View {
+        *self.view.lock()
+    }
+
+    pub(crate) fn passes(&self) -> watch::Receiver<u64> {
+        self.passes.subscribe()
+    }
+
+    pub(crate) fn sample_rate(&self) {
+        let mut view = self.view.lock();
+        let now = Instant::now();
+        let position = view.position.position;
+        if let Some((at, before)) = view.sampled {
+            let seconds = now.duration_since(at).as_secs_f64();
+            if seconds < 1.0 {
+                return;
+            }
+            #[expect(clippy::cast_precision_loss, reason = "a rate shown to people")]
+            let rate = position.since(before) as f64 / seconds;
+            view.rate_per_second = rate;
+        }
+        view.sampled = Some((now, position));
+    }
+
+    pub(crate) fn beat(&self, now: Duration) {
+        let millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        self.beat_ms.store(millis, Ordering::Relaxed);
+    }
+
+    /// Whether its heart has not beaten for too long.
+    pub(crate) fn is_stuck(&self, now: Duration) -> bool {
+        let beat = Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
+        now.saturating_sub(beat) > HEARTBEAT_LATE
+    }
+}
+
+/// A wish for a load permit, of a workspace in one assignment.
+pub(crate) struct Permit<W> {
+    pub(crate) post: Arc<Post<W>>,
+    pub(crate) slot: Slot,
+    pub(crate) id: WorkspaceId,
+}
+
+impl<W> PartialEq for Permit<W> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.post, &other.post) && self.slot == other.slot
+    }
+}
+
+impl<W> Eq for Permit<W> {}
+
+impl<W> Hash for Permit<W> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.post).hash(state);
+        self.slot.hash(state);
+    }
+}
+
+impl<W> Clone for Permit<W> {
+    fn clone(&self) -> Self {
+        Self {
+            post: Arc::clone(&self.post),
+            id: self.id.clone(),
+            slot: self.slot,
+        }
+    }
+}
