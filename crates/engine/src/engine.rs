@@ -196,7 +196,9 @@ impl<W: Workspace> Engine<W> {
         let driver = Driver::new(Arc::clone(&self.shared), post);
         let thread = spawn(format!("partition-{partition}"), move || {
             // Two drivers of one partition would take each other's workspaces from the readers' sight.
-            before.map(join);
+            if let Some(before) = before {
+                join(before);
+            }
             driver.run(&messages);
         })?;
         threads.partitions.insert(partition, thread);
@@ -216,9 +218,11 @@ impl<W: Workspace> Engine<W> {
         while Instant::now() < deadline && posts.iter().any(|post| post.is_open()) {
             std::thread::sleep(RELEASE_LOOK);
         }
-        let late = posts.iter().filter(|post| post.is_open());
-        late.map(|post| post.tell(Message::Input(Input::Lost)))
-            .count()
+        let late: Vec<_> = posts.iter().filter(|post| post.is_open()).collect();
+        for post in &late {
+            let _ = post.tell(Message::Input(Input::Lost));
+        }
+        late.len()
     }
 
     /// Partitions have gone to another process already: their workspaces are dropped without a save.

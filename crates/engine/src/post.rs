@@ -82,7 +82,7 @@ impl<W> Post<W> {
         self.messages.send(message).map_err(|error| error.0)
     }
 
-    /// Tells the driver of a command; false where too many messages wait.
+    /// Whether so few messages wait that a command may join them.
     pub(crate) fn has_place(&self) -> bool {
         self.messages.len() < COMMANDS_WAITING_MAX
     }

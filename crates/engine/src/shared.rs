@@ -25,6 +25,9 @@ use crate::routing::partition_of;
 use crate::store::Store;
 use crate::workspace::Workspace;
 
+/// A new assignment, and the end of its channel that its driver reads.
+pub(crate) type Opened<W> = (Arc<Post<W>>, Receiver<Message<W>>);
+
 /// What all threads of the engine share.
 pub(crate) struct Shared<W> {
     pub(crate) config: EngineConfig,
@@ -94,10 +97,7 @@ impl<W: Workspace> Shared<W> {
     }
 
     /// Opens a new assignment; none where one lasts.
-    pub(crate) fn open(
-        &self,
-        partition: PartitionId,
-    ) -> Option<(Arc<Post<W>>, Receiver<Message<W>>)> {
+    pub(crate) fn open(&self, partition: PartitionId) -> Option<Opened<W>> {
         let mut posts = self.posts.write();
         if posts.contains_key(&partition) {
             return None;
