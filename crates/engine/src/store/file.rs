@@ -522,6 +522,12 @@ fn remove_file(path: &Path) -> io::Result<()> {
 }
 
 fn io_error(path: &Path, error: &io::Error) -> StoreError {
+    if lines::is_shortened(error) {
+        return StoreError::Corrupt {
+            place: path.display().to_string(),
+            reason: error.to_string(),
+        };
+    }
     let text = format!("{}: {error}", path.display());
     if matches!(
         error.kind(),

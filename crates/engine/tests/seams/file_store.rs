@@ -207,6 +207,46 @@ fn a_directory_that_disappeared_is_damage_and_not_an_unknown_workspace() {
 }
 
 #[test]
+fn a_file_that_became_shorter_is_damage_and_is_not_filled_with_zeros() {
+    for left in [Some(100), Some(0), None] {
+        let path = tempfile::tempdir().expect("a directory");
+        let store = FileStore::open(path.path()).expect("opened");
+        store.claim(claim_of("acme", 1)).expect("claimed");
+        assert!(save(&store, &[save_of("acme", 1, 11, changes(1))]).is_empty());
+        store
+            .append_history(vec![transition("acme", 1, 1)])
+            .expect("kept");
+        let shorten = |file: &str| {
+            let file = path.path().join(file);
+            match left {
+                Some(bytes) => write(&file, &std::fs::read(&file).expect("readable")[..bytes]),
+                None => std::fs::remove_file(&file).expect("removed"),
+            }
+            file
+        };
+        let check = |file: &Path, refused: Option<&StoreError>| {
+            let Some(StoreError::Corrupt { place, reason }) = refused else {
+                panic!("{left:?}: {refused:?}");
+            };
+            assert_eq!(place, file.to_str().expect("text"));
+            let found = left.unwrap_or(0);
+            assert!(reason.starts_with(&format!("it has {found} bytes, and ")));
+            let length = std::fs::metadata(file).ok().map(|about| about.len());
+            assert_eq!(length, left.map(|bytes| bytes as u64), "left as it is");
+        };
+
+        let file = shorten("acme/entries.jsonl");
+        let refused = save(&store, &[save_of("acme", 1, 12, changes(2))]);
+        check(&file, refused.first().map(|refused| &refused.error));
+        let file = shorten("acme/history.jsonl");
+        let refused = store.append_history(vec![transition("acme", 1, 2)]);
+        check(&file, refused.err().as_ref());
+        let file = shorten("index.jsonl");
+        check(&file, store.claim(claim_of("new", 1)).err().as_ref());
+    }
+}
+
+#[test]
 fn a_file_with_much_garbage_is_compacted_and_loads_the_same() {
     let path = tempfile::tempdir().expect("a directory");
     let store = FileStore::open(path.path()).expect("opened");
