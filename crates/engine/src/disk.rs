@@ -4,6 +4,7 @@
 //! lock          held while an engine runs, with its process number
 //! format.json   version of the format, number of partitions
 //! witness       copy of the newest acknowledged ledger, outside of the database
+//! damaged-*     journals as they were before a loss in them was accepted
 //! db/           the database
 //! workspaces/   the file store, where it is used
 //! ```
@@ -227,33 +228,28 @@ impl DataDir {
         self.inner.durable.lock().ledger.high_watermark(partition)
     }
 
-    /// Takes the end of a partition as it was found, where the loss was accepted.
+    /// Takes the end of a partition as it was found, durably, where the loss was accepted.
     pub(crate) fn accept_end(&self, range: LostRange) -> Result<(), DiskError> {
-        let mut durable = self.inner.durable.lock();
-        if self.inner.loss_accepted {
-            let LostRange {
-                partition,
-                found,
-                acknowledged,
-            } = range;
-            tracing::warn!(%partition, %found, %acknowledged, "the end of a partition is taken as it was found");
-            let commit = durable.ledger.commit;
-            durable.ledger = Ledger {
-                commit,
-                ..durable.ledger.advanced(&[(partition, found)])
-            };
-            return Ok(());
+        let LostRange {
+            partition,
+            found,
+            acknowledged,
+        } = range;
+        if !self.inner.loss_accepted {
+            let commit = self.inner.durable.lock().ledger.commit;
+            return Err(DiskError::Lost {
+                path: self.inner.path.clone(),
+                lost: Loss {
+                    found_commit: commit,
+                    acknowledged_commit: commit,
+                    partitions: vec![range],
+                },
+                witness: witness::path(&self.inner.path),
+            });
         }
-        let commit = durable.ledger.commit;
-        Err(DiskError::Lost {
-            path: self.inner.path.clone(),
-            lost: Loss {
-                found_commit: commit,
-                acknowledged_commit: commit,
-                partitions: vec![range],
-            },
-            witness: witness::path(&self.inner.path),
-        })
+        tracing::warn!(%partition, %found, %acknowledged, "the end of a partition is taken as it was found");
+        self.commit(self.inner.database.batch(), 0, &[(partition, found)])
+            .map_err(|error| self.unreadable(error.to_string()))
     }
 
     /// Refuses a write for which there is no space, before it can break the database.
@@ -335,15 +331,32 @@ fn expected(path: &Path, database: &Path, spec: &DataDirSpec) -> Result<Expected
             _ => Ok(Expected::New),
         };
     }
+    let inspected = match journal::inspect(database)? {
+        Err(journal::Damage {
+            path: file,
+            position,
+            reason,
+            place: journal::Place::Between,
+        }) => {
+            return Err(DiskError::DamagedBetween {
+                file,
+                position,
+                reason,
+            });
+        }
+        inspected => inspected,
+    };
     let Some(mut witness) = witness else {
+        cut_what_is_broken(path, inspected)?;
         return Ok(Expected::Anything);
     };
-    let found = match journal::inspect(database)? {
+    let found = match inspected {
         Ok(found) => found,
         Err(journal::Damage {
             path: file,
             position,
             reason,
+            ..
         }) => {
             return Err(DiskError::Damaged {
                 file,
@@ -410,8 +423,32 @@ fn expected(path: &Path, database: &Path, spec: &DataDirSpec) -> Result<Expected
         None => Some(journal::Aside::keep(&torn, &path.join("journal.torn"))?),
         Some(_) => None,
     };
-    journal::cut(&torn)?;
+    journal::cut(&torn.path, torn.position)?;
     Ok(Expected::AtLeast(witness, aside))
+}
+
+/// Makes the newest journal end where it is broken: the witness was removed, so the loss is accepted.
+/// The database itself would refuse some breaks and skip others.
+fn cut_what_is_broken(
+    path: &Path,
+    inspected: Result<journal::Inspection, journal::Damage>,
+) -> Result<(), DiskError> {
+    let (file, position, reason) = match inspected {
+        Ok(journal::Inspection { torn: None, .. }) => return Ok(()),
+        Ok(journal::Inspection {
+            torn: Some(torn), ..
+        }) => (torn.path, torn.position, torn.reason.to_owned()),
+        Err(damage) => (damage.path, damage.position, damage.reason),
+    };
+    let copy = journal::set_aside(&file, path)?;
+    tracing::warn!(
+        file = %file.display(),
+        position,
+        reason,
+        copy = %copy.display(),
+        "the witness file was removed: the journal is cut where it is broken, and a copy of it is set aside"
+    );
+    journal::cut(&file, position)
 }
 
 fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError> {
