@@ -248,7 +248,8 @@ pub trait Store: Send + Sync + 'static {
     /// Adds transitions to the histories of their workspaces; one that is there already is kept once.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`].
+    /// The first of [`StoreError::NoSpace`], [`StoreError::Unavailable`] and [`StoreError::Corrupt`]. What stands
+    /// against one workspace is no reason not to keep the transitions of the others, so all may be appended again.
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError>;
 
     /// Transitions of a workspace, oldest first, after a place.

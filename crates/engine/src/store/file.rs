@@ -186,6 +186,25 @@ impl FileStore {
         Ok(())
     }
 
+    fn append_history_of(
+        &self,
+        id: &WorkspaceId,
+        records: Vec<HistoryRecord>,
+    ) -> Result<(), StoreError> {
+        let slot = self.slot(id);
+        let mut slot = slot.lock();
+        let path = self.history_path(id);
+        let dir = path.parent().unwrap_or(&self.root);
+        std::fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
+        // Where it fails, the file is read again.
+        let end = slot.history.take();
+        let end = history::append(&path, id, end, records)
+            .map_err(|failure| read_error(&path, failure))?;
+        slot.history = Some(end);
+        self.dirty.lock().insert(dir.to_owned());
+        Ok(())
+    }
+
     fn save_one(&self, save: &Save) -> Result<(), StoreError> {
         if !self.is_listed(&save.id) {
             return Err(StoreError::UnknownWorkspace(save.id.clone()));
@@ -454,20 +473,11 @@ impl Store for FileStore {
                 .or_default()
                 .push(record);
         }
+        let mut first = Ok(());
         for (id, records) in by_workspace {
-            let slot = self.slot(&id);
-            let mut slot = slot.lock();
-            let path = self.history_path(&id);
-            let dir = path.parent().unwrap_or(&self.root);
-            std::fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
-            // Where it fails, the file is read again.
-            let end = slot.history.take();
-            let end = history::append(&path, &id, end, records)
-                .map_err(|failure| read_error(&path, failure))?;
-            slot.history = Some(end);
-            self.dirty.lock().insert(dir.to_owned());
+            first = first.and(self.append_history_of(&id, records));
         }
-        Ok(())
+        first
     }
 
     fn history(

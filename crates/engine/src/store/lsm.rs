@@ -15,7 +15,7 @@ use crate::routing::partition_of;
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable};
 use layout::{About, KEY_BYTES_MOST};
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -319,39 +319,27 @@ impl Store for LsmStore {
 
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
         let _locks = self.lock(records.iter().map(|record| &record.id));
-        let mut batch = self.dir.database().batch();
-        let mut bytes = 0;
-        let mut counts: HashMap<&WorkspaceId, u64> = HashMap::new();
-        let mut taken = BTreeSet::new();
+        let mut by_workspace: BTreeMap<&WorkspaceId, BTreeMap<Vec<u8>, &HistoryRecord>> =
+            BTreeMap::new();
         for record in &records {
             let key = layout::history_key(&record.id, record.epoch, record.sequence);
-            let failed = |error| read_error(&history_of(&record.id), &error);
-            if taken.contains(&key) || self.history.contains_key(&key).map_err(failed)? {
-                continue;
+            let of_one = by_workspace.entry(&record.id).or_default();
+            of_one.entry(key).or_insert(record);
+        }
+        let mut batch = self.dir.database().batch();
+        let mut bytes = 0;
+        let mut first = Ok(());
+        for (id, records) in by_workspace {
+            // All that can fail comes before the batch is touched.
+            match self.new_history(id, records) {
+                Ok(new) => bytes += new.insert(self, id, &mut batch),
+                Err(error) => first = first.and(Err(error)),
             }
-            let count = match counts.get(&record.id) {
-                Some(count) => *count,
-                None => self.history_count(&record.id)?,
-            };
-            counts.insert(&record.id, count + 1);
-            let value = layout::encode_history(&key, record);
-            bytes += key.len() + value.len();
-            batch.insert(&self.history, key.clone(), value);
-            taken.insert(key);
         }
-        for (id, mut count) in counts {
-            count -= self.drop_oldest(id, count, &mut batch)?;
-            let key = id.as_str();
-            batch.insert(
-                &self.history_counts,
-                key,
-                Writer::default().u64(count).seal(key.as_bytes()),
-            );
+        if !batch.is_empty() {
+            self.dir.write(batch, bytes).map_err(write_error)?;
         }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.dir.write(batch, bytes).map_err(write_error)
+        first
     }
 
     fn history(
@@ -399,33 +387,72 @@ impl LsmStore {
         count.map_err(|damage| corrupt(history_of(id), damage))
     }
 
-    /// Removes the oldest transitions where there are too many, and tells how many.
-    fn drop_oldest(
+    /// What of these transitions is new, and what goes for it.
+    fn new_history<'a>(
         &self,
         id: &WorkspaceId,
-        count: u64,
-        batch: &mut OwnedWriteBatch,
-    ) -> Result<u64, StoreError> {
+        records: BTreeMap<Vec<u8>, &'a HistoryRecord>,
+    ) -> Result<NewHistory<'a>, StoreError> {
+        let failed = |error| read_error(&history_of(id), &error);
+        let mut added = Vec::with_capacity(records.len());
+        for (key, record) in records {
+            if !self.history.contains_key(&key).map_err(failed)? {
+                added.push((key, record));
+            }
+        }
+        let mut count = self.history_count(id)? + super::count(added.len());
+        let mut dropped = Vec::new();
         let most = super::count(HISTORY_TRANSITIONS_MOST);
-        if count <= most {
-            return Ok(0);
+        if count > most {
+            let excess = usize::try_from(count - most)
+                .unwrap_or(usize::MAX)
+                .max(HISTORY_REMOVALS);
+            for entry in self
+                .history
+                .prefix(layout::workspace_prefix(id))
+                .take(excess)
+            {
+                dropped.push(entry.key().map_err(failed)?);
+            }
+            count -= super::count(dropped.len());
         }
-        let excess = usize::try_from(count - most)
-            .unwrap_or(usize::MAX)
-            .max(HISTORY_REMOVALS);
-        let mut dropped = 0;
-        for entry in self
-            .history
-            .prefix(layout::workspace_prefix(id))
-            .take(excess)
-        {
-            let key = entry
-                .key()
-                .map_err(|error| read_error(&history_of(id), &error))?;
-            batch.remove(&self.history, key);
-            dropped += 1;
+        Ok(NewHistory {
+            added,
+            dropped,
+            count,
+        })
+    }
+}
+
+/// Transitions of one workspace on their way into a batch.
+struct NewHistory<'a> {
+    added: Vec<(Vec<u8>, &'a HistoryRecord)>,
+    dropped: Vec<fjall::Slice>,
+    /// How many are kept then.
+    count: u64,
+}
+
+impl NewHistory<'_> {
+    /// Puts them into a batch and tells how many bytes they take.
+    fn insert(self, store: &LsmStore, id: &WorkspaceId, batch: &mut OwnedWriteBatch) -> usize {
+        if self.added.is_empty() {
+            return 0;
         }
-        Ok(dropped)
+        let mut bytes = 0;
+        for (key, record) in self.added {
+            let value = layout::encode_history(&key, record);
+            bytes += key.len() + value.len();
+            batch.insert(&store.history, key, value);
+        }
+        for key in self.dropped {
+            bytes += key.len();
+            batch.remove(&store.history, key);
+        }
+        let key = id.as_str();
+        let count = Writer::default().u64(self.count).seal(key.as_bytes());
+        bytes += key.len() + count.len();
+        batch.insert(&store.history_counts, key, count);
+        bytes
     }
 }
 

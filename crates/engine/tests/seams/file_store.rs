@@ -366,3 +366,24 @@ fn history_keeps_the_newest_transitions() {
         .count();
     assert!(lines <= HISTORY_TRANSITIONS_MOST + 2_500, "{lines}");
 }
+
+#[test]
+fn a_damaged_history_harms_no_other() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = FileStore::open(path.path()).expect("opened");
+    for text in ["acme", "ber"] {
+        store
+            .append_history(vec![transition(text, 1, 1)])
+            .expect("kept");
+    }
+    drop(store);
+    write(path.path().join("acme/history.jsonl"), "text\n");
+    let store = FileStore::open(path.path()).expect("opened");
+    let refused = store.append_history(vec![transition("acme", 1, 2), transition("ber", 1, 2)]);
+    assert!(
+        matches!(&refused, Err(StoreError::Corrupt { place, .. }) if place.contains("acme/history.jsonl line 1")),
+        "{refused:?}"
+    );
+    let kept = store.history(&id("ber"), None, 10).expect("readable");
+    assert_eq!(kept, [transition("ber", 1, 1), transition("ber", 1, 2)]);
+}

@@ -207,3 +207,21 @@ fn an_entry_whose_name_is_too_long_is_refused_alone() {
         Offset(11)
     );
 }
+
+#[test]
+fn a_damaged_history_harms_no_other() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = open(path.path());
+    store
+        .history_counts
+        .insert("acme", "damaged")
+        .expect("written");
+    let refused = store.append_history(vec![transition("acme", 1, 1), transition("ber", 1, 1)]);
+    assert!(
+        matches!(&refused, Err(StoreError::Corrupt { place, .. }) if place == "the history of workspace acme"),
+        "{refused:?}"
+    );
+    assert_eq!(store.history(&id("acme"), None, 10).expect("readable"), []);
+    let kept = store.history(&id("ber"), None, 10).expect("readable");
+    assert_eq!(kept, [transition("ber", 1, 1)]);
+}
