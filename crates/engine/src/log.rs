@@ -256,9 +256,7 @@ pub trait EventLog: Send + Sync + 'static {
     ///
     /// # Errors
     /// What an operator can read and act on.
-    fn health(&self) -> Result<(), String> {
-        Ok(())
-    }
+    fn health(&self) -> Result<(), String>;
 
     /// Sets who is told of appends; one listener a log.
     fn set_listener(&self, listener: AppendListener);

@@ -6,12 +6,12 @@
 use super::producers::{PRODUCER_ID_BYTES_MOST, Producer, Producers};
 use super::record::{self, KEY_BYTES_MOST, RECORD_OVERHEAD_BYTES};
 use super::retention::RetentionConfig;
-use super::writer::{Request, Tail, Writer};
+use super::writer::{Request, Tail, Writer, append_error};
 use super::{
     Append, AppendError, AppendListener, Appended, Batch, DeadLetter, EventLog, ReadError,
     ReadLimit, dead_letters,
 };
-use crate::disk::{DataDir, DiskError, LostRange};
+use crate::disk::{DataDir, DiskError, LostRange, WriteError};
 use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError};
 use fjall::{Keyspace, KeyspaceCreateOptions};
@@ -65,6 +65,8 @@ pub(super) struct Shared {
     pub(super) beginnings: Keyspace,
     pub(super) dead_letters: Keyspace,
     pub(super) queued_bytes: AtomicUsize,
+    /// Why the last group of appends was refused, and its size in bytes; nothing when it was not.
+    pub(super) trouble: Mutex<Option<(WriteError, usize)>>,
     listener: RwLock<Option<AppendListener>>,
 }
 
@@ -138,6 +140,7 @@ impl EmbeddedLog {
             beginnings,
             dead_letters: dir.keyspace("log-dead-letters", KeyspaceCreateOptions::default)?,
             queued_bytes: AtomicUsize::new(0),
+            trouble: Mutex::new(None),
             listener: RwLock::new(None),
         });
         let (queue, requests) = crossbeam_channel::bounded(QUEUED_REQUESTS_MOST);
@@ -338,6 +341,17 @@ impl EventLog for EmbeddedLog {
             .unwrap_or_default()
     }
 
+    fn health(&self) -> Result<(), String> {
+        let trouble = self.shared.trouble.lock().clone();
+        match trouble {
+            None => Ok(()),
+            // Asked again, because nobody may append to a log that is said to be full.
+            Some((WriteError::NoSpace(_), bytes)) => self.shared.dir.check_space(bytes),
+            Some((broken @ WriteError::Broken(_), _)) => Err(broken),
+        }
+        .map_err(|error| append_error(error).to_string())
+    }
+
     fn set_listener(&self, listener: AppendListener) {
         *self.shared.listener.write() = Some(listener);
     }
@@ -479,5 +493,22 @@ mod tests {
             let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
             case(&EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened"));
         }
+    }
+
+    #[test]
+    fn the_health_of_the_log_is_that_of_its_last_commit() {
+        let path = tempfile::tempdir().expect("a directory");
+        let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
+        let log = EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened");
+        assert_eq!(log.health(), Ok(()));
+        let fail = |error| *log.shared.trouble.lock() = Some((error, 100));
+        fail(WriteError::Broken("the disk is gone".to_owned()));
+        let trouble = log.health().expect_err("appends were refused");
+        assert!(trouble.contains("the disk is gone; start the engine again"));
+        let request = conformance::request("acme", 1, None);
+        conformance::append(&log, request).expect("appended");
+        assert_eq!(log.health(), Ok(()));
+        fail(WriteError::NoSpace("full".to_owned()));
+        assert_eq!(log.health(), Ok(()), "there is space");
     }
 }

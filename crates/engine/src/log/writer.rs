@@ -117,13 +117,16 @@ impl Writer {
         for id in &changes.forgotten {
             batch.remove(&self.shared.producers, id.as_str());
         }
+        let bytes =
+            batch_bytes + (changes.changed.len() + changes.forgotten.len()) * PRODUCER_BYTES;
         let committed = if batch.is_empty() {
             Ok(())
         } else {
             let ends: Vec<_> = ends.iter().map(|(id, end)| (*id, *end)).collect();
-            let bytes =
-                batch_bytes + (changes.changed.len() + changes.forgotten.len()) * PRODUCER_BYTES;
-            self.shared.dir.commit(batch, bytes, &ends)
+            let committed = self.shared.dir.commit(batch, bytes, &ends);
+            let trouble = committed.as_ref().err().cloned();
+            *self.shared.trouble.lock() = trouble.map(|error| (error, bytes));
+            committed
         };
         let failed = match committed {
             Ok(()) => {
