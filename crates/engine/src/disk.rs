@@ -65,6 +65,9 @@ impl Default for DataDirSpec {
 /// Least that the database takes as [`DataDirSpec::journal_bytes`].
 const JOURNAL_BYTES_LEAST: u64 = 64 * 1024 * 1024;
 
+/// More than a commit takes that holds little beside the ledger of all partitions.
+const COMMIT_BYTES_MOST: u64 = 16 * 1024;
+
 /// An open data directory; clones share it, and the last one closes it.
 #[derive(Clone)]
 pub struct DataDir {
@@ -248,18 +251,20 @@ impl DataDir {
             });
         }
         tracing::warn!(%partition, %found, %acknowledged, "the end of a partition is taken as it was found");
-        self.commit(self.inner.database.batch(), 0, &[(partition, found)])
+        self.commit_unchecked(self.inner.database.batch(), &[(partition, found)])
             .map_err(|error| self.unreadable(error.to_string()))
     }
 
     /// Refuses a write for which there is no space, before it can break the database.
     pub(crate) fn check_space(&self, batch_bytes: usize) -> Result<(), WriteError> {
+        self.inner.space.check(self.needed_bytes(batch_bytes))
+    }
+
+    fn needed_bytes(&self, batch_bytes: usize) -> u64 {
         // Once in the journal, once as a table; and all that is not yet a table will become one.
         let batch_bytes = u64::try_from(batch_bytes).unwrap_or(u64::MAX);
         let unflushed = self.inner.database.write_buffer_size();
-        self.inner
-            .space
-            .check(batch_bytes.saturating_mul(2).saturating_add(unflushed))
+        batch_bytes.saturating_mul(2).saturating_add(unflushed)
     }
 
     /// Writes a batch that survives a crash of the process, but perhaps not of the machine.
@@ -269,20 +274,43 @@ impl DataDir {
         batch_bytes: usize,
     ) -> Result<(), WriteError> {
         self.check_space(batch_bytes)?;
-        batch
-            .durability(Some(PersistMode::Buffer))
-            .commit()
-            .map_err(|error| WriteError::from_database(&error))
+        write_buffered(batch)
+    }
+
+    /// As [`DataDir::write`] for a batch that removes: the reserve is kept for it, because it makes space.
+    pub(crate) fn write_removal(
+        &self,
+        batch: OwnedWriteBatch,
+        batch_bytes: usize,
+    ) -> Result<(), WriteError> {
+        let needed_bytes = self.needed_bytes(batch_bytes);
+        self.inner.space.check_with_reserve(needed_bytes)?;
+        write_buffered(batch)
     }
 
     /// Writes a batch durably, with everything that was written before it, and notes the new ends of partitions.
     pub(crate) fn commit(
         &self,
-        mut batch: OwnedWriteBatch,
+        batch: OwnedWriteBatch,
         batch_bytes: usize,
         ends: &[(PartitionId, Offset)],
     ) -> Result<(), WriteError> {
         self.check_space(batch_bytes)?;
+        self.commit_unchecked(batch, ends)
+    }
+
+    /// As [`DataDir::commit`] for a batch that removes, or one that is empty and only syncs. Not even what is
+    /// to be flushed stands against it: it takes a few kilobytes, and without it nothing ever makes space.
+    pub(crate) fn commit_removal(&self, batch: OwnedWriteBatch) -> Result<(), WriteError> {
+        self.inner.space.check_with_reserve(COMMIT_BYTES_MOST)?;
+        self.commit_unchecked(batch, &[])
+    }
+
+    fn commit_unchecked(
+        &self,
+        mut batch: OwnedWriteBatch,
+        ends: &[(PartitionId, Offset)],
+    ) -> Result<(), WriteError> {
         let mut durable = self.inner.durable.lock();
         let next = durable.ledger.advanced(ends);
         batch.insert(&self.inner.ledger_keyspace, LEDGER_KEY, next.encode());
@@ -296,6 +324,13 @@ impl DataDir {
         durable.ledger = next;
         Ok(())
     }
+}
+
+fn write_buffered(batch: OwnedWriteBatch) -> Result<(), WriteError> {
+    batch
+        .durability(Some(PersistMode::Buffer))
+        .commit()
+        .map_err(|error| WriteError::from_database(&error))
 }
 
 /// What a database must hold before it is used.

@@ -31,8 +31,8 @@ const PIECE_BYTES: usize = 512 * 1024;
 /// Transitions are removed this many at a time, so that not every append removes one.
 const HISTORY_REMOVALS: usize = 256;
 
-/// Most entries removed in one batch when a workspace is deleted.
-const REMOVALS_A_BATCH: usize = 10_000;
+/// Most entries removed in one batch when a workspace is deleted; few enough for what is left of a full disk.
+const REMOVALS_A_BATCH: usize = 2_000;
 
 /// A store in a data directory.
 pub struct LsmStore {
@@ -153,14 +153,14 @@ impl LsmStore {
                 if batch.is_empty() {
                     break;
                 }
-                self.dir.write(batch, bytes).map_err(write_error)?;
+                self.dir.write_removal(batch, bytes).map_err(write_error)?;
             }
         }
         let mut batch = self.dir.database().batch();
         batch.remove(&self.history_counts, id.as_str());
         batch.remove(&self.workspaces, id.as_str());
         self.dir
-            .write(batch, id.as_str().len())
+            .write_removal(batch, id.as_str().len())
             .map_err(write_error)
     }
 }
@@ -308,7 +308,9 @@ impl Store for LsmStore {
                 };
                 let mut batch = self.dir.database().batch();
                 batch.insert(&self.workspaces, id.as_str(), about.encode());
-                self.dir.write(batch, KEY_BYTES_MOST).map_err(write_error)?;
+                self.dir
+                    .write_removal(batch, KEY_BYTES_MOST)
+                    .map_err(write_error)?;
             }
             // Deleting is the way out of damage.
             Ok(None) | Err(StoreError::Corrupt { .. }) => {}
@@ -370,7 +372,7 @@ impl Store for LsmStore {
 
     fn sync(&self) -> Result<(), StoreError> {
         self.dir
-            .commit(self.dir.database().batch(), 0, &[])
+            .commit_removal(self.dir.database().batch())
             .map_err(write_error)
     }
 }
