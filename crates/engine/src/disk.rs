@@ -122,6 +122,12 @@ impl DataDir {
         let database_path = path.join("db");
         let acknowledged = match format::check(&path, spec)? {
             Found::Fits => expected(&path, &database_path, spec)?,
+            Found::Older => {
+                let expected = expected(&path, &database_path, spec)?;
+                // Before anything is written that an older engine would not find.
+                format::write(&path, spec)?;
+                expected
+            }
             Found::Nothing if database_path.exists() => {
                 let reason = "it has a database, but no format.json".to_owned();
                 return Err(DiskError::NotADataDirectory { path, reason });

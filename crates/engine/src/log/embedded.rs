@@ -60,7 +60,8 @@ pub(super) struct Shared {
     pub(super) topic: String,
     pub(super) retention: RetentionConfig,
     pub(super) partitions: Vec<Partition>,
-    pub(super) producers: Keyspace,
+    /// The last answers of producers.
+    pub(super) answers: Keyspace,
     /// Where each partition begins.
     pub(super) beginnings: Keyspace,
     pub(super) dead_letters: Keyspace,
@@ -129,14 +130,15 @@ impl EmbeddedLog {
             partitions.push(partition);
             tails.push(tail);
         }
-        let producers_keyspace = dir.keyspace("log-producers", KeyspaceCreateOptions::default)?;
-        let producers = read_producers(dir, &producers_keyspace)?;
+        let answers = dir.keyspace("log-answers", KeyspaceCreateOptions::default)?;
+        take_over_version_1(dir, &answers)?;
+        let producers = read_producers(dir, &answers)?;
         let shared = Arc::new(Shared {
             dir: dir.clone(),
             topic: config.topic,
             retention: config.retention,
             partitions,
-            producers: producers_keyspace,
+            answers,
             beginnings,
             dead_letters: dir.keyspace("log-dead-letters", KeyspaceCreateOptions::default)?,
             queued_bytes: AtomicUsize::new(0),
@@ -235,21 +237,48 @@ fn open_partition(
     Ok((partition, tail))
 }
 
-fn read_producers(dir: &DataDir, keyspace: &Keyspace) -> Result<Producers, DiskError> {
+fn read_producers(dir: &DataDir, answers: &Keyspace) -> Result<Producers, DiskError> {
     let mut producers = Producers::default();
-    for entry in keyspace.iter() {
+    for entry in answers.iter() {
         let (key, value) = entry.into_inner().map_err(|error| dir.failed(&error))?;
-        let damaged = |reason| {
-            dir.unreadable(format!(
-                "producer \"{}\" is damaged: {reason}",
-                key.escape_ascii()
-            ))
-        };
-        let producer = Producer::decode(&key, value.into()).map_err(damaged)?;
-        let id = String::from_utf8(key.to_vec()).map_err(|_| damaged("its name is not UTF-8"))?;
-        producers.restore(id, producer);
+        producers
+            .restore(&key, value.into())
+            .map_err(|reason| damaged_producer(dir, key.get(1..).unwrap_or_default(), reason))?;
     }
     Ok(producers)
+}
+
+/// Gives the answers that engines of format version 1 kept in one value a producer keys of their own.
+/// Each producer moves in one batch, so what a crash leaves is moved at the next start.
+fn take_over_version_1(dir: &DataDir, answers: &Keyspace) -> Result<(), DiskError> {
+    const KEYSPACE: &str = "log-producers";
+    if !dir.database().keyspace_exists(KEYSPACE) {
+        return Ok(());
+    }
+    let producers = dir.keyspace(KEYSPACE, KeyspaceCreateOptions::default)?;
+    for entry in producers.iter() {
+        let (key, value) = entry.into_inner().map_err(|error| dir.failed(&error))?;
+        let damaged = |reason| damaged_producer(dir, &key, reason);
+        let producer = Producer::decode_version_1(&key, value.into()).map_err(damaged)?;
+        let id = std::str::from_utf8(&key).map_err(|_| damaged("its name is not UTF-8"))?;
+        let mut batch = dir.database().batch();
+        let mut bytes = 0;
+        for (key, value) in producer.encode(id) {
+            bytes += key.len() + value.len();
+            batch.insert(answers, key, value);
+        }
+        batch.remove(&producers, key.clone());
+        dir.write_removal(batch, bytes)
+            .map_err(|error| dir.unreadable(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn damaged_producer(dir: &DataDir, name: &[u8], reason: &str) -> DiskError {
+    dir.unreadable(format!(
+        "producer \"{}\" is damaged: {reason}",
+        name.escape_ascii()
+    ))
 }
 
 /// What a record counts for in the size of its partition.
