@@ -193,7 +193,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// What is known of every workspace of a partition, ordered by id.
     ///
-    /// One whose own record is damaged is listed with epoch 0, so that it is not taken for unknown:
+    /// One whose own record is damaged is listed with epoch 0, so that it is not taken for unknown, and with
+    /// `next_offset` 0, so that the log keeps what it may be rebuilt from:
     /// everything else asked of it gives the [`StoreError::Corrupt`] with its place.
     ///
     /// # Errors
@@ -279,14 +280,14 @@ fn refused(kind: &str, id: &str, reason: String) -> StoreError {
     }
 }
 
-/// How a workspace is listed of which nothing can be read.
-fn damaged(id: WorkspaceId, partition: PartitionId, next_offset: Offset) -> StoredWorkspace {
+/// How a workspace is listed of which nothing can be read: how far it was applied is not known either.
+fn damaged(id: WorkspaceId, partition: PartitionId) -> StoredWorkspace {
     StoredWorkspace {
         id,
         partition,
         epoch: Epoch::new(0),
         owner: String::new(),
-        next_offset,
+        next_offset: Offset::ZERO,
         events_applied: 0,
         entries: 0,
         last_load_ms: None,

@@ -47,7 +47,7 @@ const SINGLE_SYNCS_MOST: usize = 32;
 #[derive(Debug)]
 pub struct FileStore {
     root: PathBuf,
-    index: Mutex<Index>,
+    index: Index,
     /// One a workspace that was touched; as many as there are workspaces.
     slots: RwLock<HashMap<WorkspaceId, Arc<Mutex<Slot>>>>,
     /// Directories written since the last sync.
@@ -76,7 +76,7 @@ impl FileStore {
         let lock = DirLock::acquire(&root)?;
         let index = Index::open(&root).map_err(|failure| open_error(&root, failure))?;
         let store = Self {
-            index: Mutex::new(index),
+            index,
             slots: RwLock::default(),
             dirty: Mutex::default(),
             root,
@@ -93,17 +93,10 @@ impl FileStore {
 
     /// A crash of the machine may lose a workspace that was listed after the last sync: its events are still in the log.
     fn forget_what_was_never_durable(&self) -> Result<(), StoreError> {
-        let mut index = self.index.lock();
-        let unsynced: Vec<_> = index
-            .workspaces
-            .iter()
-            .filter(|(_, listed)| !listed.synced)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in unsynced {
+        for id in self.index.unsynced() {
             if matches!(self.read_end(&id), Ok(None)) {
                 tracing::warn!(workspace = %id, "a workspace that was never made durable is gone, and will be replayed");
-                index
+                self.index
                     .remove(&id)
                     .map_err(|error| io_error(&Index::path(&self.root), &error))?;
             }
@@ -127,7 +120,7 @@ impl FileStore {
     }
 
     fn is_listed(&self, id: &WorkspaceId) -> bool {
-        self.index.lock().workspaces.contains_key(id)
+        self.index.is_listed(id)
     }
 
     fn read_end(&self, id: &WorkspaceId) -> Result<Option<End>, StoreError> {
@@ -325,17 +318,7 @@ impl Store for FileStore {
     }
 
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
-        let (listed, committed) = {
-            let index = self.index.lock();
-            let of_partition = index
-                .workspaces
-                .iter()
-                .filter(|(_, listed)| listed.partition == partition);
-            (
-                of_partition.map(|(id, _)| id.clone()).collect::<Vec<_>>(),
-                index.committed(partition),
-            )
-        };
+        let listed = self.index.of_partition(partition);
         let mut found = Vec::with_capacity(listed.len());
         for id in listed {
             let slot = self.slot(&id);
@@ -346,7 +329,7 @@ impl Store for FileStore {
                 }
                 Err(error) => {
                     tracing::error!(workspace = %id, %error, "a workspace in the store is damaged");
-                    found.push(super::damaged(id, partition, committed));
+                    found.push(super::damaged(id, partition));
                 }
             }
         }
@@ -363,7 +346,7 @@ impl Store for FileStore {
     }
 
     fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
-        Ok(self.index.lock().committed(partition))
+        Ok(self.index.committed(partition))
     }
 
     fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
@@ -394,16 +377,9 @@ impl Store for FileStore {
         let mut draft = Draft::after(chain);
         entries::push_commit(&mut draft, &about, lines).map_err(|error| io_error(&path, &error))?;
         self.write(slot, about.clone(), end.as_ref(), &draft)?;
-        let mut index = self.index.lock();
-        if index
-            .workspaces
-            .get(&id)
-            .is_none_or(|listed| listed.partition != partition)
-        {
-            index
-                .add(&id, partition)
-                .map_err(|error| io_error(&Index::path(&self.root), &error))?;
-        }
+        self.index
+            .add(&id, partition)
+            .map_err(|error| io_error(&Index::path(&self.root), &error))?;
         Ok(about)
     }
 
@@ -442,7 +418,7 @@ impl Store for FileStore {
                 }),
             }
         }
-        self.index.lock().commit(committed);
+        self.index.commit(committed);
         Ok(refused)
     }
 
@@ -451,7 +427,6 @@ impl Store for FileStore {
         let mut slot = slot.lock();
         // Off the list first: what a crash leaves behind is then nobody's.
         self.index
-            .lock()
             .remove(id)
             .map_err(|error| io_error(&Index::path(&self.root), &error))?;
         let dir = names::directory(&self.root, id);
@@ -499,7 +474,7 @@ impl Store for FileStore {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        let pending = self.index.lock().before_sync();
+        let pending = self.index.before_sync();
         let dirs = std::mem::take(&mut *self.dirty.lock());
         if let Err(error) = self.sync_dirs(&dirs) {
             self.dirty.lock().extend(dirs);
@@ -507,7 +482,6 @@ impl Store for FileStore {
         }
         let path = Index::path(&self.root);
         self.index
-            .lock()
             .synced(pending)
             .map_err(|error| io_error(&path, &error))
     }

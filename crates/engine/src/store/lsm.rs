@@ -4,6 +4,7 @@
 //! once and a crash of the machine after [`Store::sync`].
 
 mod layout;
+mod places;
 
 use super::{
     Change, Claim, EntrySink, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, Save,
@@ -15,6 +16,7 @@ use crate::routing::partition_of;
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable};
 use layout::{About, KEY_BYTES_MOST};
 use parking_lot::{Mutex, MutexGuard};
+use places::Places;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Bound;
@@ -42,6 +44,7 @@ pub struct LsmStore {
     committed: Keyspace,
     history: Keyspace,
     history_counts: Keyspace,
+    places: Mutex<Places>,
     locks: Vec<Mutex<()>>,
     hasher: RandomState,
 }
@@ -71,11 +74,12 @@ impl LsmStore {
             committed: dir.keyspace("store-committed", plain)?,
             history: dir.keyspace("store-history", plain)?,
             history_counts: dir.keyspace("store-history-counts", plain)?,
+            places: Mutex::default(),
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
         };
         store
-            .finish_deletions()
+            .read_places()
             .map_err(|error| dir.unreadable(error.to_string()))?;
         Ok(store)
     }
@@ -110,27 +114,27 @@ impl LsmStore {
             .map(|about| about.workspace))
     }
 
-    /// How a workspace is listed whose record is damaged: its key still tells whose it is.
-    fn damaged(&self, key: &[u8], damage: &str, partition: PartitionId) -> Option<StoredWorkspace> {
-        tracing::error!(workspace = %key.escape_ascii(), %damage, "what the store knows of a workspace is damaged");
-        let id = WorkspaceId::new(std::str::from_utf8(key).ok()?).ok()?;
-        if partition_of(&id, self.dir.partitions()) != partition {
-            return None;
-        }
-        let next_offset = self.committed(partition).unwrap_or_default();
-        Some(super::damaged(id, partition, next_offset))
-    }
-
-    fn finish_deletions(&self) -> Result<(), StoreError> {
+    /// Reads where every workspace is, and finishes deletions that were cut short.
+    fn read_places(&self) -> Result<(), StoreError> {
         for entry in self.workspaces.iter() {
             let (key, value) = entry
                 .into_inner()
                 .map_err(|error| read_error("the list of workspaces", &error))?;
-            // A damaged one is told when it is asked for.
-            if let Ok(about) = About::decode(&key, value.into())
-                && about.deleting
-            {
-                self.remove(&about.workspace.id)?;
+            match About::decode(&key, value.into()) {
+                Ok(about) if about.deleting => self.remove(&about.workspace.id)?,
+                Ok(about) => {
+                    let StoredWorkspace { id, partition, .. } = about.workspace;
+                    self.places.lock().put(&id, partition);
+                }
+                // It is told when it is asked for; its key still tells whose it is.
+                Err(damage) => {
+                    tracing::error!(workspace = %key.escape_ascii(), %damage, "what the store knows of a workspace is damaged");
+                    let id = std::str::from_utf8(&key).ok();
+                    if let Some(id) = id.and_then(|id| WorkspaceId::new(id).ok()) {
+                        let partition = partition_of(&id, self.dir.partitions());
+                        self.places.lock().put(&id, partition);
+                    }
+                }
             }
         }
         Ok(())
@@ -171,17 +175,18 @@ impl Store for LsmStore {
     }
 
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
-        let mut found = Vec::new();
-        for entry in self.workspaces.iter() {
-            let (key, value) = entry
-                .into_inner()
-                .map_err(|error| read_error("the list of workspaces", &error))?;
-            match About::decode(&key, value.into()) {
-                Ok(about) if about.workspace.partition == partition && !about.deleting => {
-                    found.push(about.workspace);
+        let listed = self.places.lock().of(partition);
+        let mut found = Vec::with_capacity(listed.len());
+        for id in listed {
+            match self.known(&id) {
+                Ok(workspace) => found.extend(workspace),
+                Err(error @ (StoreError::NoSpace(_) | StoreError::Unavailable(_))) => {
+                    return Err(error);
                 }
-                Ok(_) => {}
-                Err(damage) => found.extend(self.damaged(&key, damage, partition)),
+                Err(error) => {
+                    tracing::error!(workspace = %id, %error, "a workspace in the store is damaged");
+                    found.push(super::damaged(id, partition));
+                }
             }
         }
         Ok(found)
@@ -220,7 +225,9 @@ impl Store for LsmStore {
         let bytes = value.len();
         batch.insert(&self.workspaces, about.workspace.id.as_str(), value);
         self.dir.write(batch, bytes).map_err(write_error)?;
-        Ok(about.workspace)
+        let workspace = about.workspace;
+        self.places.lock().put(&workspace.id, workspace.partition);
+        Ok(workspace)
     }
 
     fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
@@ -316,6 +323,7 @@ impl Store for LsmStore {
             Ok(None) | Err(StoreError::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
+        self.places.lock().remove(id);
         self.remove(id)
     }
 

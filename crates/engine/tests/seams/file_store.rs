@@ -140,18 +140,22 @@ fn a_damaged_workspace_harms_no_other_and_is_still_listed() {
     {
         let store = FileStore::open(path.path()).expect("opened");
         store.claim(claim_of("other", 1)).expect("claimed");
-        assert!(save(&store, &[save_of("other", 1, 12, changes(1))]).is_empty());
+        let saved = store.save(
+            &[save_of("other", 1, 12, changes(1))],
+            &[(PartitionId(1), Offset(12))],
+        );
+        assert!(saved.expect("saved").is_empty());
         store.sync().expect("synced");
     }
-    for damage in ["text\n", ""] {
+    for (damage, next_offset) in [("text\n", 12), ("", 13)] {
         write(path.path().join("acme/entries.jsonl"), damage);
         let store = FileStore::open(path.path()).expect("opened");
         let listed = store.workspaces(PartitionId(1)).expect("listed");
         let listed: Vec<_> = listed
             .iter()
-            .map(|about| (about.id.as_str(), about.epoch.get()))
+            .map(|about| (about.id.as_str(), about.epoch.get(), about.next_offset.0))
             .collect();
-        assert_eq!(listed, [("acme", 0), ("other", 1)]);
+        assert_eq!(listed, [("acme", 0, 0), ("other", 1, next_offset)]);
         for refused in [
             store.workspace(&id("acme")).err(),
             store.claim(claim_of("acme", 2)).err(),

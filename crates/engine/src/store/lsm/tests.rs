@@ -75,14 +75,19 @@ fn a_workspace_whose_record_is_damaged_is_listed_and_refuses_everything_but_dele
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
     filled(&store);
-    store.workspaces.insert("acme", "damaged").expect("written");
     let partition = partition_of(&id("acme"), 12);
+    store
+        .save(&[], &[(partition, Offset(9))])
+        .expect("committed");
+    store.workspaces.insert("acme", "damaged").expect("written");
+    drop(store);
+    let store = open(path.path());
     let listed = store.workspaces(partition).expect("listed");
     let acme = listed
         .iter()
         .find(|about| about.id == id("acme"))
         .expect("listed");
-    assert_eq!(acme.epoch.get(), 0);
+    assert_eq!((acme.epoch.get(), acme.next_offset), (0, Offset::ZERO));
     for refused in [
         store.workspace(&id("acme")).err(),
         store.claim(claim_of("acme", 2)).err(),
@@ -111,6 +116,9 @@ fn a_workspace_whose_record_is_damaged_is_listed_and_refuses_everything_but_dele
     store.delete(&id("acme")).expect("deleted");
     store.claim(claim_of("acme", 1)).expect("claimed anew");
     assert_eq!(load(&store, "acme").expect("loaded").1, []);
+    let listed = store.workspaces(PartitionId(1)).expect("listed");
+    assert_eq!(listed.len(), 2, "where it was claimed, beside the other");
+    assert_eq!(store.workspaces(partition).expect("listed"), []);
 }
 
 #[test]
