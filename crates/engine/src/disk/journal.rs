@@ -15,7 +15,7 @@
 use super::DiskError;
 use super::ledger::{LEDGER_KEY, Ledger};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -28,6 +28,9 @@ const TRAILER: [u8; 4] = *b"FJL\x03";
 const START_BYTES: usize = 13;
 const ITEM_HEAD_BYTES: usize = 21;
 const READ_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Most copies of one journal that are set aside.
+const COPIES_MOST: u32 = 100;
 
 /// What the journals of a database hold.
 #[derive(Debug, Default)]
@@ -130,10 +133,14 @@ pub(crate) fn cut(journal: &Path, position: u64) -> Result<(), DiskError> {
 /// Copies a damaged journal into the data directory, durably and for good, before it is cut.
 pub(crate) fn set_aside(journal: &Path, dir: &Path) -> Result<PathBuf, DiskError> {
     let name = journal.file_stem().unwrap_or_default().display();
-    let free = (1_u32..)
+    let free = (1..=COPIES_MOST)
         .map(|number| dir.join(format!("damaged-{name}-{number}.jnl")))
         .find(|copy| !copy.exists());
-    let copy = free.unwrap_or_else(|| dir.join("damaged.jnl"));
+    let copy = free.ok_or_else(|| {
+        DiskError::io("set a damaged journal aside: remove older copies in", dir)(
+            ErrorKind::AlreadyExists.into(),
+        )
+    })?;
     std::fs::copy(journal, &copy)
         .and_then(|_| File::open(&copy)?.sync_all())
         .map_err(DiskError::io("copy the damaged journal to", &copy))?;
@@ -437,9 +444,7 @@ impl<R: Read> Source<R> {
                 self.position += u64::try_from(N).unwrap_or(u64::MAX);
                 Ok(bytes)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(Stop::Broken(CUT_SHORT))
-            }
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(Stop::Broken(CUT_SHORT)),
             Err(error) => Err(Stop::Io(error)),
         }
     }

@@ -173,7 +173,10 @@ impl From<Shortened> for io::Error {
 
 /// Whether an error tells of a [`Shortened`] file: trying again will not help.
 pub(super) fn is_shortened(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<Shortened>())
+    let cause = error.get_ref();
+    cause
+        .and_then(|cause| cause.downcast_ref::<Shortened>())
+        .is_some()
 }
 
 /// Adds bytes behind the first `end` bytes of a file, as one write; where it fails, the file is as before.
