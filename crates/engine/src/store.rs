@@ -2,6 +2,7 @@
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+mod continued;
 mod fence;
 mod file;
 mod lsm;
@@ -246,7 +247,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError>;
 
-    /// Adds transitions to the histories of their workspaces; one that is there already is kept once.
+    /// Adds transitions to the histories of their workspaces; one that was added since the store was opened is kept once.
+    /// Where an epoch was there before the store was opened, its transitions are numbered behind those of before.
     ///
     /// # Errors
     /// The first of [`StoreError::NoSpace`], [`StoreError::Unavailable`] and [`StoreError::Corrupt`]. What stands

@@ -18,7 +18,7 @@ mod names;
 
 use super::{
     Change, Claim, EntrySink, HistoryCursor, HistoryRecord, Save, SaveRefused, Store, StoreError,
-    StoredWorkspace, fence,
+    StoredWorkspace, continued::Continued, fence,
 };
 use crate::disk::{DirLock, DiskError};
 use entries::{End, Entries, ReadFailure};
@@ -62,6 +62,7 @@ struct Slot {
     /// Hashes of the names of all entries: whether a change adds one.
     names: Option<HashSet<u64>>,
     history: Option<history::End>,
+    continued: Option<Continued>,
 }
 
 impl FileStore {
@@ -165,6 +166,7 @@ impl FileStore {
         if let Err(error) = lines::append(&path, bytes, &draft.bytes) {
             *slot = Slot {
                 history: slot.history,
+                continued: slot.continued,
                 ..Slot::default()
             };
             return Err(io_error(&path, &error));
@@ -191,7 +193,7 @@ impl FileStore {
         std::fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
         // Where it fails, the file is read again.
         let end = slot.history.take();
-        let end = history::append(&path, id, end, records)
+        let end = history::append(&path, id, end, &mut slot.continued, records)
             .map_err(|failure| read_error(&path, failure))?;
         slot.history = Some(end);
         self.dirty.lock().insert(dir.to_owned());
@@ -365,6 +367,7 @@ impl Store for FileStore {
             *slot = Slot {
                 names: Some(HashSet::new()),
                 history: slot.history,
+                continued: slot.continued,
                 ..Slot::default()
             };
             None

@@ -8,7 +8,9 @@ mod places;
 
 use super::{
     Change, Claim, EntrySink, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, Save,
-    SaveRefused, Store, StoreError, StoredWorkspace, fence,
+    SaveRefused, Store, StoreError, StoredWorkspace,
+    continued::{self, Continued},
+    fence,
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{DataDir, DiskError, WriteError, describe, is_damage};
@@ -17,12 +19,12 @@ use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable};
 use layout::{About, KEY_BYTES_MOST};
 use parking_lot::{Mutex, MutexGuard};
 use places::Places;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Bound;
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::WorkspaceId;
+use workspace_status::{Epoch, WorkspaceId};
 
 /// Workspaces share this many locks: two that share one save one after the other.
 const LOCKS: usize = 4096;
@@ -45,6 +47,8 @@ pub struct LsmStore {
     history: Keyspace,
     history_counts: Keyspace,
     places: Mutex<Places>,
+    /// One a workspace that had a transition since the store was opened.
+    continued: Mutex<HashMap<WorkspaceId, Continued>>,
     locks: Vec<Mutex<()>>,
     hasher: RandomState,
 }
@@ -75,6 +79,7 @@ impl LsmStore {
             history: dir.keyspace("store-history", plain)?,
             history_counts: dir.keyspace("store-history-counts", plain)?,
             places: Mutex::default(),
+            continued: Mutex::default(),
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
         };
@@ -324,24 +329,22 @@ impl Store for LsmStore {
             Err(error) => return Err(error),
         }
         self.places.lock().remove(id);
+        self.continued.lock().remove(id);
         self.remove(id)
     }
 
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
         let _locks = self.lock(records.iter().map(|record| &record.id));
-        let mut by_workspace: BTreeMap<&WorkspaceId, BTreeMap<Vec<u8>, &HistoryRecord>> =
-            BTreeMap::new();
+        let mut by_workspace: BTreeMap<&WorkspaceId, Vec<&HistoryRecord>> = BTreeMap::new();
         for record in &records {
-            let key = layout::history_key(&record.id, record.epoch, record.sequence);
-            let of_one = by_workspace.entry(&record.id).or_default();
-            of_one.entry(key).or_insert(record);
+            by_workspace.entry(&record.id).or_default().push(record);
         }
         let mut batch = self.dir.database().batch();
         let mut bytes = 0;
         let mut first = Ok(());
         for (id, records) in by_workspace {
             // All that can fail comes before the batch is touched.
-            match self.new_history(id, records) {
+            match self.new_history(id, &records) {
                 Ok(new) => bytes += new.insert(self, id, &mut batch),
                 Err(error) => first = first.and(Err(error)),
             }
@@ -362,11 +365,7 @@ impl Store for LsmStore {
         let from = after.map_or(Bound::Included(prefix), |(epoch, sequence)| {
             Bound::Excluded(layout::history_key(id, epoch, sequence))
         });
-        let until = Bound::Included(layout::history_key(
-            id,
-            workspace_status::Epoch::new(u64::MAX),
-            u64::MAX,
-        ));
+        let until = Bound::Included(layout::history_key(id, Epoch::new(u64::MAX), u64::MAX));
         let mut records = Vec::new();
         for entry in self.history.range((from, until)).take(limit) {
             let (key, value) = entry
@@ -397,19 +396,39 @@ impl LsmStore {
         count.map_err(|damage| corrupt(history_of(id), damage))
     }
 
+    /// Number of the last stored transition of an epoch.
+    fn last_of(&self, id: &WorkspaceId, epoch: Epoch) -> Result<u64, StoreError> {
+        let all = layout::history_key(id, epoch, 0)..=layout::history_key(id, epoch, u64::MAX);
+        let Some(last) = self.history.range(all).next_back() else {
+            return Ok(0);
+        };
+        let key = last
+            .key()
+            .map_err(|error| read_error(&history_of(id), &error))?;
+        let number = key.last_chunk().copied().map_or(0, u64::from_be_bytes);
+        Ok(number)
+    }
+
     /// What of these transitions is new, and what goes for it.
     fn new_history<'a>(
         &self,
         id: &WorkspaceId,
-        records: BTreeMap<Vec<u8>, &'a HistoryRecord>,
+        records: &[&'a HistoryRecord],
     ) -> Result<NewHistory<'a>, StoreError> {
         let failed = |error| read_error(&history_of(id), &error);
-        let mut added = Vec::with_capacity(records.len());
-        for (key, record) in records {
+        let mut continued = self.continued.lock().get(id).copied();
+        let mut new = BTreeMap::new();
+        for record in records {
+            let last_of = |epoch| self.last_of(id, epoch);
+            let number = continued::number(&mut continued, record, last_of)?;
+            let key = layout::history_key(id, record.epoch, number);
             if !self.history.contains_key(&key).map_err(failed)? {
-                added.push((key, record));
+                new.entry(key).or_insert(*record);
             }
         }
+        let continued = continued.map(|continued| (id.clone(), continued));
+        self.continued.lock().extend(continued);
+        let added: Vec<_> = new.into_iter().collect();
         let mut count = self.history_count(id)? + super::count(added.len());
         let mut dropped = Vec::new();
         let most = super::count(HISTORY_TRANSITIONS_MOST);

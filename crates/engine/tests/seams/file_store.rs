@@ -4,7 +4,7 @@ use workspace_engine_core::store::conformance::{
     claim_of, id, load, save, save_of, set, transition, unset,
 };
 use workspace_engine_core::store::{
-    Change, FileStore, HISTORY_TRANSITIONS_MOST, SaveRefused, Store, StoreError,
+    Change, FileStore, HISTORY_TRANSITIONS_MOST, HistoryRecord, SaveRefused, Store, StoreError,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 
@@ -383,11 +383,48 @@ fn a_damaged_history_harms_no_other() {
     drop(store);
     write(path.path().join("acme/history.jsonl"), "text\n");
     let store = FileStore::open(path.path()).expect("opened");
-    let refused = store.append_history(vec![transition("acme", 1, 2), transition("ber", 1, 2)]);
+    let refused = store.append_history(vec![transition("acme", 2, 1), transition("ber", 2, 1)]);
     assert!(
         matches!(&refused, Err(StoreError::Corrupt { place, .. }) if place.contains("acme/history.jsonl line 1")),
         "{refused:?}"
     );
     let kept = store.history(&id("ber"), None, 10).expect("readable");
-    assert_eq!(kept, [transition("ber", 1, 1), transition("ber", 1, 2)]);
+    assert_eq!(kept, [transition("ber", 1, 1), transition("ber", 2, 1)]);
+}
+
+#[test]
+fn transitions_of_an_epoch_that_is_used_again_are_kept_behind_those_of_before() {
+    let path = tempfile::tempdir().expect("a directory");
+    let open = |path: &Path| FileStore::open(path).expect("opened");
+    let at = |epoch, sequence, at_ms| HistoryRecord {
+        at_ms,
+        ..transition("acme", epoch, sequence)
+    };
+    let store = open(path.path());
+    let before = vec![at(1, 1, 10), at(1, 2, 11), at(2, 1, 12)];
+    store.append_history(before.clone()).expect("kept");
+    store.append_history(before).expect("kept once");
+    drop(store);
+    // The claims of both epochs were lost with the power.
+    let store = open(path.path());
+    for _ in 0..2 {
+        store.append_history(vec![at(1, 1, 20)]).expect("kept once");
+    }
+    let after = vec![at(2, 1, 21), at(2, 2, 22), at(3, 1, 23)];
+    store.append_history(after).expect("kept");
+    let history = store.history(&id("acme"), None, 10).expect("readable");
+    let expected = [
+        at(1, 1, 10),
+        at(1, 2, 11),
+        at(1, 3, 20),
+        at(2, 1, 12),
+        at(2, 2, 21),
+        at(2, 3, 22),
+        at(3, 1, 23),
+    ];
+    let told = |record: &HistoryRecord| (record.epoch.get(), record.sequence, record.at_ms);
+    assert!(
+        history.iter().map(told).eq(expected.iter().map(told)),
+        "{history:?}"
+    );
 }
