@@ -17,6 +17,7 @@ mod ledger;
 mod lock;
 mod recovery;
 mod space;
+mod versions;
 mod witness;
 
 pub use error::{DiskError, Loss, LostRange, WriteError};

@@ -74,6 +74,14 @@ pub enum DiskError {
         /// What is wrong there.
         reason: String,
     },
+    /// A list of tables of the database is damaged.
+    #[error("{} is damaged: {reason}; nothing was changed: it tells which tables there are, so only a copy of the directory helps: restore it", .file.display())]
+    DamagedList {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The database holds less than what was acknowledged.
     #[error("the data directory {} has lost acknowledged data: {lost}; nothing was appended to it: restore it from a copy, or, to go on without what is lost, remove {}", .path.display(), .witness.display())]
     Lost {

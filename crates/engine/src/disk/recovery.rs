@@ -2,7 +2,7 @@
 
 use super::ledger::Ledger;
 use super::witness::{self, Witness};
-use super::{DataDirSpec, DiskError, Loss, journal};
+use super::{DataDirSpec, DiskError, Loss, journal, versions};
 use std::path::Path;
 
 /// What a database must hold before it is used.
@@ -42,6 +42,7 @@ pub(super) fn expected(
             _ => Ok(Expected::New),
         };
     }
+    versions::inspect(database)?;
     let inspected = match journal::inspect(database)? {
         Err(journal::Damage {
             path: file,
