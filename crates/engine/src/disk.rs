@@ -202,11 +202,6 @@ impl DataDir {
         self.inner.partitions
     }
 
-    /// Bytes that the database takes on disk.
-    pub fn disk_bytes(&self) -> u64 {
-        self.inner.database.disk_space().unwrap_or_default()
-    }
-
     pub(crate) fn journal_bytes(&self) -> u64 {
         self.inner.journal_bytes
     }
