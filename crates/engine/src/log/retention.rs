@@ -125,7 +125,8 @@ pub(super) fn trim(shared: &Shared, partition: &Partition, floor: Offset) -> Res
 }
 
 /// Has what was appended and removed so far written to tables, for which the space was kept: as a table
-/// the removed records take none. So the next removal gets further.
+/// the removed records take none. So the next removal gets further. (The database does not list the call
+/// among its documented ones; without it a partition is only flushed when enough was written to it.)
 fn make_room(partition: &Partition) {
     if let Err(error) = partition.records.rotate_memtable() {
         tracing::warn!(partition = %partition.id, error = describe(&error), "a partition cannot be flushed");
