@@ -4,6 +4,7 @@
 //! lock          held while an engine runs, with its process number
 //! format.json   version of the format, number of partitions
 //! witness       copy of the newest acknowledged ledger, outside of the database
+//! damaged-*     journals as they were before a loss in them was accepted
 //! db/           the database
 //! workspaces/   the file store, where it is used
 //! ```
@@ -14,7 +15,9 @@ mod format;
 mod journal;
 mod ledger;
 mod lock;
+mod recovery;
 mod space;
+mod versions;
 mod witness;
 
 pub use error::{DiskError, Loss, LostRange, WriteError};
@@ -27,6 +30,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistM
 use format::Found;
 use ledger::{LEDGER_KEY, Ledger};
 use parking_lot::Mutex;
+use recovery::{Expected, expected};
 use space::FreeSpace;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -63,6 +67,9 @@ impl Default for DataDirSpec {
 
 /// Least that the database takes as [`DataDirSpec::journal_bytes`].
 const JOURNAL_BYTES_LEAST: u64 = 64 * 1024 * 1024;
+
+/// More than a commit takes that holds little beside the ledger of all partitions.
+const COMMIT_BYTES_MOST: u64 = 16 * 1024;
 
 /// An open data directory; clones share it, and the last one closes it.
 #[derive(Clone)]
@@ -118,6 +125,12 @@ impl DataDir {
         let database_path = path.join("db");
         let acknowledged = match format::check(&path, spec)? {
             Found::Fits => expected(&path, &database_path, spec)?,
+            Found::Older => {
+                let expected = expected(&path, &database_path, spec)?;
+                // Before anything is written that an older engine would not find.
+                format::write(&path, spec)?;
+                expected
+            }
             Found::Nothing if database_path.exists() => {
                 let reason = "it has a database, but no format.json".to_owned();
                 return Err(DiskError::NotADataDirectory { path, reason });
@@ -189,11 +202,6 @@ impl DataDir {
         self.inner.partitions
     }
 
-    /// Bytes that the database takes on disk.
-    pub fn disk_bytes(&self) -> u64 {
-        self.inner.database.disk_space().unwrap_or_default()
-    }
-
     pub(crate) fn journal_bytes(&self) -> u64 {
         self.inner.journal_bytes
     }
@@ -227,43 +235,40 @@ impl DataDir {
         self.inner.durable.lock().ledger.high_watermark(partition)
     }
 
-    /// Takes the end of a partition as it was found, where the loss was accepted.
+    /// Takes the end of a partition as it was found, durably, where the loss was accepted.
     pub(crate) fn accept_end(&self, range: LostRange) -> Result<(), DiskError> {
-        let mut durable = self.inner.durable.lock();
-        if self.inner.loss_accepted {
-            let LostRange {
-                partition,
-                found,
-                acknowledged,
-            } = range;
-            tracing::warn!(%partition, %found, %acknowledged, "the end of a partition is taken as it was found");
-            let commit = durable.ledger.commit;
-            durable.ledger = Ledger {
-                commit,
-                ..durable.ledger.advanced(&[(partition, found)])
-            };
-            return Ok(());
+        let LostRange {
+            partition,
+            found,
+            acknowledged,
+        } = range;
+        if !self.inner.loss_accepted {
+            let commit = self.inner.durable.lock().ledger.commit;
+            return Err(DiskError::Lost {
+                path: self.inner.path.clone(),
+                lost: Loss {
+                    found_commit: commit,
+                    acknowledged_commit: commit,
+                    partitions: vec![range],
+                },
+                witness: witness::path(&self.inner.path),
+            });
         }
-        let commit = durable.ledger.commit;
-        Err(DiskError::Lost {
-            path: self.inner.path.clone(),
-            lost: Loss {
-                found_commit: commit,
-                acknowledged_commit: commit,
-                partitions: vec![range],
-            },
-            witness: witness::path(&self.inner.path),
-        })
+        tracing::warn!(%partition, %found, %acknowledged, "the end of a partition is taken as it was found");
+        self.commit_unchecked(self.inner.database.batch(), &[(partition, found)])
+            .map_err(|error| self.unreadable(error.to_string()))
     }
 
     /// Refuses a write for which there is no space, before it can break the database.
     pub(crate) fn check_space(&self, batch_bytes: usize) -> Result<(), WriteError> {
+        self.inner.space.check(self.needed_bytes(batch_bytes))
+    }
+
+    fn needed_bytes(&self, batch_bytes: usize) -> u64 {
         // Once in the journal, once as a table; and all that is not yet a table will become one.
         let batch_bytes = u64::try_from(batch_bytes).unwrap_or(u64::MAX);
         let unflushed = self.inner.database.write_buffer_size();
-        self.inner
-            .space
-            .check(batch_bytes.saturating_mul(2).saturating_add(unflushed))
+        batch_bytes.saturating_mul(2).saturating_add(unflushed)
     }
 
     /// Writes a batch that survives a crash of the process, but perhaps not of the machine.
@@ -273,20 +278,43 @@ impl DataDir {
         batch_bytes: usize,
     ) -> Result<(), WriteError> {
         self.check_space(batch_bytes)?;
-        batch
-            .durability(Some(PersistMode::Buffer))
-            .commit()
-            .map_err(|error| WriteError::from_database(&error))
+        write_buffered(batch)
+    }
+
+    /// As [`DataDir::write`] for a batch that removes: the reserve is kept for it, because it makes space.
+    pub(crate) fn write_removal(
+        &self,
+        batch: OwnedWriteBatch,
+        batch_bytes: usize,
+    ) -> Result<(), WriteError> {
+        let needed_bytes = self.needed_bytes(batch_bytes);
+        self.inner.space.check_with_reserve(needed_bytes)?;
+        write_buffered(batch)
     }
 
     /// Writes a batch durably, with everything that was written before it, and notes the new ends of partitions.
     pub(crate) fn commit(
         &self,
-        mut batch: OwnedWriteBatch,
+        batch: OwnedWriteBatch,
         batch_bytes: usize,
         ends: &[(PartitionId, Offset)],
     ) -> Result<(), WriteError> {
         self.check_space(batch_bytes)?;
+        self.commit_unchecked(batch, ends)
+    }
+
+    /// As [`DataDir::commit`] for a batch that removes, or one that is empty and only syncs. Not even what is
+    /// to be flushed stands against it: it takes a few kilobytes, and without it nothing ever makes space.
+    pub(crate) fn commit_removal(&self, batch: OwnedWriteBatch) -> Result<(), WriteError> {
+        self.inner.space.check_with_reserve(COMMIT_BYTES_MOST)?;
+        self.commit_unchecked(batch, &[])
+    }
+
+    fn commit_unchecked(
+        &self,
+        mut batch: OwnedWriteBatch,
+        ends: &[(PartitionId, Offset)],
+    ) -> Result<(), WriteError> {
         let mut durable = self.inner.durable.lock();
         let next = durable.ledger.advanced(ends);
         batch.insert(&self.inner.ledger_keyspace, LEDGER_KEY, next.encode());
@@ -302,116 +330,11 @@ impl DataDir {
     }
 }
 
-/// What a database must hold before it is used.
-#[derive(Debug)]
-enum Expected {
-    /// Nothing: the directory is new.
-    New,
-    /// Whatever is there: the witness was removed.
-    Anything,
-    /// At least this; otherwise the journal that was set aside comes back.
-    AtLeast(Ledger, Option<journal::Aside>),
-}
-
-/// Reads witness and journals before the database is opened, because opening it cuts broken journals.
-fn expected(path: &Path, database: &Path, spec: &DataDirSpec) -> Result<Expected, DiskError> {
-    let witness_path = witness::path(path);
-    let witness = witness::read(path, spec.partitions)?;
-    if !database.join("version").exists() {
-        return match witness {
-            Some(witness) if witness.commit > 0 => {
-                let lost = Ledger::new(spec.partitions).loss(&witness);
-                let lost = lost.unwrap_or(Loss {
-                    found_commit: 0,
-                    acknowledged_commit: 0,
-                    partitions: Vec::new(),
-                });
-                Err(DiskError::Lost {
-                    path: path.to_owned(),
-                    lost,
-                    witness: witness_path,
-                })
-            }
-            _ => Ok(Expected::New),
-        };
-    }
-    let Some(mut witness) = witness else {
-        return Ok(Expected::Anything);
-    };
-    let found = match journal::inspect(database)? {
-        Ok(found) => found,
-        Err(journal::Damage {
-            path: file,
-            position,
-            reason,
-        }) => {
-            return Err(DiskError::Damaged {
-                file,
-                position,
-                reason,
-                witness: witness_path,
-            });
-        }
-    };
-    // The newest journal with a ledger has the newest ledger, so this one is compared before anything is cut.
-    if let Some(ledger) = &found.ledger
-        && let Some(lost) = ledger.loss(&witness)
-        && found.torn.is_none()
-    {
-        return Err(DiskError::Lost {
-            path: path.to_owned(),
-            lost,
-            witness: witness_path,
-        });
-    }
-    let Some(torn) = found.torn else {
-        return Ok(Expected::AtLeast(witness, None));
-    };
-    let damaged = |reason| DiskError::Damaged {
-        file: torn.path.clone(),
-        position: torn.position,
-        reason,
-        witness: witness_path.clone(),
-    };
-    if let Some(behind) = found.behind {
-        // Its own commit may not have been acknowledged; the one before it was.
-        let acknowledged = behind.commit.saturating_sub(1);
-        match &found.ledger {
-            Some(ledger) if ledger.commit < acknowledged => {
-                return Err(damaged(format!(
-                    "{}, and commits up to {acknowledged} follow behind it, while only {} are before it",
-                    torn.reason, ledger.commit
-                )));
-            }
-            // The newest ledger before it is in the tables; the witness remembers what the cut would forget.
-            None if witness.commit < acknowledged => {
-                witness = Ledger {
-                    commit: acknowledged,
-                    ..witness
-                };
-                Witness::create(path, &witness, spec.partitions)?;
-            }
-            Some(_) | None => {}
-        }
-    }
-    if let Some(ledger) = &found.ledger
-        && let Some(lost) = ledger.loss(&witness)
-    {
-        return Err(damaged(format!("{}, and {lost}", torn.reason)));
-    }
-    tracing::warn!(
-        file = %torn.path.display(),
-        position = torn.position,
-        reason = torn.reason,
-        "a write that was never acknowledged is cut off the end of the journal"
-    );
-    // Without a ledger before it, only the opened database can tell whether something is lost.
-    let aside = match found.ledger {
-        None => Some(journal::Aside::keep(&torn, &path.join("journal.torn"))?),
-        Some(_) => None,
-    };
-    journal::cut(&torn)?;
-    Ok(Expected::AtLeast(witness, aside))
+fn write_buffered(batch: OwnedWriteBatch) -> Result<(), WriteError> {
+    batch
+        .durability(Some(PersistMode::Buffer))
+        .commit()
+        .map_err(|error| WriteError::from_database(&error))
 }
 
 fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError> {

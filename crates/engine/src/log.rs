@@ -260,9 +260,7 @@ pub trait EventLog: Send + Sync + 'static {
     ///
     /// # Errors
     /// What an operator can read and act on.
-    fn health(&self) -> Result<(), String> {
-        Ok(())
-    }
+    fn health(&self) -> Result<(), String>;
 
     /// Sets who is told of appends; one listener a log.
     fn set_listener(&self, listener: AppendListener);
@@ -273,13 +271,14 @@ pub trait EventLog: Send + Sync + 'static {
     /// [`ReadError::Unavailable`] when the removal could not be written.
     fn trim(&self, partition: PartitionId, floor: Offset) -> Result<(), ReadError>;
 
-    /// Keeps a skipped event; one with the same address is kept once.
+    /// Keeps a skipped event; one of a workspace with the same address is kept once.
     ///
     /// # Errors
     /// [`AppendError`] when it could not be made durable.
     fn append_dead_letter(&self, letter: DeadLetter) -> Result<(), AppendError>;
 
-    /// Skipped events of a workspace (or of all), ordered by partition and offset, after a place.
+    /// Skipped events of a workspace (or of all), ordered by partition, offset and workspace, after an address.
+    /// Where several workspaces skipped the same record, all of them are given, also beyond `limit`.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] when they cannot be read.

@@ -2,6 +2,7 @@
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+mod continued;
 mod fence;
 mod file;
 mod lsm;
@@ -193,7 +194,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// What is known of every workspace of a partition, ordered by id.
     ///
-    /// One whose own record is damaged is listed with epoch 0, so that it is not taken for unknown:
+    /// One whose own record is damaged is listed with epoch 0, so that it is not taken for unknown, and with
+    /// `next_offset` 0, so that the log keeps what it may be rebuilt from:
     /// everything else asked of it gives the [`StoreError::Corrupt`] with its place.
     ///
     /// # Errors
@@ -245,10 +247,12 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError>;
 
-    /// Adds transitions to the histories of their workspaces; one that is there already is kept once.
+    /// Adds transitions to the histories of their workspaces; one that was added since the store was opened is kept once.
+    /// Where an epoch was there before the store was opened, its transitions are numbered behind those of before.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`].
+    /// The first of [`StoreError::NoSpace`], [`StoreError::Unavailable`] and [`StoreError::Corrupt`]. What stands
+    /// against one workspace is no reason not to keep the transitions of the others, so all may be appended again.
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError>;
 
     /// Transitions of a workspace, oldest first, after a place.
@@ -278,14 +282,14 @@ fn refused(kind: &str, id: &str, reason: String) -> StoreError {
     }
 }
 
-/// How a workspace is listed of which nothing can be read.
-fn damaged(id: WorkspaceId, partition: PartitionId, next_offset: Offset) -> StoredWorkspace {
+/// How a workspace is listed of which nothing can be read: how far it was applied is not known either.
+fn damaged(id: WorkspaceId, partition: PartitionId) -> StoredWorkspace {
     StoredWorkspace {
         id,
         partition,
         epoch: Epoch::new(0),
         owner: String::new(),
-        next_offset,
+        next_offset: Offset::ZERO,
         events_applied: 0,
         entries: 0,
         last_load_ms: None,

@@ -64,6 +64,24 @@ pub enum DiskError {
         /// The file whose removal accepts the loss.
         witness: PathBuf,
     },
+    /// A journal is damaged that others build on, or one is missing between others: cutting it would not help.
+    #[error("{} is damaged at byte {position}: {reason}; nothing was changed: other journals build on what is lost there, so only a copy of the directory helps: restore it", .file.display())]
+    DamagedBetween {
+        /// The file.
+        file: PathBuf,
+        /// The first byte that cannot be read.
+        position: u64,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// A list of tables of the database is damaged.
+    #[error("{} is damaged: {reason}; nothing was changed: it tells which tables there are, so only a copy of the directory helps: restore it", .file.display())]
+    DamagedList {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The database holds less than what was acknowledged.
     #[error("the data directory {} has lost acknowledged data: {lost}; nothing was appended to it: restore it from a copy, or, to go on without what is lost, remove {}", .path.display(), .witness.display())]
     Lost {

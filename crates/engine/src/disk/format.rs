@@ -6,8 +6,16 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-/// Version of everything below the data directory.
-pub const FORMAT_VERSION: u64 = 1;
+/// Version of everything below the data directory. Directories of versions from 1 on are opened, and have
+/// this version from then on: older engines refuse them.
+///
+/// | version | what is new |
+/// |---|---|
+/// | 2 | a key for each answer of a producer, and the workspace in the key of a dead letter |
+pub const FORMAT_VERSION: u64 = 2;
+
+/// The oldest version that is read.
+const OLDEST_VERSION: u64 = 1;
 
 const FILE: &str = "format.json";
 const NAME: &str = "workspace-engine data directory";
@@ -27,6 +35,8 @@ pub(crate) enum Found {
     Nothing,
     /// It fits the engine and its configuration.
     Fits,
+    /// It fits, but older engines may still open the directory.
+    Older,
 }
 
 /// Reads the format file and compares it with what is asked for.
@@ -49,7 +59,7 @@ pub(crate) fn check(dir: &Path, spec: &DataDirSpec) -> Result<Found, DiskError> 
             file.format.escape_debug()
         )));
     }
-    if file.version != FORMAT_VERSION {
+    if !(OLDEST_VERSION..=FORMAT_VERSION).contains(&file.version) {
         return Err(DiskError::Version {
             path: dir.to_owned(),
             found: file.version,
@@ -63,10 +73,13 @@ pub(crate) fn check(dir: &Path, spec: &DataDirSpec) -> Result<Found, DiskError> 
             asked: spec.partitions,
         });
     }
+    if file.version < FORMAT_VERSION {
+        return Ok(Found::Older);
+    }
     Ok(Found::Fits)
 }
 
-/// Writes the format file of a new directory, durably and at once.
+/// Writes the format file, durably and at once.
 pub(crate) fn write(dir: &Path, spec: &DataDirSpec) -> Result<(), DiskError> {
     let file = FormatFile {
         format: NAME.to_owned(),

@@ -15,7 +15,7 @@
 use super::DiskError;
 use super::ledger::{LEDGER_KEY, Ledger};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -28,6 +28,9 @@ const TRAILER: [u8; 4] = *b"FJL\x03";
 const START_BYTES: usize = 13;
 const ITEM_HEAD_BYTES: usize = 21;
 const READ_BUFFER_BYTES: usize = 256 * 1024;
+
+/// Most copies of one journal that are set aside.
+const COPIES_MOST: u32 = 100;
 
 /// What the journals of a database hold.
 #[derive(Debug, Default)]
@@ -53,8 +56,19 @@ pub(crate) struct Torn {
 #[derive(Debug)]
 pub(crate) struct Damage {
     pub(crate) path: PathBuf,
+    /// Everything of this journal before this byte is intact.
     pub(crate) position: u64,
     pub(crate) reason: String,
+    pub(crate) place: Place,
+}
+
+/// Where a damaged journal stands among the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Nothing follows it: it can be cut.
+    Newest,
+    /// Journals follow that build on it, or it was to follow one that is missing.
+    Between,
 }
 
 /// Reads all journals of a database, oldest first.
@@ -65,34 +79,36 @@ pub(crate) fn inspect(database: &Path) -> Result<Result<Inspection, Damage>, Dis
     let mut previous: Option<u64> = None;
     let newest = journals.last().map(|(id, _)| *id);
     for (id, path) in journals {
+        let place = if Some(id) == newest {
+            Place::Newest
+        } else {
+            Place::Between
+        };
         if previous.is_some_and(|previous| previous + 1 != id) {
-            let reason = "the journal before it is missing".to_owned();
             return Ok(Err(Damage {
                 path,
                 position: 0,
-                reason,
+                reason: "the journal before it is missing".to_owned(),
+                place: Place::Between,
             }));
         }
         previous = Some(id);
         let journal = scan(&path, &mut sequence, &mut found.ledger)?;
         let position = journal.intact_bytes;
+        let damage = |path, reason| Damage {
+            path,
+            position,
+            reason,
+            place,
+        };
         let reason = match journal.end {
             End::Clean => continue,
-            End::Gap(reason) => {
-                return Ok(Err(Damage {
-                    path,
-                    position,
-                    reason,
-                }));
-            }
+            End::Gap(reason) => return Ok(Err(damage(path, reason))),
             End::Broken(reason) => reason,
         };
-        if Some(id) != newest {
-            return Ok(Err(Damage {
-                path,
-                position,
-                reason: reason.to_owned(),
-            }));
+        match place {
+            Place::Newest => {}
+            Place::Between => return Ok(Err(damage(path, reason.to_owned()))),
         }
         found.behind = ledger_behind(&path, position)?;
         found.torn = Some(Torn {
@@ -104,14 +120,32 @@ pub(crate) fn inspect(database: &Path) -> Result<Result<Inspection, Damage>, Dis
     Ok(Ok(found))
 }
 
-/// Cuts a torn tail off, so that the database finds the end of what is intact by itself.
-pub(crate) fn cut(torn: &Torn) -> Result<(), DiskError> {
+/// Cuts a journal at a byte, so that the database finds the end of what is intact by itself.
+pub(crate) fn cut(journal: &Path, position: u64) -> Result<(), DiskError> {
     let cut = || {
-        let file = File::options().write(true).open(&torn.path)?;
-        file.set_len(torn.position)?;
+        let file = File::options().write(true).open(journal)?;
+        file.set_len(position)?;
         file.sync_all()
     };
-    cut().map_err(DiskError::io("cut the torn tail off", &torn.path))
+    cut().map_err(DiskError::io("cut the broken tail off", journal))
+}
+
+/// Copies a damaged journal into the data directory, durably and for good, before it is cut.
+pub(crate) fn set_aside(journal: &Path, dir: &Path) -> Result<PathBuf, DiskError> {
+    let name = journal.file_stem().unwrap_or_default().display();
+    let free = (1..=COPIES_MOST)
+        .map(|number| dir.join(format!("damaged-{name}-{number}.jnl")))
+        .find(|copy| !copy.exists());
+    let copy = free.ok_or_else(|| {
+        DiskError::io("set a damaged journal aside: remove older copies in", dir)(
+            ErrorKind::AlreadyExists.into(),
+        )
+    })?;
+    std::fs::copy(journal, &copy)
+        .and_then(|_| File::open(&copy)?.sync_all())
+        .map_err(DiskError::io("copy the damaged journal to", &copy))?;
+    super::format::sync_dir(dir)?;
+    Ok(copy)
 }
 
 /// A copy of a journal whose tail is cut off, until it is known that nothing is lost with it.
@@ -410,9 +444,7 @@ impl<R: Read> Source<R> {
                 self.position += u64::try_from(N).unwrap_or(u64::MAX);
                 Ok(bytes)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(Stop::Broken(CUT_SHORT))
-            }
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(Stop::Broken(CUT_SHORT)),
             Err(error) => Err(Stop::Io(error)),
         }
     }
@@ -543,8 +575,8 @@ mod tests {
         std::fs::write(&journal, &bytes[..bytes.len() - 10]).expect("written");
         let damage = inspect_all(&journal).expect_err("the older journal was synced as a whole");
         assert_eq!(
-            (damage.path, damage.reason.as_str()),
-            (journal.clone(), CUT_SHORT)
+            (damage.path, damage.reason.as_str(), damage.place),
+            (journal.clone(), CUT_SHORT, Place::Between)
         );
         std::fs::write(&journal, &bytes).expect("written");
         std::fs::rename(&next, journal.with_file_name("2.jnl")).expect("renamed");

@@ -2,7 +2,8 @@
 //!
 //! The database gives up for good when the disk is full in the middle of a write,
 //! of a flush or of a compaction. So a write is refused while there is still room
-//! for what the database has yet to flush, and goes on when space was made.
+//! for what the database has yet to flush, and goes on when space was made. A reserve is
+//! kept beside that for the writes that make space: syncs, after which the log may forget, and removals.
 
 use super::WriteError;
 use std::path::{Path, PathBuf};
@@ -33,10 +34,17 @@ impl FreeSpace {
 
     /// Refuses when fewer than `needed_bytes` and the reserve are free.
     pub(crate) fn check(&self, needed_bytes: u64) -> Result<(), WriteError> {
-        let Some(space) = space_of(&self.dir) else {
-            return Ok(());
-        };
-        let wanted = needed_bytes.saturating_add(reserve(space));
+        space_of(&self.dir).map_or(Ok(()), |space| {
+            self.compare(space, needed_bytes.saturating_add(reserve(space)))
+        })
+    }
+
+    /// Refuses when fewer than `needed_bytes` are free: for what the reserve is kept for.
+    pub(crate) fn check_with_reserve(&self, needed_bytes: u64) -> Result<(), WriteError> {
+        space_of(&self.dir).map_or(Ok(()), |space| self.compare(space, needed_bytes))
+    }
+
+    fn compare(&self, space: Space, wanted: u64) -> Result<(), WriteError> {
         if space.free_bytes >= wanted {
             return Ok(());
         }

@@ -17,6 +17,7 @@ const POSITIONS_SHOWN: usize = 1000;
 /// Keeps up until the engine ends.
 pub(crate) fn run<W: Workspace>(shared: &Shared<W>) {
     let mut trimmed_at = Instant::now();
+    let mut last_sync = Synced::Yes;
     while !shared.ending.load(Ordering::Acquire) {
         std::thread::park_timeout(SAMPLE_EVERY);
         shared.tracker.sample_progress();
@@ -26,7 +27,7 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>) {
         show_queue(shared);
         if trimmed_at.elapsed() >= shared.config.trim_every {
             trimmed_at = Instant::now();
-            trim(shared);
+            last_sync = trim(shared, last_sync);
         }
     }
 }
@@ -42,20 +43,92 @@ fn show_queue<W: Workspace>(shared: &Shared<W>) {
     }
 }
 
+/// Whether the last sync of the store succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Synced {
+    Yes,
+    No,
+}
+
 /// Lets the log forget what is durable in the store. The floors are taken before the sync, so that it covers them.
-fn trim<W: Workspace>(shared: &Shared<W>) {
+fn trim<W: Workspace>(shared: &Shared<W>, last_sync: Synced) -> Synced {
     if !shared.store.is_durable() {
-        return;
+        return Synced::Yes;
     }
     let floors = shared.trim_floors();
     if let Err(error) = shared.store.sync() {
         tracing::error!(%error, "the store cannot be synced; the log keeps everything");
         shared.store_answered(Err(error.to_string()));
-        return;
+        return Synced::No;
+    }
+    // Only its own trouble is over: a sync also succeeds where saves are refused for want of space.
+    if last_sync == Synced::No {
+        shared.store_answered(Ok(()));
     }
     for (partition, floor) in floors {
         if let Err(error) = shared.log.trim(partition, floor) {
             tracing::error!(%partition, %error, "the log cannot be trimmed");
         }
+    }
+    Synced::Yes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::EngineConfig;
+    use crate::disk::{DataDir, DataDirSpec};
+    use crate::entities::Entities;
+    use crate::log::{EmbeddedLog, EmbeddedLogConfig};
+    use crate::populate::BeginEmpty;
+    use crate::store::FileStore;
+    use std::sync::Arc;
+    use workspace_lifecycle::{Offset, PartitionId};
+    use workspace_status::Tracker;
+
+    #[test]
+    fn a_store_that_can_be_synced_again_is_ready_again_without_a_save() {
+        let path = tempfile::tempdir().expect("a directory");
+        let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
+        let log = EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened");
+        let root = path.path().join("workspaces");
+        let store = FileStore::open(&root).expect("opened");
+        let (loads, _load_jobs) = crossbeam_channel::bounded(1);
+        let (saves, _save_jobs) = crossbeam_channel::bounded(1);
+        let (shared, _receivers) = Shared::<Entities>::new(
+            EngineConfig::default(),
+            Arc::new(log),
+            Arc::new(store),
+            Tracker::new(),
+            Arc::new(BeginEmpty),
+            loads,
+            saves,
+        );
+        let ready = |shared: &Shared<Entities>| {
+            let health = shared.health();
+            health.ready.iter().all(|check| check.outcome.is_ok())
+        };
+
+        // A directory in the place of the index cannot be appended to.
+        let index = root.join("index.jsonl");
+        let away = root.join("index.away");
+        let commit = [(PartitionId(0), Offset(1))];
+        shared.store.save(&[], &commit).expect("saved");
+        std::fs::rename(&index, &away).expect("renamed");
+        std::fs::create_dir(&index).expect("created");
+        let last_sync = trim(&shared, Synced::Yes);
+        assert!(last_sync == Synced::No && !ready(&shared));
+
+        std::fs::remove_dir(&index).expect("removed");
+        std::fs::rename(&away, &index).expect("renamed");
+        assert_eq!(trim(&shared, last_sync), Synced::Yes);
+        assert!(ready(&shared));
+
+        shared.store_answered(Err("a save failed".to_owned()));
+        trim(&shared, Synced::Yes);
+        assert!(
+            !ready(&shared),
+            "the trouble of saves is not a sync's to clear"
+        );
     }
 }

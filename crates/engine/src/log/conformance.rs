@@ -56,8 +56,8 @@ pub const CASES: &[(&str, Case)] = &[
         requests_of_many_threads_share_the_log_without_gaps,
     ),
     (
-        "a dead letter is kept once by its address",
-        a_dead_letter_is_kept_once_by_its_address,
+        "a dead letter is kept once by its address and workspace",
+        a_dead_letter_is_kept_once_by_its_address_and_workspace,
     ),
 ];
 
@@ -302,7 +302,7 @@ fn requests_of_many_threads_share_the_log_without_gaps(log: &dyn EventLog) {
     assert_eq!(total, 4 * 25 * 3);
 }
 
-fn a_dead_letter_is_kept_once_by_its_address(log: &dyn EventLog) {
+fn a_dead_letter_is_kept_once_by_its_address_and_workspace(log: &dyn EventLog) {
     let letter = |partition, offset, workspace: &str| DeadLetter {
         topic: log.topic().to_owned(),
         partition: PartitionId(partition),
@@ -315,23 +315,30 @@ fn a_dead_letter_is_kept_once_by_its_address(log: &dyn EventLog) {
     };
     let kept = [
         letter(0, 3, "bad"),
+        letter(0, 3, "bad-2"),
         letter(0, 900, "other"),
         letter(1, 1, "bad"),
     ];
-    for letter in [&kept[2], &kept[0], &kept[1], &kept[0], &kept[2]] {
+    for place in [3, 1, 0, 2, 0, 3] {
+        let letter: &DeadLetter = &kept[place];
         log.append_dead_letter(letter.clone()).expect("kept");
     }
     assert_eq!(log.dead_letters(None, None, 10).expect("listed"), kept);
-    assert_eq!(log.dead_letters(None, None, 2).expect("listed"), kept[..2]);
+    assert_eq!(log.dead_letters(None, None, 3).expect("listed"), kept[..3]);
+    assert_eq!(
+        log.dead_letters(None, None, 1).expect("listed"),
+        kept[..2],
+        "those of an address are not torn apart"
+    );
     let after = Some((PartitionId(0), Offset(3)));
     assert_eq!(
         log.dead_letters(None, after, 10).expect("listed"),
-        kept[1..]
+        kept[2..]
     );
     let of_one = log
         .dead_letters(Some(&id("bad")), None, 10)
         .expect("listed");
-    assert_eq!(of_one, [kept[0].clone(), kept[2].clone()]);
+    assert_eq!(of_one, [kept[0].clone(), kept[3].clone()]);
 }
 
 fn a_repeated_request_appends_nothing(log: &dyn EventLog) {

@@ -1,4 +1,8 @@
-//! Events that an operator skipped, kept beside the log under their address.
+//! Events that an operator skipped, kept beside the log.
+//!
+//! The key is partition, offset, both big endian, and the workspace: where a record is damaged, every
+//! workspace of the partition stands at it and skips it. Letters of older engines have no workspace in
+//! their key, only in their value.
 
 use super::embedded::Shared;
 use super::writer::append_error;
@@ -10,23 +14,38 @@ use std::ops::Bound;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
-const KEY_BYTES: usize = 12;
+const ADDRESS_BYTES: usize = 12;
 
-/// Keeps a letter durably; one with the same address stays as it is.
+/// Above every byte of a workspace's id.
+const BEHIND_ALL_IDS: u8 = 0xff;
+
+/// Keeps a letter durably; one of the same workspace with the same address stays as it is.
 pub(super) fn append(shared: &Shared, letter: &DeadLetter) -> Result<(), AppendError> {
-    let key = key(letter.partition, letter.offset);
-    let known = shared.dead_letters.contains_key(key);
-    if known.map_err(|error| AppendError::Unavailable(describe(&error)))? {
+    let address = address_key(letter.partition, letter.offset);
+    let key = [&address[..], letter.workspace_id.as_str().as_bytes()].concat();
+    let read = |key: &[u8]| {
+        let value = shared.dead_letters.get(key);
+        value.map_err(|error| AppendError::Unavailable(describe(&error)))
+    };
+    if read(&key)?.is_some() {
+        return Ok(());
+    }
+    // One that cannot be read stays beside the new one.
+    if let Some(old) = read(&address)?
+        && let Ok(old) = decode(&address, old.into())
+        && old.workspace_id == letter.workspace_id
+    {
         return Ok(());
     }
     let value = encode(&key, letter);
-    let bytes = value.len() + KEY_BYTES;
+    let bytes = value.len() + key.len();
     let mut batch = shared.dir.database().batch();
     batch.insert(&shared.dead_letters, key, value);
     shared.dir.commit(batch, bytes, &[]).map_err(append_error)
 }
 
-/// Letters behind a place, ordered by partition and offset.
+/// Letters behind an address, ordered by partition, offset and workspace. All of an address are given
+/// where one is, because the next page begins behind it.
 pub(super) fn list(
     shared: &Shared,
     workspace: Option<&WorkspaceId>,
@@ -34,17 +53,19 @@ pub(super) fn list(
     limit: usize,
 ) -> Result<Vec<DeadLetter>, ReadError> {
     let from = after.map_or(Bound::Unbounded, |(partition, offset)| {
-        Bound::Excluded(key(partition, offset))
+        let address = address_key(partition, offset);
+        Bound::Excluded([&address[..], &[BEHIND_ALL_IDS]].concat())
     });
-    let mut letters = Vec::new();
+    let mut letters: Vec<DeadLetter> = Vec::new();
     for entry in shared.dead_letters.range((from, Bound::Unbounded)) {
-        if letters.len() >= limit {
-            break;
-        }
         let (key, value) = entry
             .into_inner()
             .map_err(|error| ReadError::Unavailable(describe(&error)))?;
         let (partition, offset) = address(&key);
+        let same_address = |last: &DeadLetter| (last.partition, last.offset) == (partition, offset);
+        if letters.len() >= limit && !letters.last().is_some_and(same_address) {
+            break;
+        }
         let letter = decode(&key, value.into()).map_err(|reason| ReadError::Corrupt {
             partition,
             offset,
@@ -57,7 +78,7 @@ pub(super) fn list(
     Ok(letters)
 }
 
-fn key(partition: PartitionId, offset: Offset) -> [u8; KEY_BYTES] {
+fn address_key(partition: PartitionId, offset: Offset) -> [u8; ADDRESS_BYTES] {
     let [p0, p1, p2, p3] = partition.0.to_be_bytes();
     let [o0, o1, o2, o3, o4, o5, o6, o7] = offset.0.to_be_bytes();
     [p0, p1, p2, p3, o0, o1, o2, o3, o4, o5, o6, o7]

@@ -6,12 +6,12 @@
 use super::producers::{PRODUCER_ID_BYTES_MOST, Producer, Producers};
 use super::record::{self, KEY_BYTES_MOST, RECORD_OVERHEAD_BYTES};
 use super::retention::RetentionConfig;
-use super::writer::{Request, Tail, Writer};
+use super::writer::{Request, Tail, Writer, append_error};
 use super::{
     Append, AppendError, AppendListener, Appended, Batch, DeadLetter, EventLog, ReadError,
     ReadLimit, dead_letters,
 };
-use crate::disk::{DataDir, DiskError, LostRange};
+use crate::disk::{DataDir, DiskError, LostRange, WriteError};
 use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError};
 use fjall::{Keyspace, KeyspaceCreateOptions};
@@ -60,11 +60,14 @@ pub(super) struct Shared {
     pub(super) topic: String,
     pub(super) retention: RetentionConfig,
     pub(super) partitions: Vec<Partition>,
-    pub(super) producers: Keyspace,
+    /// The last answers of producers.
+    pub(super) answers: Keyspace,
     /// Where each partition begins.
     pub(super) beginnings: Keyspace,
     pub(super) dead_letters: Keyspace,
     pub(super) queued_bytes: AtomicUsize,
+    /// Why the last group of appends was refused, and its size in bytes; nothing when it was not.
+    pub(super) trouble: Mutex<Option<(WriteError, usize)>>,
     listener: RwLock<Option<AppendListener>>,
 }
 
@@ -127,17 +130,19 @@ impl EmbeddedLog {
             partitions.push(partition);
             tails.push(tail);
         }
-        let producers_keyspace = dir.keyspace("log-producers", KeyspaceCreateOptions::default)?;
-        let producers = read_producers(dir, &producers_keyspace)?;
+        let answers = dir.keyspace("log-answers", KeyspaceCreateOptions::default)?;
+        take_over_version_1(dir, &answers)?;
+        let producers = read_producers(dir, &answers)?;
         let shared = Arc::new(Shared {
             dir: dir.clone(),
             topic: config.topic,
             retention: config.retention,
             partitions,
-            producers: producers_keyspace,
+            answers,
             beginnings,
             dead_letters: dir.keyspace("log-dead-letters", KeyspaceCreateOptions::default)?,
             queued_bytes: AtomicUsize::new(0),
+            trouble: Mutex::new(None),
             listener: RwLock::new(None),
         });
         let (queue, requests) = crossbeam_channel::bounded(QUEUED_REQUESTS_MOST);
@@ -232,21 +237,48 @@ fn open_partition(
     Ok((partition, tail))
 }
 
-fn read_producers(dir: &DataDir, keyspace: &Keyspace) -> Result<Producers, DiskError> {
+fn read_producers(dir: &DataDir, answers: &Keyspace) -> Result<Producers, DiskError> {
     let mut producers = Producers::default();
-    for entry in keyspace.iter() {
+    for entry in answers.iter() {
         let (key, value) = entry.into_inner().map_err(|error| dir.failed(&error))?;
-        let damaged = |reason| {
-            dir.unreadable(format!(
-                "producer \"{}\" is damaged: {reason}",
-                key.escape_ascii()
-            ))
-        };
-        let producer = Producer::decode(&key, value.into()).map_err(damaged)?;
-        let id = String::from_utf8(key.to_vec()).map_err(|_| damaged("its name is not UTF-8"))?;
-        producers.restore(id, producer);
+        producers
+            .restore(&key, value.into())
+            .map_err(|reason| damaged_producer(dir, key.get(1..).unwrap_or_default(), reason))?;
     }
     Ok(producers)
+}
+
+/// Gives the answers that engines of format version 1 kept in one value a producer keys of their own.
+/// Each producer moves in one batch, so what a crash leaves is moved at the next start.
+fn take_over_version_1(dir: &DataDir, answers: &Keyspace) -> Result<(), DiskError> {
+    const KEYSPACE: &str = "log-producers";
+    if !dir.database().keyspace_exists(KEYSPACE) {
+        return Ok(());
+    }
+    let producers = dir.keyspace(KEYSPACE, KeyspaceCreateOptions::default)?;
+    for entry in producers.iter() {
+        let (key, value) = entry.into_inner().map_err(|error| dir.failed(&error))?;
+        let damaged = |reason| damaged_producer(dir, &key, reason);
+        let producer = Producer::decode_version_1(&key, value.into()).map_err(damaged)?;
+        let id = std::str::from_utf8(&key).map_err(|_| damaged("its name is not UTF-8"))?;
+        let mut batch = dir.database().batch();
+        let mut bytes = 0;
+        for (key, value) in producer.encode(id) {
+            bytes += key.len() + value.len();
+            batch.insert(answers, key, value);
+        }
+        batch.remove(&producers, key.clone());
+        dir.write_removal(batch, bytes)
+            .map_err(|error| dir.unreadable(error.to_string()))?;
+    }
+    Ok(())
+}
+
+fn damaged_producer(dir: &DataDir, name: &[u8], reason: &str) -> DiskError {
+    dir.unreadable(format!(
+        "producer \"{}\" is damaged: {reason}",
+        name.escape_ascii()
+    ))
 }
 
 /// What a record counts for in the size of its partition.
@@ -340,6 +372,17 @@ impl EventLog for EmbeddedLog {
             .partition(partition)
             .map(Partition::high_watermark)
             .unwrap_or_default()
+    }
+
+    fn health(&self) -> Result<(), String> {
+        let trouble = self.shared.trouble.lock().clone();
+        match trouble {
+            None => Ok(()),
+            // Asked again, because nobody may append to a log that is said to be full.
+            Some((WriteError::NoSpace(_), bytes)) => self.shared.dir.check_space(bytes),
+            Some((broken @ WriteError::Broken(_), _)) => Err(broken),
+        }
+        .map_err(|error| append_error(error).to_string())
     }
 
     fn set_listener(&self, listener: AppendListener) {
@@ -483,5 +526,22 @@ mod tests {
             let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
             case(&EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened"));
         }
+    }
+
+    #[test]
+    fn the_health_of_the_log_is_that_of_its_last_commit() {
+        let path = tempfile::tempdir().expect("a directory");
+        let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
+        let log = EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened");
+        assert_eq!(log.health(), Ok(()));
+        let fail = |error| *log.shared.trouble.lock() = Some((error, 100));
+        fail(WriteError::Broken("the disk is gone".to_owned()));
+        let trouble = log.health().expect_err("appends were refused");
+        assert!(trouble.contains("the disk is gone; start the engine again"));
+        let request = conformance::request("acme", 1, None);
+        conformance::append(&log, request).expect("appended");
+        assert_eq!(log.health(), Ok(()));
+        fail(WriteError::NoSpace("full".to_owned()));
+        assert_eq!(log.health(), Ok(()), "there is space");
     }
 }

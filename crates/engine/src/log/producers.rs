@@ -2,11 +2,15 @@
 //!
 //! A producer that lost an answer sends the request again, with the same number. Its last
 //! [`ANSWERS_KEPT`] answers are kept, written in the same batch as the events they speak of.
+//!
+//! Each answer has a key of its own, so that a request writes one and removes one: length of the
+//! producer's name, the name, the number of the request, big endian.
 
 use super::{AppendError, Appended, AppendedRange, ProducerSequence};
 use crate::disk::codec::{Damage, Reader, Writer};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::RangeInclusive;
 use workspace_lifecycle::{Offset, PartitionId};
 
 /// Answers kept a producer: how many requests it may have under way at once and still repeat them all.
@@ -74,27 +78,33 @@ impl Producer {
         }
     }
 
-    pub(crate) fn encode(&self, producer_id: &str) -> Vec<u8> {
-        let mut writer = Writer::default();
-        writer
-            .u64(self.sequence)
-            .u64(self.used)
-            .u32(count(self.answers.len()));
-        for answer in &self.answers {
-            writer
-                .u64(answer.accepted)
-                .u32(count(answer.partitions.len()));
-            for range in &answer.partitions {
-                writer
-                    .u32(range.partition.0)
-                    .u64(range.first_offset.0)
-                    .u64(range.last_offset.0);
-            }
-        }
-        writer.seal(producer_id.as_bytes())
+    /// Numbers of the requests whose answers are kept.
+    fn kept(&self) -> RangeInclusive<u64> {
+        let kept = u64::try_from(self.answers.len()).unwrap_or(u64::MAX);
+        self.sequence.saturating_sub(kept).saturating_add(1)..=self.sequence
     }
 
-    pub(crate) fn decode(producer_id: &[u8], sealed: Bytes) -> Result<Self, Damage> {
+    /// All its answers as they are stored.
+    pub(crate) fn encode(&self, producer_id: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.encode_after(producer_id, 0)
+    }
+
+    /// Its answers to requests behind `sequence` as they are stored.
+    fn encode_after(&self, producer_id: &str, sequence: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let new = self
+            .kept()
+            .zip(&self.answers)
+            .filter(|(number, _)| *number > sequence);
+        new.map(|(number, answer)| {
+            let key = answer_key(producer_id, number);
+            let value = encode_answer(&key, answer, self.used);
+            (key, value)
+        })
+        .collect()
+    }
+
+    /// Reads a producer as engines of format version 1 kept it: all answers in one value.
+    pub(crate) fn decode_version_1(producer_id: &[u8], sealed: Bytes) -> Result<Self, Damage> {
         let mut reader = Reader::open(producer_id, sealed)?;
         let mut producer = Self {
             sequence: reader.u64()?,
@@ -102,23 +112,53 @@ impl Producer {
             answers: VecDeque::new(),
         };
         for _ in 0..reader.u32()? {
-            let accepted = reader.u64()?;
-            let mut partitions = Vec::new();
-            for _ in 0..reader.u32()? {
-                partitions.push(AppendedRange {
-                    partition: PartitionId(reader.u32()?),
-                    first_offset: Offset(reader.u64()?),
-                    last_offset: Offset(reader.u64()?),
-                });
-            }
-            producer.answers.push_back(Appended {
-                accepted,
-                partitions,
-                repeated: false,
-            });
+            producer.answers.push_back(read_answer(&mut reader)?);
         }
         Ok(producer)
     }
+}
+
+/// Key of an answer; answers of a producer stand beside each other, in the order of its requests.
+fn answer_key(producer_id: &str, sequence: u64) -> Vec<u8> {
+    let length = u8::try_from(producer_id.len()).unwrap_or(u8::MAX);
+    [
+        &[length],
+        producer_id.as_bytes(),
+        &sequence.to_be_bytes()[..],
+    ]
+    .concat()
+}
+
+fn encode_answer(key: &[u8], answer: &Appended, used: u64) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer
+        .u64(used)
+        .u64(answer.accepted)
+        .u32(count(answer.partitions.len()));
+    for range in &answer.partitions {
+        writer
+            .u32(range.partition.0)
+            .u64(range.first_offset.0)
+            .u64(range.last_offset.0);
+    }
+    writer.seal(key)
+}
+
+fn read_answer(reader: &mut Reader) -> Result<Appended, Damage> {
+    let accepted = reader.u64()?;
+    let mut partitions = Vec::new();
+    for _ in 0..reader.u32()? {
+        partitions.push(AppendedRange {
+            partition: PartitionId(reader.u32()?),
+            first_offset: Offset(reader.u64()?),
+            last_offset: Offset(reader.u64()?),
+        });
+    }
+    Ok(Appended {
+        accepted,
+        partitions,
+        repeated: false,
+    })
 }
 
 fn count(length: usize) -> u32 {
@@ -134,11 +174,30 @@ pub(crate) struct Producers {
 }
 
 impl Producers {
-    /// Takes a producer in, as it was read from the disk.
-    pub(crate) fn restore(&mut self, producer_id: String, producer: Producer) {
-        self.used = self.used.max(producer.used);
-        self.by_use.insert(producer.used, producer_id.clone());
-        self.by_id.insert(producer_id, producer);
+    /// Takes an answer in, as it was read from the disk; those of a producer come in their order.
+    pub(crate) fn restore(&mut self, key: &[u8], sealed: Bytes) -> Result<(), Damage> {
+        const KEY: Damage = "its key is not that of an answer";
+        let (length, rest) = key.split_first().ok_or(KEY)?;
+        let (id, sequence) = rest.split_at_checked(usize::from(*length)).ok_or(KEY)?;
+        let id = std::str::from_utf8(id).map_err(|_| "its name is not UTF-8")?;
+        let sequence = u64::from_be_bytes(sequence.try_into().map_err(|_| KEY)?);
+        let mut reader = Reader::open(key, sealed)?;
+        let used = reader.u64()?;
+        let answer = read_answer(&mut reader)?;
+
+        let producer = self.by_id.entry(id.to_owned()).or_default();
+        if producer.answers.is_empty() {
+            producer.sequence = sequence.saturating_sub(1);
+        } else {
+            self.by_use.remove(&producer.used);
+        }
+        if producer.sequence.checked_add(1) != Some(sequence) {
+            return Err("an answer before it is missing");
+        }
+        producer.answered(answer, used);
+        self.by_use.insert(used, id.to_owned());
+        self.used = self.used.max(used);
+        Ok(())
     }
 
     /// Begins a group of requests that becomes known together, or not at all.
@@ -156,6 +215,7 @@ impl Producers {
             changed,
             forgotten,
             used,
+            ..
         } = changes;
         self.used = used;
         for (producer_id, producer) in changed {
@@ -207,7 +267,7 @@ impl Staged<'_> {
         producer.answered(answer, self.used);
     }
 
-    /// What the batch must write and remove.
+    /// What becomes of the producers, and what the batch must write and remove.
     pub(crate) fn changes(self) -> Changes {
         let new = self
             .changed
@@ -220,10 +280,26 @@ impl Staged<'_> {
             .by_use
             .values()
             .filter(|id| !self.changed.contains_key(*id));
-        let forgotten = silent.take(excess).cloned().collect();
+        let forgotten: Vec<String> = silent.take(excess).cloned().collect();
+        let mut written = Vec::new();
+        let mut removed = Vec::new();
+        let none = Producer::default();
+        for (id, producer) in &self.changed {
+            let before = self.base.by_id.get(id).unwrap_or(&none);
+            written.extend(producer.encode_after(id, before.sequence));
+            let kept = producer.kept();
+            let gone = before.kept().filter(|number| !kept.contains(number));
+            removed.extend(gone.map(|number| answer_key(id, number)));
+        }
+        for id in &forgotten {
+            let before = self.base.by_id.get(id).unwrap_or(&none);
+            removed.extend(before.kept().map(|number| answer_key(id, number)));
+        }
         Changes {
             changed: self.changed,
             forgotten,
+            written,
+            removed,
             used: self.used,
         }
     }
@@ -232,8 +308,12 @@ impl Staged<'_> {
 /// The outcome of a group.
 #[derive(Debug)]
 pub(crate) struct Changes {
-    pub(crate) changed: HashMap<String, Producer>,
-    pub(crate) forgotten: Vec<String>,
+    changed: HashMap<String, Producer>,
+    forgotten: Vec<String>,
+    /// Keys and values of new answers.
+    pub(crate) written: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Keys of answers that are no longer kept.
+    pub(crate) removed: Vec<Vec<u8>>,
     used: u64,
 }
 
@@ -350,14 +430,60 @@ mod tests {
     }
 
     #[test]
-    fn a_producer_reads_as_it_was_written() {
+    fn producers_read_as_they_were_written_also_after_many_groups() {
+        let mut disk = BTreeMap::new();
+        let mut producers = Producers::default();
+        for round in 1..=30 {
+            let mut staged = producers.stage();
+            // A name that is the beginning of another, and more answers at once than are kept.
+            for (id, requests) in [("p", 1), ("p\0", 3), ("many", 10)] {
+                if round % (requests + 1) == 0 {
+                    (0..requests).for_each(|_| staged.answered(id, answer(round)));
+                }
+            }
+            let mut changes = staged.changes();
+            disk.extend(std::mem::take(&mut changes.written));
+            for key in &changes.removed {
+                assert!(disk.remove(key).is_some(), "only what was written goes");
+            }
+            producers.apply(changes);
+
+            let mut restored = Producers::default();
+            for (key, value) in &disk {
+                restored.restore(key, value.clone().into()).expect("intact");
+            }
+            assert_eq!(restored.by_id, producers.by_id);
+            let ids =
+                |producers: &Producers| producers.by_use.values().cloned().collect::<Vec<_>>();
+            assert_eq!(ids(&restored), ids(&producers));
+        }
+    }
+
+    #[test]
+    fn a_request_writes_its_own_answer_alone() {
+        let mut producers = Producers::default();
+        for sequence in 1..=20 {
+            let mut staged = producers.stage();
+            staged.answered("p", answer(sequence));
+            let changes = staged.changes();
+            assert_eq!(changes.written.len(), 1);
+            assert_eq!(changes.removed.len(), usize::from(sequence > 8));
+            producers.apply(changes);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_missing_between_others_is_noticed() {
         let mut producer = Producer::default();
-        for sequence in 1..=9 {
+        for sequence in 1..=4 {
             producer.answered(answer(sequence), sequence);
         }
-        assert_eq!(
-            Producer::decode(b"p", producer.encode("p").into()),
-            Ok(producer)
-        );
+        let mut written = producer.encode("p");
+        written.remove(2);
+        let mut producers = Producers::default();
+        let restored: Result<(), _> = written
+            .into_iter()
+            .try_for_each(|(key, value)| producers.restore(&key, value.into()));
+        assert_eq!(restored, Err("an answer before it is missing"));
     }
 }

@@ -25,8 +25,8 @@ pub struct RetentionConfig {
     pub age: Option<Duration>,
 }
 
-/// Most records removed in one batch.
-const REMOVALS_A_BATCH: usize = 10_000;
+/// Most records removed in one batch; few enough for what is left of a full disk.
+const REMOVALS_A_BATCH: usize = 2_000;
 
 /// Bytes that a removal takes in a batch.
 const REMOVAL_BYTES: usize = 64;
@@ -83,10 +83,7 @@ pub(super) fn trim(shared: &Shared, partition: &Partition, floor: Offset) -> Res
             partition.id.0.to_be_bytes(),
             beginning.encode(partition.id),
         );
-        shared
-            .dir
-            .commit(batch, REMOVAL_BYTES, &[])
-            .map_err(unavailable)?;
+        shared.dir.commit_removal(batch).map_err(unavailable)?;
         partition.low.store(target.0, Ordering::Release);
     }
     while *removed < target {
@@ -116,10 +113,24 @@ pub(super) fn trim(shared: &Shared, partition: &Partition, floor: Offset) -> Res
             partition.id.0.to_be_bytes(),
             beginning.encode(partition.id),
         );
-        shared.dir.write(batch, bytes).map_err(unavailable)?;
+        if let Err(error) = shared.dir.write_removal(batch, bytes) {
+            if matches!(error, WriteError::NoSpace(_)) {
+                make_room(partition);
+            }
+            return Err(unavailable(error));
+        }
         *removed = next;
     }
     Ok(())
+}
+
+/// Has what was appended and removed so far written to tables, for which the space was kept: as a table
+/// the removed records take none. So the next removal gets further. (The database does not list the call
+/// among its documented ones; without it a partition is only flushed when enough was written to it.)
+fn make_room(partition: &Partition) {
+    if let Err(error) = partition.records.rotate_memtable() {
+        tracing::warn!(partition = %partition.id, error = describe(&error), "a partition cannot be flushed");
+    }
 }
 
 /// The first offset that is to stay.

@@ -21,9 +21,6 @@ use workspace_lifecycle::{Offset, PartitionId};
 /// A group is closed when it holds this many bytes, which bounds the memory and the time of a commit.
 const GROUP_BYTES_MOST: usize = 8 * 1024 * 1024;
 
-/// Bytes that a producer's record may take in a batch.
-const PRODUCER_BYTES: usize = 1024;
-
 /// A request in the queue.
 pub(super) struct Request {
     pub(super) append: Append,
@@ -111,19 +108,23 @@ impl Writer {
             ..
         } = group;
         let changes = staged.changes();
-        for (id, producer) in &changes.changed {
-            batch.insert(&self.shared.producers, id.as_str(), producer.encode(id));
+        let mut bytes = batch_bytes;
+        for (key, value) in &changes.written {
+            bytes += key.len() + value.len();
+            batch.insert(&self.shared.answers, key.as_slice(), value.as_slice());
         }
-        for id in &changes.forgotten {
-            batch.remove(&self.shared.producers, id.as_str());
+        for key in &changes.removed {
+            bytes += key.len();
+            batch.remove(&self.shared.answers, key.as_slice());
         }
         let committed = if batch.is_empty() {
             Ok(())
         } else {
             let ends: Vec<_> = ends.iter().map(|(id, end)| (*id, *end)).collect();
-            let bytes =
-                batch_bytes + (changes.changed.len() + changes.forgotten.len()) * PRODUCER_BYTES;
-            self.shared.dir.commit(batch, bytes, &ends)
+            let committed = self.shared.dir.commit(batch, bytes, &ends);
+            let trouble = committed.as_ref().err().cloned();
+            *self.shared.trouble.lock() = trouble.map(|error| (error, bytes));
+            committed
         };
         let failed = match committed {
             Ok(()) => {

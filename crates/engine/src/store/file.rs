@@ -18,7 +18,7 @@ mod names;
 
 use super::{
     Change, Claim, EntrySink, HistoryCursor, HistoryRecord, Save, SaveRefused, Store, StoreError,
-    StoredWorkspace, fence,
+    StoredWorkspace, continued::Continued, fence,
 };
 use crate::disk::{DirLock, DiskError};
 use entries::{End, Entries, ReadFailure};
@@ -47,7 +47,7 @@ const SINGLE_SYNCS_MOST: usize = 32;
 #[derive(Debug)]
 pub struct FileStore {
     root: PathBuf,
-    index: Mutex<Index>,
+    index: Index,
     /// One a workspace that was touched; as many as there are workspaces.
     slots: RwLock<HashMap<WorkspaceId, Arc<Mutex<Slot>>>>,
     /// Directories written since the last sync.
@@ -62,6 +62,7 @@ struct Slot {
     /// Hashes of the names of all entries: whether a change adds one.
     names: Option<HashSet<u64>>,
     history: Option<history::End>,
+    continued: Option<Continued>,
 }
 
 impl FileStore {
@@ -76,7 +77,7 @@ impl FileStore {
         let lock = DirLock::acquire(&root)?;
         let index = Index::open(&root).map_err(|failure| open_error(&root, failure))?;
         let store = Self {
-            index: Mutex::new(index),
+            index,
             slots: RwLock::default(),
             dirty: Mutex::default(),
             root,
@@ -93,17 +94,10 @@ impl FileStore {
 
     /// A crash of the machine may lose a workspace that was listed after the last sync: its events are still in the log.
     fn forget_what_was_never_durable(&self) -> Result<(), StoreError> {
-        let mut index = self.index.lock();
-        let unsynced: Vec<_> = index
-            .workspaces
-            .iter()
-            .filter(|(_, listed)| !listed.synced)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in unsynced {
+        for id in self.index.unsynced() {
             if matches!(self.read_end(&id), Ok(None)) {
                 tracing::warn!(workspace = %id, "a workspace that was never made durable is gone, and will be replayed");
-                index
+                self.index
                     .remove(&id)
                     .map_err(|error| io_error(&Index::path(&self.root), &error))?;
             }
@@ -127,7 +121,7 @@ impl FileStore {
     }
 
     fn is_listed(&self, id: &WorkspaceId) -> bool {
-        self.index.lock().workspaces.contains_key(id)
+        self.index.is_listed(id)
     }
 
     fn read_end(&self, id: &WorkspaceId) -> Result<Option<End>, StoreError> {
@@ -172,6 +166,7 @@ impl FileStore {
         if let Err(error) = lines::append(&path, bytes, &draft.bytes) {
             *slot = Slot {
                 history: slot.history,
+                continued: slot.continued,
                 ..Slot::default()
             };
             return Err(io_error(&path, &error));
@@ -183,6 +178,25 @@ impl FileStore {
             lines: lines + draft.lines,
             chain: draft.chain,
         });
+        Ok(())
+    }
+
+    fn append_history_of(
+        &self,
+        id: &WorkspaceId,
+        records: Vec<HistoryRecord>,
+    ) -> Result<(), StoreError> {
+        let slot = self.slot(id);
+        let mut slot = slot.lock();
+        let path = self.history_path(id);
+        let dir = path.parent().unwrap_or(&self.root);
+        std::fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
+        // Where it fails, the file is read again.
+        let end = slot.history.take();
+        let end = history::append(&path, id, end, &mut slot.continued, records)
+            .map_err(|failure| read_error(&path, failure))?;
+        slot.history = Some(end);
+        self.dirty.lock().insert(dir.to_owned());
         Ok(())
     }
 
@@ -306,17 +320,7 @@ impl Store for FileStore {
     }
 
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
-        let (listed, committed) = {
-            let index = self.index.lock();
-            let of_partition = index
-                .workspaces
-                .iter()
-                .filter(|(_, listed)| listed.partition == partition);
-            (
-                of_partition.map(|(id, _)| id.clone()).collect::<Vec<_>>(),
-                index.committed(partition),
-            )
-        };
+        let listed = self.index.of_partition(partition);
         let mut found = Vec::with_capacity(listed.len());
         for id in listed {
             let slot = self.slot(&id);
@@ -327,7 +331,7 @@ impl Store for FileStore {
                 }
                 Err(error) => {
                     tracing::error!(workspace = %id, %error, "a workspace in the store is damaged");
-                    found.push(super::damaged(id, partition, committed));
+                    found.push(super::damaged(id, partition));
                 }
             }
         }
@@ -344,7 +348,7 @@ impl Store for FileStore {
     }
 
     fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
-        Ok(self.index.lock().committed(partition))
+        Ok(self.index.committed(partition))
     }
 
     fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
@@ -363,6 +367,7 @@ impl Store for FileStore {
             *slot = Slot {
                 names: Some(HashSet::new()),
                 history: slot.history,
+                continued: slot.continued,
                 ..Slot::default()
             };
             None
@@ -375,16 +380,9 @@ impl Store for FileStore {
         let mut draft = Draft::after(chain);
         entries::push_commit(&mut draft, &about, lines).map_err(|error| io_error(&path, &error))?;
         self.write(slot, about.clone(), end.as_ref(), &draft)?;
-        let mut index = self.index.lock();
-        if index
-            .workspaces
-            .get(&id)
-            .is_none_or(|listed| listed.partition != partition)
-        {
-            index
-                .add(&id, partition)
-                .map_err(|error| io_error(&Index::path(&self.root), &error))?;
-        }
+        self.index
+            .add(&id, partition)
+            .map_err(|error| io_error(&Index::path(&self.root), &error))?;
         Ok(about)
     }
 
@@ -423,7 +421,7 @@ impl Store for FileStore {
                 }),
             }
         }
-        self.index.lock().commit(committed);
+        self.index.commit(committed);
         Ok(refused)
     }
 
@@ -432,7 +430,6 @@ impl Store for FileStore {
         let mut slot = slot.lock();
         // Off the list first: what a crash leaves behind is then nobody's.
         self.index
-            .lock()
             .remove(id)
             .map_err(|error| io_error(&Index::path(&self.root), &error))?;
         let dir = names::directory(&self.root, id);
@@ -454,20 +451,11 @@ impl Store for FileStore {
                 .or_default()
                 .push(record);
         }
+        let mut first = Ok(());
         for (id, records) in by_workspace {
-            let slot = self.slot(&id);
-            let mut slot = slot.lock();
-            let path = self.history_path(&id);
-            let dir = path.parent().unwrap_or(&self.root);
-            std::fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
-            // Where it fails, the file is read again.
-            let end = slot.history.take();
-            let end = history::append(&path, &id, end, records)
-                .map_err(|failure| read_error(&path, failure))?;
-            slot.history = Some(end);
-            self.dirty.lock().insert(dir.to_owned());
+            first = first.and(self.append_history_of(&id, records));
         }
-        Ok(())
+        first
     }
 
     fn history(
@@ -489,7 +477,7 @@ impl Store for FileStore {
     }
 
     fn sync(&self) -> Result<(), StoreError> {
-        let pending = self.index.lock().before_sync();
+        let pending = self.index.before_sync();
         let dirs = std::mem::take(&mut *self.dirty.lock());
         if let Err(error) = self.sync_dirs(&dirs) {
             self.dirty.lock().extend(dirs);
@@ -497,7 +485,6 @@ impl Store for FileStore {
         }
         let path = Index::path(&self.root);
         self.index
-            .lock()
             .synced(pending)
             .map_err(|error| io_error(&path, &error))
     }
@@ -522,6 +509,12 @@ fn remove_file(path: &Path) -> io::Result<()> {
 }
 
 fn io_error(path: &Path, error: &io::Error) -> StoreError {
+    if lines::is_shortened(error) {
+        return StoreError::Corrupt {
+            place: path.display().to_string(),
+            reason: error.to_string(),
+        };
+    }
     let text = format!("{}: {error}", path.display());
     if matches!(
         error.kind(),

@@ -4,10 +4,13 @@
 //! once and a crash of the machine after [`Store::sync`].
 
 mod layout;
+mod places;
 
 use super::{
     Change, Claim, EntrySink, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, Save,
-    SaveRefused, Store, StoreError, StoredWorkspace, fence,
+    SaveRefused, Store, StoreError, StoredWorkspace,
+    continued::{self, Continued},
+    fence,
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{DataDir, DiskError, WriteError, describe, is_damage};
@@ -15,12 +18,13 @@ use crate::routing::partition_of;
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable};
 use layout::{About, KEY_BYTES_MOST};
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::{BTreeSet, HashMap};
+use places::Places;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Bound;
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::WorkspaceId;
+use workspace_status::{Epoch, WorkspaceId};
 
 /// Workspaces share this many locks: two that share one save one after the other.
 const LOCKS: usize = 4096;
@@ -31,8 +35,8 @@ const PIECE_BYTES: usize = 512 * 1024;
 /// Transitions are removed this many at a time, so that not every append removes one.
 const HISTORY_REMOVALS: usize = 256;
 
-/// Most entries removed in one batch when a workspace is deleted.
-const REMOVALS_A_BATCH: usize = 10_000;
+/// Most entries removed in one batch when a workspace is deleted; few enough for what is left of a full disk.
+const REMOVALS_A_BATCH: usize = 2_000;
 
 /// A store in a data directory.
 pub struct LsmStore {
@@ -42,6 +46,9 @@ pub struct LsmStore {
     committed: Keyspace,
     history: Keyspace,
     history_counts: Keyspace,
+    places: Mutex<Places>,
+    /// One a workspace that had a transition since the store was opened.
+    continued: Mutex<HashMap<WorkspaceId, Continued>>,
     locks: Vec<Mutex<()>>,
     hasher: RandomState,
 }
@@ -71,11 +78,13 @@ impl LsmStore {
             committed: dir.keyspace("store-committed", plain)?,
             history: dir.keyspace("store-history", plain)?,
             history_counts: dir.keyspace("store-history-counts", plain)?,
+            places: Mutex::default(),
+            continued: Mutex::default(),
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
         };
         store
-            .finish_deletions()
+            .read_places()
             .map_err(|error| dir.unreadable(error.to_string()))?;
         Ok(store)
     }
@@ -110,27 +119,27 @@ impl LsmStore {
             .map(|about| about.workspace))
     }
 
-    /// How a workspace is listed whose record is damaged: its key still tells whose it is.
-    fn damaged(&self, key: &[u8], damage: &str, partition: PartitionId) -> Option<StoredWorkspace> {
-        tracing::error!(workspace = %key.escape_ascii(), %damage, "what the store knows of a workspace is damaged");
-        let id = WorkspaceId::new(std::str::from_utf8(key).ok()?).ok()?;
-        if partition_of(&id, self.dir.partitions()) != partition {
-            return None;
-        }
-        let next_offset = self.committed(partition).unwrap_or_default();
-        Some(super::damaged(id, partition, next_offset))
-    }
-
-    fn finish_deletions(&self) -> Result<(), StoreError> {
+    /// Reads where every workspace is, and finishes deletions that were cut short.
+    fn read_places(&self) -> Result<(), StoreError> {
         for entry in self.workspaces.iter() {
             let (key, value) = entry
                 .into_inner()
                 .map_err(|error| read_error("the list of workspaces", &error))?;
-            // A damaged one is told when it is asked for.
-            if let Ok(about) = About::decode(&key, value.into())
-                && about.deleting
-            {
-                self.remove(&about.workspace.id)?;
+            match About::decode(&key, value.into()) {
+                Ok(about) if about.deleting => self.remove(&about.workspace.id)?,
+                Ok(about) => {
+                    let StoredWorkspace { id, partition, .. } = about.workspace;
+                    self.places.lock().put(&id, partition);
+                }
+                // It is told when it is asked for; its key still tells whose it is.
+                Err(damage) => {
+                    tracing::error!(workspace = %key.escape_ascii(), %damage, "what the store knows of a workspace is damaged");
+                    let id = std::str::from_utf8(&key).ok();
+                    if let Some(id) = id.and_then(|id| WorkspaceId::new(id).ok()) {
+                        let partition = partition_of(&id, self.dir.partitions());
+                        self.places.lock().put(&id, partition);
+                    }
+                }
             }
         }
         Ok(())
@@ -153,14 +162,14 @@ impl LsmStore {
                 if batch.is_empty() {
                     break;
                 }
-                self.dir.write(batch, bytes).map_err(write_error)?;
+                self.dir.write_removal(batch, bytes).map_err(write_error)?;
             }
         }
         let mut batch = self.dir.database().batch();
         batch.remove(&self.history_counts, id.as_str());
         batch.remove(&self.workspaces, id.as_str());
         self.dir
-            .write(batch, id.as_str().len())
+            .write_removal(batch, id.as_str().len())
             .map_err(write_error)
     }
 }
@@ -171,17 +180,18 @@ impl Store for LsmStore {
     }
 
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
-        let mut found = Vec::new();
-        for entry in self.workspaces.iter() {
-            let (key, value) = entry
-                .into_inner()
-                .map_err(|error| read_error("the list of workspaces", &error))?;
-            match About::decode(&key, value.into()) {
-                Ok(about) if about.workspace.partition == partition && !about.deleting => {
-                    found.push(about.workspace);
+        let listed = self.places.lock().of(partition);
+        let mut found = Vec::with_capacity(listed.len());
+        for id in listed {
+            match self.known(&id) {
+                Ok(workspace) => found.extend(workspace),
+                Err(error @ (StoreError::NoSpace(_) | StoreError::Unavailable(_))) => {
+                    return Err(error);
                 }
-                Ok(_) => {}
-                Err(damage) => found.extend(self.damaged(&key, damage, partition)),
+                Err(error) => {
+                    tracing::error!(workspace = %id, %error, "a workspace in the store is damaged");
+                    found.push(super::damaged(id, partition));
+                }
             }
         }
         Ok(found)
@@ -220,7 +230,9 @@ impl Store for LsmStore {
         let bytes = value.len();
         batch.insert(&self.workspaces, about.workspace.id.as_str(), value);
         self.dir.write(batch, bytes).map_err(write_error)?;
-        Ok(about.workspace)
+        let workspace = about.workspace;
+        self.places.lock().put(&workspace.id, workspace.partition);
+        Ok(workspace)
     }
 
     fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
@@ -308,50 +320,39 @@ impl Store for LsmStore {
                 };
                 let mut batch = self.dir.database().batch();
                 batch.insert(&self.workspaces, id.as_str(), about.encode());
-                self.dir.write(batch, KEY_BYTES_MOST).map_err(write_error)?;
+                self.dir
+                    .write_removal(batch, KEY_BYTES_MOST)
+                    .map_err(write_error)?;
             }
             // Deleting is the way out of damage.
             Ok(None) | Err(StoreError::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
+        self.places.lock().remove(id);
+        self.continued.lock().remove(id);
         self.remove(id)
     }
 
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
         let _locks = self.lock(records.iter().map(|record| &record.id));
+        let mut by_workspace: BTreeMap<&WorkspaceId, Vec<&HistoryRecord>> = BTreeMap::new();
+        for record in &records {
+            by_workspace.entry(&record.id).or_default().push(record);
+        }
         let mut batch = self.dir.database().batch();
         let mut bytes = 0;
-        let mut counts: HashMap<&WorkspaceId, u64> = HashMap::new();
-        let mut taken = BTreeSet::new();
-        for record in &records {
-            let key = layout::history_key(&record.id, record.epoch, record.sequence);
-            let failed = |error| read_error(&history_of(&record.id), &error);
-            if taken.contains(&key) || self.history.contains_key(&key).map_err(failed)? {
-                continue;
+        let mut first = Ok(());
+        for (id, records) in by_workspace {
+            // All that can fail comes before the batch is touched.
+            match self.new_history(id, &records) {
+                Ok(new) => bytes += new.insert(self, id, &mut batch),
+                Err(error) => first = first.and(Err(error)),
             }
-            let count = match counts.get(&record.id) {
-                Some(count) => *count,
-                None => self.history_count(&record.id)?,
-            };
-            counts.insert(&record.id, count + 1);
-            let value = layout::encode_history(&key, record);
-            bytes += key.len() + value.len();
-            batch.insert(&self.history, key.clone(), value);
-            taken.insert(key);
         }
-        for (id, mut count) in counts {
-            count -= self.drop_oldest(id, count, &mut batch)?;
-            let key = id.as_str();
-            batch.insert(
-                &self.history_counts,
-                key,
-                Writer::default().u64(count).seal(key.as_bytes()),
-            );
+        if !batch.is_empty() {
+            self.dir.write(batch, bytes).map_err(write_error)?;
         }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        self.dir.write(batch, bytes).map_err(write_error)
+        first
     }
 
     fn history(
@@ -364,11 +365,7 @@ impl Store for LsmStore {
         let from = after.map_or(Bound::Included(prefix), |(epoch, sequence)| {
             Bound::Excluded(layout::history_key(id, epoch, sequence))
         });
-        let until = Bound::Included(layout::history_key(
-            id,
-            workspace_status::Epoch::new(u64::MAX),
-            u64::MAX,
-        ));
+        let until = Bound::Included(layout::history_key(id, Epoch::new(u64::MAX), u64::MAX));
         let mut records = Vec::new();
         for entry in self.history.range((from, until)).take(limit) {
             let (key, value) = entry
@@ -382,7 +379,7 @@ impl Store for LsmStore {
 
     fn sync(&self) -> Result<(), StoreError> {
         self.dir
-            .commit(self.dir.database().batch(), 0, &[])
+            .commit_removal(self.dir.database().batch())
             .map_err(write_error)
     }
 }
@@ -399,33 +396,92 @@ impl LsmStore {
         count.map_err(|damage| corrupt(history_of(id), damage))
     }
 
-    /// Removes the oldest transitions where there are too many, and tells how many.
-    fn drop_oldest(
+    /// Number of the last stored transition of an epoch.
+    fn last_of(&self, id: &WorkspaceId, epoch: Epoch) -> Result<u64, StoreError> {
+        let all = layout::history_key(id, epoch, 0)..=layout::history_key(id, epoch, u64::MAX);
+        let Some(last) = self.history.range(all).next_back() else {
+            return Ok(0);
+        };
+        let key = last
+            .key()
+            .map_err(|error| read_error(&history_of(id), &error))?;
+        let number = key.last_chunk().copied().map_or(0, u64::from_be_bytes);
+        Ok(number)
+    }
+
+    /// What of these transitions is new, and what goes for it.
+    fn new_history<'a>(
         &self,
         id: &WorkspaceId,
-        count: u64,
-        batch: &mut OwnedWriteBatch,
-    ) -> Result<u64, StoreError> {
+        records: &[&'a HistoryRecord],
+    ) -> Result<NewHistory<'a>, StoreError> {
+        let failed = |error| read_error(&history_of(id), &error);
+        let mut continued = self.continued.lock().get(id).copied();
+        let mut new = BTreeMap::new();
+        for record in records {
+            let last_of = |epoch| self.last_of(id, epoch);
+            let number = continued::number(&mut continued, record, last_of)?;
+            let key = layout::history_key(id, record.epoch, number);
+            if !self.history.contains_key(&key).map_err(failed)? {
+                new.entry(key).or_insert(*record);
+            }
+        }
+        let continued = continued.map(|continued| (id.clone(), continued));
+        self.continued.lock().extend(continued);
+        let added: Vec<_> = new.into_iter().collect();
+        let mut count = self.history_count(id)? + super::count(added.len());
+        let mut dropped = Vec::new();
         let most = super::count(HISTORY_TRANSITIONS_MOST);
-        if count <= most {
-            return Ok(0);
+        if count > most {
+            let excess = usize::try_from(count - most)
+                .unwrap_or(usize::MAX)
+                .max(HISTORY_REMOVALS);
+            for entry in self
+                .history
+                .prefix(layout::workspace_prefix(id))
+                .take(excess)
+            {
+                dropped.push(entry.key().map_err(failed)?);
+            }
+            count -= super::count(dropped.len());
         }
-        let excess = usize::try_from(count - most)
-            .unwrap_or(usize::MAX)
-            .max(HISTORY_REMOVALS);
-        let mut dropped = 0;
-        for entry in self
-            .history
-            .prefix(layout::workspace_prefix(id))
-            .take(excess)
-        {
-            let key = entry
-                .key()
-                .map_err(|error| read_error(&history_of(id), &error))?;
-            batch.remove(&self.history, key);
-            dropped += 1;
+        Ok(NewHistory {
+            added,
+            dropped,
+            count,
+        })
+    }
+}
+
+/// Transitions of one workspace on their way into a batch.
+struct NewHistory<'a> {
+    added: Vec<(Vec<u8>, &'a HistoryRecord)>,
+    dropped: Vec<fjall::Slice>,
+    /// How many are kept then.
+    count: u64,
+}
+
+impl NewHistory<'_> {
+    /// Puts them into a batch and tells how many bytes they take.
+    fn insert(self, store: &LsmStore, id: &WorkspaceId, batch: &mut OwnedWriteBatch) -> usize {
+        if self.added.is_empty() {
+            return 0;
         }
-        Ok(dropped)
+        let mut bytes = 0;
+        for (key, record) in self.added {
+            let value = layout::encode_history(&key, record);
+            bytes += key.len() + value.len();
+            batch.insert(&store.history, key, value);
+        }
+        for key in self.dropped {
+            bytes += key.len();
+            batch.remove(&store.history, key);
+        }
+        let key = id.as_str();
+        let count = Writer::default().u64(self.count).seal(key.as_bytes());
+        bytes += key.len() + count.len();
+        batch.insert(&store.history_counts, key, count);
+        bytes
     }
 }
 

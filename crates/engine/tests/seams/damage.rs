@@ -1,7 +1,7 @@
 use super::support::{copy, events, fill, journal, open, seed, spec, write};
 use std::path::Path;
 use workspace_engine_core::disk::{DataDir, DiskError};
-use workspace_engine_core::store::conformance::{claim_of, id, save_of, set};
+use workspace_engine_core::store::conformance::{claim_of, id, load, save_of, set};
 use workspace_engine_core::store::{LsmStore, Store};
 
 /// A closed directory with so many requests of three events, and a little of a store.
@@ -78,12 +78,68 @@ fn a_bit_flipped_in_the_journal_is_refused_and_nothing_is_changed() {
                 "the journal is as it was"
             );
             refused += 1;
+            accept(path.path(), &bytes);
         }
     }
     assert!(
         refused >= rounds - 1,
         "only a flip behind the last commit is harmless: {refused}"
     );
+}
+
+/// Removes the witness as the refusal says: what is before the damage is there and goes on, the damaged journal is set aside.
+fn accept(path: &Path, damaged: &[u8]) {
+    std::fs::remove_file(path.join("witness")).expect("removed");
+    let left = {
+        let (dir, log) = open(path).expect("opened with what is intact");
+        let left = events(&log);
+        assert_eq!(left % 3, 0, "requests are there whole or not at all");
+        let store = LsmStore::open(&dir).expect("opened");
+        if store.workspace(&id("acme")).expect("readable").is_some() {
+            load(&store, "acme").expect("saves are there whole or not at all");
+        }
+        left
+    };
+    let copies = std::fs::read_dir(path)
+        .expect("listed")
+        .map(|entry| entry.expect("listed").path())
+        .filter(|file| file.extension().is_some_and(|extension| extension == "jnl"));
+    let copies: Vec<_> = copies.collect();
+    assert_eq!(copies.len(), 1, "{copies:?}");
+    assert_eq!(std::fs::read(&copies[0]).expect("readable"), damaged);
+    {
+        let (_dir, log) = open(path).expect("the loss is accepted for good");
+        fill(&log, u64::try_from(left).expect("small") / 3 + 1, 1);
+    }
+    let (_dir, log) = open(path).expect("opened");
+    assert_eq!(events(&log), left + 3);
+}
+
+#[test]
+fn damage_in_a_journal_that_others_build_on_is_refused_also_without_the_witness() {
+    const REQUESTS: u64 = 3;
+    let path = tempfile::tempdir().expect("a directory");
+    filled(path.path(), REQUESTS);
+    let file = journal(path.path());
+    let mut bytes = std::fs::read(&file).expect("readable");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    write(&file, &bytes);
+    write(file.with_file_name("1.jnl"), [0; 100]);
+    for _ in 0..2 {
+        let error = outcome(path.path(), REQUESTS).expect("refused");
+        assert!(
+            matches!(&error, DiskError::DamagedBetween { file: named, .. } if *named == file),
+            "{error}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains("only a copy of the directory helps"),
+            "{text}"
+        );
+        assert_eq!(std::fs::read(&file).expect("readable"), bytes);
+        let _ = std::fs::remove_file(path.path().join("witness"));
+    }
 }
 
 #[test]

@@ -42,11 +42,11 @@ fn a_directory_of_another_version_is_refused_with_both_versions() {
     let file = path.path().join("format.json");
     let text = std::fs::read_to_string(&file)
         .expect("readable")
-        .replace("\"version\": 1", "\"version\": 7");
+        .replace("\"version\": 2", "\"version\": 7");
     std::fs::write(&file, text).expect("written");
     let text = refused(path.path(), &spec());
     assert!(
-        text.contains("has format version 7, this engine reads version 1"),
+        text.contains("has format version 7, this engine reads version 2"),
         "{text}"
     );
 }

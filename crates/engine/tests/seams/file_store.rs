@@ -4,7 +4,7 @@ use workspace_engine_core::store::conformance::{
     claim_of, id, load, save, save_of, set, transition, unset,
 };
 use workspace_engine_core::store::{
-    Change, FileStore, HISTORY_TRANSITIONS_MOST, SaveRefused, Store, StoreError,
+    Change, FileStore, HISTORY_TRANSITIONS_MOST, HistoryRecord, SaveRefused, Store, StoreError,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 
@@ -140,18 +140,22 @@ fn a_damaged_workspace_harms_no_other_and_is_still_listed() {
     {
         let store = FileStore::open(path.path()).expect("opened");
         store.claim(claim_of("other", 1)).expect("claimed");
-        assert!(save(&store, &[save_of("other", 1, 12, changes(1))]).is_empty());
+        let saved = store.save(
+            &[save_of("other", 1, 12, changes(1))],
+            &[(PartitionId(1), Offset(12))],
+        );
+        assert!(saved.expect("saved").is_empty());
         store.sync().expect("synced");
     }
-    for damage in ["text\n", ""] {
+    for (damage, next_offset) in [("text\n", 12), ("", 13)] {
         write(path.path().join("acme/entries.jsonl"), damage);
         let store = FileStore::open(path.path()).expect("opened");
         let listed = store.workspaces(PartitionId(1)).expect("listed");
         let listed: Vec<_> = listed
             .iter()
-            .map(|about| (about.id.as_str(), about.epoch.get()))
+            .map(|about| (about.id.as_str(), about.epoch.get(), about.next_offset.0))
             .collect();
-        assert_eq!(listed, [("acme", 0), ("other", 1)]);
+        assert_eq!(listed, [("acme", 0, 0), ("other", 1, next_offset)]);
         for refused in [
             store.workspace(&id("acme")).err(),
             store.claim(claim_of("acme", 2)).err(),
@@ -204,6 +208,46 @@ fn a_directory_that_disappeared_is_damage_and_not_an_unknown_workspace() {
         Err(StoreError::Corrupt { .. })
     ));
     assert_eq!(store.workspaces(PartitionId(1)).expect("listed").len(), 1);
+}
+
+#[test]
+fn a_file_that_became_shorter_is_damage_and_is_not_filled_with_zeros() {
+    for left in [Some(100), Some(0), None] {
+        let path = tempfile::tempdir().expect("a directory");
+        let store = FileStore::open(path.path()).expect("opened");
+        store.claim(claim_of("acme", 1)).expect("claimed");
+        assert!(save(&store, &[save_of("acme", 1, 11, changes(1))]).is_empty());
+        store
+            .append_history(vec![transition("acme", 1, 1)])
+            .expect("kept");
+        let shorten = |file: &str| {
+            let file = path.path().join(file);
+            match left {
+                Some(bytes) => write(&file, &std::fs::read(&file).expect("readable")[..bytes]),
+                None => std::fs::remove_file(&file).expect("removed"),
+            }
+            file
+        };
+        let check = |file: &Path, refused: Option<&StoreError>| {
+            let Some(StoreError::Corrupt { place, reason }) = refused else {
+                panic!("{left:?}: {refused:?}");
+            };
+            assert_eq!(place, file.to_str().expect("text"));
+            let found = left.unwrap_or(0);
+            assert!(reason.starts_with(&format!("it has {found} bytes, and ")));
+            let length = std::fs::metadata(file).ok().map(|about| about.len());
+            assert_eq!(length, left.map(|bytes| bytes as u64), "left as it is");
+        };
+
+        let file = shorten("acme/entries.jsonl");
+        let refused = save(&store, &[save_of("acme", 1, 12, changes(2))]);
+        check(&file, refused.first().map(|refused| &refused.error));
+        let file = shorten("acme/history.jsonl");
+        let refused = store.append_history(vec![transition("acme", 1, 2)]);
+        check(&file, refused.err().as_ref());
+        let file = shorten("index.jsonl");
+        check(&file, store.claim(claim_of("new", 1)).err().as_ref());
+    }
 }
 
 #[test]
@@ -325,4 +369,62 @@ fn history_keeps_the_newest_transitions() {
         .lines()
         .count();
     assert!(lines <= HISTORY_TRANSITIONS_MOST + 2_500, "{lines}");
+}
+
+#[test]
+fn a_damaged_history_harms_no_other() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = FileStore::open(path.path()).expect("opened");
+    for text in ["acme", "ber"] {
+        store
+            .append_history(vec![transition(text, 1, 1)])
+            .expect("kept");
+    }
+    drop(store);
+    write(path.path().join("acme/history.jsonl"), "text\n");
+    let store = FileStore::open(path.path()).expect("opened");
+    let refused = store.append_history(vec![transition("acme", 2, 1), transition("ber", 2, 1)]);
+    assert!(
+        matches!(&refused, Err(StoreError::Corrupt { place, .. }) if place.contains("acme/history.jsonl line 1")),
+        "{refused:?}"
+    );
+    let kept = store.history(&id("ber"), None, 10).expect("readable");
+    assert_eq!(kept, [transition("ber", 1, 1), transition("ber", 2, 1)]);
+}
+
+#[test]
+fn transitions_of_an_epoch_that_is_used_again_are_kept_behind_those_of_before() {
+    let path = tempfile::tempdir().expect("a directory");
+    let open = |path: &Path| FileStore::open(path).expect("opened");
+    let at = |epoch, sequence, at_ms| HistoryRecord {
+        at_ms,
+        ..transition("acme", epoch, sequence)
+    };
+    let store = open(path.path());
+    let before = vec![at(1, 1, 10), at(1, 2, 11), at(2, 1, 12)];
+    store.append_history(before.clone()).expect("kept");
+    store.append_history(before).expect("kept once");
+    drop(store);
+    // The claims of both epochs were lost with the power.
+    let store = open(path.path());
+    for _ in 0..2 {
+        store.append_history(vec![at(1, 1, 20)]).expect("kept once");
+    }
+    let after = vec![at(2, 1, 21), at(2, 2, 22), at(3, 1, 23)];
+    store.append_history(after).expect("kept");
+    let history = store.history(&id("acme"), None, 10).expect("readable");
+    let expected = [
+        at(1, 1, 10),
+        at(1, 2, 11),
+        at(1, 3, 20),
+        at(2, 1, 12),
+        at(2, 2, 21),
+        at(2, 3, 22),
+        at(3, 1, 23),
+    ];
+    let told = |record: &HistoryRecord| (record.epoch.get(), record.sequence, record.at_ms);
+    assert!(
+        history.iter().map(told).eq(expected.iter().map(told)),
+        "{history:?}"
+    );
 }

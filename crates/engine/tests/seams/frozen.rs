@@ -1,7 +1,7 @@
-//! Frozen disk formats: what version 1 wrote must be read as long as the version is 1.
+//! Frozen disk formats: what any version wrote must be read.
 //!
-//! `UPDATE_GOLDEN=1` writes the fixtures anew. A change of them is a change of the format:
-//! raise the version, or find another way.
+//! `UPDATE_GOLDEN=1` writes the fixtures of the newest version anew. A change of them is a change
+//! of the format: raise the version and add a fixture, or find another way.
 
 use super::support::{copy, spec};
 use bytes::Bytes;
@@ -125,22 +125,30 @@ fn fill_dir(path: &Path) {
 }
 
 #[test]
-fn a_data_directory_of_version_1_is_read() {
+fn a_data_directory_of_every_version_is_read_and_written_to() {
     if updates() {
         let path = tempfile::tempdir().expect("a directory");
         fill_dir(path.path());
         drop(DataDir::open(path.path(), &spec()).expect("opened"));
         let mut packed = String::new();
         pack(path.path(), Path::new(""), &mut packed);
-        std::fs::create_dir_all(fixture("")).expect("created");
-        std::fs::write(fixture("data-dir-v1.txt"), packed).expect("written");
+        std::fs::write(fixture("data-dir-v2.txt"), packed).expect("written");
     }
-    let path = tempfile::tempdir().expect("a directory");
-    unpack(
-        &std::fs::read_to_string(fixture("data-dir-v1.txt")).expect("a fixture"),
-        path.path(),
-    );
-    let dir = DataDir::open(path.path(), &spec()).expect("opened");
+    for name in ["data-dir-v1.txt", "data-dir-v2.txt"] {
+        println!("{name}");
+        let path = tempfile::tempdir().expect("a directory");
+        let packed = std::fs::read_to_string(fixture(name)).expect("a fixture");
+        unpack(&packed, path.path());
+        check_dir(path.path());
+        // It is of the newest version now.
+        let format = std::fs::read_to_string(path.path().join("format.json")).expect("text");
+        golden("format-v2.json", &format);
+        check_dir(path.path());
+    }
+}
+
+fn check_dir(path: &Path) {
+    let dir = DataDir::open(path, &spec()).expect("opened");
     let log = EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened");
     let mut values = Vec::new();
     for partition in 0..2 {
@@ -157,20 +165,28 @@ fn a_data_directory_of_version_1_is_read() {
     expected.extend((0..2).map(|number| event(&id("other"), number)));
     expected.sort();
     assert_eq!(values, expected);
-    assert!(
-        append(&log, request("other", 2, Some(("producer-1", 2))))
-            .expect("answered")
-            .repeated
-    );
+    for request in [
+        request("acme", 3, Some(("producer-1", 1))),
+        request("other", 2, Some(("producer-1", 2))),
+    ] {
+        assert!(append(&log, request).expect("answered").repeated);
+    }
+    let of_another = DeadLetter {
+        workspace_id: id("other"),
+        ..letter()
+    };
+    for letter in [letter(), of_another.clone(), letter()] {
+        log.append_dead_letter(letter).expect("kept");
+    }
     assert_eq!(
         log.dead_letters(None, None, 10).expect("listed"),
-        [letter()]
+        [letter(), of_another]
     );
     check_store(&LsmStore::open(&dir).expect("opened"));
 }
 
 #[test]
-fn the_database_is_written_as_version_1() {
+fn the_database_is_written_as_version_2() {
     let path = tempfile::tempdir().expect("a directory");
     fill_dir(path.path());
     let database = fjall::Database::builder(path.path().join("db"))
@@ -198,9 +214,9 @@ fn the_database_is_written_as_version_1() {
             writeln!(text, "{} = {}", key.escape_ascii(), value.escape_ascii()).expect("written");
         }
     }
-    golden("database-v1.txt", &text);
+    golden("database-v2.txt", &text);
     golden(
-        "format-v1.json",
+        "format-v2.json",
         &std::fs::read_to_string(path.path().join("format.json")).expect("text"),
     );
 }

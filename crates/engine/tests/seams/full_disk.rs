@@ -1,26 +1,96 @@
-//! A disk without space. Run by hand on a small file system of its own:
+//! A disk without space: a small file system of its own.
+//!
+//! Root mounts one for each test. Without the right to mount, one can be given:
 //!
 //! ```text
 //! mount -t tmpfs -o size=32m tmpfs /mnt/small
-//! SMALL_DISK=/mnt/small cargo test -p workspace-engine-core --test seams full_disk
+//! SMALL_DISK=/mnt/small cargo test -p workspace-engine-core --test seams full_disk -- --test-threads=1
 //! ```
 
-use super::support::{events, open};
-use std::path::PathBuf;
-use workspace_engine_core::log::AppendError;
+use super::support::{events, open, spec};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use workspace_engine_core::disk::DataDir;
 use workspace_engine_core::log::conformance::{append, request};
+use workspace_engine_core::log::{
+    AppendError, EmbeddedLog, EmbeddedLogConfig, EventLog, RetentionConfig,
+};
 use workspace_engine_core::store::conformance::{claim_of, load, save_of, set};
 use workspace_engine_core::store::{FileStore, LsmStore, Store, StoreError};
+use workspace_lifecycle::PartitionId;
 
-fn small_disk() -> Option<PathBuf> {
-    std::env::var_os("SMALL_DISK").map(PathBuf::from)
+/// An empty file system of 32 MiB, which goes with the test.
+struct SmallDisk {
+    path: PathBuf,
+    mounted: Option<tempfile::TempDir>,
+}
+
+impl SmallDisk {
+    /// `None` where there is no such disk and none can be made; the test then tells so and proves nothing.
+    fn get() -> Option<Self> {
+        if let Some(path) = std::env::var_os("SMALL_DISK").map(PathBuf::from) {
+            for entry in std::fs::read_dir(&path).expect("listed") {
+                let entry = entry.expect("listed").path();
+                let _ = std::fs::remove_dir_all(&entry).or_else(|_| std::fs::remove_file(&entry));
+            }
+            return Some(Self {
+                path,
+                mounted: None,
+            });
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=32m", "tmpfs"])
+            .arg(dir.path())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self {
+                path: dir.path().to_owned(),
+                mounted: Some(dir),
+            });
+        }
+        println!("NOT TESTED: no right to mount a small disk, and SMALL_DISK names none");
+        None
+    }
+
+    fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Takes so much of it for something else.
+    fn fill(&self, mebibytes: usize) {
+        std::fs::write(self.join("ballast"), vec![7; mebibytes << 20]).expect("there is space");
+    }
+
+    fn relieve(&self) {
+        std::fs::remove_file(self.join("ballast")).expect("removed");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if self.mounted.is_some() {
+            let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+        }
+    }
+}
+
+/// Appends until the log refuses, and counts.
+fn append_until_full(log: &EmbeddedLog) -> (usize, AppendError) {
+    let mut appended = 0;
+    loop {
+        match append(log, request("acme", 500, None)) {
+            Ok(_) => appended += 500,
+            Err(error) => return (appended, error),
+        }
+    }
 }
 
 #[test]
 fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
-    let Some(disk) = small_disk() else { return };
+    let Some(disk) = SmallDisk::get() else { return };
     let path = disk.join("data");
-    let ballast = disk.join("ballast");
     let (dir, log) = open(&path).expect("opened");
     let store = LsmStore::open(&dir).expect("opened");
     store.claim(claim_of("acme", 1)).expect("claimed");
@@ -28,21 +98,21 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
     let mut rounds = 0;
     for round in 0..3 {
         // Fill what is left with something else, then with events until the log refuses.
-        std::fs::write(&ballast, vec![7; (12 - round * 4) << 20]).expect("there is space");
-        let refused = loop {
-            match append(&log, request("acme", 500, None)) {
-                Ok(_) => appended += 500,
-                Err(error) => break error,
-            }
-        };
+        disk.fill(12 - round * 4);
+        let (more, refused) = append_until_full(&log);
+        appended += more;
         println!("round {round}, {appended} events: {refused}");
         assert!(matches!(refused, AppendError::NoSpace(_)), "{refused}");
+        let trouble = log.health().expect_err("appends are refused");
+        assert!(trouble.contains("MiB are free"), "{trouble}");
         let text = format!("\"{}\"", "x".repeat(1_000_000));
         let refused = store.save(&[save_of("acme", 1, 9, vec![set("k", "a", &text, 1)])], &[]);
         println!("save: {refused:?}");
         assert!(matches!(refused, Err(StoreError::NoSpace(_))));
         assert_eq!(events(&log), appended, "readable while the disk is full");
-        std::fs::remove_file(&ballast).expect("removed");
+        disk.relieve();
+        log.health()
+            .expect("there is space again, also before anybody appends");
         append(&log, request("acme", 500, None)).expect("there is space again");
         appended += 500;
         store
@@ -55,14 +125,63 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
     assert_eq!((events(&log), rounds), (appended, 3));
 }
 
+/// Opens a log that keeps nothing which the store holds.
+fn open_forgetful(path: &Path) -> (DataDir, EmbeddedLog) {
+    let dir = DataDir::open(path, &spec()).expect("opened");
+    let config = EmbeddedLogConfig {
+        retention: RetentionConfig {
+            partition_bytes: Some(0),
+            age: None,
+        },
+        ..EmbeddedLogConfig::default()
+    };
+    let log = EmbeddedLog::open(&dir, config).expect("opened");
+    (dir, log)
+}
+
+#[test]
+fn a_full_disk_is_synced_and_trimmed() {
+    let Some(disk) = SmallDisk::get() else { return };
+    let path = disk.join("data");
+    let (dir, log) = open_forgetful(&path);
+    let store = LsmStore::open(&dir).expect("opened");
+    disk.fill(16);
+    let (appended, refused) = append_until_full(&log);
+    println!("{appended} events: {refused}");
+    store.sync().expect("the reserve is there for it");
+    let partition = (0..log.partitions())
+        .map(PartitionId)
+        .find(|partition| log.high_watermark(*partition).0 > 0)
+        .expect("events");
+    let end = log.high_watermark(partition);
+    assert_eq!(end.0, appended as u64);
+    // A disk as small as this takes more than one removal, with a flush in between.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Err(error) = log.trim(partition, end) {
+        assert!(Instant::now() < deadline, "{error}");
+        std::thread::yield_now();
+    }
+    assert_eq!(log.low_watermark(partition).next(), end);
+    drop((store, log, dir));
+    let (_dir, log) = open_forgetful(&path);
+    assert_eq!(
+        (
+            log.low_watermark(partition).next(),
+            log.high_watermark(partition)
+        ),
+        (end, end)
+    );
+    disk.relieve();
+    append(&log, request("acme", 500, None)).expect("there is space again");
+}
+
 #[test]
 fn a_full_disk_tears_no_file_of_the_file_store() {
-    let Some(disk) = small_disk() else { return };
+    let Some(disk) = SmallDisk::get() else { return };
     let path = disk.join("workspaces");
-    let ballast = disk.join("ballast-2");
     let store = FileStore::open(&path).expect("opened");
     store.claim(claim_of("acme", 1)).expect("claimed");
-    std::fs::write(&ballast, vec![7; 6 << 20]).expect("there is space");
+    disk.fill(6);
     let text = format!("\"{}\"", "x".repeat(20_000));
     let mut saves = 0;
     let refused = loop {
@@ -75,7 +194,7 @@ fn a_full_disk_tears_no_file_of_the_file_store() {
     println!("{saves} saves: {refused}");
     assert!(matches!(refused, StoreError::NoSpace(_)), "{refused}");
     assert_eq!(load(&store, "acme").expect("loaded").1.len() as u64, saves);
-    std::fs::remove_file(&ballast).expect("removed");
+    disk.relieve();
     assert!(
         store
             .save(

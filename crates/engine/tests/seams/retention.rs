@@ -1,5 +1,6 @@
 use super::support::spec;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use workspace_engine_core::disk::DataDir;
 use workspace_engine_core::log::conformance::{EVERYTHING, append, read_all, request};
@@ -147,22 +148,28 @@ fn retention_by_age_keeps_what_is_young() {
 fn readers_of_what_stays_notice_nothing_of_a_removal() {
     let path = tempfile::tempdir().expect("a directory");
     let (log, partition) = filled(path.path(), NOTHING_KEPT, 30_000);
+    let reads = AtomicU64::new(0);
+    let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
-            let mut reads = 0;
-            while log.low_watermark(partition) < Offset(25_000) {
+            while !ended.load(Ordering::Acquire) {
                 match log.read(partition, log.low_watermark(partition), EVERYTHING) {
                     Ok(batch) => assert_eq!(batch.next_offset, Offset(30_000)),
                     Err(ReadError::FellOut { .. }) => {}
                     Err(error) => panic!("{error}"),
                 }
-                reads += 1;
+                reads.fetch_add(1, Ordering::AcqRel);
             }
-            reads
         });
         for floor in (1000..=25_000).step_by(1000) {
+            // The second read from here on begins after the removal before.
+            let enough = reads.load(Ordering::Acquire) + 2;
+            while reads.load(Ordering::Acquire) < enough && !reader.is_finished() {
+                std::thread::yield_now();
+            }
             log.trim(partition, Offset(floor)).expect("trimmed");
         }
-        assert!(reader.join().expect("no panic") > 0);
+        ended.store(true, Ordering::Release);
+        reader.join().expect("every read was of what stays");
     });
 }

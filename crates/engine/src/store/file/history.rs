@@ -2,6 +2,7 @@
 
 use super::entries::ReadFailure;
 use super::lines::{self, BrokenLine, Chain, Draft, Reader};
+use crate::store::continued::{self, Continued};
 use crate::store::{HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -74,12 +75,17 @@ pub(super) fn append(
     path: &Path,
     id: &WorkspaceId,
     end: Option<End>,
-    records: Vec<HistoryRecord>,
+    continued: &mut Option<Continued>,
+    mut records: Vec<HistoryRecord>,
 ) -> Result<End, ReadFailure> {
     let end = match end {
         Some(end) => end,
         None => read(path, id)?.0,
     };
+    for record in &mut records {
+        let last_of = |epoch| last_of(path, id, &end, epoch);
+        record.sequence = continued::number(continued, record, last_of)?;
+    }
     let in_order = records
         .iter()
         .try_fold(end.newest, |newest, record| {
@@ -107,6 +113,19 @@ pub(super) fn append(
         chain: draft.chain,
         newest,
     })
+}
+
+/// Number of the last stored transition of an epoch.
+fn last_of(path: &Path, id: &WorkspaceId, end: &End, epoch: Epoch) -> Result<u64, ReadFailure> {
+    match end.newest {
+        Some((newest, sequence)) if newest == epoch => Ok(sequence),
+        Some((newest, _)) if newest > epoch => {
+            let (_, history) = read(path, id)?;
+            let last = history.range((epoch, 0)..=(epoch, u64::MAX)).next_back();
+            Ok(last.map_or(0, |((_, sequence), _)| *sequence))
+        }
+        Some(_) | None => Ok(0),
+    }
 }
 
 /// Merges transitions that come out of order, or too many, into a new file.

@@ -6,6 +6,7 @@
 
 use super::entries::ReadFailure;
 use super::lines::{self, BrokenLine, Chain, Draft, Reader};
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -48,19 +49,31 @@ enum Line {
 
 /// A listed workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Listed {
-    pub(super) partition: PartitionId,
+struct Listed {
+    partition: PartitionId,
     /// It was made durable since it was listed.
-    pub(super) synced: bool,
+    synced: bool,
+}
+
+/// The file and what it tells, apart: whoever asks what is listed does not wait for the disk.
+#[derive(Debug)]
+pub(super) struct Index {
+    /// Held while the file is written. Taken before `told`, which changes only under it but for `uncommitted`.
+    file: Mutex<IndexFile>,
+    told: RwLock<Told>,
 }
 
 #[derive(Debug)]
-pub(super) struct Index {
+struct IndexFile {
     path: PathBuf,
     bytes: u64,
     lines: u64,
     chain: Chain,
-    pub(super) workspaces: BTreeMap<WorkspaceId, Listed>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    workspaces: BTreeMap<WorkspaceId, Listed>,
     /// As of the last sync, on disk; newer ones are in `uncommitted`.
     committed: BTreeMap<PartitionId, Offset>,
     uncommitted: BTreeMap<PartitionId, Offset>,
@@ -94,15 +107,7 @@ impl Index {
     pub(super) fn open(root: &Path) -> Result<Self, OpenFailure> {
         let path = Self::path(root);
         let bytes = lines::read(&path)?;
-        let mut index = Self {
-            path,
-            bytes: 0,
-            lines: 0,
-            chain: Chain::START,
-            workspaces: BTreeMap::new(),
-            committed: BTreeMap::new(),
-            uncommitted: BTreeMap::new(),
-        };
+        let mut told = Told::default();
         let mut reader = Reader::new(&bytes);
         while let Some(line) = reader.line().map_err(ReadFailure::Broken)? {
             let line: Line = serde_json::from_str(line).map_err(|error| {
@@ -111,25 +116,164 @@ impl Index {
                     reason: error.to_string(),
                 })
             })?;
-            index.take(line, reader.lines)?;
+            told.take(line, reader.lines)?;
         }
-        (index.bytes, index.lines, index.chain) = (reader.read_bytes, reader.lines, reader.chain);
-        if index.lines == 0 {
+        let mut file = IndexFile {
+            path,
+            bytes: reader.read_bytes,
+            lines: reader.lines,
+            chain: reader.chain,
+        };
+        if file.lines == 0 {
             if std::fs::read_dir(root)?.any(|entry| entry.is_ok_and(|entry| entry.path().is_dir()))
             {
                 return Err(OpenFailure::Format(format!(
                     "it holds directories, but no {FILE}"
                 )));
             }
-            index.append(&[Line::Format {
+            file.append(&[Line::Format {
                 format: FORMAT.to_owned(),
                 version: VERSION,
             }])?;
-            lines::sync(&index.path)?;
+            lines::sync(&file.path)?;
         }
-        Ok(index)
+        Ok(Self {
+            file: Mutex::new(file),
+            told: RwLock::new(told),
+        })
     }
 
+    pub(super) fn is_listed(&self, id: &WorkspaceId) -> bool {
+        self.told.read().workspaces.contains_key(id)
+    }
+
+    /// The workspaces of a partition, ordered by id.
+    pub(super) fn of_partition(&self, partition: PartitionId) -> Vec<WorkspaceId> {
+        self.listed(|listed| listed.partition == partition)
+    }
+
+    /// Workspaces that were listed since the last sync.
+    pub(super) fn unsynced(&self) -> Vec<WorkspaceId> {
+        self.listed(|listed| !listed.synced)
+    }
+
+    fn listed(&self, which: impl Fn(&Listed) -> bool) -> Vec<WorkspaceId> {
+        let told = self.told.read();
+        let found = told.workspaces.iter().filter(|(_, listed)| which(listed));
+        found.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Lists a workspace, where it is not listed so already.
+    pub(super) fn add(&self, id: &WorkspaceId, partition: PartitionId) -> io::Result<()> {
+        let known = self.told.read().workspaces.get(id).copied();
+        if known.is_some_and(|listed| listed.partition == partition) {
+            return Ok(());
+        }
+        let mut file = self.file.lock();
+        file.append(&[Line::Known {
+            known: id.clone(),
+            partition: partition.0,
+        }])?;
+        self.told.write().workspaces.insert(
+            id.clone(),
+            Listed {
+                partition,
+                synced: false,
+            },
+        );
+        Ok(())
+    }
+
+    /// Takes a workspace off the list.
+    pub(super) fn remove(&self, id: &WorkspaceId) -> io::Result<()> {
+        let mut file = self.file.lock();
+        if self.is_listed(id) {
+            file.append(&[Line::Gone { gone: id.clone() }])?;
+            self.told.write().workspaces.remove(id);
+        }
+        Ok(())
+    }
+
+    pub(super) fn committed(&self, partition: PartitionId) -> Offset {
+        let told = self.told.read();
+        let newer = told
+            .uncommitted
+            .get(&partition)
+            .or_else(|| told.committed.get(&partition));
+        newer.copied().unwrap_or_default()
+    }
+
+    /// Remembers what is committed; it is written when everything below it is durable.
+    pub(super) fn commit(&self, committed: &[(PartitionId, Offset)]) {
+        self.told
+            .write()
+            .uncommitted
+            .extend(committed.iter().copied());
+    }
+
+    /// What is to be written after a sync; a snapshot, because more may be listed meanwhile.
+    pub(super) fn before_sync(&self) -> Pending {
+        let file = self.file.lock();
+        Pending {
+            committed: self.told.read().uncommitted.clone(),
+            lines: file.lines,
+        }
+    }
+
+    /// Notes that everything up to `pending` is durable.
+    pub(super) fn synced(&self, pending: Pending) -> io::Result<()> {
+        let mut file = self.file.lock();
+        let listed_since = file.lines > pending.lines;
+        let Pending { committed, .. } = pending;
+        let added = self.told.read().added(&committed, listed_since);
+        if !added.is_empty() {
+            file.append(&added)?;
+            lines::sync(&file.path)?;
+        }
+        let excessive = {
+            let mut told = self.told.write();
+            if !listed_since {
+                told.mark_synced();
+            }
+            for (partition, offset) in committed {
+                told.committed.insert(partition, offset);
+                if told.uncommitted.get(&partition) == Some(&offset) {
+                    told.uncommitted.remove(&partition);
+                }
+            }
+            told.is_synced() && file.lines >= told.lines() * 2 + EXCESS_LINES
+        };
+        if !excessive {
+            return Ok(());
+        }
+        let draft = self.told.read().draft()?;
+        file.replace(&draft)
+    }
+}
+
+impl IndexFile {
+    fn append(&mut self, added: &[Line]) -> io::Result<()> {
+        let mut draft = Draft::after(self.chain);
+        for line in added {
+            draft.push(line)?;
+        }
+        lines::append(&self.path, self.bytes, &draft.bytes)?;
+        self.bytes += crate::store::count(draft.bytes.len());
+        self.lines += draft.lines;
+        self.chain = draft.chain;
+        Ok(())
+    }
+
+    fn replace(&mut self, draft: &Draft) -> io::Result<()> {
+        lines::replace(&self.path, &draft.bytes)?;
+        self.bytes = crate::store::count(draft.bytes.len());
+        self.lines = draft.lines;
+        self.chain = draft.chain;
+        Ok(())
+    }
+}
+
+impl Told {
     fn take(&mut self, line: Line, number: u64) -> Result<(), OpenFailure> {
         match line {
             Line::Format { format, version } if number == 1 && format == FORMAT => {
@@ -167,111 +311,42 @@ impl Index {
         Ok(())
     }
 
-    fn append(&mut self, added: &[Line]) -> io::Result<()> {
-        let mut draft = Draft::after(self.chain);
-        for line in added {
-            draft.push(line)?;
-        }
-        lines::append(&self.path, self.bytes, &draft.bytes)?;
-        self.bytes += crate::store::count(draft.bytes.len());
-        self.lines += draft.lines;
-        self.chain = draft.chain;
-        Ok(())
-    }
-
-    /// Lists a workspace.
-    pub(super) fn add(&mut self, id: &WorkspaceId, partition: PartitionId) -> io::Result<()> {
-        self.append(&[Line::Known {
-            known: id.clone(),
-            partition: partition.0,
-        }])?;
-        self.workspaces.insert(
-            id.clone(),
-            Listed {
-                partition,
-                synced: false,
-            },
-        );
-        Ok(())
-    }
-
-    /// Takes a workspace off the list.
-    pub(super) fn remove(&mut self, id: &WorkspaceId) -> io::Result<()> {
-        if self.workspaces.contains_key(id) {
-            self.append(&[Line::Gone { gone: id.clone() }])?;
-            self.workspaces.remove(id);
-        }
-        Ok(())
-    }
-
-    pub(super) fn committed(&self, partition: PartitionId) -> Offset {
-        let newer = self
-            .uncommitted
-            .get(&partition)
-            .or_else(|| self.committed.get(&partition));
-        newer.copied().unwrap_or_default()
-    }
-
-    /// Remembers what is committed; it is written when everything below it is durable.
-    pub(super) fn commit(&mut self, committed: &[(PartitionId, Offset)]) {
-        self.uncommitted.extend(committed.iter().copied());
-    }
-
-    /// What is to be written after a sync; a snapshot, because more may be listed meanwhile.
-    pub(super) fn before_sync(&self) -> Pending {
-        Pending {
-            committed: self.uncommitted.clone(),
-            lines: self.lines,
-        }
-    }
-
-    /// Notes that everything up to `pending` is durable.
-    pub(super) fn synced(&mut self, pending: Pending) -> io::Result<()> {
-        let listed_since = self.lines > pending.lines;
-        let Pending { committed, .. } = pending;
-        let mut added: Vec<_> = committed
-            .iter()
-            .filter(|(partition, offset)| self.committed.get(partition) != Some(offset))
-            .map(|(partition, offset)| Line::Committed {
-                committed: partition.0,
-                next_offset: offset.0,
-            })
-            .collect();
-        // Where more was listed since, the next sync marks it.
-        if !listed_since && self.workspaces.values().any(|listed| !listed.synced) {
-            added.push(Line::Synced {
-                synced: crate::store::count(self.workspaces.len()),
-            });
-        }
-        if !added.is_empty() {
-            self.append(&added)?;
-            lines::sync(&self.path)?;
-        }
-        if !listed_since {
-            self.mark_synced();
-        }
-        for (partition, offset) in committed {
-            self.committed.insert(partition, offset);
-            if self.uncommitted.get(&partition) == Some(&offset) {
-                self.uncommitted.remove(&partition);
-            }
-        }
-        self.compact()
-    }
-
     fn mark_synced(&mut self) {
         for listed in self.workspaces.values_mut() {
             listed.synced = true;
         }
     }
 
-    fn compact(&mut self) -> io::Result<()> {
-        let told = crate::store::count(self.workspaces.len() + self.committed.len());
-        if self.lines < told * 2 + EXCESS_LINES
-            || self.workspaces.values().any(|listed| !listed.synced)
-        {
-            return Ok(());
+    fn is_synced(&self) -> bool {
+        self.workspaces.values().all(|listed| listed.synced)
+    }
+
+    /// Lines that it takes to tell this.
+    fn lines(&self) -> u64 {
+        crate::store::count(self.workspaces.len() + self.committed.len())
+    }
+
+    /// The lines of a sync. Where more was listed since it began, the next one marks it.
+    fn added(&self, committed: &BTreeMap<PartitionId, Offset>, listed_since: bool) -> Vec<Line> {
+        let newer = committed
+            .iter()
+            .filter(|(partition, offset)| self.committed.get(partition) != Some(offset));
+        let mut added: Vec<_> = newer
+            .map(|(partition, offset)| Line::Committed {
+                committed: partition.0,
+                next_offset: offset.0,
+            })
+            .collect();
+        if !listed_since && !self.is_synced() {
+            added.push(Line::Synced {
+                synced: crate::store::count(self.workspaces.len()),
+            });
         }
+        added
+    }
+
+    /// The whole file anew.
+    fn draft(&self) -> io::Result<Draft> {
         let mut draft = Draft::after(Chain::START);
         draft.push(&Line::Format {
             format: FORMAT.to_owned(),
@@ -292,13 +367,7 @@ impl Index {
                 next_offset: offset.0,
             })?;
         }
-        lines::replace(&self.path, &draft.bytes)?;
-        (self.bytes, self.lines, self.chain) = (
-            crate::store::count(draft.bytes.len()),
-            draft.lines,
-            draft.chain,
-        );
-        Ok(())
+        Ok(draft)
     }
 }
 
@@ -307,4 +376,22 @@ impl Index {
 pub(super) struct Pending {
     committed: BTreeMap<PartitionId, Offset>,
     lines: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_listed_is_told_while_the_file_is_written() {
+        let path = tempfile::tempdir().expect("a directory");
+        let index = Index::open(path.path()).expect("opened");
+        let id = WorkspaceId::new("acme").expect("valid");
+        index.add(&id, PartitionId(1)).expect("listed");
+        let _written = index.file.lock();
+        assert!(index.is_listed(&id));
+        assert_eq!(index.of_partition(PartitionId(1)), [id]);
+        index.commit(&[(PartitionId(1), Offset(7))]);
+        assert_eq!(index.committed(PartitionId(1)), Offset(7));
+    }
 }

@@ -157,10 +157,48 @@ pub(super) fn last_line(piece: &[u8]) -> Option<(&str, Chain)> {
     matches.then_some((std::str::from_utf8(last).ok()?, chain))
 }
 
+/// A file that has lost bytes which were written to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it has {found} bytes, and {expected} were written")]
+pub(super) struct Shortened {
+    found: u64,
+    expected: u64,
+}
+
+impl From<Shortened> for io::Error {
+    fn from(shortened: Shortened) -> Self {
+        Self::new(ErrorKind::InvalidData, shortened)
+    }
+}
+
+/// Whether an error tells of a [`Shortened`] file: trying again will not help.
+pub(super) fn is_shortened(error: &io::Error) -> bool {
+    let cause = error.get_ref();
+    cause
+        .and_then(|cause| cause.downcast_ref::<Shortened>())
+        .is_some()
+}
+
 /// Adds bytes behind the first `end` bytes of a file, as one write; where it fails, the file is as before.
+/// A file that is shorter than `end` is left as it is and gives [`Shortened`].
 pub(super) fn append(path: &Path, end: u64, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
-    if file.metadata()?.len() != end {
+    let shortened = |found| Shortened {
+        found,
+        expected: end,
+    };
+    let opened = OpenOptions::new().append(true).create(end == 0).open(path);
+    let mut file = match opened {
+        Err(error) if error.kind() == ErrorKind::NotFound && end > 0 => {
+            return Err(shortened(0).into());
+        }
+        opened => opened?,
+    };
+    let found = file.metadata()?.len();
+    if found < end {
+        return Err(shortened(found).into());
+    }
+    // A torn write of before.
+    if found > end {
         file.set_len(end)?;
     }
     if let Err(error) = file.write_all(bytes) {

@@ -75,14 +75,19 @@ fn a_workspace_whose_record_is_damaged_is_listed_and_refuses_everything_but_dele
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
     filled(&store);
-    store.workspaces.insert("acme", "damaged").expect("written");
     let partition = partition_of(&id("acme"), 12);
+    store
+        .save(&[], &[(partition, Offset(9))])
+        .expect("committed");
+    store.workspaces.insert("acme", "damaged").expect("written");
+    drop(store);
+    let store = open(path.path());
     let listed = store.workspaces(partition).expect("listed");
     let acme = listed
         .iter()
         .find(|about| about.id == id("acme"))
         .expect("listed");
-    assert_eq!(acme.epoch.get(), 0);
+    assert_eq!((acme.epoch.get(), acme.next_offset), (0, Offset::ZERO));
     for refused in [
         store.workspace(&id("acme")).err(),
         store.claim(claim_of("acme", 2)).err(),
@@ -111,6 +116,9 @@ fn a_workspace_whose_record_is_damaged_is_listed_and_refuses_everything_but_dele
     store.delete(&id("acme")).expect("deleted");
     store.claim(claim_of("acme", 1)).expect("claimed anew");
     assert_eq!(load(&store, "acme").expect("loaded").1, []);
+    let listed = store.workspaces(PartitionId(1)).expect("listed");
+    assert_eq!(listed.len(), 2, "where it was claimed, beside the other");
+    assert_eq!(store.workspaces(partition).expect("listed"), []);
 }
 
 #[test]
@@ -205,5 +213,59 @@ fn an_entry_whose_name_is_too_long_is_refused_alone() {
     assert_eq!(
         load(&store, "other").expect("loaded").0.next_offset,
         Offset(11)
+    );
+}
+
+#[test]
+fn a_damaged_history_harms_no_other() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = open(path.path());
+    store
+        .history_counts
+        .insert("acme", "damaged")
+        .expect("written");
+    let refused = store.append_history(vec![transition("acme", 1, 1), transition("ber", 1, 1)]);
+    assert!(
+        matches!(&refused, Err(StoreError::Corrupt { place, .. }) if place == "the history of workspace acme"),
+        "{refused:?}"
+    );
+    assert_eq!(store.history(&id("acme"), None, 10).expect("readable"), []);
+    let kept = store.history(&id("ber"), None, 10).expect("readable");
+    assert_eq!(kept, [transition("ber", 1, 1)]);
+}
+
+#[test]
+fn transitions_of_an_epoch_that_is_used_again_are_kept_behind_those_of_before() {
+    let path = tempfile::tempdir().expect("a directory");
+    let at = |epoch, sequence, at_ms| HistoryRecord {
+        at_ms,
+        ..transition("acme", epoch, sequence)
+    };
+    let store = open(path.path());
+    let before = vec![at(1, 1, 10), at(1, 2, 11), at(2, 1, 12)];
+    store.append_history(before.clone()).expect("kept");
+    store.append_history(before).expect("kept once");
+    drop(store);
+    // The claims of both epochs were lost with the power.
+    let store = open(path.path());
+    for _ in 0..2 {
+        store.append_history(vec![at(1, 1, 20)]).expect("kept once");
+    }
+    let after = vec![at(2, 1, 21), at(2, 2, 22), at(3, 1, 23)];
+    store.append_history(after).expect("kept");
+    let history = store.history(&id("acme"), None, 10).expect("readable");
+    let expected = [
+        at(1, 1, 10),
+        at(1, 2, 11),
+        at(1, 3, 20),
+        at(2, 1, 12),
+        at(2, 2, 21),
+        at(2, 3, 22),
+        at(3, 1, 23),
+    ];
+    let told = |record: &HistoryRecord| (record.epoch.get(), record.sequence, record.at_ms);
+    assert!(
+        history.iter().map(told).eq(expected.iter().map(told)),
+        "{history:?}"
     );
 }

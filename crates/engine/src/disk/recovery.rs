@@ -1,0 +1,182 @@
+//! What is looked at and done before the database is opened, because it recovers silently.
+
+use super::ledger::Ledger;
+use super::witness::{self, Witness};
+use super::{DataDirSpec, DiskError, Loss, journal, versions};
+use std::path::Path;
+
+/// What a database must hold before it is used.
+#[derive(Debug)]
+pub(super) enum Expected {
+    /// Nothing: the directory is new.
+    New,
+    /// Whatever is there: the witness was removed.
+    Anything,
+    /// At least this; otherwise the journal that was set aside comes back.
+    AtLeast(Ledger, Option<journal::Aside>),
+}
+
+/// Reads witness and journals before the database is opened, because opening it cuts broken journals.
+pub(super) fn expected(
+    path: &Path,
+    database: &Path,
+    spec: &DataDirSpec,
+) -> Result<Expected, DiskError> {
+    let witness_path = witness::path(path);
+    let witness = witness::read(path, spec.partitions)?;
+    if !database.join("version").exists() {
+        return match witness {
+            Some(witness) if witness.commit > 0 => {
+                let lost = Ledger::new(spec.partitions).loss(&witness);
+                let lost = lost.unwrap_or(Loss {
+                    found_commit: 0,
+                    acknowledged_commit: 0,
+                    partitions: Vec::new(),
+                });
+                Err(DiskError::Lost {
+                    path: path.to_owned(),
+                    lost,
+                    witness: witness_path,
+                })
+            }
+            _ => Ok(Expected::New),
+        };
+    }
+    versions::inspect(database)?;
+    let inspected = match journal::inspect(database)? {
+        Err(journal::Damage {
+            path: file,
+            position,
+            reason,
+            place: journal::Place::Between,
+        }) => {
+            return Err(DiskError::DamagedBetween {
+                file,
+                position,
+                reason,
+            });
+        }
+        inspected => inspected,
+    };
+    let Some(witness) = witness else {
+        cut_what_is_broken(path, inspected)?;
+        return Ok(Expected::Anything);
+    };
+    let found = match inspected {
+        Ok(found) => found,
+        Err(journal::Damage {
+            path: file,
+            position,
+            reason,
+            ..
+        }) => {
+            return Err(DiskError::Damaged {
+                file,
+                position,
+                reason,
+                witness: witness_path,
+            });
+        }
+    };
+    // The newest journal with a ledger has the newest ledger, so this one is compared before anything is cut.
+    if let Some(ledger) = &found.ledger
+        && let Some(lost) = ledger.loss(&witness)
+        && found.torn.is_none()
+    {
+        return Err(DiskError::Lost {
+            path: path.to_owned(),
+            lost,
+            witness: witness_path,
+        });
+    }
+    let journal::Inspection {
+        ledger,
+        behind,
+        torn,
+    } = found;
+    match torn {
+        None => Ok(Expected::AtLeast(witness, None)),
+        Some(torn) => cut_torn_tail(path, spec, witness, ledger.as_ref(), behind, &torn),
+    }
+}
+
+/// Cuts the tail of the newest journal, where nothing acknowledged is lost with it. `ledger` is the newest
+/// before the tail, `behind` the newest in intact batches after what is torn.
+fn cut_torn_tail(
+    path: &Path,
+    spec: &DataDirSpec,
+    mut witness: Ledger,
+    ledger: Option<&Ledger>,
+    behind: Option<Ledger>,
+    torn: &journal::Torn,
+) -> Result<Expected, DiskError> {
+    let damaged = |reason| DiskError::Damaged {
+        file: torn.path.clone(),
+        position: torn.position,
+        reason,
+        witness: witness::path(path),
+    };
+    if let Some(behind) = behind {
+        // Its own commit may not have been acknowledged; the one before it was.
+        let acknowledged = behind.commit.saturating_sub(1);
+        match ledger {
+            Some(ledger) if ledger.commit < acknowledged => {
+                return Err(damaged(format!(
+                    "{}, and commits up to {acknowledged} follow behind it, while only {} are before it",
+                    torn.reason, ledger.commit
+                )));
+            }
+            // The newest ledger before it is in the tables; the witness remembers what the cut would forget.
+            None if witness.commit < acknowledged => {
+                witness = Ledger {
+                    commit: acknowledged,
+                    ..witness
+                };
+                Witness::create(path, &witness, spec.partitions)?;
+            }
+            Some(_) | None => {}
+        }
+    }
+    if let Some(ledger) = ledger
+        && let Some(lost) = ledger.loss(&witness)
+    {
+        return Err(damaged(format!("{}, and {lost}", torn.reason)));
+    }
+    tracing::warn!(
+        file = %torn.path.display(),
+        position = torn.position,
+        reason = torn.reason,
+        "a write that was never acknowledged is cut off the end of the journal"
+    );
+    // Without a ledger before it, only the opened database can tell whether something is lost.
+    let aside = match ledger {
+        None => Some(journal::Aside::keep(torn, &path.join("journal.torn"))?),
+        Some(_) => None,
+    };
+    journal::cut(&torn.path, torn.position)?;
+    Ok(Expected::AtLeast(witness, aside))
+}
+
+/// Makes the newest journal end where it is broken: the witness was removed, so the loss is accepted.
+/// The database itself would refuse some breaks and skip others.
+fn cut_what_is_broken(
+    path: &Path,
+    inspected: Result<journal::Inspection, journal::Damage>,
+) -> Result<(), DiskError> {
+    let (file, position, reason) = match inspected {
+        Ok(journal::Inspection { torn: None, .. }) => return Ok(()),
+        Ok(journal::Inspection {
+            torn: Some(torn), ..
+        }) => (torn.path, torn.position, torn.reason.to_owned()),
+        Err(damage) => (damage.path, damage.position, damage.reason),
+    };
+    let copy = journal::set_aside(&file, path)?;
+    tracing::warn!(
+        file = %file.display(),
+        position,
+        reason,
+        copy = %copy.display(),
+        "the witness file was removed: the journal is cut where it is broken, and a copy of it is set aside"
+    );
+    journal::cut(&file, position)
+}

@@ -1,0 +1,44 @@
+//! In which partition each workspace is, so that a partition is listed without reading the others.
+//!
+//! It is read once when the store is opened, and takes as much memory as the ids of all workspaces.
+
+use std::collections::{BTreeSet, HashMap};
+use workspace_lifecycle::PartitionId;
+use workspace_status::WorkspaceId;
+
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    partitions: HashMap<WorkspaceId, PartitionId>,
+    workspaces: HashMap<PartitionId, BTreeSet<WorkspaceId>>,
+}
+
+impl Places {
+    /// Notes where a workspace is, and no longer where it was.
+    pub(super) fn put(&mut self, id: &WorkspaceId, partition: PartitionId) {
+        match self.partitions.insert(id.clone(), partition) {
+            Some(before) if before == partition => return,
+            Some(before) => self.leave(id, before),
+            None => {}
+        }
+        let of_partition = self.workspaces.entry(partition).or_default();
+        of_partition.insert(id.clone());
+    }
+
+    pub(super) fn remove(&mut self, id: &WorkspaceId) {
+        if let Some(partition) = self.partitions.remove(id) {
+            self.leave(id, partition);
+        }
+    }
+
+    /// The workspaces of a partition, ordered by id.
+    pub(super) fn of(&self, partition: PartitionId) -> Vec<WorkspaceId> {
+        let of_partition = self.workspaces.get(&partition);
+        of_partition.into_iter().flatten().cloned().collect()
+    }
+
+    fn leave(&mut self, id: &WorkspaceId, partition: PartitionId) {
+        if let Some(of_partition) = self.workspaces.get_mut(&partition) {
+            of_partition.remove(id);
+        }
+    }
+}
