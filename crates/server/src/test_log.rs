@@ -103,6 +103,10 @@ impl EventLog for TestLog {
         })
     }
 
+    fn health(&self) -> Result<(), String> {
+        Ok(())
+    }
+
     fn low_watermark(&self, _: PartitionId) -> Offset {
         Offset::ZERO
     }

@@ -95,7 +95,7 @@ mod tests {
         let store = FileStore::open(&root).expect("opened");
         let (loads, _load_jobs) = crossbeam_channel::bounded(1);
         let (saves, _save_jobs) = crossbeam_channel::bounded(1);
-        let (shared, _receivers) = Shared::<Entities>::new(
+        let shared = Shared::<Entities>::new(
             EngineConfig::default(),
             Arc::new(log),
             Arc::new(store),
