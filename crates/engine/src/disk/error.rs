@@ -212,6 +212,9 @@ pub(crate) fn describe(error: &fjall::Error) -> String {
     if let fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) = error {
         return error.to_string();
     }
+    if let fjall::Error::Storage(fjall::LsmError::ChecksumMismatch { .. }) = error {
+        return "the checksum of its block in the database does not match".to_owned();
+    }
     error.to_string()
 }
 
