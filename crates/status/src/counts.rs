@@ -1,9 +1,10 @@
 //! How many workspaces are in each state, kept at every change and never recounted.
 //!
-//! What is counted is how often a state was entered and how often it was left; what is in
-//! it is the difference. The numbers are spread over stripes, so that workspaces that
-//! change at once seldom meet; a workspace always counts in the same one. A move is counted
-//! as entered first, and a reader looks at what was left first: a workspace on the move is
+//! What is counted is how often each edge between two states was taken: one atomic step a
+//! change says which state was left and which was entered. What is in a state is what came
+//! into it less what left it. The numbers are spread over stripes, so that workspaces that
+//! change at once seldom meet; a workspace always counts in the same one. A reader adds up
+//! what left the states before it adds up what came into them: a workspace on the move is
 //! seen twice rather than not at all.
 
 use crate::state::{State, StateCounts, StateTotals};
@@ -26,20 +27,16 @@ pub(crate) struct Counts {
 struct Stripe {
     /// Workspaces made, which are in `initializing` without having entered it.
     made: AtomicU64,
-    entered: [AtomicU64; STATES],
-    left: [AtomicU64; STATES],
+    /// Workspaces gone, by the state they were in.
+    gone: [AtomicU64; STATES],
+    /// Changes of state, by the state left, then by the state entered.
+    edges: [[AtomicU64; STATES]; STATES],
 }
 
 impl Counts {
     pub(crate) fn new() -> Self {
-        let zeroes = || [(); STATES].map(|()| AtomicU64::new(0));
-        let stripe = || Stripe {
-            made: AtomicU64::new(0),
-            entered: zeroes(),
-            left: zeroes(),
-        };
         Self {
-            stripes: [(); STRIPES].map(|()| stripe()),
+            stripes: [(); STRIPES].map(|()| Stripe::new()),
         }
     }
 
@@ -51,34 +48,64 @@ impl Counts {
 
     /// From one state to another.
     pub(crate) fn move_on(&self, key: u16, from: State, to: State) {
-        let stripe = self.stripe(key);
-        of(&stripe.entered, to).fetch_add(1, Ordering::Relaxed);
-        // Release, with the Acquire of the readers: who sees it left sees it entered.
-        of(&stripe.left, from).fetch_add(1, Ordering::Release);
+        // Release, with the Acquire of the readers: who sees a state left sees it entered.
+        let edge = of(of(&self.stripe(key).edges, from), to);
+        edge.fetch_add(1, Ordering::Release);
     }
 
     /// One less, in `state`.
     pub(crate) fn gone(&self, key: u16, state: State) {
-        of(&self.stripe(key).left, state).fetch_add(1, Ordering::Release);
+        let gone = of(&self.stripe(key).gone, state);
+        gone.fetch_add(1, Ordering::Release);
     }
 
     pub(crate) fn by_state(&self) -> StateCounts {
         let mut sums = [0_u64; STATES];
         for stripe in &self.stripes {
-            let left = State::ALL.map(|state| of(&stripe.left, state).load(Ordering::Acquire));
-            let entered = State::ALL.map(|state| stripe.arrived(state));
-            for (sum, (entered, left)) in sums.iter_mut().zip(entered.into_iter().zip(left)) {
-                *sum += entered.saturating_sub(left);
+            let left = State::ALL.map(|state| stripe.left(state));
+            let came = State::ALL.map(|state| stripe.came(state));
+            for (sum, (came, left)) in sums.iter_mut().zip(came.into_iter().zip(left)) {
+                *sum += came.saturating_sub(left);
             }
         }
         StateCounts::new(sums.map(|sum| usize::try_from(sum).unwrap_or(usize::MAX)))
     }
 
+    /// How many there are, whatever their states.
+    pub(crate) fn total(&self) -> usize {
+        let in_stripe = |stripe: &Stripe| {
+            let gone: u64 = stripe
+                .gone
+                .iter()
+                .map(|gone| gone.load(Ordering::Acquire))
+                .sum();
+            stripe.made.load(Ordering::Relaxed).saturating_sub(gone)
+        };
+        let total: u64 = self.stripes.iter().map(in_stripe).sum();
+        usize::try_from(total).unwrap_or(usize::MAX)
+    }
+
     pub(crate) fn entered(&self) -> StateTotals {
         StateTotals::new(State::ALL.map(|state| {
-            let in_stripe = |stripe: &Stripe| of(&stripe.entered, state).load(Ordering::Relaxed);
+            let in_stripe = |stripe: &Stripe| stripe.entered(state);
             self.stripes.iter().map(in_stripe).sum()
         }))
+    }
+
+    /// How often an edge was taken that is not the engine's.
+    pub(crate) fn unexpected(&self) -> u64 {
+        let mut sum = 0;
+        for from in State::ALL {
+            for to in State::ALL
+                .into_iter()
+                .filter(|to| !State::may_follow(from, *to))
+            {
+                let taken =
+                    |stripe: &Stripe| of(of(&stripe.edges, from), to).load(Ordering::Relaxed);
+                sum += self.stripes.iter().map(taken).sum::<u64>();
+            }
+        }
+        sum
     }
 
     #[expect(clippy::indexing_slicing, reason = "masked to the number of stripes")]
@@ -88,14 +115,35 @@ impl Counts {
 }
 
 impl Stripe {
+    fn new() -> Self {
+        let zeroes = || [(); STATES].map(|()| AtomicU64::new(0));
+        Self {
+            made: AtomicU64::new(0),
+            gone: zeroes(),
+            edges: [(); STATES].map(|()| zeroes()),
+        }
+    }
+
+    /// How many ever left a state, in whatever way.
+    fn left(&self, state: State) -> u64 {
+        let moved = of(&self.edges, state).iter();
+        let moved: u64 = moved.map(|edge| edge.load(Ordering::Acquire)).sum();
+        moved + of(&self.gone, state).load(Ordering::Acquire)
+    }
+
     /// How many ever came into a state, in whatever way.
-    fn arrived(&self, state: State) -> u64 {
-        let entered = of(&self.entered, state).load(Ordering::Relaxed);
+    fn came(&self, state: State) -> u64 {
+        let entered = self.entered(state);
         if state == State::Initializing {
             entered + self.made.load(Ordering::Relaxed)
         } else {
             entered
         }
+    }
+
+    fn entered(&self, state: State) -> u64 {
+        let into = |row: &[AtomicU64; STATES]| of(row, state).load(Ordering::Relaxed);
+        self.edges.iter().map(into).sum()
     }
 }
 
@@ -103,7 +151,7 @@ impl Stripe {
     clippy::indexing_slicing,
     reason = "a state's index is below the number of states"
 )]
-fn of(by_state: &[AtomicU64; STATES], state: State) -> &AtomicU64 {
+fn of<T>(by_state: &[T; STATES], state: State) -> &T {
     &by_state[state.index()]
 }
 
@@ -134,7 +182,10 @@ mod loom_tests {
 
     #[test]
     fn loom_two_workspaces_of_a_stripe_are_both_counted() {
-        loom::model(|| {
+        let mut model = loom::model::Builder::new();
+        // Every look at a count is a branch, and all of them are looked at three times.
+        model.max_branches = 10_000;
+        model.check(|| {
             let counts = Arc::new(Counts::new());
             let other = Arc::clone(&counts);
             let mover = thread::spawn(move || {

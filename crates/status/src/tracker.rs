@@ -203,7 +203,7 @@ impl Tracker {
 
     /// How many workspaces there are. Takes no lock.
     pub fn count(&self) -> usize {
-        self.count_by_state().total()
+        self.inner.shared.counts.total()
     }
 
     /// How many workspaces are in each state. Takes no lock, and costs the same for any
@@ -221,8 +221,7 @@ impl Tracker {
     /// How many transitions were not on the engine's way; see
     /// [`State::may_follow`](crate::State::may_follow).
     pub fn unexpected_transitions(&self) -> u64 {
-        let shared = &self.inner.shared;
-        shared.unexpected_transitions.load(Ordering::Relaxed)
+        self.inner.shared.counts.unexpected()
     }
 
     /// How often metadata were refused.

@@ -50,11 +50,11 @@ pub struct WorkspaceStatus {
     /// lock. Written with the lock held alone.
     word: AtomicU32,
     progress: ArcSwapOption<ProgressCell>,
-    core: Mutex<Arc<Core>>,
+    core: Mutex<Core>,
 }
 
 /// The right to change a status.
-pub(crate) type Locked<'a> = MutexGuard<'a, Arc<Core>>;
+pub(crate) type Locked<'a> = MutexGuard<'a, Core>;
 
 const STATE_MASK: u32 = 0xff;
 const REMOVED: u32 = 0x100;
@@ -80,7 +80,7 @@ impl WorkspaceStatus {
     pub(crate) fn publish_created(&self) {
         let mut core = self.core.lock();
         let revision = self.publish(ChangeKind::Created);
-        Core::edit(&mut core).head.revision = revision;
+        core.edit().revision = revision;
     }
 
     /// Whose status it is.
@@ -105,19 +105,19 @@ impl WorkspaceStatus {
 
     /// For how long it has been in its state, on the monotonic clock.
     pub fn time_in_current_state(&self) -> Duration {
-        let entered = self.core.lock().head.entered.monotonic_nanos;
+        let entered = self.core.lock().head().entered.monotonic_nanos;
         let now = self.shared.clock.monotonic_nanos();
         Duration::from_nanos(now.saturating_sub(entered))
     }
 
     /// The load it is in.
     pub fn epoch(&self) -> Epoch {
-        self.core.lock().head.epoch
+        self.core.lock().head().epoch
     }
 
     /// The last change of it.
     pub fn revision(&self) -> Revision {
-        self.core.lock().head.revision
+        self.core.lock().head().revision
     }
 
     /// How far it is in the phase that reported progress last. Takes no lock.
@@ -135,7 +135,7 @@ impl WorkspaceStatus {
     /// The same with a clock that was read already, which must not be long ago.
     pub(crate) fn snapshot_at(&self, now: Moment) -> Snapshot {
         let guard = self.core.lock();
-        let core = Arc::clone(&guard);
+        let core = guard.clone();
         let progress = if self.word.load(Ordering::Relaxed) & PROGRESS == 0 {
             drop(guard);
             None
@@ -143,7 +143,8 @@ impl WorkspaceStatus {
             // Under the lock: another load's progress must not be taken for this one's.
             let cell = self.progress.load();
             drop(guard);
-            cell.as_ref().map(|cell| cell.report(core.head.state, now))
+            cell.as_ref()
+                .map(|cell| cell.report(core.head().state, now))
         };
         Snapshot::new(core, now, self.shared.owner(), progress)
     }
@@ -183,12 +184,12 @@ impl WorkspaceStatus {
     pub fn remove_metadata(&self, key: &str) -> bool {
         let mut core = self.core.lock();
         let held = |metadata: &Arc<Metadata>| metadata.get(key).is_some();
-        if !core.head.metadata.as_ref().is_some_and(held) {
+        if !core.head().metadata.as_ref().is_some_and(held) {
             return false;
         }
         let now = self.shared.clock.wall_nanos();
         let revision = self.publish(ChangeKind::Metadata);
-        let head = &mut Core::edit(&mut core).head;
+        let head = core.edit();
         if let Some(metadata) = &mut head.metadata {
             Arc::make_mut(metadata).remove(key);
         }
@@ -220,8 +221,8 @@ impl WorkspaceStatus {
             ..Entering::new(State::Initializing, message.into())
         };
         let core = self.core.lock();
-        let current = core.head.epoch;
-        if epoch < current || (epoch == current && core.head.sequence > 0) {
+        let current = core.head().epoch;
+        if epoch < current || (epoch == current && core.head().sequence > 0) {
             return Err(StaleEpoch {
                 attempt: epoch,
                 current,
@@ -236,7 +237,7 @@ impl WorkspaceStatus {
     /// The lock, if `epoch` is the current one.
     pub(crate) fn lock_for(&self, epoch: Epoch) -> Result<Locked<'_>, AttemptError> {
         let core = self.core.lock();
-        let current = core.head.epoch;
+        let current = core.head().epoch;
         if epoch == current {
             Ok(core)
         } else {
@@ -247,6 +248,7 @@ impl WorkspaceStatus {
         }
     }
 
+    #[inline]
     fn enter(&self, entering: Entering) {
         self.enter_locked(self.core.lock(), entering);
     }
@@ -257,17 +259,17 @@ impl WorkspaceStatus {
             to, message, epoch, ..
         } = entering;
         let error = (to == State::Error).then(|| entering.failure.info(message.clone(), now));
-        let from = core.head.state;
+        let from = core.head().state;
         let held_for = now
             .monotonic_nanos
-            .saturating_sub(core.head.entered.monotonic_nanos);
+            .saturating_sub(core.head().entered.monotonic_nanos);
         let loads_anew = match (epoch, to) {
             (Some(epoch), _) => Some(epoch),
-            (None, State::Initializing) if from != to => Some(core.head.epoch.next()),
+            (None, State::Initializing) if from != to => Some(core.head().epoch.next()),
             (None, _) => None,
         };
         let head = if from == to {
-            let head = &mut Core::edit(&mut core).head;
+            let head = core.edit();
             head.message = message;
             head.updated = now.wall;
             if let Some(epoch) = loads_anew {
@@ -275,9 +277,8 @@ impl WorkspaceStatus {
             }
             head
         } else {
-            let core = Core::edit_to_push(&mut core);
-            core.push(to, loads_anew.unwrap_or(core.head.epoch), message, now);
-            &mut core.head
+            let epoch = loads_anew.unwrap_or(core.head().epoch);
+            core.push(to, epoch, message, now)
         };
         head.set_error(error);
         if loads_anew.is_some() {
@@ -320,6 +321,7 @@ impl WorkspaceStatus {
     }
 
     /// Shows the new state to those who read without the lock, and counts it.
+    #[inline]
     fn move_on(&self, from: State, to: State) {
         let word = self.word.load(Ordering::Relaxed);
         self.word
@@ -328,10 +330,6 @@ impl WorkspaceStatus {
             return;
         }
         self.shared.counts.move_on(self.key(), from, to);
-        if !State::may_follow(from, to) {
-            let unexpected = &self.shared.unexpected_transitions;
-            unexpected.fetch_add(1, Ordering::Relaxed);
-        }
     }
 
     /// All of them or none.
@@ -355,10 +353,10 @@ impl WorkspaceStatus {
         mut core: Locked<'_>,
         entries: &[(&str, Value)],
     ) -> Result<(), MetadataError> {
-        let held = core.head.metadata.as_deref().unwrap_or(Metadata::EMPTY);
+        let held = core.head().metadata.as_deref().unwrap_or(Metadata::EMPTY);
         held.check_all(entries)?;
         let now = self.shared.clock.wall_nanos();
-        let head = &mut Core::edit(&mut core).head;
+        let head = core.edit();
         let metadata = Arc::make_mut(head.metadata.get_or_insert_default());
         for (key, value) in entries {
             metadata.set(key, value.clone());
@@ -396,7 +394,7 @@ impl WorkspaceStatus {
         }
         self.shared.counts.gone(self.key(), state_of(word));
         let revision = self.publish(ChangeKind::Removed);
-        Core::edit(&mut core).head.revision = revision;
+        core.edit().revision = revision;
         self.word.store(word | REMOVED, Ordering::Release);
         self.retire_progress();
     }
@@ -404,6 +402,7 @@ impl WorkspaceStatus {
     /// The revision of a change that the feed was told; of one before it for a removed
     /// status, of which nobody is told. With the lock held, so that the changes of one
     /// workspace stand in the feed in their order.
+    #[inline]
     fn publish(&self, kind: ChangeKind) -> Revision {
         if self.word.load(Ordering::Relaxed) & REMOVED != 0 {
             return Revision::new(self.shared.feed.head());
@@ -411,6 +410,7 @@ impl WorkspaceStatus {
         self.shared.publish(&self.id, kind)
     }
 
+    #[inline]
     pub(crate) fn notify(&self) {
         self.shared.notify(self.key());
     }
