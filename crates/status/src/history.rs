@@ -260,15 +260,15 @@ impl Core {
         head
     }
 
-    /// The transitions kept, oldest first.
-    pub(crate) fn transitions(&self) -> Box<[Transition]> {
+    /// The newest transitions of those that are kept, at most so many, oldest first.
+    pub(crate) fn transitions(&self, most: usize) -> Vec<Transition> {
         let head = self.head();
         let records = &self.0.records;
         let oldest = head.oldest_sequence();
         let mut wall = head.entered.wall;
         let mut epoch = head.newest_epoch();
-        let mut made = Vec::with_capacity(head.len());
-        for sequence in (oldest..=head.sequence).rev() {
+        let mut made = Vec::with_capacity(head.len().min(most));
+        for sequence in (oldest..=head.sequence).rev().take(most) {
             let Some(record) = records.get(place(sequence)) else {
                 continue;
             };
@@ -295,7 +295,7 @@ impl Core {
             );
         }
         made.reverse();
-        made.into_boxed_slice()
+        made
     }
 
     /// What nobody else shares, with room for so many records.

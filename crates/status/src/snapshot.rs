@@ -8,7 +8,7 @@ use arcstr::ArcStr;
 
 use crate::clock::Moment;
 use crate::error::ErrorInfo;
-use crate::history::{Core, Transition};
+use crate::history::{Core, HISTORY_CAPACITY, Transition};
 use crate::id::{Epoch, Revision, WorkspaceId};
 use crate::metadata::Metadata;
 use crate::progress::ProgressReport;
@@ -113,7 +113,14 @@ impl Snapshot {
     pub fn state_history(
         &self,
     ) -> impl ExactSizeIterator<Item = &Transition> + DoubleEndedIterator + Clone {
-        self.history.get_or_init(|| self.core.transitions()).iter()
+        let made = || self.core.transitions(HISTORY_CAPACITY).into_boxed_slice();
+        self.history.get_or_init(made).iter()
+    }
+
+    /// The newest transitions, at most so many, oldest first. Makes no more than these,
+    /// and makes them anew at every call.
+    pub fn recent_history(&self, most: usize) -> Vec<Transition> {
+        self.core.transitions(most)
     }
 
     /// How many transitions there ever were.
