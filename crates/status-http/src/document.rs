@@ -72,7 +72,7 @@ pub(crate) struct StatusDocument<'a> {
     pub(crate) metadata: Facts<'a>,
     /// The last 5 transitions, oldest first.
     #[schema(value_type = Vec<TransitionDocument>)]
-    pub(crate) recent_history: RecentHistory<'a>,
+    pub(crate) recent_history: RecentHistory,
     /// The number of the load; grows with every load and never falls. Null where unknown.
     #[schema(required)]
     pub(crate) epoch: Option<u64>,
@@ -108,7 +108,7 @@ impl<'a> StatusDocument<'a> {
                 .progress()
                 .map(|report| ProgressDocument::new(&report, observed_at)),
             metadata: Facts(Some(snapshot.metadata())),
-            recent_history: RecentHistory(Some(snapshot)),
+            recent_history: RecentHistory(snapshot.recent_history(RECENT_TRANSITIONS)),
             epoch: Some(snapshot.epoch().get()),
             owner: snapshot.owner(),
             observed_at: Time(observed_at),
@@ -131,7 +131,7 @@ impl<'a> StatusDocument<'a> {
             error: None,
             progress: None,
             metadata: Facts(None),
-            recent_history: RecentHistory(None),
+            recent_history: RecentHistory(Vec::new()),
             epoch: None,
             owner: None,
             observed_at: Time(observed_at),
@@ -172,19 +172,15 @@ impl Serialize for Facts<'_> {
     }
 }
 
-pub(crate) struct RecentHistory<'a>(Option<&'a Snapshot>);
+pub(crate) struct RecentHistory(Vec<Transition>);
 
-impl<'a> RecentHistory<'a> {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = TransitionDocument<'a>> + use<'a> {
-        self.0.into_iter().flat_map(|snapshot| {
-            let transitions = snapshot.state_history();
-            let older = transitions.len().saturating_sub(RECENT_TRANSITIONS);
-            transitions.skip(older).map(TransitionDocument::new)
-        })
+impl RecentHistory {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = TransitionDocument<'_>> {
+        self.0.iter().map(TransitionDocument::new)
     }
 }
 
-impl Serialize for RecentHistory<'_> {
+impl Serialize for RecentHistory {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter())
     }

@@ -100,7 +100,8 @@ async fn status(
     if let Some(query) = query
         && let Some(wait) = read_wait(&api, &id, &query)?
     {
-        return waited(&api, wait).await;
+        // On the heap, so that a request that does not wait moves no room for one that does.
+        return Box::pin(waited(&api, wait)).await;
     }
     if let Some(snapshot) = api.source.status(&id.0) {
         return Ok(answer_json(
