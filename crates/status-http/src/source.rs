@@ -32,7 +32,7 @@ pub trait StatusSource: Send + Sync + 'static {
     /// A page of statuses, ordered by id bytewise.
     fn page(&self, query: &PageQuery) -> Page;
 
-    /// How many workspaces are in each state now.
+    /// How many workspaces are in each state now. Each counts once: their sum is how many there are.
     fn counts(&self) -> StateCounts;
 
     /// How many transitions went into each state since the process began; never falls.

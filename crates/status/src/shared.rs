@@ -122,7 +122,7 @@ impl Owner {
     }
 }
 
-/// The same number for the same id, spread evenly; it picks stripes and shards.
+/// The same number for the same id, spread evenly; it picks the shard of those who wait.
 pub(crate) fn key_of(id: &str) -> u16 {
     // FNV-1a: ids are short, and it is computed once a workspace.
     let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| {

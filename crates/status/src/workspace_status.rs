@@ -66,7 +66,7 @@ impl WorkspaceStatus {
     /// A status that counts from now on.
     pub(crate) fn new(id: WorkspaceId, key: u16, shared: Arc<Shared>) -> Self {
         let core = Core::new(id.clone(), shared.clock.now());
-        shared.counts.made(key);
+        shared.counts.made();
         Self {
             id,
             word: AtomicU32::new(u32::from(key) << KEY_SHIFT | State::Initializing as u32),
@@ -329,7 +329,7 @@ impl WorkspaceStatus {
         if word & REMOVED != 0 {
             return;
         }
-        self.shared.counts.move_on(self.key(), from, to);
+        self.shared.counts.move_on(from, to);
     }
 
     /// All of them or none.
@@ -392,7 +392,7 @@ impl WorkspaceStatus {
         if word & REMOVED != 0 {
             return;
         }
-        self.shared.counts.gone(self.key(), state_of(word));
+        self.shared.counts.gone(state_of(word));
         let revision = self.publish(ChangeKind::Removed);
         core.edit().revision = revision;
         self.word.store(word | REMOVED, Ordering::Release);
