@@ -60,6 +60,8 @@ const STATE_MASK: u32 = 0xff;
 const REMOVED: u32 = 0x100;
 /// There is a progress: spares the changes and snapshots of all others the look at it.
 const PROGRESS: u32 = 0x200;
+/// A load has begun by an attempt.
+const BEGUN: u32 = 0x400;
 const KEY_SHIFT: u32 = 16;
 
 impl WorkspaceStatus {
@@ -209,8 +211,8 @@ impl WorkspaceStatus {
     /// attempt of an earlier epoch is refused from now on.
     ///
     /// # Errors
-    /// If `epoch` is not above the current one. The current one is accepted while the
-    /// history is empty.
+    /// If `epoch` is not above the current one. The current one is accepted once, by a
+    /// status that is new: with an empty history, of which no load has begun.
     pub fn begin_attempt(
         self: &Arc<Self>,
         epoch: Epoch,
@@ -222,12 +224,14 @@ impl WorkspaceStatus {
         };
         let core = self.core.lock();
         let current = core.head().epoch;
-        if epoch < current || (epoch == current && core.head().sequence > 0) {
+        let is_new = core.head().sequence == 0 && self.word.load(Ordering::Relaxed) & BEGUN == 0;
+        if epoch < current || (epoch == current && !is_new) {
             return Err(StaleEpoch {
                 attempt: epoch,
                 current,
             });
         }
+        self.word.fetch_or(BEGUN, Ordering::Relaxed);
         self.enter_locked(core, entering);
         Ok(Attempt::new(Arc::clone(self), epoch))
     }

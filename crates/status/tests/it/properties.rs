@@ -228,7 +228,9 @@ proptest! {
                 Operation::Begin(more) => {
                     let epoch = model.epoch.saturating_add_signed(i64::from(more));
                     let allowed = epoch > model.epoch
-                        || (epoch == model.epoch && model.history.is_empty());
+                        || (epoch == model.epoch
+                            && model.history.is_empty()
+                            && attempts.is_empty());
                     let begun = status.begin_attempt(Epoch::new(epoch), "begun");
                     prop_assert_eq!(begun.is_ok(), allowed);
                     changes = allowed;

@@ -188,6 +188,19 @@ fn a_stale_loader_cannot_mark_a_workspace_ready() {
 }
 
 #[test]
+fn two_loaders_of_the_first_epoch_are_told_apart() {
+    let (tracker, _) = tracker();
+    for first in [Epoch::FIRST, Epoch::new(5)] {
+        let status = tracker.get_or_create(&format!("first-{first}"));
+        let one = status.begin_attempt(first, "one").unwrap();
+        let refused = status.begin_attempt(first, "another").unwrap_err();
+        assert_eq!((refused.attempt, refused.current), (first, first));
+        assert!(one.is_current());
+        assert_eq!(status.snapshot().message(), "one");
+    }
+}
+
+#[test]
 fn the_epochs_of_a_history_are_those_of_its_loads() {
     let (tracker, _) = tracker();
     let status = tracker.get_or_create("a");
