@@ -59,7 +59,7 @@ impl LookupId {
 #[expect(dead_code, reason = "describes the query; Parameters reads it")]
 struct StatusParameters {
     /// Wait until the workspace is in this state, or in one of several with commas between. Also
-    /// waits for a workspace that does not exist yet.
+    /// waits for a workspace that does not exist yet; until then it is `unknown`.
     #[param(rename = "waitFor", value_type = Option<Vec<StateName>>, style = Form, explode = false)]
     wait_for: Option<String>,
     /// End the wait as soon as the workspace is in this state, or in one of several.

@@ -51,7 +51,8 @@ pub trait StatusSource: Send + Sync + 'static {
     fn watch(&self) -> Watcher;
 
     /// Resolves as soon as the workspace is in one of the states `until`, or in one of `fail_on`,
-    /// or when the deadline is over. Waits for a workspace that does not exist yet, too.
+    /// or when the deadline is over. Waits for a workspace that does not exist yet, too, which
+    /// counts as `unknown`.
     fn wait(&self, wait: Wait) -> BoxFuture<WaitOutcome>;
 
     /// A page of every transition of a workspace, or none if there is no record of it.
