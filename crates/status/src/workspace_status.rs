@@ -287,11 +287,11 @@ impl WorkspaceStatus {
         head.set_error(error);
         if loads_anew.is_some() {
             head.metadata = None;
-            self.retire_progress();
+            self.retire_progress(now);
             self.forget_progress();
         } else if from != to && (to.is_settled() || to == State::Unloading) {
             // What was under way is over. How far it came stays to be read.
-            self.retire_progress();
+            self.retire_progress(now);
         }
         let kind = if from == to {
             ChangeKind::Message
@@ -309,11 +309,11 @@ impl WorkspaceStatus {
     }
 
     /// No more is measured. With the lock held.
-    fn retire_progress(&self) {
+    fn retire_progress(&self, now: Moment) {
         if self.word.load(Ordering::Relaxed) & PROGRESS != 0
             && let Some(cell) = self.progress.load().as_ref()
         {
-            cell.retire();
+            cell.retire(now);
         }
     }
 
@@ -383,7 +383,7 @@ impl WorkspaceStatus {
         self.word.fetch_or(PROGRESS, Ordering::Relaxed);
         drop(core);
         if let Some(before) = before {
-            before.retire();
+            before.retire(now);
         }
         self.shared.active.push(&cell);
         Progress::new(cell)
@@ -400,7 +400,7 @@ impl WorkspaceStatus {
         let revision = self.publish(ChangeKind::Removed);
         core.edit().revision = revision;
         self.word.store(word | REMOVED, Ordering::Release);
-        self.retire_progress();
+        self.retire_progress(self.shared.clock.now());
     }
 
     /// The revision of a change that the feed was told; of one before it for a removed

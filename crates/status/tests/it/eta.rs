@@ -227,6 +227,37 @@ fn without_a_total_or_in_another_state_there_is_no_eta() {
 }
 
 #[test]
+fn a_finished_phase_says_when_it_moved_last() {
+    for (unsampled, end) in [(1, State::Ready), (30, State::Ready), (30, State::Error)] {
+        let phase = phase(Some(1_000));
+        for n in 0..40 {
+            phase.clock.advance(TICK);
+            phase.progress.add(25);
+            if n < 40 - unsampled {
+                phase.tracker.sample_progress();
+            }
+        }
+        let moved = phase.tracker.clock().wall();
+        phase.status.set_state(end, "over");
+        phase.clock.advance(Duration::from_mins(10));
+        let report = phase.status.progress().unwrap();
+        assert_eq!(report.last_progress_at(), Some(moved));
+        let rate = report.rate_per_second().unwrap();
+        assert!((rate - 500.0).abs() < 5.0, "{rate}");
+        assert_eq!((report.done(), report.eta()), (1_000, None));
+    }
+    // Over before anybody looked.
+    let phase = phase(Some(10));
+    phase.clock.advance(TICK);
+    phase.progress.add(10);
+    phase.status.set_state(State::Ready, "ok");
+    let moved = phase.tracker.clock().wall();
+    phase.clock.advance(TICK);
+    let snapshot = phase.status.snapshot();
+    assert_eq!(snapshot.last_progress_at(), Some(moved));
+}
+
+#[test]
 fn a_reader_alone_is_sampler_enough() {
     let phase = phase(Some(100_000));
     let mut told = 0;
