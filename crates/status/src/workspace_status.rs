@@ -172,7 +172,8 @@ impl WorkspaceStatus {
         self.enter(Entering::retrying(reason, attempt, next_retry_in));
     }
 
-    /// Sets a metadatum.
+    /// Sets a metadatum. One that says so already is no change: nobody is told, and the
+    /// last update stays.
     ///
     /// # Errors
     /// If key, value or number of keys is over its bound; the status stays as it was, and
@@ -342,23 +343,29 @@ impl WorkspaceStatus {
         core: Locked<'_>,
         entries: &[(&str, Value)],
     ) -> Result<(), MetadataError> {
-        let result = self.write_metadata_locked(core, entries);
-        if result.is_ok() {
-            self.notify();
-        } else {
-            let refusals = &self.shared.metadata_refusals;
-            refusals.fetch_add(1, Ordering::Relaxed);
+        match self.write_metadata_locked(core, entries) {
+            Ok(true) => self.notify(),
+            Ok(false) => {}
+            Err(error) => {
+                let refusals = &self.shared.metadata_refusals;
+                refusals.fetch_add(1, Ordering::Relaxed);
+                return Err(error);
+            }
         }
-        result
+        Ok(())
     }
 
+    /// Whether that changed anything.
     fn write_metadata_locked(
         &self,
         mut core: Locked<'_>,
         entries: &[(&str, Value)],
-    ) -> Result<(), MetadataError> {
+    ) -> Result<bool, MetadataError> {
         let held = core.head().metadata.as_deref().unwrap_or(Metadata::EMPTY);
         held.check_all(entries)?;
+        if held.has_all(entries) {
+            return Ok(false);
+        }
         let now = self.shared.clock.wall_nanos();
         let head = core.edit();
         let metadata = Arc::make_mut(head.metadata.get_or_insert_default());
@@ -367,7 +374,7 @@ impl WorkspaceStatus {
         }
         head.updated = now;
         head.revision = self.publish(ChangeKind::Metadata);
-        Ok(())
+        Ok(true)
     }
 
     pub(crate) fn replace_progress(

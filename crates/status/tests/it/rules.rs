@@ -222,6 +222,30 @@ fn the_epochs_of_a_history_are_those_of_its_loads() {
 }
 
 #[test]
+fn a_metadatum_that_is_set_again_is_no_change() {
+    let (tracker, clock) = tracker();
+    let status = tracker.get_or_create("a");
+    let attempt = status.begin_attempt(Epoch::FIRST, "").unwrap();
+    let topic = [("topic", Value::from("events")), ("partition", 3.into())];
+    attempt.update_metadata_many(topic.clone()).unwrap();
+    let before = status.snapshot();
+    let mut watcher = tracker.watch();
+    clock.advance(SECOND);
+    attempt.update_metadata_many(topic).unwrap();
+    status.update_metadata("partition", 3_u64).unwrap();
+    assert_eq!(watcher.try_next(), None);
+    let after = status.snapshot();
+    assert_eq!(after.revision(), before.revision());
+    assert_eq!(after.last_updated(), before.last_updated());
+    status.update_metadata("partition", 4).unwrap();
+    assert!(watcher.try_next().is_some());
+    assert_eq!(
+        status.snapshot().last_updated(),
+        before.last_updated() + SECOND
+    );
+}
+
+#[test]
 fn refused_metadata_change_nothing_and_are_counted() {
     let (tracker, _) = tracker();
     let status = tracker.get_or_create("a");
