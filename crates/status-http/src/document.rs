@@ -65,7 +65,8 @@ pub struct StatusDocument<'a> {
     /// More about the error, in state `error`; else null.
     #[schema(required)]
     pub(crate) error: Option<ErrorDocument>,
-    /// How far the present phase is, in the states that measure it; else null.
+    /// How far the phase is that reported last, which may be over: compare its phase with state.
+    /// Null where none has reported in this load.
     #[schema(required)]
     pub(crate) progress: Option<ProgressDocument>,
     /// Facts that the owner of the workspace adds: at most 64, each a JSON scalar.
@@ -73,7 +74,7 @@ pub struct StatusDocument<'a> {
     pub(crate) metadata: Facts<'a>,
     /// The last 5 transitions, oldest first.
     #[schema(value_type = Vec<TransitionDocument>)]
-    pub(crate) recent_history: RecentHistory<'a>,
+    pub(crate) recent_history: RecentHistory,
     /// The number of the load; grows with every load and never falls. Null where unknown.
     #[schema(required)]
     pub(crate) epoch: Option<u64>,
@@ -119,7 +120,7 @@ impl<'a> StatusDocument<'a> {
                 .progress()
                 .map(|report| ProgressDocument::new(&report, observed_at)),
             metadata: Facts(Some(snapshot.metadata())),
-            recent_history: RecentHistory(Some(snapshot)),
+            recent_history: RecentHistory(snapshot.recent_history(RECENT_TRANSITIONS)),
             epoch: Some(snapshot.epoch().get()),
             owner: snapshot.owner(),
             observed_at: Time(observed_at),
@@ -146,7 +147,7 @@ impl<'a> StatusDocument<'a> {
             error: None,
             progress: None,
             metadata: Facts(None),
-            recent_history: RecentHistory(None),
+            recent_history: RecentHistory(Vec::new()),
             epoch: None,
             owner: None,
             observed_at: Time(observed_at),
@@ -187,19 +188,15 @@ impl Serialize for Facts<'_> {
     }
 }
 
-pub(crate) struct RecentHistory<'a>(Option<&'a Snapshot>);
+pub(crate) struct RecentHistory(Vec<Transition>);
 
-impl<'a> RecentHistory<'a> {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = TransitionDocument<'a>> + use<'a> {
-        self.0.into_iter().flat_map(|snapshot| {
-            let transitions = snapshot.state_history();
-            let older = transitions.len().saturating_sub(RECENT_TRANSITIONS);
-            transitions.skip(older).map(TransitionDocument::new)
-        })
+impl RecentHistory {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = TransitionDocument<'_>> {
+        self.0.iter().map(TransitionDocument::new)
     }
 }
 
-impl Serialize for RecentHistory<'_> {
+impl Serialize for RecentHistory {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.iter())
     }
@@ -298,10 +295,10 @@ pub(crate) struct ProgressDocument {
     /// What is counted.
     #[schema(example = "events")]
     pub(crate) unit: &'static str,
-    /// From 0 to 100; null without a total.
+    /// From 0 to 100, which is not reached before done is total; null without a total.
     #[schema(required)]
     pub(crate) percent: Option<f64>,
-    /// Units a second, lately; null until it is measured.
+    /// Units a second, the mean over the phase; null until it is measured.
     #[schema(required)]
     pub(crate) rate_per_second: Option<f64>,
     /// When the phase will be done; null until there is confidence in it.
@@ -340,11 +337,19 @@ impl ProgressDocument {
             done: report.done(),
             total: report.total(),
             unit: report.unit().as_str(),
-            percent: report.percent().map(|percent| rounded(percent, 100.0)),
+            percent: report.total().map(|total| percent(report.done(), total)),
             rate_per_second: report.rate_per_second().map(|rate| rounded(rate, 10.0)),
             eta,
         }
     }
+}
+
+/// The share that is done, in percent with two digits. What is not done does not round up to 100.
+fn percent(done: u64, total: u64) -> f64 {
+    const HUNDRED: u128 = 10_000;
+    let done = u128::from(done.min(total)) * HUNDRED;
+    let hundredths = done.checked_div(u128::from(total)).unwrap_or(HUNDRED);
+    u32::try_from(hundredths).map_or(100.0, |hundredths| f64::from(hundredths) / 100.0)
 }
 
 /// A measurement without the digits that mean nothing.
@@ -398,4 +403,30 @@ pub(crate) struct ReadyDocument<'a> {
     pub(crate) state: State,
     /// Whether it is in state `ready`.
     pub(crate) ready: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentage_is_100_only_when_all_is_done() {
+        for (done, total, expected) in [
+            (0, 3, 0.0),
+            (1, 3, 33.33),
+            (2, 3, 66.66),
+            (29, 100, 29.0),
+            (999_960, 1_000_000, 99.99),
+            (u64::MAX - 2, u64::MAX - 1, 99.99),
+            (1_000_000, 1_000_000, 100.0),
+            (7, 5, 100.0),
+            (0, 0, 100.0),
+        ] {
+            let told = percent(done, total);
+            assert!(
+                (told - expected).abs() < f64::EPSILON,
+                "{done} of {total}: {told}"
+            );
+        }
+    }
 }

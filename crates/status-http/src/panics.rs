@@ -34,6 +34,7 @@ pub(crate) struct Caught<S>(S);
 impl<S> Service<Request> for Caught<S>
 where
     S: Service<Request, Response = Response, Error = Infallible>,
+    S::Future: Unpin,
 {
     type Response = Response;
     type Error = Infallible;
@@ -46,16 +47,16 @@ where
     fn call(&mut self, request: Request) -> Self::Future {
         // The service is not used again after a panic: each request has a clone of its own.
         let called = catch_unwind(AssertUnwindSafe(|| self.0.call(request)));
-        CaughtFuture(called.ok().map(Box::pin))
+        CaughtFuture(called.ok())
     }
 }
 
-/// None once the service has panicked.
-pub(crate) struct CaughtFuture<F>(Option<Pin<Box<F>>>);
+/// None once the service has panicked. The future of a route can be moved, and needs no box.
+pub(crate) struct CaughtFuture<F>(Option<F>);
 
 impl<F> Future for CaughtFuture<F>
 where
-    F: Future<Output = Result<Response, Infallible>>,
+    F: Future<Output = Result<Response, Infallible>> + Unpin,
 {
     type Output = Result<Response, Infallible>;
 
@@ -64,7 +65,7 @@ where
             return Poll::Ready(Ok(failed()));
         };
         // The future is dropped right after a panic, so nobody sees it half done.
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(future).poll(context)));
         polled.unwrap_or_else(|_| {
             self.0 = None;
             Poll::Ready(Ok(failed()))

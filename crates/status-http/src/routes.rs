@@ -59,7 +59,7 @@ impl LookupId {
 #[expect(dead_code, reason = "describes the query; Parameters reads it")]
 struct StatusParameters {
     /// Wait until the workspace is in this state, or in one of several with commas between. Also
-    /// waits for a workspace that does not exist yet.
+    /// waits for a workspace that does not exist yet; until then it is `unknown`.
     #[param(rename = "waitFor", value_type = Option<Vec<StateName>>, style = Form, explode = false)]
     wait_for: Option<String>,
     /// End the wait as soon as the workspace is in this state, or in one of several.
@@ -103,7 +103,8 @@ async fn status(
     if let Some(query) = query
         && let Some(wait) = read_wait(&api, &id, &query)?
     {
-        return waited(&api, wait).await;
+        // On the heap, so that a request that does not wait moves no room for one that does.
+        return Box::pin(waited(&api, wait)).await;
     }
     if let Some(snapshot) = api.source.status(&id.0) {
         return Ok(answer_json(

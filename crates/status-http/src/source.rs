@@ -45,7 +45,7 @@ pub trait StatusSource: Send + Sync + 'static {
     /// A page of statuses, ordered by id bytewise.
     fn page(&self, query: &PageQuery) -> Page;
 
-    /// How many workspaces are in each state now.
+    /// How many workspaces are in each state now. Each counts once: their sum is how many there are.
     fn counts(&self) -> StateCounts;
 
     /// How many transitions went into each state since the process began; never falls.
@@ -64,7 +64,8 @@ pub trait StatusSource: Send + Sync + 'static {
     fn watch(&self) -> Watcher;
 
     /// Resolves as soon as the workspace is in one of the states `until`, or in one of `fail_on`,
-    /// or when the deadline is over. Waits for a workspace that does not exist yet, too.
+    /// or when the deadline is over. Waits for a workspace that does not exist yet, too, which
+    /// counts as `unknown`.
     ///
     /// # Errors
     /// The problem to answer with where the source can wait no longer, such as when it is stopping.

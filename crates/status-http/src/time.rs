@@ -20,21 +20,12 @@ impl Time {
     /// The text with its quotation marks.
     pub(crate) fn quoted(self, calendar: &mut Calendar) -> [u8; 26] {
         let since = self.0.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let seconds = since.as_secs().min(LAST_SECOND);
-        // The last day that has four digits for its year is far below 2^32.
-        let day = u32::try_from(seconds / 86_400).unwrap_or_default();
-        let second_of_day = u32::try_from(seconds % 86_400).unwrap_or_default();
-        let [y1, y2, y3, y4, m1, m2, d1, d2] = calendar.date(day);
-        let [h1, h2] = two_digits(second_of_day / 3600);
-        let [n1, n2] = two_digits(second_of_day / 60 % 60);
-        let [s1, s2] = two_digits(second_of_day % 60);
+        let mut quoted = calendar.second(since.as_secs().min(LAST_SECOND));
         let millis = since.subsec_millis();
-        let f1 = digit(millis / 100);
         let [f2, f3] = two_digits(millis % 100);
-        [
-            b'"', y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1,
-            s2, b'.', f1, f2, f3, b'Z', b'"',
-        ]
+        let [.., p1, p2, p3, _, _] = &mut quoted;
+        (*p1, *p2, *p3) = (digit(millis / 100), f2, f3);
+        quoted
     }
 
     fn with_text<T>(self, use_text: impl FnOnce(&str) -> T) -> T {
@@ -56,9 +47,12 @@ impl Serialize for Time {
     }
 }
 
-/// The date that was last asked for: most instants of a document are of one day.
+/// The second that was last asked for, and its day: many instants of a document are of one
+/// second, and most of one day.
 #[derive(Debug)]
 pub(crate) struct Calendar {
+    second: u64,
+    quoted: [u8; 26],
     day: u32,
     date: [u8; 8],
 }
@@ -66,6 +60,8 @@ pub(crate) struct Calendar {
 impl Default for Calendar {
     fn default() -> Self {
         Self {
+            second: 0,
+            quoted: *br#""1970-01-01T00:00:00.000Z""#,
             day: 0,
             date: *b"19700101",
         }
@@ -73,16 +69,37 @@ impl Default for Calendar {
 }
 
 impl Calendar {
+    /// The text of a second since 1970, with its quotation marks.
+    fn second(&mut self, second: u64) -> [u8; 26] {
+        if second != self.second {
+            self.second = second;
+            self.quoted = self.text(second);
+        }
+        self.quoted
+    }
+
+    fn text(&mut self, second: u64) -> [u8; 26] {
+        // The last day that has four digits for its year is far below 2^32.
+        let day = u32::try_from(second / 86_400).unwrap_or_default();
+        let second_of_day = u32::try_from(second % 86_400).unwrap_or_default();
+        let [y1, y2, y3, y4, m1, m2, d1, d2] = self.date(day);
+        let [h1, h2] = two_digits(second_of_day / 3600);
+        let [n1, n2] = two_digits(second_of_day / 60 % 60);
+        let [s1, s2] = two_digits(second_of_day % 60);
+        [
+            b'"', y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1,
+            s2, b'.', b'0', b'0', b'0', b'Z', b'"',
+        ]
+    }
+
     /// The digits of year, month and day.
     fn date(&mut self, day: u32) -> [u8; 8] {
         if day != self.day {
             let (year, month, day_of_month) = civil(day);
             let ([y1, y2], [y3, y4]) = (two_digits(year / 100), two_digits(year % 100));
             let ([m1, m2], [d1, d2]) = (two_digits(month), two_digits(day_of_month));
-            *self = Self {
-                day,
-                date: [y1, y2, y3, y4, m1, m2, d1, d2],
-            };
+            self.day = day;
+            self.date = [y1, y2, y3, y4, m1, m2, d1, d2];
         }
         self.date
     }
@@ -184,6 +201,16 @@ mod tests {
             let jiff = jiff::Timestamp::from_second(seconds.try_into().unwrap()).unwrap();
             let expected = format!("{}.007Z", jiff.to_string().trim_end_matches('Z'));
             assert_eq!(at(seconds, 7).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn instants_of_one_document_are_each_shown_as_they_are_alone() {
+        let mut calendar = Calendar::default();
+        for (second, millis) in [(7, 1), (7, 999), (0, 0), (86_407, 20), (86_408, 20), (7, 3)] {
+            let time = at(second, millis);
+            let quoted = time.quoted(&mut calendar);
+            assert_eq!(str::from_utf8(&quoted).unwrap(), format!("\"{time}\""));
         }
     }
 

@@ -72,6 +72,23 @@ impl Json {
         let _ = serde_json::to_writer(&mut self.bytes, value);
     }
 
+    /// A percentage is whole most of the time, and finding the digits of a fraction costs as much
+    /// as two instants do.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "seen to lose nothing, but for the sign of a zero"
+    )]
+    fn float(&mut self, value: f64) {
+        let whole = value as u32;
+        if f64::from(whole).to_bits() == value.to_bits() {
+            self.scalar(&whole);
+            self.raw(".0");
+        } else {
+            self.scalar(&value);
+        }
+    }
+
     fn text(&mut self, text: &str) {
         if needs_escape(text) {
             return self.scalar(&text);
@@ -165,7 +182,7 @@ impl Json {
                 Value::String(text) => self.text(text.as_str()),
                 Value::Unsigned(number) => self.scalar(number),
                 Value::Integer(number) => self.scalar(number),
-                Value::Float(number) => self.scalar(number),
+                Value::Float(number) => self.float(*number),
                 Value::Bool(truth) => self.flag(*truth),
             }
         }
@@ -201,9 +218,9 @@ impl Json {
         self.raw(r#","unit":"#);
         self.name(progress.unit);
         self.raw(r#","percent":"#);
-        self.scalar(&progress.percent);
+        self.optional(progress.percent, Self::float);
         self.raw(r#","ratePerSecond":"#);
-        self.scalar(&progress.rate_per_second);
+        self.optional(progress.rate_per_second, Self::float);
         self.raw(r#","eta":"#);
         self.optional(progress.eta.as_ref(), |json, eta| {
             json.raw(r#"{"low":"#);
@@ -281,7 +298,17 @@ mod tests {
             status.update_metadata("text", text).unwrap();
             status.update_metadata("negative", -1).unwrap();
             status.update_metadata("large", u64::MAX).unwrap();
-            status.update_metadata("fraction", 0.1).unwrap();
+            for (key, float) in [
+                ("fraction", 0.1),
+                ("zero", 0.0),
+                ("minus zero", -0.0),
+                ("minus one", -1.0),
+                ("percent", 100.0),
+                ("beyond 32 bits", 4_294_967_296.0),
+                ("large float", 1e300),
+            ] {
+                status.update_metadata(key, float).unwrap();
+            }
             status.update_metadata("truth", true).unwrap();
             match number % 4 {
                 0 => status.set_retrying(text, 2, Duration::from_secs(1)),

@@ -91,8 +91,15 @@ fn one_status(c: &mut Criterion) {
     group.finish();
 
     let mut group = c.benchmark_group("update_metadata");
+    let mut partition = 0_usize;
     group.bench_function("ours", |b| {
-        b.iter(|| status.update_metadata("partition", black_box("4")));
+        b.iter(|| {
+            partition += 1;
+            status.update_metadata("partition", black_box(["4", "5"][partition % 2]))
+        });
+    });
+    group.bench_function("ours, there already", |b| {
+        b.iter(|| status.update_metadata("topic", black_box("events")));
     });
     group.bench_function("naive", |b| {
         b.iter(|| naive_status.update_metadata("partition", black_box("4")));

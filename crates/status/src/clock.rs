@@ -21,6 +21,7 @@ pub struct SystemClock;
 
 impl SystemClock {
     #[cfg(target_os = "linux")]
+    #[inline]
     fn wall_nanos() -> WallNanos {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         let Ok(seconds) = u64::try_from(time.tv_sec) else {
@@ -31,17 +32,20 @@ impl SystemClock {
 
     /// The clock of `Instant`, without the arithmetic that costs as much as reading it.
     #[cfg(target_os = "linux")]
+    #[inline]
     fn monotonic_nanos() -> u64 {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         whole_nanos(time.tv_sec.unsigned_abs(), time.tv_nsec)
     }
 
     #[cfg(not(target_os = "linux"))]
+    #[inline]
     fn wall_nanos() -> WallNanos {
         WallNanos::from_system(SystemTime::now())
     }
 
     #[cfg(not(target_os = "linux"))]
+    #[inline]
     fn monotonic_nanos() -> u64 {
         static ORIGIN: std::sync::LazyLock<std::time::Instant> =
             std::sync::LazyLock::new(std::time::Instant::now);
@@ -50,6 +54,7 @@ impl SystemClock {
 }
 
 #[cfg(target_os = "linux")]
+#[inline]
 fn whole_nanos(seconds: u64, nanos: i64) -> u64 {
     seconds
         .saturating_mul(1_000_000_000)
@@ -169,6 +174,7 @@ pub(crate) enum AnyClock {
 }
 
 impl AnyClock {
+    #[inline]
     pub(crate) fn now(&self) -> Moment {
         Moment {
             wall: self.wall_nanos(),
@@ -176,6 +182,7 @@ impl AnyClock {
         }
     }
 
+    #[inline]
     pub(crate) fn wall_nanos(&self) -> WallNanos {
         match self {
             AnyClock::System => SystemClock::wall_nanos(),
@@ -183,6 +190,7 @@ impl AnyClock {
         }
     }
 
+    #[inline]
     pub(crate) fn monotonic_nanos(&self) -> u64 {
         match self {
             AnyClock::System => SystemClock::monotonic_nanos(),

@@ -13,6 +13,15 @@ pub(crate) const SPACING: Duration = Duration::from_millis(200);
 /// At so many points every other one is dropped, and the spacing doubles: a phase of any
 /// length is covered evenly.
 const POINTS: usize = 64;
+/// A first look after this much time …
+const EARLY_AFTER_SECONDS: f64 = 0.6;
+/// … and this many intervals, each of them with progress …
+const EARLY_INTERVALS: usize = 3;
+/// … reaches this many times as far as was seen: only the end of a short phase is in sight.
+const EARLY_REACH: f64 = 6.0;
+/// What is added after a second of it, and less with the time: a rate of which this little
+/// was seen may well halve.
+const EARLY_UNSEEN: f64 = 0.6;
 /// Confident after this much time …
 const CONFIDENT_AFTER_SECONDS: f64 = 2.0;
 /// … this many intervals …
@@ -96,7 +105,15 @@ pub(crate) struct Measured {
     intervals: f64,
     seconds: f64,
     interval_seconds: f64,
-    confident: bool,
+    confidence: Confidence,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Confidence {
+    None,
+    /// In what is near.
+    Early,
+    Full,
 }
 
 impl Estimator {
@@ -166,9 +183,7 @@ impl Estimator {
             intervals: count,
             seconds,
             interval_seconds: seconds / count,
-            confident: seconds >= CONFIDENT_AFTER_SECONDS * 0.99
-                && intervals >= CONFIDENT_INTERVALS
-                && moves >= CONFIDENT_MOVES,
+            confidence: Confidence::of(seconds, intervals, moves),
         })
     }
 
@@ -205,6 +220,22 @@ impl Estimator {
     }
 }
 
+impl Confidence {
+    fn of(seconds: f64, intervals: usize, moves: usize) -> Self {
+        let full = seconds >= CONFIDENT_AFTER_SECONDS * 0.99
+            && intervals >= CONFIDENT_INTERVALS
+            && moves >= CONFIDENT_MOVES;
+        let early = seconds >= EARLY_AFTER_SECONDS * 0.99
+            && intervals >= EARLY_INTERVALS
+            && moves == intervals;
+        match (full, early) {
+            (true, _) => Self::Full,
+            (false, true) => Self::Early,
+            (false, false) => Self::None,
+        }
+    }
+}
+
 fn rate_between(from: &Point, to: &Point) -> Option<f64> {
     let seconds = to.seconds - from.seconds;
     (seconds > 0.0).then(|| (to.done - from.done) / seconds)
@@ -222,14 +253,27 @@ impl Measured {
     )]
     pub(crate) fn eta(&self, remaining: u64, since: Duration) -> Option<Eta> {
         let stalled = since.as_secs_f64() > 4.0 * self.interval_seconds + 1.0;
-        if !self.confident || self.slow <= 0.0 || remaining == 0 || stalled {
+        if self.slow <= 0.0 || remaining == 0 || stalled {
             return None;
         }
         let remaining = remaining as f64;
+        let (reach, unseen, safety) = match self.confidence {
+            Confidence::None => return None,
+            // So few intervals may look more alike than they are.
+            Confidence::Early => (
+                EARLY_REACH * self.seconds,
+                EARLY_UNSEEN / self.seconds,
+                SAFETY * (1.0 + 2.0 / (self.intervals - 1.0)),
+            ),
+            Confidence::Full => (f64::INFINITY, UNSEEN / self.seconds.sqrt(), SAFETY),
+        };
+        if remaining / self.slow > reach {
+            return None;
+        }
         let to_come = (remaining / self.rate / self.interval_seconds).max(0.25);
         let doubt = NARROWEST
-            + UNSEEN / self.seconds.sqrt()
-            + SAFETY * self.noise * (1.0 / self.intervals + 1.0 / to_come).sqrt();
+            + unseen
+            + safety * self.noise * (1.0 / self.intervals + 1.0 / to_come).sqrt();
         // Close to the end the doubt is about parts of an interval: see the slack.
         if doubt > WIDEST && to_come > 2.0 {
             return None;

@@ -69,11 +69,14 @@ impl Transition {
     }
 }
 
-/// All of a status but its id and progress. Snapshots share it, and the next change of a
+/// All of a status but its id and progress. Clones share it, and the next change of a
 /// shared one works on a copy. The records lie behind the head in one allocation, which
 /// grows with the history.
-pub(crate) struct Core<R: ?Sized = [Record]> {
-    pub(crate) head: Head,
+#[derive(Clone)]
+pub(crate) struct Core(Arc<Memory>);
+
+struct Memory<R: ?Sized = [Record]> {
+    head: Head,
     records: R,
 }
 
@@ -153,6 +156,7 @@ impl Record {
         self.bits >> STATE_BITS & ((1 << STAY_BITS) - 1)
     }
 
+    #[inline]
     fn drift_nanos(&self) -> i64 {
         self.bits.cast_signed() >> (STATE_BITS + STAY_BITS)
     }
@@ -165,6 +169,7 @@ impl Record {
 }
 
 /// The epoch before a transition that did nothing unusual to it.
+#[inline]
 fn usual_epoch_before(epoch: Epoch, to: State) -> Epoch {
     if to == State::Initializing {
         Epoch::new(epoch.get().saturating_sub(1))
@@ -174,6 +179,7 @@ fn usual_epoch_before(epoch: Epoch, to: State) -> Epoch {
 }
 
 /// By how much the wall clock moved more than `stay_micros`, where that fits a record.
+#[inline]
 fn drift_nanos(before: WallNanos, after: WallNanos, stay_micros: u64) -> Option<i64> {
     if stay_micros >> STAY_BITS != 0 {
         return None;
@@ -184,7 +190,7 @@ fn drift_nanos(before: WallNanos, after: WallNanos, stay_micros: u64) -> Option<
 }
 
 impl Core {
-    pub(crate) fn new(id: WorkspaceId, now: Moment) -> Arc<Core> {
+    pub(crate) fn new(id: WorkspaceId, now: Moment) -> Core {
         let head = Head {
             id,
             epoch: Epoch::FIRST,
@@ -198,26 +204,34 @@ impl Core {
             oldest_from: State::Initializing,
             state: State::Initializing,
         };
-        Arc::new(Core { head, records: [] })
+        Core(Arc::new(Memory { head, records: [] }))
     }
 
-    /// The core to be changed, a copy if a snapshot shares it.
-    pub(crate) fn edit(core: &mut Arc<Core>) -> &mut Core {
-        Core::with_capacity(core, 0)
+    #[inline]
+    pub(crate) fn head(&self) -> &Head {
+        &self.0.head
     }
 
-    /// The same, with room for a transition.
-    pub(crate) fn edit_to_push(core: &mut Arc<Core>) -> &mut Core {
-        let room = (core.head.len() + 1).min(HISTORY_CAPACITY);
-        Core::with_capacity(core, room)
+    /// The head to be changed, in a copy if a snapshot shares it.
+    #[inline]
+    pub(crate) fn edit(&mut self) -> &mut Head {
+        &mut self.memory(0).head
     }
 
-    /// Enters another state. There must be room.
-    pub(crate) fn push(&mut self, to: State, epoch: Epoch, message: Message, now: Moment) {
-        if self.head.len() == HISTORY_CAPACITY {
-            self.forget_oldest();
+    /// Enters another state, in a copy if a snapshot shares it.
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        to: State,
+        epoch: Epoch,
+        message: Message,
+        now: Moment,
+    ) -> &mut Head {
+        let room = (self.head().len() + 1).min(HISTORY_CAPACITY);
+        let Memory { head, records } = self.memory(room);
+        if head.len() == HISTORY_CAPACITY {
+            head.forget_oldest(records);
         }
-        let head = &mut self.head;
         head.sequence += 1;
         let stay_nanos = now
             .monotonic_nanos
@@ -240,28 +254,29 @@ impl Core {
         head.entered = now;
         head.updated = now.wall;
         head.message = message.clone();
-        let place = place(head.sequence);
-        if let Some(record) = self.records.get_mut(place) {
+        if let Some(record) = records.get_mut(place(head.sequence)) {
             *record = Record::new(to, stay_micros, drift, message);
         }
+        head
     }
 
-    /// The transitions kept, oldest first.
-    pub(crate) fn transitions(&self) -> Box<[Transition]> {
-        let head = &self.head;
+    /// The newest transitions of those that are kept, at most so many, oldest first.
+    pub(crate) fn transitions(&self, most: usize) -> Vec<Transition> {
+        let head = self.head();
+        let records = &self.0.records;
         let oldest = head.oldest_sequence();
         let mut wall = head.entered.wall;
         let mut epoch = head.newest_epoch();
-        let mut made = Vec::with_capacity(head.len());
-        for sequence in (oldest..=head.sequence).rev() {
-            let Some(record) = self.records.get(place(sequence)) else {
+        let mut made = Vec::with_capacity(head.len().min(most));
+        for sequence in (oldest..=head.sequence).rev().take(most) {
+            let Some(record) = records.get(place(sequence)) else {
                 continue;
             };
             let to = record.to();
             let from = if sequence == oldest {
                 head.oldest_from
             } else {
-                self.state_entered_by(sequence - 1)
+                state_entered_by(records, sequence - 1)
             };
             let wide = head.wide(record, sequence);
             let stay_micros = wide.map_or(record.stay_micros(), |wide| wide.stay_micros);
@@ -280,51 +295,43 @@ impl Core {
             );
         }
         made.reverse();
-        made.into_boxed_slice()
+        made
     }
 
-    fn state_entered_by(&self, sequence: u64) -> State {
-        let record = self.records.get(place(sequence));
-        record.map_or(State::Unknown, Record::to)
-    }
-
-    fn forget_oldest(&mut self) {
-        let oldest = self.head.oldest_sequence();
-        self.head.oldest_from = self.state_entered_by(oldest);
-        if let Some(rare) = &mut self.head.rare
-            && rare
-                .wide
-                .first()
-                .is_some_and(|wide| wide.sequence == oldest)
-        {
-            rare.wide.remove(0);
-            self.head.drop_empty_rare();
-        }
-    }
-
-    /// Room for `records` of them, in a core that nobody shares.
+    /// What nobody else shares, with room for so many records.
     #[expect(clippy::expect_used, reason = "see the text")]
-    fn with_capacity(core: &mut Arc<Core>, records: usize) -> &mut Core {
-        if core.records.len() < records || Arc::strong_count(core) > 1 {
-            let capacity = match records.max(core.records.len()) {
-                0 => core.copied::<0>(),
-                1..=6 => core.copied::<6>(),
-                7..=12 => core.copied::<12>(),
-                _ => core.copied::<HISTORY_CAPACITY>(),
-            };
-            *core = capacity;
+    #[inline]
+    fn memory(&mut self, records: usize) -> &mut Memory {
+        if self.0.records.len() < records || Arc::strong_count(&self.0) > 1 {
+            *self = self.copy_for(records);
         }
-        Arc::get_mut(core).expect("made from the lock's own Arc alone, which is held mutably")
+        Arc::get_mut(&mut self.0)
+            .expect("made from the lock's own core alone, which is held mutably")
     }
 
-    fn copied<const N: usize>(&self) -> Arc<Core> {
-        let mut records = self.records.iter();
-        Arc::new(Core {
-            head: self.head.clone(),
-            // Places stay where they are, because only a full history goes round.
-            records: [(); N].map(|()| records.next().cloned().unwrap_or_default()),
-        })
+    /// Apart from the change of a core that is not shared, which needs none of its stack.
+    #[inline(never)]
+    fn copy_for(&self, records: usize) -> Core {
+        match records.max(self.0.records.len()) {
+            0 => self.copied::<0>(),
+            1..=6 => self.copied::<6>(),
+            7..=12 => self.copied::<12>(),
+            _ => self.copied::<HISTORY_CAPACITY>(),
+        }
     }
+
+    fn copied<const N: usize>(&self) -> Core {
+        let mut records = self.0.records.iter();
+        // Places stay where they are, because only a full history goes round.
+        let records = [(); N].map(|()| records.next().cloned().unwrap_or_default());
+        let head = self.head().clone();
+        Core(Arc::new(Memory { head, records }))
+    }
+}
+
+fn state_entered_by(records: &[Record], sequence: u64) -> State {
+    let record = records.get(place(sequence));
+    record.map_or(State::Unknown, Record::to)
 }
 
 /// Where the transition of this number lies. In a history that never was full that is
@@ -344,10 +351,25 @@ impl Head {
             .max(1)
     }
 
+    fn forget_oldest(&mut self, records: &[Record]) {
+        let oldest = self.oldest_sequence();
+        self.oldest_from = state_entered_by(records, oldest);
+        if let Some(rare) = &mut self.rare
+            && rare
+                .wide
+                .first()
+                .is_some_and(|wide| wide.sequence == oldest)
+        {
+            rare.wide.remove(0);
+            self.drop_empty_rare();
+        }
+    }
+
     pub(crate) fn error(&self) -> Option<&ErrorInfo> {
         self.rare.as_ref()?.error.as_ref()
     }
 
+    #[inline]
     pub(crate) fn set_error(&mut self, error: Option<ErrorInfo>) {
         if error.is_some() || self.rare.is_some() {
             self.rare.get_or_insert_default().error = error;
@@ -374,11 +396,13 @@ impl Head {
     }
 
     /// The epoch of the newest transition, or the first one if there is none.
+    #[inline]
     fn newest_epoch(&self) -> Epoch {
         let kept = self.rare.as_ref().and_then(|rare| rare.newest_epoch);
         kept.unwrap_or(self.epoch)
     }
 
+    #[inline]
     fn set_newest_epoch(&mut self, epoch: Option<Epoch>) {
         if epoch.is_some() || self.rare.is_some() {
             self.rare.get_or_insert_default().newest_epoch = epoch;
@@ -403,7 +427,7 @@ mod tests {
     #[test]
     fn a_status_with_a_full_history_is_small() {
         assert_eq!(size_of::<Record>(), 16);
-        assert_eq!(size_of::<Core<[Record; HISTORY_CAPACITY]>>(), 88 + 320);
+        assert_eq!(size_of::<Memory<[Record; HISTORY_CAPACITY]>>(), 88 + 320);
         assert_eq!(size_of::<crate::WorkspaceStatus>(), 56);
     }
 }

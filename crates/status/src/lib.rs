@@ -18,7 +18,10 @@
 //! **Who waits for whom.** [`WorkspaceStatus::state`], [`WorkspaceStatus::is_ready`],
 //! [`WorkspaceStatus::progress`], [`Tracker::get`] and the counts take no lock. A
 //! snapshot holds the lock of its own workspace while it copies one pointer. Writers wait
-//! for no reader.
+//! for no more than that, and where a phase ends, for one measurement of it; those who
+//! make or remove a workspace, while a list copies 512 pointers; those who begin a phase,
+//! for one round of [`Tracker::sample_progress`]. What a reader then does with its copy,
+//! and how long that takes, nobody waits for.
 //!
 //! **Bounds.** 20 transitions ([`HISTORY_CAPACITY`]), 64 metadata keys
 //! ([`METADATA_KEYS`]), messages of 1 KiB ([`MESSAGE_BYTES`]), a feed of a fixed number

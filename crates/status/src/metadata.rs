@@ -318,6 +318,12 @@ impl Metadata {
         Ok(())
     }
 
+    /// Whether each of these is there already.
+    pub(crate) fn has_all(&self, entries: &[(&str, Value)]) -> bool {
+        let mut entries = entries.iter();
+        entries.all(|(key, value)| self.get(key) == Some(value))
+    }
+
     /// Sets what [`Metadata::check_all`] has passed.
     pub(crate) fn set(&mut self, key: &str, value: Value) {
         match self.place(key) {

@@ -200,10 +200,18 @@ impl ProgressCell {
         }
     }
 
-    /// Ends the measuring and frees what it needed.
-    pub(crate) fn retire(&self) {
+    /// Ends the measuring, after a last look at what moved, and frees what it needed.
+    pub(crate) fn retire(&self, now: Moment) {
         self.retired.store(true, Ordering::Relaxed);
-        self.estimator.lock().take();
+        // A sampler holds it for no longer than a measurement takes.
+        let Some(mut estimator) = self.estimator.lock().take() else {
+            return;
+        };
+        if let Some(last) = self.sampled.load_full()
+            && last.done != self.done.load(Ordering::Relaxed)
+        {
+            self.measure(&mut estimator, &last, now);
+        }
     }
 
     fn is_retired(&self) -> bool {
@@ -222,9 +230,13 @@ impl ProgressCell {
             return;
         };
         let since = now.monotonic_nanos.saturating_sub(last.monotonic_nanos);
-        if since < nanos(SPACING) {
-            return;
+        if since >= nanos(SPACING) {
+            self.measure(estimator, &last, now);
         }
+    }
+
+    /// With the lock of the estimator held, or after its end.
+    fn measure(&self, estimator: &mut Estimator, last: &Sampled, now: Moment) {
         let done = self.done.load(Ordering::Relaxed);
         let at = now.monotonic_nanos;
         let measured = match estimator.sample(Duration::from_nanos(at), done) {

@@ -67,6 +67,7 @@ impl<T: Clone> Ring<T> {
     }
 
     /// Takes a number, from 1, and keeps the item under it if somebody may read it.
+    #[inline]
     pub(crate) fn push(&self, item: impl FnOnce() -> T) -> u64 {
         // AcqRel: who reads this number or a later one sees what was done before it.
         let head = self.head.fetch_add(2, Ordering::AcqRel);

@@ -23,7 +23,6 @@ pub(crate) struct Shared {
     pub(crate) clock: AnyClock,
     owner: Owner,
     pub(crate) counts: Counts,
-    pub(crate) unexpected_transitions: AtomicU64,
     pub(crate) metadata_refusals: AtomicU64,
     pub(crate) active: Active,
     pub(crate) feed: Ring<(WorkspaceId, ChangeKind)>,
@@ -37,7 +36,6 @@ impl Shared {
             clock,
             owner: Owner::new(owner),
             counts: Counts::new(),
-            unexpected_transitions: AtomicU64::new(0),
             metadata_refusals: AtomicU64::new(0),
             active: Active::new(),
             feed: Ring::new(feed_capacity),
@@ -53,12 +51,14 @@ impl Shared {
         self.owner.set(owner);
     }
 
+    #[inline]
     pub(crate) fn publish(&self, workspace_id: &WorkspaceId, kind: ChangeKind) -> Revision {
         Revision::new(self.feed.push(|| (workspace_id.clone(), kind)))
     }
 
     /// Wakes the watchers, and the waits for workspaces with this key. To be called after
     /// every change of a status, with no lock held.
+    #[inline]
     pub(crate) fn notify(&self, key: u16) {
         self.bells.ring(FEED);
         self.bells.ring(shard(key));
@@ -122,7 +122,7 @@ impl Owner {
     }
 }
 
-/// The same number for the same id, spread evenly; it picks stripes and shards.
+/// The same number for the same id, spread evenly; it picks the shard of those who wait.
 pub(crate) fn key_of(id: &str) -> u16 {
     // FNV-1a: ids are short, and it is computed once a workspace.
     let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| {

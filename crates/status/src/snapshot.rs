@@ -1,14 +1,14 @@
 //! A status as it was at one moment.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use arcstr::ArcStr;
 
 use crate::clock::Moment;
 use crate::error::ErrorInfo;
-use crate::history::{Core, Transition};
+use crate::history::{Core, HISTORY_CAPACITY, Transition};
 use crate::id::{Epoch, Revision, WorkspaceId};
 use crate::metadata::Metadata;
 use crate::progress::ProgressReport;
@@ -30,7 +30,7 @@ use crate::state::State;
 /// ```
 #[derive(Clone)]
 pub struct Snapshot {
-    core: Arc<Core>,
+    core: Core,
     observed: Moment,
     owner: Option<ArcStr>,
     progress: Option<Box<ProgressReport>>,
@@ -40,7 +40,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn new(
-        core: Arc<Core>,
+        core: Core,
         observed: Moment,
         owner: Option<ArcStr>,
         progress: Option<ProgressReport>,
@@ -56,22 +56,22 @@ impl Snapshot {
 
     /// Whose status it is.
     pub fn workspace_id(&self) -> &str {
-        &self.core.head.id
+        &self.core.head().id
     }
 
     /// Whose status it is, to keep.
     pub fn id(&self) -> &WorkspaceId {
-        &self.core.head.id
+        &self.core.head().id
     }
 
     /// The state it is in.
     pub fn state(&self) -> State {
-        self.core.head.state
+        self.core.head().state
     }
 
     /// What it said last.
     pub fn message(&self) -> &str {
-        &self.core.head.message
+        &self.core.head().message
     }
 
     /// The text of [`Snapshot::error`].
@@ -81,29 +81,29 @@ impl Snapshot {
 
     /// Its error, in `error` only.
     pub fn error(&self) -> Option<&ErrorInfo> {
-        self.core.head.error()
+        self.core.head().error()
     }
 
     /// Since when it is in its state, on the wall clock.
     pub fn state_entered(&self) -> SystemTime {
-        self.core.head.entered.wall.to_system()
+        self.core.head().entered.wall.to_system()
     }
 
     /// When message, state or metadata was set last, on the wall clock.
     pub fn last_updated(&self) -> SystemTime {
-        self.core.head.updated.to_system()
+        self.core.head().updated.to_system()
     }
 
     /// For how long it was in its state when this was taken, on the monotonic clock.
     pub fn time_in_current_state(&self) -> Duration {
-        let entered = self.core.head.entered.monotonic_nanos;
+        let entered = self.core.head().entered.monotonic_nanos;
         Duration::from_nanos(self.observed.monotonic_nanos.saturating_sub(entered))
     }
 
     /// Its metadata.
     pub fn metadata(&self) -> &Metadata {
         self.core
-            .head
+            .head()
             .metadata
             .as_deref()
             .unwrap_or(Metadata::EMPTY)
@@ -113,22 +113,29 @@ impl Snapshot {
     pub fn state_history(
         &self,
     ) -> impl ExactSizeIterator<Item = &Transition> + DoubleEndedIterator + Clone {
-        self.history.get_or_init(|| self.core.transitions()).iter()
+        let made = || self.core.transitions(HISTORY_CAPACITY).into_boxed_slice();
+        self.history.get_or_init(made).iter()
+    }
+
+    /// The newest transitions, at most so many, oldest first. Makes no more than these,
+    /// and makes them anew at every call.
+    pub fn recent_history(&self, most: usize) -> Vec<Transition> {
+        self.core.transitions(most)
     }
 
     /// How many transitions there ever were.
     pub fn transitions_total(&self) -> u64 {
-        self.core.head.sequence
+        self.core.head().sequence
     }
 
     /// The load it is in.
     pub fn epoch(&self) -> Epoch {
-        self.core.head.epoch
+        self.core.head().epoch
     }
 
     /// The change that made it what it is.
     pub fn revision(&self) -> Revision {
-        self.core.head.revision
+        self.core.head().revision
     }
 
     /// Who holds the workspace, if the tracker was told.
@@ -170,7 +177,7 @@ impl Snapshot {
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Snapshot")
-            .field("workspace_id", &self.core.head.id)
+            .field("workspace_id", &self.core.head().id)
             .field("state", &self.state())
             .field("message", &self.message())
             .field("epoch", &self.epoch().get())

@@ -201,14 +201,17 @@ impl Tracker {
         true
     }
 
-    /// How many workspaces there are. Takes no lock.
+    /// How many workspaces there are. One load.
     pub fn count(&self) -> usize {
-        self.count_by_state().total()
+        self.inner.shared.counts.total()
     }
 
-    /// How many workspaces are in each state. Takes no lock, and costs the same for any
-    /// number of workspaces. One that changes its state at this moment may be counted in
-    /// both states.
+    /// How many workspaces are in each state, all at one moment. Takes no lock, and costs
+    /// the same for any number of workspaces.
+    ///
+    /// Every workspace counts once, so that the sum is how many there are. Only if states
+    /// change so fast that each of several looks is overtaken, a count may be off, by no
+    /// more than changed beside the quietest look.
     pub fn count_by_state(&self) -> StateCounts {
         self.inner.shared.counts.by_state()
     }
@@ -221,8 +224,7 @@ impl Tracker {
     /// How many transitions were not on the engine's way; see
     /// [`State::may_follow`](crate::State::may_follow).
     pub fn unexpected_transitions(&self) -> u64 {
-        let shared = &self.inner.shared;
-        shared.unexpected_transitions.load(Ordering::Relaxed)
+        self.inner.shared.counts.unexpected()
     }
 
     /// How often metadata were refused.

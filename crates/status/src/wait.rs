@@ -48,12 +48,14 @@ pub enum WaitOutcome {
     Failed(Snapshot),
     /// The deadline passed. The workspace was so, or was not there.
     TimedOut(Option<Snapshot>),
-    /// There is no such workspace, and that was waited for.
+    /// There is no such workspace, and that ends the wait: it was waited for, or `unknown`,
+    /// or `unknown` fails the wait.
     Gone,
 }
 
 impl WaitOutcome {
-    /// Whether what was waited for is there.
+    /// Whether what was waited for is there. A wait that fails on `unknown` and is not
+    /// for it must take [`WaitOutcome::Gone`] for failed itself.
     pub fn is_met(&self) -> bool {
         matches!(self, WaitOutcome::Met(_) | WaitOutcome::Gone)
     }
@@ -70,7 +72,7 @@ impl WaitOutcome {
 
 /// A wait to be begun with [`WaitBuilder::blocking`] or `.await`; by default for `ready`,
 /// failing on nothing, without a deadline. A workspace that does not exist, yet or any
-/// more, is waited for as well.
+/// more, is waited for as well; it is taken for one in `unknown`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -148,34 +150,33 @@ impl WaitBuilder {
                 return outcome;
             }
             if !listener.wait(self.deadline) {
-                return self.look().unwrap_or_else(|| self.timed_out());
+                return self.end();
             }
         }
     }
 
-    /// How the wait ends, if that can be told now.
+    /// How the wait ends, if that can be told before its deadline.
     fn look(&self) -> Option<WaitOutcome> {
-        let snapshot = self.tracker.snapshot(&self.id);
-        let Some(snapshot) = snapshot else {
-            return (self.until == Condition::Gone).then_some(WaitOutcome::Gone);
-        };
-        let state = snapshot.state();
-        let met = match self.until {
-            Condition::State(wanted) => state == wanted,
-            Condition::AnyOf(wanted) => wanted.contains(state),
-            Condition::Gone => false,
-        };
-        if met {
-            Some(WaitOutcome::Met(snapshot))
-        } else if self.fail_on.contains(state) {
-            Some(WaitOutcome::Failed(snapshot))
-        } else {
-            None
-        }
+        let outcome = self.end();
+        (!matches!(outcome, WaitOutcome::TimedOut(_))).then_some(outcome)
     }
 
-    fn timed_out(&self) -> WaitOutcome {
-        WaitOutcome::TimedOut(self.tracker.snapshot(&self.id))
+    /// How the wait ends if it ends now.
+    fn end(&self) -> WaitOutcome {
+        let snapshot = self.tracker.snapshot(&self.id);
+        let state = snapshot.as_ref().map(Snapshot::state);
+        let is_met = match self.until {
+            Condition::State(wanted) => state.unwrap_or(State::Unknown) == wanted,
+            Condition::AnyOf(wanted) => wanted.contains(state.unwrap_or(State::Unknown)),
+            Condition::Gone => state.is_none(),
+        };
+        let is_failed = self.fail_on.contains(state.unwrap_or(State::Unknown));
+        match snapshot {
+            Some(snapshot) if is_met => WaitOutcome::Met(snapshot),
+            Some(snapshot) if is_failed => WaitOutcome::Failed(snapshot),
+            None if is_met || is_failed => WaitOutcome::Gone,
+            not_yet => WaitOutcome::TimedOut(not_yet),
+        }
     }
 
     fn listen(&self) -> Listening {
@@ -227,7 +228,7 @@ impl Future for Wait {
             return Poll::Pending;
         };
         match Pin::new(deadline).poll(context) {
-            Poll::Ready(()) => Poll::Ready(wait.builder.timed_out()),
+            Poll::Ready(()) => Poll::Ready(wait.builder.end()),
             Poll::Pending => Poll::Pending,
         }
     }

@@ -50,23 +50,25 @@ pub struct WorkspaceStatus {
     /// lock. Written with the lock held alone.
     word: AtomicU32,
     progress: ArcSwapOption<ProgressCell>,
-    core: Mutex<Arc<Core>>,
+    core: Mutex<Core>,
 }
 
 /// The right to change a status.
-pub(crate) type Locked<'a> = MutexGuard<'a, Arc<Core>>;
+pub(crate) type Locked<'a> = MutexGuard<'a, Core>;
 
 const STATE_MASK: u32 = 0xff;
 const REMOVED: u32 = 0x100;
 /// There is a progress: spares the changes and snapshots of all others the look at it.
 const PROGRESS: u32 = 0x200;
+/// A load has begun by an attempt.
+const BEGUN: u32 = 0x400;
 const KEY_SHIFT: u32 = 16;
 
 impl WorkspaceStatus {
     /// A status that counts from now on.
     pub(crate) fn new(id: WorkspaceId, key: u16, shared: Arc<Shared>) -> Self {
         let core = Core::new(id.clone(), shared.clock.now());
-        shared.counts.made(key);
+        shared.counts.made();
         Self {
             id,
             word: AtomicU32::new(u32::from(key) << KEY_SHIFT | State::Initializing as u32),
@@ -80,7 +82,7 @@ impl WorkspaceStatus {
     pub(crate) fn publish_created(&self) {
         let mut core = self.core.lock();
         let revision = self.publish(ChangeKind::Created);
-        Core::edit(&mut core).head.revision = revision;
+        core.edit().revision = revision;
     }
 
     /// Whose status it is.
@@ -105,19 +107,19 @@ impl WorkspaceStatus {
 
     /// For how long it has been in its state, on the monotonic clock.
     pub fn time_in_current_state(&self) -> Duration {
-        let entered = self.core.lock().head.entered.monotonic_nanos;
+        let entered = self.core.lock().head().entered.monotonic_nanos;
         let now = self.shared.clock.monotonic_nanos();
         Duration::from_nanos(now.saturating_sub(entered))
     }
 
     /// The load it is in.
     pub fn epoch(&self) -> Epoch {
-        self.core.lock().head.epoch
+        self.core.lock().head().epoch
     }
 
     /// The last change of it.
     pub fn revision(&self) -> Revision {
-        self.core.lock().head.revision
+        self.core.lock().head().revision
     }
 
     /// How far it is in the phase that reported progress last. Takes no lock.
@@ -135,7 +137,7 @@ impl WorkspaceStatus {
     /// The same with a clock that was read already, which must not be long ago.
     pub(crate) fn snapshot_at(&self, now: Moment) -> Snapshot {
         let guard = self.core.lock();
-        let core = Arc::clone(&guard);
+        let core = guard.clone();
         let progress = if self.word.load(Ordering::Relaxed) & PROGRESS == 0 {
             drop(guard);
             None
@@ -143,7 +145,8 @@ impl WorkspaceStatus {
             // Under the lock: another load's progress must not be taken for this one's.
             let cell = self.progress.load();
             drop(guard);
-            cell.as_ref().map(|cell| cell.report(core.head.state, now))
+            cell.as_ref()
+                .map(|cell| cell.report(core.head().state, now))
         };
         Snapshot::new(core, now, self.shared.owner(), progress)
     }
@@ -169,7 +172,8 @@ impl WorkspaceStatus {
         self.enter(Entering::retrying(reason, attempt, next_retry_in));
     }
 
-    /// Sets a metadatum.
+    /// Sets a metadatum. One that says so already is no change: nobody is told, and the
+    /// last update stays.
     ///
     /// # Errors
     /// If key, value or number of keys is over its bound; the status stays as it was, and
@@ -183,12 +187,12 @@ impl WorkspaceStatus {
     pub fn remove_metadata(&self, key: &str) -> bool {
         let mut core = self.core.lock();
         let held = |metadata: &Arc<Metadata>| metadata.get(key).is_some();
-        if !core.head.metadata.as_ref().is_some_and(held) {
+        if !core.head().metadata.as_ref().is_some_and(held) {
             return false;
         }
         let now = self.shared.clock.wall_nanos();
         let revision = self.publish(ChangeKind::Metadata);
-        let head = &mut Core::edit(&mut core).head;
+        let head = core.edit();
         if let Some(metadata) = &mut head.metadata {
             Arc::make_mut(metadata).remove(key);
         }
@@ -208,8 +212,8 @@ impl WorkspaceStatus {
     /// attempt of an earlier epoch is refused from now on.
     ///
     /// # Errors
-    /// If `epoch` is not above the current one. The current one is accepted while the
-    /// history is empty.
+    /// If `epoch` is not above the current one. The current one is accepted once, by a
+    /// status that is new: with an empty history, of which no load has begun.
     pub fn begin_attempt(
         self: &Arc<Self>,
         epoch: Epoch,
@@ -220,13 +224,15 @@ impl WorkspaceStatus {
             ..Entering::new(State::Initializing, message.into())
         };
         let core = self.core.lock();
-        let current = core.head.epoch;
-        if epoch < current || (epoch == current && core.head.sequence > 0) {
+        let current = core.head().epoch;
+        let is_new = core.head().sequence == 0 && self.word.load(Ordering::Relaxed) & BEGUN == 0;
+        if epoch < current || (epoch == current && !is_new) {
             return Err(StaleEpoch {
                 attempt: epoch,
                 current,
             });
         }
+        self.word.fetch_or(BEGUN, Ordering::Relaxed);
         self.enter_locked(core, entering);
         Ok(Attempt::new(Arc::clone(self), epoch))
     }
@@ -236,7 +242,7 @@ impl WorkspaceStatus {
     /// The lock, if `epoch` is the current one.
     pub(crate) fn lock_for(&self, epoch: Epoch) -> Result<Locked<'_>, AttemptError> {
         let core = self.core.lock();
-        let current = core.head.epoch;
+        let current = core.head().epoch;
         if epoch == current {
             Ok(core)
         } else {
@@ -247,6 +253,7 @@ impl WorkspaceStatus {
         }
     }
 
+    #[inline]
     fn enter(&self, entering: Entering) {
         self.enter_locked(self.core.lock(), entering);
     }
@@ -257,17 +264,17 @@ impl WorkspaceStatus {
             to, message, epoch, ..
         } = entering;
         let error = (to == State::Error).then(|| entering.failure.info(message.clone(), now));
-        let from = core.head.state;
+        let from = core.head().state;
         let held_for = now
             .monotonic_nanos
-            .saturating_sub(core.head.entered.monotonic_nanos);
+            .saturating_sub(core.head().entered.monotonic_nanos);
         let loads_anew = match (epoch, to) {
             (Some(epoch), _) => Some(epoch),
-            (None, State::Initializing) if from != to => Some(core.head.epoch.next()),
+            (None, State::Initializing) if from != to => Some(core.head().epoch.next()),
             (None, _) => None,
         };
         let head = if from == to {
-            let head = &mut Core::edit(&mut core).head;
+            let head = core.edit();
             head.message = message;
             head.updated = now.wall;
             if let Some(epoch) = loads_anew {
@@ -275,18 +282,17 @@ impl WorkspaceStatus {
             }
             head
         } else {
-            let core = Core::edit_to_push(&mut core);
-            core.push(to, loads_anew.unwrap_or(core.head.epoch), message, now);
-            &mut core.head
+            let epoch = loads_anew.unwrap_or(core.head().epoch);
+            core.push(to, epoch, message, now)
         };
         head.set_error(error);
         if loads_anew.is_some() {
             head.metadata = None;
-            self.retire_progress();
+            self.retire_progress(now);
             self.forget_progress();
         } else if from != to && (to.is_settled() || to == State::Unloading) {
             // What was under way is over. How far it came stays to be read.
-            self.retire_progress();
+            self.retire_progress(now);
         }
         let kind = if from == to {
             ChangeKind::Message
@@ -304,11 +310,11 @@ impl WorkspaceStatus {
     }
 
     /// No more is measured. With the lock held.
-    fn retire_progress(&self) {
+    fn retire_progress(&self, now: Moment) {
         if self.word.load(Ordering::Relaxed) & PROGRESS != 0
             && let Some(cell) = self.progress.load().as_ref()
         {
-            cell.retire();
+            cell.retire(now);
         }
     }
 
@@ -320,6 +326,7 @@ impl WorkspaceStatus {
     }
 
     /// Shows the new state to those who read without the lock, and counts it.
+    #[inline]
     fn move_on(&self, from: State, to: State) {
         let word = self.word.load(Ordering::Relaxed);
         self.word
@@ -327,11 +334,7 @@ impl WorkspaceStatus {
         if word & REMOVED != 0 {
             return;
         }
-        self.shared.counts.move_on(self.key(), from, to);
-        if !State::may_follow(from, to) {
-            let unexpected = &self.shared.unexpected_transitions;
-            unexpected.fetch_add(1, Ordering::Relaxed);
-        }
+        self.shared.counts.move_on(from, to);
     }
 
     /// All of them or none.
@@ -340,32 +343,38 @@ impl WorkspaceStatus {
         core: Locked<'_>,
         entries: &[(&str, Value)],
     ) -> Result<(), MetadataError> {
-        let result = self.write_metadata_locked(core, entries);
-        if result.is_ok() {
-            self.notify();
-        } else {
-            let refusals = &self.shared.metadata_refusals;
-            refusals.fetch_add(1, Ordering::Relaxed);
+        match self.write_metadata_locked(core, entries) {
+            Ok(true) => self.notify(),
+            Ok(false) => {}
+            Err(error) => {
+                let refusals = &self.shared.metadata_refusals;
+                refusals.fetch_add(1, Ordering::Relaxed);
+                return Err(error);
+            }
         }
-        result
+        Ok(())
     }
 
+    /// Whether that changed anything.
     fn write_metadata_locked(
         &self,
         mut core: Locked<'_>,
         entries: &[(&str, Value)],
-    ) -> Result<(), MetadataError> {
-        let held = core.head.metadata.as_deref().unwrap_or(Metadata::EMPTY);
+    ) -> Result<bool, MetadataError> {
+        let held = core.head().metadata.as_deref().unwrap_or(Metadata::EMPTY);
         held.check_all(entries)?;
+        if held.has_all(entries) {
+            return Ok(false);
+        }
         let now = self.shared.clock.wall_nanos();
-        let head = &mut Core::edit(&mut core).head;
+        let head = core.edit();
         let metadata = Arc::make_mut(head.metadata.get_or_insert_default());
         for (key, value) in entries {
             metadata.set(key, value.clone());
         }
         head.updated = now;
         head.revision = self.publish(ChangeKind::Metadata);
-        Ok(())
+        Ok(true)
     }
 
     pub(crate) fn replace_progress(
@@ -381,7 +390,7 @@ impl WorkspaceStatus {
         self.word.fetch_or(PROGRESS, Ordering::Relaxed);
         drop(core);
         if let Some(before) = before {
-            before.retire();
+            before.retire(now);
         }
         self.shared.active.push(&cell);
         Progress::new(cell)
@@ -394,16 +403,17 @@ impl WorkspaceStatus {
         if word & REMOVED != 0 {
             return;
         }
-        self.shared.counts.gone(self.key(), state_of(word));
+        self.shared.counts.gone(state_of(word));
         let revision = self.publish(ChangeKind::Removed);
-        Core::edit(&mut core).head.revision = revision;
+        core.edit().revision = revision;
         self.word.store(word | REMOVED, Ordering::Release);
-        self.retire_progress();
+        self.retire_progress(self.shared.clock.now());
     }
 
     /// The revision of a change that the feed was told; of one before it for a removed
     /// status, of which nobody is told. With the lock held, so that the changes of one
     /// workspace stand in the feed in their order.
+    #[inline]
     fn publish(&self, kind: ChangeKind) -> Revision {
         if self.word.load(Ordering::Relaxed) & REMOVED != 0 {
             return Revision::new(self.shared.feed.head());
@@ -411,6 +421,7 @@ impl WorkspaceStatus {
         self.shared.publish(&self.id, kind)
     }
 
+    #[inline]
     pub(crate) fn notify(&self) {
         self.shared.notify(self.key());
     }

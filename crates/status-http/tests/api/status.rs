@@ -206,6 +206,21 @@ async fn a_wait_for_what_is_so_answers_at_once() {
 }
 
 #[tokio::test]
+async fn a_wait_for_unknown_is_met_by_a_workspace_that_nobody_knows() {
+    let world = World::new();
+    for query in [
+        "waitFor=unknown&timeout=9m",
+        "waitFor=ready&failOn=unknown&timeout=9m",
+    ] {
+        let uri = format!("/api/v1/workspaces/nobody/status?{query}");
+        let answer = world.get(&uri).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{query}");
+        assert_eq!(answer.json()["state"], "unknown", "{query}");
+        assert_eq!(answer.json()["timedOut"], false, "{query}");
+    }
+}
+
+#[tokio::test]
 async fn a_wait_ends_with_the_change_that_it_waits_for() {
     for (ends_in, uri) in [
         (

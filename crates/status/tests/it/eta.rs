@@ -53,14 +53,24 @@ struct Said {
     took: f64,
 }
 
-/// Runs a phase of `total` at `rate(seconds, random)` a second.
+/// Runs a phase, and keeps all that was said.
+fn run(total: u64, seed: u64, rate: impl FnMut(f64, &mut Random) -> f64) -> Said {
+    run_from(0.0, total, seed, rate)
+}
+
+/// Runs a phase, and keeps what was said from so many seconds on. The phase is of `total` at `rate(seconds, random)` a second.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_precision_loss,
     reason = "small positive numbers"
 )]
-fn run(total: u64, seed: u64, mut rate: impl FnMut(f64, &mut Random) -> f64) -> Said {
+fn run_from(
+    kept_from: f64,
+    total: u64,
+    seed: u64,
+    mut rate: impl FnMut(f64, &mut Random) -> f64,
+) -> Said {
     let phase = phase(Some(total));
     let mut random = Random(seed);
     let (mut seconds, mut done, mut carried) = (0.0, 0, 0.0);
@@ -75,7 +85,8 @@ fn run(total: u64, seed: u64, mut rate: impl FnMut(f64, &mut Random) -> f64) -> 
         done += step;
         phase.progress.add(step);
         phase.tracker.sample_progress();
-        if let Some(eta) = phase.status.progress().unwrap().eta() {
+        let eta = phase.status.progress().unwrap().eta();
+        if let Some(eta) = eta.filter(|_| seconds >= kept_from) {
             assert_eq!(eta.basis, Basis::Rate);
             told.push((seconds, eta.low.as_secs_f64(), eta.high.as_secs_f64()));
         }
@@ -166,6 +177,63 @@ fn a_rate_that_wanders_mostly_comes_true() {
 }
 
 #[test]
+fn a_short_phase_is_told_within_its_first_second() {
+    for seconds in [2, 3, 4] {
+        let said = run(seconds * 1000, 0, |_, _| 1000.0);
+        assert!(said.first_after.unwrap() <= 0.75, "{said:?}");
+        assert_eq!(said.true_within, said.told, "{said:?}");
+    }
+}
+
+#[test]
+fn a_short_phase_of_any_rate_mostly_comes_true() {
+    for seconds in [2_u64, 3, 4] {
+        mostly_true(&format!("{seconds} s, ±50 % a tick"), 0.99, |seed| {
+            let rate = |_, random: &mut Random| 1000.0 * (0.5 + random.next());
+            run(seconds * 1000, seed, rate)
+        });
+        mostly_true(&format!("{seconds} s, a rate that wanders"), 0.95, |seed| {
+            let mut level = 1.0;
+            run(seconds * 1000, seed, move |_, random| {
+                if random.next() < 0.05 {
+                    level = 0.5 + random.next();
+                }
+                1000.0 * level
+            })
+        });
+        // Where intervals differ as much, little is told early.
+        for (name, chance) in [("half of the ticks", 0.5), ("a tenth of the ticks", 0.1)] {
+            let (mut wrong, mut possible) = (0, 0.0);
+            for seed in 0..200 {
+                let said = run(seconds * 1000, seed, |_, random| {
+                    if random.next() < chance {
+                        1000.0 / chance
+                    } else {
+                        0.0
+                    }
+                });
+                wrong += said.told - said.true_within;
+                possible += said.took / TICK.as_secs_f64();
+            }
+            println!("{seconds} s, {name}: {wrong} of {possible:.0} looks were told wrong");
+            assert!(f64::from(wrong) < possible * 0.01, "{wrong} of {possible}");
+        }
+    }
+}
+
+#[test]
+fn a_rate_that_halves_is_within_its_bounds_again_at_once_or_not_told() {
+    for halves_at in [0.4, 0.7, 1.0, 1.5, 2.0] {
+        for total in [2000, 3000, 4000] {
+            let said = run_from(halves_at + 0.5, total, 0, |seconds, _| {
+                if seconds > halves_at { 500.0 } else { 1000.0 }
+            });
+            assert_eq!(said.true_within, said.told, "at {halves_at}: {said:?}");
+        }
+    }
+}
+
+#[test]
 fn nothing_is_said_before_it_is_known() {
     let phase = phase(Some(1_000_000));
     for n in 0..200 {
@@ -224,6 +292,37 @@ fn without_a_total_or_in_another_state_there_is_no_eta() {
         let report = phase.status.progress().unwrap();
         assert_eq!((report.eta(), report.done()), (None, 5000));
     }
+}
+
+#[test]
+fn a_finished_phase_says_when_it_moved_last() {
+    for (unsampled, end) in [(1, State::Ready), (30, State::Ready), (30, State::Error)] {
+        let phase = phase(Some(1_000));
+        for n in 0..40 {
+            phase.clock.advance(TICK);
+            phase.progress.add(25);
+            if n < 40 - unsampled {
+                phase.tracker.sample_progress();
+            }
+        }
+        let moved = phase.tracker.clock().wall();
+        phase.status.set_state(end, "over");
+        phase.clock.advance(Duration::from_mins(10));
+        let report = phase.status.progress().unwrap();
+        assert_eq!(report.last_progress_at(), Some(moved));
+        let rate = report.rate_per_second().unwrap();
+        assert!((rate - 500.0).abs() < 5.0, "{rate}");
+        assert_eq!((report.done(), report.eta()), (1_000, None));
+    }
+    // Over before anybody looked.
+    let phase = phase(Some(10));
+    phase.clock.advance(TICK);
+    phase.progress.add(10);
+    phase.status.set_state(State::Ready, "ok");
+    let moved = phase.tracker.clock().wall();
+    phase.clock.advance(TICK);
+    let snapshot = phase.status.snapshot();
+    assert_eq!(snapshot.last_progress_at(), Some(moved));
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Lists, pages and counts.
 
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use std::thread;
 
 use workspace_status::{PageQuery, Snapshot, State, StateSet, Tracker};
@@ -135,4 +138,38 @@ fn counts_are_exact_when_all_is_quiet_whoever_changed_what() {
         assert_eq!(counts[state], listed, "{state}");
     }
     assert_eq!(tracker.count(), listed.len());
+}
+
+#[test]
+fn beside_workspaces_that_never_rest_every_one_is_counted_once() {
+    let tracker = Tracker::new();
+    let still = tracker.get_or_create("still");
+    still.set_state(State::Ready, "ok");
+    let begun = Barrier::new(3);
+    let over = AtomicBool::new(false);
+    let mut wrong = Vec::new();
+    std::thread::scope(|scope| {
+        for id in ["a", "b"] {
+            let status = tracker.get_or_create(id);
+            let (begun, over) = (&begun, &over);
+            scope.spawn(move || {
+                begun.wait();
+                while !over.load(Ordering::Relaxed) {
+                    status.set_state(State::Ready, "ok");
+                    status.set_state(State::Error, "gone again");
+                }
+            });
+        }
+        begun.wait();
+        for _ in 0..50_000 {
+            let counts = tracker.count_by_state();
+            if (counts.total(), tracker.count()) != (3, 3) {
+                wrong.push(counts);
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(wrong, []);
+    let counts = tracker.count_by_state();
+    assert_eq!((counts[State::Ready], counts[State::Error]), (1, 2));
 }

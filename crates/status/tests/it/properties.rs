@@ -37,7 +37,7 @@ fn operations() -> impl Strategy<Value = Operation> {
         6 => (states(), any::<u8>()).prop_map(|(s, m)| Operation::SetState(s, m)),
         1 => any::<u8>().prop_map(Operation::Park),
         1 => (any::<u8>(), 1..9_u32).prop_map(|(m, n)| Operation::Retry(m, n)),
-        2 => (0..6_u8, any::<i64>()).prop_map(|(k, v)| Operation::Metadata(k, v)),
+        2 => (0..6_u8, prop_oneof![any::<i64>(), 1..3_i64]).prop_map(|(k, v)| Operation::Metadata(k, v)),
         1 => (0..6_u8).prop_map(Operation::RemoveMetadata),
         4 => prop_oneof![0..5_000_u64, 0..400_000_000_u64].prop_map(Operation::Advance),
         1 => (-100_000..100_000_i32).prop_map(Operation::SetWall),
@@ -203,8 +203,10 @@ proptest! {
                 }
                 Operation::Metadata(k, value) => {
                     status.update_metadata(&key(k), value).unwrap();
-                    model.metadata.insert(key(k), value);
-                    model.updated = now.wall;
+                    changes = model.metadata.insert(key(k), value) != Some(value);
+                    if changes {
+                        model.updated = now.wall;
+                    }
                 }
                 Operation::RemoveMetadata(k) => {
                     changes = model.metadata.remove(&key(k)).is_some();
@@ -228,7 +230,9 @@ proptest! {
                 Operation::Begin(more) => {
                     let epoch = model.epoch.saturating_add_signed(i64::from(more));
                     let allowed = epoch > model.epoch
-                        || (epoch == model.epoch && model.history.is_empty());
+                        || (epoch == model.epoch
+                            && model.history.is_empty()
+                            && attempts.is_empty());
                     let begun = status.begin_attempt(Epoch::new(epoch), "begun");
                     prop_assert_eq!(begun.is_ok(), allowed);
                     changes = allowed;
@@ -251,8 +255,10 @@ proptest! {
                     let current = attempt.epoch().get() == model.epoch;
                     let entries = [(&*key(k), Value::from(1)), ("key0", Value::from(2))];
                     prop_assert_eq!(attempt.update_metadata_many(entries).is_ok(), current);
-                    changes = current;
-                    if current {
+                    let there = [(key(k), 1), (key(0), 2)];
+                    let mut there = there.iter();
+                    changes = current && !there.all(|(k, v)| model.metadata.get(k) == Some(v));
+                    if changes {
                         model.metadata.insert(key(k), 1);
                         model.metadata.insert(key(0), 2);
                         model.updated = now.wall;

@@ -188,6 +188,19 @@ fn a_stale_loader_cannot_mark_a_workspace_ready() {
 }
 
 #[test]
+fn two_loaders_of_the_first_epoch_are_told_apart() {
+    let (tracker, _) = tracker();
+    for first in [Epoch::FIRST, Epoch::new(5)] {
+        let status = tracker.get_or_create(&format!("first-{first}"));
+        let one = status.begin_attempt(first, "one").unwrap();
+        let refused = status.begin_attempt(first, "another").unwrap_err();
+        assert_eq!((refused.attempt, refused.current), (first, first));
+        assert!(one.is_current());
+        assert_eq!(status.snapshot().message(), "one");
+    }
+}
+
+#[test]
 fn the_epochs_of_a_history_are_those_of_its_loads() {
     let (tracker, _) = tracker();
     let status = tracker.get_or_create("a");
@@ -206,6 +219,30 @@ fn the_epochs_of_a_history_are_those_of_its_loads() {
     let snapshot = status.snapshot();
     let epochs: Vec<u64> = snapshot.state_history().map(|t| t.epoch().get()).collect();
     assert_eq!(epochs, expected);
+}
+
+#[test]
+fn a_metadatum_that_is_set_again_is_no_change() {
+    let (tracker, clock) = tracker();
+    let status = tracker.get_or_create("a");
+    let attempt = status.begin_attempt(Epoch::FIRST, "").unwrap();
+    let topic = [("topic", Value::from("events")), ("partition", 3.into())];
+    attempt.update_metadata_many(topic.clone()).unwrap();
+    let before = status.snapshot();
+    let mut watcher = tracker.watch();
+    clock.advance(SECOND);
+    attempt.update_metadata_many(topic).unwrap();
+    status.update_metadata("partition", 3_u64).unwrap();
+    assert_eq!(watcher.try_next(), None);
+    let after = status.snapshot();
+    assert_eq!(after.revision(), before.revision());
+    assert_eq!(after.last_updated(), before.last_updated());
+    status.update_metadata("partition", 4).unwrap();
+    assert!(watcher.try_next().is_some());
+    assert_eq!(
+        status.snapshot().last_updated(),
+        before.last_updated() + SECOND
+    );
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Waits: levels, deadlines, failures, blocking and as futures.
 
+use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -204,4 +206,59 @@ fn a_wait_is_woken_by_its_workspace_and_not_by_every_other() {
     status.set_state(State::Ready, "x");
     assert_eq!(woken.times(), before + 1);
     assert!(wait.as_mut().poll(&mut context).is_ready());
+}
+
+#[test]
+fn a_workspace_that_is_not_there_is_unknown_to_a_wait() {
+    let tracker = Tracker::new();
+    let wanted: StateSet = [State::Unknown, State::Ready].into_iter().collect();
+    for until in [Condition::State(State::Unknown), Condition::AnyOf(wanted)] {
+        assert_eq!(
+            both(|| tracker.wait("a").until(until).timeout(LONG)),
+            "gone"
+        );
+    }
+    let failing = || tracker.wait("a").fail_on(State::Unknown).timeout(LONG);
+    assert_eq!(both(failing), "gone");
+    let status = tracker.get_or_create("a");
+    status.set_state(State::Unknown, "its owner is dead");
+    assert_eq!(both(failing), "failed: its owner is dead");
+    let waiting = || tracker.wait("a").until(State::Unknown).timeout(LONG);
+    assert_eq!(both(waiting), "met unknown");
+    status.set_state(State::Error, "lost");
+    let waiter = thread::spawn({
+        let tracker = tracker.clone();
+        move || text(&tracker.wait("a").until(wanted).timeout(LONG).blocking())
+    });
+    tracker.remove("a");
+    assert_eq!(waiter.join().unwrap(), "gone");
+}
+
+#[test]
+fn a_wait_never_times_out_in_the_state_it_waited_for() {
+    let tracker = Tracker::new();
+    let status = tracker.get_or_create("a");
+    status.set_error("not yet");
+    let mut ended = BTreeSet::new();
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                status.set_state(State::Ready, "ok");
+                status.set_error("gone again");
+            }
+        });
+        for round in 0..20_000 {
+            // Over when it begins, so that its end is all it has.
+            let wait = tracker.wait("a").deadline(Instant::now());
+            let outcome = if round % 2 == 0 {
+                block_on(wait.into_future())
+            } else {
+                wait.blocking()
+            };
+            ended.insert(text(&outcome));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(!ended.contains("timed out in ready"), "{ended:?}");
 }
