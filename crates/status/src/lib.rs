@@ -48,11 +48,13 @@ mod history;
 mod snapshot;
 
 mod bells;
+mod change;
 mod counts;
-mod feed;
 mod ring;
 mod shared;
 mod sync;
+
+mod feed;
 
 mod entering;
 mod workspace_status;
@@ -66,10 +68,11 @@ mod timer;
 mod wait;
 
 pub use attempt::{Attempt, AttemptError, StaleEpoch};
+pub use change::{Change, ChangeKind};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{ErrorInfo, ErrorKind};
 pub use estimate::{Basis, Eta};
-pub use feed::{Change, ChangeKind, FEED_CAPACITY, FeedItem, Watcher};
+pub use feed::{FEED_CAPACITY, FeedItem, Watcher};
 pub use history::{HISTORY_CAPACITY, Transition};
 pub use id::{Epoch, InvalidWorkspaceId, Revision, WORKSPACE_ID_BYTES, WorkspaceId};
 pub use message::{MESSAGE_BYTES, Message};

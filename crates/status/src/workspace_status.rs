@@ -9,9 +9,9 @@ use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::attempt::{Attempt, AttemptError, StaleEpoch};
+use crate::change::ChangeKind;
 use crate::clock::Moment;
 use crate::entering::Entering;
-use crate::feed::ChangeKind;
 use crate::history::Core;
 use crate::id::{Epoch, Revision, WorkspaceId};
 use crate::message::Message;
