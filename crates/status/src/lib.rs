@@ -37,6 +37,7 @@ mod clock;
 mod message;
 
 mod metadata;
+mod value;
 
 mod estimate;
 mod progress;
@@ -77,12 +78,13 @@ pub use history::{HISTORY_CAPACITY, Transition};
 pub use id::{Epoch, InvalidWorkspaceId, Revision, WORKSPACE_ID_BYTES, WorkspaceId};
 pub use message::{MESSAGE_BYTES, Message};
 pub use metadata::{
-    METADATA_KEY_BYTES, METADATA_KEYS, METADATA_STRING_BYTES, Metadata, MetadataError, Text, Value,
+    METADATA_KEY_BYTES, METADATA_KEYS, METADATA_STRING_BYTES, Metadata, MetadataError,
 };
 pub use page::{IdPage, Page, PageQuery};
 pub use progress::{Progress, ProgressReport, Unit};
 pub use snapshot::Snapshot;
 pub use state::{State, StateCounts, StateSet, StateTotals, UnknownState};
 pub use tracker::{Tracker, TrackerBuilder};
+pub use value::{Text, Value};
 pub use wait::{Condition, Wait, WaitBuilder, WaitOutcome};
 pub use workspace_status::WorkspaceStatus;

@@ -15,11 +15,12 @@ use crate::entering::Entering;
 use crate::history::Core;
 use crate::id::{Epoch, Revision, WorkspaceId};
 use crate::message::Message;
-use crate::metadata::{Metadata, MetadataError, Value};
+use crate::metadata::{Metadata, MetadataError};
 use crate::progress::{Progress, ProgressCell, ProgressReport, Unit};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::state::State;
+use crate::value::Value;
 
 /// The status of one workspace. A new one is `initializing`, in epoch 1, with an empty
 /// history.
