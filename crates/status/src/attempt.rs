@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::entering::Entering;
 use crate::id::Epoch;
 use crate::message::Message;
-use crate::metadata::{MetadataError, Value};
+use crate::metadata::MetadataError;
 use crate::progress::{Progress, Unit};
 use crate::state::State;
+use crate::value::Value;
 use crate::workspace_status::{Locked, WorkspaceStatus};
 
 /// One load of a workspace, begun with [`WorkspaceStatus::begin_attempt`]. Everything it

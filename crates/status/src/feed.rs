@@ -4,52 +4,19 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_core::Stream;
 
 use crate::bells::Listening;
-use crate::id::{Revision, WorkspaceId};
+use crate::change::Change;
+use crate::id::Revision;
 use crate::ring::Found;
 use crate::shared::Shared;
-use crate::state::State;
 
 /// How many changes a tracker keeps for its watchers if nothing else is said: a thousand
 /// workspaces may load at once, with a dozen changes each, before a watcher looks.
 pub const FEED_CAPACITY: usize = 16_384;
-
-/// One change of one status. What the status is now is to be read from it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// Its number among all changes of the tracker.
-    pub revision: Revision,
-    /// Whose status it is.
-    pub workspace_id: WorkspaceId,
-    /// What happened.
-    pub kind: ChangeKind,
-}
-
-/// What happened to a status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChangeKind {
-    /// It is new, in `initializing`.
-    Created,
-    /// It entered another state.
-    Transition {
-        /// The state it left.
-        from: State,
-        /// The state it entered.
-        to: State,
-        /// How long it had been in `from`.
-        time_in_from: Duration,
-    },
-    /// Message, error or epoch changed within a state.
-    Message,
-    /// Metadata changed.
-    Metadata,
-    /// It is gone.
-    Removed,
-}
 
 /// What a watcher gets.
 #[derive(Debug, Clone, PartialEq, Eq)]

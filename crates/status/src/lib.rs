@@ -37,6 +37,7 @@ mod clock;
 mod message;
 
 mod metadata;
+mod value;
 
 mod estimate;
 mod progress;
@@ -48,11 +49,13 @@ mod history;
 mod snapshot;
 
 mod bells;
+mod change;
 mod counts;
-mod feed;
 mod ring;
 mod shared;
 mod sync;
+
+mod feed;
 
 mod entering;
 mod workspace_status;
@@ -66,20 +69,22 @@ mod timer;
 mod wait;
 
 pub use attempt::{Attempt, AttemptError, StaleEpoch};
+pub use change::{Change, ChangeKind};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{ErrorInfo, ErrorKind};
 pub use estimate::{Basis, Eta};
-pub use feed::{Change, ChangeKind, FEED_CAPACITY, FeedItem, Watcher};
+pub use feed::{FEED_CAPACITY, FeedItem, Watcher};
 pub use history::{HISTORY_CAPACITY, Transition};
 pub use id::{Epoch, InvalidWorkspaceId, Revision, WORKSPACE_ID_BYTES, WorkspaceId};
 pub use message::{MESSAGE_BYTES, Message};
 pub use metadata::{
-    METADATA_KEY_BYTES, METADATA_KEYS, METADATA_STRING_BYTES, Metadata, MetadataError, Text, Value,
+    METADATA_KEY_BYTES, METADATA_KEYS, METADATA_STRING_BYTES, Metadata, MetadataError,
 };
 pub use page::{IdPage, Page, PageQuery};
 pub use progress::{Progress, ProgressReport, Unit};
 pub use snapshot::Snapshot;
 pub use state::{State, StateCounts, StateSet, StateTotals, UnknownState};
 pub use tracker::{Tracker, TrackerBuilder};
+pub use value::{Text, Value};
 pub use wait::{Condition, Wait, WaitBuilder, WaitOutcome};
 pub use workspace_status::WorkspaceStatus;

@@ -9,9 +9,9 @@ use arc_swap::ArcSwapOption;
 use arcstr::ArcStr;
 
 use crate::bells::{Bells, Listening};
+use crate::change::ChangeKind;
 use crate::clock::AnyClock;
 use crate::counts::Counts;
-use crate::feed::ChangeKind;
 use crate::id::{Revision, WorkspaceId};
 use crate::progress::Active;
 use crate::ring::Ring;

@@ -9,17 +9,18 @@ use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::attempt::{Attempt, AttemptError, StaleEpoch};
+use crate::change::ChangeKind;
 use crate::clock::Moment;
 use crate::entering::Entering;
-use crate::feed::ChangeKind;
 use crate::history::Core;
 use crate::id::{Epoch, Revision, WorkspaceId};
 use crate::message::Message;
-use crate::metadata::{Metadata, MetadataError, Value};
+use crate::metadata::{Metadata, MetadataError};
 use crate::progress::{Progress, ProgressCell, ProgressReport, Unit};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::state::State;
+use crate::value::Value;
 
 /// The status of one workspace. A new one is `initializing`, in epoch 1, with an empty
 /// history.
