@@ -4,14 +4,15 @@
 pub mod conformance;
 mod dead_letters;
 mod embedded;
+mod partitions;
 mod producers;
 mod record;
 mod retention;
 mod writer;
 
 pub use embedded::{EmbeddedLog, EmbeddedLogConfig, QUEUED_BYTES_MOST, QUEUED_REQUESTS_MOST};
+pub use partitions::RetentionConfig;
 pub use producers::{ANSWERS_KEPT, PRODUCER_ID_BYTES_MOST, PRODUCERS_MOST};
-pub use retention::RetentionConfig;
 
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;

@@ -4,8 +4,7 @@
 //! workspace of the partition stands at it and skips it. Letters of older engines have no workspace in
 //! their key, only in their value.
 
-use super::embedded::Shared;
-use super::writer::append_error;
+use super::partitions::{Shared, append_error};
 use super::{AppendError, DeadLetter, ReadError};
 use crate::disk::codec::{Damage, Reader, Writer};
 use crate::disk::describe;

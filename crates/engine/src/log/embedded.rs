@@ -3,16 +3,17 @@
 //! Appends go through one thread that commits them in groups (see [`writer`](super::writer));
 //! reads go straight to the database and see nothing that is not durable.
 
+use super::partitions::{
+    Partition, RetentionConfig, Shared, append_error, offset_of, record_bytes,
+};
 use super::producers::{PRODUCER_ID_BYTES_MOST, Producer, Producers};
 use super::record::{self, KEY_BYTES_MOST, RECORD_OVERHEAD_BYTES};
-use super::retention::RetentionConfig;
-use super::writer::{Request, Tail, Writer, append_error};
+use super::writer::{Request, Tail, Writer};
 use super::{
     Append, AppendError, AppendListener, Appended, Batch, DeadLetter, EventLog, ReadError,
     ReadLimit, dead_letters,
 };
 use crate::disk::{DataDir, DiskError, LostRange, WriteError};
-use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError};
 use fjall::{Keyspace, KeyspaceCreateOptions};
 use parking_lot::{Mutex, RwLock};
@@ -52,60 +53,6 @@ pub struct EmbeddedLog {
     shared: Arc<Shared>,
     queue: Option<Sender<Request>>,
     writer: Option<JoinHandle<()>>,
-}
-
-/// What readers and the writer share.
-pub(super) struct Shared {
-    pub(super) dir: DataDir,
-    pub(super) topic: String,
-    pub(super) retention: RetentionConfig,
-    pub(super) partitions: Vec<Partition>,
-    /// The last answers of producers.
-    pub(super) answers: Keyspace,
-    /// Where each partition begins.
-    pub(super) beginnings: Keyspace,
-    pub(super) dead_letters: Keyspace,
-    pub(super) queued_bytes: AtomicUsize,
-    /// Why the last group of appends was refused, and its size in bytes; nothing when it was not.
-    pub(super) trouble: Mutex<Option<(WriteError, usize)>>,
-    listener: RwLock<Option<AppendListener>>,
-}
-
-/// One partition on disk.
-pub(super) struct Partition {
-    pub(super) id: PartitionId,
-    pub(super) records: Keyspace,
-    pub(super) low: AtomicU64,
-    pub(super) high: AtomicU64,
-    /// Held while records are removed; below the offset in it everything is.
-    pub(super) removed: Mutex<Offset>,
-}
-
-impl Partition {
-    pub(super) fn low_watermark(&self) -> Offset {
-        Offset(self.low.load(Ordering::Acquire))
-    }
-
-    pub(super) fn high_watermark(&self) -> Offset {
-        Offset(self.high.load(Ordering::Acquire))
-    }
-}
-
-impl Shared {
-    pub(super) fn partition(&self, id: PartitionId) -> Option<&Partition> {
-        self.partitions.get(usize::try_from(id.0).ok()?)
-    }
-
-    /// Shows readers the new end of a partition and tells the listener.
-    pub(super) fn publish(&self, id: PartitionId, end: Offset) {
-        if let Some(partition) = self.partition(id) {
-            partition.high.store(end.0, Ordering::Release);
-        }
-        let listener = self.listener.read().clone();
-        if let Some(listener) = listener {
-            listener(id, end);
-        }
-    }
 }
 
 impl std::fmt::Debug for EmbeddedLog {
@@ -170,9 +117,6 @@ impl Drop for EmbeddedLog {
         }
     }
 }
-
-/// Most records that a read makes room for before it has seen one.
-const RECORDS_RESERVED_MOST: usize = 4096;
 
 /// Options of a keyspace of records: written in order, read in order, never looked up by chance.
 fn record_options(dir: &DataDir) -> KeyspaceCreateOptions {
@@ -279,16 +223,6 @@ fn damaged_producer(dir: &DataDir, name: &[u8], reason: &str) -> DiskError {
         "producer \"{}\" is damaged: {reason}",
         name.escape_ascii()
     ))
-}
-
-/// What a record counts for in the size of its partition.
-pub(super) fn record_bytes(value: &[u8]) -> u64 {
-    u64::try_from(value.len() + size_of::<u64>()).unwrap_or(u64::MAX)
-}
-
-/// The offset that a key stands for.
-pub(super) fn offset_of(key: &[u8]) -> Option<Offset> {
-    key.try_into().ok().map(u64::from_be_bytes).map(Offset)
 }
 
 impl EventLog for EmbeddedLog {
@@ -431,85 +365,6 @@ fn check(append: &Append) -> Result<(), AppendError> {
         "ids are short"
     );
     Ok(())
-}
-
-impl Partition {
-    fn read(&self, from: Offset, limit: ReadLimit) -> Result<Batch, ReadError> {
-        let high_watermark = self.high_watermark();
-        self.not_removed(from)?;
-        if from > high_watermark {
-            return Err(ReadError::BeyondEnd {
-                partition: self.id,
-                asked: from,
-                high_watermark,
-            });
-        }
-        let until = limit.until.min(high_watermark);
-        let expected = usize::try_from(until.since(from)).unwrap_or(usize::MAX);
-        let mut batch = Batch {
-            records: Vec::with_capacity(expected.min(limit.records).min(RECORDS_RESERVED_MOST)),
-            next_offset: from,
-            high_watermark,
-        };
-        if from >= until {
-            return Ok(batch);
-        }
-        let mut bytes = 0;
-        for entry in self
-            .records
-            .range(from.0.to_be_bytes()..until.0.to_be_bytes())
-        {
-            let expected = batch.next_offset;
-            let (key, value) = entry
-                .into_inner()
-                .map_err(|error| self.read_error(expected, &error))?;
-            if offset_of(&key) != Some(expected) {
-                break;
-            }
-            let record = record::decode(expected, Bytes::from(value))
-                .map_err(|reason| self.corrupt(expected, reason.to_owned()))?;
-            bytes += record.bytes();
-            batch.records.push(record);
-            batch.next_offset = expected.next();
-            if batch.records.len() >= limit.records || bytes >= limit.bytes {
-                return Ok(batch);
-            }
-        }
-        if batch.next_offset < until {
-            // Retention may have removed it since; otherwise offsets have no gaps here.
-            self.not_removed(batch.next_offset)?;
-            return Err(self.corrupt(batch.next_offset, "it is missing".to_owned()));
-        }
-        Ok(batch)
-    }
-
-    fn not_removed(&self, asked: Offset) -> Result<(), ReadError> {
-        let low_watermark = self.low_watermark();
-        if asked < low_watermark {
-            return Err(ReadError::FellOut {
-                partition: self.id,
-                asked,
-                low_watermark,
-            });
-        }
-        Ok(())
-    }
-
-    fn corrupt(&self, offset: Offset, reason: String) -> ReadError {
-        ReadError::Corrupt {
-            partition: self.id,
-            offset,
-            reason,
-        }
-    }
-
-    pub(super) fn read_error(&self, offset: Offset, error: &fjall::Error) -> ReadError {
-        let reason = crate::disk::describe(error);
-        if crate::disk::is_damage(error) {
-            return self.corrupt(offset, reason);
-        }
-        ReadError::Unavailable(reason)
-    }
 }
 
 #[cfg(test)]

@@ -3,27 +3,13 @@
 //! The low watermark moves first, then the records go; a crash in between leaves
 //! records that nobody sees, and the next removal takes them along.
 
-use super::embedded::{Partition, Shared, offset_of};
+use super::partitions::{Partition, RetentionConfig, Shared, now_ms, offset_of};
 use super::record;
-use super::writer::now_ms;
 use super::{Offset, PartitionId, ReadError};
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{WriteError, describe};
 use fjall::Keyspace;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
-
-/// What may be removed from each partition once the store holds it durably.
-///
-/// The default removes nothing: the disk is the limit, and every workspace can be rebuilt from its first event.
-/// The last record of a partition always stays.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RetentionConfig {
-    /// The most bytes of records that one partition keeps, where there is a limit.
-    pub partition_bytes: Option<u64>,
-    /// How long a record is kept, where there is a limit.
-    pub age: Option<Duration>,
-}
 
 /// Most records removed in one batch; few enough for what is left of a full disk.
 const REMOVALS_A_BATCH: usize = 2_000;

@@ -3,18 +3,16 @@
 //! While one group is synced the next gathers in the queue, so the more producers
 //! there are the more of them share one sync.
 
-use super::embedded::{Shared, record_bytes};
+use super::partitions::{Shared, append_error, now_ms, record_bytes};
 use super::producers::{Producers, Staged, Verdict};
 use super::record::{self, RECORD_OVERHEAD_BYTES, Stamp};
 use super::{Append, AppendError, Appended, AppendedRange};
-use crate::disk::WriteError;
 use crate::routing::partition_of;
 use crossbeam_channel::Receiver;
 use fjall::OwnedWriteBatch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
 use tokio::sync::oneshot;
 use workspace_lifecycle::{Offset, PartitionId};
 
@@ -211,19 +209,4 @@ impl Group<'_> {
         self.ends.insert(id, tail.next_offset);
         Ok(offset)
     }
-}
-
-pub(super) fn append_error(error: WriteError) -> AppendError {
-    match error {
-        WriteError::NoSpace(text) => AppendError::NoSpace(text),
-        broken @ WriteError::Broken(_) => AppendError::Unavailable(broken.to_string()),
-    }
-}
-
-/// Milliseconds since the Unix epoch; 0 on a clock before it.
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

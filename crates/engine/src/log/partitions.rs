@@ -1,0 +1,184 @@
+//! What the parts of the embedded log share: its partitions on disk, and how they are read.
+
+use super::record;
+use super::{AppendError, AppendListener, Batch, ReadError, ReadLimit};
+use crate::disk::{DataDir, WriteError};
+use bytes::Bytes;
+use fjall::Keyspace;
+use parking_lot::{Mutex, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+use workspace_lifecycle::{Offset, PartitionId};
+
+/// What may be removed from each partition once the store holds it durably.
+///
+/// The default removes nothing: the disk is the limit, and every workspace can be rebuilt from its first event.
+/// The last record of a partition always stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RetentionConfig {
+    /// The most bytes of records that one partition keeps, where there is a limit.
+    pub partition_bytes: Option<u64>,
+    /// How long a record is kept, where there is a limit.
+    pub age: Option<Duration>,
+}
+
+/// Most records that a read makes room for before it has seen one.
+const RECORDS_RESERVED_MOST: usize = 4096;
+
+/// What readers and the writer share.
+pub(super) struct Shared {
+    pub(super) dir: DataDir,
+    pub(super) topic: String,
+    pub(super) retention: RetentionConfig,
+    pub(super) partitions: Vec<Partition>,
+    /// The last answers of producers.
+    pub(super) answers: Keyspace,
+    /// Where each partition begins.
+    pub(super) beginnings: Keyspace,
+    pub(super) dead_letters: Keyspace,
+    pub(super) queued_bytes: AtomicUsize,
+    /// Why the last group of appends was refused, and its size in bytes; nothing when it was not.
+    pub(super) trouble: Mutex<Option<(WriteError, usize)>>,
+    pub(super) listener: RwLock<Option<AppendListener>>,
+}
+
+/// One partition on disk.
+pub(super) struct Partition {
+    pub(super) id: PartitionId,
+    pub(super) records: Keyspace,
+    pub(super) low: AtomicU64,
+    pub(super) high: AtomicU64,
+    /// Held while records are removed; below the offset in it everything is.
+    pub(super) removed: Mutex<Offset>,
+}
+
+impl Partition {
+    pub(super) fn low_watermark(&self) -> Offset {
+        Offset(self.low.load(Ordering::Acquire))
+    }
+
+    pub(super) fn high_watermark(&self) -> Offset {
+        Offset(self.high.load(Ordering::Acquire))
+    }
+}
+
+impl Shared {
+    pub(super) fn partition(&self, id: PartitionId) -> Option<&Partition> {
+        self.partitions.get(usize::try_from(id.0).ok()?)
+    }
+
+    /// Shows readers the new end of a partition and tells the listener.
+    pub(super) fn publish(&self, id: PartitionId, end: Offset) {
+        if let Some(partition) = self.partition(id) {
+            partition.high.store(end.0, Ordering::Release);
+        }
+        let listener = self.listener.read().clone();
+        if let Some(listener) = listener {
+            listener(id, end);
+        }
+    }
+}
+
+impl Partition {
+    pub(super) fn read(&self, from: Offset, limit: ReadLimit) -> Result<Batch, ReadError> {
+        let high_watermark = self.high_watermark();
+        self.not_removed(from)?;
+        if from > high_watermark {
+            return Err(ReadError::BeyondEnd {
+                partition: self.id,
+                asked: from,
+                high_watermark,
+            });
+        }
+        let until = limit.until.min(high_watermark);
+        let expected = usize::try_from(until.since(from)).unwrap_or(usize::MAX);
+        let mut batch = Batch {
+            records: Vec::with_capacity(expected.min(limit.records).min(RECORDS_RESERVED_MOST)),
+            next_offset: from,
+            high_watermark,
+        };
+        if from >= until {
+            return Ok(batch);
+        }
+        let mut bytes = 0;
+        for entry in self
+            .records
+            .range(from.0.to_be_bytes()..until.0.to_be_bytes())
+        {
+            let expected = batch.next_offset;
+            let (key, value) = entry
+                .into_inner()
+                .map_err(|error| self.read_error(expected, &error))?;
+            if offset_of(&key) != Some(expected) {
+                break;
+            }
+            let record = record::decode(expected, Bytes::from(value))
+                .map_err(|reason| self.corrupt(expected, reason.to_owned()))?;
+            bytes += record.bytes();
+            batch.records.push(record);
+            batch.next_offset = expected.next();
+            if batch.records.len() >= limit.records || bytes >= limit.bytes {
+                return Ok(batch);
+            }
+        }
+        if batch.next_offset < until {
+            // Retention may have removed it since; otherwise offsets have no gaps here.
+            self.not_removed(batch.next_offset)?;
+            return Err(self.corrupt(batch.next_offset, "it is missing".to_owned()));
+        }
+        Ok(batch)
+    }
+
+    fn not_removed(&self, asked: Offset) -> Result<(), ReadError> {
+        let low_watermark = self.low_watermark();
+        if asked < low_watermark {
+            return Err(ReadError::FellOut {
+                partition: self.id,
+                asked,
+                low_watermark,
+            });
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, offset: Offset, reason: String) -> ReadError {
+        ReadError::Corrupt {
+            partition: self.id,
+            offset,
+            reason,
+        }
+    }
+
+    pub(super) fn read_error(&self, offset: Offset, error: &fjall::Error) -> ReadError {
+        let reason = crate::disk::describe(error);
+        if crate::disk::is_damage(error) {
+            return self.corrupt(offset, reason);
+        }
+        ReadError::Unavailable(reason)
+    }
+}
+
+/// What a record counts for in the size of its partition.
+pub(super) fn record_bytes(value: &[u8]) -> u64 {
+    u64::try_from(value.len() + size_of::<u64>()).unwrap_or(u64::MAX)
+}
+
+/// The offset that a key stands for.
+pub(super) fn offset_of(key: &[u8]) -> Option<Offset> {
+    key.try_into().ok().map(u64::from_be_bytes).map(Offset)
+}
+
+pub(super) fn append_error(error: WriteError) -> AppendError {
+    match error {
+        WriteError::NoSpace(text) => AppendError::NoSpace(text),
+        broken @ WriteError::Broken(_) => AppendError::Unavailable(broken.to_string()),
+    }
+}
+
+/// Milliseconds since the Unix epoch; 0 on a clock before it.
+pub(super) fn now_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
