@@ -18,18 +18,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use tokio::sync::oneshot;
 use workspace_lifecycle::{
-    Action, ApplyTo, Command, CommandError, FetchFailure, Input, Known, Lane, Listing, Offset,
-    Partition, PartitionId, Refusal, Refused, SavePlan, Slot, Ticket, Time,
+    Action, ApplyTo, CommandError, FetchFailure, Input, Known, Lane, Listing, Offset, Partition,
+    PartitionId, Refusal, Refused, SavePlan, Slot, Ticket, Time,
 };
-use workspace_status::{Attempt, Epoch, Progress, WorkspaceId, WorkspaceStatus};
+use workspace_status::{Attempt, Epoch, Progress, WorkspaceStatus};
 
 use self::apply::{Grouped, Source, panic_text};
-use self::loader::{LoadDone, LoadJob};
-use self::saver::SaveJob;
+use crate::jobs::{LoadJob, SaveJob};
 use crate::loaded::{Following, LivePosition, LoadedWorkspace};
 use crate::log::{DeadLetter, ReadError, ReadLimit};
+use crate::message::{CommandReply, LoadDone, Message};
 use crate::post::{Permit, Post};
 use crate::shared::Shared;
 use crate::store::{Change, Save};
@@ -40,27 +39,6 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
 /// Most commands of one partition that wait for an answer.
 const TICKETS_MAX: usize = 1024;
-
-/// How an operator's command ended.
-pub(crate) type CommandReply = oneshot::Sender<Result<(), CommandError>>;
-
-/// What a partition is told from outside.
-pub(crate) enum Message<W> {
-    Input(Input),
-    Loaded(Box<LoadDone<W>>),
-    /// A save failed; what it would have written comes back.
-    SaveFailed {
-        back: Vec<(Slot, Save)>,
-        reason: String,
-    },
-    Command {
-        id: WorkspaceId,
-        command: Command,
-        reply: CommandReply,
-    },
-    /// Something changed that the partition looks at by itself.
-    Wake,
-}
 
 /// What a partition keeps of a workspace beside the machine.
 pub(super) struct Local<W> {

@@ -13,17 +13,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use workspace_lifecycle::{Command, CommandError, Input, Offset, PartitionId};
+use workspace_lifecycle::{Command, Input, Offset, PartitionId};
 use workspace_status::{Tracker, WorkspaceId};
 
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
-use crate::driver::loader::{self, LoadJob};
-use crate::driver::saver::{self, SaveJob};
-use crate::driver::{Driver, Message, history, upkeep};
+use crate::driver::{Driver, history, loader, saver, upkeep};
 use crate::entities::Entities;
+use crate::jobs::{LoadJob, SaveJob};
 use crate::loaded::LoadedWorkspace;
 use crate::log::EventLog;
+use crate::message::{ActionError, Message};
 use crate::populate::Populate;
 use crate::report::{Health, PartitionReport};
 use crate::routing::partition_of;
@@ -77,23 +77,6 @@ fn check_store(log: &dyn EventLog, store: &dyn Store) -> Result<(), StartError> 
         }
     }
     Ok(())
-}
-
-/// Why an operator's command was refused or failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ActionError {
-    /// The machine refused it.
-    #[error(transparent)]
-    Refused(#[from] CommandError),
-    /// Another process owns the partition of the workspace, or none does yet.
-    #[error("partition {0} of the workspace is not assigned to this process")]
-    NotAssigned(PartitionId),
-    /// Too many commands wait for the partition.
-    #[error("too many commands are waiting, try again")]
-    Busy,
-    /// The engine is ending.
-    #[error("the engine is shutting down")]
-    Closed,
 }
 
 /// What a shutdown left behind.
@@ -382,7 +365,7 @@ fn start_threads<W: Workspace>(
     for number in 0..shared.config.admission.permits.max(1) {
         let (shared, jobs) = (Arc::clone(shared), load_jobs.clone());
         others.push(spawn(format!("load-{number}"), move || {
-            work(&shared, &jobs, |job| loader::load(&shared, job));
+            shared.work(&jobs, |job| loader::load(&shared, job));
         })?);
     }
     let saver = Arc::clone(shared);
@@ -392,19 +375,6 @@ fn start_threads<W: Workspace>(
     let upkeep_of = Arc::clone(shared);
     others.push(spawn("upkeep".to_owned(), move || upkeep::run(&upkeep_of))?);
     Ok(others)
-}
-
-/// Takes jobs until the engine ends.
-pub(crate) fn work<W: Workspace, J>(
-    shared: &Shared<W>,
-    jobs: &Receiver<J>,
-    mut work: impl FnMut(J),
-) {
-    while !shared.ending.load(Ordering::Acquire) {
-        if let Ok(job) = jobs.recv_timeout(Duration::from_millis(100)) {
-            work(job);
-        }
-    }
 }
 
 fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {

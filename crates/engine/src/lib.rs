@@ -18,13 +18,17 @@ pub mod config;
 pub mod counters;
 pub mod report;
 
-mod driver;
-pub mod engine;
+mod jobs;
+mod message;
 mod post;
 mod shared;
 
+mod driver;
+pub mod engine;
+
 pub use config::EngineConfig;
-pub use engine::{ActionError, Engine, ShutdownReport, StartError};
+pub use engine::{Engine, ShutdownReport, StartError};
 pub use entities::Entities;
+pub use message::ActionError;
 pub use workspace::{Rejection, Workspace};
 pub use workspace_lifecycle as lifecycle;

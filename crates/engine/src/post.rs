@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use workspace_lifecycle::{Offset, Partition, PartitionId, Position, Slot};
 use workspace_status::WorkspaceId;
 
-use crate::driver::Message;
+use crate::message::Message;
 
 /// Most messages of one assignment among which a command still finds a place.
 const COMMANDS_WAITING_MAX: usize = 1024;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -12,12 +12,10 @@ use workspace_status::{Tracker, WorkspaceId, WorkspaceStatus};
 
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
-use crate::driver::loader::LoadJob;
-use crate::driver::saver::SaveJob;
-use crate::driver::{CommandReply, Message};
-use crate::engine::ActionError;
+use crate::jobs::{LoadJob, SaveJob};
 use crate::loaded::LoadedWorkspace;
 use crate::log::EventLog;
+use crate::message::{ActionError, CommandReply, Message};
 use crate::populate::Populate;
 use crate::post::{Permit, Post};
 use crate::report::{Check, Health, PartitionReport};
@@ -78,6 +76,15 @@ impl<W: Workspace> Shared<W> {
             saves,
             store_trouble: Mutex::new(None),
             log_trouble: Mutex::default(),
+        }
+    }
+
+    /// Takes jobs until the engine ends.
+    pub(crate) fn work<J>(&self, jobs: &Receiver<J>, mut work: impl FnMut(J)) {
+        while !self.ending.load(Ordering::Acquire) {
+            if let Ok(job) = jobs.recv_timeout(Duration::from_millis(100)) {
+                work(job);
+            }
         }
     }
 

@@ -9,9 +9,12 @@ use std::{
     sync::{Arc, OnceLock},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use workspace_engine_core::{Engine, store::Store};
+use workspace_engine_core::{Engine, Entities, loaded::LoadedWorkspace, store::Store};
 use workspace_status::Tracker;
 use workspace_status_http::Problem;
+
+/// A workspace in memory.
+pub(crate) type Loaded = Arc<LoadedWorkspace<Entities>>;
 
 /// Unit in which memory for bodies is counted, so that it fits a semaphore.
 const MEMORY_UNIT_BYTES: usize = 1024;

@@ -3,13 +3,10 @@
 //! An event is acknowledged before its partition has read it. So a workspace that nobody knows is
 //! unknown only when its partition has passed what the reader may have written.
 
-use crate::{problems, routes::Api};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use crate::{app::Loaded, problems, routes::Api};
+use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
-use workspace_engine_core::{Engine, Entities, loaded::LoadedWorkspace, routing::partition_of};
+use workspace_engine_core::{Engine, routing::partition_of};
 use workspace_lifecycle::{Command, Offset, PartitionId};
 use workspace_status::{Condition, State, StateSet, WaitOutcome, WorkspaceId};
 use workspace_status_http::Problem;
@@ -17,9 +14,6 @@ use workspace_status_http::Problem;
 /// Between two looks at how far a partition is: it rings no bell for one who waits for a workspace
 /// that may not exist.
 const LOOK: Duration = Duration::from_millis(25);
-
-/// A workspace in memory.
-pub(crate) type Loaded = Arc<LoadedWorkspace<Entities>>;
 
 impl Api {
     /// Until when a read that names no time of its own may wait for a load.
@@ -215,6 +209,7 @@ mod tests {
     use super::*;
     use crate::{app::App, config::HttpLimits, source::EngineSource, test_log::TestLog};
     use axum::http::StatusCode;
+    use std::sync::Arc;
     use workspace_engine_core::{
         EngineConfig,
         log::EventLog,

@@ -6,43 +6,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use workspace_lifecycle::{Input, LoadFailure, Offset, Slot};
-use workspace_status::{Attempt, Epoch, State, Unit, Value, WorkspaceId};
+use workspace_lifecycle::{Input, LoadFailure};
+use workspace_status::{State, Unit, Value};
 
-use super::Message;
 use super::apply::panic_text;
-use crate::loaded::{Applied, LivePosition, LoadedWorkspace};
+use crate::jobs::LoadJob;
+use crate::loaded::{Applied, LoadedWorkspace};
+use crate::message::{LoadDone, Message};
 use crate::populate::PopulateError;
-use crate::post::Post;
 use crate::shared::Shared;
 use crate::store::{Change, Claim, StoreError, StoredEntry, StoredWorkspace};
 use crate::workspace::Workspace;
 
 /// Entries between two looks at the progress.
 const PROGRESS_EVERY_ENTRIES: u64 = 256;
-
-/// One load to do.
-pub(crate) struct LoadJob<W> {
-    pub(crate) post: Arc<Post<W>>,
-    pub(crate) slot: Slot,
-    pub(crate) id: WorkspaceId,
-    pub(crate) epoch: Epoch,
-    pub(crate) first_offset: Offset,
-    pub(crate) attempt: Attempt,
-    pub(crate) live: Arc<LivePosition>,
-}
-
-/// A load that succeeded.
-pub(crate) struct LoadDone<W> {
-    pub(crate) slot: Slot,
-    pub(crate) epoch: Epoch,
-    pub(crate) workspace: Arc<LoadedWorkspace<W>>,
-    pub(crate) applied: Applied,
-    /// Entries that are not in the store yet.
-    pub(crate) populated: Vec<Change>,
-    pub(crate) entries: u64,
-    pub(crate) began: Instant,
-}
 
 /// Does one load and tells the partition.
 pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) {

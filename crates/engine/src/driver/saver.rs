@@ -2,16 +2,15 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use workspace_lifecycle::{Input, Offset, Refusal, Refused, Slot};
+use workspace_lifecycle::{Input, Refusal, Refused, Slot};
 use workspace_status::WorkspaceId;
 
-use super::Message;
 use super::apply::panic_text;
-use crate::post::Post;
+use crate::jobs::SaveJob;
+use crate::message::Message;
 use crate::shared::Shared;
 use crate::store::{Change, Save, SaveRefused, StoreError};
 use crate::workspace::Workspace;
@@ -19,18 +18,9 @@ use crate::workspace::Workspace;
 /// Most saves of partitions that are written together.
 const PARTITIONS_PER_WRITE: usize = 64;
 
-/// What one partition wants saved.
-pub(crate) struct SaveJob<W> {
-    pub(crate) post: Arc<Post<W>>,
-    pub(crate) saves: Vec<(Slot, Save)>,
-    /// Those that could not even give their changes.
-    pub(crate) refused: Vec<Refused>,
-    pub(crate) committed: Offset,
-}
-
 /// Saves until the engine ends.
 pub(crate) fn run<W: Workspace>(shared: &Shared<W>, jobs: &Receiver<SaveJob<W>>) {
-    crate::engine::work(shared, jobs, |first| {
+    shared.work(jobs, |first| {
         let mut gathered = vec![first];
         gathered.extend(jobs.try_iter().take(PARTITIONS_PER_WRITE - 1));
         save(shared, gathered);

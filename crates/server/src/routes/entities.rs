@@ -1,7 +1,7 @@
 //! The state that events made: counts, pages and single entities of a workspace.
 
 use super::{Api, paging};
-use crate::{problems, reads::Loaded};
+use crate::{app::Loaded, problems};
 use axum::{
     extract::{Path, RawQuery, State as Extract},
     http::StatusCode,

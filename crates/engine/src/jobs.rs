@@ -1,0 +1,30 @@
+//! What partitions want done by others: loads and saves.
+
+use std::sync::Arc;
+
+use workspace_lifecycle::{Offset, Refused, Slot};
+use workspace_status::{Attempt, Epoch, WorkspaceId};
+
+use crate::loaded::LivePosition;
+use crate::post::Post;
+use crate::store::Save;
+
+/// One load to do.
+pub(crate) struct LoadJob<W> {
+    pub(crate) post: Arc<Post<W>>,
+    pub(crate) slot: Slot,
+    pub(crate) id: WorkspaceId,
+    pub(crate) epoch: Epoch,
+    pub(crate) first_offset: Offset,
+    pub(crate) attempt: Attempt,
+    pub(crate) live: Arc<LivePosition>,
+}
+
+/// What one partition wants saved.
+pub(crate) struct SaveJob<W> {
+    pub(crate) post: Arc<Post<W>>,
+    pub(crate) saves: Vec<(Slot, Save)>,
+    /// Those that could not even give their changes.
+    pub(crate) refused: Vec<Refused>,
+    pub(crate) committed: Offset,
+}

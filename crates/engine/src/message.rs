@@ -1,0 +1,61 @@
+//! What a partition is told from outside, and what it is asked.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use workspace_lifecycle::{Command, CommandError, Input, PartitionId, Slot};
+use workspace_status::{Epoch, WorkspaceId};
+
+use crate::loaded::{Applied, LoadedWorkspace};
+use crate::store::{Change, Save};
+
+/// Why an operator's command was refused or failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ActionError {
+    /// The machine refused it.
+    #[error(transparent)]
+    Refused(#[from] CommandError),
+    /// Another process owns the partition of the workspace, or none does yet.
+    #[error("partition {0} of the workspace is not assigned to this process")]
+    NotAssigned(PartitionId),
+    /// Too many commands wait for the partition.
+    #[error("too many commands are waiting, try again")]
+    Busy,
+    /// The engine is ending.
+    #[error("the engine is shutting down")]
+    Closed,
+}
+
+/// How an operator's command ended.
+pub(crate) type CommandReply = oneshot::Sender<Result<(), CommandError>>;
+
+/// What a partition is told from outside.
+pub(crate) enum Message<W> {
+    Input(Input),
+    Loaded(Box<LoadDone<W>>),
+    /// A save failed; what it would have written comes back.
+    SaveFailed {
+        back: Vec<(Slot, Save)>,
+        reason: String,
+    },
+    Command {
+        id: WorkspaceId,
+        command: Command,
+        reply: CommandReply,
+    },
+    /// Something changed that the partition looks at by itself.
+    Wake,
+}
+
+/// A load that succeeded.
+pub(crate) struct LoadDone<W> {
+    pub(crate) slot: Slot,
+    pub(crate) epoch: Epoch,
+    pub(crate) workspace: Arc<LoadedWorkspace<W>>,
+    pub(crate) applied: Applied,
+    /// Entries that are not in the store yet.
+    pub(crate) populated: Vec<Change>,
+    pub(crate) entries: u64,
+    pub(crate) began: Instant,
+}
