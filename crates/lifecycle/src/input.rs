@@ -274,7 +274,8 @@ pub enum FetchFailure {
 pub enum Command {
     /// Load it now, before others.
     Load,
-    /// Save it and take it out of memory until somebody asks for it.
+    /// Save it and take it out of memory until somebody asks for it, also after a restart. One that is not
+    /// in memory, because it waits, is retried or parked, stays out until then or until the next start.
     Unload,
     /// Save it and load it again.
     Reload,
