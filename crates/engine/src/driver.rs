@@ -20,7 +20,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use workspace_lifecycle::{
     Action, ApplyTo, CommandError, FetchFailure, Input, Known, Lane, Listing, Offset, Partition,
-    PartitionId, Refusal, Refused, SavePlan, Slot, Ticket, Time,
+    PartitionId, Refusal, Refused, SavePlan, Slot, StateAfter, Ticket, Time,
 };
 use workspace_status::{Attempt, Epoch, Progress, WorkspaceStatus};
 
@@ -435,7 +435,14 @@ impl<W: Workspace> Driver<W> {
                     topic: self.shared.log.topic(),
                     partition: self.id,
                 };
-                results.push(apply::apply(workspace, records, *apply, end, source));
+                let result = apply::apply(workspace, records, *apply, end, source);
+                if let Some(poison) = &result.poison
+                    && poison.state == StateAfter::Broken
+                {
+                    // The machine drops it; until then nobody may read half an event.
+                    self.shared.workspaces.write().remove(id);
+                }
+                results.push(result);
             }
             let applied: u64 = results.iter().map(|result| result.events).sum();
             self.shared.counters.events_applied.add(applied);

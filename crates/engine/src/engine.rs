@@ -175,17 +175,28 @@ impl<W: Workspace> Engine<W> {
         let Some((post, messages)) = self.shared.open(partition) else {
             return Ok(());
         };
-        let before = threads.partitions.remove(&partition);
-        let driver = Driver::new(Arc::clone(&self.shared), post);
+        let before = Arc::new(Mutex::new(threads.partitions.remove(&partition)));
+        let driver = Driver::new(Arc::clone(&self.shared), Arc::clone(&post));
+        let waits_for = Arc::clone(&before);
         let thread = spawn(format!("partition-{partition}"), move || {
             // Two drivers of one partition would take each other's workspaces from the readers' sight.
-            if let Some(before) = before {
+            if let Some(before) = waits_for.lock().take() {
                 join(before);
             }
             driver.run(&messages);
-        })?;
-        threads.partitions.insert(partition, thread);
-        Ok(())
+        });
+        let (running, answer) = match thread {
+            Ok(thread) => (Some(thread), Ok(())),
+            Err(error) => {
+                post.close();
+                self.shared.withdraw(partition);
+                (before.lock().take(), Err(error))
+            }
+        };
+        threads
+            .partitions
+            .extend(running.map(|thread| (partition, thread)));
+        answer
     }
 
     /// Partitions go to another process: their workspaces are saved and let go of. What is not done by

@@ -128,6 +128,8 @@ impl<W: Workspace> Shared<W> {
                 self.release_permit();
             }
         }
+        // The next owner of the partition, here or elsewhere, finds out by itself how the log answers.
+        self.log_trouble.lock().remove(&post.id());
         let mut posts = self.posts.write();
         if posts
             .get(&post.id())

@@ -91,6 +91,8 @@ pub struct Save {
 pub struct SaveRefused {
     /// The workspace.
     pub id: WorkspaceId,
+    /// The load that wanted to save: another one of the same workspace may have been saved beside it.
+    pub epoch: Epoch,
     /// Why.
     pub error: StoreError,
 }

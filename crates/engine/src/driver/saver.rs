@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use workspace_lifecycle::{Input, Refusal, Refused, Slot};
-use workspace_status::WorkspaceId;
+use workspace_status::{Epoch, WorkspaceId};
 
 use super::apply::panic_text;
 use crate::jobs::SaveJob;
@@ -66,7 +66,7 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
     let outcome = saved.map(|refused| {
         refused
             .into_iter()
-            .map(|SaveRefused { id, error }| (id, error))
+            .map(|SaveRefused { id, epoch, error }| ((id, epoch), error))
             .collect::<HashMap<_, _>>()
     });
     for (post, _, refused, workspaces) in partitions {
@@ -86,10 +86,10 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
 fn answer<W>(
     saves: impl Iterator<Item = (Slot, Save)>,
     mut refused: Vec<Refused>,
-    refusals: &HashMap<WorkspaceId, StoreError>,
+    refusals: &HashMap<(WorkspaceId, Epoch), StoreError>,
 ) -> Message<W> {
     for (slot, save) in saves {
-        if let Some(error) = refusals.get(&save.id) {
+        if let Some(error) = refusals.get(&(save.id.clone(), save.epoch)) {
             tracing::error!(workspace = %save.id, %error, "the store refused to save a workspace");
             let refusal = refusal(error);
             refused.push(Refused { slot, refusal });

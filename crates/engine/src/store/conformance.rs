@@ -280,6 +280,7 @@ fn a_save_of_an_old_epoch_is_refused_alone(store: &dyn Store) {
         &[
             SaveRefused {
                 id: ref refused,
+                epoch: _,
                 error:
                     StoreError::Fenced {
                         id: ref fenced,

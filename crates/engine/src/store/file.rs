@@ -417,6 +417,7 @@ impl Store for FileStore {
                 // Each workspace has files of its own: what stands against one does not stand against the next.
                 Err(error) => refused.push(SaveRefused {
                     id: save.id.clone(),
+                    epoch: save.epoch,
                     error,
                 }),
             }

@@ -293,6 +293,7 @@ impl Store for LsmStore {
                 }
                 Err(error) => refused.push(SaveRefused {
                     id: save.id.clone(),
+                    epoch: save.epoch,
                     error,
                 }),
             }

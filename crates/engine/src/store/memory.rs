@@ -119,7 +119,8 @@ impl Store for MemoryStore {
                 Ok(about) => about,
                 Err(error) => {
                     let id = save.id.clone();
-                    refused.push(SaveRefused { id, error });
+                    let epoch = save.epoch;
+                    refused.push(SaveRefused { id, epoch, error });
                     continue;
                 }
             };

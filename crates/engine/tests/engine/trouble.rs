@@ -81,6 +81,7 @@ impl Store for Troubled {
         let mut all = self.inner.save(&taken, committed)?;
         all.extend(refused.into_iter().map(|save| SaveRefused {
             error: refuses[&save.id].clone(),
+            epoch: save.epoch,
             id: save.id,
         }));
         Ok(all)
