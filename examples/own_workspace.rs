@@ -73,6 +73,10 @@ impl Workspace for Ledger {
             })
             .collect()
     }
+
+    fn entries(&self) -> u64 {
+        u64::try_from(self.balances.len()).unwrap_or(u64::MAX)
+    }
 }
 
 fn start(directory: &Path) -> anyhow::Result<(Engine<Ledger>, Arc<dyn EventLog>)> {

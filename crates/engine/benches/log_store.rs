@@ -295,6 +295,7 @@ fn save(workspace: usize, part: usize) -> Save {
         epoch: Epoch::FIRST,
         next_offset: Offset(part as u64),
         events_applied: part as u64,
+        entries: ((part + 1) * ENTRIES_A_WORKSPACE / 5) as u64,
         changes: changes.collect(),
         last_load_ms: None,
         unloaded: false,

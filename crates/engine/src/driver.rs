@@ -474,11 +474,11 @@ impl<W: Workspace> Driver<W> {
             let fresh = match &local.broken {
                 Some(reason) => Err(reason.clone()),
                 None => catch_unwind(AssertUnwindSafe(|| {
-                    workspace.write(|workspace, _| workspace.take_changes())
+                    workspace.write(|workspace, _| (workspace.take_changes(), workspace.entries()))
                 }))
                 .map_err(|panic| format!("taking its changes panicked: {}", panic_text(&*panic))),
             };
-            let fresh = match fresh {
+            let (fresh, entries) = match fresh {
                 Ok(fresh) => fresh,
                 Err(reason) => {
                     local.broken = Some(reason.clone());
@@ -503,6 +503,7 @@ impl<W: Workspace> Driver<W> {
                     epoch: one.epoch,
                     next_offset: one.next_offset,
                     events_applied: one.events_applied,
+                    entries,
                     changes,
                     last_load_ms: local.load_ms.take(),
                     unloaded: one.unloaded,

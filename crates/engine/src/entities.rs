@@ -223,6 +223,11 @@ impl Workspace for Entities {
         }
         changes
     }
+
+    fn entries(&self) -> u64 {
+        let count: usize = self.kinds.iter().map(Kind::len).sum();
+        u64::try_from(count).unwrap_or(u64::MAX)
+    }
 }
 
 #[cfg(test)]

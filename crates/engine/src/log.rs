@@ -237,6 +237,21 @@ pub trait EventLog: Send + Sync + 'static {
     /// the log has forgotten cannot be the store of this log.
     fn keeps_until_trimmed(&self) -> bool;
 
+    /// Makes the log ready to be read from `partition`, which this process owns from now on. Called on the
+    /// partition's own thread before anything else is asked of the partition, and again after an error.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] where the log cannot tell yet where the partition begins and ends.
+    fn open(&self, partition: PartitionId) -> Result<(), ReadError> {
+        let _ = partition;
+        Ok(())
+    }
+
+    /// This process does not read `partition` any more.
+    fn close(&self, partition: PartitionId) {
+        let _ = partition;
+    }
+
     /// Asks for an append. The answer comes when the events are durable, or with the reason why they are not there.
     fn submit(&self, append: Append) -> oneshot::Receiver<Result<Appended, AppendError>>;
 

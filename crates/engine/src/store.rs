@@ -78,6 +78,8 @@ pub struct Save {
     pub next_offset: Offset,
     /// Events applied up to `next_offset`.
     pub events_applied: u64,
+    /// Number of entries after the changes.
+    pub entries: u64,
     /// What changed, in order; of two changes of one entry the later counts.
     pub changes: Vec<Change>,
     /// How long the load took, in milliseconds; set on the first save after a load.
@@ -186,6 +188,20 @@ pub enum StoreError {
 /// Takes the entries of a workspace while it is loaded; the text of a refusal ends the load.
 pub type EntrySink<'a> = &'a mut dyn FnMut(StoredEntry) -> Result<(), String>;
 
+/// How far a store is that gets ready to answer for a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// It answers for the partition.
+    Done,
+    /// It reads what others have saved, and is asked again.
+    Reading {
+        /// How far it has read.
+        position: u64,
+        /// How far it must.
+        end: u64,
+    },
+}
+
 /// Keeps workspaces: their entries, how far they are applied, and their history.
 ///
 /// A save need not be synced at once; [`Store::sync`] makes all earlier saves durable.
@@ -193,6 +209,27 @@ pub trait Store: Send + Sync + 'static {
     /// Whether what is saved outlives the process. Where it does not, the log must keep everything:
     /// nothing may be trimmed, and no offset committed.
     fn is_durable(&self) -> bool;
+
+    /// Makes the store ready to answer for `partition`, which this process owns from now on. Called on the
+    /// partition's own thread until it answers [`Opening::Done`]; a call takes about a second at most.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]; it is asked again.
+    fn open(&self, partition: PartitionId) -> Result<Opening, StoreError> {
+        let _ = partition;
+        Ok(Opening::Done)
+    }
+
+    /// This process does not own `partition` any more: when it returns, nothing more of the partition is saved.
+    fn close(&self, partition: PartitionId) {
+        let _ = partition;
+    }
+
+    /// The least epoch of a load in this assignment of an open partition: no assignment before it had one as high.
+    fn first_epoch(&self, partition: PartitionId) -> Epoch {
+        let _ = partition;
+        Epoch::FIRST
+    }
 
     /// What is known of every workspace of a partition, ordered by id.
     ///

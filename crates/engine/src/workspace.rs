@@ -40,4 +40,8 @@ pub trait Workspace: Send + Sync + Sized + 'static {
 
     /// What changed since the last call, as entries of the store; of two changes of one entry the later counts.
     fn take_changes(&mut self) -> Vec<Change>;
+
+    /// Number of entries that a store holds which has saved all changes so far: asked right after
+    /// [`take_changes`](Workspace::take_changes) and saved with them. A load that finds another number parks the workspace.
+    fn entries(&self) -> u64;
 }

@@ -111,11 +111,15 @@ pub fn unset(kind: &str, name: &str) -> Change {
 }
 
 pub fn save_of(text: &str, epoch: u64, next_offset: u64, changes: Vec<Change>) -> Save {
+    let sets = changes
+        .iter()
+        .filter(|change| matches!(change, Change::Set(_)));
     Save {
         id: id(text),
         epoch: Epoch::new(epoch),
         next_offset: Offset(next_offset),
         events_applied: next_offset * 2,
+        entries: u64::try_from(sets.count()).unwrap_or(u64::MAX),
         changes,
         last_load_ms: None,
         unloaded: false,

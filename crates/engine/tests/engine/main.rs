@@ -467,6 +467,10 @@ impl Workspace for Sum {
             offset: Offset(0),
         })]
     }
+
+    fn entries(&self) -> u64 {
+        1
+    }
 }
 
 #[test]

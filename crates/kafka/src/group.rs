@@ -1,0 +1,67 @@
+//! What the other clients of this process ask of its membership in the consumer group.
+
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::error::KafkaResult;
+use rdkafka::{Offset, TopicPartitionList};
+use workspace_lifecycle::PartitionId;
+
+/// An offset that the group has committed of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Committed {
+    pub(crate) offset: i64,
+    /// The text that was committed with it.
+    pub(crate) metadata: String,
+}
+
+/// This process as a member of the group.
+pub(crate) trait Group: Send + Sync {
+    /// Who this member is and which generation it belongs to; with it a transaction of a member whose generation is over fails.
+    fn metadata(&self) -> Option<ConsumerGroupMetadata>;
+
+    /// What the group has committed of a partition of the events' topic. It waits for transactions under way
+    /// (the client must read committed records only).
+    ///
+    /// # Errors
+    /// The client's own, also when `timeout` is over.
+    fn committed(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<Committed>>;
+}
+
+impl<C: ConsumerContext + 'static> Group for BaseConsumer<C> {
+    fn metadata(&self) -> Option<ConsumerGroupMetadata> {
+        self.group_metadata()
+    }
+
+    fn committed(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<Committed>> {
+        let number = i32::try_from(partition.0).unwrap_or(i32::MAX);
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(topic, number);
+        let answer = self.committed_offsets(asked, timeout)?;
+        let Some(found) = answer.find_partition(topic, number) else {
+            return Ok(None);
+        };
+        found.error()?;
+        Ok(match found.offset() {
+            Offset::Offset(offset) => Some(Committed {
+                offset,
+                metadata: found.metadata().to_owned(),
+            }),
+            Offset::Beginning
+            | Offset::End
+            | Offset::Stored
+            | Offset::Invalid
+            | Offset::OffsetTail(_) => None,
+        })
+    }
+}
