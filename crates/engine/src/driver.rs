@@ -31,11 +31,14 @@ use crate::log::{DeadLetter, ReadError, ReadLimit};
 use crate::message::{CommandReply, LoadDone, Message};
 use crate::post::{Permit, Post};
 use crate::shared::Shared;
-use crate::store::{Change, Save};
+use crate::store::{Change, Opening, Save};
 use crate::workspace::Workspace;
 
 /// The longest sleep of a partition that has nothing to do; its heart beats at least that often.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
+
+/// How long to wait before log and store are asked again to open a partition.
+const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// Most commands of one partition that wait for an answer.
 const TICKETS_MAX: usize = 1024;
@@ -81,6 +84,20 @@ impl<W> Default for Local<W> {
     }
 }
 
+/// Whether log and store are ready for a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    Yes,
+    /// It was taken away before.
+    No,
+}
+
+/// How one call went that gets them ready.
+enum Step {
+    Done,
+    Again(Duration),
+}
+
 /// The driver of one partition.
 pub(crate) struct Driver<W: Workspace> {
     pub(super) shared: Arc<Shared<W>>,
@@ -123,7 +140,11 @@ impl<W: Workspace> Driver<W> {
 
     /// Runs until the partition is released.
     pub(crate) fn run(mut self, messages: &Receiver<Message<W>>) {
-        self.input(Input::Assigned);
+        if self.open(messages) == Opened::Yes {
+            self.input(Input::Assigned);
+        } else {
+            self.released = true;
+        }
         while !self.released {
             self.post.beat(self.shared.now());
             self.post.awake();
@@ -151,7 +172,74 @@ impl<W: Workspace> Driver<W> {
                 Err(RecvTimeoutError::Disconnected) => self.input(Input::Lost),
             }
         }
+        // What it said last is told before another owner tells more.
+        self.shared.history.flush();
+        self.shared.store.close(self.id);
+        self.shared.log.close(self.id);
         self.shared.close(&self.post, messages);
+    }
+
+    /// Gets log and store ready for the partition. What fails is tried again until the partition is taken away.
+    fn open(&mut self, messages: &Receiver<Message<W>>) -> Opened {
+        let mut log_is_open = false;
+        loop {
+            self.post.beat(self.shared.now());
+            let step = if log_is_open {
+                self.open_store()
+            } else {
+                match self.shared.log.open(self.id) {
+                    Ok(()) => {
+                        self.shared.log_answered(self.id, Ok(()));
+                        log_is_open = true;
+                        continue;
+                    }
+                    Err(error) => {
+                        self.shared.log_answered(self.id, Err(error.to_string()));
+                        Step::Again(OPEN_AGAIN)
+                    }
+                }
+            };
+            let wait = match step {
+                Step::Done => return Opened::Yes,
+                Step::Again(wait) => wait,
+            };
+            let until = Instant::now() + wait;
+            loop {
+                match messages.recv_deadline(until) {
+                    Ok(Message::Input(Input::Revoked | Input::Lost))
+                    | Err(RecvTimeoutError::Disconnected) => return Opened::No,
+                    Ok(Message::Command { reply, .. }) => {
+                        let _ = reply.send(Err(CommandError::Opening));
+                    }
+                    // Nobody else has been asked for anything yet.
+                    Ok(
+                        Message::Input(_)
+                        | Message::Loaded(_)
+                        | Message::SaveFailed { .. }
+                        | Message::Wake,
+                    ) => {}
+                    Err(RecvTimeoutError::Timeout) => break,
+                }
+            }
+        }
+    }
+
+    fn open_store(&mut self) -> Step {
+        match self.shared.store.open(self.id) {
+            Ok(Opening::Done) => {
+                self.shared.store_answered(Ok(()));
+                Step::Done
+            }
+            Ok(Opening::Reading { position, end }) => {
+                tracing::info!(partition = %self.id, position, end, "reading what others have saved");
+                Step::Again(Duration::ZERO)
+            }
+            Err(error) => {
+                tracing::error!(partition = %self.id, %error, "the store cannot take the partition over; it is asked again");
+                self.shared.store_answered(Err(error.to_string()));
+                Step::Again(OPEN_AGAIN)
+            }
+        }
     }
 
     fn now(&self) -> Time {
@@ -326,6 +414,7 @@ impl<W: Workspace> Driver<W> {
                     committed,
                     low_watermark: self.shared.log.low_watermark(self.id),
                     high_watermark: self.shared.log.high_watermark(self.id),
+                    first_epoch: self.shared.store.first_epoch(self.id),
                 })
             }
             Err(error) => {

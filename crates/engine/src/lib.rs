@@ -18,6 +18,7 @@ pub mod config;
 pub mod counters;
 pub mod report;
 
+mod history_passes;
 mod jobs;
 mod message;
 mod post;

@@ -12,6 +12,7 @@ use workspace_status::{Tracker, WorkspaceId, WorkspaceStatus};
 
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
+use crate::history_passes::HistoryPasses;
 use crate::jobs::{LoadJob, SaveJob};
 use crate::loaded::LoadedWorkspace;
 use crate::log::EventLog;
@@ -37,6 +38,7 @@ pub(crate) struct Shared<W> {
     pub(crate) workspaces: RwLock<HashMap<WorkspaceId, Arc<LoadedWorkspace<W>>>>,
     /// Statuses that left the tracker, until their last transitions are written to the history.
     pub(crate) left: Mutex<Vec<Arc<WorkspaceStatus>>>,
+    pub(crate) history: HistoryPasses,
     pub(crate) began: Instant,
     pub(crate) ending: AtomicBool,
     /// The partitions that are assigned to this process.
@@ -69,6 +71,7 @@ impl<W: Workspace> Shared<W> {
             counters: EngineCounters::default(),
             workspaces: RwLock::new(HashMap::new()),
             left: Mutex::default(),
+            history: HistoryPasses::default(),
             began: Instant::now(),
             ending: AtomicBool::new(false),
             posts: RwLock::default(),
@@ -185,9 +188,15 @@ impl<W: Workspace> Shared<W> {
         let _ = self.loads.send(job);
     }
 
-    /// Never blocks: no more jobs exist than partitions.
+    /// Never blocks: where the store is so slow that jobs of former assignments fill the queue, the job comes back.
     pub(crate) fn save(&self, job: SaveJob<W>) {
-        let _ = self.saves.send(job);
+        if let Err(refused) = self.saves.try_send(job) {
+            let job = refused.into_inner();
+            let _ = job.post.tell(Message::SaveFailed {
+                back: job.saves,
+                reason: "too many saves are under way".to_owned(),
+            });
+        }
     }
 
     pub(crate) fn store_answered(&self, answer: Result<(), String>) {

@@ -186,6 +186,9 @@ pub enum CommandError {
     /// It is on its way out, or a skip is under way.
     #[error("the workspace is busy with another command, try again")]
     Busy,
+    /// Log and store are not ready for the partition yet.
+    #[error("the partition is being taken over, try again")]
+    Opening,
     /// The partition is being handed over.
     #[error("the partition is being handed over")]
     Leaving,

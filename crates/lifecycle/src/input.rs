@@ -129,6 +129,8 @@ pub struct Listing {
     pub low_watermark: Offset,
     /// End of the partition.
     pub high_watermark: Offset,
+    /// No load of this assignment has an epoch below it, and none of an assignment before had one as high.
+    pub first_epoch: Epoch,
 }
 
 /// A workspace as the store lists it.

@@ -124,6 +124,8 @@ pub struct Partition {
     /// A round begins at the latest then.
     gather_until: Option<Time>,
     retries: BTreeSet<(Time, Slot)>,
+    /// The epoch before the first of this assignment.
+    epoch_before: Epoch,
     /// Met in the log and not yet in the store: `committed` stays below their first events.
     unclaimed: BTreeSet<Slot>,
     saving: Saving,
@@ -152,6 +154,7 @@ impl Partition {
             rounds_ended: 0,
             gather_until: None,
             retries: BTreeSet::new(),
+            epoch_before: Epoch::new(0),
             unclaimed: BTreeSet::new(),
             saving: Saving::default(),
             out: Vec::new(),
@@ -399,6 +402,7 @@ impl Partition {
         }
         self.ownership = Ownership::Owned;
         self.high_watermark = listing.high_watermark;
+        self.epoch_before = Epoch::new(listing.first_epoch.get().saturating_sub(1));
         self.live = LaneRun::at(listing.high_watermark);
         self.discovered = listing
             .committed
@@ -423,7 +427,7 @@ impl Partition {
     ) -> Slot {
         let slot = self.workspaces.insert(Workspace {
             id: id.clone(),
-            epoch,
+            epoch: epoch.max(self.epoch_before),
             next_offset,
             saved_next_offset: next_offset,
             events_applied: 0,

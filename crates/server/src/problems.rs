@@ -287,9 +287,10 @@ pub(crate) fn action(id: &WorkspaceId, error: &ActionError) -> Problem {
     match error {
         ActionError::Refused(CommandError::UnknownWorkspace) => unknown_workspace(id),
         ActionError::Refused(CommandError::NotStopped) => Problem::new(&NOT_STOPPED, detail),
-        ActionError::Refused(CommandError::Busy | CommandError::Leaving) | ActionError::Busy => {
-            Problem::new(&BUSY, detail).retry_after(SOON)
-        }
+        ActionError::Refused(
+            CommandError::Busy | CommandError::Opening | CommandError::Leaving,
+        )
+        | ActionError::Busy => Problem::new(&BUSY, detail).retry_after(SOON),
         ActionError::Refused(CommandError::Failed(_)) => Problem::new(&ACTION_FAILED, detail),
         ActionError::NotAssigned(_) => {
             Problem::new(&problem_types::UNAVAILABLE, detail).retry_after(LATER)

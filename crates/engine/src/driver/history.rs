@@ -48,10 +48,14 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, mut watcher: Watcher) {
     let mut taken = Taken::default();
     let mut waiting = Waiting::default();
     loop {
+        shared.history.begin();
         let ending = shared.ending.load(Ordering::Acquire);
         let mut changed = HashSet::new();
         let mut removed = Vec::new();
-        let gather_until = Instant::now() + GATHER;
+        let mut gather_until = Instant::now();
+        if !shared.history.is_hurried() {
+            gather_until += GATHER;
+        }
         while changed.len() < WORKSPACES_PER_WRITE {
             let Some(item) = watcher.next_deadline(gather_until) else {
                 break;
@@ -90,7 +94,9 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, mut watcher: Watcher) {
             waiting.retry_at = None;
         }
         waiting.write(&*shared.store, &shared.counters, Instant::now());
+        shared.history.end();
         if ending {
+            shared.history.finish();
             waiting.give_up(waiting.records.len(), &shared.counters);
             return;
         }

@@ -119,6 +119,7 @@ fn listed(known: &[(&str, u64)], committed: u64, high: u64) -> Input {
         committed: Offset(committed),
         low_watermark: Offset::ZERO,
         high_watermark: Offset(high),
+        first_epoch: Epoch::FIRST,
     })
 }
 

@@ -177,6 +177,7 @@ impl Desk {
                 committed: Offset(job.committed.unwrap_or_default()),
                 low_watermark: Offset(log.low),
                 high_watermark: Offset(log.high()),
+                first_epoch: Epoch::FIRST,
             };
             self.tell(at, Input::Listed(listing));
         }
