@@ -1,7 +1,11 @@
 //! The engine's seams on a Kafka cluster: the event log, the store, and which partitions this process owns.
 
 mod config;
+mod topics;
 
 mod group;
+mod membership;
 
 pub use config::{GroupProtocol, KafkaConfig};
+pub use membership::{Assignments, MemberReport, Membership, MembershipError};
+pub use topics::{TopicError, prepare};

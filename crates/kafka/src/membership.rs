@@ -1,0 +1,358 @@
+//! This process as a member of the consumer group: which partitions it owns, told as they come and go.
+//!
+//! The group's consumer reads nothing: its partitions stay paused, other clients read them. So it is
+//! always polled, and neither a load nor a save can make the group believe that this process is dead.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use workspace_lifecycle::PartitionId;
+
+use crate::config::{GroupProtocol, KafkaConfig};
+use crate::group::Group;
+
+/// Between two looks at the group's events; each look also tells the client that this process lives.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Between two looks whether a trouble with the brokers is over.
+const TROUBLE_LOOK: Duration = Duration::from_secs(1);
+
+/// How long such a look may take.
+const LOOK_MOST: Duration = Duration::from_millis(500);
+
+/// What a member does with its partitions. Calls come one after the other from one thread.
+pub trait Assignments: Send + Sync + 'static {
+    /// They belong to this process from now on. It must not wait for their loads.
+    fn assigned(&self, partitions: &[PartitionId]);
+
+    /// They go to another member as soon as this returns, which must be by `deadline`.
+    fn revoked(&self, partitions: &[PartitionId], deadline: Instant);
+
+    /// They have gone to another member already.
+    fn lost(&self, partitions: &[PartitionId]);
+}
+
+/// Where this process stands in its group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberReport {
+    /// Since when it waits for the group's coordinator to let it in; none once it was.
+    pub joining_for: Option<Duration>,
+    /// What stands between it and the brokers, in the client's words.
+    pub trouble: Option<String>,
+    /// Partitions that it owns.
+    pub partitions: usize,
+    /// How often partitions came or went.
+    pub rebalances: u64,
+    /// How often partitions were gone before they could be handed over.
+    pub losses: u64,
+}
+
+/// Why a process cannot be a member.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    /// The client refuses its configuration.
+    #[error("the Kafka client cannot be configured: {0}")]
+    Client(#[from] KafkaError),
+    /// The operating system gives no thread.
+    #[error("cannot start the thread of the consumer group")]
+    Thread(#[source] std::io::Error),
+}
+
+#[derive(Debug)]
+struct Standing {
+    joining_since: Option<Instant>,
+    trouble: Option<String>,
+    looked_at: Instant,
+    partitions: BTreeSet<PartitionId>,
+    rebalances: u64,
+    losses: u64,
+}
+
+struct MemberContext {
+    topic: String,
+    /// How long partitions that are revoked may take to be saved.
+    handover: Duration,
+    assignments: OnceLock<Box<dyn Assignments>>,
+    standing: Mutex<Standing>,
+}
+
+type Member = BaseConsumer<MemberContext>;
+
+/// A membership in the consumer group.
+pub struct Membership {
+    consumer: Arc<Member>,
+    leaving: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Membership {
+    /// A member that has not joined yet.
+    ///
+    /// # Errors
+    /// [`MembershipError::Client`] names the property that librdkafka does not take.
+    pub fn new(config: &KafkaConfig) -> Result<Self, MembershipError> {
+        let session = config.session_timeout.as_millis().to_string();
+        let heartbeat = (config.session_timeout.as_millis() / 6).max(1).to_string();
+        let mut defaults = vec![
+            ("group.id", config.group.as_str()),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            // Committed offsets are asked for with the transactions that are under way.
+            ("isolation.level", "read_committed"),
+            ("auto.offset.reset", "latest"),
+        ];
+        match config.protocol {
+            GroupProtocol::Classic => defaults.extend([
+                ("partition.assignment.strategy", "cooperative-sticky"),
+                ("session.timeout.ms", session.as_str()),
+                ("heartbeat.interval.ms", heartbeat.as_str()),
+            ]),
+            GroupProtocol::Consumer => defaults.push(("group.protocol", "consumer")),
+        }
+        if let Some(id) = &config.instance_id {
+            defaults.push(("group.instance.id", id.as_str()));
+        }
+        let context = MemberContext {
+            topic: config.topic.clone(),
+            handover: config.session_timeout / 2,
+            assignments: OnceLock::new(),
+            standing: Mutex::new(Standing {
+                joining_since: None,
+                trouble: None,
+                looked_at: Instant::now(),
+                partitions: BTreeSet::new(),
+                rebalances: 0,
+                losses: 0,
+            }),
+        };
+        let consumer: Member = config
+            .client("group", &defaults)
+            .create_with_context(context)?;
+        Ok(Self {
+            consumer: Arc::new(consumer),
+            leaving: Arc::new(AtomicBool::new(false)),
+            thread: Mutex::new(None),
+        })
+    }
+
+    /// What the other clients of this process ask of the membership.
+    pub(crate) fn group(&self) -> Arc<dyn Group> {
+        Arc::clone(&self.consumer) as Arc<dyn Group>
+    }
+
+    /// Joins the group; `assignments` is told of every partition that comes or goes.
+    ///
+    /// # Errors
+    /// [`MembershipError`].
+    pub fn join(&self, assignments: impl Assignments) -> Result<(), MembershipError> {
+        let context = self.consumer.context();
+        // A second call changes nothing.
+        let _ = context.assignments.set(Box::new(assignments));
+        context.standing.lock().joining_since = Some(Instant::now());
+        self.consumer.subscribe(&[context.topic.as_str()])?;
+        let (consumer, leaving) = (Arc::clone(&self.consumer), Arc::clone(&self.leaving));
+        let thread = std::thread::Builder::new()
+            .name("group".to_owned())
+            .spawn(move || poll(&consumer, &leaving))
+            .map_err(MembershipError::Thread)?;
+        *self.thread.lock() = Some(thread);
+        Ok(())
+    }
+
+    /// Leaves the group: partitions are revoked first, so that others take them over at once. Blocks until
+    /// it has left or `deadline` is over.
+    pub fn leave(&self, deadline: Instant) {
+        self.leaving.store(true, Ordering::Release);
+        let Some(thread) = self.thread.lock().take() else {
+            return;
+        };
+        while !thread.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if thread.is_finished() {
+            if thread.join().is_err() {
+                tracing::error!("the thread of the consumer group had panicked");
+            }
+        } else {
+            tracing::warn!("the consumer group was not left in time; it notices by itself");
+        }
+    }
+
+    /// Where this process stands in its group.
+    pub fn report(&self) -> MemberReport {
+        let standing = self.consumer.context().standing.lock();
+        MemberReport {
+            joining_for: standing.joining_since.map(|since| since.elapsed()),
+            trouble: standing.trouble.clone(),
+            partitions: standing.partitions.len(),
+            rebalances: standing.rebalances,
+            losses: standing.losses,
+        }
+    }
+}
+
+fn poll(consumer: &Member, leaving: &AtomicBool) {
+    while !leaving.load(Ordering::Acquire) {
+        if let Some(Err(error)) = consumer.poll(POLL) {
+            consumer.context().note(&error, &error.to_string());
+        }
+        look(consumer);
+    }
+    if let Err(error) = consumer.close_queue() {
+        tracing::error!(%error, "the consumer group cannot be left");
+        return;
+    }
+    while !consumer.closed() {
+        let _ = consumer.poll(POLL);
+    }
+}
+
+/// Forgets a trouble that is over: the client tells only when one begins.
+fn look(consumer: &Member) {
+    let context = consumer.context();
+    {
+        let mut standing = context.standing.lock();
+        if standing.trouble.is_none() || standing.looked_at.elapsed() < TROUBLE_LOOK {
+            return;
+        }
+        standing.looked_at = Instant::now();
+    }
+    if let Some((code, words)) = consumer.client().fatal_error() {
+        context.standing.lock().trouble = Some(format!(
+            "{words} ({code}); it does not go on by itself: start this engine anew"
+        ));
+        return;
+    }
+    if consumer.fetch_metadata(None, LOOK_MOST).is_ok() {
+        tracing::info!("the brokers answer again");
+        context.standing.lock().trouble = None;
+    }
+}
+
+impl MemberContext {
+    /// Keeps what stands between this process and its group.
+    fn note(&self, error: &KafkaError, words: &str) {
+        let code = error.rdkafka_error_code();
+        if code == Some(RDKafkaErrorCode::AutoOffsetReset) {
+            // Of a partition that is paused: nobody reads it here.
+            return;
+        }
+        if code == Some(RDKafkaErrorCode::PollExceeded) {
+            tracing::error!(%error, "the group was not polled for too long");
+        } else {
+            tracing::warn!(%error, words, "trouble with the consumer group");
+        }
+        self.standing.lock().trouble = Some(words.to_owned());
+    }
+
+    fn assign(&self, consumer: &Member, partitions: &TopicPartitionList) {
+        let ids = self.ids(partitions);
+        let mut from_end = TopicPartitionList::new();
+        for element in partitions.elements() {
+            // Never read; a place that exists keeps the client from asking the group for one.
+            let added =
+                from_end.add_partition_offset(element.topic(), element.partition(), Offset::End);
+            if let Err(error) = added {
+                tracing::error!(%error, "a partition cannot be assigned");
+            }
+        }
+        if let Err(error) = consumer.incremental_assign(&from_end) {
+            self.note(&error, &format!("partitions cannot be assigned: {error}"));
+            return;
+        }
+        if let Err(error) = consumer.pause(&from_end) {
+            tracing::warn!(%error, "partitions of the group's consumer are not paused; it reads them for nothing");
+        }
+        {
+            let mut standing = self.standing.lock();
+            standing.joining_since = None;
+            standing.trouble = None;
+            standing.partitions.extend(ids.iter().copied());
+            standing.rebalances += u64::from(!ids.is_empty());
+        }
+        if !ids.is_empty() {
+            tracing::info!(partitions = %Listed(&ids), "assigned");
+        }
+        if let Some(assignments) = self.assignments.get() {
+            assignments.assigned(&ids);
+        }
+    }
+
+    fn revoke(&self, consumer: &Member, partitions: &TopicPartitionList) {
+        let ids = self.ids(partitions);
+        let lost = consumer.assignment_lost();
+        if let Some(assignments) = self.assignments.get() {
+            if lost {
+                tracing::warn!(partitions = %Listed(&ids), "lost: the group has given them to others");
+                assignments.lost(&ids);
+            } else {
+                tracing::info!(partitions = %Listed(&ids), "revoked: saving and letting go");
+                assignments.revoked(&ids, Instant::now() + self.handover);
+            }
+        }
+        {
+            let mut standing = self.standing.lock();
+            for id in &ids {
+                standing.partitions.remove(id);
+            }
+            standing.rebalances += u64::from(!ids.is_empty());
+            standing.losses += u64::from(lost);
+            if lost {
+                standing.joining_since = Some(Instant::now());
+            }
+        }
+        if let Err(error) = consumer.incremental_unassign(partitions) {
+            tracing::warn!(%error, "partitions cannot be let go of");
+        }
+    }
+
+    fn ids(&self, partitions: &TopicPartitionList) -> Vec<PartitionId> {
+        let elements = partitions.elements();
+        elements
+            .iter()
+            .filter(|element| element.topic() == self.topic)
+            .filter_map(|element| u32::try_from(element.partition()).ok())
+            .map(PartitionId)
+            .collect()
+    }
+}
+
+struct Listed<'a>(&'a [PartitionId]);
+
+impl std::fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (place, id) in self.0.iter().enumerate() {
+            write!(f, "{}{id}", if place == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl ClientContext for MemberContext {
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.note(&error, &format!("{reason} ({error})"));
+    }
+}
+
+impl ConsumerContext for MemberContext {
+    fn rebalance(
+        &self,
+        consumer: &Member,
+        event: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        if event == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.assign(consumer, partitions);
+        } else {
+            self.revoke(consumer, partitions);
+        }
+    }
+}
