@@ -3,6 +3,7 @@
 mod config;
 mod topics;
 
+#[expect(dead_code, reason = "for the store over Kafka")]
 mod group;
 mod membership;
 

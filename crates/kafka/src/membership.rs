@@ -144,6 +144,7 @@ impl Membership {
     }
 
     /// What the other clients of this process ask of the membership.
+    #[expect(dead_code, reason = "for the store over Kafka")]
     pub(crate) fn group(&self) -> Arc<dyn Group> {
         Arc::clone(&self.consumer) as Arc<dyn Group>
     }
