@@ -9,6 +9,8 @@ use workspace_lifecycle::{AdmissionLimits, Limits};
 pub struct EngineConfig {
     /// Name of this process, shown as the owner of its workspaces.
     pub owner: String,
+    /// Consumer group that gives this process its partitions, shown in the metadata of its workspaces.
+    pub group: Option<String>,
     /// Loads at once and urgent places.
     pub admission: AdmissionLimits,
     /// When partitions save, wait and retry.
@@ -25,6 +27,7 @@ impl Default for EngineConfig {
     fn default() -> Self {
         Self {
             owner: "engine".to_owned(),
+            group: None,
             admission: AdmissionLimits::default(),
             limits: Limits::default(),
             fetch_records: 4096,

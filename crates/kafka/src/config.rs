@@ -16,8 +16,75 @@ pub enum GroupProtocol {
     Consumer,
 }
 
+/// What the engine sets by itself, and how a caller asks for it instead.
+const RESERVED: [(&str, &str); 14] = [
+    ("bootstrap.servers", "name the brokers instead"),
+    ("metadata.broker.list", "name the brokers instead"),
+    ("group.id", "name the group instead"),
+    ("group.instance.id", "name the instance instead"),
+    ("group.protocol", "name the group protocol instead"),
+    ("session.timeout.ms", "set the session timeout instead"),
+    ("transactional.id", "the engine makes one"),
+    ("enable.idempotence", "nothing may be doubled"),
+    ("isolation.level", "what was aborted must not be read"),
+    ("enable.auto.commit", "offsets are committed with what was saved"),
+    ("enable.auto.offset.store", "offsets are committed with what was saved"),
+    ("auto.offset.reset", "the store tells where reading begins"),
+    ("enable.partition.eof", "the engine looks for the end"),
+    ("client.id", "the engine names its clients by what they do"),
+];
+
+/// Why properties of librdkafka cannot be used. No value is shown: it may be a credential.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PropertyError {
+    /// A line is not `name=value`.
+    #[error("line {line}: expected `name=value`, as in `security.protocol=SASL_SSL`")]
+    Syntax {
+        /// Its number, from 1.
+        line: usize,
+    },
+    /// The engine needs this one as it is.
+    #[error("line {line}: {name} cannot be set: {why}")]
+    Reserved {
+        /// Its number, from 1.
+        line: usize,
+        /// The property.
+        name: String,
+        /// Why not, and what to do.
+        why: &'static str,
+    },
+}
+
+/// Reads properties of librdkafka, a `name=value` a line; empty lines and those that begin with `#` or `!` say nothing.
+///
+/// # Errors
+/// [`PropertyError`] with the number of the line. Whether librdkafka knows a property is found out by its clients.
+pub fn read_properties(text: &str) -> Result<BTreeMap<String, String>, PropertyError> {
+    let mut properties = BTreeMap::new();
+    for (line, text) in (1..).zip(text.lines()) {
+        let text = text.trim();
+        if text.is_empty() || text.starts_with(['#', '!']) {
+            continue;
+        }
+        let (name, value) = text
+            .split_once('=')
+            .map(|(name, value)| (name.trim(), value.trim()))
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or(PropertyError::Syntax { line })?;
+        if let Some((_, why)) = RESERVED.iter().find(|(reserved, _)| *reserved == name) {
+            return Err(PropertyError::Reserved {
+                line,
+                name: name.to_owned(),
+                why,
+            });
+        }
+        properties.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(properties)
+}
+
 /// A cluster, and what the engine is called on it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct KafkaConfig {
     /// `host:port` of some brokers, separated by commas.
     pub brokers: String,
@@ -95,5 +162,52 @@ impl KafkaConfig {
         }
         config.set("bootstrap.servers", &self.brokers);
         config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn properties_are_read_a_line_each() {
+        let text = "# who we are\n\n! also a comment\nsasl.username = me\nsasl.password=a=b\n";
+        let read = read_properties(text).unwrap();
+        let shown: Vec<String> = read
+            .iter()
+            .map(|(name, value)| format!("{name}>{value}"))
+            .collect();
+        assert_eq!(shown, ["sasl.password>a=b", "sasl.username>me"]);
+    }
+
+    #[test]
+    fn a_property_that_cannot_be_used_is_refused_with_its_line_and_without_its_value() {
+        for (text, expected) in [
+            (
+                "\nsecret",
+                "line 2: expected `name=value`, as in `security.protocol=SASL_SSL`",
+            ),
+            (
+                "=secret",
+                "line 1: expected `name=value`, as in `security.protocol=SASL_SSL`",
+            ),
+            (
+                "group.id=secret",
+                "line 1: group.id cannot be set: name the group instead",
+            ),
+        ] {
+            let error = read_properties(text).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn credentials_are_not_shown() {
+        let config = KafkaConfig {
+            properties: read_properties("sasl.password=secret").unwrap(),
+            ..KafkaConfig::default()
+        };
+        let shown = format!("{config:?}");
+        assert!(shown.contains("sasl.password") && !shown.contains("secret"), "{shown}");
     }
 }

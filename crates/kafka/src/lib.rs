@@ -7,6 +7,6 @@ mod topics;
 mod group;
 mod membership;
 
-pub use config::{GroupProtocol, KafkaConfig};
+pub use config::{GroupProtocol, KafkaConfig, PropertyError, read_properties};
 pub use membership::{Assignments, MemberReport, Membership, MembershipError};
 pub use topics::{TopicError, prepare};

@@ -10,14 +10,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use workspace_lifecycle::PartitionId;
 
 use crate::config::{GroupProtocol, KafkaConfig};
-use crate::group::Group;
+use crate::group::{Committed, Group};
 
 /// Between two looks at the group's events; each look also tells the client that this process lives.
 const POLL: Duration = Duration::from_millis(100);
@@ -68,6 +68,7 @@ pub enum MembershipError {
 
 #[derive(Debug)]
 struct Standing {
+    is_member: bool,
     joining_since: Option<Instant>,
     trouble: Option<String>,
     looked_at: Instant,
@@ -125,6 +126,7 @@ impl Membership {
             handover: config.session_timeout / 2,
             assignments: OnceLock::new(),
             standing: Mutex::new(Standing {
+                is_member: false,
                 joining_since: None,
                 trouble: None,
                 looked_at: Instant::now(),
@@ -146,7 +148,7 @@ impl Membership {
     /// What the other clients of this process ask of the membership.
     #[expect(dead_code, reason = "for the store over Kafka")]
     pub(crate) fn group(&self) -> Arc<dyn Group> {
-        Arc::clone(&self.consumer) as Arc<dyn Group>
+        Arc::new(OwnGroup(Arc::clone(&self.consumer)))
     }
 
     /// Joins the group; `assignments` is told of every partition that comes or goes.
@@ -200,6 +202,29 @@ impl Membership {
     }
 }
 
+struct OwnGroup(Arc<Member>);
+
+impl Group for OwnGroup {
+    fn metadata(&self) -> Option<ConsumerGroupMetadata> {
+        // The client hands some out before it has joined, too: with those the broker would let anybody commit.
+        let is_member = || self.0.context().standing.lock().is_member;
+        if !is_member() {
+            return None;
+        }
+        let metadata = self.0.group_metadata();
+        metadata.filter(|_| is_member())
+    }
+
+    fn committed(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<Committed>> {
+        self.0.committed(topic, partition, timeout)
+    }
+}
+
 fn poll(consumer: &Member, leaving: &AtomicBool) {
     while !leaving.load(Ordering::Acquire) {
         if let Some(Err(error)) = consumer.poll(POLL) {
@@ -214,6 +239,7 @@ fn poll(consumer: &Member, leaving: &AtomicBool) {
     while !consumer.closed() {
         let _ = consumer.poll(POLL);
     }
+    consumer.context().standing.lock().is_member = false;
 }
 
 /// Forgets a trouble that is over: the client tells only when one begins.
@@ -274,6 +300,7 @@ impl MemberContext {
         }
         {
             let mut standing = self.standing.lock();
+            standing.is_member = true;
             standing.joining_since = None;
             standing.trouble = None;
             standing.partitions.extend(ids.iter().copied());
@@ -290,6 +317,11 @@ impl MemberContext {
     fn revoke(&self, consumer: &Member, partitions: &TopicPartitionList) {
         let ids = self.ids(partitions);
         let lost = consumer.assignment_lost();
+        if lost {
+            let mut standing = self.standing.lock();
+            standing.is_member = false;
+            standing.joining_since = Some(Instant::now());
+        }
         if let Some(assignments) = self.assignments.get() {
             if lost {
                 tracing::warn!(partitions = %Listed(&ids), "lost: the group has given them to others");
@@ -306,9 +338,6 @@ impl MemberContext {
             }
             standing.rebalances += u64::from(!ids.is_empty());
             standing.losses += u64::from(lost);
-            if lost {
-                standing.joining_since = Some(Instant::now());
-            }
         }
         if let Err(error) = consumer.incremental_unassign(partitions) {
             tracing::warn!(%error, "partitions cannot be let go of");

@@ -2,6 +2,7 @@
 
 mod file;
 mod flags;
+mod kafka;
 mod keys;
 mod layers;
 
@@ -16,6 +17,7 @@ use std::{
     env, fs, net::SocketAddr, num::NonZeroUsize, path::PathBuf, process, thread, time::Duration,
 };
 use workspace_engine_core::disk::PARTITIONS_MOST;
+use workspace_engine_kafka::KafkaConfig;
 
 /// Everything `serve` needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +35,8 @@ pub(crate) struct ServeConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EngineSettings {
     pub(crate) data_dir: PathBuf,
+    /// The cluster that keeps log and workspaces; none keeps them in the data directory.
+    pub(crate) kafka: Option<KafkaConfig>,
     pub(crate) store: StoreKind,
     pub(crate) partitions: u32,
     pub(crate) owner: String,
@@ -213,16 +217,25 @@ impl EngineSettings {
         if data_dir.is_empty() {
             return Err(layers.invalid("data-dir", format_args!("a directory has a name")));
         }
+        let store = layers.choice(
+            "store",
+            &[
+                ("lsm", StoreKind::Lsm),
+                ("file", StoreKind::File),
+                ("memory", StoreKind::Memory),
+            ],
+        )?;
+        let kafka = kafka::from_layers(layers)?;
+        if kafka.is_some() && store != StoreKind::Lsm {
+            return Err(layers.invalid(
+                "store",
+                format_args!("with kafka, workspaces are kept in a topic and copied to lsm alone"),
+            ));
+        }
         Ok(Self {
             data_dir: PathBuf::from(data_dir),
-            store: layers.choice(
-                "store",
-                &[
-                    ("lsm", StoreKind::Lsm),
-                    ("file", StoreKind::File),
-                    ("memory", StoreKind::Memory),
-                ],
-            )?,
+            kafka,
+            store,
             partitions: u32::try_from(layers.number("partitions", 1, PARTITIONS_MOST.into())?)
                 .unwrap_or(PARTITIONS_MOST),
             owner,

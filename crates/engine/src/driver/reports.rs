@@ -98,14 +98,19 @@ impl<W: Workspace> Driver<W> {
         match status.begin_attempt(epoch, format!("assigned with partition {partition}")) {
             Ok(attempt) => {
                 let topic = Value::from(self.shared.log.topic());
+                let group = self.shared.config.group.as_deref();
                 let told = attempt
                     .set_state(State::LoadingKafkaPartitions, "waiting for a load permit")
                     .and_then(|()| {
-                        attempt.update_metadata_many([
-                            ("topic", topic),
-                            ("partition", Value::from(partition.0)),
-                            ("queue_position", Value::from(position)),
-                        ])
+                        attempt.update_metadata_many(
+                            [
+                                ("topic", topic),
+                                ("partition", Value::from(partition.0)),
+                                ("queue_position", Value::from(position)),
+                            ]
+                            .into_iter()
+                            .chain(group.map(|group| ("group", Value::from(group)))),
+                        )
                     });
                 if let Err(error) = told {
                     tracing::warn!(workspace = %id, %error, "the status refused a report");

@@ -50,7 +50,7 @@ pub(crate) const OFF: &str = "off";
 pub(crate) const AUTO: &str = "auto";
 
 /// Every setting, in the order in which help and example show them.
-pub(crate) static KEYS: [Key; 25] = [
+pub(crate) static KEYS: [Key; 34] = [
     Key {
         name: "listen",
         value_name: "ADDR:PORT",
@@ -67,13 +67,67 @@ pub(crate) static KEYS: [Key; 25] = [
         name: "store",
         value_name: "lsm|file|memory",
         default: "lsm",
-        help: "Where workspaces are kept: an embedded database, readable JSON lines, or nowhere but the log",
+        help: "Where workspaces are kept: an embedded database, readable JSON lines, or nowhere but the log; with --kafka a changelog topic, of which the database is a copy",
     },
     Key {
         name: "partitions",
         value_name: "N",
         default: "12",
-        help: "Partitions of the event log, 1 to 256; fixed when the data directory is made",
+        help: "Partitions of the embedded event log, 1 to 256; fixed when the data directory is made",
+    },
+    Key {
+        name: "kafka",
+        value_name: "BROKERS",
+        default: OFF,
+        help: "Brokers (HOST:PORT,...) of the Kafka cluster whose topic is the event log, shared with the other engines of the group; off keeps the log in the data directory",
+    },
+    Key {
+        name: "topic",
+        value_name: "TOPIC",
+        default: "workspace-events",
+        help: "Kafka topic of the events; their key is the workspace id",
+    },
+    Key {
+        name: "group",
+        value_name: "GROUP",
+        default: "workspace-engine",
+        help: "Consumer group of the engines that share the topic",
+    },
+    Key {
+        name: "group-protocol",
+        value_name: "classic|consumer",
+        default: "classic",
+        help: "How the group shares its partitions: cooperative-sticky among its members, or by the broker (KIP-848, Kafka 4)",
+    },
+    Key {
+        name: "group-instance-id",
+        value_name: "NAME",
+        default: OFF,
+        help: "Name that stays when this engine restarts (static membership): it gets its partitions back without a rebalance",
+    },
+    Key {
+        name: "session-timeout",
+        value_name: "DURATION",
+        default: "10s",
+        help: "An engine that the group has not heard of for this long has lost its partitions (classic protocol; else the broker says)",
+    },
+    Key {
+        name: "create-topic",
+        value_name: "N",
+        default: OFF,
+        help: "Creates the topic with this many partitions where it does not exist",
+    },
+    Key {
+        name: "topic-replication",
+        value_name: "N",
+        default: AUTO,
+        help: "Replicas of the topics that the engine creates; auto is the cluster's default",
+    },
+    Key {
+        name: "kafka-config",
+        value_name: "FILE",
+        default: OFF,
+        help: "File of properties of librdkafka, name=value a line, such as those of TLS and SASL; its values are never logged",
     },
     Key {
         name: "owner",

@@ -1,0 +1,109 @@
+//! The settings of a Kafka cluster.
+
+use super::{
+    keys::{AUTO, OFF},
+    layers::{InvalidSetting, Layers},
+    positive,
+};
+use std::{collections::BTreeMap, fs, time::Duration};
+use workspace_engine_core::disk::PARTITIONS_MOST;
+use workspace_engine_kafka::{GroupProtocol, KafkaConfig, read_properties};
+
+/// Longest name of a topic of Kafka; the engine's own topics have longer names than the events'.
+const NAME_BYTES_MOST: usize = 249;
+
+/// Bounds of a session: below, a hiccup is a loss; above, nobody notices that an engine is dead.
+const SESSION: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30 * 60)];
+
+/// The cluster of the settings, where they name one.
+pub(super) fn from_layers(layers: &Layers) -> Result<Option<KafkaConfig>, InvalidSetting> {
+    let brokers = layers.text("kafka").trim();
+    if brokers == OFF {
+        return Ok(None);
+    }
+    if brokers.split(',').any(|broker| broker.trim().is_empty()) {
+        return Err(layers.invalid(
+            "kafka",
+            format_args!("{brokers:?} is not a list of brokers such as 127.0.0.1:9092"),
+        ));
+    }
+    let config = KafkaConfig {
+        brokers: brokers.to_owned(),
+        topic: layers.text("topic").trim().to_owned(),
+        group: layers.text("group").trim().to_owned(),
+        protocol: layers.choice(
+            "group-protocol",
+            &[
+                ("classic", GroupProtocol::Classic),
+                ("consumer", GroupProtocol::Consumer),
+            ],
+        )?,
+        instance_id: unless(OFF, layers, "group-instance-id").map(str::to_owned),
+        session_timeout: session_timeout(layers)?,
+        create_topic: match unless(OFF, layers, "create-topic") {
+            None => None,
+            Some(_) => Some(number(layers, "create-topic", PARTITIONS_MOST.into())?),
+        },
+        replication: match unless(AUTO, layers, "topic-replication") {
+            None => None,
+            Some(_) => Some(number(layers, "topic-replication", 1_000)?),
+        },
+        properties: properties(layers)?,
+    };
+    for name in ["topic", "group"] {
+        check_name(layers, name)?;
+    }
+    if config.changelog_topic().len().max(config.dead_letter_topic().len()) > NAME_BYTES_MOST {
+        return Err(layers.invalid(
+            "group",
+            format_args!(
+                "the topics that begin with group and topic would have names of more than {NAME_BYTES_MOST} bytes"
+            ),
+        ));
+    }
+    Ok(Some(config))
+}
+
+fn unless<'a>(off: &str, layers: &'a Layers, name: &str) -> Option<&'a str> {
+    Some(layers.text(name).trim()).filter(|text| *text != off)
+}
+
+fn number<T: TryFrom<u64>>(layers: &Layers, name: &str, most: u64) -> Result<T, InvalidSetting> {
+    T::try_from(layers.number(name, 1, most)?)
+        .map_err(|_| layers.invalid(name, format_args!("is not a number from 1 to {most}")))
+}
+
+fn session_timeout(layers: &Layers) -> Result<Duration, InvalidSetting> {
+    let name = "session-timeout";
+    let timeout = positive(layers, name)?;
+    let [least, most] = SESSION;
+    if timeout < least || timeout > most {
+        return Err(layers.invalid(name, format_args!("must be from 1s to 30m")));
+    }
+    Ok(timeout)
+}
+
+/// A name that can be part of a topic's.
+fn check_name(layers: &Layers, name: &str) -> Result<(), InvalidSetting> {
+    let text = layers.text(name).trim();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if text.is_empty() || matches!(text, "." | "..") || !text.bytes().all(is_plain) {
+        return Err(layers.invalid(
+            name,
+            format_args!("{text:?} is not a name of letters, digits, dots, underscores and hyphens"),
+        ));
+    }
+    Ok(())
+}
+
+fn properties(layers: &Layers) -> Result<BTreeMap<String, String>, InvalidSetting> {
+    let name = "kafka-config";
+    let Some(path) = layers.path_unless_off(name) else {
+        return Ok(BTreeMap::new());
+    };
+    let text = fs::read_to_string(&path).map_err(|error| {
+        layers.invalid(name, format_args!("cannot read {}: {error}", path.display()))
+    })?;
+    read_properties(&text)
+        .map_err(|error| layers.invalid(name, format_args!("{}: {error}", path.display())))
+}
