@@ -4,6 +4,7 @@
 #   scripts/kafka.sh start [NODES]   starts 1 or 3 nodes and prints their addresses for --kafka
 #   scripts/kafka.sh kill N          kills node N with SIGKILL
 #   scripts/kafka.sh restart N       starts node N again
+#   scripts/kafka.sh wait            waits until every node has all that it must hold
 #   scripts/kafka.sh stop            stops all nodes; their data stays
 #   scripts/kafka.sh clean           stops all nodes and removes their data
 #   scripts/kafka.sh run MAIN ARGS   runs one of Kafka's tools, such as org.apache.kafka.tools.TopicCommand
@@ -91,7 +92,8 @@ start_node() {
 }
 
 is_up() {
-    [ -e "$dir/$1/pid" ] && kill -0 "$(cat "$dir/$1/pid")" 2>/dev/null
+    local state
+    [ -e "$dir/$1/pid" ] && state=$(ps -o stat= -p "$(cat "$dir/$1/pid")") && [[ $state != Z* ]]
 }
 
 addresses() {
@@ -108,14 +110,18 @@ wait_ready() {
 }
 
 stop() {
-    local pid
+    local pid tries
     for pid in "$dir"/*/pid; do
         [ -e "$pid" ] || continue
         kill "$(cat "$pid")" 2>/dev/null || true
     done
     for pid in "$dir"/*/pid; do
         [ -e "$pid" ] || continue
-        timeout 30 tail --pid="$(cat "$pid")" -f /dev/null || kill -9 "$(cat "$pid")"
+        for ((tries = 0; tries < 300; tries++)); do
+            is_up "$(basename "$(dirname "$pid")")" || break
+            sleep 0.1
+        done
+        ((tries < 300)) || kill -9 "$(cat "$pid")"
         rm -f "$pid"
     done
 }
@@ -132,8 +138,17 @@ start)
     wait_ready
     addresses
     ;;
-kill) kill -9 "$(cat "$dir/${2:?which node?}/pid")" ;;
+kill)
+    kill -9 "$(cat "$dir/${2:?which node?}/pid")"
+    while is_up "$2"; do sleep 0.05; done
+    ;;
 restart) start_node "${2:?which node?}" ;;
+wait)
+    wait_ready
+    until [ -z "$(run org.apache.kafka.tools.TopicCommand --bootstrap-server "$(addresses)" --describe --under-replicated-partitions)" ]; do
+        sleep 0.2
+    done
+    ;;
 stop) stop ;;
 clean)
     stop

@@ -29,6 +29,8 @@ pub struct EngineCounters {
     pub events_poisoned: Counter,
     /// Records without a valid workspace id as their key.
     pub records_unroutable: Counter,
+    /// Records whose key belongs on another partition.
+    pub records_misplaced: Counter,
     /// Bytes of records read from the log.
     pub bytes_read: Counter,
     /// Workspaces saved.

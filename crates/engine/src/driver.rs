@@ -194,13 +194,17 @@ impl<W: Workspace> Driver<W> {
                         continue;
                     }
                     Err(error) => {
+                        self.post.tell_opening(Some(error.to_string()));
                         self.shared.log_answered(self.id, Err(error.to_string()));
                         Step::Again(OPEN_AGAIN)
                     }
                 }
             };
             let wait = match step {
-                Step::Done => return Opened::Yes,
+                Step::Done => {
+                    self.post.tell_opening(None);
+                    return Opened::Yes;
+                }
                 Step::Again(wait) => wait,
             };
             let until = Instant::now() + wait;
@@ -231,11 +235,14 @@ impl<W: Workspace> Driver<W> {
                 Step::Done
             }
             Ok(Opening::Reading { position, end }) => {
-                tracing::info!(partition = %self.id, position, end, "reading what others have saved");
+                let words = format!("reading what was saved, {position} of {end}");
+                tracing::info!(partition = %self.id, "{words}");
+                self.post.tell_opening(Some(words));
                 Step::Again(Duration::ZERO)
             }
             Err(error) => {
                 tracing::error!(partition = %self.id, %error, "the store cannot take the partition over; it is asked again");
+                self.post.tell_opening(Some(error.to_string()));
                 self.shared.store_answered(Err(error.to_string()));
                 Step::Again(OPEN_AGAIN)
             }
@@ -463,12 +470,16 @@ impl<W: Workspace> Driver<W> {
                     self.shared.log_answered(self.id, Ok(()));
                 }
                 let (next_offset, high_watermark) = (batch.next_offset, batch.high_watermark);
-                let grouped = Grouped::new(batch);
-                self.shared.counters.bytes_read.add(grouped.bytes);
-                self.shared
-                    .counters
-                    .records_unroutable
-                    .add(grouped.unroutable);
+                let grouped = Grouped::new(batch, self.id, self.shared.log.partitions());
+                let counters = &self.shared.counters;
+                counters.bytes_read.add(grouped.bytes);
+                counters.records_unroutable.add(grouped.unroutable);
+                counters.records_misplaced.add(grouped.misplaced_records);
+                for (id, record) in &grouped.misplaced {
+                    if self.shared.misplaced.note(id, *record) {
+                        tracing::error!(workspace = %id, "{record}");
+                    }
+                }
                 let touched = grouped.touched();
                 self.batches.insert(lane, (grouped, next_offset));
                 Input::Fetched {

@@ -24,6 +24,7 @@ use crate::jobs::{LoadJob, SaveJob};
 use crate::loaded::LoadedWorkspace;
 use crate::log::EventLog;
 use crate::message::{ActionError, Message};
+use crate::misplaced::Misplaced;
 use crate::populate::Populate;
 use crate::report::{Health, PartitionReport};
 use crate::routing::partition_of;
@@ -228,6 +229,26 @@ impl<W: Workspace> Engine<W> {
         }
     }
 
+    /// The last record of a workspace that this process met on a partition that is not the workspace's.
+    pub fn misplaced(&self, id: &WorkspaceId) -> Option<Misplaced> {
+        self.shared.misplaced.of(id)
+    }
+
+    /// The partition of a workspace, assigned to this process or not.
+    pub fn partition_of(&self, id: &WorkspaceId) -> PartitionId {
+        partition_of(id, self.shared.log.partitions())
+    }
+
+    /// Whether this process owns a partition.
+    pub fn is_assigned(&self, partition: PartitionId) -> bool {
+        self.shared.post(partition).is_some()
+    }
+
+    /// What log and store still do before an assigned partition can be served; none when it is.
+    pub fn opening(&self, partition: PartitionId) -> Option<String> {
+        self.shared.post(partition)?.opening()
+    }
+
     /// Where every workspace stands.
     pub fn tracker(&self) -> &Tracker {
         &self.shared.tracker
@@ -236,6 +257,11 @@ impl<W: Workspace> Engine<W> {
     /// The log, for appends and dead letters.
     pub fn log(&self) -> &Arc<dyn EventLog> {
         &self.shared.log
+    }
+
+    /// The consumer group that gives this process its partitions, where there is one.
+    pub fn group(&self) -> Option<&str> {
+        self.shared.config.group.as_deref()
     }
 
     /// What the engine counts.
@@ -282,7 +308,7 @@ impl<W: Workspace> Engine<W> {
 
     /// Waits until the workspace is in memory and has applied `offset`. It has no deadline of its own.
     pub async fn wait_applied(&self, id: &WorkspaceId, offset: Offset) -> Arc<LoadedWorkspace<W>> {
-        let partition = partition_of(id, self.shared.log.partitions());
+        let partition = self.partition_of(id);
         loop {
             let mut passes = self.shared.post(partition).map(|post| post.passes());
             if let Some(workspace) = self.workspace(id)

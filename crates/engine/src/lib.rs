@@ -16,6 +16,7 @@ pub mod populate;
 
 pub mod config;
 pub mod counters;
+pub mod misplaced;
 pub mod report;
 
 mod history_passes;

@@ -44,6 +44,8 @@ pub(crate) struct Post<W> {
     /// A `Wake` is in the channel already.
     woken: AtomicBool,
     view: Mutex<View>,
+    /// What log and store still do before the partition can be served.
+    opening: Mutex<Option<String>>,
     /// Milliseconds since the engine began.
     beat_ms: AtomicU64,
     /// Counts passes, for those who wait for an offset.
@@ -61,6 +63,7 @@ impl<W> Post<W> {
             is_open: RwLock::new(true),
             woken: AtomicBool::new(false),
             view: Mutex::default(),
+            opening: Mutex::new(Some("log and store are asked for it".to_owned())),
             beat_ms: AtomicU64::new(0),
             passes: watch::Sender::new(0),
         };
@@ -126,6 +129,15 @@ impl<W> Post<W> {
 
     pub(crate) fn view(&self) -> View {
         *self.view.lock()
+    }
+
+    /// Tells what log and store still do; none when the partition is served.
+    pub(crate) fn tell_opening(&self, what: Option<String>) {
+        *self.opening.lock() = what;
+    }
+
+    pub(crate) fn opening(&self) -> Option<String> {
+        self.opening.lock().clone()
     }
 
     pub(crate) fn passes(&self) -> watch::Receiver<u64> {

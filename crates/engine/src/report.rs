@@ -25,6 +25,8 @@ pub struct PartitionReport {
     pub workspaces: usize,
     /// Who owns it.
     pub owner: String,
+    /// What log and store still do before it can be served; none when it is.
+    pub opening: Option<String>,
 }
 
 /// Whether the engine is alive and can answer.

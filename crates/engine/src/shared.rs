@@ -17,6 +17,7 @@ use crate::jobs::{LoadJob, SaveJob};
 use crate::loaded::LoadedWorkspace;
 use crate::log::EventLog;
 use crate::message::{ActionError, CommandReply, Message};
+use crate::misplaced::MisplacedRecords;
 use crate::populate::Populate;
 use crate::post::{Permit, Post};
 use crate::report::{Check, Health, PartitionReport};
@@ -39,6 +40,7 @@ pub(crate) struct Shared<W> {
     /// Statuses that left the tracker, until their last transitions are written to the history.
     pub(crate) left: Mutex<Vec<Arc<WorkspaceStatus>>>,
     pub(crate) history: HistoryPasses,
+    pub(crate) misplaced: MisplacedRecords,
     pub(crate) began: Instant,
     pub(crate) ending: AtomicBool,
     /// The partitions that are assigned to this process.
@@ -72,6 +74,7 @@ impl<W: Workspace> Shared<W> {
             workspaces: RwLock::new(HashMap::new()),
             left: Mutex::default(),
             history: HistoryPasses::default(),
+            misplaced: MisplacedRecords::default(),
             began: Instant::now(),
             ending: AtomicBool::new(false),
             posts: RwLock::default(),
@@ -271,6 +274,7 @@ impl<W: Workspace> Shared<W> {
                     rate_per_second: view.rate_per_second,
                     workspaces: view.position.workspaces,
                     owner: self.config.owner.clone(),
+                    opening: post.opening(),
                 }
             })
             .collect()

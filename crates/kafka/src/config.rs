@@ -27,8 +27,14 @@ const RESERVED: [(&str, &str); 14] = [
     ("transactional.id", "the engine makes one"),
     ("enable.idempotence", "nothing may be doubled"),
     ("isolation.level", "what was aborted must not be read"),
-    ("enable.auto.commit", "offsets are committed with what was saved"),
-    ("enable.auto.offset.store", "offsets are committed with what was saved"),
+    (
+        "enable.auto.commit",
+        "offsets are committed with what was saved",
+    ),
+    (
+        "enable.auto.offset.store",
+        "offsets are committed with what was saved",
+    ),
     ("auto.offset.reset", "the store tells where reading begins"),
     ("enable.partition.eof", "the engine looks for the end"),
     ("client.id", "the engine names its clients by what they do"),
@@ -208,6 +214,9 @@ mod tests {
             ..KafkaConfig::default()
         };
         let shown = format!("{config:?}");
-        assert!(shown.contains("sasl.password") && !shown.contains("secret"), "{shown}");
+        assert!(
+            shown.contains("sasl.password") && !shown.contains("secret"),
+            "{shown}"
+        );
     }
 }

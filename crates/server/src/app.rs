@@ -4,12 +4,14 @@
 //! in which a status is `unknown` and not a refused connection.
 
 use crate::{config::HttpLimits, known::KnownIds, problems};
+use parking_lot::Mutex;
 use std::{
     fmt,
     sync::{Arc, OnceLock},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use workspace_engine_core::{Engine, Entities, loaded::LoadedWorkspace, store::Store};
+use workspace_engine_kafka::Cluster;
 use workspace_status::Tracker;
 use workspace_status_http::Problem;
 
@@ -26,6 +28,8 @@ pub(crate) struct App(Arc<Inner>);
 struct Inner {
     tracker: Tracker,
     limits: HttpLimits,
+    /// What is said while there is no engine yet.
+    opening: Mutex<Arc<str>>,
     engine: OnceLock<Up>,
     stopping: watch::Sender<bool>,
     event_memory: Arc<Semaphore>,
@@ -34,6 +38,8 @@ struct Inner {
 /// What there is once the engine is up.
 struct Up {
     engine: Engine,
+    /// What gives the engine its partitions; none where all are its own.
+    cluster: Option<Arc<Cluster>>,
     known_ids: KnownIds,
 }
 
@@ -51,16 +57,40 @@ impl App {
             tracker,
             event_memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
             limits,
+            opening: Mutex::new("the engine is opening its data directory".into()),
             engine: OnceLock::new(),
             stopping: watch::Sender::new(false),
         }))
     }
 
     /// The engine is there; only the first one counts.
-    pub(crate) fn set_engine(&self, engine: Engine, store: Arc<dyn Store>) {
-        let known_ids = KnownIds::new(store);
+    pub(crate) fn set_engine(
+        &self,
+        engine: Engine,
+        store: Arc<dyn Store>,
+        cluster: Option<Arc<Cluster>>,
+    ) {
         // There is one engine a process.
-        let _ = self.0.engine.set(Up { engine, known_ids });
+        let _ = self.0.engine.set(Up {
+            engine,
+            cluster,
+            known_ids: KnownIds::new(store),
+        });
+    }
+
+    /// Says what the engine waits for that is not there yet.
+    pub(crate) fn tell_opening(&self, what: impl Into<Arc<str>>) {
+        *self.0.opening.lock() = what.into();
+    }
+
+    /// What the engine waits for that is not there yet.
+    pub(crate) fn opening(&self) -> Arc<str> {
+        Arc::clone(&self.0.opening.lock())
+    }
+
+    /// What gives the engine its partitions; none where all are its own, or where there is none yet.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.0.engine.get()?.cluster.as_deref()
     }
 
     /// The engine stops: nothing new is taken, and whoever waits is told.
@@ -103,13 +133,16 @@ impl App {
 
     /// The engine, to read from.
     pub(crate) fn engine(&self) -> Result<&Engine, Problem> {
-        self.engine_if_up().ok_or_else(problems::starting)
+        self.engine_if_up()
+            .ok_or_else(|| problems::starting(&self.opening()))
     }
 
     /// The ids of all workspaces, in memory or not.
     pub(crate) fn known_ids(&self) -> Result<&KnownIds, Problem> {
-        let up = self.0.engine.get().ok_or_else(problems::starting)?;
-        Ok(&up.known_ids)
+        match self.0.engine.get() {
+            Some(up) => Ok(&up.known_ids),
+            None => Err(problems::starting(&self.opening())),
+        }
     }
 
     /// The engine, to change something.

@@ -22,8 +22,8 @@ pub(crate) struct KnownIds {
 /// All ids at a time.
 #[derive(Clone)]
 struct All {
-    /// How many workspaces the partitions had met.
-    met: usize,
+    /// The partitions, and how many workspaces each had met.
+    met: Arc<[(PartitionId, usize)]>,
     /// Ordered.
     ids: Arc<[WorkspaceId]>,
 }
@@ -72,7 +72,10 @@ impl KnownIds {
     fn all(&self, engine: &Engine) -> Result<Arc<[WorkspaceId]>, StoreError> {
         let reports = engine.partitions();
         // Counted before the ids are read: one that is met meanwhile makes what is kept too old.
-        let met = reports.iter().map(|report| report.workspaces).sum();
+        let met: Arc<[_]> = reports
+            .iter()
+            .map(|report| (report.partition, report.workspaces))
+            .collect();
         let kept = self.all.lock().clone();
         if let Some(kept) = kept.filter(|kept| kept.met == met) {
             return Ok(kept.ids);

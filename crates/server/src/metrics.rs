@@ -20,7 +20,7 @@ type CounterRow = (
     fn(&EngineCounters) -> &Counter,
 );
 
-const COUNTERS: [CounterRow; 14] = [
+const COUNTERS: [CounterRow; 15] = [
     (
         "workspace_engine_events_applied",
         "Events applied to workspaces",
@@ -44,6 +44,12 @@ const COUNTERS: [CounterRow; 14] = [
         "Records without a valid workspace id as their key",
         None,
         |counters| &counters.records_unroutable,
+    ),
+    (
+        "workspace_engine_records_misplaced",
+        "Records whose key belongs on another partition: their producer does not partition by murmur2",
+        None,
+        |counters| &counters.records_misplaced,
     ),
     (
         "workspace_engine_dead_letters",

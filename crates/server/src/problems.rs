@@ -197,8 +197,8 @@ pub(crate) fn append_unanswered() -> Problem {
     .retry_after(LATER)
 }
 
-pub(crate) fn starting() -> Problem {
-    Problem::new(&STARTING, "the engine is opening its data directory").retry_after(SOON)
+pub(crate) fn starting(opening: &str) -> Problem {
+    Problem::new(&STARTING, opening).retry_after(SOON)
 }
 
 pub(crate) fn stopping() -> Problem {

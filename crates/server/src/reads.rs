@@ -241,7 +241,7 @@ mod tests {
             tracker,
             Arc::new(BeginEmpty),
         );
-        app.set_engine(engine.unwrap(), store);
+        app.set_engine(engine.unwrap(), store, None);
         let status = StatusApi::new(EngineSource::new(app.clone()), limits, Registry::default());
         Api::new(app, status)
     }

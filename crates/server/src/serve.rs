@@ -27,11 +27,13 @@ use signals::Signals;
 use std::{
     io,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{net::TcpListener, sync::watch};
 use tracing::{info, warn};
 use workspace_engine_core::{Engine, ShutdownReport};
+use workspace_engine_kafka::Cluster;
 use workspace_status::Tracker;
 use workspace_status_http::{Limits, Registry, StatusApi, document_routes, with_problems};
 
@@ -154,8 +156,12 @@ async fn run(
         directory = %config.engine.data_dir.display(),
         "opening the data directory; requests are told so meanwhile"
     );
-    let opening = opening::open(config, tracker.clone());
-    let Opened { engine, store } = tokio::select! {
+    let opening = opening::open(config, app.clone());
+    let Opened {
+        engine,
+        store,
+        cluster,
+    } = tokio::select! {
         opened = opening => opened?,
         signal = signals.next() => {
             info!(signal, "stopped before the engine was open");
@@ -165,7 +171,7 @@ async fn run(
         }
     };
     info!(owner = config.engine.owner, "the engine is open");
-    app.set_engine(engine.clone(), store);
+    app.set_engine(engine.clone(), store, cluster.clone());
     let (stop, mut stopped) = watch::channel(false);
     running(Running {
         address,
@@ -187,7 +193,7 @@ async fn run(
     let deadline = Instant::now() + config.shutdown_timeout;
     let end = async {
         app.stop();
-        let report = shut_down(engine, deadline).await;
+        let report = shut_down(engine, cluster, deadline).await;
         http.shutdown(deadline.min(Instant::now() + DRAIN)).await;
         report
     };
@@ -203,9 +209,19 @@ async fn run(
     }
 }
 
-/// Saves and lets go of every workspace, on a thread that may block.
-async fn shut_down(engine: Engine, deadline: Instant) -> ShutdownReport {
-    let ending = tokio::task::spawn_blocking(move || engine.shutdown(deadline));
+/// Saves and lets go of every workspace, on a thread that may block. With the group, its partitions are
+/// handed over first.
+async fn shut_down(
+    engine: Engine,
+    cluster: Option<Arc<Cluster>>,
+    deadline: Instant,
+) -> ShutdownReport {
+    let ending = tokio::task::spawn_blocking(move || {
+        if let Some(cluster) = cluster {
+            cluster.membership.leave(deadline);
+        }
+        engine.shutdown(deadline)
+    });
     // A thread that failed has saved nothing more; the next start replays it.
     ending.await.unwrap_or_default()
 }

@@ -1,6 +1,6 @@
 //! What the status routes are told: the tracker's statuses, the store's history, the engine's health.
 
-use crate::app::App;
+use crate::{app::App, span::Span};
 use std::{
     borrow::Cow,
     sync::Arc,
@@ -11,6 +11,7 @@ use workspace_engine_core::{
     report::Check as EngineCheck,
     store::{HistoryCursor, HistoryRecord, StoreError, StoredWorkspace},
 };
+use workspace_engine_kafka::MemberReport;
 use workspace_status::{
     Epoch, Page, PageQuery, Snapshot, StateCounts, StateTotals, WaitOutcome, Watcher, WorkspaceId,
 };
@@ -19,8 +20,6 @@ use workspace_status_http::{
     Problem, StatusSource, Wait,
 };
 
-/// What is said while there is no engine yet.
-const OPENING: &str = "the engine is opening its data directory";
 /// What is said while it lets go of its workspaces.
 const STOPPING: &str = "the engine is shutting down";
 
@@ -46,10 +45,17 @@ impl StatusSource for EngineSource {
         let id = id.clone();
         Box::pin(async move {
             if app.engine_if_up().is_none() {
-                return OPENING.into();
+                return app.opening().to_string().into();
             }
             if app.is_stopping() {
                 return STOPPING.into();
+            }
+            let misplaced = app.engine_if_up().and_then(|engine| engine.misplaced(&id));
+            if let Some(misplaced) = misplaced {
+                return misplaced.to_string().into();
+            }
+            if let Some(elsewhere) = not_here(&app, &id) {
+                return elsewhere.into();
             }
             match app.blocking(move |engine| engine.stored(&id)).await {
                 Ok(Ok(Some(stored))) => not_in_memory(&stored).into(),
@@ -114,13 +120,21 @@ impl StatusSource for EngineSource {
 
     fn readiness(&self) -> Vec<Check> {
         let Some(engine) = self.0.engine_if_up() else {
-            return vec![Check::failed("engine", OPENING)];
+            return vec![Check::failed("engine", self.0.opening().to_string())];
         };
         if self.0.is_stopping() {
             return vec![Check::failed("engine", STOPPING)];
         }
         let checks = engine.health().ready.into_iter().map(check);
-        [Check::ok("engine")].into_iter().chain(checks).collect()
+        let group = self
+            .0
+            .cluster()
+            .map(|cluster| group_check(&cluster.membership.report()));
+        [Check::ok("engine")]
+            .into_iter()
+            .chain(checks)
+            .chain(group)
+            .collect()
     }
 
     fn liveness(&self) -> Vec<Check> {
@@ -129,6 +143,42 @@ impl StatusSource for EngineSource {
             None => vec![Check::ok("http")],
         }
     }
+}
+
+/// Whether this process is a member of its group.
+fn group_check(member: &MemberReport) -> Check {
+    match group_trouble(member) {
+        None => Check::ok("group"),
+        Some(trouble) => Check::failed("group", trouble),
+    }
+}
+
+/// What keeps this process from getting partitions; none where it is a member of the group.
+fn group_trouble(member: &MemberReport) -> Option<String> {
+    let waiting = member.joining_for.map(|since| {
+        let since = Span(Duration::from_secs(since.as_secs()));
+        format!("waiting for the group coordinator for {since}")
+    });
+    match (waiting, &member.trouble) {
+        (Some(waiting), Some(trouble)) => Some(format!("{waiting}: {trouble}")),
+        (waiting, trouble) => waiting.or_else(|| trouble.clone()),
+    }
+}
+
+/// Why a workspace is not on this engine; none where it should be.
+fn not_here(app: &App, id: &WorkspaceId) -> Option<String> {
+    let (cluster, engine) = (app.cluster()?, app.engine_if_up()?);
+    let partition = engine.partition_of(id);
+    if engine.is_assigned(partition) {
+        let opening = engine.opening(partition)?;
+        return Some(format!(
+            "partition {partition} of the workspace is being opened: {opening}"
+        ));
+    }
+    let waiting = group_trouble(&cluster.membership.report());
+    Some(waiting.unwrap_or_else(|| {
+        format!("partition {partition} of the workspace is assigned to another engine of the group, or to none yet")
+    }))
 }
 
 /// Why a workspace that the store holds has no status.

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use workspace_lifecycle::{AppliedTo, ApplyTo, Offset, Poison, StateAfter, Touched};
+use workspace_lifecycle::{AppliedTo, ApplyTo, Offset, PartitionId, Poison, StateAfter, Touched};
 use workspace_status::WorkspaceId;
 
 use crate::event::Event;
 use crate::loaded::{Applied, LoadedWorkspace};
 use crate::log::{Batch, Record};
+use crate::misplaced::Misplaced;
+use crate::routing::partition_of;
 use crate::workspace::Workspace;
 
 /// A batch whose records are grouped by workspace. The records stay where they are: those of a
@@ -20,6 +22,9 @@ pub(crate) struct Grouped {
     next: Vec<u32>,
     groups: Vec<Group>,
     pub(crate) unroutable: u64,
+    /// Workspaces whose own partition is another one, each with its first record here.
+    pub(crate) misplaced: Vec<(WorkspaceId, Misplaced)>,
+    pub(crate) misplaced_records: u64,
     pub(crate) bytes: u64,
 }
 
@@ -32,27 +37,67 @@ struct Group {
 
 const NONE: u32 = u32::MAX;
 
+/// What a key stands for on a partition.
+#[derive(Debug, Clone, Copy)]
+enum Route {
+    Group(usize),
+    Misplaced,
+    /// No workspace has such an id.
+    Nowhere,
+}
+
 impl Grouped {
-    /// Groups records by their keys; those without a valid one are counted and left out.
-    pub(crate) fn new(batch: Batch) -> Self {
+    /// Groups records of a partition by their keys; those without a valid one and those that belong on another
+    /// of `partitions` are counted and left out.
+    pub(crate) fn new(batch: Batch, partition: PartitionId, partitions: u32) -> Self {
         let records = batch.records;
         let mut next = vec![NONE; records.len()];
         let mut groups: Vec<Group> = Vec::new();
-        let (mut unroutable, mut bytes) = (0, 0);
-        let mut by_key: HashMap<&[u8], Option<usize>> = HashMap::new();
+        let (mut unroutable, mut misplaced_records, mut bytes) = (0, 0, 0);
+        let mut misplaced = Vec::new();
+        let mut by_key: HashMap<&[u8], Route> = HashMap::new();
         let mut before: Option<(&[u8], usize)> = None;
         for (place, record) in (0..NONE).zip(&records) {
             bytes += u64::try_from(record.value().map_or(0, <[u8]>::len)).unwrap_or(0);
-            let group = record.key().and_then(|key| {
-                let index = match before {
-                    Some((last_key, index)) if last_key == key => Some(index),
-                    _ => *by_key
-                        .entry(key)
-                        .or_insert_with(|| open_group(&mut groups, key, place)),
-                }?;
-                before = Some((key, index));
-                groups.get_mut(index)
+            let mut route = |key| {
+                let Some(id) = workspace_of(key) else {
+                    return Route::Nowhere;
+                };
+                let expected = partition_of(&id, partitions);
+                if expected != partition {
+                    let record = Misplaced {
+                        found: partition,
+                        offset: record.offset,
+                        expected,
+                    };
+                    misplaced.push((id, record));
+                    return Route::Misplaced;
+                }
+                groups.push(Group {
+                    id,
+                    first: place,
+                    last: place,
+                });
+                Route::Group(groups.len() - 1)
+            };
+            let route = record.key().map_or(Route::Nowhere, |key| match before {
+                Some((last_key, index)) if last_key == key => Route::Group(index),
+                _ => {
+                    let route = *by_key.entry(key).or_insert_with(|| route(key));
+                    if let Route::Group(index) = route {
+                        before = Some((key, index));
+                    }
+                    route
+                }
             });
+            let group = match route {
+                Route::Group(index) => groups.get_mut(index),
+                Route::Misplaced => {
+                    misplaced_records += 1;
+                    continue;
+                }
+                Route::Nowhere => None,
+            };
             let Some(group) = group else {
                 unroutable += 1;
                 continue;
@@ -71,6 +116,8 @@ impl Grouped {
             next,
             groups,
             unroutable,
+            misplaced,
+            misplaced_records,
             bytes,
         }
     }
@@ -118,25 +165,19 @@ impl Grouped {
     pub(crate) fn routable(&self) -> u64 {
         u64::try_from(self.records.len())
             .unwrap_or(0)
-            .saturating_sub(self.unroutable)
+            .saturating_sub(self.unroutable + self.misplaced_records)
     }
 }
 
-fn open_group(groups: &mut Vec<Group>, key: &[u8], place: u32) -> Option<usize> {
-    let id = WorkspaceId::new(std::str::from_utf8(key).ok()?).ok()?;
-    groups.push(Group {
-        id,
-        first: place,
-        last: place,
-    });
-    Some(groups.len() - 1)
+fn workspace_of(key: &[u8]) -> Option<WorkspaceId> {
+    WorkspaceId::new(std::str::from_utf8(key).ok()?).ok()
 }
 
 /// Where an event comes from, for the text that names a poison event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source<'a> {
     pub(crate) topic: &'a str,
-    pub(crate) partition: workspace_lifecycle::PartitionId,
+    pub(crate) partition: PartitionId,
 }
 
 /// Applies those records that the plan covers to their workspace, up to the first event that it cannot
@@ -216,4 +257,55 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_another_partition_and_of_no_workspace_are_left_out_and_counted() {
+        let (own, partitions) = (PartitionId(0), 2);
+        let id_on = |partition: u32| {
+            (0..)
+                .map(|number| format!("w{number}"))
+                .find(|id| partition_of(&WorkspaceId::new(id).unwrap(), partitions).0 == partition)
+                .unwrap()
+        };
+        let (here, elsewhere) = (id_on(0), id_on(1));
+        let keys: [Option<&[u8]>; 6] = [
+            Some(here.as_bytes()),
+            Some(elsewhere.as_bytes()),
+            None,
+            Some(b"no id"),
+            Some(elsewhere.as_bytes()),
+            Some(here.as_bytes()),
+        ];
+        let records = (10..)
+            .zip(keys)
+            .map(|(offset, key)| Record::new(Offset(offset), key, Some(b"{}")))
+            .collect();
+        let batch = Batch {
+            records,
+            next_offset: Offset(16),
+            high_watermark: Offset(16),
+        };
+        let grouped = Grouped::new(batch, own, partitions);
+        let offsets: Vec<Vec<u64>> = grouped
+            .groups()
+            .map(|(_, records)| records.map(|record| record.offset.0).collect())
+            .collect();
+        assert_eq!(offsets, [[10, 15]]);
+        assert_eq!((grouped.unroutable, grouped.misplaced_records), (2, 2));
+        let misplaced = Misplaced {
+            found: own,
+            offset: Offset(11),
+            expected: PartitionId(1),
+        };
+        assert_eq!(
+            grouped.misplaced,
+            [(WorkspaceId::new(&elsewhere).unwrap(), misplaced)]
+        );
+        assert_eq!(grouped.routable(), 2);
+    }
 }

@@ -53,7 +53,12 @@ pub(super) fn from_layers(layers: &Layers) -> Result<Option<KafkaConfig>, Invali
     for name in ["topic", "group"] {
         check_name(layers, name)?;
     }
-    if config.changelog_topic().len().max(config.dead_letter_topic().len()) > NAME_BYTES_MOST {
+    if config
+        .changelog_topic()
+        .len()
+        .max(config.dead_letter_topic().len())
+        > NAME_BYTES_MOST
+    {
         return Err(layers.invalid(
             "group",
             format_args!(
@@ -90,7 +95,9 @@ fn check_name(layers: &Layers, name: &str) -> Result<(), InvalidSetting> {
     if text.is_empty() || matches!(text, "." | "..") || !text.bytes().all(is_plain) {
         return Err(layers.invalid(
             name,
-            format_args!("{text:?} is not a name of letters, digits, dots, underscores and hyphens"),
+            format_args!(
+                "{text:?} is not a name of letters, digits, dots, underscores and hyphens"
+            ),
         ));
     }
     Ok(())
@@ -102,7 +109,10 @@ fn properties(layers: &Layers) -> Result<BTreeMap<String, String>, InvalidSettin
         return Ok(BTreeMap::new());
     };
     let text = fs::read_to_string(&path).map_err(|error| {
-        layers.invalid(name, format_args!("cannot read {}: {error}", path.display()))
+        layers.invalid(
+            name,
+            format_args!("cannot read {}: {error}", path.display()),
+        )
     })?;
     read_properties(&text)
         .map_err(|error| layers.invalid(name, format_args!("{}: {error}", path.display())))

@@ -7,10 +7,19 @@ use utoipa::ToSchema;
 use workspace_engine_core::report::PartitionReport;
 use workspace_status_http::{Problem, ProblemDocument, answer_document};
 
-/// All partitions.
+/// The partitions of this engine.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Partitions)]
+#[serde(rename_all = "camelCase")]
 struct PartitionsDocument {
+    /// Name of the topic.
+    topic: String,
+    /// The consumer group; null where all partitions are this engine's own.
+    #[schema(required)]
+    group: Option<String>,
+    /// How many partitions the topic has.
+    total_count: u32,
+    /// Those of this engine.
     /// Ordered by number.
     partitions: Vec<PartitionDocument>,
 }
@@ -39,6 +48,9 @@ struct PartitionDocument {
     workspaces: usize,
     /// Who owns it.
     owner: String,
+    /// What log and store still do before it can be served; null when it is.
+    #[schema(required)]
+    opening: Option<String>,
 }
 
 impl From<PartitionReport> for PartitionDocument {
@@ -53,6 +65,7 @@ impl From<PartitionReport> for PartitionDocument {
             rate_per_second: report.rate_per_second.round(),
             workspaces: report.workspaces,
             owner: report.owner,
+            opening: report.opening,
         }
     }
 }
@@ -64,13 +77,17 @@ impl From<PartitionReport> for PartitionDocument {
     operation_id = "listPartitions",
     tag = "node",
     responses(
-        (status = 200, description = "All partitions", body = PartitionsDocument),
+        (status = 200, description = "The partitions of this engine", body = PartitionsDocument),
         (status = 503, description = "The engine is starting", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn list(Extract(app): Extract<App>) -> Result<Response, Problem> {
-    let partitions = app.engine()?.partitions();
+    let engine = app.engine()?;
+    let partitions = engine.partitions();
     let document = PartitionsDocument {
+        topic: engine.log().topic().to_owned(),
+        group: engine.group().map(str::to_owned),
+        total_count: engine.log().partitions(),
         partitions: partitions.into_iter().map(Into::into).collect(),
     };
     Ok(answer_document(StatusCode::OK, &document))

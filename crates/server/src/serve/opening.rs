@@ -4,7 +4,12 @@
 //! a thread whose value was raised, and all its threads, those of the database included, leave the
 //! processor to a request as soon as there is one; without requests they have all of it.
 
-use crate::config::{EngineSettings, ServeConfig, StoreKind};
+mod cluster;
+
+use crate::{
+    app::App,
+    config::{EngineSettings, ServeConfig, StoreKind},
+};
 use std::{io, path::PathBuf, sync::Arc, thread};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -15,8 +20,8 @@ use workspace_engine_core::{
     populate::{BeginEmpty, NdjsonDirectory, Populate},
     store::{FileStore, LsmStore, MemoryStore, Store},
 };
+use workspace_engine_kafka::{Cluster, ClusterError, MembershipError, TopicError};
 use workspace_lifecycle::{AdmissionLimits, Limits};
-use workspace_status::Tracker;
 
 /// Directory of the file store within the data directory.
 const FILE_STORE: &str = "workspaces";
@@ -30,6 +35,14 @@ pub(crate) enum OpenError {
     Start(#[from] StartError),
     #[error("populate-dir {path} cannot be read", path = path.display())]
     PopulateDir { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
+    #[error("stopped while the engine was being opened")]
+    Stopped,
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
     #[error("the thread that opens the engine failed")]
@@ -40,10 +53,11 @@ pub(crate) enum OpenError {
 pub(super) struct Opened {
     pub(super) engine: Engine,
     pub(super) store: Arc<dyn Store>,
+    pub(super) cluster: Option<Arc<Cluster>>,
 }
 
 /// Opens the engine of a configuration.
-pub(super) async fn open(config: &ServeConfig, tracker: Tracker) -> Result<Opened, OpenError> {
+pub(super) async fn open(config: &ServeConfig, app: App) -> Result<Opened, OpenError> {
     let settings = config.engine.clone();
     let nice = config.engine_nice;
     let (opened, answer) = oneshot::channel();
@@ -52,13 +66,18 @@ pub(super) async fn open(config: &ServeConfig, tracker: Tracker) -> Result<Opene
         .spawn(move || {
             stand_behind(nice);
             // Nobody waits any more where the process was told to stop meanwhile.
-            let _ = opened.send(open_here(&settings, tracker));
+            let answer = match &settings.kafka {
+                Some(kafka) => cluster::open(&settings, kafka, &app),
+                None => open_here(&settings, &app),
+            };
+            let _ = opened.send(answer);
         })
         .map_err(OpenError::Thread)?;
     answer.await.map_err(|_| OpenError::Panicked)?
 }
 
-fn open_here(settings: &EngineSettings, tracker: Tracker) -> Result<Opened, OpenError> {
+/// Opens an engine that keeps log and workspaces in its data directory.
+fn open_here(settings: &EngineSettings, app: &App) -> Result<Opened, OpenError> {
     let populate = populate(settings)?;
     let spec = DataDirSpec {
         partitions: settings.partitions,
@@ -84,8 +103,19 @@ fn open_here(settings: &EngineSettings, tracker: Tracker) -> Result<Opened, Open
         store = ?settings.store,
         "data directory is open"
     );
-    let config = EngineConfig {
+    let (config, tracker) = (engine_config(settings), app.tracker().clone());
+    let engine = Engine::start(config, log, Arc::clone(&store), tracker, populate)?;
+    Ok(Opened {
+        engine,
+        store,
+        cluster: None,
+    })
+}
+
+fn engine_config(settings: &EngineSettings) -> EngineConfig {
+    EngineConfig {
         owner: settings.owner.clone(),
+        group: settings.kafka.as_ref().map(|kafka| kafka.group.clone()),
         admission: AdmissionLimits {
             permits: settings.permits,
             urgent_queue: settings.urgent_queue,
@@ -96,9 +126,7 @@ fn open_here(settings: &EngineSettings, tracker: Tracker) -> Result<Opened, Open
             ..Limits::default()
         },
         ..EngineConfig::default()
-    };
-    let engine = Engine::start(config, log, Arc::clone(&store), tracker, populate)?;
-    Ok(Opened { engine, store })
+    }
 }
 
 fn populate(settings: &EngineSettings) -> Result<Arc<dyn Populate>, OpenError> {

@@ -1,0 +1,151 @@
+//! Opens an engine that keeps log and workspaces on a Kafka cluster and shares them with its group.
+
+use super::{OpenError, Opened, engine_config, populate};
+use crate::{app::App, config::EngineSettings, span::Span};
+use std::{
+    fs, io,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+use tracing::{error, info, warn};
+use workspace_engine_core::{
+    Engine,
+    disk::{DataDir, DataDirSpec, DiskError},
+    log::EventLog,
+    store::{LsmStore, Store},
+};
+use workspace_engine_kafka::{Assignments, Cluster, KafkaConfig, prepare};
+use workspace_lifecycle::PartitionId;
+
+/// Directory of the copy of the workspaces within the data directory.
+const COPY: &str = "kafka";
+
+/// How long to wait before brokers that do not answer are asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+pub(super) fn open(
+    settings: &EngineSettings,
+    kafka: &KafkaConfig,
+    app: &App,
+) -> Result<Opened, OpenError> {
+    let populate = populate(settings)?;
+    let partitions = find_topics(kafka, app)?;
+    app.tell_opening("the engine is opening its data directory");
+    let copy = open_copy(&settings.data_dir.join(COPY), partitions)?;
+    let cluster = Arc::new(Cluster::new(kafka, partitions, copy, &settings.owner)?);
+    let store = Arc::clone(&cluster.store) as Arc<dyn Store>;
+    let engine = Engine::start_unassigned(
+        engine_config(settings),
+        Arc::clone(&cluster.log) as Arc<dyn EventLog>,
+        Arc::clone(&store),
+        app.tracker().clone(),
+        populate,
+    )?;
+    info!(
+        brokers = kafka.brokers,
+        topic = kafka.topic,
+        group = kafka.group,
+        partitions,
+        "joining the consumer group"
+    );
+    cluster.membership.join(ToEngine(engine.clone()))?;
+    Ok(Opened {
+        engine,
+        store,
+        cluster: Some(cluster),
+    })
+}
+
+/// How many partitions the events have. Waits for the brokers, and says so meanwhile.
+fn find_topics(kafka: &KafkaConfig, app: &App) -> Result<u32, OpenError> {
+    let began = Instant::now();
+    app.tell_opening(format!("waiting for the brokers {}", kafka.brokers));
+    loop {
+        match prepare(kafka) {
+            Ok(partitions) => return Ok(partitions),
+            Err(error) if !error.is_passing() => return Err(error.into()),
+            Err(_) if app.is_stopping() => return Err(OpenError::Stopped),
+            Err(error) => {
+                let since = Span(Duration::from_secs(began.elapsed().as_secs()));
+                warn!(%error, "waiting for the brokers");
+                app.tell_opening(format!("waiting for the brokers for {since}: {error}"));
+                thread::sleep(ASK_AGAIN);
+            }
+        }
+    }
+}
+
+/// The copy of the workspaces on this disk. One that cannot be read is made anew: the changelog has them all.
+fn open_copy(path: &Path, partitions: u32) -> Result<LsmStore, OpenError> {
+    let spec = DataDirSpec {
+        partitions,
+        ..DataDirSpec::default()
+    };
+    let open = || LsmStore::open(&DataDir::open(path, &spec)?);
+    match open() {
+        Ok(copy) => return Ok(copy),
+        Err(error) if can_be_made_anew(&error) => {
+            warn!(%error, directory = %path.display(), "the copy of the workspaces is made anew from the changelog");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    remove(path)?;
+    Ok(open()?)
+}
+
+fn can_be_made_anew(error: &DiskError) -> bool {
+    match error {
+        DiskError::Version { .. }
+        | DiskError::Partitions { .. }
+        | DiskError::Damaged { .. }
+        | DiskError::DamagedBetween { .. }
+        | DiskError::DamagedList { .. }
+        | DiskError::Lost { .. }
+        | DiskError::Witness { .. } => true,
+        DiskError::Locked { .. }
+        | DiskError::PartitionCount { .. }
+        | DiskError::NotADataDirectory { .. }
+        | DiskError::Io { .. }
+        | DiskError::Database { .. } => false,
+    }
+}
+
+fn remove(path: &Path) -> Result<(), DiskError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DiskError::Io {
+            doing: "remove",
+            path: path.to_owned(),
+            source,
+        }),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Hands what the group decides to the engine.
+struct ToEngine(Engine);
+
+impl Assignments for ToEngine {
+    fn assigned(&self, partitions: &[PartitionId]) {
+        for partition in partitions {
+            if let Err(error) = self.0.assign(*partition) {
+                error!(%partition, %error, "a partition cannot be taken; nobody serves it until this engine ends");
+            }
+        }
+    }
+
+    fn revoked(&self, partitions: &[PartitionId], deadline: Instant) {
+        let late = self.0.revoke(partitions, deadline);
+        if late > 0 {
+            warn!(
+                late,
+                "not all partitions were saved in time; their next owners replay what is missing"
+            );
+        }
+    }
+
+    fn lost(&self, partitions: &[PartitionId]) {
+        self.0.lose(partitions);
+    }
+}

@@ -1,0 +1,410 @@
+#!/usr/bin/env python3
+"""Engines on a real Apache Kafka lose nothing, double nothing, and say who owned what.
+
+    scripts/check_cluster.py [--rounds N] [--seed N] [--protocol classic|consumer] [--nodes 1|3]
+                             [--scenarios one,three,churn,...] [--events FILE --expected FILE]
+
+Starts Apache Kafka (scripts/kafka.sh) and engines, produces events keyed by their workspace (with kcat
+where it is installed, else with Kafka's console producer), disturbs them at random moments, and compares
+what the engines serve with what the events come to. Without --events it makes its own.
+Scenarios, each on a topic of its own:
+
+    one      one engine
+    three    three engines
+    churn    three engines; one is killed (-9) and comes back, one is stopped, one is added; then an
+             engine with an empty disk takes everything over alone
+    broker   one engine and then two; the brokers are killed (-9) and started again, in turn
+    parked   a record that is no event parks its workspace alone; `skip` moves it on
+"""
+import argparse, collections, gzip, hashlib, json, os, pathlib, random, shutil, signal, socket
+import subprocess, sys, tempfile, threading, time, urllib.error, urllib.parse, urllib.request
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+PATIENCE = 120
+PARTITIONS = 12
+SESSION = 6
+
+
+def say(text):
+    print(f"[{time.monotonic() - BEGAN:7.2f}] {text}", flush=True)
+
+
+class Kafka:
+    def __init__(self, directory, nodes):
+        self.nodes = nodes
+        self.environment = {**os.environ, "KAFKA_DIR": str(directory)}
+        self.brokers = self.call("start", str(nodes)).strip()
+
+    def call(self, *arguments, **options):
+        return subprocess.run(
+            [HERE / "kafka.sh", *arguments], env=self.environment, check=True, text=True,
+            stdout=subprocess.PIPE, **options).stdout
+
+    def tool(self, main, *arguments, **options):
+        return self.call("run", main, "--bootstrap-server", self.brokers, *arguments, **options)
+
+    def create(self, topic):
+        self.tool("org.apache.kafka.tools.TopicCommand", "--create", "--topic", topic,
+                  "--partitions", str(PARTITIONS))
+
+    def producer(self, topic):
+        """A process that takes `key TAB value` lines and puts each where Kafka's default partitioner does."""
+        if shutil.which("kcat"):
+            command = ["kcat", "-P", "-b", self.brokers, "-t", topic, "-K", "\t", "-q",
+                       "-X", "partitioner=murmur2_random", "-X", "enable.idempotence=true",
+                       "-X", "linger.ms=20"]
+        else:
+            command = [HERE / "kafka.sh", "run", "org.apache.kafka.tools.ConsoleProducer",
+                       "--bootstrap-server", self.brokers, "--topic", topic,
+                       "--reader-property", "parse.key=true"]
+        return subprocess.Popen(command, env=self.environment, stdin=subprocess.PIPE)
+
+
+class Engine:
+    def __init__(self, fleet, number):
+        self.fleet, self.number = fleet, number
+        self.directory = fleet.directory / f"engine-{number}"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.process = None
+
+    def start(self):
+        fleet = self.fleet
+        log = open(fleet.directory / f"engine-{self.number}.log", "ab")
+        self.process = subprocess.Popen(
+            [fleet.arguments.binary, "serve", "--kafka", fleet.kafka.brokers, "--topic", fleet.topic,
+             "--group", fleet.group, "--group-protocol", fleet.arguments.protocol,
+             "--session-timeout", f"{SESSION}s", "--data-dir", self.directory,
+             "--listen", f"127.0.0.1:{self.port}", "--owner", f"engine-{self.number}",
+             *fleet.arguments.engine_flags.split()],
+            stdout=subprocess.DEVNULL, stderr=log)
+        say(f"engine-{self.number} starts")
+        return self
+
+    def end(self, how):
+        say(f"engine-{self.number} gets {how.name}")
+        self.process.send_signal(how)
+        code = self.process.wait(60)
+        assert how == signal.SIGKILL or code == 0, f"engine-{self.number} ended with {code}"
+        self.process = None
+
+    def is_up(self):
+        if self.process and self.process.poll() is not None:
+            raise AssertionError(f"engine-{self.number} ended by itself: {self.process.returncode}")
+        return self.process is not None
+
+    def call(self, path, method="GET"):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api/v1{path}", method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return {"status": error.code, "problem": error.read().decode()}
+        except OSError:
+            return {}
+
+
+class Fleet:
+    def __init__(self, arguments, kafka, directory, name):
+        self.arguments, self.kafka = arguments, kafka
+        self.topic = self.group = name
+        self.directory = directory / name
+        self.directory.mkdir()
+        self.engines = []
+        kafka.create(self.topic)
+
+    def add(self, count=1):
+        added = [Engine(self, len(self.engines) + number).start() for number in range(count)]
+        self.engines += added
+        return added[-1]
+
+    def up(self):
+        return [engine for engine in self.engines if engine.is_up()]
+
+    def owner(self, workspace):
+        """The engine that serves a workspace, with the status; more than one is an error of this moment."""
+        found = [(engine, status) for engine in self.up()
+                 if (status := engine.call(f"/workspaces/{workspace}/status")).get("state")]
+        return found[0] if len(found) == 1 else (None, found)
+
+    def wait_until_ready(self, expected):
+        began = time.monotonic()
+        waiting = dict(expected)
+        while waiting:
+            for workspace, wanted in list(waiting.items()):
+                engine, status = self.owner(workspace)
+                if engine and status["state"] == "ready":
+                    summary = engine.call(f"/workspaces/{workspace}/entities")
+                    if summary.get("eventsApplied", 0) >= wanted["events"]:
+                        del waiting[workspace]
+            if waiting and time.monotonic() - began > PATIENCE:
+                workspace = next(iter(waiting))
+                raise AssertionError(f"waited too long for {len(waiting)}, such as {workspace}: {self.owner(workspace)}")
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    def verify(self, expected):
+        seconds = self.wait_until_ready(expected)
+        for workspace, wanted in expected.items():
+            engine, _ = self.owner(workspace)
+            assert engine, f"{workspace} is not served by one engine"
+            summary = engine.call(f"/workspaces/{workspace}/entities")
+            assert summary["eventsApplied"] == wanted["events"], (workspace, summary, wanted["events"])
+            for kind in {*wanted["entities"], *summary["counts"]}:
+                lines = entity_lines(engine, workspace, kind)
+                found = {"count": len(lines), "sha256": digest(lines)}
+                assert found == wanted["entities"].get(kind, found), f"{workspace} {kind} differs: {found}"
+                assert lines == [] or kind in wanted["entities"], f"{workspace} should have no {kind}"
+        say(f"all ready after {seconds:.2f} s, as expected on {len(self.up())} engines")
+
+    def histories(self, expected):
+        """Every workspace's owners in order; epochs only grow, and each belongs to one owner."""
+        moves = 0
+        for workspace in expected:
+            engine, _ = self.owner(workspace)
+            transitions = pages(engine, f"/workspaces/{workspace}/history", "transitions")
+            epochs = [(transition["epoch"], transition["owner"]) for transition in transitions]
+            assert epochs == sorted(epochs, key=lambda pair: pair[0]), f"epochs of {workspace} go back"
+            owner_of = dict(epochs)
+            assert all(owner_of[epoch] == owner for epoch, owner in epochs), f"{workspace}: an epoch of two owners"
+            owners = list(owner_of.values())
+            moves += sum(one != next_one for one, next_one in zip(owners, owners[1:]))
+        return moves
+
+    def end(self):
+        for engine in self.up():
+            engine.end(signal.SIGTERM)
+        for log in self.directory.glob("engine-*.log"):
+            text = log.read_text(errors="replace")
+            for bad in ("panicked", "MAXPOLL", "max.poll.interval", "not polled for too long"):
+                assert bad not in text, f"{log} says {bad!r}"
+
+
+class Feed(threading.Thread):
+    """Produces events over some seconds, and can be asked how far it is."""
+
+    def __init__(self, fleet, lines, seconds):
+        super().__init__(daemon=True)
+        self.producer = fleet.kafka.producer(fleet.topic)
+        self.lines, self.seconds, self.failed = lines, seconds, None
+        self.start()
+
+    def run(self):
+        piece = max(1, len(self.lines) // 100)
+        try:
+            for begin in range(0, len(self.lines), piece):
+                self.producer.stdin.write(b"".join(self.lines[begin:begin + piece]))
+                self.producer.stdin.flush()
+                time.sleep(self.seconds / 100)
+            self.producer.stdin.close()
+        except OSError as error:
+            self.failed = error
+
+    def finish(self):
+        self.join()
+        assert self.failed is None and self.producer.wait(PATIENCE) == 0, f"the producer failed: {self.failed}"
+        say(f"{len(self.lines)} events are in the topic")
+
+
+def pages(engine, path, name):
+    items, cursor = [], ""
+    while True:
+        page = engine.call(f"{path}?limit=1000{cursor}")
+        items += page[name]
+        if page["nextCursor"] is None:
+            return items
+        cursor = f"&cursor={urllib.parse.quote(page['nextCursor'])}"
+
+
+def canonical(data):
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def digest(lines):
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def entity_lines(engine, workspace, kind):
+    entities = pages(engine, f"/workspaces/{workspace}/entities/{kind}", "entities")
+    lines = [f"{entity['id']}\t{canonical(entity['data'])}" for entity in entities]
+    return sorted(lines, key=str.encode)
+
+
+def make_events(dice, count, workspaces):
+    """Events as lines, and what they come to."""
+    lines = []
+    live = collections.defaultdict(lambda: collections.defaultdict(dict))
+    applied = collections.Counter()
+    for number in range(count):
+        workspace = f"workspace-{dice.randrange(workspaces)}"
+        kind = dice.choice(["resource", "deployment-version"])
+        verb = dice.choice(["created", "updated", "updated", "deleted"])
+        data = {"id": f"path/{dice.randrange(60)}", "n": number, "text": 'ü"\\'}
+        lines.append(canonical({"eventType": f"{kind}.{verb}", "workspaceId": workspace,
+                                "timestamp": number, "data": data}))
+        applied[workspace] += 1
+        if verb == "deleted":
+            live[workspace][kind].pop(data["id"], None)
+        else:
+            live[workspace][kind][data["id"]] = canonical(data)
+    expected = {}
+    for workspace, events in applied.items():
+        kinds = {}
+        for kind, entities in live[workspace].items():
+            rows = sorted((f"{id}\t{data}" for id, data in entities.items()), key=str.encode)
+            kinds[kind] = {"count": len(rows), "sha256": digest(rows)}
+        expected[workspace] = {"events": events, "entities": kinds}
+    return lines, expected
+
+
+def keyed(line):
+    return f"{json.loads(line)['workspaceId']}\t{line}\n".encode()
+
+
+def one(fleet, dice, lines, expected):
+    fleet.add()
+    Feed(fleet, lines, 3).finish()
+    fleet.verify(expected)
+
+
+def three(fleet, dice, lines, expected):
+    fleet.add(3)
+    Feed(fleet, lines, 5).finish()
+    fleet.verify(expected)
+
+
+def churn(fleet, dice, lines, expected):
+    fleet.add(3)
+    fleet.wait_until_ready({})
+    feed = Feed(fleet, lines, fleet.arguments.feed_seconds)
+    moments = sorted(dice.uniform(2, fleet.arguments.feed_seconds) for _ in range(4))
+    say("moments " + ", ".join(f"{moment:.3f}" for moment in moments))
+    began = time.monotonic()
+
+    def until(moment):
+        time.sleep(max(0.0, began + moment - time.monotonic()))
+
+    until(moments[0])
+    killed = dice.choice(fleet.up())
+    killed.end(signal.SIGKILL)
+    until(moments[1])
+    killed.start()
+    until(moments[2])
+    dice.choice([engine for engine in fleet.up() if engine is not killed]).end(signal.SIGTERM)
+    until(moments[3])
+    fleet.add()
+    feed.finish()
+    fleet.verify(expected)
+    moves = fleet.histories(expected)
+    assert moves > 0, "no history shows another owner"
+    for engine in fleet.up():
+        engine.end(signal.SIGTERM)
+    fleet.add()
+    fleet.verify(expected)
+    say(f"an empty disk took over; histories show {moves}, then {fleet.histories(expected)} changes of the owner")
+
+
+def broker(fleet, dice, lines, expected):
+    fleet.add()
+    feed = Feed(fleet, lines, fleet.arguments.feed_seconds)
+    for node in range(1, fleet.kafka.nodes + 1):
+        time.sleep(dice.uniform(1, fleet.arguments.feed_seconds / fleet.kafka.nodes))
+        say(f"node {node} of Kafka is killed")
+        fleet.kafka.call("kill", str(node))
+        time.sleep(dice.uniform(1, 4))
+        fleet.kafka.call("restart", str(node))
+        if node == 1:
+            fleet.add()
+        # The others must be back before the next one goes: two of three hold every record.
+        fleet.kafka.call("wait")
+    feed.finish()
+    fleet.verify(expected)
+
+
+def parked(fleet, dice, lines, expected):
+    victim, others = sorted(expected)[0], sorted(expected)[1:]
+    mine = [line for line in lines if line.startswith(f"{victim}\t".encode())]
+    poison = f"{victim}\tthis is no event\n".encode()
+    place = lines.index(mine[len(mine) // 2])
+    fleet.add(2)
+    Feed(fleet, [*lines[:place], poison, *lines[place:]], 2).finish()
+    fleet.wait_until_ready({workspace: expected[workspace] for workspace in others})
+    deadline = time.monotonic() + PATIENCE
+    while (status := fleet.owner(victim)[1]) and (not isinstance(status, dict) or status["state"] != "error"):
+        assert time.monotonic() < deadline, status
+        time.sleep(0.05)
+    engine, status = fleet.owner(victim)
+    say(f"{victim}: {status['errorMessage']}")
+    assert status["error"]["kind"] == "parked", status
+    for part in (fleet.topic, "partition", "offset", victim):
+        assert part in status["errorMessage"], (part, status["errorMessage"])
+    engine.call(f"/workspaces/{victim}/skip", "POST")
+    # The skipped record counts as one that was dealt with, not as one that was applied.
+    fleet.verify(expected)
+    engine, _ = fleet.owner(victim)
+    letters = pages(engine, f"/workspaces/{victim}/dead-letters", "deadLetters")
+    assert len(letters) == 1, letters
+    topic = f"{fleet.group}-{fleet.topic}-dead-letters"
+    held = fleet.kafka.tool("org.apache.kafka.tools.GetOffsetShell", "--topic", topic)
+    say(f"skipped; {held.strip()}")
+    assert held.strip().endswith(":1") or ":2" in held, held
+
+
+SCENARIOS = {"one": one, "three": three, "churn": churn, "broker": broker, "parked": parked}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default=ROOT / "target/release/workspace-engine", type=pathlib.Path)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
+    parser.add_argument("--nodes", type=int, choices=[1, 3], default=1)
+    parser.add_argument("--protocol", choices=["classic", "consumer"], default="classic")
+    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
+    parser.add_argument("--events", type=pathlib.Path)
+    parser.add_argument("--expected", type=pathlib.Path)
+    parser.add_argument("--feed-seconds", type=float, default=15)
+    parser.add_argument("--engine-flags", default="", help="more flags for every engine")
+    parser.add_argument("--directory", type=pathlib.Path, help="keeps everything here")
+    arguments = parser.parse_args()
+    scenarios = [SCENARIOS[name] for name in arguments.scenarios.split(",")]
+    dice = random.Random(arguments.seed)
+    if arguments.events:
+        opened = gzip.open if arguments.events.suffix == ".gz" else open
+        with opened(arguments.events, "rt", encoding="utf-8") as file:
+            lines = file.read().splitlines()
+        expected = json.loads(arguments.expected.read_text())["workspaces"]
+    else:
+        lines, expected = make_events(dice, 20_000, 40)
+    lines = [keyed(line) for line in lines]
+    directory = arguments.directory or pathlib.Path(tempfile.mkdtemp(prefix="cluster-"))
+    directory.mkdir(parents=True, exist_ok=True)
+    kafka = Kafka(directory / "kafka", arguments.nodes)
+    fleet = None
+    try:
+        for turn in range(arguments.rounds):
+            for scenario in scenarios:
+                name = f"{scenario.__name__}-{arguments.seed}-{turn}"
+                say(f"--- {name} --seed {arguments.seed} --protocol {arguments.protocol} --nodes {arguments.nodes}")
+                fleet = Fleet(arguments, kafka, directory, name)
+                scenario(fleet, dice, lines, expected)
+                fleet.end()
+        say("done")
+    except BaseException:
+        say(f"failed; logs are in {directory}")
+        arguments.directory = directory
+        raise
+    finally:
+        for engine in fleet.engines if fleet else []:
+            if engine.process:
+                engine.process.kill()
+        kafka.call("clean")
+        if not arguments.directory:
+            shutil.rmtree(directory)
+
+
+BEGAN = time.monotonic()
+if __name__ == "__main__":
+    sys.exit(main())
