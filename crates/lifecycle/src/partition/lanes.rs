@@ -13,6 +13,9 @@ use crate::{
 /// Batches of a running round for each batch of the live lane, so that the round arrives.
 const ROUND_BATCHES_PER_LIVE_BATCH: u32 = 2;
 
+/// A log that fails once may be well the next moment; this many failures in a row are a trouble to be told.
+const TROUBLE_ATTEMPTS: u32 = 2;
+
 /// One read of the partition.
 #[derive(Debug)]
 pub(super) struct LaneRun {
@@ -190,9 +193,12 @@ impl Partition {
         let from = run.cursor;
         run.state = LaneState::Idle;
         match failure {
-            FetchFailure::Retry(_) => {
-                let (_, wait) = run.failures.fail(&retry, &id);
+            FetchFailure::Retry(reason) => {
+                let (attempt, wait) = run.failures.fail(&retry, &id);
                 run.state = LaneState::Failed { until: now + wait };
+                if attempt >= TROUBLE_ATTEMPTS {
+                    self.stop_replays(lane, &reason);
+                }
             }
             FetchFailure::Damaged { offset, .. } if offset > from => run.damaged = Some(offset),
             FetchFailure::Damaged { offset, reason } => {
@@ -224,6 +230,17 @@ impl Partition {
                         until: now + retry.longest,
                     };
                 }
+            }
+        }
+    }
+
+    /// The log cannot be read for a while: replays do not go on. They are errors that are tried again, for
+    /// everybody to see; what is ready stays so.
+    fn stop_replays(&mut self, lane: Lane, reason: &str) {
+        for slot in self.workspaces.slots() {
+            let workspace = self.workspaces.at(slot);
+            if workspace.follows(lane) && workspace.target.is_some() {
+                self.load_again(slot, format!("the event log cannot be read: {reason}"));
             }
         }
     }

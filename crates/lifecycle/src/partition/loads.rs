@@ -204,6 +204,11 @@ impl Partition {
         let reason = at.reason.clone();
         self.stopping.insert(slot);
         self.workspaces.at_mut(slot).stops_before = Some(at);
+        self.load_again(slot, reason);
+    }
+
+    /// Drops a workspace in memory, and loads it again after a while.
+    pub(super) fn load_again(&mut self, slot: Slot, reason: String) {
         if self.drop_unsaved(slot, &reason) {
             self.retry_later(slot, reason);
         }

@@ -914,3 +914,24 @@ fn when_the_log_lost_its_end_those_who_wait_meet_it_too() {
         &["fetch 1..10 for the catch-up lane"],
     );
 }
+
+#[test]
+fn a_log_that_fails_twice_is_an_error_of_those_who_replay_and_not_of_those_who_are_ready() {
+    let mut story = Story::owned(&[("a", 10), ("b", 0)], 10, 10);
+    story.load(0, 2, 10, 10);
+    story.load(1, 2, 0, 10);
+    story.pass(Duration::from_secs(1));
+    let failure = || FetchFailure::Retry("no brokers".to_owned());
+    let wanted = story.tell(failed(Lane::CatchUp, failure()));
+    assert_eq!(wanted, [""; 0], "one failure may be over the next moment");
+    let wanted = story.pass(Duration::from_secs(1));
+    assert_eq!(wanted, ["fetch 0..10 for the catch-up lane"]);
+    let wanted = story.tell(failed(Lane::CatchUp, failure()));
+    assert_eq!(wanted[0], "drop #1");
+    assert!(
+        wanted[1].starts_with("report #1 retrying") && wanted[1].ends_with("no brokers"),
+        "{wanted:?}"
+    );
+    let wanted = story.pass(Duration::from_secs(1));
+    assert_eq!(wanted[0], "report #1 initializing at epoch 3");
+}
