@@ -15,6 +15,7 @@ Scenarios, each on a topic of its own:
              engine with an empty disk takes everything over alone
     broker   one engine and then two; the brokers are killed (-9) and started again, in turn
     parked   a record that is no event parks its workspace alone; `skip` moves it on
+    java     a thousand ids: the Java client's default partitioner and the engine choose the same partitions
 """
 import argparse, collections, gzip, hashlib, json, os, pathlib, random, shutil, signal, socket
 import subprocess, sys, tempfile, threading, time, urllib.error, urllib.parse, urllib.request
@@ -48,9 +49,9 @@ class Kafka:
         self.tool("org.apache.kafka.tools.TopicCommand", "--create", "--topic", topic,
                   "--partitions", str(PARTITIONS))
 
-    def producer(self, topic):
+    def producer(self, topic, java=False):
         """A process that takes `key TAB value` lines and puts each where Kafka's default partitioner does."""
-        if shutil.which("kcat"):
+        if shutil.which("kcat") and not java:
             command = ["kcat", "-P", "-b", self.brokers, "-t", topic, "-K", "\t", "-q",
                        "-X", "partitioner=murmur2_random", "-X", "enable.idempotence=true",
                        "-X", "linger.ms=20"]
@@ -185,9 +186,9 @@ class Fleet:
 class Feed(threading.Thread):
     """Produces events over some seconds, and can be asked how far it is."""
 
-    def __init__(self, fleet, lines, seconds):
+    def __init__(self, fleet, lines, seconds, java=False):
         super().__init__(daemon=True)
-        self.producer = fleet.kafka.producer(fleet.topic)
+        self.producer = fleet.kafka.producer(fleet.topic, java)
         self.lines, self.seconds, self.failed = lines, seconds, None
         self.start()
 
@@ -352,7 +353,33 @@ def parked(fleet, dice, lines, expected):
     assert held.strip().endswith(":1") or ":2" in held, held
 
 
-SCENARIOS = {"one": one, "three": three, "churn": churn, "broker": broker, "parked": parked}
+def java(fleet, dice, lines, expected):
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-"
+    ids = {"".join(dice.choices(letters, k=dice.randint(1, 40))) for _ in range(1000)}
+    tick = '{"eventType":"workspace.tick","workspaceId":"%s","timestamp":0,"data":{}}'
+    lines = [tick % id for id in sorted(ids)]
+    fleet.add()
+    Feed(fleet, [keyed(line) for line in lines], 0, java=True).finish()
+    fleet.wait_until_ready({id: {"events": 1} for id in ids})
+    command = [fleet.arguments.binary, "produce", "-", "--url", f"http://127.0.0.1:{fleet.up()[0].port}"]
+    subprocess.run(command, input="\n".join(lines), text=True, check=True, stdout=subprocess.DEVNULL)
+    fleet.verify({id: {"events": 2, "entities": {}} for id in ids})
+    records = fleet.kafka.tool(
+        "org.apache.kafka.tools.consumer.ConsoleConsumer", "--topic", fleet.topic, "--from-beginning",
+        "--timeout-ms", "5000", "--formatter-property", "print.partition=true",
+        "--formatter-property", "print.key=true", "--formatter-property", "print.value=false")
+    places = collections.defaultdict(list)
+    for record in records.splitlines():
+        partition, id = record.split("\t")
+        places[id].append(partition)
+    assert set(places) == ids, "not all ids are in the topic"
+    apart = {id: found for id, found in places.items() if len(found) != 2 or len(set(found)) != 1}
+    assert not apart, f"the Java client and the engine chose other partitions: {apart}"
+    used = {found[0] for found in places.values()}
+    say(f"{len(places)} ids, each twice on the same of {len(used)} partitions")
+
+
+SCENARIOS = {scenario.__name__: scenario for scenario in (one, three, churn, broker, parked, java)}
 
 
 def main():
