@@ -174,6 +174,8 @@ impl<W: Workspace> Driver<W> {
         }
         // What it said last is told before another owner tells more.
         self.shared.history.flush();
+        // A save that it has left behind must not undo what the next assignment saves.
+        self.post.end_saves();
         self.shared.store.close(self.id);
         self.shared.log.close(self.id);
         self.shared.close(&self.post, messages);
