@@ -7,6 +7,7 @@
 pub(crate) mod apply;
 mod dead_letter;
 pub(crate) mod history;
+mod history_waiting;
 pub(crate) mod loader;
 pub(crate) mod reports;
 pub(crate) mod saver;
