@@ -5,7 +5,9 @@
 //! others talk to it by messages.
 
 pub(crate) mod apply;
+mod dead_letter;
 pub(crate) mod history;
+mod history_waiting;
 pub(crate) mod loader;
 pub(crate) mod reports;
 pub(crate) mod saver;
@@ -14,9 +16,8 @@ pub(crate) mod upkeep;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use workspace_lifecycle::{
     Action, ApplyTo, CommandError, FetchFailure, Input, Known, Lane, Listing, Offset, Partition,
@@ -27,7 +28,7 @@ use workspace_status::{Attempt, Epoch, Progress, WorkspaceStatus};
 use self::apply::{Grouped, Source, panic_text};
 use crate::jobs::{LoadJob, SaveJob};
 use crate::loaded::{Following, LivePosition, LoadedWorkspace};
-use crate::log::{DeadLetter, ReadError, ReadLimit};
+use crate::log::{ReadError, ReadLimit};
 use crate::message::{CommandReply, LoadDone, Message};
 use crate::post::{Permit, Post};
 use crate::shared::Shared;
@@ -174,6 +175,8 @@ impl<W: Workspace> Driver<W> {
         }
         // What it said last is told before another owner tells more.
         self.shared.history.flush();
+        // A save that it has left behind must not undo what the next assignment saves.
+        self.post.end_saves();
         self.shared.store.close(self.id);
         self.shared.log.close(self.id);
         self.shared.close(&self.post, messages);
@@ -616,55 +619,6 @@ impl<W: Workspace> Driver<W> {
             refused,
             committed: plan.committed,
         });
-    }
-
-    fn dead_letter(&mut self, slot: Slot, offset: Offset, reason: String) -> Input {
-        let workspace_id = self.machine.workspace_id(slot).clone();
-        let limit = ReadLimit {
-            records: 1,
-            bytes: usize::MAX,
-            until: offset.next(),
-        };
-        let (key, value) = match self.shared.log.read(self.id, offset, limit) {
-            Ok(batch) => batch
-                .records
-                .into_iter()
-                .find(|record| record.offset == offset)
-                .map_or((None, None), |record| {
-                    let copied = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
-                    (record.key().map(copied), record.value().map(copied))
-                }),
-            // What cannot be read is skipped too: the letter keeps its address and the reason.
-            Err(
-                ReadError::Corrupt { .. } | ReadError::FellOut { .. } | ReadError::BeyondEnd { .. },
-            ) => (None, None),
-            Err(ReadError::Unavailable(reason)) => return Input::DeadLetterFailed { slot, reason },
-        };
-        let skipped_at_ms = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| {
-                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-            });
-        let letter = DeadLetter {
-            topic: self.shared.log.topic().to_owned(),
-            partition: self.id,
-            offset,
-            workspace_id,
-            key,
-            value,
-            reason,
-            skipped_at_ms,
-        };
-        match self.shared.log.append_dead_letter(letter) {
-            Ok(()) => {
-                self.shared.counters.dead_letters.add(1);
-                Input::DeadLettered { slot, offset }
-            }
-            Err(error) => Input::DeadLetterFailed {
-                slot,
-                reason: error.to_string(),
-            },
-        }
     }
 
     /// Shows what changed: positions, progress, and who waits for an offset.

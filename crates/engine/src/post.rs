@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 use workspace_lifecycle::{Offset, Partition, PartitionId, Position, Slot};
 use workspace_status::WorkspaceId;
@@ -41,6 +41,8 @@ pub(crate) struct Post<W> {
     messages: Sender<Message<W>>,
     /// Until the driver has ended: nobody reads the channel then.
     is_open: RwLock<bool>,
+    /// Until the driver ends; read while the store saves for it.
+    may_save: RwLock<bool>,
     /// A `Wake` is in the channel already.
     woken: AtomicBool,
     view: Mutex<View>,
@@ -61,6 +63,7 @@ impl<W> Post<W> {
             id,
             messages,
             is_open: RwLock::new(true),
+            may_save: RwLock::new(true),
             woken: AtomicBool::new(false),
             view: Mutex::default(),
             opening: Mutex::new(Some("log and store are asked for it".to_owned())),
@@ -100,6 +103,17 @@ impl<W> Post<W> {
     /// Whether its driver still runs.
     pub(crate) fn is_open(&self) -> bool {
         *self.is_open.read()
+    }
+
+    /// Lets a save of the assignment be done, and its end wait as long as the guard lives; none where it ends already.
+    pub(crate) fn begin_save(&self) -> Option<RwLockReadGuard<'_, bool>> {
+        // Not waited for: only the end of the assignment ever writes it.
+        self.may_save.try_read().filter(|may_save| **may_save)
+    }
+
+    /// Waits for the save under way, if there is one: nothing more of the assignment is saved then.
+    pub(crate) fn end_saves(&self) {
+        *self.may_save.write() = false;
     }
 
     pub(crate) fn wake(&self) {

@@ -78,7 +78,7 @@ pub struct Save {
     pub next_offset: Offset,
     /// Events applied up to `next_offset`.
     pub events_applied: u64,
-    /// Number of entries after the changes.
+    /// Number of entries after the changes, as the workspace tells it; a load that finds another one is refused.
     pub entries: u64,
     /// What changed, in order; of two changes of one entry the later counts.
     pub changes: Vec<Change>,
@@ -263,7 +263,7 @@ pub trait Store: Send + Sync + 'static {
     /// Gives every entry of a workspace, ordered by type and id, to `sink`.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] names the place that is damaged.
+    /// [`StoreError::Corrupt`] names the place that is damaged, or where there are not as many entries as were saved.
     fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError>;
 
     /// Saves workspaces, each atomically with its `next_offset`, and what is committed of partitions.
@@ -319,6 +319,21 @@ fn refused(kind: &str, id: &str, reason: String) -> StoreError {
         id: id.to_owned(),
         reason,
     }
+}
+
+/// Refuses a workspace that has lost entries, or has some that it should not; `place` is where they are.
+fn check_entries(
+    about: &StoredWorkspace,
+    found: u64,
+    place: impl FnOnce() -> String,
+) -> Result<(), StoreError> {
+    if found == about.entries {
+        return Ok(());
+    }
+    Err(StoreError::Corrupt {
+        place: place(),
+        reason: format!("{found} are there, and {} should be", about.entries),
+    })
 }
 
 /// How a workspace is listed of which nothing can be read: how far it was applied is not known either.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -29,16 +30,26 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, jobs: &Receiver<SaveJob<W>>)
 
 fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
     let began = Instant::now();
+    let posts: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.post)).collect();
+    // Held until the store has answered, so that an assignment does not end in the middle of its save.
+    let places: Vec<_> = posts.iter().map(|post| post.begin_save()).collect();
     let mut partitions = Vec::with_capacity(jobs.len());
     let mut slots = Vec::new();
     let mut saves = Vec::new();
-    for job in jobs {
+    for (job, place) in jobs.into_iter().zip(&places) {
+        // The partition may be assigned again: what an assignment before says is committed is old by now.
+        if place.is_none() {
+            continue;
+        }
         let workspaces = job.saves.len();
         partitions.push((job.post, job.committed, job.refused, workspaces));
         for (slot, save) in job.saves {
             slots.push(slot);
             saves.push(save);
         }
+    }
+    if partitions.is_empty() {
+        return;
     }
     let committed: Vec<_> = partitions
         .iter()
@@ -50,6 +61,7 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
             let text = format!("it panicked: {}", panic_text(&*panic));
             Err(StoreError::Unavailable(text))
         });
+    drop(places);
     shared.counters.save_micros.add(micros(began.elapsed()));
     match &saved {
         Ok(_) => {
@@ -127,4 +139,64 @@ fn count<W: Workspace>(shared: &Shared<W>, saves: &[Save]) {
 
 pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::EngineConfig;
+    use crate::disk::{DataDir, DataDirSpec};
+    use crate::entities::Entities;
+    use crate::log::{EmbeddedLog, EmbeddedLogConfig};
+    use crate::populate::BeginEmpty;
+    use crate::store::{MemoryStore, Store};
+    use crossbeam_channel::bounded;
+    use workspace_lifecycle::{Offset, PartitionId};
+    use workspace_status::Tracker;
+
+    #[test]
+    fn what_an_assignment_leaves_behind_is_not_saved_after_its_end() {
+        let path = tempfile::tempdir().expect("a directory");
+        let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
+        let log = EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened");
+        let store = Arc::new(MemoryStore::new());
+        let shared: Shared<Entities> = Shared::new(
+            EngineConfig::default(),
+            Arc::new(log),
+            Arc::clone(&store) as Arc<dyn Store>,
+            Tracker::new(),
+            Arc::new(BeginEmpty),
+            bounded(1).0,
+            bounded(1).0,
+        );
+        let (over, unanswered) = shared.open(PartitionId(0)).expect("not assigned before");
+        let (open, answered) = shared.open(PartitionId(1)).expect("not assigned before");
+        let job = |post, committed| SaveJob {
+            post: Arc::clone(post),
+            saves: Vec::new(),
+            refused: Vec::new(),
+            committed: Offset(committed),
+        };
+        let jobs = vec![job(&over, 7), job(&open, 9)];
+        over.end_saves();
+        save(&shared, jobs);
+        let committed = [0, 1].map(|partition| store.committed(PartitionId(partition)));
+        assert_eq!(committed, [Ok(Offset::ZERO), Ok(Offset(9))]);
+        assert!(unanswered.try_recv().is_err(), "nobody waits for it");
+        assert!(matches!(
+            answered.try_recv(),
+            Ok(Message::Input(Input::Saved { .. }))
+        ));
+
+        let under_way = open.begin_save().expect("it lasts");
+        std::thread::scope(|scope| {
+            let end = scope.spawn(|| open.end_saves());
+            while open.begin_save().is_some() {
+                std::thread::yield_now();
+            }
+            assert!(!end.is_finished(), "not before the save under way is over");
+            drop(under_way);
+        });
+        assert!(open.begin_save().is_none());
+    }
 }

@@ -17,6 +17,8 @@ use super::{
     StoredWorkspace,
 };
 use bytes::Bytes;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
 
@@ -71,6 +73,10 @@ pub const CASES: &[(&str, Case)] = &[
         history_is_kept_once_in_order_and_in_pages,
     ),
     (
+        "another number of entries than was saved is damage",
+        another_number_of_entries_is_damage,
+    ),
+    (
         "many saves of many workspaces add up",
         many_saves_of_many_workspaces_add_up,
     ),
@@ -110,20 +116,45 @@ pub fn unset(kind: &str, name: &str) -> Change {
     }
 }
 
+/// The first save of a workspace; a later one is [`counted`].
 pub fn save_of(text: &str, epoch: u64, next_offset: u64, changes: Vec<Change>) -> Save {
-    let sets = changes
-        .iter()
-        .filter(|change| matches!(change, Change::Set(_)));
     Save {
         id: id(text),
         epoch: Epoch::new(epoch),
         next_offset: Offset(next_offset),
         events_applied: next_offset * 2,
-        entries: u64::try_from(sets.count()).unwrap_or(u64::MAX),
+        entries: entries_after(BTreeSet::new(), &changes),
         changes,
         last_load_ms: None,
         unloaded: false,
     }
+}
+
+/// A save with the number of entries that its workspace would tell: of what the store holds, and of its changes.
+pub fn counted(store: &dyn Store, save: Save) -> Save {
+    let mut names = BTreeSet::new();
+    let loaded = store.load(&save.id, &mut |entry| {
+        names.insert((entry.kind, entry.id));
+        Ok(())
+    });
+    match loaded {
+        Ok(_) => Save {
+            entries: entries_after(names, &save.changes),
+            ..save
+        },
+        // Then the number makes no difference: the store refuses the save.
+        Err(_) => save,
+    }
+}
+
+fn entries_after(mut names: BTreeSet<(Arc<str>, Box<str>)>, changes: &[Change]) -> u64 {
+    for change in changes {
+        match change {
+            Change::Set(entry) => names.insert((Arc::clone(&entry.kind), entry.id.clone())),
+            Change::Unset { kind, id } => names.remove(&(Arc::clone(kind), id.clone())),
+        };
+    }
+    u64::try_from(names.len()).unwrap_or(u64::MAX)
 }
 
 /// Everything of a workspace.
@@ -139,8 +170,10 @@ pub fn load(
     Ok((about, entries))
 }
 
+/// Saves with the true numbers of entries.
 pub fn save(store: &dyn Store, saves: &[Save]) -> Vec<SaveRefused> {
-    store.save(saves, &[]).expect("saved")
+    let saves = saves.iter().map(|save| counted(store, save.clone()));
+    store.save(&saves.collect::<Vec<_>>(), &[]).expect("saved")
 }
 
 fn a_claim_makes_a_workspace_known(store: &dyn Store) {
@@ -516,6 +549,32 @@ fn history_is_kept_once_in_order_and_in_pages(store: &dyn Store) {
             .len(),
         1
     );
+}
+
+fn another_number_of_entries_is_damage(store: &dyn Store) {
+    for entries in [0, 1, 3] {
+        for text in ["acme", "other"] {
+            store.claim(claim_of(text, 1)).expect("claimed");
+        }
+        let changes = vec![set("k", "a", "1", 5), set("k", "b", "1", 6)];
+        let wrong = Save {
+            entries,
+            ..save_of("acme", 1, 7, changes.clone())
+        };
+        let refused = store.save(&[wrong, save_of("other", 1, 7, changes)], &[]);
+        assert_eq!(refused.expect("the store trusts the workspace"), []);
+        match load(store, "acme") {
+            Err(StoreError::Corrupt { place, reason }) => {
+                assert!(place.contains("acme"), "{place}");
+                assert_eq!(reason, format!("2 are there, and {entries} should be"));
+            }
+            other => panic!("{entries}: {other:?}"),
+        }
+        assert_eq!(load(store, "other").expect("loaded").1.len(), 2);
+        for text in ["acme", "other"] {
+            store.delete(&id(text)).expect("deleting is the way out");
+        }
+    }
 }
 
 fn many_saves_of_many_workspaces_add_up(store: &dyn Store) {

@@ -43,7 +43,7 @@ pub(super) fn claimed(
     })
 }
 
-/// What a save makes of a workspace, but for the number of its entries.
+/// What a save makes of a workspace.
 pub(super) fn saved(
     stored: Option<StoredWorkspace>,
     save: &Save,
@@ -62,6 +62,7 @@ pub(super) fn saved(
         epoch: save.epoch,
         next_offset: save.next_offset,
         events_applied: save.events_applied,
+        entries: save.entries,
         last_load_ms: save.last_load_ms.or(stored.last_load_ms),
         unloaded: save.unloaded,
         ..stored

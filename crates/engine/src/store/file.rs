@@ -25,13 +25,12 @@ use entries::{End, Entries, ReadFailure};
 use index::{Index, OpenFailure};
 use lines::{Chain, Draft};
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Files below this size are never compacted.
 const COMPACTED_BYTES_LEAST: u64 = 1024 * 1024;
@@ -59,8 +58,6 @@ pub struct FileStore {
 #[derive(Debug, Default)]
 struct Slot {
     end: Option<End>,
-    /// Hashes of the names of all entries: whether a change adds one.
-    names: Option<HashSet<u64>>,
     history: Option<history::End>,
     continued: Option<Continued>,
 }
@@ -164,11 +161,7 @@ impl FileStore {
         let path = self.entries_path(&about.id);
         let (bytes, lines) = end.map_or((0, 0), |end| (end.bytes, end.lines));
         if let Err(error) = lines::append(&path, bytes, &draft.bytes) {
-            *slot = Slot {
-                history: slot.history,
-                continued: slot.continued,
-                ..Slot::default()
-            };
+            slot.end = None;
             return Err(io_error(&path, &error));
         }
         self.dirty.lock().extend(path.parent().map(Path::to_owned));
@@ -207,25 +200,10 @@ impl FileStore {
         let slot = self.slot(&save.id);
         let slot = &mut *slot.lock();
         let end = self.end(&save.id, slot)?;
-        let mut about = fence::saved(Some(end.about.clone()), save)?;
-        if slot.names.is_none() {
-            let names = match end.about.entries {
-                0 => HashSet::new(),
-                _ => names_of(&self.read_all(&save.id)?.1),
-            };
-            slot.names = Some(names);
-        }
-        let path = self.entries_path(&save.id);
-        let draft = draft_of(save, &mut about, slot, &end);
-        let draft = draft
-            .inspect_err(|_| slot.names = None)?
-            .map_err(|error| io_error(&path, &error))?;
-        let unloaded = about.unloaded;
+        let about = fence::saved(Some(end.about.clone()), save)?;
+        let draft = draft_of(&self.entries_path(&save.id), save, &about, &end)?;
         self.write(slot, about, Some(&end), &draft)?;
         self.compact(&save.id, slot);
-        if unloaded {
-            slot.names = None;
-        }
         Ok(())
     }
 
@@ -285,33 +263,26 @@ impl FileStore {
     }
 }
 
-/// The lines of a save, behind `end`; the names in the slot become those after it.
+/// The lines of a save in the file at `path`, behind `end`.
 fn draft_of(
+    path: &Path,
     save: &Save,
-    about: &mut StoredWorkspace,
-    slot: &mut Slot,
+    about: &StoredWorkspace,
     end: &End,
-) -> Result<io::Result<Draft>, StoreError> {
-    let names = slot.names.get_or_insert_default();
+) -> Result<Draft, StoreError> {
+    let failed = |error: io::Error| io_error(path, &error);
     let mut draft = Draft::after(end.chain);
     for change in &save.changes {
-        match change {
-            Change::Set(entry) if entries::line_data(&entry.data).is_none() => {
-                return Err(super::refused(
-                    &entry.kind,
-                    &entry.id,
-                    "its data is not JSON".to_owned(),
-                ));
-            }
-            Change::Set(entry) => drop(names.insert(name_hash(&entry.kind, &entry.id))),
-            Change::Unset { kind, id } => drop(names.remove(&name_hash(kind, id))),
+        if let Change::Set(entry) = change
+            && entries::line_data(&entry.data).is_none()
+        {
+            let reason = "its data is not JSON".to_owned();
+            return Err(super::refused(&entry.kind, &entry.id, reason));
         }
-        if let Err(error) = entries::push_change(&mut draft, change) {
-            return Ok(Err(error));
-        }
+        entries::push_change(&mut draft, change).map_err(failed)?;
     }
-    about.entries = super::count(names.len());
-    Ok(entries::push_commit(&mut draft, about, end.lines).map(|()| draft))
+    entries::push_commit(&mut draft, about, end.lines).map_err(failed)?;
+    Ok(draft)
 }
 
 impl Store for FileStore {
@@ -364,12 +335,7 @@ impl Store for FileStore {
             let prepared = remove_file(&path)
                 .and_then(|()| std::fs::create_dir_all(path.parent().unwrap_or(&self.root)));
             prepared.map_err(|error| io_error(&path, &error))?;
-            *slot = Slot {
-                names: Some(HashSet::new()),
-                history: slot.history,
-                continued: slot.continued,
-                ..Slot::default()
-            };
+            slot.end = None;
             None
         };
         let partition = claim.partition;
@@ -394,10 +360,12 @@ impl Store for FileStore {
             let slot = self.slot(id);
             let mut slot = slot.lock();
             let (end, entries) = self.read_all(id)?;
-            slot.names = Some(names_of(&entries));
             slot.end = Some(end.clone());
             (end, entries)
         };
+        super::check_entries(&end.about, super::count(entries.len()), || {
+            format!("{} line {}", self.entries_path(id).display(), end.lines)
+        })?;
         for ((kind, id), entry) in entries {
             sink(entry).map_err(|reason| super::refused(&kind, &id, reason))?;
         }
@@ -489,17 +457,6 @@ impl Store for FileStore {
             .synced(pending)
             .map_err(|error| io_error(&path, &error))
     }
-}
-
-fn name_hash(kind: &str, id: &str) -> u64 {
-    xxh3_64(&[kind.as_bytes(), &[0xff], id.as_bytes()].concat())
-}
-
-fn names_of(entries: &Entries) -> HashSet<u64> {
-    entries
-        .keys()
-        .map(|(kind, id)| name_hash(kind, id))
-        .collect()
 }
 
 fn remove_file(path: &Path) -> io::Result<()> {

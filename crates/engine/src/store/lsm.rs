@@ -264,16 +264,9 @@ impl Store for LsmStore {
             })?;
             entries += 1;
         }
-        if entries != about.workspace.entries {
-            let reason = format!(
-                "{entries} are there, and {} should be",
-                about.workspace.entries
-            );
-            return Err(StoreError::Corrupt {
-                place: format!("the entries of workspace {id}"),
-                reason,
-            });
-        }
+        super::check_entries(&about.workspace, entries, || {
+            format!("the entries of workspace {id}")
+        })?;
         Ok(about.workspace)
     }
 
@@ -512,36 +505,23 @@ impl<'a> Draft<'a> {
     /// Takes a workspace in, whole or not at all.
     fn take(&mut self, save: &Save) -> Result<(), StoreError> {
         let store = self.store;
-        let mut about = fence::saved(store.known(&save.id)?, save)?;
-        let was_empty = about.entries == 0;
-        let mut changes = Vec::with_capacity(save.changes.len());
-        for (key, change) in keyed(&save.id, &save.changes)? {
-            let known = !was_empty
-                && store
-                    .entries
-                    .contains_key(&key)
-                    .map_err(|error| read_error(&place_of(&save.id), &error))?;
-            changes.push((key, change, known));
-        }
+        let workspace = fence::saved(store.known(&save.id)?, save)?;
+        let changes = keyed(&save.id, &save.changes)?;
         // Nothing can stand against it any more: from here on it is in the batch, whole.
-        for (key, change, known) in changes {
+        for (key, change) in changes {
+            self.bytes += key.len();
             match change {
                 Change::Set(entry) => {
                     let value = layout::encode_entry(&key, entry);
-                    self.bytes += key.len() + value.len();
+                    self.bytes += value.len();
                     self.batch.insert(&store.entries, key, value);
-                    about.entries += u64::from(!known);
                 }
-                Change::Unset { .. } if known => {
-                    self.bytes += key.len();
-                    self.batch.remove(&store.entries, key);
-                    about.entries = about.entries.saturating_sub(1);
-                }
-                Change::Unset { .. } => {}
+                // Also where it is not there: to find that out would be a read for each change.
+                Change::Unset { .. } => self.batch.remove(&store.entries, key),
             }
         }
         let about = About {
-            workspace: about,
+            workspace,
             deleting: false,
         };
         let value = about.encode();

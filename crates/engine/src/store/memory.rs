@@ -97,6 +97,9 @@ impl Store for MemoryStore {
                 .ok_or_else(|| StoreError::UnknownWorkspace(id.clone()))?;
             (kept.about.clone(), kept.entries.clone())
         };
+        super::check_entries(&about, super::count(entries.len()), || {
+            format!("the entries of workspace {id}")
+        })?;
         for ((kind, id), entry) in entries {
             sink(entry).map_err(|reason| super::refused(&kind, &id, reason))?;
         }
@@ -136,10 +139,7 @@ impl Store for MemoryStore {
                         }
                     }
                 }
-                kept.about = StoredWorkspace {
-                    entries: super::count(kept.entries.len()),
-                    ..about
-                };
+                kept.about = about;
             }
         }
         state.committed.extend(committed.iter().copied());

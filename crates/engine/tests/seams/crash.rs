@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use workspace_engine_core::log::conformance::{append, read_all, request};
 use workspace_engine_core::log::{AppendError, EventLog};
-use workspace_engine_core::store::conformance::{claim_of, id, load, save_of, set};
+use workspace_engine_core::store::conformance::{claim_of, id, load, save, save_of, set};
 use workspace_engine_core::store::{FileStore, LsmStore, Store};
 use workspace_lifecycle::{Offset, PartitionId};
 
@@ -88,12 +88,7 @@ fn child_of_the_crash_tests() {
                 set("k", &next.to_string(), "{}", next),
                 set("k", "newest", &next.to_string(), next),
             ];
-            assert!(
-                store
-                    .save(&[save_of("acme", epoch, next, changes)], &[])
-                    .expect("saved")
-                    .is_empty()
-            );
+            assert!(save(store, &[save_of("acme", epoch, next, changes)]).is_empty());
         }
         writeln!(out, "saved {next}")
             .and_then(|()| out.flush())

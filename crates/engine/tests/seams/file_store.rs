@@ -4,7 +4,8 @@ use workspace_engine_core::store::conformance::{
     claim_of, id, load, save, save_of, set, transition, unset,
 };
 use workspace_engine_core::store::{
-    Change, FileStore, HISTORY_TRANSITIONS_MOST, HistoryRecord, SaveRefused, Store, StoreError,
+    Change, FileStore, HISTORY_TRANSITIONS_MOST, HistoryRecord, Save, SaveRefused, Store,
+    StoreError,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 
@@ -208,6 +209,27 @@ fn a_directory_that_disappeared_is_damage_and_not_an_unknown_workspace() {
         Err(StoreError::Corrupt { .. })
     ));
     assert_eq!(store.workspaces(PartitionId(1)).expect("listed").len(), 1);
+}
+
+#[test]
+fn another_number_of_entries_than_was_saved_is_named_by_file_and_line() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = FileStore::open(path.path()).expect("opened");
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    let wrong = Save {
+        entries: 3,
+        ..save_of("acme", 1, 11, changes(1))
+    };
+    store.save(&[wrong], &[]).expect("saved");
+    let file = path.path().join("acme/entries.jsonl");
+    let refused = load(&store, "acme").expect_err("damaged");
+    assert_eq!(
+        refused.to_string(),
+        format!(
+            "{} line 4 is damaged: 2 are there, and 3 should be",
+            file.display()
+        )
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use workspace_engine_core::disk::DataDir;
 use workspace_engine_core::log::conformance::{append, event, read_all, request};
 use workspace_engine_core::log::{DeadLetter, EmbeddedLog, EmbeddedLogConfig, EventLog};
 use workspace_engine_core::store::conformance::{
-    claim_of, entry, id, load, save_of, set, transition, unset,
+    claim_of, counted, entry, id, load, save_of, set, transition, unset,
 };
 use workspace_engine_core::store::{FileStore, LsmStore, Save, Store};
 use workspace_lifecycle::{Offset, PartitionId};
@@ -57,9 +57,8 @@ fn fill_store(store: &dyn Store) {
             &[(PartitionId(1), Offset(9))],
         )
         .expect("saved");
-    store
-        .save(&[save_of("acme", 3, 10, vec![unset("note", "gone")])], &[])
-        .expect("saved");
+    let unset = save_of("acme", 3, 10, vec![unset("note", "gone")]);
+    store.save(&[counted(store, unset)], &[]).expect("saved");
     store.claim(claim_of("ber", 1)).expect("claimed");
     store
         .append_history(vec![transition("acme", 3, 1), transition("acme", 3, 2)])

@@ -16,7 +16,7 @@ use workspace_engine_core::log::conformance::{append, request};
 use workspace_engine_core::log::{
     AppendError, EmbeddedLog, EmbeddedLogConfig, EventLog, RetentionConfig,
 };
-use workspace_engine_core::store::conformance::{claim_of, load, save_of, set};
+use workspace_engine_core::store::conformance::{claim_of, counted, load, save, save_of, set};
 use workspace_engine_core::store::{FileStore, LsmStore, Store, StoreError};
 use workspace_lifecycle::PartitionId;
 
@@ -186,7 +186,8 @@ fn a_full_disk_tears_no_file_of_the_file_store() {
     let mut saves = 0;
     let refused = loop {
         let changes = vec![set("k", &format!("entity-{saves}"), &text, saves)];
-        match store.save(&[save_of("acme", 1, saves + 10, changes)], &[]) {
+        let save = counted(&store, save_of("acme", 1, saves + 10, changes));
+        match store.save(&[save], &[]) {
             Ok(_) => saves += 1,
             Err(error) => break error,
         }
@@ -195,15 +196,8 @@ fn a_full_disk_tears_no_file_of_the_file_store() {
     assert!(matches!(refused, StoreError::NoSpace(_)), "{refused}");
     assert_eq!(load(&store, "acme").expect("loaded").1.len() as u64, saves);
     disk.relieve();
-    assert!(
-        store
-            .save(
-                &[save_of("acme", 1, 999, vec![set("k", "last", "1", 1)])],
-                &[]
-            )
-            .expect("saved")
-            .is_empty()
-    );
+    let last = save_of("acme", 1, 999, vec![set("k", "last", "1", 1)]);
+    assert!(save(&store, &[last]).is_empty());
     drop(store);
     let store = FileStore::open(&path).expect("opened");
     assert_eq!(

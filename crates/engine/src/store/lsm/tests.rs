@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::disk::DataDirSpec;
-use crate::store::conformance::{claim_of, id, load, save_of, set, transition};
+use crate::store::conformance::{claim_of, counted, id, load, save_of, set, transition};
 
 #[test]
 fn the_lsm_store_does_what_every_store_must() {
@@ -100,7 +100,7 @@ fn a_workspace_whose_record_is_damaged_is_listed_and_refuses_everything_but_dele
     }
     let saves = vec![
         save_of("acme", 1, 11, Vec::new()),
-        save_of("other", 1, 11, Vec::new()),
+        counted(&store, save_of("other", 1, 11, Vec::new())),
     ];
     let refused = store.save(&saves, &[]).expect("the others are saved");
     assert!(
@@ -193,7 +193,10 @@ fn an_entry_whose_name_is_too_long_is_refused_alone() {
     let long = "x".repeat(KEY_BYTES_MOST);
     let saves = vec![
         save_of("acme", 1, 11, vec![set("kind", &long, "1", 10)]),
-        save_of("other", 1, 11, vec![set("kind", "short", "1", 10)]),
+        counted(
+            &store,
+            save_of("other", 1, 11, vec![set("kind", "short", "1", 10)]),
+        ),
     ];
     let refused = store.save(&saves, &[]).expect("the others are saved");
     assert!(

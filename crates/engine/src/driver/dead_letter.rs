@@ -1,0 +1,166 @@
+//! Keeps an event that an operator skips in the dead-letter log.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use workspace_lifecycle::{Input, Offset, Slot};
+
+use super::Driver;
+use crate::log::{Batch, DeadLetter, ReadError, ReadLimit};
+use crate::workspace::Workspace;
+
+/// What the letter holds of the record itself; neither where the record is gone or cannot be read.
+#[derive(Debug, PartialEq, Eq)]
+struct Contents {
+    key: Option<Bytes>,
+    value: Option<Bytes>,
+}
+
+impl<W: Workspace> Driver<W> {
+    pub(super) fn dead_letter(&mut self, slot: Slot, offset: Offset, reason: String) -> Input {
+        let workspace_id = self.machine.workspace_id(slot).clone();
+        let limit = ReadLimit {
+            records: 1,
+            bytes: usize::MAX,
+            until: offset.next(),
+        };
+        let log = &self.shared.log;
+        let read = log.read(self.id, offset, limit);
+        let Contents { key, value } = match contents(read, offset, log.low_watermark(self.id)) {
+            Ok(contents) => contents,
+            Err(reason) => return Input::DeadLetterFailed { slot, reason },
+        };
+        let skipped_at_ms = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            });
+        let letter = DeadLetter {
+            topic: log.topic().to_owned(),
+            partition: self.id,
+            offset,
+            workspace_id,
+            key,
+            value,
+            reason,
+            skipped_at_ms,
+        };
+        match log.append_dead_letter(letter) {
+            Ok(()) => {
+                self.shared.counters.dead_letters.add(1);
+                Input::DeadLettered { slot, offset }
+            }
+            Err(error) => Input::DeadLetterFailed {
+                slot,
+                reason: error.to_string(),
+            },
+        }
+    }
+}
+
+/// What a read of the one record at `offset` tells of it.
+///
+/// # Errors
+/// The log may still give the record: a letter without it would lose the event, so the skip is to be asked for again.
+fn contents(
+    read: Result<Batch, ReadError>,
+    offset: Offset,
+    low_watermark: Offset,
+) -> Result<Contents, String> {
+    const NONE: Contents = Contents {
+        key: None,
+        value: None,
+    };
+    match read {
+        Ok(batch) => {
+            let found = batch.records.iter().find(|record| record.offset == offset);
+            if let Some(record) = found {
+                return Ok(Contents {
+                    key: record.key().map(Bytes::copy_from_slice),
+                    value: record.value().map(Bytes::copy_from_slice),
+                });
+            }
+            // A log over a network answers with nothing at all before its first answer from there.
+            if batch.next_offset <= offset && low_watermark <= offset {
+                return Err(format!(
+                    "the event log has not given the event at offset {offset} yet, try again"
+                ));
+            }
+            Ok(NONE)
+        }
+        // What cannot be read is skipped too: the letter keeps its address and the reason.
+        Err(
+            ReadError::Corrupt { .. } | ReadError::FellOut { .. } | ReadError::BeyondEnd { .. },
+        ) => Ok(NONE),
+        Err(ReadError::Unavailable(reason)) => Err(reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Record;
+    use workspace_lifecycle::PartitionId;
+
+    const ASKED: Offset = Offset(5);
+
+    #[test]
+    fn a_letter_without_its_event_is_written_only_where_the_event_is_gone() {
+        let batch = |records, next_offset| {
+            Ok(Batch {
+                records,
+                next_offset: Offset(next_offset),
+                high_watermark: Offset(9),
+            })
+        };
+        let record = |offset| Record::new(Offset(offset), Some(b"acme"), Some(b"poison"));
+        let whole = Ok(Contents {
+            key: Some(Bytes::from_static(b"acme")),
+            value: Some(Bytes::from_static(b"poison")),
+        });
+        let without = || {
+            Ok(Contents {
+                key: None,
+                value: None,
+            })
+        };
+        let partition = PartitionId(1);
+        let fell_out = ReadError::FellOut {
+            partition,
+            asked: ASKED,
+            low_watermark: Offset(7),
+        };
+        let damaged = ReadError::Corrupt {
+            partition,
+            offset: ASKED,
+            reason: "on purpose".to_owned(),
+        };
+        let not_yet = "the event log has not given the event at offset 5 yet, try again";
+        for (name, read, low_watermark, expected) in [
+            ("it is there", batch(vec![record(5)], 6), 0, whole),
+            (
+                "nothing yet",
+                batch(Vec::new(), 5),
+                0,
+                Err(not_yet.to_owned()),
+            ),
+            ("passed over", batch(Vec::new(), 6), 0, without()),
+            ("a later one", batch(vec![record(6)], 7), 0, without()),
+            ("removed meanwhile", batch(Vec::new(), 5), 6, without()),
+            ("removed", Err(fell_out), 7, without()),
+            ("damaged", Err(damaged), 0, without()),
+            (
+                "away",
+                Err(ReadError::Unavailable("a pause".to_owned())),
+                0,
+                Err("a pause".to_owned()),
+            ),
+        ] {
+            assert_eq!(
+                contents(read, ASKED, Offset(low_watermark)),
+                expected,
+                "{name}"
+            );
+        }
+    }
+}
