@@ -267,7 +267,7 @@ mod tests {
     fn records_of_another_partition_and_of_no_workspace_are_left_out_and_counted() {
         let (own, partitions) = (PartitionId(0), 2);
         let id_on = |partition: u32| {
-            (0..)
+            (0..100)
                 .map(|number| format!("w{number}"))
                 .find(|id| partition_of(&WorkspaceId::new(id).unwrap(), partitions).0 == partition)
                 .unwrap()
