@@ -81,6 +81,12 @@ pub const PRODUCER_CASES: &[(&str, Case)] = &[
     ),
 ];
 
+/// Demands on a log that remembers every producer it ever answered: nobody else appends to it.
+pub const OWN_PRODUCER_CASES: &[(&str, Case)] = &[(
+    "an unknown producer begins with request 1",
+    an_unknown_producer_begins_with_request_1,
+)];
+
 pub const EVERYTHING: ReadLimit = ReadLimit {
     records: usize::MAX,
     bytes: usize::MAX,
@@ -394,11 +400,14 @@ fn a_gap_of_a_producer_is_refused(log: &dyn EventLog) {
         }
         other => panic!("{other:?}"),
     }
+    append(log, request("gap", 1, Some(("jumper", 2)))).expect("the next one still goes");
+}
+
+fn an_unknown_producer_begins_with_request_1(log: &dyn EventLog) {
     match append(log, request("gap", 1, Some(("unknown", 7)))) {
         Err(AppendError::Sequence { expected, .. }) => assert_eq!(expected, 1),
         other => panic!("{other:?}"),
     }
-    append(log, request("gap", 1, Some(("jumper", 2)))).expect("the next one still goes");
 }
 
 fn an_invalid_producer_is_refused(log: &dyn EventLog) {

@@ -375,7 +375,12 @@ mod tests {
 
     #[test]
     fn the_embedded_log_does_what_every_log_must() {
-        for (name, case) in conformance::CASES.iter().chain(conformance::PRODUCER_CASES) {
+        let cases = [
+            conformance::CASES,
+            conformance::PRODUCER_CASES,
+            conformance::OWN_PRODUCER_CASES,
+        ];
+        for (name, case) in cases.into_iter().flatten() {
             println!("{name}");
             let path = tempfile::tempdir().expect("a directory");
             let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");

@@ -1,0 +1,275 @@
+//! The event log on a Kafka topic.
+//!
+//! Partitions are read without a group, each by a fetch of its own that runs ahead of its reader; who owns
+//! which partition is decided elsewhere. What this process appends goes through one idempotent producer.
+//! Nothing here waits for the brokers when the log is opened: they may be away, and say so later.
+
+mod appends;
+mod cluster;
+mod ends;
+mod letters;
+#[expect(
+    unsafe_code,
+    reason = "rdkafka does not wrap fetching in batches without a group"
+)]
+mod native;
+mod reader;
+mod sequences;
+mod upkeep;
+mod words;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use tokio::sync::oneshot;
+use workspace_engine_core::log::{
+    Append, AppendError, AppendListener, Appended, Batch, DeadLetter, EventLog, ReadError,
+    ReadLimit,
+};
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::WorkspaceId;
+
+use crate::config::KafkaConfig;
+use appends::Appends;
+use cluster::Cluster;
+use letters::Letters;
+use native::{Client, Topic};
+use reader::READERS;
+use upkeep::Upkeep;
+use words::Words;
+
+/// Largest record that is appended; the topic may take less.
+const RECORD_BYTES_MOST: &str = "16777216";
+
+/// Memory for what is fetched ahead, all partitions together.
+const FETCHED_KBYTES_MOST: u32 = 256 * 1024;
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum KafkaLogError {
+    /// The client refuses its configuration.
+    #[error("the Kafka client cannot be configured: {0}")]
+    Client(#[from] KafkaError),
+    /// The client refuses the name of a topic.
+    #[error("topic {topic} cannot be used: {reason}")]
+    Topic {
+        /// Which topic.
+        topic: String,
+        /// In the client's words.
+        reason: String,
+    },
+    /// The operating system gives no thread.
+    #[error("cannot start the thread of the event log")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The events of a topic, appended and read by partition.
+///
+/// A partition must be [opened](EventLog::open) before its ends are asked for. Dropping the log waits at most
+/// a few seconds for requests under way, and refuses the rest.
+pub struct KafkaLog {
+    // Dropped from top to bottom: answers first, then who looks after the rest, then the readers.
+    appends: Appends,
+    _upkeep: Upkeep,
+    letters: Letters,
+    cluster: Arc<Cluster>,
+    readers: [Arc<Topic>; READERS],
+}
+
+impl std::fmt::Debug for KafkaLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaLog")
+            .field("brokers", &self.cluster.brokers)
+            .field("topic", &self.cluster.topic)
+            .field("partitions", &self.cluster.parts.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl KafkaLog {
+    /// A log on the topic of the configuration, which has so many partitions. Asks the brokers nothing yet.
+    ///
+    /// # Errors
+    /// [`KafkaLogError::Client`] names the property that librdkafka does not take.
+    pub fn open(config: &KafkaConfig, partitions: u32) -> Result<Self, KafkaLogError> {
+        let asking = Arc::new(consumer(config, "log-ends", partitions)?);
+        let fetching = [
+            Arc::new(consumer(config, "log-reader-0", partitions)?),
+            Arc::new(consumer(config, "log-reader-1", partitions)?),
+        ];
+        let topics = |name: &str| -> Result<[Arc<Topic>; READERS], KafkaLogError> {
+            let [one, other] = &fetching;
+            let topic = |client: &Arc<Client>| {
+                Topic::new(Arc::clone(client), name).map_err(|reason| KafkaLogError::Topic {
+                    topic: name.to_owned(),
+                    reason,
+                })
+            };
+            Ok([topic(one)?, topic(other)?])
+        };
+        let cluster = Arc::new(Cluster::new(
+            &config.topic,
+            &config.brokers,
+            partitions,
+            Arc::clone(&asking),
+        ));
+        let letter_topic = config.dead_letter_topic();
+        let letters = Letters::new(
+            Cluster::new(&letter_topic, &config.brokers, 1, asking),
+            topics(&letter_topic)?,
+        );
+        let readers = topics(&config.topic)?;
+        let appends = Appends::new(producer(config), Arc::clone(&cluster))?;
+        let upkeep =
+            Upkeep::start(Arc::clone(&cluster), readers.clone()).map_err(KafkaLogError::Thread)?;
+        Ok(Self {
+            appends,
+            _upkeep: upkeep,
+            letters,
+            cluster,
+            readers,
+        })
+    }
+}
+
+impl Drop for KafkaLog {
+    fn drop(&mut self) {
+        self.appends.flush();
+    }
+}
+
+/// A client that reads by itself, without a group.
+fn consumer(config: &KafkaConfig, role: &str, partitions: u32) -> Result<Client, KafkaError> {
+    // Each partition has a share, with room for some records of the usual size.
+    let queued = (FETCHED_KBYTES_MOST / partitions.max(1)).clamp(1024, 16 * 1024);
+    let defaults = [
+        ("isolation.level", "read_committed"),
+        ("fetch.queue.backoff.ms", "1"),
+        // How long the end of a partition is not told behind records that nobody sees.
+        ("fetch.wait.max.ms", "100"),
+        ("fetch.error.backoff.ms", "100"),
+        ("fetch.message.max.bytes", "4194304"),
+        ("queued.min.messages", "100000"),
+        ("queued.max.messages.kbytes", &queued.to_string()),
+        ("reconnect.backoff.max.ms", "1000"),
+    ];
+    let mut client: ClientConfig = config.client(role, &defaults);
+    // Those that a reader depends on are nobody's choice; a group would take its partitions away.
+    client
+        .remove("group.id")
+        .remove("group.instance.id")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "error");
+    client.create_with_context(Words::default())
+}
+
+fn producer(config: &KafkaConfig) -> ClientConfig {
+    let defaults = [
+        ("compression.type", "lz4"),
+        ("linger.ms", "2"),
+        ("message.max.bytes", RECORD_BYTES_MOST),
+        // A request that nobody acknowledges for so long is refused.
+        ("message.timeout.ms", "30000"),
+        ("reconnect.backoff.max.ms", "1000"),
+    ];
+    let mut client: ClientConfig = config.client("log-appends", &defaults);
+    client
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        // What waits is counted by requests, whole ones.
+        .set("queue.buffering.max.messages", "0")
+        .set("queue.buffering.max.kbytes", "2097151");
+    client
+}
+
+impl EventLog for KafkaLog {
+    fn topic(&self) -> &str {
+        &self.cluster.topic
+    }
+
+    fn partitions(&self) -> u32 {
+        u32::try_from(self.cluster.parts.len()).unwrap_or(u32::MAX)
+    }
+
+    fn keeps_until_trimmed(&self) -> bool {
+        // What is removed, and when, is the cluster's.
+        false
+    }
+
+    fn open(&self, partition: PartitionId) -> Result<(), ReadError> {
+        let part = self.cluster.part(partition)?;
+        self.cluster.ask(partition)?;
+        part.open.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn close(&self, partition: PartitionId) {
+        if let Ok(part) = self.cluster.part(partition) {
+            part.open.store(false, Ordering::Release);
+            part.place.lock().clear();
+        }
+    }
+
+    fn submit(&self, append: Append) -> oneshot::Receiver<Result<Appended, AppendError>> {
+        let (answer, answered) = oneshot::channel();
+        self.appends.events(
+            &append,
+            Box::new(move |result| {
+                // Nobody waits any more: then nobody needs the answer.
+                let _ = answer.send(result);
+            }),
+        );
+        answered
+    }
+
+    fn read(
+        &self,
+        partition: PartitionId,
+        from: Offset,
+        limit: ReadLimit,
+    ) -> Result<Batch, ReadError> {
+        reader::read(&self.cluster, &self.readers, partition, from, &limit)
+    }
+
+    fn low_watermark(&self, partition: PartitionId) -> Offset {
+        self.cluster
+            .part(partition)
+            .map(|part| part.ends.lock().low())
+            .unwrap_or_default()
+    }
+
+    fn high_watermark(&self, partition: PartitionId) -> Offset {
+        self.cluster
+            .part(partition)
+            .map(|part| part.ends.lock().high())
+            .unwrap_or_default()
+    }
+
+    fn health(&self) -> Result<(), String> {
+        self.cluster.health()
+    }
+
+    fn set_listener(&self, listener: AppendListener) {
+        *self.cluster.listener.write() = Some(listener);
+    }
+
+    fn trim(&self, _partition: PartitionId, _floor: Offset) -> Result<(), ReadError> {
+        Ok(())
+    }
+
+    fn append_dead_letter(&self, letter: DeadLetter) -> Result<(), AppendError> {
+        self.letters.append(&self.appends, &letter)
+    }
+
+    fn dead_letters(
+        &self,
+        workspace: Option<&WorkspaceId>,
+        after: Option<(PartitionId, Offset)>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, ReadError> {
+        self.letters.list(workspace, after, limit)
+    }
+}

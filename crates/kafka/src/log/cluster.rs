@@ -1,0 +1,282 @@
+//! What the clients of a log share: the partitions, who is told of growth, and how the cluster is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use rdkafka::consumer::Consumer;
+use rdkafka::{Offset as At, TopicPartitionList};
+use workspace_engine_core::log::{AppendListener, ReadError};
+use workspace_lifecycle::{Offset, PartitionId};
+
+use super::ends::{Change, Ends, Question};
+use super::native::Client;
+use super::reader::Place;
+
+/// How long the brokers may take to tell where a partition ends, when somebody waits for it.
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
+
+/// One partition of the topic.
+#[derive(Default)]
+pub(super) struct Part {
+    pub(super) ends: Mutex<Ends>,
+    pub(super) place: Mutex<Place>,
+    pub(super) open: AtomicBool,
+    /// What the brokers say of this partition alone.
+    trouble: Mutex<Option<String>>,
+}
+
+enum Standing {
+    Unheard,
+    Fine,
+    Trouble(String),
+}
+
+/// Which ends are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Both,
+    /// The beginning moves seldom.
+    End,
+}
+
+/// A topic on its cluster, as this process knows it.
+pub(super) struct Cluster {
+    pub(super) topic: String,
+    pub(super) brokers: String,
+    pub(super) parts: Vec<Part>,
+    /// Of a client that fetches nothing: what it asks does not wait behind fetches.
+    pub(super) client: Arc<Client>,
+    pub(super) listener: RwLock<Option<AppendListener>>,
+    standing: Mutex<Standing>,
+    /// Why the last append failed; none once one succeeded.
+    pub(super) append_trouble: Mutex<Option<String>>,
+}
+
+impl Cluster {
+    pub(super) fn new(topic: &str, brokers: &str, partitions: u32, client: Arc<Client>) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            brokers: brokers.to_owned(),
+            parts: (0..partitions).map(|_| Part::default()).collect(),
+            client,
+            listener: RwLock::new(None),
+            standing: Mutex::new(Standing::Unheard),
+            append_trouble: Mutex::new(None),
+        }
+    }
+
+    pub(super) fn part(&self, partition: PartitionId) -> Result<&Part, ReadError> {
+        usize::try_from(partition.0)
+            .ok()
+            .and_then(|place| self.parts.get(place))
+            .ok_or_else(|| ReadError::Unavailable(format!("there is no partition {partition}")))
+    }
+
+    /// Tells whoever listens that a partition has grown.
+    pub(super) fn tell(&self, partition: PartitionId, end: Offset) {
+        let listener = self.listener.read().clone();
+        if let Some(listener) = listener {
+            listener(partition, end);
+        }
+    }
+
+    /// A record before `end` was acknowledged.
+    pub(super) fn acknowledged(&self, partition: PartitionId, end: Offset) {
+        let Ok(part) = self.part(partition) else {
+            return;
+        };
+        let grown = part.ends.lock().acknowledge(end);
+        if let Some(end) = grown {
+            self.tell(partition, end);
+        }
+    }
+
+    /// What stands against appends and reads.
+    pub(super) fn health(&self) -> Result<(), String> {
+        match &*self.standing.lock() {
+            Standing::Unheard => {
+                return Err(format!(
+                    "the brokers {} have not answered yet",
+                    self.brokers
+                ));
+            }
+            Standing::Trouble(words) => return Err(words.clone()),
+            Standing::Fine => {}
+        }
+        let parts = self.parts.iter().filter(|part| part.is_open());
+        if let Some(words) = parts.filter_map(Part::trouble).next() {
+            return Err(words);
+        }
+        self.append_trouble.lock().clone().map_or(Ok(()), Err)
+    }
+
+    /// What stands against reads of one partition.
+    pub(super) fn trouble(&self, part: &Part) -> Option<String> {
+        match &*self.standing.lock() {
+            Standing::Trouble(words) => Some(words.clone()),
+            Standing::Fine | Standing::Unheard => part.trouble(),
+        }
+    }
+
+    /// Asks where a partition begins and ends.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] in the brokers' words.
+    pub(super) fn ask(&self, partition: PartitionId) -> Result<(Offset, Offset), ReadError> {
+        let part = self.part(partition)?;
+        self.refresh(&[partition], Asked::Both, ANSWER)
+            .map_err(ReadError::Unavailable)?;
+        if let Some(words) = part.trouble() {
+            return Err(ReadError::Unavailable(words));
+        }
+        let ends = part.ends.lock();
+        Ok((ends.low(), ends.high()))
+    }
+
+    /// Asks where some partitions end, takes the answers in, and tells of growth.
+    ///
+    /// # Errors
+    /// Why the brokers do not answer.
+    pub(super) fn refresh(
+        &self,
+        partitions: &[PartitionId],
+        asked: Asked,
+        timeout: Duration,
+    ) -> Result<(), String> {
+        let questions: Vec<(PartitionId, Question)> = partitions
+            .iter()
+            .filter_map(|id| Some((*id, self.part(*id).ok()?.ends.lock().question())))
+            .collect();
+        let answers = match asked {
+            Asked::Both => self
+                .offsets(partitions, At::Beginning, timeout)
+                .and_then(|low| Ok((Some(low), self.offsets(partitions, At::End, timeout)?))),
+            Asked::End => self
+                .offsets(partitions, At::End, timeout)
+                .map(|high| (None, high)),
+        };
+        let (low, high) = match answers {
+            Ok(answers) => answers,
+            Err(words) => {
+                *self.standing.lock() = Standing::Trouble(words.clone());
+                return Err(words);
+            }
+        };
+        *self.standing.lock() = Standing::Fine;
+        for (id, question) in questions {
+            let end = self.found(&high, id);
+            let beginning = low.as_ref().map(|low| self.found(low, id)).transpose();
+            self.answered(id, question, beginning, end);
+        }
+        Ok(())
+    }
+
+    fn answered(
+        &self,
+        id: PartitionId,
+        question: Question,
+        low: Result<Option<Offset>, String>,
+        end: Result<Offset, String>,
+    ) {
+        let Ok(part) = self.part(id) else {
+            return;
+        };
+        let (low, end) = match low.and_then(|low| Ok((low, end?))) {
+            Ok(ends) => ends,
+            Err(words) => {
+                *part.trouble.lock() = Some(words);
+                return;
+            }
+        };
+        *part.trouble.lock() = None;
+        let change = part.ends.lock().answer(question, low, end);
+        match change {
+            Change::None => {}
+            Change::Grew(end) => self.tell(id, end),
+            Change::Shrank { from } => tracing::error!(
+                topic = self.topic,
+                partition = %id,
+                %from,
+                to = %end,
+                "the partition ends before where it had ended: the topic was made anew, or lost its end"
+            ),
+        }
+    }
+
+    fn found(&self, answers: &TopicPartitionList, id: PartitionId) -> Result<Offset, String> {
+        let number = i32::try_from(id.0).unwrap_or(i32::MAX);
+        let refused =
+            |why: &str| format!("topic {} partition {id} cannot be read: {why}", self.topic);
+        let element = answers
+            .find_partition(&self.topic, number)
+            .ok_or_else(|| refused("no answer"))?;
+        element
+            .error()
+            .map_err(|error| refused(&self.client.context().explain(&error)))?;
+        match element.offset() {
+            At::Offset(offset) => u64::try_from(offset)
+                .map(Offset)
+                .map_err(|_| refused("no offset")),
+            At::Beginning | At::End | At::Stored | At::Invalid | At::OffsetTail(_) => {
+                Err(refused("no offset"))
+            }
+        }
+    }
+
+    /// Asks the brokers. Of a reader of committed records the end is that of the committed ones.
+    fn offsets(
+        &self,
+        partitions: &[PartitionId],
+        at: At,
+        timeout: Duration,
+    ) -> Result<TopicPartitionList, String> {
+        let words = self.client.context();
+        let mut list = TopicPartitionList::with_capacity(partitions.len());
+        for id in partitions {
+            let number = i32::try_from(id.0).unwrap_or(i32::MAX);
+            list.add_partition_offset(&self.topic, number, at)
+                .map_err(|error| error.to_string())?;
+        }
+        match self.client.offsets_for_times(list, timeout) {
+            Ok(answers) => {
+                words.forget();
+                Ok(answers)
+            }
+            Err(error) => {
+                // What the client has said of its brokers is in its queue.
+                drain(&self.client);
+                Err(format!(
+                    "topic {} cannot be read from {}: {}",
+                    self.topic,
+                    self.brokers,
+                    words.explain(&error)
+                ))
+            }
+        }
+    }
+}
+
+impl Part {
+    pub(super) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
+    }
+}
+
+/// Lets a client tell what it has to say. Its records go through queues of their own.
+pub(super) fn drain(client: &Client) {
+    const MOST: usize = 1000;
+    for _ in 0..MOST {
+        if client.poll(Duration::ZERO).is_none() {
+            return;
+        }
+    }
+}
+
+/// The topics of the readers and the thread that looks after the log.
+pub(super) type Shared = Arc<Cluster>;

@@ -1,0 +1,181 @@
+//! Where a partition begins and ends for its readers, from what is acknowledged, read and asked.
+//!
+//! Readers see only what is committed: where another producer's transaction is open, the partition ends
+//! for them before it, also when records behind it were acknowledged to this process. A load that waited for
+//! such a record would wait for somebody else's transaction, so the end goes back to what can be read.
+
+use std::time::Instant;
+
+use workspace_lifecycle::Offset;
+
+/// What is known of both ends of a partition.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    low: Offset,
+    high: Offset,
+    /// The end as the brokers told it last.
+    told: Offset,
+    /// When that answer came; answers to questions asked before it are old.
+    told_at: Option<Instant>,
+    /// Behind the last record that was acknowledged to this process.
+    acknowledged: Offset,
+    /// Behind what a reader of this process has met.
+    seen: Offset,
+    /// A transaction of somebody else stands before what was acknowledged.
+    held_back: bool,
+}
+
+/// What an answer of the brokers changed.
+#[derive(Debug, PartialEq, Eq, Clone, Copy)]
+pub(super) enum Change {
+    None,
+    /// The partition ends here now, later than before.
+    Grew(Offset),
+    /// It ends before where it had ended: the topic was made anew, or its end was lost.
+    Shrank {
+        from: Offset,
+    },
+}
+
+/// A question for the ends of a partition under way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question {
+    asked_at: Instant,
+    acknowledged: Offset,
+}
+
+impl Ends {
+    pub(super) fn low(&self) -> Offset {
+        self.low
+    }
+
+    pub(super) fn high(&self) -> Offset {
+        self.high
+    }
+
+    /// A record before `end` was acknowledged. Tells where the partition ends where that is later than before.
+    pub(super) fn acknowledge(&mut self, end: Offset) -> Option<Offset> {
+        self.acknowledged = self.acknowledged.max(end);
+        if self.held_back || end <= self.high {
+            return None;
+        }
+        self.high = end;
+        Some(end)
+    }
+
+    /// A reader has met everything below `end`.
+    pub(super) fn see(&mut self, end: Offset) {
+        self.seen = self.seen.max(end);
+        self.high = self.high.max(end);
+    }
+
+    /// To be called before the brokers are asked.
+    pub(super) fn question(&self) -> Question {
+        Question {
+            asked_at: Instant::now(),
+            acknowledged: self.acknowledged,
+        }
+    }
+
+    /// Takes in where the partition begins, where that was asked for, and where it ends.
+    pub(super) fn answer(&mut self, asked: Question, low: Option<Offset>, end: Offset) -> Change {
+        if self
+            .told_at
+            .is_some_and(|told_at| asked.asked_at <= told_at)
+        {
+            // A newer answer came first; this one can only tell of growth.
+            return Change::None;
+        }
+        self.told_at = Some(Instant::now());
+        let (before, told) = (self.high, std::mem::replace(&mut self.told, end));
+        if let Some(low) = low {
+            self.low = low;
+        }
+        if end < told {
+            self.low = low.unwrap_or(Offset::ZERO).min(end);
+            self.acknowledged = end;
+            self.seen = end;
+            self.held_back = false;
+            self.high = end;
+            return Change::Shrank { from: told };
+        }
+        self.held_back = end < asked.acknowledged;
+        self.high = if self.held_back {
+            end.max(self.seen)
+        } else {
+            // What was acknowledged since the question was asked is not in the answer.
+            end.max(self.acknowledged).max(self.seen)
+        };
+        if self.high > before {
+            Change::Grew(self.high)
+        } else {
+            Change::None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(ends: &mut Ends, low: u64, end: u64) -> Change {
+        let asked = ends.question();
+        ends.answer(asked, Some(Offset(low)), Offset(end))
+    }
+
+    #[test]
+    fn the_end_grows_with_what_is_acknowledged_seen_and_told() {
+        let mut ends = Ends::default();
+        assert_eq!(told(&mut ends, 3, 10), Change::Grew(Offset(10)));
+        assert_eq!(ends.low(), Offset(3));
+        assert_eq!(ends.acknowledge(Offset(12)), Some(Offset(12)));
+        assert_eq!(ends.acknowledge(Offset(11)), None);
+        ends.see(Offset(14));
+        assert_eq!(ends.high(), Offset(14));
+        assert_eq!(told(&mut ends, 3, 14), Change::None);
+        assert_eq!(told(&mut ends, 3, 20), Change::Grew(Offset(20)));
+    }
+
+    #[test]
+    fn an_open_transaction_of_another_holds_the_end_back() {
+        let mut ends = Ends::default();
+        told(&mut ends, 0, 10);
+        ends.acknowledge(Offset(12));
+        assert_eq!(told(&mut ends, 0, 10), Change::None);
+        assert_eq!(ends.high(), Offset(10), "what can be read");
+        assert_eq!(ends.acknowledge(Offset(13)), None);
+        assert_eq!(ends.high(), Offset(10));
+        assert_eq!(told(&mut ends, 0, 14), Change::Grew(Offset(14)));
+        assert_eq!(ends.acknowledge(Offset(15)), Some(Offset(15)));
+    }
+
+    #[test]
+    fn what_is_acknowledged_while_the_brokers_are_asked_is_not_taken_back() {
+        let mut ends = Ends::default();
+        told(&mut ends, 0, 10);
+        let asked = ends.question();
+        ends.acknowledge(Offset(12));
+        assert_eq!(ends.answer(asked, None, Offset(10)), Change::None);
+        assert_eq!(ends.high(), Offset(12));
+    }
+
+    #[test]
+    fn a_topic_that_was_made_anew_ends_where_it_ends() {
+        let mut ends = Ends::default();
+        told(&mut ends, 50, 100);
+        ends.acknowledge(Offset(110));
+        ends.see(Offset(110));
+        assert_eq!(told(&mut ends, 0, 5), Change::Shrank { from: Offset(100) });
+        assert_eq!((ends.low(), ends.high()), (Offset(0), Offset(5)));
+        assert_eq!(ends.acknowledge(Offset(6)), Some(Offset(6)));
+    }
+
+    #[test]
+    fn an_answer_that_was_overtaken_changes_nothing() {
+        let mut ends = Ends::default();
+        let old = ends.question();
+        told(&mut ends, 0, 10);
+        assert_eq!(ends.answer(old, Some(Offset(0)), Offset(4)), Change::None);
+        assert_eq!(ends.high(), Offset(10));
+    }
+}

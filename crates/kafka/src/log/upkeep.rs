@@ -1,0 +1,107 @@
+//! Looks after a log while nobody asks: where its partitions end, and what its clients have to say.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use workspace_lifecycle::PartitionId;
+
+use super::cluster::{Asked, Cluster, Part, drain};
+use super::native::Topic;
+use super::reader::READERS;
+
+/// Between two looks at the clients' own events.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Between two questions where the open partitions end.
+const REFRESH: Duration = Duration::from_millis(500);
+
+/// Between two questions where they begin.
+const REFRESH_BEGINNINGS: Duration = Duration::from_secs(5);
+
+/// How long the brokers may take for one: whoever closes the log waits for it.
+const ANSWER: Duration = Duration::from_secs(1);
+
+/// The thread that does so; dropping this ends it.
+pub(super) struct Upkeep {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Upkeep {
+    pub(super) fn start(
+        cluster: Arc<Cluster>,
+        readers: [Arc<Topic>; READERS],
+    ) -> std::io::Result<Self> {
+        let (stop, stopped) = crossbeam_channel::bounded(0);
+        // A thread of its own, because asking the brokers blocks.
+        let thread = std::thread::Builder::new()
+            .name("kafka-log".to_owned())
+            .spawn(move || run(&cluster, &readers, &stopped))?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of the event log ended in a panic");
+        }
+    }
+}
+
+fn run(cluster: &Cluster, readers: &[Arc<Topic>; READERS], stopped: &Receiver<()>) {
+    let mut refresh_at = Instant::now();
+    let mut beginnings_at = Instant::now();
+    loop {
+        for topic in readers {
+            drain(topic.client());
+        }
+        drain(&cluster.client);
+        let now = Instant::now();
+        if now >= refresh_at {
+            let asked = if now >= beginnings_at {
+                beginnings_at = now + REFRESH_BEGINNINGS;
+                Asked::Both
+            } else {
+                Asked::End
+            };
+            refresh(cluster, asked);
+            for part in &cluster.parts {
+                // One that is being read is not at rest.
+                if let Some(mut place) = part.place.try_lock() {
+                    place.rest();
+                }
+            }
+            refresh_at = Instant::now() + REFRESH;
+        }
+        match stopped.recv_timeout(LOOK) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+fn refresh(cluster: &Cluster, asked: Asked) {
+    let open = |part: &Part| part.is_open();
+    let mut partitions: Vec<PartitionId> = (0..)
+        .map(PartitionId)
+        .zip(&cluster.parts)
+        .filter(|(_, part)| open(part))
+        .map(|(id, _)| id)
+        .collect();
+    if partitions.is_empty() {
+        // Whether the cluster answers is asked also where nothing is read.
+        partitions.push(PartitionId(0));
+    }
+    if let Err(words) = cluster.refresh(&partitions, asked, ANSWER) {
+        tracing::debug!(words, "the brokers do not tell where partitions end");
+    }
+}
