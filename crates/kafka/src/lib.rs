@@ -3,10 +3,13 @@
 mod config;
 mod topics;
 
-#[expect(dead_code, reason = "for the store over Kafka")]
 mod group;
 mod membership;
 
+#[cfg_attr(not(test), expect(dead_code, reason = "for the engine over Kafka"))]
+mod changelog;
+
+pub use changelog::{ChangelogCounts, ChangelogError};
 pub use config::{GroupProtocol, KafkaConfig};
 pub use membership::{Assignments, MemberReport, Membership, MembershipError};
 pub use topics::{TopicError, prepare};

@@ -8,8 +8,8 @@
 //! [`PLACE_MARK`].
 
 use super::{
-    Claim, HistoryRecord, LsmStore, Save, StoreError, StoredWorkspace, corrupt,
-    history_of, keyed, layout, place_of, read_error, write_error,
+    Claim, HistoryRecord, LsmStore, Save, StoreError, StoredWorkspace, corrupt, history_of, keyed,
+    layout, place_of, read_error, write_error,
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::routing::partition_of;
@@ -124,7 +124,9 @@ impl LsmStore {
                 source: reader.text()?,
             })
         };
-        decode().map(Some).map_err(|damage| corrupt(named(), damage))
+        decode()
+            .map(Some)
+            .map_err(|damage| corrupt(named(), damage))
     }
 
     /// In which partition the cache has a workspace.
@@ -444,7 +446,10 @@ impl<'a> Piece<'a> {
                 self.put(&store.history_counts, key, value);
             }
         }
-        store.dir.write(self.batch, self.bytes).map_err(write_error)?;
+        store
+            .dir
+            .write(self.batch, self.bytes)
+            .map_err(write_error)?;
         for (id, place) in self.places {
             if let Some(partition) = place {
                 store.places.lock().put(&id, partition);
