@@ -9,7 +9,7 @@ mod lsm;
 mod memory;
 
 pub use file::FileStore;
-pub use lsm::LsmStore;
+pub use lsm::{CacheChange, CacheKey, CachePlace, LsmStore};
 pub use memory::MemoryStore;
 
 use bytes::Bytes;

@@ -5,10 +5,15 @@ mod topics;
 
 mod log;
 
-#[expect(dead_code, reason = "for the store over Kafka")]
 mod group;
 mod membership;
 
+mod changelog;
+
+mod cluster;
+
+pub use changelog::{ChangelogCounts, ChangelogError, ChangelogStore};
+pub use cluster::{Cluster, ClusterError};
 pub use config::{GroupProtocol, KafkaConfig, PropertyError, read_properties};
 pub use log::{KafkaLog, KafkaLogError};
 pub use membership::{Assignments, MemberReport, Membership, MembershipError};

@@ -146,7 +146,6 @@ impl Membership {
     }
 
     /// What the other clients of this process ask of the membership.
-    #[expect(dead_code, reason = "for the store over Kafka")]
     pub(crate) fn group(&self) -> Arc<dyn Group> {
         Arc::new(OwnGroup(Arc::clone(&self.consumer)))
     }
@@ -221,7 +220,7 @@ impl Group for OwnGroup {
         partition: PartitionId,
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
-        self.0.committed(topic, partition, timeout)
+        Group::committed(&*self.0, topic, partition, timeout)
     }
 }
 

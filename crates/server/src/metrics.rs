@@ -11,6 +11,7 @@ use prometheus_client::{
 };
 use std::fmt;
 use workspace_engine_core::{counters::Counter, counters::EngineCounters, report::PartitionReport};
+use workspace_engine_kafka::{ChangelogCounts, Cluster, MemberReport};
 
 /// A counter: its name without the suffix that the format adds, what it counts, and where it is.
 type CounterRow = (
@@ -146,6 +147,82 @@ const PARTITION_GAUGES: [PartitionRow; 4] = [
     ),
 ];
 
+/// A counter of the cluster: as [`CounterRow`].
+type ClusterRow = (
+    &'static str,
+    &'static str,
+    Option<Unit>,
+    fn(&MemberReport, &ChangelogCounts) -> u64,
+);
+
+const CLUSTER_COUNTERS: [ClusterRow; 10] = [
+    (
+        "workspace_engine_group_rebalances",
+        "How often the group gave or took partitions",
+        None,
+        |member, _| member.rebalances,
+    ),
+    (
+        "workspace_engine_group_losses",
+        "How often partitions were gone before they could be handed over",
+        None,
+        |member, _| member.losses,
+    ),
+    (
+        "workspace_engine_changelog_transactions_committed",
+        "Transactions of saves that were committed",
+        None,
+        |_, changelog| changelog.transactions_committed,
+    ),
+    (
+        "workspace_engine_changelog_transactions_aborted",
+        "Transactions of saves that were aborted: nothing of them is visible",
+        None,
+        |_, changelog| changelog.transactions_aborted,
+    ),
+    (
+        "workspace_engine_changelog_transactions_unknown",
+        "Transactions of saves of which it was not known at first whether they were committed",
+        None,
+        |_, changelog| changelog.transactions_unknown,
+    ),
+    (
+        "workspace_engine_changelog_records_written",
+        "Records written in committed transactions",
+        None,
+        |_, changelog| changelog.records_written,
+    ),
+    (
+        "workspace_engine_changelog_written",
+        "Bytes of keys and values written in committed transactions",
+        Some(Unit::Bytes),
+        |_, changelog| changelog.bytes_written,
+    ),
+    (
+        "workspace_engine_changelog_records_read",
+        "Records read when partitions were taken over",
+        None,
+        |_, changelog| changelog.records_read,
+    ),
+    (
+        "workspace_engine_changelog_read",
+        "Bytes of keys and values read when partitions were taken over",
+        Some(Unit::Bytes),
+        |_, changelog| changelog.bytes_read,
+    ),
+    (
+        "workspace_engine_changelog_copies_forgotten",
+        "Copies of partitions on this disk that did not fit the changelog and were made anew",
+        None,
+        |_, changelog| changelog.caches_forgotten,
+    ),
+];
+
+/// Partitions that the group has given to this process.
+const GROUP_PARTITIONS: &str = "workspace_engine_group_partitions";
+/// How long this process has waited for the coordinator of its group.
+const GROUP_JOINING: &str = "workspace_engine_group_joining";
+
 /// Reads the engine's counters at each scrape, so that they cannot drift from it.
 pub(crate) struct EngineMetrics(App);
 
@@ -201,6 +278,31 @@ impl Collector for EngineMetrics {
                 ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
             }
         }
-        Ok(())
+        match self.0.cluster() {
+            Some(cluster) => encode_cluster(cluster, encoder),
+            None => Ok(()),
+        }
     }
+}
+
+fn encode_cluster(cluster: &Cluster, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+    let (member, changelog) = (cluster.membership.report(), cluster.store.counts());
+    for (name, help, unit, read) in &CLUSTER_COUNTERS {
+        let encoder = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        ConstCounter::new(read(&member, &changelog)).encode(encoder)?;
+    }
+    let partitions = i64::try_from(member.partitions).unwrap_or(i64::MAX);
+    ConstGauge::new(partitions).encode(encoder.encode_descriptor(
+        GROUP_PARTITIONS,
+        "Partitions that the group has given to this engine",
+        None,
+        MetricType::Gauge,
+    )?)?;
+    let joining = member.joining_for.unwrap_or_default().as_secs_f64();
+    ConstGauge::new(joining).encode(encoder.encode_descriptor(
+        GROUP_JOINING,
+        "How long this engine has waited for the coordinator of its group; 0 where it is a member",
+        Some(&Unit::Seconds),
+        MetricType::Gauge,
+    )?)
 }

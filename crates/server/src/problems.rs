@@ -198,7 +198,7 @@ pub(crate) fn append_unanswered() -> Problem {
 }
 
 pub(crate) fn starting(opening: &str) -> Problem {
-    Problem::new(&STARTING, opening).retry_after(SOON)
+    Problem::new(&STARTING, opening.to_owned()).retry_after(SOON)
 }
 
 pub(crate) fn stopping() -> Problem {

@@ -3,8 +3,11 @@
 //! A save is one batch for each few of its workspaces; it survives a crash of the process at
 //! once and a crash of the machine after [`Store::sync`].
 
+mod import;
 mod layout;
 mod places;
+
+pub use import::{CacheChange, CacheKey, CachePlace};
 
 use super::{
     Change, Claim, EntrySink, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, Save,

@@ -30,6 +30,11 @@ impl Places {
         }
     }
 
+    /// Where a workspace is.
+    pub(super) fn partition_of(&self, id: &WorkspaceId) -> Option<PartitionId> {
+        self.partitions.get(id).copied()
+    }
+
     /// The workspaces of a partition, ordered by id.
     pub(super) fn of(&self, partition: PartitionId) -> Vec<WorkspaceId> {
         let of_partition = self.workspaces.get(&partition);

@@ -1,0 +1,509 @@
+//! The LSM store as the local cache of a store that lives elsewhere, partition by partition.
+//!
+//! Whoever keeps the cache asks first what a claim, a save, transitions or a deletion would change, makes these
+//! changes durable elsewhere, and then brings them in together with the place up to which the cache is complete.
+//! Bringing in again what came after that place ends in the same state, so a crash in between does no harm.
+//!
+//! The place of a partition lies in the keyspace `store-committed`, under the partition's number and
+//! [`PLACE_MARK`].
+
+use super::{
+    Claim, HistoryRecord, LsmStore, Save, StoreError, StoredWorkspace, corrupt, history_of, keyed,
+    layout, place_of, read_error, write_error,
+};
+use crate::disk::codec::{Reader, Writer};
+use crate::routing::partition_of;
+use crate::store::{Change, StoredEntry, fence};
+use fjall::{Keyspace, OwnedWriteBatch};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use workspace_lifecycle::PartitionId;
+use workspace_status::{Epoch, WorkspaceId};
+
+const PLACE_MARK: u8 = b'@';
+
+/// What stands for a value that was damaged where it came from: it has no valid checksum.
+const DAMAGED: &[u8] = b"damaged where it came from";
+
+/// What is filed under one key of a cached partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheKey {
+    /// What is known of a workspace.
+    Workspace(WorkspaceId),
+    /// One of its entries.
+    Entry {
+        /// The workspace.
+        id: WorkspaceId,
+        /// Type of the entity.
+        kind: Arc<str>,
+        /// Id of the entity.
+        entity: Box<str>,
+    },
+    /// One of its transitions.
+    Transition {
+        /// The workspace.
+        id: WorkspaceId,
+        /// Epoch of the transition.
+        epoch: Epoch,
+        /// The number under which it is kept.
+        sequence: u64,
+    },
+}
+
+/// One change of a cached partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheChange {
+    /// What is known of a workspace is now this; its number of entries is taken as it is.
+    Workspace(StoredWorkspace),
+    /// An entry is now this.
+    Entry(WorkspaceId, StoredEntry),
+    /// A transition; its `sequence` is the number under which it is kept.
+    Transition(HistoryRecord),
+    /// It is gone.
+    Gone(CacheKey),
+    /// It cannot be read where it is kept: its workspace is damaged.
+    Damaged(CacheKey),
+}
+
+impl CacheChange {
+    /// The workspace that changes.
+    pub fn workspace(&self) -> &WorkspaceId {
+        match self {
+            Self::Workspace(workspace) => &workspace.id,
+            Self::Entry(id, _) => id,
+            Self::Transition(record) => &record.id,
+            Self::Gone(key) | Self::Damaged(key) => key.workspace(),
+        }
+    }
+}
+
+impl CacheKey {
+    /// The workspace it belongs to.
+    pub fn workspace(&self) -> &WorkspaceId {
+        match self {
+            Self::Workspace(id) | Self::Entry { id, .. } | Self::Transition { id, .. } => id,
+        }
+    }
+}
+
+/// Up to where the cache of a partition is complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachePlace {
+    /// What the cache is of; a cache of something else is forgotten.
+    pub source: String,
+    /// The first place of the source that is not in the cache.
+    pub position: u64,
+    /// A place of the source by which it is known again.
+    pub landmark: u64,
+    /// The highest epoch in the partition.
+    pub highest_epoch: Epoch,
+    /// When the cache was known to be complete up to there, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+}
+
+impl LsmStore {
+    /// Up to where the cache of a partition is complete; none where there is no cache of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] and [`StoreError::Corrupt`].
+    pub fn cached_place(&self, partition: PartitionId) -> Result<Option<CachePlace>, StoreError> {
+        let key = place_key(partition);
+        let named = || format!("the cache's place in partition {partition}");
+        let value = self
+            .committed
+            .get(key)
+            .map_err(|error| read_error(&named(), &error))?;
+        let Some(value) = value else { return Ok(None) };
+        let decode = || {
+            let mut reader = Reader::open(&key, value.into())?;
+            Ok(CachePlace {
+                position: reader.u64()?,
+                landmark: reader.u64()?,
+                highest_epoch: Epoch::new(reader.u64()?),
+                at_ms: reader.u64()?,
+                source: reader.text()?,
+            })
+        };
+        decode()
+            .map(Some)
+            .map_err(|damage| corrupt(named(), damage))
+    }
+
+    /// In which partition the cache has a workspace.
+    pub fn cached_in(&self, id: &WorkspaceId) -> Option<PartitionId> {
+        self.places.lock().partition_of(id)
+    }
+
+    /// Forgets everything of a partition. `partitions` is how many there are: it tells where a workspace
+    /// belongs of which only transitions are known.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]; the rest is forgotten when it is called again.
+    pub fn forget(&self, partition: PartitionId, partitions: u32) -> Result<(), StoreError> {
+        // The place goes first: without it nobody relies on what is left.
+        let mut batch = self.dir.database().batch();
+        batch.remove(&self.committed, place_key(partition));
+        self.dir
+            .write_removal(batch, place_key(partition).len())
+            .map_err(write_error)?;
+        let mut ids: BTreeSet<WorkspaceId> = self.places.lock().of(partition).into_iter().collect();
+        for keyspace in [
+            &self.workspaces,
+            &self.entries,
+            &self.history,
+            &self.history_counts,
+        ] {
+            for id in ids_in(keyspace)? {
+                let place = self.places.lock().partition_of(&id);
+                if place.unwrap_or_else(|| partition_of(&id, partitions)) == partition {
+                    ids.insert(id);
+                }
+            }
+        }
+        for id in ids {
+            let _locks = self.lock(std::iter::once(&id));
+            self.places.lock().remove(&id);
+            self.continued.lock().remove(&id);
+            self.remove(&id)?;
+        }
+        Ok(())
+    }
+
+    /// Brings changes of a partition in, in their order, and notes up to where the cache is complete then.
+    /// What belongs to one workspace and comes in a row becomes visible whole.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] and [`StoreError::Unavailable`]: some may be there, the place is as it was.
+    pub fn import(
+        &self,
+        partition: PartitionId,
+        changes: &[CacheChange],
+        place: &CachePlace,
+    ) -> Result<(), StoreError> {
+        let _locks = self.lock(changes.iter().map(CacheChange::workspace));
+        let mut piece = Piece::new(self, partition);
+        let mut last = None;
+        for change in changes {
+            let id = change.workspace();
+            if piece.bytes >= super::PIECE_BYTES && last != Some(id) {
+                std::mem::replace(&mut piece, Piece::new(self, partition)).write()?;
+            }
+            piece.take(change)?;
+            last = Some(id);
+        }
+        let key = place_key(partition);
+        let value = Writer::with_capacity(40 + place.source.len())
+            .u64(place.position)
+            .u64(place.landmark)
+            .u64(place.highest_epoch.get())
+            .u64(place.at_ms)
+            .block(place.source.as_bytes())
+            .seal(&key);
+        piece.batch.insert(&self.committed, key, value);
+        piece.write()
+    }
+
+    /// What a claim would make of a workspace.
+    ///
+    /// # Errors
+    /// As [`Store::claim`](crate::store::Store::claim).
+    pub fn plan_claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
+        fence::claimed(self.known(&claim.id)?, claim)
+    }
+
+    /// What a save would change, the workspace itself last.
+    ///
+    /// # Errors
+    /// What stands against the workspace.
+    pub fn plan_save(&self, save: &Save) -> Result<Vec<CacheChange>, StoreError> {
+        let mut workspace = fence::saved(self.known(&save.id)?, save)?;
+        let was_empty = workspace.entries == 0;
+        let mut changes = Vec::with_capacity(save.changes.len() + 1);
+        for (key, change) in keyed(&save.id, &save.changes)? {
+            let known = !was_empty
+                && self
+                    .entries
+                    .contains_key(&key)
+                    .map_err(|error| read_error(&place_of(&save.id), &error))?;
+            match change {
+                Change::Set(entry) => {
+                    workspace.entries += u64::from(!known);
+                    changes.push(CacheChange::Entry(save.id.clone(), entry.clone()));
+                }
+                Change::Unset { kind, id } if known => {
+                    workspace.entries = workspace.entries.saturating_sub(1);
+                    changes.push(CacheChange::Gone(CacheKey::Entry {
+                        id: save.id.clone(),
+                        kind: Arc::clone(kind),
+                        entity: id.clone(),
+                    }));
+                }
+                Change::Unset { .. } => {}
+            }
+        }
+        changes.push(CacheChange::Workspace(workspace));
+        Ok(changes)
+    }
+
+    /// What transitions of one workspace would change: those that are new, and those that go for them.
+    ///
+    /// # Errors
+    /// What stands against the history of the workspace.
+    pub fn plan_history(
+        &self,
+        id: &WorkspaceId,
+        records: &[&HistoryRecord],
+    ) -> Result<Vec<CacheChange>, StoreError> {
+        let _locks = self.lock(std::iter::once(id));
+        let new = self.new_history(id, records)?;
+        let mut changes = Vec::with_capacity(new.added.len() + new.dropped.len());
+        if new.added.is_empty() {
+            return Ok(changes);
+        }
+        for (key, record) in new.added {
+            let (_, sequence) = numbers(id, &key)?;
+            changes.push(CacheChange::Transition(HistoryRecord {
+                sequence,
+                ..record.clone()
+            }));
+        }
+        for key in new.dropped {
+            changes.push(CacheChange::Gone(transition_key(id, &key)?));
+        }
+        Ok(changes)
+    }
+
+    /// What deleting a workspace would change, the workspace itself first.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub fn plan_delete(&self, id: &WorkspaceId) -> Result<Vec<CacheChange>, StoreError> {
+        let prefix = layout::workspace_prefix(id);
+        let mut changes = vec![CacheChange::Gone(CacheKey::Workspace(id.clone()))];
+        for entry in self.entries.prefix(&prefix) {
+            let key = entry
+                .key()
+                .map_err(|error| read_error(&place_of(id), &error))?;
+            let name = layout::entry_name(key.get(prefix.len()..).unwrap_or_default());
+            let (kind, entity) = name.map_err(|damage| corrupt(place_of(id), damage))?;
+            changes.push(CacheChange::Gone(CacheKey::Entry {
+                id: id.clone(),
+                kind: kind.into(),
+                entity: entity.into(),
+            }));
+        }
+        for entry in self.history.prefix(&prefix) {
+            let key = entry
+                .key()
+                .map_err(|error| read_error(&history_of(id), &error))?;
+            changes.push(CacheChange::Gone(transition_key(id, &key)?));
+        }
+        Ok(changes)
+    }
+}
+
+/// Changes on their way into the database.
+struct Piece<'a> {
+    store: &'a LsmStore,
+    partition: PartitionId,
+    batch: OwnedWriteBatch,
+    bytes: usize,
+    /// Whether transitions are there once the piece is written.
+    transitions: HashMap<Vec<u8>, bool>,
+    /// How many each workspace has then.
+    counts: HashMap<WorkspaceId, u64>,
+    /// Where workspaces are once it is written; none for those that are gone.
+    places: Vec<(WorkspaceId, Option<PartitionId>)>,
+}
+
+impl<'a> Piece<'a> {
+    fn new(store: &'a LsmStore, partition: PartitionId) -> Self {
+        Self {
+            store,
+            partition,
+            batch: store.dir.database().batch(),
+            bytes: 0,
+            transitions: HashMap::new(),
+            counts: HashMap::new(),
+            places: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, change: &CacheChange) -> Result<(), StoreError> {
+        let store = self.store;
+        match change {
+            CacheChange::Workspace(workspace) => {
+                let about = layout::About {
+                    workspace: workspace.clone(),
+                    deleting: false,
+                };
+                self.places
+                    .push((workspace.id.clone(), Some(self.partition)));
+                let key = workspace.id.as_str().as_bytes().to_vec();
+                self.put(&store.workspaces, key, about.encode());
+            }
+            CacheChange::Entry(id, entry) => {
+                let key = layout::entry_key(id, &entry.kind, &entry.id);
+                let value = layout::encode_entry(&key, entry);
+                self.put(&store.entries, key, value);
+            }
+            CacheChange::Transition(record) => {
+                let key = layout::history_key(&record.id, record.epoch, record.sequence);
+                let value = layout::encode_history(&key, record);
+                self.note_transition(&record.id, &key, true)?;
+                self.put(&store.history, key, value);
+            }
+            CacheChange::Gone(key) => self.remove(key)?,
+            CacheChange::Damaged(CacheKey::Workspace(id)) => {
+                self.places.push((id.clone(), Some(self.partition)));
+                let key = id.as_str().as_bytes().to_vec();
+                self.put(&store.workspaces, key, DAMAGED.to_vec());
+            }
+            CacheChange::Damaged(CacheKey::Entry { id, kind, entity }) => {
+                let key = layout::entry_key(id, kind, entity);
+                self.put(&store.entries, key, DAMAGED.to_vec());
+            }
+            CacheChange::Damaged(CacheKey::Transition {
+                id,
+                epoch,
+                sequence,
+            }) => {
+                let key = layout::history_key(id, *epoch, *sequence);
+                self.note_transition(id, &key, true)?;
+                self.put(&store.history, key, DAMAGED.to_vec());
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &CacheKey) -> Result<(), StoreError> {
+        let store = self.store;
+        match key {
+            CacheKey::Workspace(id) => {
+                self.places.push((id.clone(), None));
+                self.take_away(&store.workspaces, id.as_str().as_bytes().to_vec());
+            }
+            CacheKey::Entry { id, kind, entity } => {
+                self.take_away(&store.entries, layout::entry_key(id, kind, entity));
+            }
+            CacheKey::Transition {
+                id,
+                epoch,
+                sequence,
+            } => {
+                let key = layout::history_key(id, *epoch, *sequence);
+                self.note_transition(id, &key, false)?;
+                self.take_away(&store.history, key);
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, keyspace: &Keyspace, key: Vec<u8>, value: Vec<u8>) {
+        self.bytes += key.len() + value.len();
+        self.batch.insert(keyspace, key, value);
+    }
+
+    fn take_away(&mut self, keyspace: &Keyspace, key: Vec<u8>) {
+        self.bytes += key.len();
+        self.batch.remove(keyspace, key);
+    }
+
+    /// Counts a transition that comes or goes.
+    fn note_transition(
+        &mut self,
+        id: &WorkspaceId,
+        key: &[u8],
+        there: bool,
+    ) -> Result<(), StoreError> {
+        let store = self.store;
+        let was_there = match self.transitions.insert(key.to_vec(), there) {
+            Some(was_there) => was_there,
+            None => store
+                .history
+                .contains_key(key)
+                .map_err(|error| read_error(&history_of(id), &error))?,
+        };
+        if !self.counts.contains_key(id) {
+            // A count that is damaged is damage of the cache alone, and told when it is asked for.
+            self.counts
+                .insert(id.clone(), store.history_count(id).unwrap_or_default());
+        }
+        if let Some(count) = self.counts.get_mut(id) {
+            *count = (*count + u64::from(there)).saturating_sub(u64::from(was_there));
+        }
+        Ok(())
+    }
+
+    fn write(mut self) -> Result<(), StoreError> {
+        let store = self.store;
+        for (id, count) in std::mem::take(&mut self.counts) {
+            let key = id.as_str().as_bytes().to_vec();
+            if count == 0 {
+                self.take_away(&store.history_counts, key);
+            } else {
+                let value = Writer::default().u64(count).seal(&key);
+                self.put(&store.history_counts, key, value);
+            }
+        }
+        store
+            .dir
+            .write(self.batch, self.bytes)
+            .map_err(write_error)?;
+        for (id, place) in self.places {
+            if let Some(partition) = place {
+                store.places.lock().put(&id, partition);
+            } else {
+                store.places.lock().remove(&id);
+                store.continued.lock().remove(&id);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn place_key(partition: PartitionId) -> [u8; 5] {
+    let [a, b, c, d] = partition.0.to_be_bytes();
+    [a, b, c, d, PLACE_MARK]
+}
+
+/// Epoch and number of a transition, from its key.
+fn numbers(id: &WorkspaceId, key: &[u8]) -> Result<(Epoch, u64), StoreError> {
+    let rest = key
+        .split_last_chunk::<8>()
+        .and_then(|(rest, sequence)| Some((rest.last_chunk::<8>()?, sequence)));
+    let Some((epoch, sequence)) = rest else {
+        return Err(corrupt(history_of(id), "a key in it is too short"));
+    };
+    Ok((
+        Epoch::new(u64::from_be_bytes(*epoch)),
+        u64::from_be_bytes(*sequence),
+    ))
+}
+
+fn transition_key(id: &WorkspaceId, key: &[u8]) -> Result<CacheKey, StoreError> {
+    let (epoch, sequence) = numbers(id, key)?;
+    Ok(CacheKey::Transition {
+        id: id.clone(),
+        epoch,
+        sequence,
+    })
+}
+
+/// The workspaces with anything in a keyspace; it looks at one key of each.
+fn ids_in(keyspace: &Keyspace) -> Result<Vec<WorkspaceId>, StoreError> {
+    let mut ids = Vec::new();
+    let mut from = Vec::new();
+    while let Some(entry) = keyspace.range(from.clone()..).next() {
+        let key = entry
+            .key()
+            .map_err(|error| read_error("the list of workspaces", &error))?;
+        let name = key.split(|byte| *byte == 0).next().unwrap_or_default();
+        let id = std::str::from_utf8(name).ok();
+        ids.extend(id.and_then(|id| WorkspaceId::new(id).ok()));
+        // Behind everything that begins with the id and the separator, before any longer id.
+        from = name.to_vec();
+        from.push(1);
+    }
+    Ok(ids)
+}

@@ -1,0 +1,408 @@
+//! The store on a Kafka cluster: a compacted topic with the latest value of every entity, written in transactions
+//! together with the group's offsets, and the LSM store as its cache on this machine.
+//!
+//! - Changes and offsets become visible together or not at all; nothing is in the cache before it is committed.
+//! - A transaction tells the group who writes. A process whose generation is over is refused, and so writes nothing.
+//! - Whoever takes a partition over reads what its cache does not have, with an empty disk everything.
+//! - Loads, lists and histories are answered by the cache, of open partitions only.
+//!
+//! One workspace's records are in the partition of the changelog with the number of its partition of the events.
+
+mod counts;
+mod partitions;
+mod record;
+
+mod reader;
+mod takeover;
+
+mod draft;
+mod producer;
+mod writer;
+
+pub use counts::ChangelogCounts;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use parking_lot::Mutex;
+use rdkafka::error::KafkaError;
+use workspace_engine_core::store::{
+    Claim, EntrySink, HistoryCursor, HistoryRecord, LsmStore, Opening, Save, SaveRefused, Store,
+    StoreError, StoredWorkspace,
+};
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::{Epoch, WorkspaceId};
+
+use crate::config::KafkaConfig;
+use crate::group::Group;
+use counts::Counters;
+use draft::{Done, Job, Work, save_bytes};
+use partitions::{Partitions, Standing};
+use producer::Transactions;
+use reader::Readers;
+use record::Assignment;
+use takeover::{Step, Takeover};
+use writer::{JOBS_WAITING_MOST, TRANSACTION_BYTES, Writer};
+
+/// How long the answer of the writer is waited for while a partition is opened.
+const ANSWER: Duration = Duration::from_millis(800);
+
+/// How long the transaction under way may hold a partition that is let go of.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// Why a changelog cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangelogError {
+    /// The client refuses its configuration.
+    #[error("the Kafka client cannot be configured: {0}")]
+    Client(#[from] KafkaError),
+    /// The operating system gives no thread.
+    #[error("cannot start the thread that writes the changelog")]
+    Thread(#[source] std::io::Error),
+}
+
+/// What the threads of a changelog share.
+struct Shared {
+    /// The topic of the events.
+    topic: String,
+    cache: LsmStore,
+    group: Arc<dyn Group>,
+    readers: Arc<Readers>,
+    partitions: Partitions,
+    /// How many partitions the topics have; known once a partition was opened.
+    partition_count: AtomicU32,
+    counters: Counters,
+}
+
+impl Shared {
+    /// Where a workspace belongs.
+    fn partition_of(&self, id: &WorkspaceId) -> PartitionId {
+        self.cache
+            .cached_in(id)
+            .unwrap_or_else(|| draft::home_of(id, self.partition_count.load(Ordering::Relaxed)))
+    }
+}
+
+/// A partition that is being opened.
+enum Entering {
+    /// What others have written is read.
+    Reading(Takeover),
+    /// This process says that it is the owner now.
+    Assigning {
+        end: u64,
+        answer: Receiver<Result<Done, StoreError>>,
+    },
+}
+
+/// The store over a changelog topic.
+pub struct ChangelogStore {
+    shared: Arc<Shared>,
+    entering: Mutex<std::collections::HashMap<PartitionId, Entering>>,
+    /// There until the store is dropped.
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for ChangelogStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChangelogStore")
+            .field("topic", &self.shared.readers.topic)
+            .field("cache", &self.shared.cache)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ChangelogStore {
+    /// A store over the changelog of `config`, with `cache` as its copy on this machine. It waits for no broker.
+    ///
+    /// The data directory of the cache has as many partitions as the topics. No two processes may have one
+    /// `transactional_id` at a time: the later one fences the earlier.
+    ///
+    /// # Errors
+    /// [`ChangelogError`].
+    pub(crate) fn open(
+        config: &KafkaConfig,
+        cache: LsmStore,
+        group: Arc<dyn Group>,
+        transactional_id: String,
+    ) -> Result<Self, ChangelogError> {
+        let transactions = Transactions::new(config, transactional_id)?;
+        let shared = Arc::new(Shared {
+            topic: config.topic.clone(),
+            cache,
+            group,
+            readers: Arc::new(Readers::new(config)?),
+            partitions: Partitions::default(),
+            partition_count: AtomicU32::new(0),
+            counters: Counters::default(),
+        });
+        let (jobs, waiting) = crossbeam_channel::bounded(JOBS_WAITING_MOST);
+        let writer = Writer::new(Arc::clone(&shared), waiting, transactions);
+        let thread = std::thread::Builder::new()
+            .name("changelog".to_owned())
+            .spawn(move || writer.run())
+            .map_err(ChangelogError::Thread)?;
+        Ok(Self {
+            shared,
+            entering: Mutex::default(),
+            jobs: Some(jobs),
+            thread: Some(thread),
+        })
+    }
+
+    /// What it has done so far.
+    pub fn counts(&self) -> ChangelogCounts {
+        self.shared.counters.read()
+    }
+
+    /// Hands work to the writer.
+    fn send(&self, work: Work) -> Result<Receiver<Result<Done, StoreError>>, StoreError> {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        let job = Job { work, reply };
+        match self.jobs.as_ref().map(|jobs| jobs.send(job)) {
+            Some(Ok(())) => Ok(answer),
+            Some(Err(_)) | None => Err(ended()),
+        }
+    }
+
+    /// Hands work to the writer and waits for its answer.
+    fn ask(&self, work: Work) -> Result<Done, StoreError> {
+        self.send(work)?.recv().map_err(|_| ended())?
+    }
+
+    fn enter(
+        &self,
+        partition: PartitionId,
+        entering: Entering,
+    ) -> Result<(Entering, Opening), StoreError> {
+        match entering {
+            Entering::Reading(mut takeover) => match takeover.step(&self.shared)? {
+                Step::Reading { position, end } => Ok((
+                    Entering::Reading(takeover),
+                    Opening::Reading { position, end },
+                )),
+                Step::Done(taken) => {
+                    let end = taken.place.position;
+                    let assignment = Assignment {
+                        first_epoch: Epoch::new(taken.place.highest_epoch.get().saturating_add(1)),
+                        lineage: taken.lineage.unwrap_or_else(|| fastrand::u64(..)),
+                    };
+                    let change = |owned: &mut partitions::Owned| {
+                        owned.standing = Standing::Assigning;
+                        owned.committed = taken.committed;
+                        owned.first_epoch = assignment.first_epoch;
+                        owned.place = Some(taken.place);
+                    };
+                    self.shared
+                        .partitions
+                        .change(partition, Standing::Opening, change);
+                    let answer = self.send(Work::Assign {
+                        partition,
+                        assignment,
+                    })?;
+                    Ok((
+                        Entering::Assigning { end, answer },
+                        Opening::Reading { position: end, end },
+                    ))
+                }
+            },
+            Entering::Assigning { end, answer } => match answer.recv_timeout(ANSWER) {
+                Ok(answer) => {
+                    answer?;
+                    Ok((
+                        Entering::Assigning {
+                            end,
+                            answer: crossbeam_channel::never(),
+                        },
+                        Opening::Done,
+                    ))
+                }
+                Err(RecvTimeoutError::Timeout) => Ok((
+                    Entering::Assigning { end, answer },
+                    Opening::Reading { position: end, end },
+                )),
+                Err(RecvTimeoutError::Disconnected) => Err(ended()),
+            },
+        }
+    }
+
+    /// A workspace is asked for that must be in an open partition.
+    fn must_be_open(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        self.shared
+            .partitions
+            .open(self.shared.partition_of(id))
+            .map(|_| ())
+    }
+}
+
+impl Store for ChangelogStore {
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    fn open(&self, partition: PartitionId) -> Result<Opening, StoreError> {
+        let entering = self.entering.lock().remove(&partition);
+        let entering = match entering {
+            Some(entering) => entering,
+            None if self.shared.partitions.open(partition).is_ok() => return Ok(Opening::Done),
+            None => {
+                if !self.shared.partitions.begin(partition) {
+                    // A transaction from before is still under way.
+                    std::thread::sleep(Duration::from_millis(20));
+                    return Ok(Opening::Reading {
+                        position: 0,
+                        end: 0,
+                    });
+                }
+                Entering::Reading(Takeover::new(partition))
+            }
+        };
+        let (entering, opening) = self.enter(partition, entering)?;
+        if opening != Opening::Done {
+            self.entering.lock().insert(partition, entering);
+        }
+        Ok(opening)
+    }
+
+    fn close(&self, partition: PartitionId) {
+        self.entering.lock().remove(&partition);
+        let owned = self
+            .shared
+            .partitions
+            .close(partition, Instant::now() + CLOSE);
+        if owned.is_none_or(|owned| owned.standing != Standing::Open) {
+            return;
+        }
+        // It was complete until now, however long nothing was written.
+        if let Ok(Some(mut place)) = self.shared.cache.cached_place(partition) {
+            place.at_ms = now_ms();
+            if let Err(error) = self.shared.cache.import(partition, &[], &place) {
+                tracing::warn!(%partition, %error, "the cache's place cannot be renewed");
+            }
+        }
+    }
+
+    fn first_epoch(&self, partition: PartitionId) -> Epoch {
+        let owned = self.shared.partitions.of(partition);
+        owned.map_or(Epoch::FIRST, |owned| owned.first_epoch)
+    }
+
+    fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
+        self.shared.partitions.open(partition)?;
+        self.shared.cache.workspaces(partition)
+    }
+
+    fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
+        self.must_be_open(id)?;
+        self.shared.cache.workspace(id)
+    }
+
+    fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
+        self.shared
+            .partitions
+            .open(partition)
+            .map(|owned| owned.committed)
+    }
+
+    fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
+        match self.ask(Work::Claim(claim))? {
+            Done::Claimed(workspace) => Ok(workspace),
+            Done::Nothing | Done::Saved(_) => Err(ended()),
+        }
+    }
+
+    fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
+        self.must_be_open(id)?;
+        self.shared.cache.load(id, sink)
+    }
+
+    fn save(
+        &self,
+        saves: &[Save],
+        committed: &[(PartitionId, Offset)],
+    ) -> Result<Vec<SaveRefused>, StoreError> {
+        let mut refused = Vec::new();
+        let mut portion = Vec::new();
+        let mut bytes = 0;
+        // What is committed goes with the last: it says that everything below is saved.
+        for save in saves {
+            if bytes >= TRANSACTION_BYTES {
+                bytes = 0;
+                let saves = std::mem::take(&mut portion);
+                refused.extend(self.save_portion(saves, Vec::new())?);
+            }
+            bytes += save_bytes(save);
+            portion.push(save.clone());
+        }
+        refused.extend(self.save_portion(portion, committed.to_vec())?);
+        Ok(refused)
+    }
+
+    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        self.ask(Work::Delete(id.clone())).map(|_| ())
+    }
+
+    fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
+        self.ask(Work::History(records)).map(|_| ())
+    }
+
+    fn history(
+        &self,
+        id: &WorkspaceId,
+        after: Option<HistoryCursor>,
+        limit: usize,
+    ) -> Result<Vec<HistoryRecord>, StoreError> {
+        self.must_be_open(id)?;
+        self.shared.cache.history(id, after, limit)
+    }
+
+    /// What is committed is durable already.
+    fn sync(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl ChangelogStore {
+    fn save_portion(
+        &self,
+        saves: Vec<Save>,
+        committed: Vec<(PartitionId, Offset)>,
+    ) -> Result<Vec<SaveRefused>, StoreError> {
+        if saves.is_empty() && committed.is_empty() {
+            return Ok(Vec::new());
+        }
+        match self.ask(Work::Save { saves, committed })? {
+            Done::Saved(refused) => Ok(refused),
+            Done::Nothing | Done::Claimed(_) => Err(ended()),
+        }
+    }
+}
+
+impl Drop for ChangelogStore {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that writes the changelog had panicked");
+        }
+    }
+}
+
+fn ended() -> StoreError {
+    StoreError::Unavailable("the thread that writes the changelog has ended".to_owned())
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| {
+            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+        })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,312 @@
+//! A transaction that is being put together from the jobs that wait.
+//!
+//! Every job is planned against the cache, which knows nothing of the jobs before it in the same
+//! transaction. So of each workspace a transaction takes one job, and another one waits for the next.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crossbeam_channel::Sender;
+use workspace_engine_core::routing::partition_of;
+use workspace_engine_core::store::{
+    CacheChange, Claim, HistoryRecord, Save, SaveRefused, StoreError, StoredWorkspace,
+};
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::{Epoch, WorkspaceId};
+
+use super::Shared;
+use super::partitions::{Owned, Standing};
+use super::producer::Record;
+use super::record::{self, Assignment, RECORD_BYTES_MOST};
+
+/// What is asked of the writer.
+#[derive(Debug)]
+pub(super) enum Work {
+    Assign {
+        partition: PartitionId,
+        assignment: Assignment,
+    },
+    Claim(Claim),
+    Save {
+        saves: Vec<Save>,
+        committed: Vec<(PartitionId, Offset)>,
+    },
+    History(Vec<HistoryRecord>),
+    Delete(WorkspaceId),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Done {
+    Nothing,
+    Claimed(StoredWorkspace),
+    Saved(Vec<SaveRefused>),
+}
+
+pub(super) type Reply = Sender<Result<Done, StoreError>>;
+
+/// Work, and where its answer goes.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) work: Work,
+    pub(super) reply: Reply,
+}
+
+/// A partition in a transaction.
+pub(super) struct Part {
+    pub(super) owned: Owned,
+    pub(super) changes: Vec<CacheChange>,
+    pub(super) committed: Offset,
+    pub(super) assignment: Option<Assignment>,
+}
+
+/// What a transaction will be.
+#[derive(Default)]
+pub(super) struct Draft {
+    pub(super) records: Vec<Record>,
+    pub(super) bytes: usize,
+    pub(super) parts: BTreeMap<PartitionId, Part>,
+    /// Given when it is committed.
+    pub(super) answers: Vec<(Reply, Result<Done, StoreError>)>,
+    saved: HashSet<WorkspaceId>,
+    told: HashSet<WorkspaceId>,
+}
+
+impl Draft {
+    /// Takes a job in, or gives it back for the next transaction.
+    pub(super) fn take(&mut self, shared: &Shared, job: Job) -> Result<(), Job> {
+        if self.conflicts(&job.work) {
+            return Err(job);
+        }
+        let Job { work, reply } = job;
+        let planned = match work {
+            Work::Assign {
+                partition,
+                assignment,
+            } => self.assign(shared, partition, assignment),
+            Work::Claim(claim) => self.claim(shared, claim),
+            Work::Save { saves, committed } => self.save(shared, &saves, &committed),
+            Work::History(records) => self.history(shared, &records),
+            Work::Delete(id) => self.delete(shared, &id),
+        };
+        self.answers.push((reply, planned));
+        Ok(())
+    }
+
+    fn conflicts(&self, work: &Work) -> bool {
+        match work {
+            Work::Assign { .. } => false,
+            Work::Claim(claim) => self.saved.contains(&claim.id),
+            Work::Save { saves, .. } => saves.iter().any(|save| self.saved.contains(&save.id)),
+            Work::History(records) => records.iter().any(|record| self.told.contains(&record.id)),
+            Work::Delete(id) => self.saved.contains(id) || self.told.contains(id),
+        }
+    }
+
+    fn assign(
+        &mut self,
+        shared: &Shared,
+        partition: PartitionId,
+        assignment: Assignment,
+    ) -> Result<Done, StoreError> {
+        let part = self.part(shared, partition, Standing::Assigning)?;
+        part.assignment = Some(assignment);
+        let value = record::encode_assignment(assignment);
+        self.write(partition, record::ASSIGNMENT_KEY.to_vec(), Some(value));
+        Ok(Done::Nothing)
+    }
+
+    fn claim(&mut self, shared: &Shared, claim: Claim) -> Result<Done, StoreError> {
+        let partition = claim.partition;
+        shared.partitions.open(partition)?;
+        let workspace = shared.cache.plan_claim(claim)?;
+        self.saved.insert(workspace.id.clone());
+        let change = CacheChange::Workspace(workspace.clone());
+        self.change(shared, partition, vec![change])?;
+        Ok(Done::Claimed(workspace))
+    }
+
+    fn save(
+        &mut self,
+        shared: &Shared,
+        saves: &[Save],
+        committed: &[(PartitionId, Offset)],
+    ) -> Result<Done, StoreError> {
+        let mut refused = Vec::new();
+        for save in saves {
+            match self.save_one(shared, save) {
+                Ok(()) => {}
+                Err(error @ StoreError::NoSpace(_)) => return Err(error),
+                Err(error) => refused.push(SaveRefused {
+                    id: save.id.clone(),
+                    epoch: save.epoch,
+                    error,
+                }),
+            }
+        }
+        for (partition, offset) in committed {
+            // A partition that is gone has no offset of this process any more.
+            if let Ok(part) = self.part(shared, *partition, Standing::Open) {
+                part.committed = *offset;
+            }
+        }
+        Ok(Done::Saved(refused))
+    }
+
+    fn save_one(&mut self, shared: &Shared, save: &Save) -> Result<(), StoreError> {
+        let partition = shared.partition_of(&save.id);
+        shared.partitions.open(partition)?;
+        let changes = shared.cache.plan_save(save)?;
+        self.saved.insert(save.id.clone());
+        self.change(shared, partition, changes)
+    }
+
+    fn history(&mut self, shared: &Shared, records: &[HistoryRecord]) -> Result<Done, StoreError> {
+        let mut by_workspace: BTreeMap<&WorkspaceId, Vec<&HistoryRecord>> = BTreeMap::new();
+        for record in records {
+            by_workspace.entry(&record.id).or_default().push(record);
+        }
+        let mut first = Ok(Done::Nothing);
+        for (id, records) in by_workspace {
+            let told = self.tell(shared, id, &records);
+            if first.is_ok() {
+                first = told.map(|()| Done::Nothing);
+            }
+        }
+        first
+    }
+
+    fn tell(
+        &mut self,
+        shared: &Shared,
+        id: &WorkspaceId,
+        records: &[&HistoryRecord],
+    ) -> Result<(), StoreError> {
+        let partition = shared.partition_of(id);
+        shared.partitions.open(partition)?;
+        let changes = shared.cache.plan_history(id, records)?;
+        self.told.insert(id.clone());
+        self.change(shared, partition, changes)
+    }
+
+    fn delete(&mut self, shared: &Shared, id: &WorkspaceId) -> Result<Done, StoreError> {
+        let partition = shared.partition_of(id);
+        shared.partitions.open(partition)?;
+        let changes = shared.cache.plan_delete(id)?;
+        self.saved.insert(id.clone());
+        self.told.insert(id.clone());
+        self.change(shared, partition, changes)?;
+        Ok(Done::Nothing)
+    }
+
+    /// Takes the changes of one workspace in, whole or not at all.
+    fn change(
+        &mut self,
+        shared: &Shared,
+        partition: PartitionId,
+        changes: Vec<CacheChange>,
+    ) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut encoded = Vec::with_capacity(changes.len());
+        for change in &changes {
+            let (key, value) = record::encode(change);
+            let bytes = key.len() + value.as_ref().map_or(0, Vec::len);
+            if bytes > RECORD_BYTES_MOST {
+                return Err(too_large(change, bytes));
+            }
+            encoded.push((key, value));
+        }
+        let part = self.part(shared, partition, Standing::Open)?;
+        part.changes.extend(changes);
+        for (key, value) in encoded {
+            self.write(partition, key, value);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, partition: PartitionId, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
+        self.records.push(Record {
+            partition,
+            key,
+            value,
+        });
+    }
+
+    fn part(
+        &mut self,
+        shared: &Shared,
+        partition: PartitionId,
+        standing: Standing,
+    ) -> Result<&mut Part, StoreError> {
+        use std::collections::btree_map::Entry;
+        match self.parts.entry(partition) {
+            Entry::Occupied(part) => Ok(part.into_mut()),
+            Entry::Vacant(place) => {
+                let owned = shared.partitions.pin(partition, standing)?;
+                Ok(place.insert(Part {
+                    committed: owned.committed,
+                    owned,
+                    changes: Vec::new(),
+                    assignment: None,
+                }))
+            }
+        }
+    }
+}
+
+impl Part {
+    /// The highest epoch of the partition once the transaction is committed.
+    pub(super) fn highest_epoch(&self) -> Epoch {
+        let mut highest = self
+            .owned
+            .place
+            .as_ref()
+            .map_or(Epoch::new(0), |place| place.highest_epoch);
+        if let Some(assignment) = self.assignment {
+            highest = highest.max(assignment.first_epoch);
+        }
+        for change in &self.changes {
+            match change {
+                CacheChange::Workspace(workspace) => highest = highest.max(workspace.epoch),
+                CacheChange::Transition(record) => highest = highest.max(record.epoch),
+                CacheChange::Entry(..) | CacheChange::Gone(_) | CacheChange::Damaged(_) => {}
+            }
+        }
+        highest
+    }
+}
+
+fn too_large(change: &CacheChange, bytes: usize) -> StoreError {
+    let (kind, id) = match change {
+        CacheChange::Entry(_, entry) => (&*entry.kind, &*entry.id),
+        CacheChange::Workspace(_)
+        | CacheChange::Transition(_)
+        | CacheChange::Gone(_)
+        | CacheChange::Damaged(_) => ("", ""),
+    };
+    StoreError::Refused {
+        kind: kind.chars().take(64).collect(),
+        id: id.chars().take(64).collect(),
+        reason: format!("its record has {bytes} bytes, more than {RECORD_BYTES_MOST}"),
+    }
+}
+
+/// How much of a workspace's save counts towards the size of a transaction.
+pub(super) fn save_bytes(save: &Save) -> usize {
+    use workspace_engine_core::store::Change;
+    let changes = save.changes.iter().map(|change| match change {
+        Change::Set(entry) => entry.kind.len() + entry.id.len() + entry.data.len() + 64,
+        Change::Unset { kind, id } => kind.len() + id.len() + 64,
+    });
+    changes.sum::<usize>() + 128
+}
+
+/// Ends of partitions by number, from delivery reports.
+pub(super) type Positions = HashMap<PartitionId, u64>;
+
+/// The partition a workspace belongs to where the cache does not know it.
+pub(super) fn home_of(id: &WorkspaceId, partitions: u32) -> PartitionId {
+    partition_of(id, partitions)
+}

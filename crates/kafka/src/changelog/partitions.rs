@@ -1,0 +1,152 @@
+//! Which partitions this process writes, and what it must remember of each.
+//!
+//! ```text
+//! closed -> opening -> assigning -> open <-> behind
+//!    ^_________|___________|__________|________|
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+use workspace_engine_core::store::{CachePlace, StoreError};
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::Epoch;
+
+/// Where a partition stands that this process owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The changelog is being read into the cache.
+    Opening,
+    /// The record of the assignment is being written.
+    Assigning,
+    /// It answers.
+    Open,
+    /// The cache may lack what is in the changelog; it is being read again.
+    Behind,
+}
+
+/// What is remembered of a partition.
+#[derive(Debug, Clone)]
+pub(super) struct Owned {
+    pub(super) standing: Standing,
+    /// What the group has committed of the events.
+    pub(super) committed: Offset,
+    pub(super) first_epoch: Epoch,
+    /// Up to where the cache is complete; none before it was read.
+    pub(super) place: Option<CachePlace>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    owned: BTreeMap<PartitionId, Owned>,
+    /// Those with records in the transaction under way.
+    pinned: BTreeSet<PartitionId>,
+}
+
+/// The partitions of this process.
+#[derive(Debug, Default)]
+pub(super) struct Partitions {
+    inner: Mutex<Inner>,
+    unpinned: Condvar,
+}
+
+impl Partitions {
+    pub(super) fn of(&self, partition: PartitionId) -> Option<Owned> {
+        self.inner.lock().owned.get(&partition).cloned()
+    }
+
+    /// What is remembered of a partition that answers.
+    pub(super) fn open(&self, partition: PartitionId) -> Result<Owned, StoreError> {
+        let owned = self.of(partition);
+        match owned.as_ref().map(|owned| owned.standing) {
+            Some(Standing::Open) => owned.ok_or_else(|| not_open(partition)),
+            Some(Standing::Behind) => Err(StoreError::Unavailable(format!(
+                "partition {partition} is being read again from the changelog"
+            ))),
+            Some(Standing::Opening | Standing::Assigning) | None => Err(not_open(partition)),
+        }
+    }
+
+    /// Takes a partition into the transaction that is being put together, if it stands like this.
+    pub(super) fn pin(
+        &self,
+        partition: PartitionId,
+        standing: Standing,
+    ) -> Result<Owned, StoreError> {
+        let mut inner = self.inner.lock();
+        let Some(owned) = inner.owned.get(&partition).cloned() else {
+            return Err(not_open(partition));
+        };
+        if owned.standing != standing {
+            return Err(not_open(partition));
+        }
+        inner.pinned.insert(partition);
+        Ok(owned)
+    }
+
+    /// The transaction is over.
+    pub(super) fn unpin_all(&self) {
+        self.inner.lock().pinned.clear();
+        self.unpinned.notify_all();
+    }
+
+    /// Begins to open a partition, unless a transaction from before still holds it.
+    pub(super) fn begin(&self, partition: PartitionId) -> bool {
+        let mut inner = self.inner.lock();
+        if inner.pinned.contains(&partition) {
+            return false;
+        }
+        let owned = Owned {
+            standing: Standing::Opening,
+            committed: Offset::ZERO,
+            first_epoch: Epoch::FIRST,
+            place: None,
+        };
+        inner.owned.insert(partition, owned);
+        true
+    }
+
+    /// Changes what is remembered of a partition, if it stands like this.
+    pub(super) fn change(
+        &self,
+        partition: PartitionId,
+        standing: Standing,
+        change: impl FnOnce(&mut Owned),
+    ) -> bool {
+        let mut inner = self.inner.lock();
+        let owned = inner.owned.get_mut(&partition);
+        let Some(owned) = owned.filter(|owned| owned.standing == standing) else {
+            return false;
+        };
+        change(owned);
+        true
+    }
+
+    /// Those that must be read again.
+    pub(super) fn behind(&self) -> Vec<PartitionId> {
+        let inner = self.inner.lock();
+        let behind = inner.owned.iter();
+        behind
+            .filter(|(_, owned)| owned.standing == Standing::Behind)
+            .map(|(partition, _)| *partition)
+            .collect()
+    }
+
+    /// Lets go of a partition, and waits for the transaction under way that holds it. Tells how it was.
+    pub(super) fn close(&self, partition: PartitionId, deadline: Instant) -> Option<Owned> {
+        let mut inner = self.inner.lock();
+        let owned = inner.owned.remove(&partition);
+        while inner.pinned.contains(&partition) {
+            if self.unpinned.wait_until(&mut inner, deadline).timed_out() {
+                tracing::error!(%partition, "the transaction under way is not over in time; the group refuses it when another process has the partition");
+                return None;
+            }
+        }
+        owned
+    }
+}
+
+fn not_open(partition: PartitionId) -> StoreError {
+    StoreError::Unavailable(format!("partition {partition} is not open in this process"))
+}

@@ -1,0 +1,365 @@
+//! The one transactional producer of an engine: runs a transaction and tells how it ended.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::{ClientConfig, ClientContext, TopicPartitionList};
+use workspace_lifecycle::PartitionId;
+
+use super::reader::number;
+use crate::config::KafkaConfig;
+
+/// A transaction that takes longer is aborted by the coordinator.
+const TRANSACTION: Duration = Duration::from_secs(30);
+
+/// How long a transaction may take until its commit; the rest is for the commit itself.
+const UNTIL_COMMIT: Duration = Duration::from_secs(15);
+
+/// How long it is asked whether a commit was done.
+const COMMIT: Duration = Duration::from_secs(20);
+
+/// How long the coordinator may take to let a producer in, in one go.
+const INIT: Duration = Duration::from_secs(5);
+
+/// How long an abort may take before the producer is given up.
+const ABORT: Duration = Duration::from_secs(10);
+
+/// Wait between two attempts to get a producer.
+const BACKOFF_LEAST: Duration = Duration::from_millis(100);
+const BACKOFF_MOST: Duration = Duration::from_secs(5);
+
+/// Wait when the client's queue is full.
+const FULL: Duration = Duration::from_millis(5);
+
+/// A record of a transaction.
+pub(super) struct Record {
+    pub(super) partition: PartitionId,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Option<Vec<u8>>,
+}
+
+/// How a transaction ended.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It is visible. Tells the place behind its last record in each partition.
+    Committed(HashMap<PartitionId, u64>),
+    /// Nothing of it is visible, nor ever will be.
+    Aborted(String),
+    /// It may have been committed; a new producer decides it.
+    Unknown(String),
+}
+
+/// What the client tells about records.
+#[derive(Default)]
+struct Delivered {
+    ends: Mutex<HashMap<i32, i64>>,
+    failure: Mutex<Option<String>>,
+}
+
+impl ClientContext for Delivered {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!(%error, reason, "trouble with the changelog's producer");
+    }
+}
+
+impl ProducerContext for Delivered {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        match result {
+            Ok(message) => {
+                let mut ends = self.ends.lock();
+                let end = ends.entry(message.partition()).or_default();
+                *end = (*end).max(message.offset().saturating_add(1));
+            }
+            Err((error, _)) => {
+                self.failure.lock().get_or_insert_with(|| error.to_string());
+            }
+        }
+    }
+}
+
+type Client = ThreadedProducer<Delivered>;
+
+/// The producer, as far as there is one.
+pub(super) struct Transactions {
+    config: ClientConfig,
+    topic: String,
+    id: String,
+    state: State,
+    backoff: Duration,
+}
+
+enum State {
+    /// None, and none is asked for before then; why the last one went.
+    None {
+        again_at: Instant,
+        reason: String,
+    },
+    /// The coordinator has not let it in yet.
+    Starting(Client),
+    Ready(Client),
+    /// Another process has taken the transactional id.
+    Superseded,
+}
+
+impl Transactions {
+    pub(super) fn new(config: &KafkaConfig, id: String) -> Result<Self, KafkaError> {
+        let timeout = TRANSACTION.as_millis().to_string();
+        let defaults = [
+            ("enable.idempotence", "true"),
+            ("transaction.timeout.ms", timeout.as_str()),
+            ("compression.type", "zstd"),
+            ("linger.ms", "2"),
+            ("message.max.bytes", "16777216"),
+            ("queue.buffering.max.messages", "0"),
+        ];
+        let mut client = config.client("changelog", &defaults);
+        client.set("transactional.id", &id);
+        // Made at once, so that a property that the client does not take is told when the store is opened.
+        let first = client.create_with_context(Delivered::default())?;
+        Ok(Self {
+            topic: config.changelog_topic(),
+            config: client,
+            id,
+            state: State::Starting(first),
+            backoff: BACKOFF_LEAST,
+        })
+    }
+
+    /// Sees to it that there is a producer that the coordinator has let in: what one before it left is decided then.
+    pub(super) fn ready(&mut self) -> Result<(), String> {
+        let now = Instant::now();
+        let client = match std::mem::replace(&mut self.state, State::Superseded) {
+            State::Superseded => return Err(self.superseded()),
+            ready @ State::Ready(_) => {
+                self.state = ready;
+                return Ok(());
+            }
+            State::None { again_at, reason } if now < again_at => {
+                let words = reason.clone();
+                self.state = State::None { again_at, reason };
+                return Err(words);
+            }
+            State::None { .. } => match self.config.create_with_context(Delivered::default()) {
+                Ok(client) => client,
+                Err(error) => {
+                    return Err(self.without(format!("the producer cannot be made: {error}")));
+                }
+            },
+            State::Starting(client) => client,
+        };
+        match client.init_transactions(INIT) {
+            Ok(()) => {
+                self.state = State::Ready(client);
+                self.backoff = BACKOFF_LEAST;
+                Ok(())
+            }
+            Err(error) => {
+                let words = format!("the coordinator does not let the producer in: {error}");
+                if is_retriable(&error) {
+                    self.state = State::Starting(client);
+                    return Err(words);
+                }
+                Err(self.without(words))
+            }
+        }
+    }
+
+    /// Whether there is nothing to wait for.
+    pub(super) fn is_settled(&self) -> bool {
+        matches!(self.state, State::Ready(_) | State::Superseded)
+    }
+
+    /// Writes the records and the offsets of the group together, or not at all.
+    pub(super) fn run(
+        &mut self,
+        records: &[Record],
+        offsets: &TopicPartitionList,
+        member: &ConsumerGroupMetadata,
+    ) -> Outcome {
+        if let Err(words) = self.ready() {
+            return Outcome::Aborted(words);
+        }
+        let began = Instant::now();
+        let State::Ready(client) = &self.state else {
+            return Outcome::Aborted(self.superseded());
+        };
+        client.context().ends.lock().clear();
+        *client.context().failure.lock() = None;
+        if let Err(error) = client.begin_transaction() {
+            return Outcome::Aborted(self.abort(began, "a transaction cannot begin", &error));
+        }
+        if let Err((what, error)) = prepare(client, &self.topic, records, offsets, member, began) {
+            return Outcome::Aborted(self.abort(began, what, &error));
+        }
+        self.commit(began)
+    }
+
+    fn commit(&mut self, began: Instant) -> Outcome {
+        let deadline = Instant::now() + COMMIT;
+        loop {
+            let State::Ready(client) = &self.state else {
+                return Outcome::Unknown(self.superseded());
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            let error = match client.commit_transaction(left.max(Duration::from_millis(100))) {
+                Ok(()) => {
+                    let ends = std::mem::take(&mut *client.context().ends.lock());
+                    let ends = ends.into_iter().filter_map(|(partition, end)| {
+                        let partition = PartitionId(u32::try_from(partition).ok()?);
+                        Some((partition, u64::try_from(end).ok()?))
+                    });
+                    return Outcome::Committed(ends.collect());
+                }
+                Err(error) => error,
+            };
+            if requires_abort(&error) {
+                let words = self.abort(began, "the transaction cannot be committed", &error);
+                return Outcome::Aborted(words);
+            }
+            if is_retriable(&error) && Instant::now() < deadline {
+                std::thread::sleep(FULL);
+                continue;
+            }
+            let words = self.give_up(
+                began,
+                "it is not known whether the transaction was committed",
+                &error,
+            );
+            return Outcome::Unknown(words);
+        }
+    }
+
+    /// Ends a transaction that was not committed. Tells why.
+    fn abort(&mut self, began: Instant, what: &str, error: &KafkaError) -> String {
+        if is_fatal(error) {
+            return self.give_up(began, what, error);
+        }
+        let deadline = Instant::now() + ABORT;
+        loop {
+            let State::Ready(client) = &self.state else {
+                return self.superseded();
+            };
+            let failure = client.context().failure.lock().clone();
+            let words = match failure {
+                Some(failure) => format!("{what}: {error}; a record was not written: {failure}"),
+                None => format!("{what}: {error}"),
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            match client.abort_transaction(left.max(Duration::from_millis(100))) {
+                Ok(()) => return words,
+                Err(again) if is_retriable(&again) && Instant::now() < deadline => {
+                    std::thread::sleep(FULL);
+                }
+                // A new producer aborts what this one leaves.
+                Err(failed) => return self.give_up(began, &words, &failed),
+            }
+        }
+    }
+
+    /// Lets the producer go; the next one decides what it has left.
+    fn give_up(&mut self, began: Instant, what: &str, error: &KafkaError) -> String {
+        let words = format!("{what}: {error}");
+        tracing::error!(transactional_id = self.id, %error, what, "the changelog's producer is given up");
+        // The coordinator itself fences a producer whose transaction took too long.
+        if is_fenced(error) && began.elapsed() < TRANSACTION {
+            self.state = State::Superseded;
+            return format!("{words}; {}", self.superseded());
+        }
+        self.without(words)
+    }
+
+    fn without(&mut self, reason: String) -> String {
+        self.state = State::None {
+            again_at: Instant::now() + self.backoff,
+            reason: reason.clone(),
+        };
+        self.backoff = (self.backoff * 2).min(BACKOFF_MOST);
+        reason
+    }
+
+    fn superseded(&self) -> String {
+        format!(
+            "another process has taken the transactional id {}: two engines have the same name, or this one was \
+             replaced; it writes no more until it is started anew",
+            self.id
+        )
+    }
+}
+
+fn prepare(
+    client: &Client,
+    topic: &str,
+    records: &[Record],
+    offsets: &TopicPartitionList,
+    member: &ConsumerGroupMetadata,
+    began: Instant,
+) -> Result<(), (&'static str, KafkaError)> {
+    let deadline = began + UNTIL_COMMIT;
+    for Record {
+        partition,
+        key,
+        value,
+    } in records
+    {
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic)
+            .partition(number(*partition))
+            .key(key.as_slice());
+        record.payload = value.as_deref();
+        while let Err((error, back)) = client.send(record) {
+            let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+            if !full || Instant::now() >= deadline {
+                return Err(("a record cannot be written", error));
+            }
+            std::thread::sleep(FULL);
+            record = back;
+        }
+    }
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match client.send_offsets_to_transaction(offsets, member, left.max(FULL)) {
+            Ok(()) => return Ok(()),
+            Err(error) if is_retriable(&error) && !requires_abort(&error) && !left.is_zero() => {
+                std::thread::sleep(FULL);
+            }
+            Err(error) => {
+                return Err((
+                    "the group does not take the offsets of the transaction",
+                    error,
+                ));
+            }
+        }
+    }
+}
+
+fn is_retriable(error: &KafkaError) -> bool {
+    match error {
+        KafkaError::Transaction(error) => error.is_retriable(),
+        other => other.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut),
+    }
+}
+
+fn requires_abort(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Transaction(error) if error.txn_requires_abort())
+}
+
+fn is_fatal(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Transaction(error) if error.is_fatal())
+}
+
+fn is_fenced(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::Fenced
+                | RDKafkaErrorCode::ProducerFenced
+                | RDKafkaErrorCode::InvalidProducerEpoch
+        )
+    )
+}

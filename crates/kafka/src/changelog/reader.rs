@@ -1,0 +1,231 @@
+//! The clients that read the changelog: a few consumers that are lent to partitions, and two that ask for ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use workspace_engine_core::store::StoreError;
+use workspace_lifecycle::PartitionId;
+
+use crate::config::KafkaConfig;
+
+/// Most partitions that are read at the same time: each consumer has threads and buffers of its own.
+const READERS_MOST: usize = 4;
+
+/// The clients that read.
+pub(super) struct Readers {
+    pub(super) topic: String,
+    config: ClientConfig,
+    /// Sees what is committed.
+    stable: BaseConsumer,
+    /// Sees what is written.
+    all: BaseConsumer,
+    pool: Mutex<Pool>,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: Vec<BaseConsumer>,
+    lent: usize,
+}
+
+/// The ends of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ends {
+    pub(super) low: u64,
+    /// Below it every transaction is decided.
+    pub(super) stable: u64,
+    pub(super) high: u64,
+}
+
+impl Readers {
+    pub(super) fn new(config: &KafkaConfig) -> KafkaResult<Self> {
+        let group = format!("{}-changelog-readers", config.group);
+        let defaults = [
+            // A consumer must have a group to be assigned anything; it never joins it.
+            ("group.id", group.as_str()),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("enable.partition.eof", "true"),
+            ("isolation.level", "read_committed"),
+            ("auto.offset.reset", "error"),
+            ("check.crcs", "true"),
+            ("fetch.wait.max.ms", "100"),
+            ("fetch.queue.backoff.ms", "1"),
+            ("max.partition.fetch.bytes", "4194304"),
+            ("queued.max.messages.kbytes", "32768"),
+        ];
+        let ends = |level| {
+            config
+                .client("changelog-ends", &[])
+                .set("isolation.level", level)
+                .create()
+        };
+        Ok(Self {
+            topic: config.changelog_topic(),
+            stable: ends("read_committed")?,
+            all: ends("read_uncommitted")?,
+            // What must hold, whatever properties were given: the cache is a copy of what is committed.
+            config: config
+                .client("changelog-reader", &defaults)
+                .set("isolation.level", "read_committed")
+                .set("enable.partition.eof", "true")
+                .clone(),
+            pool: Mutex::default(),
+        })
+    }
+
+    /// How many partitions the changelog has.
+    pub(super) fn partitions(&self, timeout: Duration) -> Result<u32, StoreError> {
+        let metadata = self
+            .stable
+            .fetch_metadata(Some(&self.topic), timeout)
+            .map_err(|error| self.unavailable(&error))?;
+        let topic = metadata
+            .topics()
+            .iter()
+            .find(|topic| topic.name() == self.topic);
+        let partitions = topic.map_or(0, |topic| topic.partitions().len());
+        if partitions == 0 {
+            return Err(StoreError::Unavailable(format!(
+                "topic {} does not exist, or cannot be seen yet",
+                self.topic
+            )));
+        }
+        Ok(u32::try_from(partitions).unwrap_or(u32::MAX))
+    }
+
+    /// The ends of a partition; the high one is asked for first, so a stable end that is not below it
+    /// means that everything of it is decided.
+    pub(super) fn ends(
+        &self,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> Result<Ends, StoreError> {
+        let ask = |client: &BaseConsumer| {
+            client
+                .fetch_watermarks(&self.topic, number(partition), timeout)
+                .map_err(|error| self.unavailable(&error))
+        };
+        let place = |offset: i64| u64::try_from(offset).unwrap_or_default();
+        let (_, high) = ask(&self.all)?;
+        let (low, stable) = ask(&self.stable)?;
+        Ok(Ends {
+            low: place(low),
+            stable: place(stable),
+            high: place(high),
+        })
+    }
+
+    /// Lends a consumer; none while all are lent.
+    pub(super) fn lend(self: &Arc<Self>) -> Result<Option<Reader>, StoreError> {
+        let mut pool = self.pool.lock();
+        if pool.lent >= READERS_MOST {
+            return Ok(None);
+        }
+        let consumer = match pool.idle.pop() {
+            Some(consumer) => consumer,
+            None => self
+                .config
+                .create()
+                .map_err(|error| self.unavailable(&error))?,
+        };
+        pool.lent += 1;
+        Ok(Some(Reader {
+            consumer: Some(consumer),
+            readers: Arc::clone(self),
+        }))
+    }
+
+    pub(super) fn unavailable(&self, error: &KafkaError) -> StoreError {
+        StoreError::Unavailable(format!(
+            "the changelog {} cannot be read: {error}",
+            self.topic
+        ))
+    }
+}
+
+/// A consumer that is lent.
+pub(super) struct Reader {
+    /// Always there until it is given back.
+    consumer: Option<BaseConsumer>,
+    readers: Arc<Readers>,
+}
+
+/// What a consumer found next.
+pub(super) enum Found<'a> {
+    Record {
+        offset: u64,
+        key: &'a [u8],
+        value: Option<&'a [u8]>,
+    },
+    /// It has read up to the stable end.
+    End,
+    /// Nothing yet.
+    Nothing,
+}
+
+impl Reader {
+    /// Reads a partition from a place on, and nothing else any more.
+    pub(super) fn assign(&self, partition: PartitionId, from: u64) -> Result<(), StoreError> {
+        let Some(consumer) = &self.consumer else {
+            return Ok(());
+        };
+        let from = Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
+        let mut assigned = TopicPartitionList::new();
+        assigned
+            .add_partition_offset(&self.readers.topic, number(partition), from)
+            .and_then(|()| consumer.assign(&assigned))
+            .map_err(|error| self.readers.unavailable(&error))
+    }
+
+    /// Hands what comes next to `take`.
+    pub(super) fn next<T>(
+        &self,
+        partition: PartitionId,
+        timeout: Duration,
+        take: impl FnOnce(Found<'_>) -> T,
+    ) -> Result<T, StoreError> {
+        use rdkafka::Message as _;
+        let polled = self
+            .consumer
+            .as_ref()
+            .and_then(|consumer| consumer.poll(timeout));
+        match polled {
+            None => Ok(take(Found::Nothing)),
+            Some(Ok(message)) if message.partition() == number(partition) => {
+                Ok(take(Found::Record {
+                    offset: u64::try_from(message.offset()).unwrap_or_default(),
+                    key: message.key().unwrap_or_default(),
+                    value: message.payload(),
+                }))
+            }
+            Some(Err(KafkaError::PartitionEOF(of))) if of == number(partition) => {
+                Ok(take(Found::End))
+            }
+            // Of what it was lent for before.
+            Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => Ok(take(Found::Nothing)),
+            Some(Err(error)) => Err(self.readers.unavailable(&error)),
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut pool = self.readers.pool.lock();
+        pool.lent = pool.lent.saturating_sub(1);
+        if let Some(consumer) = self.consumer.take()
+            && consumer.unassign().is_ok()
+        {
+            pool.idle.push(consumer);
+        }
+    }
+}
+
+/// The number of a partition as Kafka has it.
+pub(super) fn number(partition: PartitionId) -> i32 {
+    i32::try_from(partition.0).unwrap_or(i32::MAX)
+}

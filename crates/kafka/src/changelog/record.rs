@@ -1,0 +1,436 @@
+//! How workspaces lie in the changelog: one record per entity, the latest counts, no value means gone.
+//!
+//! | key | value, after a version byte |
+//! |---|---|
+//! | `a` | the assignment: its first epoch, and the lineage of the partition |
+//! | `w` workspace | epoch, next offset, events applied, entries, unloaded, last load, owner |
+//! | `e` workspace, kind, entity | offset, data |
+//! | `h` workspace, epoch, sequence | a transition |
+//!
+//! Numbers are big endian, texts carry their length. There is no checksum: a record batch of Kafka has one, and
+//! readers check it. The lineage is a random number that the first owner of a partition gives it; a
+//! topic that was deleted and made anew has another one, so no cache is taken for its copy by mistake.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes};
+use workspace_engine_core::store::{
+    CacheChange, CacheKey, HistoryRecord, StoredEntry, StoredWorkspace,
+};
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::{Epoch, State, WorkspaceId};
+
+/// Of the values; a reader takes no newer one.
+const VERSION: u8 = 1;
+
+/// The longest record that is written: what the topic takes in one batch, less what a batch adds.
+pub(super) const RECORD_BYTES_MOST: usize = 16 * 1024 * 1024 - 64 * 1024;
+
+const ASSIGNMENT: u8 = b'a';
+const WORKSPACE: u8 = b'w';
+const ENTRY: u8 = b'e';
+const TRANSITION: u8 = b'h';
+
+/// What is wrong with a record, for people.
+type Damage = &'static str;
+
+const SHORT: Damage = "it ends too early";
+const NEWER: Damage = "a newer version of the engine wrote it";
+
+/// The beginning of an owner's time with a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Assignment {
+    /// No load before had an epoch as high.
+    pub(super) first_epoch: Epoch,
+    /// The partition's random number.
+    pub(super) lineage: u64,
+}
+
+/// What a record says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    Assigned(Assignment),
+    Changed(CacheChange),
+    /// Of nothing that is known here, and why.
+    Nothing(Damage),
+}
+
+/// The key under which a partition's assignment is kept.
+pub(super) const ASSIGNMENT_KEY: &[u8] = &[ASSIGNMENT];
+
+pub(super) fn encode_assignment(assignment: Assignment) -> Vec<u8> {
+    let mut value = vec![VERSION];
+    value.put_u64(assignment.first_epoch.get());
+    value.put_u64(assignment.lineage);
+    value
+}
+
+/// Key and value of the record that tells a change.
+pub(super) fn encode(change: &CacheChange) -> (Vec<u8>, Option<Vec<u8>>) {
+    match change {
+        CacheChange::Workspace(workspace) => (
+            workspace_key(&workspace.id),
+            Some(encode_workspace(workspace)),
+        ),
+        CacheChange::Entry(id, entry) => {
+            let mut value = Vec::with_capacity(entry.data.len() + 9);
+            value.put_u8(VERSION);
+            value.put_u64(entry.offset.0);
+            value.put_slice(&entry.data);
+            (entry_key(id, &entry.kind, &entry.id), Some(value))
+        }
+        CacheChange::Transition(record) => (
+            transition_key(&record.id, record.epoch, record.sequence),
+            Some(encode_transition(record)),
+        ),
+        // Nobody writes that something is damaged; who meets it removes it.
+        CacheChange::Gone(key) | CacheChange::Damaged(key) => {
+            let key = match key {
+                CacheKey::Workspace(id) => workspace_key(id),
+                CacheKey::Entry { id, kind, entity } => entry_key(id, kind, entity),
+                CacheKey::Transition {
+                    id,
+                    epoch,
+                    sequence,
+                } => transition_key(id, *epoch, *sequence),
+            };
+            (key, None)
+        }
+    }
+}
+
+/// What a record of a partition says.
+pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -> Said {
+    let Some((kind, mut rest)) = key.split_first() else {
+        return Said::Nothing("it has no key");
+    };
+    if *kind == ASSIGNMENT {
+        let assignment = value.ok_or("it was removed").and_then(decode_assignment);
+        return assignment.map_or_else(Said::Nothing, Said::Assigned);
+    }
+    let key = match decode_key(*kind, &mut rest) {
+        Ok(key) => key,
+        Err(damage) => return Said::Nothing(damage),
+    };
+    let Some(value) = value else {
+        return Said::Changed(CacheChange::Gone(key));
+    };
+    let decoded = match &key {
+        CacheKey::Workspace(id) => {
+            decode_workspace(id, partition, value).map(CacheChange::Workspace)
+        }
+        CacheKey::Entry { id, kind, entity } => {
+            decode_entry(kind, entity, value).map(|entry| CacheChange::Entry(id.clone(), entry))
+        }
+        CacheKey::Transition {
+            id,
+            epoch,
+            sequence,
+        } => decode_transition(id, *epoch, *sequence, value).map(CacheChange::Transition),
+    };
+    Said::Changed(decoded.unwrap_or_else(|damage| {
+        tracing::error!(%partition, workspace = %key.workspace(), damage, "a record of the changelog is damaged");
+        CacheChange::Damaged(key)
+    }))
+}
+
+/// The epoch that a record tells of.
+pub(super) fn epoch_of(said: &Said) -> Option<Epoch> {
+    match said {
+        Said::Assigned(assignment) => Some(assignment.first_epoch),
+        Said::Changed(change) => match change {
+            CacheChange::Workspace(workspace) => Some(workspace.epoch),
+            CacheChange::Transition(record) => Some(record.epoch),
+            CacheChange::Gone(CacheKey::Transition { epoch, .. })
+            | CacheChange::Damaged(CacheKey::Transition { epoch, .. }) => Some(*epoch),
+            CacheChange::Entry(..) | CacheChange::Gone(_) | CacheChange::Damaged(_) => None,
+        },
+        Said::Nothing(_) => None,
+    }
+}
+
+fn key_of(kind: u8, id: &WorkspaceId, more: usize) -> Vec<u8> {
+    let id = id.as_str().as_bytes();
+    let mut key = Vec::with_capacity(id.len() + more + 2);
+    key.put_u8(kind);
+    // An id has 255 bytes at most.
+    key.put_u8(u8::try_from(id.len()).unwrap_or(u8::MAX));
+    key.put_slice(id);
+    key
+}
+
+fn workspace_key(id: &WorkspaceId) -> Vec<u8> {
+    key_of(WORKSPACE, id, 0)
+}
+
+fn entry_key(id: &WorkspaceId, kind: &str, entity: &str) -> Vec<u8> {
+    let mut key = key_of(ENTRY, id, kind.len() + entity.len() + 4);
+    put_text(&mut key, kind);
+    key.put_slice(entity.as_bytes());
+    key
+}
+
+fn transition_key(id: &WorkspaceId, epoch: Epoch, sequence: u64) -> Vec<u8> {
+    let mut key = key_of(TRANSITION, id, 16);
+    key.put_u64(epoch.get());
+    key.put_u64(sequence);
+    key
+}
+
+fn decode_key(kind: u8, rest: &mut &[u8]) -> Result<CacheKey, Damage> {
+    let length = usize::from(rest.try_get_u8().map_err(|_| SHORT)?);
+    let id = std::str::from_utf8(take(rest, length)?)
+        .ok()
+        .and_then(|id| WorkspaceId::new(id).ok());
+    let id = id.ok_or("its workspace has no valid id")?;
+    let key = match kind {
+        WORKSPACE => CacheKey::Workspace(id),
+        ENTRY => {
+            let kind = text(rest)?.into();
+            let entity = std::mem::take(rest);
+            CacheKey::Entry {
+                id,
+                kind,
+                entity: std::str::from_utf8(entity).map_err(|_| NOT_TEXT)?.into(),
+            }
+        }
+        TRANSITION => CacheKey::Transition {
+            id,
+            epoch: Epoch::new(number(rest)?),
+            sequence: number(rest)?,
+        },
+        _ => return Err("its kind is not known here"),
+    };
+    if rest.is_empty() {
+        Ok(key)
+    } else {
+        Err("its key is too long")
+    }
+}
+
+fn decode_assignment(mut value: &[u8]) -> Result<Assignment, Damage> {
+    version(&mut value)?;
+    Ok(Assignment {
+        first_epoch: Epoch::new(number(&mut value)?),
+        lineage: number(&mut value)?,
+    })
+}
+
+fn encode_workspace(workspace: &StoredWorkspace) -> Vec<u8> {
+    let mut value = Vec::with_capacity(64 + workspace.owner.len());
+    value.put_u8(VERSION);
+    value.put_u64(workspace.epoch.get());
+    value.put_u64(workspace.next_offset.0);
+    value.put_u64(workspace.events_applied);
+    value.put_u64(workspace.entries);
+    value.put_u8(u8::from(workspace.unloaded));
+    value.put_u8(u8::from(workspace.last_load_ms.is_some()));
+    value.put_u64(workspace.last_load_ms.unwrap_or_default());
+    put_text(&mut value, &workspace.owner);
+    value
+}
+
+fn decode_workspace(
+    id: &WorkspaceId,
+    partition: PartitionId,
+    mut value: &[u8],
+) -> Result<StoredWorkspace, Damage> {
+    let value = &mut value;
+    version(value)?;
+    let epoch = Epoch::new(number(value)?);
+    let next_offset = Offset(number(value)?);
+    let events_applied = number(value)?;
+    let entries = number(value)?;
+    let unloaded = value.try_get_u8().map_err(|_| SHORT)? != 0;
+    let was_loaded = value.try_get_u8().map_err(|_| SHORT)? != 0;
+    let last_load_ms = number(value)?;
+    Ok(StoredWorkspace {
+        id: id.clone(),
+        partition,
+        epoch,
+        owner: text(value)?.to_owned(),
+        next_offset,
+        events_applied,
+        entries,
+        last_load_ms: was_loaded.then_some(last_load_ms),
+        unloaded,
+    })
+}
+
+fn decode_entry(kind: &Arc<str>, entity: &str, mut value: &[u8]) -> Result<StoredEntry, Damage> {
+    version(&mut value)?;
+    let offset = Offset(number(&mut value)?);
+    Ok(StoredEntry {
+        kind: Arc::clone(kind),
+        id: entity.into(),
+        data: Bytes::copy_from_slice(value),
+        offset,
+    })
+}
+
+fn encode_transition(record: &HistoryRecord) -> Vec<u8> {
+    let mut value = Vec::with_capacity(80 + record.owner.len() + record.message.len());
+    value.put_u8(VERSION);
+    value.put_u64(record.at_ms);
+    value.put_u64(record.time_in_from_us);
+    put_text(&mut value, record.from.as_str());
+    put_text(&mut value, record.to.as_str());
+    put_text(&mut value, &record.owner);
+    put_text(&mut value, &record.message);
+    value
+}
+
+fn decode_transition(
+    id: &WorkspaceId,
+    epoch: Epoch,
+    sequence: u64,
+    mut value: &[u8],
+) -> Result<HistoryRecord, Damage> {
+    let value = &mut value;
+    version(value)?;
+    let at_ms = number(value)?;
+    let time_in_from_us = number(value)?;
+    let from = state(value)?;
+    let to = state(value)?;
+    Ok(HistoryRecord {
+        id: id.clone(),
+        sequence,
+        epoch,
+        owner: text(value)?.to_owned(),
+        from,
+        to,
+        at_ms,
+        time_in_from_us,
+        message: text(value)?.to_owned(),
+    })
+}
+
+const NOT_TEXT: Damage = "a text in it is not UTF-8";
+
+fn version(value: &mut &[u8]) -> Result<(), Damage> {
+    match value.try_get_u8().map_err(|_| SHORT)? {
+        VERSION => Ok(()),
+        0 => Err("it has no version"),
+        _ => Err(NEWER),
+    }
+}
+
+fn number(from: &mut &[u8]) -> Result<u64, Damage> {
+    from.try_get_u64().map_err(|_| SHORT)
+}
+
+fn state(from: &mut &[u8]) -> Result<State, Damage> {
+    let state = text(from)?.parse();
+    state.map_err(|_| "it names a state that does not exist")
+}
+
+fn put_text(to: &mut Vec<u8>, text: &str) {
+    to.put_u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
+    to.put_slice(text.as_bytes());
+}
+
+fn text<'a>(from: &mut &'a [u8]) -> Result<&'a str, Damage> {
+    let length = from.try_get_u32().map_err(|_| SHORT)?;
+    let text = take(from, usize::try_from(length).unwrap_or(usize::MAX))?;
+    std::str::from_utf8(text).map_err(|_| NOT_TEXT)
+}
+
+fn take<'a>(from: &mut &'a [u8], length: usize) -> Result<&'a [u8], Damage> {
+    let (taken, rest) = from.split_at_checked(length).ok_or(SHORT)?;
+    *from = rest;
+    Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use workspace_engine_core::store::conformance::{entry, id, transition};
+
+    fn changes() -> Vec<CacheChange> {
+        let workspace = StoredWorkspace {
+            id: id("acme"),
+            partition: PartitionId(3),
+            epoch: Epoch::new(7),
+            owner: "node-1".to_owned(),
+            next_offset: Offset(11),
+            events_applied: 12,
+            entries: 13,
+            last_load_ms: Some(14),
+            unloaded: true,
+        };
+        let key = CacheKey::Entry {
+            id: id("acme"),
+            kind: "k\0".into(),
+            entity: "".into(),
+        };
+        vec![
+            CacheChange::Workspace(workspace.clone()),
+            CacheChange::Workspace(StoredWorkspace {
+                last_load_ms: None,
+                unloaded: false,
+                ..workspace
+            }),
+            CacheChange::Entry(id("acme"), entry("a/b", "ü\0", "{\"a\":1}", 5)),
+            CacheChange::Transition(transition("acme", 2, 3)),
+            CacheChange::Gone(key),
+            CacheChange::Gone(CacheKey::Workspace(id(&"L".repeat(255)))),
+        ]
+    }
+
+    #[test]
+    fn a_record_says_what_was_written() {
+        for change in changes() {
+            let (key, value) = encode(&change);
+            let said = decode(PartitionId(3), &key, value.as_deref());
+            assert_eq!(said, Said::Changed(change));
+        }
+        let assignment = Assignment {
+            first_epoch: Epoch::new(9),
+            lineage: u64::MAX,
+        };
+        let value = encode_assignment(assignment);
+        let said = decode(PartitionId(3), ASSIGNMENT_KEY, Some(&value));
+        assert_eq!(said, Said::Assigned(assignment));
+    }
+
+    #[test]
+    fn a_record_that_was_cut_or_is_newer_is_damage_of_its_workspace() {
+        for change in changes() {
+            let (key, Some(value)) = encode(&change) else {
+                continue;
+            };
+            let fixed = match &change {
+                // Its data has any length.
+                CacheChange::Entry(..) => 9,
+                _ => value.len(),
+            };
+            for length in 0..fixed {
+                let said = decode(PartitionId(3), &key, Some(&value[..length]));
+                assert!(
+                    matches!(&said, Said::Changed(CacheChange::Damaged(key)) if key.workspace() == change.workspace()),
+                    "cut at {length}: {said:?}"
+                );
+            }
+            let mut newer = value;
+            newer[0] = VERSION + 1;
+            let said = decode(PartitionId(3), &key, Some(&newer));
+            assert!(matches!(said, Said::Changed(CacheChange::Damaged(_))));
+        }
+    }
+
+    #[test]
+    fn any_key_at_all_is_an_answer() {
+        for key in [
+            &b""[..],
+            b"w",
+            b"w\x05ab",
+            b"z\x01a",
+            b"e\x01a\0\0\0\x09a",
+            b"h\x01a",
+            b"w\x01/",
+        ] {
+            let said = decode(PartitionId(0), key, None);
+            assert!(matches!(said, Said::Nothing(_)), "{key:?}: {said:?}");
+        }
+    }
+}

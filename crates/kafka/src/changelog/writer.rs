@@ -1,0 +1,253 @@
+//! The one thread that writes: gathers what waits into a transaction, commits it, and brings it into the cache.
+//!
+//! librdkafka's transaction calls block, and a producer has one transaction at a time; so the thread owns the
+//! producer, and everybody else waits for its answers.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use rdkafka::{Offset, TopicPartitionList};
+use workspace_engine_core::store::{CachePlace, StoreError};
+use workspace_lifecycle::PartitionId;
+
+use super::draft::{Draft, Job, Part, Positions};
+use super::partitions::Standing;
+use super::producer::{Outcome, Transactions};
+use super::reader::number;
+use super::takeover::{Step, Takeover, Takeovers, source};
+use super::{Shared, now_ms};
+
+/// Jobs that wait for the writer: a saver, a history, and the loads; who finds it full waits.
+pub(super) const JOBS_WAITING_MOST: usize = 256;
+
+/// A transaction takes no more jobs from this size on; the last one may go over it.
+pub(super) const TRANSACTION_BYTES: usize = 8 * 1024 * 1024;
+
+/// Most jobs of a transaction.
+const JOBS_MOST: usize = 1024;
+
+/// Between two looks at what is to be done without a job.
+const IDLE: Duration = Duration::from_millis(250);
+
+/// The writer.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    jobs: Receiver<Job>,
+    transactions: Transactions,
+    /// Jobs for the next transaction, oldest first.
+    later: VecDeque<Job>,
+    takeovers: Takeovers,
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        jobs: Receiver<Job>,
+        transactions: Transactions,
+    ) -> Self {
+        Self {
+            shared,
+            jobs,
+            transactions,
+            later: VecDeque::new(),
+            takeovers: Takeovers::new(),
+        }
+    }
+
+    /// Writes until nobody can ask for anything any more.
+    pub(super) fn run(mut self) {
+        loop {
+            let first = match self.later.pop_front() {
+                Some(job) => job,
+                None => match self.jobs.recv_timeout(IDLE) {
+                    Ok(job) => job,
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.idle();
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return,
+                },
+            };
+            self.catch_up();
+            let draft = self.gather(first);
+            self.transact(draft);
+        }
+    }
+
+    fn idle(&mut self) {
+        if !self.transactions.is_settled()
+            && let Err(reason) = self.transactions.ready()
+        {
+            tracing::warn!(reason, "the changelog cannot be written yet");
+        }
+        self.catch_up();
+    }
+
+    fn gather(&mut self, first: Job) -> Draft {
+        let mut draft = Draft::default();
+        let mut next = Some(first);
+        while let Some(job) = next {
+            if let Err(job) = draft.take(&self.shared, job) {
+                self.later.push_front(job);
+                break;
+            }
+            if draft.bytes >= TRANSACTION_BYTES || draft.answers.len() >= JOBS_MOST {
+                break;
+            }
+            next = self.later.pop_front().or_else(|| self.jobs.try_recv().ok());
+        }
+        draft
+    }
+
+    fn transact(&mut self, mut draft: Draft) {
+        let outcome = if draft.parts.is_empty() {
+            Ok(())
+        } else {
+            self.write(&mut draft)
+        };
+        self.shared.partitions.unpin_all();
+        for (reply, answer) in draft.answers {
+            let answer = match &outcome {
+                Ok(()) => answer,
+                Err(error) => Err(error.clone()),
+            };
+            // Who asked may have given up.
+            let _ = reply.send(answer);
+        }
+    }
+
+    fn write(&mut self, draft: &mut Draft) -> Result<(), StoreError> {
+        let counters = &self.shared.counters;
+        let Some(member) = self.shared.group.metadata() else {
+            return Err(StoreError::Unavailable(
+                "this process is not in the consumer group now".to_owned(),
+            ));
+        };
+        let mut offsets = TopicPartitionList::new();
+        for (partition, part) in &draft.parts {
+            // Of every partition that is written, also where nothing new is committed: who takes it over waits
+            // for transactions with an offset of it.
+            let offset = Offset::Offset(i64::try_from(part.committed.0).unwrap_or(i64::MAX));
+            offsets
+                .add_partition_offset(&self.shared.topic, number(*partition), offset)
+                .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        }
+        match self.transactions.run(&draft.records, &offsets, &member) {
+            Outcome::Committed(ends) => {
+                counters.committed.add(1);
+                counters.records_written.add(draft.records.len());
+                counters.bytes_written.add(draft.bytes);
+                self.apply(draft, &ends)
+            }
+            Outcome::Aborted(words) => {
+                counters.aborted.add(1);
+                tracing::warn!(words, "a transaction was aborted; its jobs are tried again");
+                Err(StoreError::Unavailable(words))
+            }
+            Outcome::Unknown(words) => {
+                counters.unknown.add(1);
+                for partition in draft.parts.keys() {
+                    self.fall_behind(*partition);
+                }
+                Err(StoreError::Unavailable(words))
+            }
+        }
+    }
+
+    /// Brings what was committed into the cache. Where that fails the changelog is read again.
+    fn apply(&self, draft: &mut Draft, ends: &Positions) -> Result<(), StoreError> {
+        let mut first = Ok(());
+        for (partition, part) in &mut draft.parts {
+            let applied = self.apply_part(*partition, part, ends.get(partition).copied());
+            if let Err(error) = applied {
+                tracing::error!(%partition, %error, "what was committed cannot be brought into the cache");
+                self.fall_behind(*partition);
+                first = first.and(Err(error));
+            }
+        }
+        first
+    }
+
+    fn apply_part(
+        &self,
+        partition: PartitionId,
+        part: &mut Part,
+        end: Option<u64>,
+    ) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        let standing = part.owned.standing;
+        let (place, committed) = (self.place_after(part, end), part.committed);
+        if let (Some(place), Some(_)) = (&place, end) {
+            shared.cache.import(partition, &part.changes, place)?;
+        }
+        // It may have been let go of meanwhile.
+        shared.partitions.change(partition, standing, |owned| {
+            owned.standing = Standing::Open;
+            owned.committed = committed;
+            owned.place = place;
+        });
+        Ok(())
+    }
+
+    fn place_after(&self, part: &Part, end: Option<u64>) -> Option<CachePlace> {
+        let mut place = part.owned.place.clone()?;
+        place.highest_epoch = part.highest_epoch();
+        place.at_ms = now_ms();
+        if let Some(end) = end {
+            place.position = place.position.max(end);
+        }
+        if let (Some(assignment), Some(end)) = (part.assignment, end) {
+            // Nothing else of the partition is written with it.
+            place.landmark = end.saturating_sub(1);
+            place.source = source(&self.shared.readers.topic, Some(assignment.lineage));
+        }
+        Some(place)
+    }
+
+    fn fall_behind(&self, partition: PartitionId) {
+        let changed = self
+            .shared
+            .partitions
+            .change(partition, Standing::Open, |owned| {
+                owned.standing = Standing::Behind;
+            });
+        if changed {
+            tracing::warn!(%partition, "the cache may lack what is in the changelog: it is read again");
+        }
+    }
+
+    /// Reads again what the cache may lack, once the producer has decided what it left.
+    fn catch_up(&mut self) {
+        let behind = self.shared.partitions.behind();
+        self.takeovers
+            .retain(|partition, _| behind.contains(partition));
+        if behind.is_empty() || self.transactions.ready().is_err() {
+            return;
+        }
+        for partition in behind {
+            let takeover = self
+                .takeovers
+                .entry(partition)
+                .or_insert_with(|| Takeover::new(partition));
+            match takeover.step(&self.shared) {
+                Ok(Step::Reading { .. }) => {}
+                Ok(Step::Done(taken)) => {
+                    self.takeovers.remove(&partition);
+                    self.shared
+                        .partitions
+                        .change(partition, Standing::Behind, |owned| {
+                            owned.standing = Standing::Open;
+                            owned.committed = taken.committed;
+                            owned.place = Some(taken.place);
+                        });
+                    tracing::info!(%partition, "the cache has everything again");
+                }
+                Err(error) => {
+                    tracing::warn!(%partition, %error, "the changelog cannot be read again yet");
+                }
+            }
+        }
+    }
+}
