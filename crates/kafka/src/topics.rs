@@ -1,6 +1,6 @@
 //! The topics of the engine: the events' one is found, its own are made.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -10,6 +10,9 @@ use crate::config::KafkaConfig;
 
 /// How long the brokers may take for one answer.
 const ANSWER: Duration = Duration::from_secs(10);
+
+/// Between two looks for a topic that is being created.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Largest record of the engine's own topics, 16 MiB: an entity is never larger than the event that set it.
 const RECORD_BYTES_MOST: &str = "16777216";
@@ -31,6 +34,9 @@ pub enum TopicError {
     /// The topic of the events does not exist.
     #[error("topic {0} does not exist: create it, or let the engine create it (--create-topic N)")]
     Missing(String),
+    /// The topic exists, but the brokers do not tell of it yet; ask again.
+    #[error("topic {0} exists, but the brokers do not tell of it yet")]
+    Unseen(String),
     /// The brokers refuse it.
     #[error("topic {topic}: {reason}")]
     Refused {
@@ -59,7 +65,7 @@ pub enum TopicError {
 impl TopicError {
     /// Whether asking again may help.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Unseen(_))
     }
 }
 
@@ -180,10 +186,22 @@ impl Topics<'_> {
                 tracing::info!(topic = name, partitions, "topic created");
                 Ok(partitions)
             }
-            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => self
-                .partitions(name)?
-                .ok_or_else(|| refused("it exists, but cannot be seen yet".to_owned())),
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => self.created_by_another(name),
             Some(Err((_, code))) => Err(refused(code.to_string())),
+        }
+    }
+
+    /// A topic that another engine creates is seen when the brokers have told each other.
+    fn created_by_another(&self, name: &str) -> Result<u32, TopicError> {
+        let deadline = Instant::now() + ANSWER;
+        loop {
+            if let Some(partitions) = self.partitions(name)? {
+                return Ok(partitions);
+            }
+            if Instant::now() > deadline {
+                return Err(TopicError::Unseen(name.to_owned()));
+            }
+            std::thread::sleep(LOOK);
         }
     }
 

@@ -7,6 +7,9 @@ use crate::{
 use std::io;
 use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
 
+/// Libraries that tell at `info` what helps nobody here; who asks for one by its name gets more of it.
+const LIBRARIES: &str = "fjall=warn,lsm_tree=warn";
+
 /// Why the log cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TelemetryError {
@@ -21,7 +24,8 @@ pub(crate) enum TelemetryError {
 /// # Errors
 /// [`TelemetryError::Level`] where the level cannot be read.
 pub(crate) fn begin(settings: &LogSettings) -> Result<(), TelemetryError> {
-    let filter = EnvFilter::try_new(&settings.level).map_err(|source| TelemetryError::Level {
+    let directives = format!("{LIBRARIES},{}", settings.level);
+    let filter = EnvFilter::try_new(directives).map_err(|source| TelemetryError::Level {
         level: settings.level.clone(),
         source,
     })?;

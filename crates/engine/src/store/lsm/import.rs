@@ -216,30 +216,17 @@ impl LsmStore {
     /// # Errors
     /// What stands against the workspace.
     pub fn plan_save(&self, save: &Save) -> Result<Vec<CacheChange>, StoreError> {
-        let mut workspace = fence::saved(self.known(&save.id)?, save)?;
-        let was_empty = workspace.entries == 0;
+        let workspace = fence::saved(self.known(&save.id)?, save)?;
         let mut changes = Vec::with_capacity(save.changes.len() + 1);
-        for (key, change) in keyed(&save.id, &save.changes)? {
-            let known = !was_empty
-                && self
-                    .entries
-                    .contains_key(&key)
-                    .map_err(|error| read_error(&place_of(&save.id), &error))?;
-            match change {
-                Change::Set(entry) => {
-                    workspace.entries += u64::from(!known);
-                    changes.push(CacheChange::Entry(save.id.clone(), entry.clone()));
-                }
-                Change::Unset { kind, id } if known => {
-                    workspace.entries = workspace.entries.saturating_sub(1);
-                    changes.push(CacheChange::Gone(CacheKey::Entry {
-                        id: save.id.clone(),
-                        kind: Arc::clone(kind),
-                        entity: id.clone(),
-                    }));
-                }
-                Change::Unset { .. } => {}
-            }
+        for (_, change) in keyed(&save.id, &save.changes)? {
+            changes.push(match change {
+                Change::Set(entry) => CacheChange::Entry(save.id.clone(), entry.clone()),
+                Change::Unset { kind, id } => CacheChange::Gone(CacheKey::Entry {
+                    id: save.id.clone(),
+                    kind: Arc::clone(kind),
+                    entity: id.clone(),
+                }),
+            });
         }
         changes.push(CacheChange::Workspace(workspace));
         Ok(changes)
