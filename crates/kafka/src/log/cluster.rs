@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use rdkafka::consumer::Consumer;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset as At, TopicPartitionList};
 use workspace_engine_core::log::{AppendListener, ReadError};
 use workspace_lifecycle::{Offset, PartitionId};
@@ -247,6 +248,22 @@ impl Cluster {
             Err(error) => {
                 // What the client has said of its brokers is in its queue.
                 drain(&self.client);
+                let is_missing = matches!(
+                    error.rdkafka_error_code(),
+                    Some(
+                        RDKafkaErrorCode::UnknownPartition
+                            | RDKafkaErrorCode::UnknownTopic
+                            | RDKafkaErrorCode::UnknownTopicOrPartition
+                    )
+                );
+                if is_missing {
+                    return Err(format!(
+                        "topic {} does not exist on {}, or has less than {} partitions",
+                        self.topic,
+                        self.brokers,
+                        self.parts.len()
+                    ));
+                }
                 Err(format!(
                     "topic {} cannot be read from {}: {}",
                     self.topic,

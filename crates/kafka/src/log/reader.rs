@@ -16,8 +16,12 @@ use super::native::{Failure, Fetch, Fetched, Topic};
 /// Clients that fetch; a partition has at most one fetch of each.
 pub(super) const READERS: usize = 2;
 
-/// How long a read waits for records that should be there.
-const WAIT: Duration = Duration::from_millis(40);
+/// How long a read waits for the first of the records that should be there: a new fetch begins when the one
+/// under way at that broker is over.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// How long a read that has records may take for more of them.
+const WAIT_FOR_MORE: Duration = Duration::from_millis(40);
 
 /// A fetch that nobody reads on from for this long is stopped where another one is read.
 const FORGOTTEN: Duration = Duration::from_secs(10);
@@ -101,7 +105,7 @@ impl Run {
 
     /// Reads up to a limit. `end` is where the partition ends: nothing is waited for beyond it.
     fn read(&mut self, limit: &ReadLimit, end: Offset) -> Vec<Record> {
-        let deadline = Instant::now() + WAIT;
+        let began = Instant::now();
         let records_most = limit.records.clamp(1, RECORDS_MOST);
         let bytes_most = limit.bytes.min(BYTES_MOST);
         let mut records = Vec::new();
@@ -122,7 +126,12 @@ impl Run {
             {
                 break;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let wait = if records.is_empty() {
+                WAIT
+            } else {
+                WAIT_FOR_MORE
+            };
+            let left = wait.saturating_sub(began.elapsed());
             let before = self.brought;
             self.take(left);
             if left.is_zero() && self.brought == before && self.failure.is_none() {
