@@ -174,9 +174,8 @@ impl Appends {
                 waiters: Vec::new(),
             }),
         });
-        let waiter = match self.desk.admit(&pending, waiter) {
-            Some(waiter) => waiter,
-            None => return,
+        let Some(waiter) = self.desk.admit(&pending, waiter) else {
+            return;
         };
         pending.state.lock().waiters.push((waiter, Turn::First));
         if records.is_empty() {

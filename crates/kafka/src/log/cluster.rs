@@ -106,8 +106,8 @@ impl Cluster {
             Standing::Trouble(words) => return Err(words.clone()),
             Standing::Fine => {}
         }
-        let parts = self.parts.iter().filter(|part| part.is_open());
-        if let Some(words) = parts.filter_map(Part::trouble).next() {
+        let mut open = self.parts.iter().filter(|part| part.is_open());
+        if let Some(words) = open.find_map(Part::trouble) {
             return Err(words);
         }
         self.append_trouble.lock().clone().map_or(Ok(()), Err)

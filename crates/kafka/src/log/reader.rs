@@ -44,6 +44,8 @@ struct Run {
     next: Offset,
     /// Everything below was brought, and is in the buffer or was read.
     brought: Offset,
+    /// Where the partition had ended the last time that was told.
+    ended: Option<Offset>,
     /// Why it goes no further, behind what is in the buffer.
     failure: Option<Failure>,
     used: Instant,
@@ -56,6 +58,7 @@ impl Run {
             buffer: VecDeque::new(),
             next: from,
             brought: from,
+            ended: None,
             failure: None,
             used: Instant::now(),
         })
@@ -77,6 +80,7 @@ impl Run {
             fetch,
             buffer,
             brought,
+            ended,
             failure,
             ..
         } = self;
@@ -88,15 +92,23 @@ impl Run {
                 *brought = record.offset.next();
                 buffer.push_back(record);
             }
-            Fetched::End(offset) => *brought = (*brought).max(offset),
+            Fetched::End(offset) => {
+                *brought = (*brought).max(offset);
+                *ended = (*ended).max(Some(offset));
+            }
             Fetched::Failed(why) => *failure = Some(why),
         }) > 0
     }
 
     /// Passes the control records behind what was taken: they come without a word. Tells whether there were any.
     fn pass(&mut self) -> bool {
-        let position = self.fetch.position().unwrap_or(self.brought);
-        let passed = position > self.brought && self.failure.is_none();
+        let Some(position) = self.fetch.position() else {
+            return false;
+        };
+        // The client counts the end of a partition as if it were a record at that offset: a position right behind
+        // it says nothing, and the next record may stand there.
+        let is_told = self.ended.is_none_or(|end| position > end.next());
+        let passed = is_told && position > self.brought && self.failure.is_none();
         if passed {
             self.brought = position;
         }

@@ -30,7 +30,7 @@ fn a_log_opens_without_brokers_and_says_what_they_say() {
     let began = Instant::now();
     match log.open(P0) {
         Err(ReadError::Unavailable(words)) => {
-            assert!(words.contains("Connection refused"), "{words}")
+            assert!(words.contains("Connection refused"), "{words}");
         }
         other => panic!("{other:?}"),
     }

@@ -226,3 +226,16 @@ fn a_partition_that_was_closed_is_read_again_after_it_is_opened() {
     assert_eq!(log.high_watermark(P0), Offset(20));
     assert_eq!(read_to(&log, P0, Offset(5), Offset(20)).len(), 15);
 }
+
+#[test]
+fn a_record_that_comes_after_the_end_was_told_is_read() {
+    let mock = Mock::new(1);
+    let log = mock.log();
+    for end in 1..=15 {
+        conformance::append(&log, conformance::request("acme", 1, None)).expect("appended");
+        let records = read_to(&log, P0, Offset(end - 1), Offset(end));
+        assert_eq!(offsets(&records), [end - 1]);
+        // Long enough for the fetch to be told of the end.
+        std::thread::sleep(Duration::from_millis(120));
+    }
+}
