@@ -88,10 +88,24 @@ impl Cluster {
         let Ok(part) = self.part(partition) else {
             return;
         };
-        let grown = part.ends.lock().acknowledge(end);
-        if let Some(end) = grown {
+        let end = part.ends.lock().acknowledge(end);
+        if let Some(end) = end {
             self.tell(partition, end);
         }
+    }
+
+    /// The last record of a partition that is known.
+    pub(super) fn last(&self, partition: PartitionId) -> Offset {
+        let end = self
+            .part(partition)
+            .map(|part| part.ends.lock().high())
+            .unwrap_or_default();
+        Offset(end.0.saturating_sub(1))
+    }
+
+    /// Whether the brokers answered when they were asked last.
+    pub(super) fn answers(&self) -> bool {
+        matches!(&*self.standing.lock(), Standing::Fine)
     }
 
     /// What stands against appends and reads.

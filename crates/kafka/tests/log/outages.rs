@@ -158,3 +158,50 @@ fn a_log_that_reads_is_dropped_at_once() {
         began.elapsed()
     );
 }
+
+#[test]
+fn a_request_that_nobody_acknowledges_in_time_is_refused_in_the_brokers_words() {
+    let mut mock = Mock::new(1);
+    mock.config
+        .properties
+        .insert("message.timeout.ms".to_owned(), "1000".to_owned());
+    let log = mock.log();
+    append(&log, request("acme", 1, Some(("p", 1)))).expect("appended");
+    mock.cluster.broker_down(-1).expect("down");
+    match append(&log, request("acme", 1, Some(("p", 2)))) {
+        Err(AppendError::Unavailable(words)) => assert!(words.contains("timed out"), "{words}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(log.health().is_err());
+    mock.cluster.broker_up(-1).expect("up");
+    let error = append(&log, request("acme", 1, Some(("p", 3)))).expect_err("out of turn");
+    assert!(
+        matches!(error, AppendError::Sequence { expected: 2, .. }),
+        "{error}"
+    );
+    until("appends go on", || {
+        append(&log, request("acme", 1, Some(("p", 2)))).ok()
+    });
+    append(&log, request("acme", 1, Some(("p", 3)))).expect("appended");
+    until("healthy", || log.health().ok());
+}
+
+#[test]
+fn a_producer_that_cannot_go_on_is_replaced() {
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    let mut mock = Mock::new(1);
+    mock.config
+        .properties
+        .insert("message.timeout.ms".to_owned(), "3000".to_owned());
+    mock.cluster.request_errors(
+        RDKafkaApiKey::InitProducerId,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED],
+    );
+    let log = mock.log();
+    let error = append(&log, request("acme", 1, None)).expect_err("it may not");
+    println!("{error}");
+    let words = log.health().expect_err("events are not acknowledged");
+    println!("{words}");
+    append(&log, request("acme", 1, None)).expect("appended by another one");
+    assert_eq!(log.health(), Ok(()));
+}

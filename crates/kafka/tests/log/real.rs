@@ -430,3 +430,50 @@ fn the_speed_of_reading() {
         assert_eq!(u64::try_from(seen), Ok(count));
     }
 }
+
+#[test]
+#[ignore = "needs KAFKA_BROKERS, and KAFKA_DATA, where the broker keeps its logs"]
+fn a_flipped_bit_is_damage_with_its_place() {
+    let Ok(data) = std::env::var("KAFKA_DATA") else {
+        println!("left out: KAFKA_DATA is not set");
+        return;
+    };
+    let real = Real::new("damaged", 1, &[]);
+    let word = |text: &str| [(Some(b"acme".to_vec()), Some(text.as_bytes().to_vec()))];
+    for text in ["whole-0", "broken-1", "whole-2"] {
+        produce(&real.config, P0, word(text));
+    }
+    let segment = format!("{data}/{}-0/00000000000000000000.log", real.config.topic);
+    let mut bytes = std::fs::read(&segment).expect("the segment");
+    let place = bytes
+        .windows(8)
+        .position(|window| window == b"broken-1")
+        .expect("not compressed");
+    bytes[place] = b'B';
+    std::fs::write(&segment, bytes).expect("written");
+    let log = real.log();
+    let limit = ReadLimit {
+        until: Offset(3),
+        ..EVERYTHING
+    };
+    let batch = until("the first one", || {
+        let batch = log.read(P0, Offset(0), limit).expect("read");
+        (!batch.records.is_empty()).then_some(batch)
+    });
+    assert_eq!(
+        (offsets(&batch.records), batch.next_offset),
+        (vec![0], Offset(1))
+    );
+    match until("the damage", || log.read(P0, Offset(1), limit).err()) {
+        ReadError::Corrupt {
+            partition,
+            offset,
+            reason,
+        } => {
+            println!("{reason}");
+            assert_eq!((partition, offset), (P0, Offset(1)));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(offsets(&read_to(&log, P0, Offset(2), Offset(3))), [2]);
+}
