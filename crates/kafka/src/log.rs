@@ -43,8 +43,8 @@ use words::Words;
 /// Largest record that is appended; the topic may take less.
 const RECORD_BYTES_MOST: &str = "16777216";
 
-/// Memory for what is fetched ahead, all partitions together.
-const FETCHED_KBYTES_MOST: u32 = 256 * 1024;
+/// Memory for what is fetched ahead, all partitions together, a fetch each.
+const FETCHED_KBYTES_MOST: u32 = 128 * 1024;
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -136,21 +136,23 @@ impl KafkaLog {
 
 impl Drop for KafkaLog {
     fn drop(&mut self) {
-        self.appends.flush();
+        self.appends.close();
     }
 }
 
 /// A client that reads by itself, without a group.
 fn consumer(config: &KafkaConfig, role: &str, partitions: u32) -> Result<Client, KafkaError> {
     // Each partition has a share, with room for some records of the usual size.
-    let queued = (FETCHED_KBYTES_MOST / partitions.max(1)).clamp(1024, 16 * 1024);
+    let queued = (FETCHED_KBYTES_MOST / partitions.max(1)).clamp(1024, 8 * 1024);
     let defaults = [
         ("isolation.level", "read_committed"),
         ("fetch.queue.backoff.ms", "1"),
-        // How long the end of a partition is not told behind records that nobody sees.
-        ("fetch.wait.max.ms", "100"),
+        // As long a fetch that finds nothing holds up the next one, which may begin elsewhere.
+        ("fetch.wait.max.ms", "50"),
         ("fetch.error.backoff.ms", "100"),
-        ("fetch.message.max.bytes", "4194304"),
+        // A flipped bit must be an error, never an event.
+        ("check.crcs", "true"),
+        ("fetch.message.max.bytes", "2097152"),
         ("queued.min.messages", "100000"),
         ("queued.max.messages.kbytes", &queued.to_string()),
         ("reconnect.backoff.max.ms", "1000"),

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -63,7 +63,8 @@ struct PendingState {
     /// Records that are neither acknowledged nor failed.
     open: usize,
     accepted: u64,
-    ranges: BTreeMap<PartitionId, (Offset, Offset)>,
+    /// Where they stand; none where the brokers did not say so.
+    ranges: BTreeMap<PartitionId, Option<(Offset, Offset)>>,
     failed: Option<AppendError>,
     waiters: Vec<(Waiter, Turn)>,
 }
@@ -81,6 +82,7 @@ struct Desk {
     sequences: Mutex<Sequences<Pending>>,
     queued_bytes: AtomicUsize,
     queued_requests: AtomicUsize,
+    closing: AtomicBool,
 }
 
 /// The producer of a log.
@@ -103,6 +105,7 @@ impl Appends {
             sequences: Mutex::default(),
             queued_bytes: AtomicUsize::new(0),
             queued_requests: AtomicUsize::new(0),
+            closing: AtomicBool::new(false),
         });
         let producer = config.create_with_context(Deliveries(Arc::clone(&desk)))?;
         let record_bytes_most = config
@@ -174,9 +177,8 @@ impl Appends {
                 waiters: Vec::new(),
             }),
         });
-        let waiter = match self.desk.admit(&pending, waiter) {
-            Some(waiter) => waiter,
-            None => return,
+        let Some(waiter) = self.desk.admit(&pending, waiter) else {
+            return;
         };
         pending.state.lock().waiters.push((waiter, Turn::First));
         if records.is_empty() {
@@ -232,10 +234,12 @@ impl Appends {
         Ok(())
     }
 
-    /// Waits a moment for what is under way.
-    pub(super) fn flush(&self) {
+    /// Waits a moment for what is under way, where anybody takes it.
+    pub(super) fn close(&self) {
+        self.desk.closing.store(true, Ordering::Release);
         let producer = self.producer.lock();
         if producer.in_flight_count() > 0
+            && self.desk.cluster.answers()
             && let Err(error) = producer.flush(FLUSH)
         {
             tracing::warn!(%error, "requests were still under way when the log was closed; they are refused");
@@ -293,13 +297,20 @@ impl Desk {
     }
 
     /// One record of a request is acknowledged, or never will be.
-    fn settle(&self, pending: &Pending, result: Result<(PartitionId, Offset), AppendError>) {
+    fn settle(
+        &self,
+        pending: &Pending,
+        result: Result<(PartitionId, Option<Offset>), AppendError>,
+    ) {
         let is_over = {
             let mut state = pending.state.lock();
             match result {
                 Ok((partition, offset)) => {
-                    let range = state.ranges.entry(partition).or_insert((offset, offset));
-                    *range = (range.0.min(offset), range.1.max(offset));
+                    let range = state.ranges.entry(partition).or_default();
+                    if let Some(offset) = offset {
+                        let (first, last) = range.unwrap_or((offset, offset));
+                        *range = Some((first.min(offset), last.max(offset)));
+                    }
                 }
                 Err(error) => {
                     state.failed.get_or_insert(error);
@@ -315,12 +326,17 @@ impl Desk {
 
     /// Every record of a request is settled: it is answered.
     fn over(&self, pending: &Pending) {
-        let answer = pending.state.lock().answer();
+        let answer = pending
+            .state
+            .lock()
+            .answer(|partition| self.cluster.last(partition));
         self.release(pending.bytes);
         if pending.is_events {
             let ranges = pending.state.lock().ranges.clone();
-            for (partition, (_, last)) in ranges {
-                self.cluster.acknowledged(partition, last.next());
+            for (partition, range) in ranges {
+                if let Some((_, last)) = range {
+                    self.cluster.acknowledged(partition, last.next());
+                }
             }
             if answer.is_ok() {
                 *self.cluster.append_trouble.lock() = None;
@@ -344,7 +360,9 @@ impl Desk {
 }
 
 impl PendingState {
-    fn answer(&self) -> Result<Appended, AppendError> {
+    /// The answer. Of a batch that was sent twice the brokers may say only that they have it: it stands at or
+    /// before the `last` record of its partition then.
+    fn answer(&self, last: impl Fn(PartitionId) -> Offset) -> Result<Appended, AppendError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -352,10 +370,16 @@ impl PendingState {
         Ok(Appended {
             accepted: self.accepted,
             partitions: ranges
-                .map(|(partition, (first, last))| AppendedRange {
-                    partition: *partition,
-                    first_offset: *first,
-                    last_offset: *last,
+                .map(|(partition, range)| {
+                    let (first_offset, last_offset) = range.unwrap_or_else(|| {
+                        let last = last(*partition);
+                        (last, last)
+                    });
+                    AppendedRange {
+                        partition: *partition,
+                        first_offset,
+                        last_offset,
+                    }
                 })
                 .collect(),
             repeated: false,
@@ -381,8 +405,8 @@ impl ProducerContext for Deliveries {
             Ok(message) => {
                 self.0.words.forget();
                 let partition = u32::try_from(message.partition()).unwrap_or(u32::MAX);
-                let offset = u64::try_from(message.offset()).unwrap_or(0);
-                Ok((PartitionId(partition), Offset(offset)))
+                let offset = u64::try_from(message.offset()).ok().map(Offset);
+                Ok((PartitionId(partition), offset))
             }
             Err((error, message)) => {
                 let words = self.0.words.explain(error);
@@ -394,7 +418,11 @@ impl ProducerContext for Deliveries {
                         self.0.cluster.brokers
                     ));
                 }
-                Err(refusal(message.topic(), code, &words))
+                if self.0.closing.load(Ordering::Acquire) {
+                    Err(AppendError::Closed)
+                } else {
+                    Err(refusal(message.topic(), code, &words))
+                }
             }
         };
         self.0.settle(&pending, settled);
@@ -404,7 +432,6 @@ impl ProducerContext for Deliveries {
 fn refusal(topic: &str, code: Option<RDKafkaErrorCode>, words: &str) -> AppendError {
     match code {
         Some(RDKafkaErrorCode::QueueFull) => AppendError::Busy,
-        Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => AppendError::Closed,
         Some(RDKafkaErrorCode::MessageSizeTooLarge) => AppendError::Unavailable(format!(
             "a record is larger than topic {topic} takes (max.message.bytes): {words}"
         )),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use rdkafka::consumer::Consumer;
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::{Offset as At, TopicPartitionList};
 use workspace_engine_core::log::{AppendListener, ReadError};
 use workspace_lifecycle::{Offset, PartitionId};
@@ -87,10 +88,24 @@ impl Cluster {
         let Ok(part) = self.part(partition) else {
             return;
         };
-        let grown = part.ends.lock().acknowledge(end);
-        if let Some(end) = grown {
+        let end = part.ends.lock().acknowledge(end);
+        if let Some(end) = end {
             self.tell(partition, end);
         }
+    }
+
+    /// The last record of a partition that is known.
+    pub(super) fn last(&self, partition: PartitionId) -> Offset {
+        let end = self
+            .part(partition)
+            .map(|part| part.ends.lock().high())
+            .unwrap_or_default();
+        Offset(end.0.saturating_sub(1))
+    }
+
+    /// Whether the brokers answered when they were asked last.
+    pub(super) fn answers(&self) -> bool {
+        matches!(&*self.standing.lock(), Standing::Fine)
     }
 
     /// What stands against appends and reads.
@@ -105,8 +120,8 @@ impl Cluster {
             Standing::Trouble(words) => return Err(words.clone()),
             Standing::Fine => {}
         }
-        let parts = self.parts.iter().filter(|part| part.is_open());
-        if let Some(words) = parts.filter_map(Part::trouble).next() {
+        let mut open = self.parts.iter().filter(|part| part.is_open());
+        if let Some(words) = open.find_map(Part::trouble) {
             return Err(words);
         }
         self.append_trouble.lock().clone().map_or(Ok(()), Err)
@@ -247,6 +262,22 @@ impl Cluster {
             Err(error) => {
                 // What the client has said of its brokers is in its queue.
                 drain(&self.client);
+                let is_missing = matches!(
+                    error.rdkafka_error_code(),
+                    Some(
+                        RDKafkaErrorCode::UnknownPartition
+                            | RDKafkaErrorCode::UnknownTopic
+                            | RDKafkaErrorCode::UnknownTopicOrPartition
+                    )
+                );
+                if is_missing {
+                    return Err(format!(
+                        "topic {} does not exist on {}, or has less than {} partitions",
+                        self.topic,
+                        self.brokers,
+                        self.parts.len()
+                    ));
+                }
                 Err(format!(
                     "topic {} cannot be read from {}: {}",
                     self.topic,

@@ -53,14 +53,14 @@ impl Ends {
         self.high
     }
 
-    /// A record before `end` was acknowledged. Tells where the partition ends where that is later than before.
+    /// A record before `end` was acknowledged. Tells where the partition ends now; none where it cannot be read yet.
     pub(super) fn acknowledge(&mut self, end: Offset) -> Option<Offset> {
         self.acknowledged = self.acknowledged.max(end);
-        if self.held_back || end <= self.high {
+        if self.held_back {
             return None;
         }
-        self.high = end;
-        Some(end)
+        self.high = self.high.max(end);
+        Some(self.high)
     }
 
     /// A reader has met everything below `end`.
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(told(&mut ends, 3, 10), Change::Grew(Offset(10)));
         assert_eq!(ends.low(), Offset(3));
         assert_eq!(ends.acknowledge(Offset(12)), Some(Offset(12)));
-        assert_eq!(ends.acknowledge(Offset(11)), None);
+        assert_eq!(ends.acknowledge(Offset(11)), Some(Offset(12)));
         ends.see(Offset(14));
         assert_eq!(ends.high(), Offset(14));
         assert_eq!(told(&mut ends, 3, 14), Change::None);

@@ -197,25 +197,23 @@ unsafe fn owned(message: *mut RDKafkaMessage) -> Fetched {
     let fetched = unsafe {
         let seen = &*message;
         let offset = Offset(u64::try_from(seen.offset).unwrap_or(0));
-        match seen.err {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Fetched::Record(Record::new(
+        if seen.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            let (key, value) = (bytes(seen.key, seen.key_len), bytes(seen.payload, seen.len));
+            Fetched::Record(Record::new(offset, key, value))
+        } else if seen.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF {
+            Fetched::End(offset)
+        } else {
+            let code = RDKafkaErrorCode::from(seen.err);
+            let words = rd::rd_kafka_message_errstr(message);
+            Fetched::Failed(Failure {
+                code,
                 offset,
-                bytes(seen.key, seen.key_len),
-                bytes(seen.payload, seen.len),
-            )),
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF => Fetched::End(offset),
-            error => {
-                let words = rd::rd_kafka_message_errstr(message);
-                Fetched::Failed(Failure {
-                    code: RDKafkaErrorCode::from(error),
-                    offset,
-                    words: if words.is_null() {
-                        RDKafkaErrorCode::from(error).to_string()
-                    } else {
-                        CStr::from_ptr(words).to_string_lossy().into_owned()
-                    },
-                })
-            }
+                words: if words.is_null() {
+                    code.to_string()
+                } else {
+                    CStr::from_ptr(words).to_string_lossy().into_owned()
+                },
+            })
         }
     };
     // SAFETY: nothing of the message is borrowed any more, and it is destroyed once.

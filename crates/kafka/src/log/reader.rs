@@ -16,8 +16,12 @@ use super::native::{Failure, Fetch, Fetched, Topic};
 /// Clients that fetch; a partition has at most one fetch of each.
 pub(super) const READERS: usize = 2;
 
-/// How long a read waits for records that should be there.
-const WAIT: Duration = Duration::from_millis(40);
+/// How long a read waits for the first of the records that should be there: a new fetch begins when the one
+/// under way at that broker is over.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// How long a read that has records may take for more of them.
+const WAIT_FOR_MORE: Duration = Duration::from_millis(40);
 
 /// A fetch that nobody reads on from for this long is stopped where another one is read.
 const FORGOTTEN: Duration = Duration::from_secs(10);
@@ -40,6 +44,8 @@ struct Run {
     next: Offset,
     /// Everything below was brought, and is in the buffer or was read.
     brought: Offset,
+    /// Where the partition had ended the last time that was told.
+    ended: Option<Offset>,
     /// Why it goes no further, behind what is in the buffer.
     failure: Option<Failure>,
     used: Instant,
@@ -52,6 +58,7 @@ impl Run {
             buffer: VecDeque::new(),
             next: from,
             brought: from,
+            ended: None,
             failure: None,
             used: Instant::now(),
         })
@@ -73,6 +80,7 @@ impl Run {
             fetch,
             buffer,
             brought,
+            ended,
             failure,
             ..
         } = self;
@@ -84,15 +92,23 @@ impl Run {
                 *brought = record.offset.next();
                 buffer.push_back(record);
             }
-            Fetched::End(offset) => *brought = (*brought).max(offset),
+            Fetched::End(offset) => {
+                *brought = (*brought).max(offset);
+                *ended = (*ended).max(Some(offset));
+            }
             Fetched::Failed(why) => *failure = Some(why),
         }) > 0
     }
 
     /// Passes the control records behind what was taken: they come without a word. Tells whether there were any.
     fn pass(&mut self) -> bool {
-        let position = self.fetch.position().unwrap_or(self.brought);
-        let passed = position > self.brought && self.failure.is_none();
+        let Some(position) = self.fetch.position() else {
+            return false;
+        };
+        // The client counts the end of a partition as if it were a record at that offset: a position right behind
+        // it says nothing, and the next record may stand there.
+        let is_told = self.ended.is_none_or(|end| position > end.next());
+        let passed = is_told && position > self.brought && self.failure.is_none();
         if passed {
             self.brought = position;
         }
@@ -101,7 +117,7 @@ impl Run {
 
     /// Reads up to a limit. `end` is where the partition ends: nothing is waited for beyond it.
     fn read(&mut self, limit: &ReadLimit, end: Offset) -> Vec<Record> {
-        let deadline = Instant::now() + WAIT;
+        let began = Instant::now();
         let records_most = limit.records.clamp(1, RECORDS_MOST);
         let bytes_most = limit.bytes.min(BYTES_MOST);
         let mut records = Vec::new();
@@ -122,7 +138,12 @@ impl Run {
             {
                 break;
             }
-            let left = deadline.saturating_duration_since(Instant::now());
+            let wait = if records.is_empty() {
+                WAIT
+            } else {
+                WAIT_FOR_MORE
+            };
+            let left = wait.saturating_sub(began.elapsed());
             let before = self.brought;
             self.take(left);
             if left.is_zero() && self.brought == before && self.failure.is_none() {

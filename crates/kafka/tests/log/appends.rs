@@ -1,0 +1,172 @@
+//! Appending, and being told of what others append.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use workspace_engine_core::log::conformance::{append, id, request};
+use workspace_engine_core::log::{Append, AppendError, EventLog};
+use workspace_engine_core::routing::partition_of;
+use workspace_lifecycle::{Offset, PartitionId};
+
+use crate::cluster::{Mock, P0, PATIENCE, produce_numbers, read_to};
+
+#[test]
+fn the_listener_hears_of_what_others_append() {
+    let mock = Mock::new(2);
+    let log = mock.log();
+    let (sender, heard) = std::sync::mpsc::channel();
+    log.set_listener(Arc::new(move |partition, end| {
+        let _ = sender.send((partition, end));
+    }));
+    let partition = PartitionId(1);
+    produce_numbers(&mock.config, partition, 0..10);
+    let deadline = Instant::now() + PATIENCE;
+    let end = loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (told, end) = heard.recv_timeout(left).expect("told");
+        assert_eq!(told, partition);
+        if end == Offset(10) {
+            break end;
+        }
+    };
+    assert_eq!(log.high_watermark(partition), end);
+    assert_eq!(read_to(&log, partition, Offset(0), end).len(), 10);
+}
+
+#[test]
+fn the_largest_record_goes_through() {
+    let mock = Mock::new(1);
+    let log = mock.log();
+    let value = Bytes::from(vec![b'x'; 4 * 1024 * 1024]);
+    let events = vec![(id("acme"), value.clone())];
+    append(
+        &log,
+        Append {
+            producer: None,
+            events,
+        },
+    )
+    .expect("appended");
+    let records = read_to(&log, P0, Offset(0), Offset(1));
+    assert_eq!(records[0].value(), Some(&value[..]));
+}
+
+#[test]
+fn a_record_that_is_too_large_refuses_the_whole_request() {
+    let mut mock = Mock::new(1);
+    mock.config
+        .properties
+        .insert("message.max.bytes".to_owned(), "10000".to_owned());
+    let log = mock.log();
+    let small = Bytes::from_static(b"{}");
+    let large = Bytes::from(vec![b'x'; 20_000]);
+    let events = vec![(id("acme"), small.clone()), (id("acme"), large)];
+    match append(
+        &log,
+        Append {
+            producer: None,
+            events,
+        },
+    ) {
+        Err(AppendError::Unavailable(words)) => {
+            assert!(words.contains("20004 bytes is too large"), "{words}");
+            assert!(words.contains("10000 bytes"), "{words}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let events = vec![(id("acme"), small)];
+    let answer = append(
+        &log,
+        Append {
+            producer: None,
+            events,
+        },
+    )
+    .expect("appended");
+    assert_eq!(
+        answer.partitions[0].first_offset,
+        Offset(0),
+        "nothing of the other one"
+    );
+    assert_eq!(log.health(), Ok(()));
+}
+
+#[test]
+fn an_unknown_producer_begins_with_any_request() {
+    let mock = Mock::new(1);
+    let log = mock.log();
+    append(&log, request("acme", 1, Some(("p", 7)))).expect("appended");
+    append(&log, request("acme", 1, Some(("p", 8)))).expect("appended");
+    assert!(
+        append(&log, request("acme", 1, Some(("p", 7))))
+            .expect("answered")
+            .repeated
+    );
+    assert!(matches!(
+        append(&log, request("acme", 1, Some(("p", 10)))),
+        Err(AppendError::Sequence { expected: 9, .. })
+    ));
+}
+
+#[test]
+fn an_empty_request_is_answered() {
+    let mock = Mock::new(1);
+    let log = mock.log();
+    let answer = append(&log, request("acme", 0, Some(("p", 1)))).expect("answered");
+    assert_eq!((answer.accepted, answer.partitions.len()), (0, 0));
+}
+
+#[test]
+fn requests_of_many_threads_do_not_mix() {
+    let mock = Mock::new(4);
+    let log = mock.log();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let log = &log;
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let name = format!("w{thread}-{round}");
+                    let answer = append(log, request(&name, 50, None)).expect("appended");
+                    let range = answer.partitions[0];
+                    assert_eq!(range.partition, partition_of(&id(&name), 4));
+                    assert_eq!(range.last_offset.since(range.first_offset), 49);
+                    let end = range.last_offset.next();
+                    let records = read_to(log, range.partition, range.first_offset, end);
+                    assert!(records.iter().all(|r| r.key() == Some(name.as_bytes())));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn no_more_waits_than_fits() {
+    let mock = Mock::new(1);
+    let log = mock.log();
+    mock.cluster.broker_down(-1).expect("down");
+    let large = |log: &dyn EventLog| {
+        let value = Bytes::from(vec![b'x'; 8 * 1024 * 1024]);
+        log.submit(Append {
+            producer: None,
+            events: vec![(id("acme"), value)],
+        })
+    };
+    let mut waiting: Vec<_> = (0..8).map(|_| large(&log)).collect();
+    let last = waiting.pop().expect("eight");
+    assert_eq!(
+        last.blocking_recv().expect("answered"),
+        Err(AppendError::Busy)
+    );
+    let began = Instant::now();
+    drop(log);
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        began.elapsed()
+    );
+    for answer in waiting {
+        let answer = answer.blocking_recv().expect("answered");
+        assert!(matches!(answer, Err(AppendError::Closed)), "{answer:?}");
+    }
+}

@@ -1,0 +1,148 @@
+//! A cluster in this process, producers that are not the engine's, and waiting for what must come.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use workspace_engine_core::log::conformance::EVERYTHING;
+use workspace_engine_core::log::{EventLog, ReadError, ReadLimit, Record};
+use workspace_engine_kafka::{KafkaConfig, KafkaLog};
+use workspace_lifecycle::{Offset, PartitionId};
+
+pub(crate) const TOPIC: &str = "events";
+pub(crate) const P0: PartitionId = PartitionId(0);
+
+/// How long anything may take that is expected.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Mock {
+    pub(crate) cluster: MockCluster<'static, DefaultProducerContext>,
+    pub(crate) config: KafkaConfig,
+    pub(crate) partitions: u32,
+}
+
+impl Mock {
+    pub(crate) fn new(partitions: u32) -> Self {
+        let cluster = MockCluster::new(1).expect("a cluster");
+        let config = KafkaConfig {
+            brokers: cluster.bootstrap_servers(),
+            topic: TOPIC.to_owned(),
+            group: "engine".to_owned(),
+            ..KafkaConfig::default()
+        };
+        let count = i32::try_from(partitions).expect("few");
+        cluster.create_topic(TOPIC, count, 1).expect("a topic");
+        cluster
+            .create_topic(&config.dead_letter_topic(), 1, 1)
+            .expect("a topic");
+        Self {
+            cluster,
+            config,
+            partitions,
+        }
+    }
+
+    /// A log of which every partition is open.
+    pub(crate) fn log(&self) -> KafkaLog {
+        let log = KafkaLog::open(&self.config, self.partitions).expect("opened");
+        open_all(&log);
+        log
+    }
+}
+
+pub(crate) fn open_all(log: &KafkaLog) {
+    for partition in (0..log.partitions()).map(PartitionId) {
+        until("the partition is open", || log.open(partition).ok());
+    }
+}
+
+/// Asks until there is an answer.
+pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Records of somebody else.
+pub(crate) fn produce(
+    config: &KafkaConfig,
+    partition: PartitionId,
+    records: impl IntoIterator<Item = (Option<Vec<u8>>, Option<Vec<u8>>)>,
+) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &config.brokers)
+        .set("message.max.bytes", "20000000")
+        .set("linger.ms", "1")
+        .create()
+        .expect("a producer");
+    let number = i32::try_from(partition.0).expect("small");
+    for (key, value) in records {
+        let mut record = BaseRecord::<[u8], [u8]>::to(&config.topic).partition(number);
+        record.key = key.as_deref();
+        record.payload = value.as_deref();
+        while let Err((error, back)) = producer.send(record) {
+            let full = rdkafka::error::RDKafkaErrorCode::QueueFull;
+            assert_eq!(error.rdkafka_error_code(), Some(full), "{error}");
+            producer.poll(Duration::from_millis(10));
+            record = back;
+        }
+        producer.poll(Duration::ZERO);
+    }
+    producer.flush(PATIENCE).expect("acknowledged");
+}
+
+/// Records with the numbers of a range as values.
+pub(crate) fn produce_numbers(
+    config: &KafkaConfig,
+    partition: PartitionId,
+    numbers: std::ops::Range<u64>,
+) {
+    let record = |number: u64| {
+        (
+            Some(b"acme".to_vec()),
+            Some(number.to_string().into_bytes()),
+        )
+    };
+    produce(config, partition, numbers.map(record));
+}
+
+/// Reads until `end`, whatever it takes; an empty batch is asked for again.
+pub(crate) fn read_to(
+    log: &KafkaLog,
+    partition: PartitionId,
+    from: Offset,
+    end: Offset,
+) -> Vec<Record> {
+    let mut records = Vec::new();
+    let mut next = from;
+    until("the end is reached", || {
+        let limit = ReadLimit {
+            until: end,
+            ..EVERYTHING
+        };
+        match log.read(partition, next, limit) {
+            Ok(batch) => {
+                records.extend(batch.records);
+                next = batch.next_offset;
+            }
+            Err(ReadError::Unavailable(words)) => println!("{words}"),
+            Err(error) => panic!("{error}"),
+        }
+        (next >= end).then_some(())
+    });
+    records
+}
+
+pub(crate) fn offsets(records: &[Record]) -> Vec<u64> {
+    records.iter().map(|record| record.offset.0).collect()
+}
+
+pub(crate) fn text(record: &Record) -> &str {
+    std::str::from_utf8(record.value().expect("a value")).expect("text")
+}

@@ -1,0 +1,207 @@
+//! Brokers that are away, and come back.
+
+use std::time::{Duration, Instant};
+
+use workspace_engine_core::log::conformance::{EVERYTHING, append, request};
+use workspace_engine_core::log::{AppendError, EventLog, ReadError};
+use workspace_engine_kafka::{KafkaConfig, KafkaLog, KafkaLogError};
+use workspace_lifecycle::Offset;
+
+use crate::cluster::{Mock, P0, produce_numbers, read_to, until};
+
+#[test]
+fn a_log_opens_without_brokers_and_says_what_they_say() {
+    let config = KafkaConfig {
+        brokers: "127.0.0.1:1".to_owned(),
+        ..KafkaConfig::default()
+    };
+    let began = Instant::now();
+    let log = KafkaLog::open(&config, 4).expect("opened");
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(log.health().is_err(), "nobody has answered");
+    until("the brokers' words", || {
+        let words = log.health().expect_err("nobody answers");
+        (words.contains("127.0.0.1:1") && words.contains("Connection refused")).then_some(())
+    });
+    let began = Instant::now();
+    match log.open(P0) {
+        Err(ReadError::Unavailable(words)) => {
+            assert!(words.contains("Connection refused"), "{words}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(matches!(log.read(P0, Offset(0), EVERYTHING), Ok(batch) if batch.records.is_empty()));
+    let waiting = log.submit(request("acme", 1, None));
+    let began = Instant::now();
+    drop(log);
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(
+        waiting.blocking_recv().expect("answered"),
+        Err(AppendError::Closed)
+    );
+}
+
+#[test]
+fn a_property_that_is_none_is_refused_at_once() {
+    let mut config = KafkaConfig::default();
+    config
+        .properties
+        .insert("no.such.thing".to_owned(), "1".to_owned());
+    match KafkaLog::open(&config, 1) {
+        Err(KafkaLogError::Client(error)) => assert!(error.to_string().contains("no.such.thing")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_topic_that_does_not_exist_is_said_so() {
+    let mut mock = Mock::new(1);
+    "elsewhere".clone_into(&mut mock.config.topic);
+    mock.cluster
+        .topic_error(
+            "elsewhere",
+            rdkafka::types::RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        )
+        .expect("set");
+    let log = KafkaLog::open(&mock.config, 1).expect("opened");
+    match log.open(P0) {
+        Err(ReadError::Unavailable(words)) => {
+            assert!(words.contains("topic elsewhere does not exist"), "{words}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn reads_and_appends_go_on_when_the_brokers_are_back() {
+    let mock = Mock::new(1);
+    produce_numbers(&mock.config, P0, 0..100);
+    let log = mock.log();
+    until("healthy", || log.health().ok());
+    read_to(&log, P0, Offset(0), Offset(50));
+
+    mock.cluster.broker_down(-1).expect("down");
+    until("the trouble is told", || log.health().err());
+    // What was fetched before is read; what was not is waited for with the brokers' words.
+    let mut next = Offset(50);
+    let pending = log.submit(request("acme", 1, None));
+    assert!(matches!(log.open(P0), Err(ReadError::Unavailable(_))));
+
+    mock.cluster.broker_up(-1).expect("up");
+    until("healthy again", || log.health().ok());
+    let answer = pending
+        .blocking_recv()
+        .expect("answered")
+        .expect("appended");
+    assert_eq!(answer.partitions[0].first_offset, Offset(100));
+    let records = read_to(&log, P0, next, Offset(101));
+    next = Offset(101);
+    assert_eq!(records.len(), 51);
+    println!(
+        "{:?}",
+        append(&log, request("acme", 1, None)).expect("appended")
+    );
+    println!("{:?}", log.read(P0, next, EVERYTHING));
+    assert_eq!(read_to(&log, P0, next, Offset(102)).len(), 1);
+}
+
+#[test]
+fn a_read_of_what_should_be_there_tells_why_it_is_not() {
+    let mock = Mock::new(1);
+    produce_numbers(&mock.config, P0, 0..100);
+    let log = mock.log();
+    mock.cluster.broker_down(-1).expect("down");
+    let words = until("the read fails", || {
+        match log.read(P0, Offset(0), EVERYTHING) {
+            Err(ReadError::Unavailable(words)) => Some(words),
+            Ok(batch) => {
+                assert!(batch.records.is_empty());
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    });
+    assert!(words.contains(&mock.config.brokers), "{words}");
+    mock.cluster.broker_up(-1).expect("up");
+    assert_eq!(read_to(&log, P0, Offset(0), Offset(100)).len(), 100);
+}
+
+#[test]
+fn a_log_that_reads_is_dropped_at_once() {
+    let mock = Mock::new(8);
+    for partition in (0..8).map(workspace_lifecycle::PartitionId) {
+        produce_numbers(&mock.config, partition, 0..1000);
+    }
+    let log = mock.log();
+    for partition in (0..8).map(workspace_lifecycle::PartitionId) {
+        read_to(&log, partition, Offset(0), Offset(10));
+        read_to(&log, partition, Offset(500), Offset(510));
+    }
+    let began = Instant::now();
+    drop(log);
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[test]
+fn a_request_that_nobody_acknowledges_in_time_is_refused_in_the_brokers_words() {
+    let mut mock = Mock::new(1);
+    mock.config
+        .properties
+        .insert("message.timeout.ms".to_owned(), "1000".to_owned());
+    let log = mock.log();
+    append(&log, request("acme", 1, Some(("p", 1)))).expect("appended");
+    mock.cluster.broker_down(-1).expect("down");
+    match append(&log, request("acme", 1, Some(("p", 2)))) {
+        Err(AppendError::Unavailable(words)) => assert!(words.contains("timed out"), "{words}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(log.health().is_err());
+    mock.cluster.broker_up(-1).expect("up");
+    let error = append(&log, request("acme", 1, Some(("p", 3)))).expect_err("out of turn");
+    assert!(
+        matches!(error, AppendError::Sequence { expected: 2, .. }),
+        "{error}"
+    );
+    until("appends go on", || {
+        append(&log, request("acme", 1, Some(("p", 2)))).ok()
+    });
+    append(&log, request("acme", 1, Some(("p", 3)))).expect("appended");
+    until("healthy", || log.health().ok());
+}
+
+#[test]
+fn a_producer_that_cannot_go_on_is_replaced() {
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    let mut mock = Mock::new(1);
+    mock.config
+        .properties
+        .insert("message.timeout.ms".to_owned(), "3000".to_owned());
+    mock.cluster.request_errors(
+        RDKafkaApiKey::InitProducerId,
+        &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED],
+    );
+    let log = mock.log();
+    let error = append(&log, request("acme", 1, None)).expect_err("it may not");
+    println!("{error}");
+    let words = log.health().expect_err("events are not acknowledged");
+    println!("{words}");
+    append(&log, request("acme", 1, None)).expect("appended by another one");
+    assert_eq!(log.health(), Ok(()));
+}
