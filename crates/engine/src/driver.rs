@@ -239,7 +239,7 @@ impl<W: Workspace> Driver<W> {
             }
             Ok(Opening::Reading { position, end }) => {
                 let words = format!("reading what was saved, {position} of {end}");
-                tracing::info!(partition = %self.id, "{words}");
+                tracing::debug!(partition = %self.id, "{words}");
                 self.post.tell_opening(Some(words));
                 Step::Again(Duration::ZERO)
             }

@@ -1,6 +1,6 @@
 //! Keeps an event that an operator skips in the dead-letter log.
 
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use workspace_lifecycle::{Input, Offset, Slot};
@@ -8,6 +8,12 @@ use workspace_lifecycle::{Input, Offset, Slot};
 use super::Driver;
 use crate::log::{Batch, DeadLetter, ReadError, ReadLimit};
 use crate::workspace::Workspace;
+
+/// How long a skip waits for the log to give the record; its partition waits with it.
+const READ_WAIT: Duration = Duration::from_secs(2);
+
+/// Before it asks again.
+const READ_AGAIN: Duration = Duration::from_millis(10);
 
 /// What the letter holds of the record itself; neither where the record is gone or cannot be read.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,10 +31,15 @@ impl<W: Workspace> Driver<W> {
             until: offset.next(),
         };
         let log = &self.shared.log;
-        let read = log.read(self.id, offset, limit);
-        let Contents { key, value } = match contents(read, offset, log.low_watermark(self.id)) {
-            Ok(contents) => contents,
-            Err(reason) => return Input::DeadLetterFailed { slot, reason },
+        let until = Instant::now() + READ_WAIT;
+        let Contents { key, value } = loop {
+            let read = log.read(self.id, offset, limit);
+            match contents(read, offset, log.low_watermark(self.id)) {
+                Ok(contents) => break contents,
+                // A log over a network may have to begin a fetch there.
+                Err(_) if Instant::now() < until => std::thread::sleep(READ_AGAIN),
+                Err(reason) => return Input::DeadLetterFailed { slot, reason },
+            }
         };
         let skipped_at_ms = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
