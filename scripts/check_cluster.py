@@ -52,7 +52,7 @@ class Kafka:
     def producer(self, topic, java=False):
         """A process that takes `key TAB value` lines and puts each where Kafka's default partitioner does."""
         if shutil.which("kcat") and not java:
-            command = ["kcat", "-P", "-b", self.brokers, "-t", topic, "-K", "\t", "-q",
+            command = ["kcat", "-P", "-b", self.brokers, "-t", topic, "-K", "\t", "-q", "-E",
                        "-X", "partitioner=murmur2_random", "-X", "enable.idempotence=true",
                        "-X", "linger.ms=20"]
         else:
@@ -212,7 +212,8 @@ class Feed(threading.Thread):
 def pages(engine, path, name):
     items, cursor = [], ""
     while True:
-        page = engine.call(f"{path}?limit=1000{cursor}")
+        page = engine.call(f"{path}?limit=100{cursor}")
+        assert name in page, (path, page)
         items += page[name]
         if page["nextCursor"] is None:
             return items
@@ -356,7 +357,9 @@ def parked(fleet, dice, lines, expected):
 
 def java(fleet, dice, lines, expected):
     letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-"
-    ids = {"".join(dice.choices(letters, k=dice.randint(1, 40))) for _ in range(1000)}
+    ids = set()
+    while len(ids) < 1000:
+        ids.add("".join(dice.choices(letters, k=dice.randint(1, 40))))
     tick = '{"eventType":"workspace.tick","workspaceId":"%s","timestamp":0,"data":{}}'
     lines = [tick % id for id in sorted(ids)]
     fleet.add()
