@@ -17,6 +17,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use workspace_lifecycle::PartitionId;
 
 use crate::config::{GroupProtocol, KafkaConfig};
+use crate::generation::generation;
 use crate::group::{Committed, Group};
 
 /// Between two looks at the group's events; each look also tells the client that this process lives.
@@ -205,13 +206,15 @@ struct OwnGroup(Arc<Member>);
 
 impl Group for OwnGroup {
     fn metadata(&self) -> Option<ConsumerGroupMetadata> {
-        // The client hands some out before it has joined, too: with those the broker would let anybody commit.
-        let is_member = || self.0.context().standing.lock().is_member;
-        if !is_member() {
-            return None;
-        }
+        // A client that is no member hands metadata out as well: with those the broker lets anybody commit. It is
+        // thrown out before this process is told, so the generation is looked at on both sides of the question.
+        let now = || {
+            let is_member = self.0.context().standing.lock().is_member;
+            is_member.then(|| generation(self.0.client())).flatten()
+        };
+        let before = now()?;
         let metadata = self.0.group_metadata();
-        metadata.filter(|_| is_member())
+        metadata.filter(|_| now() == Some(before))
     }
 
     fn committed(

@@ -1,7 +1,7 @@
 //! The calls of librdkafka that rdkafka does not wrap: fetching without a group, in batches.
 //!
 //! Reading a queue a partition in batches is twice as fast as polling a consumer, at half the work.
-//! All unsafe code of this crate is here. What it rests on: handles of librdkafka may be used from any
+//! What its unsafe code rests on: handles of librdkafka may be used from any
 //! thread; a client outlives its topics and a topic its fetches, because each holds the other.
 
 use std::ffi::{CStr, CString, c_void};
