@@ -36,6 +36,9 @@ const BACKOFF_MOST: Duration = Duration::from_secs(5);
 /// Wait when the client's queue is full.
 const FULL: Duration = Duration::from_millis(5);
 
+/// Between two looks whether the records of a transaction have arrived.
+const ON_ITS_WAY: Duration = Duration::from_micros(500);
+
 /// A record of a transaction.
 pub(super) struct Record {
     pub(super) partition: PartitionId,
@@ -197,6 +200,10 @@ impl Transactions {
         }
         if let Err((what, error)) = prepare(client, &self.topic, records, offsets, member, began) {
             return Outcome::Aborted(self.abort(began, what, &error));
+        }
+        // The client's own flush, with which a commit begins, sleeps for 100 ms where anything is on its way.
+        while client.in_flight_count() > 0 && began.elapsed() < UNTIL_COMMIT {
+            std::thread::sleep(ON_ITS_WAY);
         }
         self.commit(began)
     }
