@@ -119,6 +119,7 @@ impl Transactions {
             ("transaction.timeout.ms", timeout.as_str()),
             ("compression.type", "zstd"),
             ("linger.ms", "2"),
+            ("retry.backoff.ms", "10"),
             ("message.max.bytes", "16777216"),
             ("queue.buffering.max.messages", "0"),
         ];

@@ -259,7 +259,7 @@ impl Takeover {
     ) -> Result<Phase, StoreError> {
         let partitions = shared.partition_count.load(Ordering::Relaxed);
         shared.cache.forget(self.partition, partitions)?;
-        shared.counters.forgotten.add(1);
+        shared.counters.rebuilt.add(1);
         tracing::info!(partition = %self.partition, end = ends.high, "there is no cache of the partition that fits: all of the changelog is read");
         let place = CachePlace {
             source: source(&shared.readers.topic, None),
