@@ -91,11 +91,13 @@ impl Partitions {
         self.unpinned.notify_all();
     }
 
-    /// Begins to open a partition, unless a transaction from before still holds it.
-    pub(super) fn begin(&self, partition: PartitionId) -> bool {
+    /// Begins to open a partition, unless a transaction from before still holds it at the deadline.
+    pub(super) fn begin(&self, partition: PartitionId, deadline: Instant) -> bool {
         let mut inner = self.inner.lock();
-        if inner.pinned.contains(&partition) {
-            return false;
+        while inner.pinned.contains(&partition) {
+            if self.unpinned.wait_until(&mut inner, deadline).timed_out() {
+                return false;
+            }
         }
         let owned = Owned {
             standing: Standing::Opening,

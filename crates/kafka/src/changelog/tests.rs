@@ -19,7 +19,7 @@ use workspace_engine_core::store::conformance::{
 const PARTITIONS: u32 = 4;
 
 /// Long enough for anything on a machine that does something else too.
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 
 /// A member of a group that nobody rebalances, as long as the test says so.
 struct FakeGroup {

@@ -23,6 +23,8 @@ fn place(cluster: &Cluster) -> Place {
     place
 }
 
+type Spoil = fn(CachePlace) -> CachePlace;
+
 fn one_change(number: u64) -> Vec<Change> {
     vec![set("kind", "one", &number.to_string(), number)]
 }
@@ -114,14 +116,7 @@ fn who_is_not_in_the_group_writes_nothing() {
     place.group.member.store(false, Ordering::Relaxed);
     let saves = [save_of("acme", 1, 9, one_change(8))];
     unavailable(store.save(&saves, &[(PartitionId(1), Offset(9))]));
-    unavailable(
-        store
-            .append_history(vec![transition("acme", 1, 1)])
-            .and_then(|()| {
-                // Of a workspace that is in the cache.
-                Ok(())
-            }),
-    );
+    unavailable(store.append_history(vec![transition("acme", 1, 1)]));
     unavailable(store.delete(&id("acme")));
     assert_eq!(load(&store, "acme").expect("loaded").1, []);
     assert_eq!(store.committed(PartitionId(1)), Ok(Offset::ZERO));
@@ -236,13 +231,12 @@ fn a_cache_of_something_else_or_of_long_ago_is_forgotten() {
     fill(&store);
     let written = contents(&store, 1);
     drop(store);
-    type Spoil = fn(CachePlace) -> CachePlace;
     let spoilt: [(&str, Spoil); 5] = [
         ("another lineage", |place| CachePlace {
             source: {
                 let (topic, lineage) = place.source.split_once('#').expect("both");
                 let lineage = u64::from_str_radix(lineage, 16).expect("a number");
-                takeover::source(topic, Some(lineage ^ 1))
+                lineage::source(topic, Some(lineage ^ 1))
             },
             ..place
         }),

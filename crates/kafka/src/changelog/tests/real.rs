@@ -1,6 +1,7 @@
 //! Against a real Apache Kafka: `KAFKA_BROKERS=$(scripts/kafka.sh start) cargo test -- --ignored`.
 
 use super::*;
+use crate::changelog::takeover::Step;
 use rdkafka::consumer::Consumer;
 use rdkafka::{Offset as At, TopicPartitionList};
 
