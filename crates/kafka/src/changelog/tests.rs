@@ -2,6 +2,7 @@
 
 mod mock;
 mod real;
+mod stress;
 
 use super::*;
 use rdkafka::ClientConfig;

@@ -305,3 +305,18 @@ fn what_compaction_leaves_is_the_same() {
         assert_eq!(store.counts().partitions_rebuilt, forgotten, "{what}");
     }
 }
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn what_was_acknowledged_is_there_whatever_was_refused_meanwhile() {
+    let place = place_with(QUICK);
+    // Longer where somebody kills brokers meanwhile.
+    let seconds =
+        std::env::var("STRESS_SECONDS").map_or(10, |text| text.parse().expect("a number"));
+    stress::what_was_acknowledged_is_there(&place, Duration::from_secs(seconds), || {
+        std::thread::sleep(Duration::from_millis(400));
+        place.group.member.store(false, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(30));
+        place.group.member.store(true, Ordering::Relaxed);
+    });
+}
