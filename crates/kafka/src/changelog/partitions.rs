@@ -85,6 +85,12 @@ impl Partitions {
         Ok(owned)
     }
 
+    /// Whether the transaction under way holds a partition.
+    #[cfg(test)]
+    pub(super) fn is_pinned(&self, partition: PartitionId) -> bool {
+        self.inner.lock().pinned.contains(&partition)
+    }
+
     /// The transaction is over.
     pub(super) fn unpin_all(&self) {
         self.inner.lock().pinned.clear();

@@ -146,19 +146,39 @@ fn cache(dir: &std::path::Path) -> LsmStore {
 
 /// Opens a partition, however often it must be asked.
 fn open(store: &ChangelogStore, partition: u32) {
-    let until = Instant::now() + LONG;
+    let began = Instant::now();
     let mut last = None;
-    while Instant::now() < until {
-        match store.open(PartitionId(partition)) {
-            Ok(Opening::Done) => return,
-            Ok(Opening::Reading { .. }) => {}
+    while began.elapsed() < 3 * LONG {
+        let called = Instant::now();
+        let opening = store.open(PartitionId(partition));
+        if called.elapsed() > Duration::from_secs(2) {
+            println!("partition {partition}: a call took {:?}", called.elapsed());
+        }
+        match opening {
+            Ok(Opening::Done) => {
+                if began.elapsed() > Duration::from_secs(5) {
+                    println!("partition {partition}: open after {:?}", began.elapsed());
+                }
+                return;
+            }
+            Ok(Opening::Reading { position, end }) => {
+                if began.elapsed() > Duration::from_secs(5) {
+                    println!(
+                        "partition {partition}: {position} of {end} after {:?}",
+                        began.elapsed()
+                    );
+                }
+            }
             Err(error) => {
+                if began.elapsed() > Duration::from_secs(5) {
+                    println!("partition {partition}: {error} after {:?}", began.elapsed());
+                }
                 last = Some(error);
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
     }
-    panic!("partition {partition} is not open after {LONG:?}: {last:?}");
+    panic!("partition {partition} is not open in time: {last:?}");
 }
 
 fn open_all(store: &ChangelogStore) {

@@ -313,3 +313,90 @@ fn without_a_broker_it_opens_at_once_and_everything_is_refused_in_time() {
     unavailable(store.claim(claim_of("acme", 1)));
     store.close(PartitionId(1));
 }
+
+#[test]
+fn a_cache_that_is_ahead_of_its_place_reads_again_and_ends_as_it_was() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    fill(&store);
+    let written = contents(&store, 1);
+    let end = store.counts().records_written;
+    drop(store);
+    // As after a crash of the machine, which may lose what was written last.
+    for position in [1, end / 3, end / 2, end - 1] {
+        let cached = cache(dir.path());
+        let at = cached.cached_place(PartitionId(1)).expect("readable");
+        let at = CachePlace {
+            position,
+            landmark: 0,
+            ..at.expect("cached")
+        };
+        cached.import(PartitionId(1), &[], &at).expect("set back");
+        drop(cached);
+        let store = place.store(dir.path(), "one");
+        open(&store, 1);
+        assert_eq!(contents(&store, 1), written, "from {position}");
+        let counts = store.counts();
+        assert_eq!(counts.partitions_rebuilt, 0, "from {position}");
+        assert!(counts.records_read >= end - position, "{counts:?}");
+    }
+}
+
+#[test]
+fn a_load_of_an_earlier_assignment_is_fenced_where_nobody_has_loaded_since() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    store.close(PartitionId(1));
+    open(&store, 1);
+    let late = [save_of("acme", 1, 9, one_change(8))];
+    let refused = store.save(&late, &[(PartitionId(1), Offset(9))]);
+    match refused.expect("the others would be saved").as_slice() {
+        [
+            SaveRefused {
+                error: StoreError::Fenced { stored, .. },
+                ..
+            },
+        ] => assert_eq!(*stored, Epoch::new(1)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(store.committed(PartitionId(1)), Ok(Offset::ZERO));
+    let first_epoch = store.first_epoch(PartitionId(1)).get();
+    assert_eq!(first_epoch, 2);
+    store
+        .claim(claim_of("acme", first_epoch))
+        .expect("claimed anew");
+}
+
+#[test]
+fn letting_go_waits_for_the_transaction_under_way() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    cluster
+        .broker_round_trip_time(1, Duration::from_millis(300))
+        .expect("slow now");
+    std::thread::scope(|scope| {
+        let saving = scope.spawn(|| store.save(&[save_of("acme", 1, 9, one_change(8))], &[]));
+        // Until the transaction holds the partition.
+        let until = Instant::now() + LONG;
+        while !store.shared.partitions.is_pinned(PartitionId(1)) {
+            assert!(Instant::now() < until);
+            std::thread::yield_now();
+        }
+        store.close(PartitionId(1));
+        assert_eq!(store.counts().transactions_committed, 3, "it is over");
+        assert_eq!(saving.join().expect("no panic"), Ok(Vec::new()));
+        unavailable(store.claim(claim_of("acme", 2)));
+        assert_eq!(store.counts().transactions_committed, 3);
+    });
+}
