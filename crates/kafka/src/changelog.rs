@@ -12,6 +12,8 @@ mod counts;
 mod partitions;
 mod record;
 
+mod entering;
+mod lineage;
 mod reader;
 mod takeover;
 
@@ -26,7 +28,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use rdkafka::error::KafkaError;
 use workspace_engine_core::store::{
@@ -40,15 +42,15 @@ use crate::config::KafkaConfig;
 use crate::group::Group;
 use counts::Counters;
 use draft::{Done, Job, Work, save_bytes};
+use entering::Entering;
 use partitions::{Partitions, Standing};
 use producer::Transactions;
 use reader::Readers;
-use record::Assignment;
-use takeover::{Step, Takeover};
+use takeover::Takeover;
 use writer::{JOBS_WAITING_MOST, TRANSACTION_BYTES, Writer};
 
-/// How long the answer of the writer is waited for while a partition is opened.
-const ANSWER: Duration = Duration::from_millis(800);
+/// How long a partition that is opened waits for a transaction from before.
+const BEFORE: Duration = Duration::from_millis(800);
 
 /// How long the transaction under way may hold a partition that is let go of.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -84,17 +86,6 @@ impl Shared {
             .cached_in(id)
             .unwrap_or_else(|| draft::home_of(id, self.partition_count.load(Ordering::Relaxed)))
     }
-}
-
-/// A partition that is being opened.
-enum Entering {
-    /// What others have written is read.
-    Reading(Takeover),
-    /// This process says that it is the owner now.
-    Assigning {
-        end: u64,
-        answer: Receiver<Result<Done, StoreError>>,
-    },
 }
 
 /// The store over a changelog topic.
@@ -173,62 +164,6 @@ impl ChangelogStore {
         self.send(work)?.recv().map_err(|_| ended())?
     }
 
-    fn enter(
-        &self,
-        partition: PartitionId,
-        entering: Entering,
-    ) -> Result<(Entering, Opening), StoreError> {
-        match entering {
-            Entering::Reading(mut takeover) => match takeover.step(&self.shared)? {
-                Step::Reading { position, end } => Ok((
-                    Entering::Reading(takeover),
-                    Opening::Reading { position, end },
-                )),
-                Step::Done(taken) => {
-                    let end = taken.place.position;
-                    let assignment = Assignment {
-                        first_epoch: Epoch::new(taken.place.highest_epoch.get().saturating_add(1)),
-                        lineage: taken.lineage.unwrap_or_else(|| fastrand::u64(..)),
-                    };
-                    let change = |owned: &mut partitions::Owned| {
-                        owned.standing = Standing::Assigning;
-                        owned.committed = taken.committed;
-                        owned.first_epoch = assignment.first_epoch;
-                        owned.place = Some(taken.place);
-                    };
-                    self.shared
-                        .partitions
-                        .change(partition, Standing::Opening, change);
-                    let answer = self.send(Work::Assign {
-                        partition,
-                        assignment,
-                    })?;
-                    Ok((
-                        Entering::Assigning { end, answer },
-                        Opening::Reading { position: end, end },
-                    ))
-                }
-            },
-            Entering::Assigning { end, answer } => match answer.recv_timeout(ANSWER) {
-                Ok(answer) => {
-                    answer?;
-                    Ok((
-                        Entering::Assigning {
-                            end,
-                            answer: crossbeam_channel::never(),
-                        },
-                        Opening::Done,
-                    ))
-                }
-                Err(RecvTimeoutError::Timeout) => Ok((
-                    Entering::Assigning { end, answer },
-                    Opening::Reading { position: end, end },
-                )),
-                Err(RecvTimeoutError::Disconnected) => Err(ended()),
-            },
-        }
-    }
-
     /// A workspace is asked for that must be in an open partition.
     fn must_be_open(&self, id: &WorkspaceId) -> Result<(), StoreError> {
         self.shared
@@ -249,9 +184,11 @@ impl Store for ChangelogStore {
             Some(entering) => entering,
             None if self.shared.partitions.open(partition).is_ok() => return Ok(Opening::Done),
             None => {
-                if !self.shared.partitions.begin(partition) {
-                    // A transaction from before is still under way.
-                    std::thread::sleep(Duration::from_millis(20));
+                if !self
+                    .shared
+                    .partitions
+                    .begin(partition, Instant::now() + BEFORE)
+                {
                     return Ok(Opening::Reading {
                         position: 0,
                         end: 0,
@@ -260,11 +197,13 @@ impl Store for ChangelogStore {
                 Entering::Reading(Takeover::new(partition))
             }
         };
-        let (entering, opening) = self.enter(partition, entering)?;
-        if opening != Opening::Done {
-            self.entering.lock().insert(partition, entering);
+        match entering.step(self, partition)? {
+            None => Ok(Opening::Done),
+            Some((entering, opening)) => {
+                self.entering.lock().insert(partition, entering);
+                Ok(opening)
+            }
         }
-        Ok(opening)
     }
 
     fn close(&self, partition: PartitionId) {

@@ -5,6 +5,7 @@
 
 mod import;
 mod layout;
+mod piece;
 mod places;
 
 pub use import::{CacheChange, CacheKey, CachePlace};

@@ -19,8 +19,8 @@ pub struct ChangelogCounts {
     pub records_read: u64,
     /// Their keys and values.
     pub bytes_read: u64,
-    /// Caches of partitions that were dropped because they did not fit.
-    pub caches_forgotten: u64,
+    /// Partitions that were read from their beginning, because no cache of them fitted.
+    pub partitions_rebuilt: u64,
 }
 
 /// The counters behind [`ChangelogCounts`].
@@ -33,7 +33,7 @@ pub(super) struct Counters {
     pub(super) bytes_written: Count,
     pub(super) records_read: Count,
     pub(super) bytes_read: Count,
-    pub(super) forgotten: Count,
+    pub(super) rebuilt: Count,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl Counters {
             bytes_written: self.bytes_written.get(),
             records_read: self.records_read.get(),
             bytes_read: self.bytes_read.get(),
-            caches_forgotten: self.forgotten.get(),
+            partitions_rebuilt: self.rebuilt.get(),
         }
     }
 }

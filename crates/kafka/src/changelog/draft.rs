@@ -117,7 +117,8 @@ impl Draft {
 
     fn claim(&mut self, shared: &Shared, claim: Claim) -> Result<Done, StoreError> {
         let partition = claim.partition;
-        shared.partitions.open(partition)?;
+        let owned = shared.partitions.open(partition)?;
+        of_this_assignment(&owned, &claim.id, claim.epoch)?;
         let workspace = shared.cache.plan_claim(claim)?;
         self.saved.insert(workspace.id.clone());
         let change = CacheChange::Workspace(workspace.clone());
@@ -132,8 +133,9 @@ impl Draft {
         committed: &[(PartitionId, Offset)],
     ) -> Result<Done, StoreError> {
         let mut refused = Vec::new();
+        let mut stale = HashSet::new();
         for save in saves {
-            match self.save_one(shared, save) {
+            match self.save_one(shared, save, &mut stale) {
                 Ok(()) => {}
                 Err(error @ StoreError::NoSpace(_)) => return Err(error),
                 Err(error) => refused.push(SaveRefused {
@@ -144,7 +146,10 @@ impl Draft {
             }
         }
         for (partition, offset) in committed {
-            // A partition that is gone has no offset of this process any more.
+            // A partition that is gone, or was gone meanwhile, has no offset of this job any more.
+            if stale.contains(partition) || shared.partitions.open(*partition).is_err() {
+                continue;
+            }
             if let Ok(part) = self.part(shared, *partition, Standing::Open) {
                 part.committed = *offset;
             }
@@ -152,9 +157,18 @@ impl Draft {
         Ok(Done::Saved(refused))
     }
 
-    fn save_one(&mut self, shared: &Shared, save: &Save) -> Result<(), StoreError> {
+    fn save_one(
+        &mut self,
+        shared: &Shared,
+        save: &Save,
+        stale: &mut HashSet<PartitionId>,
+    ) -> Result<(), StoreError> {
         let partition = shared.partition_of(&save.id);
-        shared.partitions.open(partition)?;
+        let owned = shared.partitions.open(partition)?;
+        if save.epoch < owned.first_epoch {
+            stale.insert(partition);
+        }
+        of_this_assignment(&owned, &save.id, save.epoch)?;
         let changes = shared.cache.plan_save(save)?;
         self.saved.insert(save.id.clone());
         self.change(shared, partition, changes)
@@ -276,6 +290,18 @@ impl Part {
         }
         highest
     }
+}
+
+/// A load of an assignment before this one is over, also where nobody has loaded its workspace since.
+fn of_this_assignment(owned: &Owned, id: &WorkspaceId, epoch: Epoch) -> Result<(), StoreError> {
+    if epoch >= owned.first_epoch {
+        return Ok(());
+    }
+    Err(StoreError::Fenced {
+        id: id.clone(),
+        attempted: epoch,
+        stored: Epoch::new(owned.first_epoch.get().saturating_sub(1)),
+    })
 }
 
 fn too_large(change: &CacheChange, bytes: usize) -> StoreError {

@@ -85,17 +85,25 @@ impl Partitions {
         Ok(owned)
     }
 
+    /// Whether the transaction under way holds a partition.
+    #[cfg(test)]
+    pub(super) fn is_pinned(&self, partition: PartitionId) -> bool {
+        self.inner.lock().pinned.contains(&partition)
+    }
+
     /// The transaction is over.
     pub(super) fn unpin_all(&self) {
         self.inner.lock().pinned.clear();
         self.unpinned.notify_all();
     }
 
-    /// Begins to open a partition, unless a transaction from before still holds it.
-    pub(super) fn begin(&self, partition: PartitionId) -> bool {
+    /// Begins to open a partition, unless a transaction from before still holds it at the deadline.
+    pub(super) fn begin(&self, partition: PartitionId, deadline: Instant) -> bool {
         let mut inner = self.inner.lock();
-        if inner.pinned.contains(&partition) {
-            return false;
+        while inner.pinned.contains(&partition) {
+            if self.unpinned.wait_until(&mut inner, deadline).timed_out() {
+                return false;
+            }
         }
         let owned = Owned {
             standing: Standing::Opening,

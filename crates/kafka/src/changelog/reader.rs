@@ -156,6 +156,7 @@ pub(super) struct Reader {
 }
 
 /// What a consumer found next.
+#[derive(Clone, Copy)]
 pub(super) enum Found<'a> {
     Record {
         offset: u64,
@@ -195,7 +196,6 @@ impl Reader {
             .as_ref()
             .and_then(|consumer| consumer.poll(timeout));
         match polled {
-            None => Ok(take(Found::Nothing)),
             Some(Ok(message)) if message.partition() == number(partition) => {
                 Ok(take(Found::Record {
                     offset: u64::try_from(message.offset()).unwrap_or_default(),
@@ -206,8 +206,8 @@ impl Reader {
             Some(Err(KafkaError::PartitionEOF(of))) if of == number(partition) => {
                 Ok(take(Found::End))
             }
-            // Of what it was lent for before.
-            Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => Ok(take(Found::Nothing)),
+            // Nothing, or something of what it was lent for before.
+            None | Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => Ok(take(Found::Nothing)),
             Some(Err(error)) => Err(self.readers.unavailable(&error)),
         }
     }

@@ -13,6 +13,7 @@ use workspace_engine_core::store::{CacheChange, CachePlace, StoreError};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::Epoch;
 
+use super::lineage::{fits, lineage_of, source};
 use super::reader::{Ends, Found, Reader};
 use super::record::{self, Said};
 use super::{Shared, now_ms};
@@ -21,7 +22,7 @@ use super::{Shared, now_ms};
 const CALL: Duration = Duration::from_millis(800);
 
 /// How long the brokers may take for one answer.
-const ANSWER: Duration = Duration::from_millis(1000);
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// Between two looks whether transactions are decided.
 const LOOK: Duration = Duration::from_millis(50);
@@ -29,18 +30,14 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Changes are brought into the cache in portions of this size.
 const PORTION_BYTES: usize = 1024 * 1024;
 
-/// A cache that was complete longer ago may lack removals that compaction has forgotten since: brokers keep
-/// a tombstone for a day by default (`delete.retention.ms`), and the reading takes its time too.
-const CACHE_AGE_MOST: Duration = Duration::from_hours(12);
-
-/// As [`CACHE_AGE_MOST`] for a cache that was not complete yet and does not know its lineage.
-const UNFINISHED_AGE_MOST: Duration = Duration::from_mins(10);
-
 /// A partition on its way into the cache.
 pub(super) struct Takeover {
     partition: PartitionId,
     committed: Offset,
     phase: Phase,
+    /// How far it is, and how far it must.
+    position: u64,
+    end: u64,
 }
 
 enum Phase {
@@ -63,13 +60,33 @@ enum Phase {
 
 struct Reading {
     reader: Reader,
+    portion: Portion,
+}
+
+/// What was read and is not in the cache yet, and what is known of the whole.
+struct Portion {
     place: CachePlace,
     lineage: Option<u64>,
-    /// The landmark of the cache is gone: a newer one of the same lineage must come.
-    must_meet: bool,
+    landmark: Landmark,
     changes: Vec<CacheChange>,
     bytes: usize,
     end: u64,
+}
+
+/// The record by which a changelog is known again: the assignment that the cache has seen last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Landmark {
+    Seen,
+    /// It was not where it had been: a newer one of the same lineage must come.
+    Wanted,
+}
+
+/// How far a reading is.
+enum Progress {
+    Done(Taken),
+    Reading,
+    /// What was read is not of the cache's changelog; the cache is forgotten.
+    DoesNotFit,
 }
 
 /// A partition of which the cache has everything.
@@ -85,19 +102,14 @@ pub(super) enum Step {
     Reading { position: u64, end: u64 },
 }
 
-/// What a look at the reader gave.
-enum Look {
-    Here,
-    Elsewhere,
-    Nothing,
-}
-
 impl Takeover {
     pub(super) fn new(partition: PartitionId) -> Self {
         Self {
             partition,
             committed: Offset::ZERO,
             phase: Phase::Committed,
+            position: 0,
+            end: 0,
         }
     }
 
@@ -114,16 +126,17 @@ impl Takeover {
     fn steps(&mut self, shared: &Shared, until: Instant) -> Result<Step, StoreError> {
         loop {
             let phase = std::mem::replace(&mut self.phase, Phase::Committed);
-            let (next, step) = match phase {
+            self.phase = match phase {
                 Phase::Committed => {
                     self.committed = self.ask_group(shared)?;
-                    (Phase::Ends, None)
+                    Phase::Ends
                 }
                 Phase::Ends => {
                     let partitions = shared.readers.partitions(ANSWER)?;
                     shared.partition_count.store(partitions, Ordering::Relaxed);
                     let ends = shared.readers.ends(self.partition, ANSWER)?;
-                    (Phase::Stable { ends }, None)
+                    self.end = ends.high;
+                    Phase::Stable { ends }
                 }
                 Phase::Stable { ends } => self.wait_stable(shared, ends)?,
                 Phase::Landmark {
@@ -132,20 +145,18 @@ impl Takeover {
                     ends,
                 } => self.look(shared, reader, place, ends)?,
                 Phase::Read(mut reading) => match self.read(shared, &mut reading, until)? {
-                    Some(Step::Done(taken)) => return Ok(Step::Done(taken)),
-                    Some(step) => (Phase::Read(reading), Some(step)),
-                    // It did not fit after all.
-                    None => (Phase::Committed, None),
+                    Progress::Done(taken) => return Ok(Step::Done(taken)),
+                    Progress::Reading => {
+                        self.position = reading.portion.place.position;
+                        Phase::Read(reading)
+                    }
+                    Progress::DoesNotFit => Phase::Committed,
                 },
             };
-            self.phase = next;
-            if let Some(step) = step {
-                return Ok(step);
-            }
             if Instant::now() >= until {
                 return Ok(Step::Reading {
-                    position: 0,
-                    end: 0,
+                    position: self.position,
+                    end: self.end.max(self.position),
                 });
             }
         }
@@ -166,30 +177,21 @@ impl Takeover {
     }
 
     /// Waits until what was written when it began is decided, and begins to read then.
-    fn wait_stable(
-        &self,
-        shared: &Shared,
-        ends: Ends,
-    ) -> Result<(Phase, Option<Step>), StoreError> {
-        let waiting = |stable| {
-            let step = Step::Reading {
-                position: stable,
-                end: ends.high,
-            };
-            Ok((Phase::Stable { ends }, Some(step)))
-        };
+    fn wait_stable(&mut self, shared: &Shared, ends: Ends) -> Result<Phase, StoreError> {
         let now = if ends.stable < ends.high {
             shared.readers.ends(self.partition, ANSWER)?
         } else {
             ends
         };
         if now.stable < ends.high {
+            self.position = now.stable;
             std::thread::sleep(LOOK);
-            return waiting(now.stable);
+            return Ok(Phase::Stable { ends });
         }
+        self.position = now.low;
         let Some(reader) = shared.readers.lend()? else {
             std::thread::sleep(LOOK);
-            return waiting(now.low);
+            return Ok(Phase::Stable { ends });
         };
         let cached = match shared.cache.cached_place(self.partition) {
             Ok(cached) => cached,
@@ -197,20 +199,24 @@ impl Takeover {
             Err(error) => return Err(error),
         };
         let Some(place) = cached.filter(|place| fits(place, &shared.readers.topic, ends)) else {
-            return Ok((self.from_the_beginning(shared, reader, ends)?, None));
+            return self.read_all(shared, reader, ends);
         };
-        if lineage_of(&place, &shared.readers.topic).is_none() {
-            return Ok((self.from(shared, reader, place, ends, false)?, None));
+        self.position = place.position;
+        let landmark = lineage_of(&place, &shared.readers.topic).map(|_| place.landmark);
+        match landmark {
+            None => self.read_from(shared, reader, place, ends, Landmark::Seen),
+            Some(landmark) if landmark < ends.low => {
+                self.read_from(shared, reader, place, ends, Landmark::Wanted)
+            }
+            Some(landmark) => {
+                reader.assign(self.partition, landmark)?;
+                Ok(Phase::Landmark {
+                    reader,
+                    place,
+                    ends,
+                })
+            }
         }
-        reader.assign(self.partition, place.landmark)?;
-        Ok((
-            Phase::Landmark {
-                reader,
-                place,
-                ends,
-            },
-            None,
-        ))
     }
 
     fn look(
@@ -219,47 +225,36 @@ impl Takeover {
         reader: Reader,
         place: CachePlace,
         ends: Ends,
-    ) -> Result<(Phase, Option<Step>), StoreError> {
+    ) -> Result<Phase, StoreError> {
         let lineage = lineage_of(&place, &shared.readers.topic);
-        let look = reader.next(self.partition, CALL / 4, |found| match found {
-            Found::Nothing => Look::Nothing,
+        let seen = reader.next(self.partition, LOOK, |found| match found {
+            Found::Nothing => None,
             Found::Record { offset, key, value } if offset == place.landmark => {
                 match record::decode(self.partition, key, value) {
-                    Said::Assigned(assignment) if Some(assignment.lineage) == lineage => Look::Here,
-                    Said::Assigned(_) | Said::Changed(_) | Said::Nothing(_) => Look::Elsewhere,
+                    Said::Assigned(assignment) if Some(assignment.lineage) == lineage => {
+                        Some(Landmark::Seen)
+                    }
+                    Said::Assigned(_) | Said::Changed(_) | Said::Nothing(_) => {
+                        Some(Landmark::Wanted)
+                    }
                 }
             }
-            Found::Record { .. } | Found::End => Look::Elsewhere,
+            Found::Record { .. } | Found::End => Some(Landmark::Wanted),
         })?;
-        match look {
-            Look::Here => Ok((self.from(shared, reader, place, ends, false)?, None)),
-            Look::Elsewhere => Ok((self.from(shared, reader, place, ends, true)?, None)),
-            Look::Nothing => {
-                let step = Step::Reading {
-                    position: place.position,
-                    end: ends.high,
-                };
-                Ok((
-                    Phase::Landmark {
-                        reader,
-                        place,
-                        ends,
-                    },
-                    Some(step),
-                ))
-            }
+        match seen {
+            Some(landmark) => self.read_from(shared, reader, place, ends, landmark),
+            None => Ok(Phase::Landmark {
+                reader,
+                place,
+                ends,
+            }),
         }
     }
 
-    fn from_the_beginning(
-        &self,
-        shared: &Shared,
-        reader: Reader,
-        ends: Ends,
-    ) -> Result<Phase, StoreError> {
+    fn read_all(&self, shared: &Shared, reader: Reader, ends: Ends) -> Result<Phase, StoreError> {
         let partitions = shared.partition_count.load(Ordering::Relaxed);
         shared.cache.forget(self.partition, partitions)?;
-        shared.counters.forgotten.add(1);
+        shared.counters.rebuilt.add(1);
         tracing::info!(partition = %self.partition, end = ends.high, "there is no cache of the partition that fits: all of the changelog is read");
         let place = CachePlace {
             source: source(&shared.readers.topic, None),
@@ -268,140 +263,126 @@ impl Takeover {
             highest_epoch: Epoch::new(0),
             at_ms: now_ms(),
         };
-        self.from(shared, reader, place, ends, false)
+        self.read_from(shared, reader, place, ends, Landmark::Seen)
     }
 
-    fn from(
+    fn read_from(
         &self,
         shared: &Shared,
         reader: Reader,
         place: CachePlace,
         ends: Ends,
-        must_meet: bool,
+        landmark: Landmark,
     ) -> Result<Phase, StoreError> {
         reader.assign(self.partition, place.position)?;
-        Ok(Phase::Read(Box::new(Reading {
-            reader,
+        let portion = Portion {
             lineage: lineage_of(&place, &shared.readers.topic),
             place,
-            must_meet,
+            landmark,
             changes: Vec::new(),
             bytes: 0,
             end: ends.high,
-        })))
+        };
+        Ok(Phase::Read(Box::new(Reading { reader, portion })))
     }
 
-    /// Reads on; nothing when what was read is not of the cache's changelog.
     fn read(
         &self,
         shared: &Shared,
         reading: &mut Reading,
         until: Instant,
-    ) -> Result<Option<Step>, StoreError> {
+    ) -> Result<Progress, StoreError> {
         loop {
             let now = Instant::now();
             if now >= until {
-                reading.import(shared, self.partition)?;
-                return Ok(Some(Step::Reading {
-                    position: reading.place.position,
-                    end: reading.end.max(reading.place.position),
-                }));
+                reading.portion.import(shared, self.partition)?;
+                return Ok(Progress::Reading);
             }
-            let Reading {
-                reader,
-                place,
-                lineage,
-                must_meet,
-                changes,
-                bytes,
-                ..
-            } = reading;
-            let mut other = false;
-            let ended = reader.next(self.partition, until - now, |found| match found {
-                Found::Nothing => false,
-                Found::End => true,
-                Found::Record { offset, key, value } => {
-                    let size = key.len() + value.map_or(0, <[u8]>::len);
-                    shared.counters.records_read.add(1);
-                    shared.counters.bytes_read.add(size);
-                    *bytes += size;
-                    place.position = offset.saturating_add(1);
-                    let said = record::decode(self.partition, key, value);
-                    place.highest_epoch =
-                        place.highest_epoch.max(record::epoch_of(&said).unwrap_or(place.highest_epoch));
-                    match said {
-                        Said::Changed(change) => changes.push(change),
-                        Said::Assigned(assignment) => {
-                            other = lineage.is_some_and(|known| known != assignment.lineage);
-                            *lineage = Some(assignment.lineage);
-                            *must_meet = false;
-                            place.landmark = offset;
-                            place.source = source(&shared.readers.topic, *lineage);
-                        }
-                        Said::Nothing(reason) => {
-                            tracing::warn!(partition = %self.partition, offset, reason, "a record of the changelog is passed over");
-                        }
-                    }
-                    false
-                }
+            let Reading { reader, portion } = reading;
+            let read = reader.next(self.partition, until - now, |found| {
+                portion.take(shared, self.partition, found)
             })?;
-            if other || (ended && reading.must_meet) {
-                tracing::warn!(partition = %self.partition, "the cache is of another changelog");
-                let partitions = shared.partition_count.load(Ordering::Relaxed);
-                shared.cache.forget(self.partition, partitions)?;
-                return Ok(None);
-            }
-            if ended {
-                // Behind the last record there are only markers and what was aborted.
-                reading.place.position = reading.place.position.max(reading.end);
-            }
-            if ended || reading.bytes >= PORTION_BYTES {
-                reading.import(shared, self.partition)?;
-            }
-            if ended {
-                return Ok(Some(Step::Done(Taken {
-                    committed: self.committed,
-                    place: reading.place.clone(),
-                    lineage: reading.lineage,
-                })));
+            let wanted = portion.landmark == Landmark::Wanted;
+            match read {
+                Read::Nothing => {}
+                Read::Record if portion.bytes < PORTION_BYTES => {}
+                Read::Record => portion.import(shared, self.partition)?,
+                Read::End if !wanted => {
+                    // Behind the last record there are only markers and what was aborted.
+                    portion.place.position = portion.place.position.max(portion.end);
+                    portion.place.at_ms = now_ms();
+                    portion.import(shared, self.partition)?;
+                    return Ok(Progress::Done(Taken {
+                        committed: self.committed,
+                        place: portion.place.clone(),
+                        lineage: portion.lineage,
+                    }));
+                }
+                Read::End | Read::OtherLineage => {
+                    tracing::warn!(partition = %self.partition, "the cache is of another changelog");
+                    let partitions = shared.partition_count.load(Ordering::Relaxed);
+                    shared.cache.forget(self.partition, partitions)?;
+                    return Ok(Progress::DoesNotFit);
+                }
             }
         }
     }
 }
 
-impl Reading {
+/// What came next.
+enum Read {
+    Nothing,
+    Record,
+    End,
+    OtherLineage,
+}
+
+impl Portion {
+    fn take(&mut self, shared: &Shared, partition: PartitionId, found: Found<'_>) -> Read {
+        let (offset, key, value) = match found {
+            Found::Nothing => return Read::Nothing,
+            Found::End => return Read::End,
+            Found::Record { offset, key, value } => (offset, key, value),
+        };
+        let size = key.len() + value.map_or(0, <[u8]>::len);
+        shared.counters.records_read.add(1);
+        shared.counters.bytes_read.add(size);
+        self.bytes += size;
+        let said = record::decode(partition, key, value);
+        let place = &mut self.place;
+        place.position = offset.saturating_add(1);
+        if let Some(epoch) = record::epoch_of(&said) {
+            place.highest_epoch = place.highest_epoch.max(epoch);
+        }
+        match said {
+            Said::Changed(change) => self.changes.push(change),
+            Said::Assigned(assignment) => {
+                if self
+                    .lineage
+                    .is_some_and(|known| known != assignment.lineage)
+                {
+                    return Read::OtherLineage;
+                }
+                self.lineage = Some(assignment.lineage);
+                self.landmark = Landmark::Seen;
+                place.landmark = offset;
+                place.source = source(&shared.readers.topic, self.lineage);
+            }
+            Said::Nothing(reason) => {
+                tracing::warn!(%partition, offset, reason, "a record of the changelog is passed over");
+            }
+        }
+        Read::Record
+    }
+
+    /// Brings it into the cache. The place keeps the time at which the cache was complete last, or the reading
+    /// began: a removal that compaction forgets meanwhile would be missed.
     fn import(&mut self, shared: &Shared, partition: PartitionId) -> Result<(), StoreError> {
-        self.place.at_ms = now_ms();
         shared.cache.import(partition, &self.changes, &self.place)?;
         self.changes.clear();
         self.bytes = 0;
         Ok(())
     }
 }
-
-/// Whether a cache can be one of what the topic holds.
-fn fits(place: &CachePlace, topic: &str, ends: Ends) -> bool {
-    let most = match lineage_of(place, topic) {
-        Some(_) => CACHE_AGE_MOST,
-        None if place.source == source(topic, None) => UNFINISHED_AGE_MOST,
-        None => return false,
-    };
-    let age = Duration::from_millis(now_ms().saturating_sub(place.at_ms));
-    (ends.low..=ends.high).contains(&place.position) && age <= most
-}
-
-/// What a cache says it is of.
-pub(super) fn source(topic: &str, lineage: Option<u64>) -> String {
-    lineage.map_or_else(
-        || format!("{topic}#"),
-        |lineage| format!("{topic}#{lineage:016x}"),
-    )
-}
-
-fn lineage_of(place: &CachePlace, topic: &str) -> Option<u64> {
-    let lineage = place.source.strip_prefix(topic)?.strip_prefix('#')?;
-    u64::from_str_radix(lineage, 16).ok()
-}
-
 /// How the partition's threads keep takeovers between two calls.
 pub(super) type Takeovers = std::collections::HashMap<PartitionId, Takeover>;

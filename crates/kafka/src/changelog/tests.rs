@@ -1,1 +1,299 @@
+//! The changelog against a broker within this process, and against a real one where `KAFKA_BROKERS` names it.
 
+mod mock;
+mod real;
+mod stress;
+
+use super::*;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, ConsumerGroupMetadata};
+use rdkafka::error::KafkaResult;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use std::sync::atomic::AtomicBool;
+use workspace_engine_core::disk::{DataDir, DataDirSpec};
+use workspace_engine_core::store::conformance::{
+    self, claim_of, id, load, save_of, set, transition, unset,
+};
+
+const PARTITIONS: u32 = 4;
+
+/// Long enough for anything on a machine that does something else too.
+const LONG: Duration = Duration::from_mins(1);
+
+/// A member of a group that nobody rebalances, as long as the test says so.
+struct FakeGroup {
+    consumer: BaseConsumer,
+    member: AtomicBool,
+}
+
+impl Group for FakeGroup {
+    fn metadata(&self) -> Option<ConsumerGroupMetadata> {
+        if self.member.load(Ordering::Relaxed) {
+            self.consumer.metadata()
+        } else {
+            None
+        }
+    }
+
+    fn committed(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<crate::group::Committed>> {
+        Group::committed(&self.consumer, topic, partition, timeout)
+    }
+}
+
+/// A cluster with fresh topics.
+struct Place {
+    config: KafkaConfig,
+    group: Arc<FakeGroup>,
+}
+
+impl Place {
+    fn new(brokers: &str) -> Self {
+        let config = KafkaConfig {
+            brokers: brokers.to_owned(),
+            topic: format!("events-{:08x}", fastrand::u32(..)),
+            group: "engine".to_owned(),
+            create_topic: Some(PARTITIONS),
+            replication: Some(1),
+            ..KafkaConfig::default()
+        };
+        let group = group(&config);
+        Self { config, group }
+    }
+
+    /// Its topics, created over the protocol.
+    fn with_topics(self, settings: &[(&str, &str)]) -> Self {
+        let admin: AdminClient<DefaultClientContext> =
+            self.config.client("admin", &[]).create().expect("a client");
+        let changelog = self.config.changelog_topic();
+        let events = NewTopic::new(&self.config.topic, 4, TopicReplication::Fixed(1));
+        let mut topic = NewTopic::new(&changelog, 4, TopicReplication::Fixed(1));
+        for (name, value) in settings {
+            topic = topic.set(name, value);
+        }
+        let options = AdminOptions::new().operation_timeout(Some(LONG));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime");
+        let answers = runtime
+            .block_on(admin.create_topics([&events, &topic], &options))
+            .expect("answered");
+        for answer in answers {
+            answer.expect("created");
+        }
+        self
+    }
+
+    fn store(&self, dir: &std::path::Path, name: &str) -> ChangelogStore {
+        self.store_of(dir, name, Arc::clone(&self.group) as Arc<dyn Group>)
+    }
+
+    fn store_of(&self, dir: &std::path::Path, name: &str, group: Arc<dyn Group>) -> ChangelogStore {
+        let id = format!("{}-{name}", self.config.changelog_topic());
+        ChangelogStore::open(&self.config, cache(dir), group, id).expect("opened")
+    }
+
+    /// What anybody writes into the changelog, without a transaction.
+    fn write_raw(&self, partition: u32, key: &[u8], value: Option<&[u8]>) {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &self.config.brokers)
+            .create()
+            .expect("a client");
+        let topic = self.config.changelog_topic();
+        let mut record = BaseRecord::<[u8], [u8]>::to(&topic)
+            .partition(i32::try_from(partition).expect("small"))
+            .key(key);
+        record.payload = value;
+        producer
+            .send(record)
+            .map_err(|(error, _)| error)
+            .expect("sent");
+        producer.flush(LONG).expect("written");
+    }
+}
+
+fn group(config: &KafkaConfig) -> Arc<FakeGroup> {
+    let consumer = config
+        .client(
+            "group",
+            &[
+                ("group.id", config.group.as_str()),
+                ("isolation.level", "read_committed"),
+                ("enable.auto.commit", "false"),
+            ],
+        )
+        .create()
+        .expect("a client");
+    Arc::new(FakeGroup {
+        consumer,
+        member: AtomicBool::new(true),
+    })
+}
+
+fn cache(dir: &std::path::Path) -> LsmStore {
+    let spec = DataDirSpec {
+        partitions: PARTITIONS,
+        ..DataDirSpec::default()
+    };
+    LsmStore::open(&DataDir::open(dir, &spec).expect("opened")).expect("opened")
+}
+
+/// Opens a partition, however often it must be asked.
+fn open(store: &ChangelogStore, partition: u32) {
+    let began = Instant::now();
+    let mut last = None;
+    while began.elapsed() < 3 * LONG {
+        let called = Instant::now();
+        let opening = store.open(PartitionId(partition));
+        if called.elapsed() > Duration::from_secs(2) {
+            println!("partition {partition}: a call took {:?}", called.elapsed());
+        }
+        match opening {
+            Ok(Opening::Done) => {
+                if began.elapsed() > Duration::from_secs(5) {
+                    println!("partition {partition}: open after {:?}", began.elapsed());
+                }
+                return;
+            }
+            Ok(Opening::Reading { position, end }) => {
+                if began.elapsed() > Duration::from_secs(5) {
+                    println!(
+                        "partition {partition}: {position} of {end} after {:?}",
+                        began.elapsed()
+                    );
+                }
+            }
+            Err(error) => {
+                if began.elapsed() > Duration::from_secs(5) {
+                    println!("partition {partition}: {error} after {:?}", began.elapsed());
+                }
+                last = Some(error);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+    panic!("partition {partition} is not open in time: {last:?}");
+}
+
+fn open_all(store: &ChangelogStore) {
+    for partition in 0..PARTITIONS {
+        open(store, partition);
+    }
+}
+
+fn dir() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a directory")
+}
+
+/// Two workspaces with entries that were set, changed and unset, and a history.
+fn fill(store: &ChangelogStore) {
+    for text in ["acme", "other"] {
+        let epoch = store.first_epoch(PartitionId(1)).get();
+        store.claim(claim_of(text, epoch)).expect("claimed");
+        let changes = (0..10).map(|number| set("kind", &number.to_string(), "{\"a\":1}", number));
+        let saves = [save_of(text, epoch, 10, changes.collect())];
+        let refused = store.save(&saves, &[(PartitionId(1), Offset(10))]);
+        assert!(refused.expect("saved").is_empty());
+        let changes = vec![unset("kind", "3"), set("kind", "4", "4", 11)];
+        let saves = [save_of(text, epoch, 12, changes)];
+        let refused = store.save(&saves, &[(PartitionId(1), Offset(12))]);
+        assert!(refused.expect("saved").is_empty());
+        let told =
+            store.append_history(vec![transition(text, epoch, 1), transition(text, epoch, 2)]);
+        told.expect("kept");
+    }
+}
+
+/// Everything of a partition: what is known of its workspaces, their entries and histories.
+type Contents = Vec<(
+    StoredWorkspace,
+    Vec<workspace_engine_core::store::StoredEntry>,
+    Vec<HistoryRecord>,
+)>;
+
+fn contents(store: &ChangelogStore, partition: u32) -> Contents {
+    let listed = store.workspaces(PartitionId(partition)).expect("listed");
+    let all = listed.into_iter().map(|about| {
+        let text = about.id.as_str().to_owned();
+        let (loaded, entries) = load(store, &text).expect("loaded");
+        assert_eq!(loaded, about);
+        let history = store.history(&about.id, None, 1000).expect("readable");
+        (about, entries, history)
+    });
+    all.collect()
+}
+
+fn all_cases(mut fresh: impl FnMut() -> Place) {
+    let only = std::env::var("CASE").unwrap_or_default();
+    for (name, case) in conformance::CASES
+        .iter()
+        .filter(|(name, _)| name.contains(&only))
+    {
+        let (place, dir) = (fresh(), dir());
+        let began = Instant::now();
+        let store = place.store(dir.path(), "one");
+        open_all(&store);
+        println!("{name}: open after {:?}", began.elapsed());
+        case(&store);
+        println!(
+            "{name}: done after {:?}, {:?}",
+            began.elapsed(),
+            store.counts()
+        );
+    }
+}
+
+/// `committed` is what the group tells after a transaction with offset 12.
+fn what_was_saved_is_there_with_an_empty_disk_and_with_a_warm_one(
+    place: &Place,
+    committed: Offset,
+) {
+    let (warm, cold) = (dir(), dir());
+    let store = place.store(warm.path(), "one");
+    open(&store, 1);
+    let first_epoch = store.first_epoch(PartitionId(1));
+    fill(&store);
+    let written = contents(&store, 1);
+    assert_eq!(written.len(), 2);
+    let counts = store.counts();
+    assert!(counts.records_written > 20, "{counts:?}");
+    drop(store);
+
+    let store = place.store(warm.path(), "one");
+    open(&store, 1);
+    assert_eq!(contents(&store, 1), written);
+    assert_eq!(store.committed(PartitionId(1)), Ok(committed));
+    assert_eq!(store.counts().records_read, 0, "the cache has everything");
+    assert!(store.first_epoch(PartitionId(1)) > first_epoch);
+    let second_epoch = store.first_epoch(PartitionId(1));
+
+    // What another process writes meanwhile is all that is read then.
+    drop(store);
+    let store = place.store(cold.path(), "two");
+    open(&store, 1);
+    assert_eq!(contents(&store, 1), written, "from an empty disk");
+    assert_eq!(store.committed(PartitionId(1)), Ok(committed));
+    assert!(store.first_epoch(PartitionId(1)) > second_epoch);
+    let epoch = store.first_epoch(PartitionId(1)).get();
+    store.claim(claim_of("acme", epoch)).expect("claimed");
+    store.delete(&id("other")).expect("deleted");
+    let written = contents(&store, 1);
+    assert_eq!(written.len(), 1);
+    drop(store);
+
+    let store = place.store(warm.path(), "one");
+    open(&store, 1);
+    assert_eq!(contents(&store, 1), written);
+    let counts = store.counts();
+    assert_eq!(counts.partitions_rebuilt, 0);
+    // An assignment, a claim, and a deletion: a workspace, 9 entries and 2 transitions.
+    assert_eq!(counts.records_read, 1 + 1 + 12, "{counts:?}");
+    let history = store.shared.cache.history(&id("other"), None, 10);
+    assert_eq!(history, Ok(Vec::new()));
+}

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rdkafka::{Offset, TopicPartitionList};
@@ -13,10 +13,11 @@ use workspace_engine_core::store::{CachePlace, StoreError};
 use workspace_lifecycle::PartitionId;
 
 use super::draft::{Draft, Job, Part, Positions};
+use super::lineage::source;
 use super::partitions::Standing;
 use super::producer::{Outcome, Transactions};
 use super::reader::number;
-use super::takeover::{Step, Takeover, Takeovers, source};
+use super::takeover::{Step, Takeover, Takeovers};
 use super::{Shared, now_ms};
 
 /// Jobs that wait for the writer: a saver, a history, and the loads; who finds it full waits.
@@ -31,6 +32,9 @@ const JOBS_MOST: usize = 1024;
 /// Between two looks at what is to be done without a job.
 const IDLE: Duration = Duration::from_millis(250);
 
+/// How long to wait after the changelog could not be read again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// The writer.
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -39,6 +43,10 @@ pub(super) struct Writer {
     /// Jobs for the next transaction, oldest first.
     later: VecDeque<Job>,
     takeovers: Takeovers,
+    /// When partitions that could not be read again are tried next.
+    catch_up_at: Instant,
+    /// Why there is no producer, as it was told last.
+    told: Option<String>,
 }
 
 impl Writer {
@@ -53,6 +61,8 @@ impl Writer {
             transactions,
             later: VecDeque::new(),
             takeovers: Takeovers::new(),
+            catch_up_at: Instant::now(),
+            told: None,
         }
     }
 
@@ -77,10 +87,12 @@ impl Writer {
     }
 
     fn idle(&mut self) {
-        if !self.transactions.is_settled()
-            && let Err(reason) = self.transactions.ready()
-        {
-            tracing::warn!(reason, "the changelog cannot be written yet");
+        if !self.transactions.is_settled() {
+            let reason = self.transactions.ready().err();
+            if reason.is_some() && reason != self.told {
+                tracing::warn!(reason, "the changelog cannot be written yet");
+            }
+            self.told = reason;
         }
         self.catch_up();
     }
@@ -134,6 +146,10 @@ impl Writer {
                 .add_partition_offset(&self.shared.topic, number(*partition), offset)
                 .map_err(|error| StoreError::Unavailable(error.to_string()))?;
         }
+        if draft.records.iter().any(|record| record.value.is_some()) {
+            // Before it is committed: what the cache cannot take would have to be read again.
+            self.shared.cache.check_room(draft.bytes)?;
+        }
         match self.transactions.run(&draft.records, &offsets, &member) {
             Outcome::Committed(ends) => {
                 counters.committed.add(1);
@@ -179,8 +195,14 @@ impl Writer {
         let shared = &self.shared;
         let standing = part.owned.standing;
         let (place, committed) = (self.place_after(part, end), part.committed);
-        if let (Some(place), Some(_)) = (&place, end) {
-            shared.cache.import(partition, &part.changes, place)?;
+        let nothing_written = part.changes.is_empty() && part.assignment.is_none();
+        match (&place, end) {
+            (Some(place), Some(_)) => shared.cache.import(partition, &part.changes, place)?,
+            _ if nothing_written => {}
+            _ => {
+                let words = "the brokers did not tell where its records are".to_owned();
+                return Err(StoreError::Unavailable(words));
+            }
         }
         // It may have been let go of meanwhile.
         shared.partitions.change(partition, standing, |owned| {
@@ -223,7 +245,10 @@ impl Writer {
         let behind = self.shared.partitions.behind();
         self.takeovers
             .retain(|partition, _| behind.contains(partition));
-        if behind.is_empty() || self.transactions.ready().is_err() {
+        if behind.is_empty()
+            || Instant::now() < self.catch_up_at
+            || self.transactions.ready().is_err()
+        {
             return;
         }
         for partition in behind {
@@ -245,6 +270,7 @@ impl Writer {
                     tracing::info!(%partition, "the cache has everything again");
                 }
                 Err(error) => {
+                    self.catch_up_at = Instant::now() + AGAIN;
                     tracing::warn!(%partition, %error, "the changelog cannot be read again yet");
                 }
             }

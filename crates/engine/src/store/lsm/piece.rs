@@ -1,0 +1,183 @@
+//! Changes that are brought into the database in one batch.
+
+use super::import::{CacheChange, CacheKey};
+use super::{LsmStore, StoreError, history_of, layout, read_error, write_error};
+use crate::disk::codec::Writer;
+use fjall::{Keyspace, OwnedWriteBatch};
+use std::collections::HashMap;
+use workspace_lifecycle::PartitionId;
+use workspace_status::WorkspaceId;
+
+/// What stands for a value that was damaged where it came from: it has no valid checksum.
+const DAMAGED: &[u8] = b"damaged where it came from";
+
+/// Changes on their way into the database.
+pub(super) struct Piece<'a> {
+    store: &'a LsmStore,
+    partition: PartitionId,
+    batch: OwnedWriteBatch,
+    pub(super) bytes: usize,
+    /// Whether it only removes, which must be possible on a full disk.
+    removes_only: bool,
+    /// Whether transitions are there once the piece is written.
+    transitions: HashMap<Vec<u8>, bool>,
+    /// How many each workspace has then.
+    counts: HashMap<WorkspaceId, u64>,
+    /// Where workspaces are once it is written; none for those that are gone.
+    places: Vec<(WorkspaceId, Option<PartitionId>)>,
+}
+
+impl<'a> Piece<'a> {
+    pub(super) fn new(store: &'a LsmStore, partition: PartitionId) -> Self {
+        Self {
+            store,
+            partition,
+            batch: store.dir.database().batch(),
+            bytes: 0,
+            removes_only: true,
+            transitions: HashMap::new(),
+            counts: HashMap::new(),
+            places: Vec::new(),
+        }
+    }
+
+    pub(super) fn take(&mut self, change: &CacheChange) -> Result<(), StoreError> {
+        let store = self.store;
+        match change {
+            CacheChange::Workspace(workspace) => {
+                let about = layout::About {
+                    workspace: workspace.clone(),
+                    deleting: false,
+                };
+                self.places
+                    .push((workspace.id.clone(), Some(self.partition)));
+                let key = workspace.id.as_str().as_bytes().to_vec();
+                self.put(&store.workspaces, key, about.encode());
+            }
+            CacheChange::Entry(id, entry) => {
+                let key = layout::entry_key(id, &entry.kind, &entry.id);
+                let value = layout::encode_entry(&key, entry);
+                self.put(&store.entries, key, value);
+            }
+            CacheChange::Transition(record) => {
+                let key = layout::history_key(&record.id, record.epoch, record.sequence);
+                let value = layout::encode_history(&key, record);
+                self.note_transition(&record.id, &key, true)?;
+                self.put(&store.history, key, value);
+            }
+            CacheChange::Gone(key) => self.remove(key)?,
+            CacheChange::Damaged(CacheKey::Workspace(id)) => {
+                self.places.push((id.clone(), Some(self.partition)));
+                let key = id.as_str().as_bytes().to_vec();
+                self.put(&store.workspaces, key, DAMAGED.to_vec());
+            }
+            CacheChange::Damaged(CacheKey::Entry { id, kind, entity }) => {
+                let key = layout::entry_key(id, kind, entity);
+                self.put(&store.entries, key, DAMAGED.to_vec());
+            }
+            CacheChange::Damaged(CacheKey::Transition {
+                id,
+                epoch,
+                sequence,
+            }) => {
+                let key = layout::history_key(id, *epoch, *sequence);
+                self.note_transition(id, &key, true)?;
+                self.put(&store.history, key, DAMAGED.to_vec());
+            }
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &CacheKey) -> Result<(), StoreError> {
+        let store = self.store;
+        match key {
+            CacheKey::Workspace(id) => {
+                self.places.push((id.clone(), None));
+                self.take_away(&store.workspaces, id.as_str().as_bytes().to_vec());
+            }
+            CacheKey::Entry { id, kind, entity } => {
+                self.take_away(&store.entries, layout::entry_key(id, kind, entity));
+            }
+            CacheKey::Transition {
+                id,
+                epoch,
+                sequence,
+            } => {
+                let key = layout::history_key(id, *epoch, *sequence);
+                self.note_transition(id, &key, false)?;
+                self.take_away(&store.history, key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the place up to which the cache is complete; as small as a removal.
+    pub(super) fn note(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.batch.insert(&self.store.committed, key, value);
+    }
+
+    fn put(&mut self, keyspace: &Keyspace, key: Vec<u8>, value: Vec<u8>) {
+        self.removes_only = false;
+        self.bytes += key.len() + value.len();
+        self.batch.insert(keyspace, key, value);
+    }
+
+    fn take_away(&mut self, keyspace: &Keyspace, key: Vec<u8>) {
+        self.bytes += key.len();
+        self.batch.remove(keyspace, key);
+    }
+
+    /// Counts a transition that comes or goes.
+    fn note_transition(
+        &mut self,
+        id: &WorkspaceId,
+        key: &[u8],
+        there: bool,
+    ) -> Result<(), StoreError> {
+        let store = self.store;
+        let was_there = match self.transitions.insert(key.to_vec(), there) {
+            Some(was_there) => was_there,
+            None => store
+                .history
+                .contains_key(key)
+                .map_err(|error| read_error(&history_of(id), &error))?,
+        };
+        if !self.counts.contains_key(id) {
+            // A count that is damaged is damage of the cache alone, and told when it is asked for.
+            self.counts
+                .insert(id.clone(), store.history_count(id).unwrap_or_default());
+        }
+        if let Some(count) = self.counts.get_mut(id) {
+            *count = (*count + u64::from(there)).saturating_sub(u64::from(was_there));
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(mut self) -> Result<(), StoreError> {
+        let store = self.store;
+        for (id, count) in std::mem::take(&mut self.counts) {
+            let key = id.as_str().as_bytes().to_vec();
+            if count == 0 {
+                self.take_away(&store.history_counts, key);
+            } else {
+                let value = Writer::default().u64(count).seal(&key);
+                self.put(&store.history_counts, key, value);
+            }
+        }
+        let written = if self.removes_only {
+            store.dir.write_removal(self.batch, self.bytes)
+        } else {
+            store.dir.write(self.batch, self.bytes)
+        };
+        written.map_err(write_error)?;
+        for (id, place) in self.places {
+            if let Some(partition) = place {
+                store.places.lock().put(&id, partition);
+            } else {
+                store.places.lock().remove(&id);
+                store.continued.lock().remove(&id);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,402 @@
+//! Against the broker within this process: it has no compaction, shows what was aborted, and takes offsets in
+//! transactions but forgets them.
+
+use super::*;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use workspace_engine_core::store::{CachePlace, Change};
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+fn cluster() -> Cluster {
+    MockCluster::new(1).expect("a cluster")
+}
+
+fn place(cluster: &Cluster) -> Place {
+    let place = Place::new(&cluster.bootstrap_servers());
+    for topic in [place.config.topic.clone(), place.config.changelog_topic()] {
+        cluster
+            .create_topic(&topic, i32::try_from(PARTITIONS).expect("small"), 1)
+            .expect("created");
+    }
+    place
+}
+
+type Spoil = fn(CachePlace) -> CachePlace;
+
+fn one_change(number: u64) -> Vec<Change> {
+    vec![set("kind", "one", &number.to_string(), number)]
+}
+
+fn unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
+    match answer {
+        Err(StoreError::Unavailable(words)) => words,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_changelog_does_what_every_store_must() {
+    let cluster = cluster();
+    all_cases(|| place(&cluster));
+}
+
+#[test]
+fn what_was_saved_is_there() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    what_was_saved_is_there_with_an_empty_disk_and_with_a_warm_one(&place, Offset::ZERO);
+}
+
+#[test]
+fn a_damaged_record_parks_its_workspace_alone_and_deleting_is_the_way_out() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let (first, second) = (dir(), dir());
+    let store = place.store(first.path(), "one");
+    open(&store, 1);
+    fill(&store);
+    store.claim(claim_of("third", 9)).expect("claimed");
+    drop(store);
+    // Two of a version that nobody can read, one of a key that nobody knows.
+    place.write_raw(1, b"w\x04acme", Some(b"\xff?"));
+    place.write_raw(1, b"e\x05other\0\0\0\x04kind7", Some(b"\x01\0"));
+    place.write_raw(1, b"?", Some(b"?"));
+    place.write_raw(1, b"", None);
+
+    let store = place.store(second.path(), "two");
+    open(&store, 1);
+    let listed = store.workspaces(PartitionId(1)).expect("listed");
+    let listed: Vec<_> = listed
+        .iter()
+        .map(|about| (about.id.as_str(), about.epoch.get()))
+        .collect();
+    assert_eq!(listed, [("acme", 0), ("other", 1), ("third", 9)]);
+    assert!(matches!(
+        load(&store, "acme"),
+        Err(StoreError::Corrupt { .. })
+    ));
+    assert!(matches!(
+        store.claim(claim_of("acme", 99)),
+        Err(StoreError::Corrupt { .. })
+    ));
+    match load(&store, "other") {
+        Err(StoreError::Corrupt { place, .. }) => {
+            assert_eq!(place, "entry kind/7 of workspace other");
+        }
+        other => panic!("{other:?}"),
+    }
+    load(&store, "third").expect("harmed by no other");
+    for text in ["acme", "other"] {
+        store.delete(&id(text)).expect("deleted");
+        store.claim(claim_of(text, 10)).expect("claimed anew");
+        assert_eq!(load(&store, text).expect("loaded").1, []);
+    }
+}
+
+#[test]
+fn who_is_not_in_the_group_writes_nothing() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    place.group.member.store(false, Ordering::Relaxed);
+    let until = Instant::now() + LONG;
+    let words = loop {
+        match store.open(PartitionId(1)) {
+            Ok(Opening::Reading { .. }) if Instant::now() < until => {}
+            other => break unavailable(other),
+        }
+    };
+    assert_eq!(words, "this process is not in the consumer group now");
+    place.group.member.store(true, Ordering::Relaxed);
+    open(&store, 1);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    place.group.member.store(false, Ordering::Relaxed);
+    let saves = [save_of("acme", 1, 9, one_change(8))];
+    unavailable(store.save(&saves, &[(PartitionId(1), Offset(9))]));
+    unavailable(store.append_history(vec![transition("acme", 1, 1)]));
+    unavailable(store.delete(&id("acme")));
+    assert_eq!(load(&store, "acme").expect("loaded").1, []);
+    assert_eq!(store.committed(PartitionId(1)), Ok(Offset::ZERO));
+    place.group.member.store(true, Ordering::Relaxed);
+    assert_eq!(store.save(&saves, &[]), Ok(Vec::new()));
+}
+
+#[test]
+fn a_transaction_that_the_group_refuses_leaves_nothing_and_may_be_tried_again() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let (first, second) = (dir(), dir());
+    let store = place.store(first.path(), "one");
+    open(&store, 1);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    for error in [
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID,
+    ] {
+        cluster.request_errors(RDKafkaApiKey::TxnOffsetCommit, &[error]);
+        let saves = [save_of("acme", 1, 9, one_change(8))];
+        let words = unavailable(store.save(&saves, &[(PartitionId(1), Offset(9))]));
+        assert!(
+            words.starts_with("the group does not take the offsets of the transaction"),
+            "{words}"
+        );
+        assert_eq!(load(&store, "acme").expect("loaded").1, []);
+        assert_eq!(store.committed(PartitionId(1)), Ok(Offset::ZERO));
+    }
+    assert_eq!(store.counts().transactions_aborted, 3);
+    let saves = [save_of("acme", 1, 10, one_change(9))];
+    let saved = store.save(&saves, &[(PartitionId(1), Offset(10))]);
+    assert_eq!(saved, Ok(Vec::new()));
+    let written = contents(&store, 1);
+    drop(store);
+    let store = place.store(second.path(), "one");
+    open(&store, 1);
+    assert_eq!(contents(&store, 1), written);
+}
+
+#[test]
+fn after_a_commit_of_unknown_outcome_the_changelog_is_read_again_and_the_save_may_be_repeated() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE;
+    cluster.request_errors(RDKafkaApiKey::EndTxn, &[error]);
+    let saves = [save_of("acme", 1, 9, one_change(8))];
+    let words = unavailable(store.save(&saves, &[]));
+    assert!(words.contains("not known"), "{words}");
+    assert_eq!(store.counts().transactions_unknown, 1);
+    let until = Instant::now() + LONG;
+    while let Err(error) = store.workspaces(PartitionId(1)) {
+        assert!(Instant::now() < until, "{error}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // This broker shows what was not committed, so it counts as saved.
+    let (about, entries) = load(&store, "acme").expect("loaded");
+    assert_eq!((about.next_offset, entries.len()), (Offset(9), 1));
+    assert_eq!(store.save(&saves, &[]), Ok(Vec::new()));
+    assert_eq!(load(&store, "acme").expect("loaded"), (about, entries));
+}
+
+#[test]
+fn what_is_closed_is_refused_and_harms_no_other() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    let in_two = |claim| Claim {
+        partition: PartitionId(2),
+        ..claim
+    };
+    unavailable(store.claim(claim_of("acme", 1)));
+    open(&store, 1);
+    open(&store, 2);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    store.claim(in_two(claim_of("other", 1))).expect("claimed");
+    store.close(PartitionId(1));
+    unavailable(store.claim(claim_of("acme", 2)));
+    unavailable(store.workspaces(PartitionId(1)));
+    unavailable(store.workspace(&id("acme")));
+    unavailable(load(&store, "acme"));
+    unavailable(store.committed(PartitionId(1)));
+    unavailable(store.append_history(vec![transition("acme", 1, 1)]));
+    let saves = [
+        save_of("acme", 1, 9, one_change(8)),
+        save_of("other", 1, 9, one_change(8)),
+    ];
+    let committed = [(PartitionId(1), Offset(9)), (PartitionId(2), Offset(9))];
+    let refused = store.save(&saves, &committed).expect("saved");
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].id, id("acme"));
+    assert!(matches!(refused[0].error, StoreError::Unavailable(_)));
+    assert_eq!(store.committed(PartitionId(2)), Ok(Offset(9)));
+    assert_eq!(load(&store, "other").expect("loaded").1.len(), 1);
+    open(&store, 1);
+    assert_eq!(load(&store, "acme").expect("loaded").1, []);
+}
+
+#[test]
+fn a_cache_of_something_else_or_of_long_ago_is_forgotten() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    fill(&store);
+    let written = contents(&store, 1);
+    drop(store);
+    let spoilt: [(&str, Spoil); 5] = [
+        ("another lineage", |place| CachePlace {
+            source: {
+                let (topic, lineage) = place.source.split_once('#').expect("both");
+                let lineage = u64::from_str_radix(lineage, 16).expect("a number");
+                lineage::source(topic, Some(lineage ^ 1))
+            },
+            ..place
+        }),
+        ("another topic", |place| CachePlace {
+            source: format!("x{}", place.source),
+            ..place
+        }),
+        ("beyond the end", |place| CachePlace {
+            position: place.position + 1_000_000,
+            ..place
+        }),
+        ("of two days ago", |place| CachePlace {
+            at_ms: place.at_ms - 2 * 24 * 3600 * 1000,
+            ..place
+        }),
+        ("without a source", |place| CachePlace {
+            source: String::new(),
+            ..place
+        }),
+    ];
+    for (what, spoil) in spoilt {
+        let cached = cache(dir.path());
+        let at = cached.cached_place(PartitionId(1)).expect("readable");
+        // What is not in the changelog shows whether it is forgotten.
+        let foreign = workspace_engine_core::store::CacheChange::Entry(
+            id("acme"),
+            conformance::entry("kind", "foreign", "1", 1),
+        );
+        let at = spoil(at.expect("cached"));
+        cached
+            .import(PartitionId(1), &[foreign], &at)
+            .expect("spoilt");
+        drop(cached);
+        let store = place.store(dir.path(), "one");
+        open(&store, 1);
+        assert_eq!(contents(&store, 1), written, "{what}");
+        assert_eq!(store.counts().partitions_rebuilt, 1, "{what}");
+    }
+}
+
+#[test]
+fn an_entity_that_no_topic_takes_is_refused_alone() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    store.claim(claim_of("other", 1)).expect("claimed");
+    let huge = "1".repeat(17 * 1024 * 1024);
+    let saves = [
+        save_of("acme", 1, 9, vec![set("kind", "huge", &huge, 1)]),
+        save_of("other", 1, 9, one_change(8)),
+    ];
+    let refused = store.save(&saves, &[]).expect("saved");
+    assert_eq!(refused.len(), 1);
+    assert!(matches!(&refused[0].error, StoreError::Refused { id, .. } if id == "huge"));
+    assert_eq!(load(&store, "acme").expect("loaded").1, []);
+    assert_eq!(load(&store, "other").expect("loaded").1.len(), 1);
+}
+
+#[test]
+fn without_a_broker_it_opens_at_once_and_everything_is_refused_in_time() {
+    let place = Place::new("127.0.0.1:1");
+    let dir = dir();
+    let began = Instant::now();
+    let store = place.store(dir.path(), "one");
+    assert!(began.elapsed() < Duration::from_secs(2));
+    for _ in 0..3 {
+        let began = Instant::now();
+        unavailable(store.open(PartitionId(1)));
+        assert!(began.elapsed() < Duration::from_secs(3));
+    }
+    unavailable(store.claim(claim_of("acme", 1)));
+    store.close(PartitionId(1));
+}
+
+#[test]
+fn a_cache_that_is_ahead_of_its_place_reads_again_and_ends_as_it_was() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    fill(&store);
+    let written = contents(&store, 1);
+    let end = store.counts().records_written;
+    drop(store);
+    // As after a crash of the machine, which may lose what was written last.
+    for position in [1, end / 3, end / 2, end - 1] {
+        let cached = cache(dir.path());
+        let at = cached.cached_place(PartitionId(1)).expect("readable");
+        let at = CachePlace {
+            position,
+            landmark: 0,
+            ..at.expect("cached")
+        };
+        cached.import(PartitionId(1), &[], &at).expect("set back");
+        drop(cached);
+        let store = place.store(dir.path(), "one");
+        open(&store, 1);
+        assert_eq!(contents(&store, 1), written, "from {position}");
+        let counts = store.counts();
+        assert_eq!(counts.partitions_rebuilt, 0, "from {position}");
+        assert!(counts.records_read >= end - position, "{counts:?}");
+    }
+}
+
+#[test]
+fn a_load_of_an_earlier_assignment_is_fenced_where_nobody_has_loaded_since() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    store.close(PartitionId(1));
+    open(&store, 1);
+    let late = [save_of("acme", 1, 9, one_change(8))];
+    let refused = store.save(&late, &[(PartitionId(1), Offset(9))]);
+    match refused.expect("the others would be saved").as_slice() {
+        [
+            SaveRefused {
+                error: StoreError::Fenced { stored, .. },
+                ..
+            },
+        ] => assert_eq!(*stored, Epoch::new(1)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(store.committed(PartitionId(1)), Ok(Offset::ZERO));
+    let first_epoch = store.first_epoch(PartitionId(1)).get();
+    assert_eq!(first_epoch, 2);
+    store
+        .claim(claim_of("acme", first_epoch))
+        .expect("claimed anew");
+}
+
+#[test]
+fn letting_go_waits_for_the_transaction_under_way() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    cluster
+        .broker_round_trip_time(1, Duration::from_millis(300))
+        .expect("slow now");
+    std::thread::scope(|scope| {
+        let saving = scope.spawn(|| store.save(&[save_of("acme", 1, 9, one_change(8))], &[]));
+        // Until the transaction holds the partition.
+        let until = Instant::now() + LONG;
+        while !store.shared.partitions.is_pinned(PartitionId(1)) {
+            assert!(Instant::now() < until);
+            std::thread::yield_now();
+        }
+        store.close(PartitionId(1));
+        assert_eq!(store.counts().transactions_committed, 3, "it is over");
+        assert_eq!(saving.join().expect("no panic"), Ok(Vec::new()));
+        unavailable(store.claim(claim_of("acme", 2)));
+        assert_eq!(store.counts().transactions_committed, 3);
+    });
+}

@@ -1,0 +1,327 @@
+//! Against a real Apache Kafka: `KAFKA_BROKERS=$(scripts/kafka.sh start) cargo test -- --ignored`.
+
+use super::*;
+use crate::changelog::takeover::Step;
+use rdkafka::consumer::Consumer;
+use rdkafka::{Offset as At, TopicPartitionList};
+
+const SETTINGS: &[(&str, &str)] = &[
+    ("cleanup.policy", "compact"),
+    ("max.message.bytes", "16777216"),
+];
+
+/// Compacted within seconds.
+const QUICK: &[(&str, &str)] = &[
+    ("cleanup.policy", "compact"),
+    ("max.message.bytes", "16777216"),
+    ("segment.ms", "1000"),
+    ("min.cleanable.dirty.ratio", "0.01"),
+    ("max.compaction.lag.ms", "1000"),
+];
+
+fn place() -> Place {
+    place_with(SETTINGS)
+}
+
+fn place_with(settings: &[(&str, &str)]) -> Place {
+    let brokers = std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS names the brokers");
+    let mut place = Place::new(&brokers);
+    place.config.group = format!("engine-{:08x}", fastrand::u32(..));
+    place.group = group(&place.config);
+    place.with_topics(settings)
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn the_changelog_does_what_every_store_must() {
+    all_cases(place);
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn what_was_saved_is_there() {
+    what_was_saved_is_there_with_an_empty_disk_and_with_a_warm_one(&place(), Offset(12));
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn the_later_of_two_engines_with_one_name_writes_and_the_earlier_says_why_not() {
+    let place = place();
+    let (first, second) = (dir(), dir());
+    let one = place.store(first.path(), "same");
+    open(&one, 1);
+    one.claim(claim_of("acme", 1)).expect("claimed");
+    let two = place.store(second.path(), "same");
+    open(&two, 1);
+    two.claim(claim_of("acme", two.first_epoch(PartitionId(1)).get()))
+        .expect("claimed");
+    for _ in 0..2 {
+        match one.claim(claim_of("acme", 99)) {
+            Err(StoreError::Unavailable(words)) => {
+                assert!(words.contains("another process has taken"), "{words}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    two.claim(claim_of("acme", 50)).expect("claimed");
+    assert_eq!(one.counts().transactions_committed, 2);
+}
+
+/// A member whose metadata stays what they were, as of a process that was frozen.
+struct Frozen {
+    copies: Mutex<Vec<ConsumerGroupMetadata>>,
+    live: Arc<FakeGroup>,
+}
+
+impl Group for Frozen {
+    fn metadata(&self) -> Option<ConsumerGroupMetadata> {
+        self.copies.lock().pop()
+    }
+
+    fn committed(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<crate::group::Committed>> {
+        self.live.committed(topic, partition, timeout)
+    }
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn who_belongs_to_an_earlier_generation_of_the_group_writes_nothing() {
+    an_earlier_generation_writes_nothing(&[
+        ("partition.assignment.strategy", "cooperative-sticky"),
+        ("session.timeout.ms", "6000"),
+    ]);
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn who_belongs_to_an_earlier_epoch_of_the_group_writes_nothing() {
+    an_earlier_generation_writes_nothing(&[("group.protocol", "consumer")]);
+}
+
+fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
+    let place = place();
+    let (first, second) = (dir(), dir());
+    let member = || -> BaseConsumer {
+        let mut properties = vec![("group.id", place.config.group.as_str())];
+        properties.extend_from_slice(protocol);
+        let client = place.config.client("group", &properties);
+        client.create().expect("a client")
+    };
+    let joined = |consumers: &[&BaseConsumer], each: usize| {
+        let until = Instant::now() + LONG;
+        while consumers
+            .iter()
+            .any(|one| one.assignment().expect("told").count() != each)
+        {
+            assert!(Instant::now() < until);
+            for one in consumers {
+                let _ = one.poll(Duration::from_millis(20));
+            }
+        }
+    };
+    let zombie = member();
+    zombie
+        .subscribe(&[&place.config.topic])
+        .expect("subscribed");
+    joined(&[&zombie], 4);
+    let frozen = Frozen {
+        copies: Mutex::new((0..9).filter_map(|_| zombie.group_metadata()).collect()),
+        live: Arc::clone(&place.group),
+    };
+    let old = place.store_of(first.path(), "old", Arc::new(frozen));
+    open(&old, 1);
+    old.claim(claim_of("acme", 1)).expect("claimed");
+
+    let heir = member();
+    heir.subscribe(&[&place.config.topic]).expect("subscribed");
+    joined(&[&zombie, &heir], 2);
+    let saves = [save_of("acme", 1, 9, vec![set("kind", "one", "1", 8)])];
+    match old.save(&saves, &[(PartitionId(1), Offset(9))]) {
+        Err(StoreError::Unavailable(words)) => {
+            println!("{words}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(old.counts().transactions_aborted, 1);
+
+    let fresh = FakeGroup {
+        consumer: heir,
+        member: AtomicBool::new(true),
+    };
+    let new = place.store_of(second.path(), "new", Arc::new(fresh));
+    open(&new, 1);
+    assert_eq!(load(&new, "acme").expect("loaded").1, []);
+    assert_eq!(new.committed(PartitionId(1)), Ok(Offset(0)));
+    new.claim(claim_of("acme", 2)).expect("claimed");
+}
+
+/// Begins a transaction as an owner does and leaves it as a kill does.
+fn killed_within_a_transaction(place: &Place, name: &str, timeout_ms: &str) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &place.config.brokers)
+        .set(
+            "transactional.id",
+            format!("{}-{name}", place.config.changelog_topic()),
+        )
+        .set("transaction.timeout.ms", timeout_ms)
+        .create()
+        .expect("a client");
+    producer.init_transactions(LONG).expect("let in");
+    producer.begin_transaction().expect("begun");
+    let topic = place.config.changelog_topic();
+    let change = workspace_engine_core::store::CacheChange::Entry(
+        id("acme"),
+        conformance::entry("kind", "torn", "1", 99),
+    );
+    let (key, value) = record::encode(&change);
+    let mut record = BaseRecord::<[u8], [u8]>::to(&topic).partition(1).key(&key);
+    record.payload = value.as_deref();
+    producer
+        .send(record)
+        .map_err(|(error, _)| error)
+        .expect("sent");
+    producer.flush(LONG).expect("written");
+    let mut offsets = TopicPartitionList::new();
+    offsets
+        .add_partition_offset(&place.config.topic, 1, At::Offset(99))
+        .expect("added");
+    let member = place.group.metadata().expect("a member");
+    producer
+        .send_offsets_to_transaction(&offsets, &member, LONG)
+        .expect("taken");
+    // Neither committed nor aborted: no more than a broken connection reaches the broker.
+    drop(producer);
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_transaction_that_a_killed_owner_left_is_waited_for_and_never_seen() {
+    let place = place();
+    let (first, second) = (dir(), dir());
+    let store = place.store(first.path(), "one");
+    open(&store, 1);
+    fill(&store);
+    let written = contents(&store, 1);
+    drop(store);
+    killed_within_a_transaction(&place, "other", "4000");
+
+    let store = place.store(second.path(), "two");
+    let began = Instant::now();
+    let early = std::iter::repeat_with(|| store.open(PartitionId(1)))
+        .take_while(|opening| !matches!(opening, Ok(Opening::Done)))
+        .take_while(|_| began.elapsed() < Duration::from_secs(3))
+        .count();
+    assert!(early > 0, "it must wait for the transaction");
+    assert!(
+        began.elapsed() >= Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
+    open(&store, 1);
+    println!("waited {:?}", began.elapsed());
+    assert_eq!(contents(&store, 1), written);
+    assert_eq!(store.committed(PartitionId(1)), Ok(Offset(12)));
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn an_engine_that_comes_back_ends_its_own_transaction_at_once() {
+    let place = place();
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    fill(&store);
+    let written = contents(&store, 1);
+    drop(store);
+    killed_within_a_transaction(&place, "one", "60000");
+
+    let store = place.store(dir.path(), "one");
+    let began = Instant::now();
+    open(&store, 1);
+    assert!(
+        began.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(contents(&store, 1), written);
+    assert_eq!(store.committed(PartitionId(1)), Ok(Offset(12)));
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn what_compaction_leaves_is_the_same() {
+    let place = place_with(QUICK);
+    let (first, second, third) = (dir(), dir(), dir());
+    let store = place.store(first.path(), "one");
+    open(&store, 1);
+    fill(&store);
+    drop(store);
+    let store = place.store(second.path(), "two");
+    open(&store, 1);
+    let epoch = store.first_epoch(PartitionId(1)).get();
+    store.claim(claim_of("acme", epoch)).expect("claimed");
+    for round in 20..60_u64 {
+        let names = (0..10).map(|number: u64| number.to_string());
+        let mut changes: Vec<_> = names
+            .map(|name| set("kind", &name, &round.to_string(), round))
+            .collect();
+        if round % 2 == 1 {
+            changes.push(unset("kind", "5"));
+        }
+        let saved = store.save(&[save_of("acme", epoch, round + 1, changes)], &[]);
+        assert_eq!(saved, Ok(Vec::new()));
+    }
+    store.delete(&id("other")).expect("deleted");
+    let written = contents(&store, 1);
+    let records = store.counts().records_written + 40;
+
+    // The newest segment is never compacted, so something is written until the others are.
+    let until = Instant::now() + LONG;
+    let mut round = 100;
+    let left = loop {
+        let saved = store.save(&[save_of("acme", epoch, round, Vec::new())], &[]);
+        assert_eq!(saved, Ok(Vec::new()));
+        round += 1;
+        std::thread::sleep(Duration::from_secs(1));
+        let probe = place.store(tempfile::tempdir().expect("a directory").path(), "probe");
+        let mut takeover = Takeover::new(PartitionId(1));
+        while !matches!(takeover.step(&probe.shared), Ok(Step::Done(_))) {}
+        let read = probe.counts().records_read;
+        if read < records / 3 {
+            break read;
+        }
+        assert!(Instant::now() < until, "{read} of {records} after {LONG:?}");
+    };
+    println!("{left} of more than {records} records are left");
+    let now = contents(&store, 1);
+    assert_eq!(now[0].1, written[0].1);
+    drop(store);
+    for (what, dir) in [("cold", &third), ("older", &first), ("warm", &second)] {
+        let store = place.store(dir.path(), what);
+        open(&store, 1);
+        assert_eq!(contents(&store, 1), now, "{what}");
+        println!("{what}: {:?}", store.counts());
+        let forgotten = u64::from(what == "cold");
+        assert_eq!(store.counts().partitions_rebuilt, forgotten, "{what}");
+    }
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn what_was_acknowledged_is_there_whatever_was_refused_meanwhile() {
+    let place = place_with(QUICK);
+    // Longer where somebody kills brokers meanwhile.
+    let seconds =
+        std::env::var("STRESS_SECONDS").map_or(10, |text| text.parse().expect("a number"));
+    stress::what_was_acknowledged_is_there(&place, Duration::from_secs(seconds), || {
+        std::thread::sleep(Duration::from_millis(400));
+        place.group.member.store(false, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(30));
+        place.group.member.store(true, Ordering::Relaxed);
+    });
+}
