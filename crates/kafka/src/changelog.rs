@@ -30,6 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
+use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use workspace_engine_core::store::{
     Claim, EntrySink, HistoryCursor, HistoryRecord, LsmStore, Opening, Save, SaveRefused, Store,
@@ -70,6 +71,10 @@ pub enum ChangelogError {
 struct Shared {
     /// The topic of the events.
     topic: String,
+    /// Of this process's producer.
+    transactional_id: String,
+    /// What a producer is made of.
+    producer: ClientConfig,
     cache: LsmStore,
     group: Arc<dyn Group>,
     readers: Arc<Readers>,
@@ -109,8 +114,8 @@ impl std::fmt::Debug for ChangelogStore {
 impl ChangelogStore {
     /// A store over the changelog of `config`, with `cache` as its copy on this machine. It waits for no broker.
     ///
-    /// The data directory of the cache has as many partitions as the topics. No two processes may have one
-    /// `transactional_id` at a time: the later one fences the earlier.
+    /// The data directory of the cache has as many partitions as the topics. No two processes have one
+    /// `transactional_id`: each would fence the other whenever it can write again.
     ///
     /// # Errors
     /// [`ChangelogError`].
@@ -120,9 +125,11 @@ impl ChangelogStore {
         group: Arc<dyn Group>,
         transactional_id: String,
     ) -> Result<Self, ChangelogError> {
-        let transactions = Transactions::new(config, transactional_id)?;
+        let transactions = Transactions::new(config, &transactional_id)?;
         let shared = Arc::new(Shared {
             topic: config.topic.clone(),
+            producer: transactions.config().clone(),
+            transactional_id,
             cache,
             group,
             readers: Arc::new(Readers::new(config)?),

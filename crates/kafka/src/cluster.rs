@@ -47,7 +47,9 @@ impl Cluster {
     ) -> Result<Self, ClusterError> {
         let membership = Membership::new(config)?;
         let log = KafkaLog::open(config, partitions)?;
-        let transactional_id = format!("{}-{}-{owner}", config.group, config.topic);
+        // Of this process alone: one that was stopped for a while must not fence the one that was started in its place.
+        let life = fastrand::u64(..);
+        let transactional_id = format!("{}-{}-{owner}-{life:016x}", config.group, config.topic);
         let store = ChangelogStore::open(config, copy, membership.group(), transactional_id)?;
         Ok(Self {
             log: Arc::new(log),

@@ -31,37 +31,47 @@ pub(crate) trait Group: Send + Sync {
         partition: PartitionId,
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>>;
-}
 
-impl<C: ConsumerContext + 'static> Group for BaseConsumer<C> {
-    fn metadata(&self) -> Option<ConsumerGroupMetadata> {
-        self.group_metadata()
-    }
-
-    fn committed(
+    /// As [`Group::committed`], but it waits for no transaction: what was committed before those under way.
+    ///
+    /// # Errors
+    /// The client's own.
+    fn committed_before(
         &self,
         topic: &str,
         partition: PartitionId,
         timeout: Duration,
-    ) -> KafkaResult<Option<Committed>> {
-        let number = i32::try_from(partition.0).unwrap_or(i32::MAX);
-        let mut asked = TopicPartitionList::new();
-        asked.add_partition(topic, number);
-        let answer = self.committed_offsets(asked, timeout)?;
-        let Some(found) = answer.find_partition(topic, number) else {
-            return Ok(None);
-        };
-        found.error()?;
-        Ok(match found.offset() {
-            Offset::Offset(offset) => Some(Committed {
-                offset,
-                metadata: found.metadata().to_owned(),
-            }),
-            Offset::Beginning
-            | Offset::End
-            | Offset::Stored
-            | Offset::Invalid
-            | Offset::OffsetTail(_) => None,
-        })
-    }
+    ) -> KafkaResult<Option<Committed>>;
+}
+
+/// Asks the group what it has committed. A client of committed records waits for transactions under way, another
+/// one does not.
+///
+/// # Errors
+/// The client's own, also when `timeout` is over.
+pub(crate) fn ask_committed<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    partition: PartitionId,
+    timeout: Duration,
+) -> KafkaResult<Option<Committed>> {
+    let number = i32::try_from(partition.0).unwrap_or(i32::MAX);
+    let mut asked = TopicPartitionList::new();
+    asked.add_partition(topic, number);
+    let answer = consumer.committed_offsets(asked, timeout)?;
+    let Some(found) = answer.find_partition(topic, number) else {
+        return Ok(None);
+    };
+    found.error()?;
+    Ok(match found.offset() {
+        Offset::Offset(offset) => Some(Committed {
+            offset,
+            metadata: found.metadata().to_owned(),
+        }),
+        Offset::Beginning
+        | Offset::End
+        | Offset::Stored
+        | Offset::Invalid
+        | Offset::OffsetTail(_) => None,
+    })
 }

@@ -5,7 +5,10 @@ mod topics;
 
 mod log;
 
-#[expect(unsafe_code, reason = "a function of librdkafka that rdkafka does not wrap")]
+#[expect(
+    unsafe_code,
+    reason = "a function of librdkafka that rdkafka does not wrap"
+)]
 mod generation;
 mod group;
 mod membership;

@@ -18,7 +18,7 @@ use workspace_lifecycle::PartitionId;
 
 use crate::config::{GroupProtocol, KafkaConfig};
 use crate::generation::generation;
-use crate::group::{Committed, Group};
+use crate::group::{Committed, Group, ask_committed};
 
 /// Between two looks at the group's events; each look also tells the client that this process lives.
 const POLL: Duration = Duration::from_millis(100);
@@ -91,6 +91,8 @@ type Member = BaseConsumer<MemberContext>;
 /// A membership in the consumer group.
 pub struct Membership {
     consumer: Arc<Member>,
+    /// Asks the group without being a member, and without waiting for transactions.
+    onlooker: Arc<BaseConsumer>,
     leaving: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -139,8 +141,15 @@ impl Membership {
         let consumer: Member = config
             .client("group", &defaults)
             .create_with_context(context)?;
+        let onlooker = [
+            ("group.id", config.group.as_str()),
+            ("enable.auto.commit", "false"),
+            ("isolation.level", "read_uncommitted"),
+        ];
+        let onlooker: BaseConsumer = config.client("group-onlooker", &onlooker).create()?;
         Ok(Self {
             consumer: Arc::new(consumer),
+            onlooker: Arc::new(onlooker),
             leaving: Arc::new(AtomicBool::new(false)),
             thread: Mutex::new(None),
         })
@@ -148,7 +157,10 @@ impl Membership {
 
     /// What the other clients of this process ask of the membership.
     pub(crate) fn group(&self) -> Arc<dyn Group> {
-        Arc::new(OwnGroup(Arc::clone(&self.consumer)))
+        Arc::new(OwnGroup {
+            member: Arc::clone(&self.consumer),
+            onlooker: Arc::clone(&self.onlooker),
+        })
     }
 
     /// Joins the group; `assignments` is told of every partition that comes or goes.
@@ -202,18 +214,23 @@ impl Membership {
     }
 }
 
-struct OwnGroup(Arc<Member>);
+struct OwnGroup {
+    member: Arc<Member>,
+    onlooker: Arc<BaseConsumer>,
+}
 
 impl Group for OwnGroup {
     fn metadata(&self) -> Option<ConsumerGroupMetadata> {
         // A client that is no member hands metadata out as well: with those the broker lets anybody commit. It is
         // thrown out before this process is told, so the generation is looked at on both sides of the question.
         let now = || {
-            let is_member = self.0.context().standing.lock().is_member;
-            is_member.then(|| generation(self.0.client())).flatten()
+            let is_member = self.member.context().standing.lock().is_member;
+            is_member
+                .then(|| generation(self.member.client()))
+                .flatten()
         };
         let before = now()?;
-        let metadata = self.0.group_metadata();
+        let metadata = self.member.group_metadata();
         metadata.filter(|_| now() == Some(before))
     }
 
@@ -223,7 +240,16 @@ impl Group for OwnGroup {
         partition: PartitionId,
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
-        Group::committed(&*self.0, topic, partition, timeout)
+        ask_committed(&self.member, topic, partition, timeout)
+    }
+
+    fn committed_before(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<Committed>> {
+        ask_committed(&self.onlooker, topic, partition, timeout)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The one transactional producer of an engine: runs a transaction and tells how it ended.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::consumer::ConsumerGroupMetadata;
@@ -18,7 +19,10 @@ use crate::config::KafkaConfig;
 const TRANSACTION: Duration = Duration::from_secs(30);
 
 /// How long a transaction may take until its commit; the rest is for the commit itself.
-const UNTIL_COMMIT: Duration = Duration::from_secs(15);
+const UNTIL_COMMIT: Duration = Duration::from_secs(10);
+
+/// How long the client may say nothing beyond the time it was given, before it is taken for stuck.
+const STUCK: Duration = Duration::from_secs(2);
 
 /// How long it is asked whether a commit was done.
 const COMMIT: Duration = Duration::from_secs(20);
@@ -44,28 +48,6 @@ pub(super) struct Record {
     pub(super) partition: PartitionId,
     pub(super) key: Vec<u8>,
     pub(super) value: Option<Vec<u8>>,
-}
-
-/// When a transaction began, on the clock that goes on while the machine sleeps, too.
-#[derive(Clone, Copy)]
-struct Began {
-    at: Instant,
-    wall: SystemTime,
-}
-
-impl Began {
-    fn now() -> Self {
-        Self {
-            at: Instant::now(),
-            wall: SystemTime::now(),
-        }
-    }
-
-    /// Whether the coordinator has ended the transaction by itself.
-    fn is_timed_out(self) -> bool {
-        let wall = self.wall.elapsed().unwrap_or_default();
-        self.at.elapsed().max(wall) >= TRANSACTION
-    }
 }
 
 /// How a transaction ended.
@@ -115,7 +97,7 @@ type Client = ThreadedProducer<Delivered>;
 pub(super) struct Transactions {
     config: ClientConfig,
     topic: String,
-    id: String,
+    id: Arc<str>,
     state: State,
     backoff: Duration,
 }
@@ -128,13 +110,11 @@ enum State {
     },
     /// The coordinator has not let it in yet.
     Starting(Client),
-    Ready(Client),
-    /// Another process has taken the transactional id.
-    Superseded,
+    Ready(Arc<Client>),
 }
 
 impl Transactions {
-    pub(super) fn new(config: &KafkaConfig, id: String) -> Result<Self, KafkaError> {
+    pub(super) fn new(config: &KafkaConfig, id: &str) -> Result<Self, KafkaError> {
         let timeout = TRANSACTION.as_millis().to_string();
         let defaults = [
             ("enable.idempotence", "true"),
@@ -148,13 +128,13 @@ impl Transactions {
             ("queue.buffering.max.messages", "0"),
         ];
         let mut client = config.client("changelog", &defaults);
-        client.set("transactional.id", &id);
+        client.set("transactional.id", id);
         // Made at once, so that a property that the client does not take is told when the store is opened.
         let first = client.create_with_context(Delivered::default())?;
         Ok(Self {
             topic: config.changelog_topic(),
             config: client,
-            id,
+            id: id.into(),
             state: State::Starting(first),
             backoff: BACKOFF_LEAST,
         })
@@ -163,82 +143,96 @@ impl Transactions {
     /// Sees to it that there is a producer that the coordinator has let in: what one before it left is decided then.
     pub(super) fn ready(&mut self) -> Result<(), String> {
         let now = Instant::now();
-        let client = match std::mem::replace(&mut self.state, State::Superseded) {
-            State::Superseded => return Err(self.superseded()),
-            ready @ State::Ready(_) => {
-                self.state = ready;
-                return Ok(());
-            }
-            State::None { again_at, reason } if now < again_at => {
-                let words = reason.clone();
-                self.state = State::None { again_at, reason };
-                return Err(words);
-            }
+        match &self.state {
+            State::Ready(_) => return Ok(()),
+            State::None { again_at, reason } if now < *again_at => return Err(reason.clone()),
             State::None { .. } => match self.config.create_with_context(Delivered::default()) {
-                Ok(client) => client,
+                Ok(client) => self.state = State::Starting(client),
                 Err(error) => {
                     return Err(self.without(format!("the producer cannot be made: {error}")));
                 }
             },
-            State::Starting(client) => client,
-        };
-        match client.init_transactions(INIT) {
-            Ok(()) => {
-                self.state = State::Ready(client);
-                self.backoff = BACKOFF_LEAST;
-                Ok(())
-            }
-            Err(error) => {
-                let words = format!("the coordinator does not let the producer in: {error}");
-                if is_retriable(&error) {
-                    self.state = State::Starting(client);
-                    return Err(words);
-                }
-                Err(self.without(words))
-            }
+            State::Starting(_) => {}
         }
+        let State::Starting(client) = &self.state else {
+            return Ok(());
+        };
+        if let Err(error) = client.init_transactions(INIT) {
+            let words = format!("the coordinator does not let the producer in: {error}");
+            return Err(if is_retriable(&error) {
+                words
+            } else {
+                self.without(words)
+            });
+        }
+        self.backoff = BACKOFF_LEAST;
+        let nothing = State::None {
+            again_at: now,
+            reason: String::new(),
+        };
+        if let State::Starting(client) = std::mem::replace(&mut self.state, nothing) {
+            self.state = State::Ready(Arc::new(client));
+        }
+        Ok(())
+    }
+
+    /// What a producer is made of.
+    pub(super) fn config(&self) -> &ClientConfig {
+        &self.config
     }
 
     /// Whether there is nothing to wait for.
     pub(super) fn is_settled(&self) -> bool {
-        matches!(self.state, State::Ready(_) | State::Superseded)
+        matches!(self.state, State::Ready(_))
     }
 
     /// Writes the records and the offsets of the group together, or not at all.
     pub(super) fn run(
         &mut self,
         records: &[Record],
-        offsets: &TopicPartitionList,
-        member: &ConsumerGroupMetadata,
+        offsets: TopicPartitionList,
+        member: ConsumerGroupMetadata,
     ) -> Outcome {
         if let Err(words) = self.ready() {
             return Outcome::Aborted(words);
         }
-        let began = Began::now();
         let State::Ready(client) = &self.state else {
-            return Outcome::Aborted(self.superseded());
+            return Outcome::Aborted("there is no producer".to_owned());
         };
+        let client = Arc::clone(client);
+        let until = Instant::now() + UNTIL_COMMIT;
         client.context().ends.lock().clear();
         *client.context().failure.lock() = None;
         if let Err(error) = client.begin_transaction() {
-            return Outcome::Aborted(self.abort(began, "a transaction cannot begin", &error));
+            return Outcome::Aborted(self.abort(&client, "a transaction cannot begin", &error));
         }
-        if let Err((what, error)) = prepare(client, &self.topic, records, offsets, member, began) {
-            return Outcome::Aborted(self.abort(began, what, &error));
+        let prepared = produce(&client, &self.topic, records, until)
+            .and_then(|()| send_offsets(&client, offsets, member, until));
+        match prepared {
+            Ok(()) => {}
+            Err(Failure::Told(what, error)) => {
+                return Outcome::Aborted(self.abort(&client, what, &error));
+            }
+            Err(Failure::Stuck(what)) => {
+                // Nothing more can be asked of it. The next one aborts what it leaves.
+                tracing::error!(
+                    transactional_id = &*self.id,
+                    what,
+                    "the changelog's producer is given up"
+                );
+                return Outcome::Aborted(self.without(what.to_owned()));
+            }
         }
         // The client's own flush, with which a commit begins, sleeps for 100 ms where anything is on its way.
-        while client.in_flight_count() > 0 && began.at.elapsed() < UNTIL_COMMIT {
+        while client.in_flight_count() > 0 && Instant::now() < until {
             std::thread::sleep(ON_ITS_WAY);
         }
-        self.commit(began)
+        self.commit(&client)
     }
 
-    fn commit(&mut self, began: Began) -> Outcome {
+    fn commit(&mut self, client: &Client) -> Outcome {
         let deadline = Instant::now() + COMMIT;
         loop {
-            let State::Ready(client) = &self.state else {
-                return Outcome::Unknown(self.superseded());
-            };
             let left = deadline.saturating_duration_since(Instant::now());
             let error = match client.commit_transaction(left.max(Duration::from_millis(100))) {
                 Ok(()) => {
@@ -252,7 +246,7 @@ impl Transactions {
                 Err(error) => error,
             };
             if requires_abort(&error) {
-                let words = self.abort(began, "the transaction cannot be committed", &error);
+                let words = self.abort(client, "the transaction cannot be committed", &error);
                 return Outcome::Aborted(words);
             }
             if is_retriable(&error) && Instant::now() < deadline {
@@ -260,7 +254,6 @@ impl Transactions {
                 continue;
             }
             let words = self.give_up(
-                began,
                 "it is not known whether the transaction was committed",
                 &error,
             );
@@ -269,15 +262,12 @@ impl Transactions {
     }
 
     /// Ends a transaction that was not committed. Tells why.
-    fn abort(&mut self, began: Began, what: &str, error: &KafkaError) -> String {
+    fn abort(&mut self, client: &Client, what: &str, error: &KafkaError) -> String {
         if is_fatal(error) {
-            return self.give_up(began, what, error);
+            return self.give_up(what, error);
         }
         let deadline = Instant::now() + ABORT;
         loop {
-            let State::Ready(client) = &self.state else {
-                return self.superseded();
-            };
             let failure = client.context().failure.lock().clone();
             let words = match failure {
                 Some(failure) => format!("{what}: {error}; a record was not written: {failure}"),
@@ -290,21 +280,18 @@ impl Transactions {
                     std::thread::sleep(FULL);
                 }
                 // A new producer aborts what this one leaves.
-                Err(failed) => return self.give_up(began, &words, &failed),
+                Err(failed) => return self.give_up(&words, &failed),
             }
         }
     }
 
     /// Lets the producer go; the next one decides what it has left.
-    fn give_up(&mut self, began: Began, what: &str, error: &KafkaError) -> String {
-        let words = format!("{what}: {error}");
-        tracing::error!(transactional_id = self.id, %error, what, "the changelog's producer is given up");
-        // The coordinator itself fences a producer whose transaction took too long.
-        if is_fenced(error) && !began.is_timed_out() {
-            self.state = State::Superseded;
-            return format!("{words}; {}", self.superseded());
-        }
-        self.without(words)
+    ///
+    /// It may have been fenced: by the coordinator because a transaction took too long, or by who takes over a partition
+    /// that a transaction of this process holds. What this process still owns it writes with the next one.
+    fn give_up(&mut self, what: &str, error: &KafkaError) -> String {
+        tracing::error!(transactional_id = &*self.id, %error, what, "the changelog's producer is given up");
+        self.without(format!("{what}: {error}"))
     }
 
     fn without(&mut self, reason: String) -> String {
@@ -315,25 +302,21 @@ impl Transactions {
         self.backoff = (self.backoff * 2).min(BACKOFF_MOST);
         reason
     }
-
-    fn superseded(&self) -> String {
-        format!(
-            "another process has taken the transactional id {}: two engines have the same name, or this one was \
-             replaced; it writes no more until it is started anew",
-            self.id
-        )
-    }
 }
 
-fn prepare(
+/// Why a transaction cannot be committed.
+enum Failure {
+    Told(&'static str, KafkaError),
+    /// The client does not come back from a call.
+    Stuck(&'static str),
+}
+
+fn produce(
     client: &Client,
     topic: &str,
     records: &[Record],
-    offsets: &TopicPartitionList,
-    member: &ConsumerGroupMetadata,
-    began: Began,
-) -> Result<(), (&'static str, KafkaError)> {
-    let deadline = began.at + UNTIL_COMMIT;
+    until: Instant,
+) -> Result<(), Failure> {
     for Record {
         partition,
         key,
@@ -346,28 +329,69 @@ fn prepare(
         record.payload = value.as_deref();
         while let Err((error, back)) = client.send(record) {
             let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
-            if !full || Instant::now() >= deadline {
-                return Err(("a record cannot be written", error));
+            if !full || Instant::now() >= until {
+                return Err(Failure::Told("a record cannot be written", error));
             }
             std::thread::sleep(FULL);
             record = back;
         }
     }
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match client.send_offsets_to_transaction(offsets, member, left.max(FULL)) {
-            Ok(()) => return Ok(()),
-            Err(error) if is_retriable(&error) && !requires_abort(&error) && !left.is_zero() => {
-                std::thread::sleep(FULL);
+    Ok(())
+}
+
+/// Adds the group's offsets. The call is made on a thread of its own: librdkafka (up to 2.14) may never come back
+/// from it where the group's coordinator goes away (librdkafka issues 5456 and 5511).
+fn send_offsets(
+    client: &Arc<Client>,
+    offsets: TopicPartitionList,
+    member: ConsumerGroupMetadata,
+    until: Instant,
+) -> Result<(), Failure> {
+    const STUCK_WORDS: &str = "the client does not come back from sending the group's offsets";
+    let client = Arc::clone(client);
+    let (tell, told) = crossbeam_channel::bounded(1);
+    let call = move || {
+        let answer = loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match client.send_offsets_to_transaction(&offsets, &member, left.max(FULL)) {
+                Err(error)
+                    if is_retriable(&error) && !requires_abort(&error) && !left.is_zero() =>
+                {
+                    std::thread::sleep(FULL);
+                }
+                answer => break answer,
             }
-            Err(error) => {
-                return Err((
-                    "the group does not take the offsets of the transaction",
-                    error,
-                ));
-            }
-        }
+        };
+        // Nobody waits for an answer that comes too late.
+        let _ = tell.send(answer);
+    };
+    let thread = std::thread::Builder::new().name("changelog-offsets".to_owned());
+    if thread.spawn(call).is_err() {
+        return Err(Failure::Stuck(
+            "there is no thread to send the group's offsets",
+        ));
     }
+    match told.recv_deadline(until + STUCK) {
+        Ok(answer) => answer.map_err(|error| {
+            Failure::Told(
+                "the group does not take the offsets of the transaction",
+                error,
+            )
+        }),
+        Err(_) => Err(Failure::Stuck(STUCK_WORDS)),
+    }
+}
+
+/// Aborts what a producer of this transactional id has left open, and lets it do nothing more.
+///
+/// # Errors
+/// Why the coordinator does not do so.
+pub(super) fn fence(config: &ClientConfig, id: &str) -> Result<(), KafkaError> {
+    let mut config = config.clone();
+    let client: Client = config
+        .set("transactional.id", id)
+        .create_with_context(Delivered::default())?;
+    client.init_transactions(INIT)
 }
 
 fn is_retriable(error: &KafkaError) -> bool {
@@ -383,15 +407,4 @@ fn requires_abort(error: &KafkaError) -> bool {
 
 fn is_fatal(error: &KafkaError) -> bool {
     matches!(error, KafkaError::Transaction(error) if error.is_fatal())
-}
-
-fn is_fenced(error: &KafkaError) -> bool {
-    matches!(
-        error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::Fenced
-                | RDKafkaErrorCode::ProducerFenced
-                | RDKafkaErrorCode::InvalidProducerEpoch
-        )
-    )
 }

@@ -9,11 +9,13 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use workspace_engine_core::store::{CacheChange, CachePlace, StoreError};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::Epoch;
 
 use super::lineage::{fits, lineage_of, source};
+use super::producer;
 use super::reader::{Ends, Found, Reader};
 use super::record::{self, Said};
 use super::{Shared, now_ms};
@@ -35,6 +37,8 @@ pub(super) struct Takeover {
     partition: PartitionId,
     committed: Offset,
     phase: Phase,
+    /// The owner before was told to write no more.
+    fenced: bool,
     /// How far it is, and how far it must.
     position: u64,
     end: u64,
@@ -108,6 +112,7 @@ impl Takeover {
             partition,
             committed: Offset::ZERO,
             phase: Phase::Committed,
+            fenced: false,
             position: 0,
             end: 0,
         }
@@ -162,10 +167,24 @@ impl Takeover {
         }
     }
 
-    fn ask_group(&self, shared: &Shared) -> Result<Offset, StoreError> {
+    fn ask_group(&mut self, shared: &Shared) -> Result<Offset, StoreError> {
         let answer = shared
             .group
             .committed(&shared.topic, self.partition, ANSWER);
+        let is_undecided = matches!(
+            answer
+                .as_ref()
+                .err()
+                .and_then(KafkaError::rdkafka_error_code),
+            Some(
+                RDKafkaErrorCode::UnstableOffsetCommit
+                    | RDKafkaErrorCode::OperationTimedOut
+                    | RDKafkaErrorCode::RequestTimedOut
+            )
+        );
+        if is_undecided && !self.fenced {
+            self.fence(shared);
+        }
         let committed = answer.map_err(|error| {
             StoreError::Unavailable(format!(
                 "the group does not tell what it has committed of partition {}: {error}",
@@ -174,6 +193,35 @@ impl Takeover {
         })?;
         let offset = committed.map_or(0, |committed| committed.offset);
         Ok(Offset(u64::try_from(offset).unwrap_or_default()))
+    }
+
+    /// A transaction with an offset of the partition is under way for so long that its process has died in it, or
+    /// should not be in it: who gives a partition away decides it before. The coordinator would wait until its time
+    /// is over; so it is told that the process writes no more.
+    fn fence(&mut self, shared: &Shared) {
+        let before = shared
+            .group
+            .committed_before(&shared.topic, self.partition, ANSWER);
+        let writer = match before {
+            Ok(Some(committed)) => committed.metadata,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(partition = %self.partition, %error, "nobody tells who wrote last");
+                return;
+            }
+        };
+        if writer.is_empty() || writer == shared.transactional_id {
+            return;
+        }
+        match producer::fence(&shared.producer, &writer) {
+            Ok(()) => {
+                self.fenced = true;
+                tracing::info!(partition = %self.partition, writer, "a transaction that the owner before left open is aborted");
+            }
+            Err(error) => {
+                tracing::warn!(partition = %self.partition, writer, %error, "a transaction that the owner before left open cannot be aborted yet");
+            }
+        }
     }
 
     /// Waits until what was written when it began is decided, and begins to read then.

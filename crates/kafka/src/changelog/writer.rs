@@ -142,15 +142,18 @@ impl Writer {
             // Of every partition that is written, also where nothing new is committed: who takes it over waits
             // for transactions with an offset of it.
             let offset = Offset::Offset(i64::try_from(part.committed.0).unwrap_or(i64::MAX));
-            offsets
-                .add_partition_offset(&self.shared.topic, number(*partition), offset)
+            let mut element = offsets.add_partition(&self.shared.topic, number(*partition));
+            element
+                .set_offset(offset)
                 .map_err(|error| StoreError::Unavailable(error.to_string()))?;
+            // Who takes the partition over from a process that died finds its producer by this.
+            element.set_metadata(&*self.shared.transactional_id);
         }
         if draft.records.iter().any(|record| record.value.is_some()) {
             // Before it is committed: what the cache cannot take would have to be read again.
             self.shared.cache.check_room(draft.bytes)?;
         }
-        match self.transactions.run(&draft.records, &offsets, &member) {
+        match self.transactions.run(&draft.records, offsets, member) {
             Outcome::Committed(ends) => {
                 counters.committed.add(1);
                 counters.records_written.add(draft.records.len());
