@@ -211,10 +211,10 @@ const CLUSTER_COUNTERS: [ClusterRow; 10] = [
         |_, changelog| changelog.bytes_read,
     ),
     (
-        "workspace_engine_changelog_copies_forgotten",
-        "Copies of partitions on this disk that did not fit the changelog and were made anew",
+        "workspace_engine_changelog_partitions_rebuilt",
+        "Partitions of which all of the changelog was read, because no copy on this disk fitted it",
         None,
-        |_, changelog| changelog.caches_forgotten,
+        |_, changelog| changelog.partitions_rebuilt,
     ),
 ];
 
