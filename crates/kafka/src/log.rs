@@ -7,12 +7,14 @@
 mod appends;
 mod cluster;
 mod ends;
+mod letter;
 mod letters;
 #[expect(
     unsafe_code,
     reason = "rdkafka does not wrap fetching in batches without a group"
 )]
 mod native;
+mod pending;
 mod reader;
 mod sequences;
 mod upkeep;

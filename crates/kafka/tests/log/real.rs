@@ -10,7 +10,9 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset as At, TopicPartitionList};
 use workspace_engine_core::log::conformance::{self, EVERYTHING, append, id, request};
-use workspace_engine_core::log::{Append, AppendError, EventLog, ReadError, ReadLimit};
+use workspace_engine_core::log::{
+    Append, AppendError, EventLog, ProducerSequence, ReadError, ReadLimit,
+};
 use workspace_engine_kafka::{KafkaConfig, KafkaLog};
 use workspace_lifecycle::Offset;
 
@@ -389,7 +391,7 @@ fn the_largest_record_goes_through_and_a_larger_one_is_refused() {
         },
     ) {
         Err(AppendError::Unavailable(words)) => {
-            assert!(words.contains("larger than topic large-"), "{words}")
+            assert!(words.contains("larger than topic large-"), "{words}");
         }
         other => panic!("{other:?}"),
     }
@@ -464,16 +466,85 @@ fn a_flipped_bit_is_damage_with_its_place() {
         (offsets(&batch.records), batch.next_offset),
         (vec![0], Offset(1))
     );
-    match until("the damage", || log.read(P0, Offset(1), limit).err()) {
-        ReadError::Corrupt {
-            partition,
-            offset,
-            reason,
-        } => {
-            println!("{reason}");
-            assert_eq!((partition, offset), (P0, Offset(1)));
-        }
-        other => panic!("{other:?}"),
-    }
+    let error = until("the damage", || log.read(P0, Offset(1), limit).err());
+    println!("{error}");
+    assert!(
+        matches!(
+            error,
+            ReadError::Corrupt {
+                partition: P0,
+                offset: Offset(1),
+                ..
+            }
+        ),
+        "{error}"
+    );
     assert_eq!(offsets(&read_to(&log, P0, Offset(2), Offset(3))), [2]);
+}
+
+#[test]
+#[ignore = "needs KAFKA_BROKERS and KAFKA_DIR of a cluster of one node, which it kills"]
+fn events_appended_while_a_broker_is_killed_are_read_once_and_in_order() {
+    let script = |command: &str| {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/kafka.sh");
+        let status = std::process::Command::new(path)
+            .args([command, "1"])
+            .status();
+        assert!(status.expect("the script").success(), "{command}");
+    };
+    let real = Real::new("killed", 1, &[]);
+    let log = real.log();
+    let rounds = 300_u64;
+    std::thread::scope(|scope| {
+        let log = &log;
+        scope.spawn(move || {
+            for round in 0..rounds {
+                let event = (id("acme"), Bytes::from(round.to_string()));
+                let producer = Some(ProducerSequence {
+                    producer_id: "p".to_owned(),
+                    sequence: round + 1,
+                });
+                append(
+                    log,
+                    Append {
+                        producer,
+                        events: vec![event; 3],
+                    },
+                )
+                .expect("appended");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        scope.spawn(move || {
+            for _ in 0..2 {
+                std::thread::sleep(Duration::from_millis(700));
+                script("kill");
+                until("the trouble is told", || log.health().err());
+                script("restart");
+            }
+        });
+        let end = Offset(rounds * 3);
+        let records = {
+            let mut records = Vec::new();
+            let mut next = Offset(0);
+            let began = Instant::now();
+            while next < end && began.elapsed() < 6 * PATIENCE {
+                match log.read(P0, next, EVERYTHING) {
+                    Ok(batch) => {
+                        next = batch.next_offset;
+                        records.extend(batch.records);
+                    }
+                    Err(ReadError::Unavailable(_)) => std::thread::sleep(Duration::from_millis(50)),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            records
+        };
+        let numbers: Vec<u64> = records
+            .iter()
+            .map(|record| text(record).parse().expect("a number"))
+            .collect();
+        let expected: Vec<u64> = (0..rounds).flat_map(|round| [round; 3]).collect();
+        assert_eq!(numbers, expected);
+    });
 }
