@@ -518,7 +518,13 @@ fn events_appended_while_a_broker_is_killed_are_read_once_and_in_order() {
         scope.spawn(move || {
             for _ in 0..2 {
                 std::thread::sleep(Duration::from_millis(700));
+                let dir = std::env::var("KAFKA_DIR").expect("KAFKA_DIR");
+                let pid = std::fs::read_to_string(format!("{dir}/1/pid")).expect("a node");
                 script("kill");
+                until("it is dead", || {
+                    let lives = std::path::Path::new("/proc").join(pid.trim()).exists();
+                    (!lives).then_some(())
+                });
                 until("the trouble is told", || log.health().err());
                 script("restart");
             }
