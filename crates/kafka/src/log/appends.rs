@@ -270,7 +270,7 @@ impl Desk {
                 }
             }
             if answer.is_ok() {
-                *self.cluster.append_trouble.lock() = None;
+                self.cluster.append_succeeded();
             }
         }
         let waiters = {
@@ -318,10 +318,7 @@ impl ProducerContext for Deliveries {
                 let code = error.rdkafka_error_code();
                 tracing::debug!(%error, words, topic = message.topic(), "a record is not acknowledged");
                 if code != Some(RDKafkaErrorCode::MessageSizeTooLarge) {
-                    *self.0.cluster.append_trouble.lock() = Some(format!(
-                        "events are not acknowledged by {}: {words}",
-                        self.0.cluster.brokers
-                    ));
+                    self.0.cluster.append_failed(&words);
                 }
                 if self.0.closing.load(Ordering::Acquire) {
                     Err(AppendError::Closed)

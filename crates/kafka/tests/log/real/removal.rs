@@ -9,7 +9,7 @@ use workspace_engine_core::log::{EventLog, ReadError, ReadLimit};
 use workspace_lifecycle::Offset;
 
 use super::Real;
-use crate::cluster::{P0, offsets, produce, produce_numbers, read_to, text, until};
+use crate::cluster::{P0, offsets, produce, produce_numbers, read_to, until};
 
 #[test]
 #[ignore = "needs KAFKA_BROKERS"]
