@@ -1,6 +1,7 @@
 //! What only a real Apache Kafka does: transactions, compaction, removal, topics that are made anew.
 //!
 //! `KAFKA_BROKERS=$(scripts/kafka.sh start) cargo test -p workspace-engine-kafka --test log -- --ignored`
+//! With `KAFKA_DATA`, where the broker keeps its logs (`target/kafka/1/data`), a segment is damaged as well.
 
 mod load;
 mod removal;
