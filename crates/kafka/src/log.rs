@@ -7,12 +7,14 @@
 mod appends;
 mod cluster;
 mod ends;
+mod letter;
 mod letters;
 #[expect(
     unsafe_code,
     reason = "rdkafka does not wrap fetching in batches without a group"
 )]
 mod native;
+mod pending;
 mod reader;
 mod sequences;
 mod upkeep;
@@ -69,6 +71,20 @@ pub enum KafkaLogError {
 ///
 /// A partition must be [opened](EventLog::open) before its ends are asked for. Dropping the log waits at most
 /// a few seconds for requests under way, and refuses the rest.
+///
+/// ```
+/// use workspace_engine_core::log::EventLog;
+/// use workspace_engine_kafka::{KafkaConfig, KafkaLog};
+/// use workspace_lifecycle::PartitionId;
+///
+/// // Nobody answers there; the log opens all the same, and says so.
+/// let config = KafkaConfig { brokers: "127.0.0.1:1".to_owned(), ..KafkaConfig::default() };
+/// let log = KafkaLog::open(&config, 12)?;
+/// assert_eq!(log.partitions(), 12);
+/// assert!(log.health().is_err());
+/// assert!(log.open(PartitionId(0)).is_err(), "to be tried again");
+/// # Ok::<(), workspace_engine_kafka::KafkaLogError>(())
+/// ```
 pub struct KafkaLog {
     // Dropped from top to bottom: answers first, then who looks after the rest, then the readers.
     appends: Appends,

@@ -1,9 +1,9 @@
 //! Appends through one idempotent producer: a request is answered when all of its records are acknowledged.
 //!
-//! A request is refused before any of it is sent where that can be known. One whose records fail later is refused
-//! as a whole, though some of them may be there: the topic is not transactional.
+//! A request is refused before any of it is sent where that can be known. One that fails later is refused as a
+//! whole, though some of its records may be there: the topic is not transactional. When a producer with a name
+//! sends it again, only what was not acknowledged is sent.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,64 +16,19 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use workspace_engine_core::log::{
-    Append, AppendError, Appended, AppendedRange, PRODUCER_ID_BYTES_MOST, ProducerSequence,
-    QUEUED_BYTES_MOST, QUEUED_REQUESTS_MOST,
+    Append, AppendError, Appended, PRODUCER_ID_BYTES_MOST, ProducerSequence, QUEUED_BYTES_MOST,
+    QUEUED_REQUESTS_MOST,
 };
 use workspace_engine_core::routing::partition_of;
 use workspace_lifecycle::{Offset, PartitionId};
 
 use super::cluster::Shared;
+use super::pending::{Acknowledged, Kind, Outgoing, Pending, Settled, Turn, Waiter};
 use super::sequences::{Sequences, Verdict};
 use super::words::Words;
 
-/// What a record takes in the producer's queue beside key and value.
-const RECORD_OVERHEAD_BYTES: usize = 128;
-
 /// How long what is under way may take when the log is closed.
 const FLUSH: Duration = Duration::from_secs(2);
-
-/// Gives the answer to whoever waits for it.
-pub(super) type Waiter = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
-
-/// One record to be appended.
-pub(super) struct Outgoing<'a> {
-    pub(super) topic: &'a str,
-    pub(super) partition: PartitionId,
-    pub(super) key: &'a [u8],
-    pub(super) value: Option<&'a [u8]>,
-    pub(super) headers: Option<OwnedHeaders>,
-}
-
-impl Outgoing<'_> {
-    fn bytes(&self) -> usize {
-        self.key.len() + self.value.map_or(0, <[u8]>::len) + RECORD_OVERHEAD_BYTES
-    }
-}
-
-/// A request whose records are on their way.
-pub(super) struct Pending {
-    sequence: Option<ProducerSequence>,
-    /// Whether its records are events, of which readers are told.
-    is_events: bool,
-    bytes: usize,
-    state: Mutex<PendingState>,
-}
-
-struct PendingState {
-    /// Records that are neither acknowledged nor failed.
-    open: usize,
-    accepted: u64,
-    /// Where they stand; none where the brokers did not say so.
-    ranges: BTreeMap<PartitionId, Option<(Offset, Offset)>>,
-    failed: Option<AppendError>,
-    waiters: Vec<(Waiter, Turn)>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    First,
-    Repeat,
-}
 
 /// What the producer's threads and those who append share.
 struct Desk {
@@ -92,6 +47,12 @@ pub(super) struct Appends {
     record_bytes_most: usize,
     /// Held while a request is sent, so that its records stand beside each other.
     producer: Mutex<ThreadedProducer<Deliveries>>,
+}
+
+/// One record on its way.
+pub(super) struct Delivery {
+    pending: Arc<Pending>,
+    index: usize,
 }
 
 /// Hears of deliveries, on the producer's thread.
@@ -135,26 +96,26 @@ impl Appends {
                 topic: &cluster.topic,
                 partition: partition_of(id, partitions),
                 key: id.as_str().as_bytes(),
-                value: Some(event.as_ref()),
+                value: event.as_ref(),
                 headers: append
                     .producer
                     .as_ref()
                     .map(|producer| headers(producer, index)),
             })
             .collect();
-        self.send(records, append.producer.clone(), true, waiter);
+        self.send(records, append.producer.clone(), Kind::Events, waiter);
     }
 
     /// Appends one record that is no event; the answer goes to `waiter`.
     pub(super) fn other(&self, record: Outgoing<'_>, waiter: Waiter) {
-        self.send(vec![record], None, false, waiter);
+        self.send(vec![record], None, Kind::Other, waiter);
     }
 
     fn send(
         &self,
         records: Vec<Outgoing<'_>>,
         sequence: Option<ProducerSequence>,
-        is_events: bool,
+        kind: Kind,
         waiter: Waiter,
     ) {
         if let Some(error) = self.too_large(&records) {
@@ -164,44 +125,34 @@ impl Appends {
         if let Err(error) = self.heal(&mut producer) {
             return waiter(Err(error));
         }
-        let bytes = records.iter().map(Outgoing::bytes).sum();
-        let pending = Arc::new(Pending {
-            sequence,
-            is_events,
-            bytes,
-            state: Mutex::new(PendingState {
-                open: records.len(),
-                accepted: u64::try_from(records.len()).unwrap_or(u64::MAX),
-                ranges: BTreeMap::new(),
-                failed: None,
-                waiters: Vec::new(),
-            }),
-        });
+        let pending = Arc::new(Pending::new(sequence, kind, &records));
         let Some(waiter) = self.desk.admit(&pending, waiter) else {
             return;
         };
-        pending.state.lock().waiters.push((waiter, Turn::First));
-        if records.is_empty() {
+        pending.wait(waiter, Turn::First);
+        let open = pending.open();
+        if !open.contains(&true) {
             return self.desk.over(&pending);
         }
-        for record in records {
+        let records = records.into_iter().enumerate().zip(open);
+        for ((index, record), _) in records.filter(|(_, is_open)| *is_open) {
             let number = i32::try_from(record.partition.0).unwrap_or(i32::MAX);
-            let mut base = BaseRecord::with_opaque_to(record.topic, Arc::clone(&pending))
+            let delivery = Box::new(Delivery {
+                pending: Arc::clone(&pending),
+                index,
+            });
+            let mut base = BaseRecord::with_opaque_to(record.topic, delivery)
                 .partition(number)
-                .key(record.key);
-            if let Some(value) = record.value {
-                base = base.payload(value);
-            }
+                .key(record.key)
+                .payload(record.value);
             if let Some(headers) = record.headers {
                 base = base.headers(headers);
             }
             if let Err((error, _)) = producer.send(base) {
                 let code = error.rdkafka_error_code();
                 let words = self.desk.words.explain(&error);
-                self.desk.settle(
-                    &pending,
-                    Err(refusal(&self.desk.cluster.topic, code, &words)),
-                );
+                let refused = refusal(record.topic, code, &words);
+                self.desk.settle(&pending, index, Err(refused));
             }
         }
     }
@@ -213,7 +164,7 @@ impl Appends {
         (largest.bytes() + headers_most > self.record_bytes_most).then(|| {
             AppendError::Unavailable(format!(
                 "a record of {} bytes is too large: topic {} is sent records up to {} bytes (message.max.bytes)",
-                largest.key.len() + largest.value.map_or(0, <[u8]>::len),
+                largest.key.len() + largest.value.len(),
                 largest.topic,
                 self.record_bytes_most
             ))
@@ -263,11 +214,16 @@ impl Desk {
             }),
             Ok(Verdict::Pending(first)) => {
                 // It cannot be over before the table is unlocked.
-                first.state.lock().waiters.push((waiter, Turn::Repeat));
+                first.wait(waiter, Turn::Repeat);
                 return None;
             }
-            Ok(Verdict::New) if !self.reserve(pending.bytes) => Err(AppendError::Busy),
-            Ok(Verdict::New) => {
+            Ok(Verdict::New | Verdict::Again(_)) if !self.reserve(pending.bytes) => {
+                Err(AppendError::Busy)
+            }
+            Ok(verdict @ (Verdict::New | Verdict::Again(_))) => {
+                if let Verdict::Again(earlier) = verdict {
+                    pending.go_on_from(&earlier);
+                }
                 if let Some(asked) = &pending.sequence {
                     sequences.begin(asked, Arc::clone(pending));
                 }
@@ -296,50 +252,25 @@ impl Desk {
         self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// One record of a request is acknowledged, or never will be.
-    fn settle(
-        &self,
-        pending: &Pending,
-        result: Result<(PartitionId, Option<Offset>), AppendError>,
-    ) {
-        let is_over = {
-            let mut state = pending.state.lock();
-            match result {
-                Ok((partition, offset)) => {
-                    let range = state.ranges.entry(partition).or_default();
-                    if let Some(offset) = offset {
-                        let (first, last) = range.unwrap_or((offset, offset));
-                        *range = Some((first.min(offset), last.max(offset)));
-                    }
-                }
-                Err(error) => {
-                    state.failed.get_or_insert(error);
-                }
-            }
-            state.open = state.open.saturating_sub(1);
-            state.open == 0
-        };
-        if is_over {
-            self.over(pending);
+    fn settle(&self, pending: &Pending, index: usize, result: Result<Acknowledged, AppendError>) {
+        match pending.settle(index, result) {
+            Settled::Partly => {}
+            Settled::Whole => self.over(pending),
         }
     }
 
     /// Every record of a request is settled: it is answered.
     fn over(&self, pending: &Pending) {
-        let answer = pending
-            .state
-            .lock()
-            .answer(|partition| self.cluster.last(partition));
+        let answer = pending.answer(|partition| self.cluster.last(partition));
         self.release(pending.bytes);
-        if pending.is_events {
-            let ranges = pending.state.lock().ranges.clone();
-            for (partition, range) in ranges {
+        if pending.kind == Kind::Events {
+            for (partition, range) in pending.ranges() {
                 if let Some((_, last)) = range {
                     self.cluster.acknowledged(partition, last.next());
                 }
             }
             if answer.is_ok() {
-                *self.cluster.append_trouble.lock() = None;
+                self.cluster.append_succeeded();
             }
         }
         let waiters = {
@@ -348,7 +279,7 @@ impl Desk {
             if let Some(asked) = &pending.sequence {
                 sequences.end(asked, answer.as_ref().ok());
             }
-            std::mem::take(&mut pending.state.lock().waiters)
+            pending.take_waiters()
         };
         for (waiter, turn) in waiters {
             waiter(answer.clone().map(|answer| Appended {
@@ -356,34 +287,6 @@ impl Desk {
                 ..answer
             }));
         }
-    }
-}
-
-impl PendingState {
-    /// The answer. Of a batch that was sent twice the brokers may say only that they have it: it stands at or
-    /// before the `last` record of its partition then.
-    fn answer(&self, last: impl Fn(PartitionId) -> Offset) -> Result<Appended, AppendError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        let ranges = self.ranges.iter();
-        Ok(Appended {
-            accepted: self.accepted,
-            partitions: ranges
-                .map(|(partition, range)| {
-                    let (first_offset, last_offset) = range.unwrap_or_else(|| {
-                        let last = last(*partition);
-                        (last, last)
-                    });
-                    AppendedRange {
-                        partition: *partition,
-                        first_offset,
-                        last_offset,
-                    }
-                })
-                .collect(),
-            repeated: false,
-        })
     }
 }
 
@@ -398,25 +301,24 @@ impl ClientContext for Deliveries {
 }
 
 impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Arc<Pending>;
+    type DeliveryOpaque = Box<Delivery>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, pending: Arc<Pending>) {
+    fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
         let settled = match result {
             Ok(message) => {
                 self.0.words.forget();
                 let partition = u32::try_from(message.partition()).unwrap_or(u32::MAX);
-                let offset = u64::try_from(message.offset()).ok().map(Offset);
-                Ok((PartitionId(partition), offset))
+                Ok(Acknowledged {
+                    partition: PartitionId(partition),
+                    offset: u64::try_from(message.offset()).ok().map(Offset),
+                })
             }
             Err((error, message)) => {
                 let words = self.0.words.explain(error);
                 let code = error.rdkafka_error_code();
                 tracing::debug!(%error, words, topic = message.topic(), "a record is not acknowledged");
                 if code != Some(RDKafkaErrorCode::MessageSizeTooLarge) {
-                    *self.0.cluster.append_trouble.lock() = Some(format!(
-                        "events are not acknowledged by {}: {words}",
-                        self.0.cluster.brokers
-                    ));
+                    self.0.cluster.append_failed(&words);
                 }
                 if self.0.closing.load(Ordering::Acquire) {
                     Err(AppendError::Closed)
@@ -425,7 +327,7 @@ impl ProducerContext for Deliveries {
                 }
             }
         };
-        self.0.settle(&pending, settled);
+        self.0.settle(&delivery.pending, delivery.index, settled);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use rdkafka::consumer::Consumer;
@@ -17,6 +17,9 @@ use super::reader::Place;
 
 /// How long the brokers may take to tell where a partition ends, when somebody waits for it.
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
+
+/// How long a failed append is told of: where nobody appends because of it, nobody would find that it is over.
+const APPEND_TROUBLE: Duration = Duration::from_secs(10);
 
 /// One partition of the topic.
 #[derive(Default)]
@@ -51,8 +54,7 @@ pub(super) struct Cluster {
     pub(super) client: Arc<Client>,
     pub(super) listener: RwLock<Option<AppendListener>>,
     standing: Mutex<Standing>,
-    /// Why the last append failed; none once one succeeded.
-    pub(super) append_trouble: Mutex<Option<String>>,
+    append_trouble: Mutex<Option<(Instant, String)>>,
 }
 
 impl Cluster {
@@ -124,7 +126,21 @@ impl Cluster {
         if let Some(words) = open.find_map(Part::trouble) {
             return Err(words);
         }
-        self.append_trouble.lock().clone().map_or(Ok(()), Err)
+        match &*self.append_trouble.lock() {
+            Some((since, words)) if since.elapsed() < APPEND_TROUBLE => Err(words.clone()),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Keeps why an append failed.
+    pub(super) fn append_failed(&self, words: &str) {
+        let words = format!("events are not acknowledged by {}: {words}", self.brokers);
+        *self.append_trouble.lock() = Some((Instant::now(), words));
+    }
+
+    /// Appends succeed.
+    pub(super) fn append_succeeded(&self) {
+        *self.append_trouble.lock() = None;
     }
 
     /// What stands against reads of one partition.

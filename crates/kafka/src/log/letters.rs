@@ -1,6 +1,6 @@
 //! Dead letters: a topic of one partition, read when somebody asks.
 //!
-//! A letter is a JSON object whose key is its address; in memory is only where each of them stands.
+//! In memory is only where each letter stands.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -8,16 +8,16 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
-use workspace_engine_core::log::{AppendError, DeadLetter, ReadError, ReadLimit, Record};
+use workspace_engine_core::log::{AppendError, Batch, DeadLetter, ReadError, ReadLimit, Record};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
-use super::appends::{Appends, Outgoing};
+use super::appends::Appends;
 use super::cluster::Cluster;
+use super::letter::{Address, address_of, decode, encode, key_of};
 use super::native::Topic;
+use super::pending::Outgoing;
 use super::reader::{self, READERS};
 
 /// The only partition of the topic.
@@ -31,8 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Letters closer together are read in one go, with those between.
 const GAP_MOST: u64 = 500;
-
-type Address = (PartitionId, Offset, WorkspaceId);
 
 /// The topic of the dead letters.
 pub(super) struct Letters {
@@ -96,28 +94,6 @@ impl Index {
     }
 }
 
-/// A letter as it is written.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Written {
-    topic: String,
-    partition: u32,
-    offset: u64,
-    workspace_id: String,
-    reason: String,
-    skipped_at_ms: u64,
-    key: Option<Content>,
-    value: Option<Content>,
-}
-
-/// Bytes, legible where they are text.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-enum Content {
-    Text(String),
-    Hex(String),
-}
-
 impl Letters {
     pub(super) fn new(cluster: Cluster, readers: [Arc<Topic>; READERS]) -> Self {
         Self {
@@ -148,7 +124,7 @@ impl Letters {
             topic: &self.cluster.topic,
             partition: PARTITION,
             key: key.as_bytes(),
-            value: Some(&value),
+            value: &value,
             headers: None,
         };
         let (answer, answered) = crossbeam_channel::bounded(1);
@@ -271,11 +247,7 @@ impl Letters {
         Ok(records)
     }
 
-    fn read(
-        &self,
-        from: Offset,
-        until: Offset,
-    ) -> Result<workspace_engine_core::log::Batch, ReadError> {
+    fn read(&self, from: Offset, until: Offset) -> Result<Batch, ReadError> {
         let limit = ReadLimit {
             records: 1000,
             bytes: 16 * 1024 * 1024,
@@ -288,116 +260,6 @@ impl Letters {
     fn rest(&self) {
         if let Ok(part) = self.cluster.part(PARTITION) {
             part.place.lock().clear();
-        }
-    }
-}
-
-fn key_of((partition, offset, workspace): &Address) -> String {
-    format!("{partition}/{offset}/{workspace}")
-}
-
-fn address_of(key: &[u8]) -> Option<Address> {
-    let mut parts = std::str::from_utf8(key).ok()?.splitn(3, '/');
-    let partition = PartitionId(parts.next()?.parse().ok()?);
-    let offset = Offset(parts.next()?.parse().ok()?);
-    Some((partition, offset, WorkspaceId::new(parts.next()?).ok()?))
-}
-
-fn encode(letter: &DeadLetter) -> Result<Vec<u8>, String> {
-    let written = Written {
-        topic: letter.topic.clone(),
-        partition: letter.partition.0,
-        offset: letter.offset.0,
-        workspace_id: letter.workspace_id.as_str().to_owned(),
-        reason: letter.reason.clone(),
-        skipped_at_ms: letter.skipped_at_ms,
-        key: letter.key.as_deref().map(Content::new),
-        value: letter.value.as_deref().map(Content::new),
-    };
-    serde_json::to_vec(&written).map_err(|error| error.to_string())
-}
-
-fn decode(record: &Record) -> Option<DeadLetter> {
-    let written: Written = serde_json::from_slice(record.value()?).ok()?;
-    let bytes =
-        |content: Option<Content>| content.map_or(Some(None), |content| content.bytes().map(Some));
-    Some(DeadLetter {
-        topic: written.topic,
-        partition: PartitionId(written.partition),
-        offset: Offset(written.offset),
-        workspace_id: WorkspaceId::new(&written.workspace_id).ok()?,
-        key: bytes(written.key)?,
-        value: bytes(written.value)?,
-        reason: written.reason,
-        skipped_at_ms: written.skipped_at_ms,
-    })
-}
-
-impl Content {
-    fn new(bytes: &[u8]) -> Self {
-        use std::fmt::Write as _;
-        match std::str::from_utf8(bytes) {
-            Ok(text) => Self::Text(text.to_owned()),
-            Err(_) => Self::Hex(bytes.iter().fold(String::new(), |mut hex, byte| {
-                // Writing to a string cannot fail.
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            })),
-        }
-    }
-
-    fn bytes(self) -> Option<Bytes> {
-        match self {
-            Self::Text(text) => Some(text.into()),
-            Self::Hex(hex) => {
-                let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
-                let bytes: Option<Vec<u8>> = pairs
-                    .iter()
-                    .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
-                    .collect();
-                bytes.filter(|_| rest.is_empty()).map(Bytes::from)
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_letter_reads_as_it_was_written() {
-        for (key, value) in [
-            (Some(&b"acme"[..]), Some(&b"{\"a\":\"\\\"\"}"[..])),
-            (None, None),
-            (Some(&b""[..]), Some(&[0xff, 0x00, 0x7f][..])),
-        ] {
-            let letter = DeadLetter {
-                topic: "events".to_owned(),
-                partition: PartitionId(3),
-                offset: Offset(u64::MAX >> 1),
-                workspace_id: WorkspaceId::new("acme").expect("valid"),
-                key: key.map(Bytes::from_static),
-                value: value.map(Bytes::from_static),
-                reason: "no \"such\" type".to_owned(),
-                skipped_at_ms: 5,
-            };
-            let written = encode(&letter).expect("written");
-            let record = Record::new(Offset(0), None, Some(&written));
-            assert_eq!(decode(&record), Some(letter));
-        }
-    }
-
-    #[test]
-    fn a_key_is_an_address() {
-        let address = (
-            PartitionId(7),
-            Offset(900),
-            WorkspaceId::new("a:b.c-d_e").expect("valid"),
-        );
-        assert_eq!(address_of(key_of(&address).as_bytes()), Some(address));
-        for key in ["", "7", "7/1", "7/1/", "x/1/a", "7/x/a", "7/1/a/b"] {
-            assert_eq!(address_of(key.as_bytes()), None, "{key}");
         }
     }
 }

@@ -195,6 +195,11 @@ impl Place {
         Ok(run)
     }
 
+    /// Whether a fetch goes on from there.
+    fn stands_at(&self, from: Offset) -> bool {
+        self.runs.iter().flatten().any(|run| run.next == from)
+    }
+
     /// Stops all fetches.
     pub(super) fn clear(&mut self) {
         self.runs = [None, None];
@@ -224,7 +229,12 @@ pub(super) fn read(
 ) -> Result<Batch, ReadError> {
     let part = cluster.part(partition)?;
     let mut place = part.place.lock();
-    let end = check(cluster, part, partition, from)?;
+    let end = if place.stands_at(from) {
+        // It may hold what the cluster has removed since; where it does not, its fetch fails.
+        check(cluster, part, partition, from, Side::End)?
+    } else {
+        check(cluster, part, partition, from, Side::Both)?
+    };
     if limit.until <= from {
         return Ok(Batch {
             records: Vec::new(),
@@ -264,19 +274,27 @@ pub(super) fn read(
     })
 }
 
+/// Which ends of a partition an offset is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Both,
+    End,
+}
+
 /// Whether a partition holds an offset, by the brokers' word where it does not seem to. Tells its end.
 fn check(
     cluster: &Cluster,
     part: &Part,
     partition: PartitionId,
     asked: Offset,
+    side: Side,
 ) -> Result<Offset, ReadError> {
-    let known = {
+    let (low, high) = {
         let ends = part.ends.lock();
         (ends.low(), ends.high())
     };
-    if (known.0..=known.1).contains(&asked) {
-        return Ok(known.1);
+    if asked <= high && (side == Side::End || asked >= low) {
+        return Ok(high);
     }
     let (low_watermark, high_watermark) = cluster.ask(partition)?;
     if asked < low_watermark {
@@ -326,7 +344,7 @@ fn failed(
     if is_out_of_range
         && let Err(error) = cluster
             .ask(partition)
-            .and_then(|_| check(cluster, part, partition, from))
+            .and_then(|_| check(cluster, part, partition, from, Side::Both))
     {
         return error;
     }

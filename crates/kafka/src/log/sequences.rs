@@ -15,6 +15,8 @@ use workspace_engine_core::log::{
 pub(super) enum Verdict<P> {
     /// It is new: append it.
     New,
+    /// It failed before, as this one: append what was not acknowledged then.
+    Again(Arc<P>),
     /// It is under way: its answer is that of this one.
     Pending(Arc<P>),
     /// It was answered before.
@@ -25,8 +27,8 @@ pub(super) enum Verdict<P> {
 enum Slot<P> {
     Pending(Arc<P>),
     Answered(Appended),
-    /// It was not appended, or nobody knows; it may come again.
-    Failed,
+    /// It was not appended as a whole, or nobody knows; it may come again.
+    Failed(Arc<P>),
 }
 
 #[derive(Debug)]
@@ -45,7 +47,7 @@ impl<P> Producer<P> {
     /// The only new request that is taken: the first that failed, or the one behind the last.
     fn expected(&self) -> u64 {
         self.numbered()
-            .find(|(_, slot)| matches!(slot, Slot::Failed))
+            .find(|(_, slot)| matches!(slot, Slot::Failed(_)))
             .map_or_else(
                 || {
                     self.first
@@ -53,6 +55,13 @@ impl<P> Producer<P> {
                 },
                 |(number, _)| number,
             )
+    }
+
+    /// Nothing of it was appended as a whole, so that nothing stands against another beginning.
+    fn all_failed(&self) -> bool {
+        self.slots
+            .iter()
+            .all(|slot| matches!(slot, Slot::Failed(_)))
     }
 
     fn slot(&mut self, sequence: u64) -> Option<&mut Slot<P>> {
@@ -94,7 +103,11 @@ impl<P> Sequences<P> {
         match kept {
             Some((_, Slot::Pending(pending))) => return Ok(Verdict::Pending(Arc::clone(pending))),
             Some((_, Slot::Answered(answer))) => return Ok(Verdict::Answered(answer.clone())),
-            Some((_, Slot::Failed)) | None => {}
+            Some((_, Slot::Failed(earlier))) if asked.sequence == producer.expected() => {
+                return Ok(Verdict::Again(Arc::clone(earlier)));
+            }
+            None if producer.all_failed() => return Ok(Verdict::New),
+            Some((_, Slot::Failed(_))) | None => {}
         }
         let expected = producer.expected();
         if asked.sequence != expected {
@@ -128,6 +141,10 @@ impl<P> Sequences<P> {
         if let Some(slot) = producer.slot(asked.sequence) {
             *slot = Slot::Pending(pending);
         } else {
+            if producer.all_failed() {
+                producer.slots.clear();
+                producer.first = asked.sequence;
+            }
             producer.slots.push_back(Slot::Pending(pending));
             if producer.slots.len() > ANSWERS_KEPT {
                 producer.slots.pop_front();
@@ -146,16 +163,13 @@ impl<P> Sequences<P> {
         let Some(producer) = self.by_id.get_mut(&asked.producer_id) else {
             return;
         };
-        if let Some(slot) = producer.slot(asked.sequence) {
-            *slot = answer.map_or(Slot::Failed, |answer| Slot::Answered(answer.clone()));
-        }
-        if producer
-            .slots
-            .iter()
-            .all(|slot| matches!(slot, Slot::Failed))
-        {
-            self.by_use.remove(&producer.used);
-            self.by_id.remove(&asked.producer_id);
+        let Some(slot) = producer.slot(asked.sequence) else {
+            return;
+        };
+        match (answer, &*slot) {
+            (Some(answer), _) => *slot = Slot::Answered(answer.clone()),
+            (None, Slot::Pending(pending)) => *slot = Slot::Failed(Arc::clone(pending)),
+            (None, Slot::Answered(_) | Slot::Failed(_)) => {}
         }
     }
 }
@@ -249,16 +263,26 @@ mod tests {
             refused(&sequences, 4),
             AppendError::Sequence { expected: 2, .. }
         ));
-        append(&mut sequences, 2);
+        assert!(matches!(
+            sequences.judge(&asked("p", 2)),
+            Ok(Verdict::Again(_))
+        ));
+        sequences.begin(&asked("p", 2), Arc::new(()));
+        sequences.end(&asked("p", 2), Some(&answer(2)));
         append(&mut sequences, 4);
     }
 
     #[test]
-    fn a_producer_of_which_nothing_was_appended_is_unknown_again() {
+    fn a_producer_whose_requests_all_failed_may_begin_anew() {
         let mut sequences = Sequences::default();
         sequences.begin(&asked("p", 9), Arc::new(()));
         sequences.end(&asked("p", 9), None);
+        assert!(matches!(
+            sequences.judge(&asked("p", 9)),
+            Ok(Verdict::Again(_))
+        ));
         append(&mut sequences, 1);
+        append(&mut sequences, 2);
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use workspace_engine_core::log::conformance::{append, id, request};
-use workspace_engine_core::log::{Append, AppendError, EventLog};
+use workspace_engine_core::log::{Append, AppendError, EventLog, ProducerSequence};
 use workspace_engine_core::routing::partition_of;
 use workspace_lifecycle::{Offset, PartitionId};
 
-use crate::cluster::{Mock, P0, PATIENCE, produce_numbers, read_to};
+use crate::cluster::{Mock, P0, PATIENCE, TOPIC, produce_numbers, read_to, until};
 
 #[test]
 fn the_listener_hears_of_what_others_append() {
@@ -168,5 +168,57 @@ fn no_more_waits_than_fits() {
     for answer in waiting {
         let answer = answer.blocking_recv().expect("answered");
         assert!(matches!(answer, Err(AppendError::Closed)), "{answer:?}");
+    }
+}
+
+#[test]
+fn a_request_that_was_appended_in_part_is_completed_when_it_comes_again() {
+    let mut mock = Mock::of_brokers(2, 2);
+    for (partition, broker) in [(0, 1), (1, 2)] {
+        let led = mock
+            .cluster
+            .partition_leader(TOPIC, partition, Some(broker));
+        led.expect("a leader");
+    }
+    mock.config
+        .properties
+        .insert("message.timeout.ms".to_owned(), "1500".to_owned());
+    let log = mock.log();
+    let name_in = |partition| {
+        let names = (0..).map(|number| id(&format!("w{number}")));
+        names
+            .take(100)
+            .find(|id| partition_of(id, 2) == PartitionId(partition))
+            .expect("one of them")
+    };
+    let request = |sequence| Append {
+        producer: Some(ProducerSequence {
+            producer_id: "p".to_owned(),
+            sequence,
+        }),
+        events: vec![
+            (name_in(0), Bytes::from_static(b"1")),
+            (name_in(1), Bytes::from_static(b"2")),
+        ],
+    };
+    append(&log, request(1)).expect("appended");
+    mock.cluster.broker_down(2).expect("down");
+    for _ in 0..2 {
+        let error = append(&log, request(2)).expect_err("one partition takes nothing");
+        assert!(matches!(error, AppendError::Unavailable(_)), "{error}");
+    }
+    mock.cluster.broker_up(2).expect("up");
+    let answer = until("it is appended", || append(&log, request(2)).ok());
+    assert!(!answer.repeated);
+    for range in answer.partitions {
+        assert_eq!(
+            (range.first_offset, range.last_offset),
+            (Offset(1), Offset(1))
+        );
+        let end = until("the end is known", || {
+            let end = log.high_watermark(range.partition);
+            (end >= Offset(2)).then_some(end)
+        });
+        assert_eq!(end, Offset(2), "partition {}", range.partition);
     }
 }

@@ -24,7 +24,11 @@ pub(crate) struct Mock {
 
 impl Mock {
     pub(crate) fn new(partitions: u32) -> Self {
-        let cluster = MockCluster::new(1).expect("a cluster");
+        Self::of_brokers(1, partitions)
+    }
+
+    pub(crate) fn of_brokers(brokers: i32, partitions: u32) -> Self {
+        let cluster = MockCluster::new(brokers).expect("a cluster");
         let config = KafkaConfig {
             brokers: cluster.bootstrap_servers(),
             topic: TOPIC.to_owned(),

@@ -12,6 +12,7 @@
 mod appends;
 mod cluster;
 mod conformance;
+mod engine;
 mod letters;
 mod outages;
 mod reads;

@@ -1,0 +1,282 @@
+//! A request whose records are on their way: what of it is acknowledged, and what is answered.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use parking_lot::Mutex;
+use rdkafka::message::OwnedHeaders;
+use workspace_engine_core::log::{AppendError, Appended, AppendedRange, ProducerSequence};
+use workspace_lifecycle::{Offset, PartitionId};
+
+/// What a record takes in the producer's queue beside key and value.
+const RECORD_OVERHEAD_BYTES: usize = 128;
+
+/// Gives the answer to whoever waits for it.
+pub(super) type Waiter = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
+
+/// One record to be appended.
+pub(super) struct Outgoing<'a> {
+    pub(super) topic: &'a str,
+    pub(super) partition: PartitionId,
+    pub(super) key: &'a [u8],
+    pub(super) value: &'a [u8],
+    pub(super) headers: Option<OwnedHeaders>,
+}
+
+impl Outgoing<'_> {
+    pub(super) fn bytes(&self) -> usize {
+        self.key.len() + self.value.len() + RECORD_OVERHEAD_BYTES
+    }
+}
+
+/// Whether what is appended are events, of which readers are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Events,
+    Other,
+}
+
+/// Which of several equal requests somebody waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    First,
+    Repeat,
+}
+
+/// A request whose records are on their way.
+pub(super) struct Pending {
+    pub(super) sequence: Option<ProducerSequence>,
+    pub(super) kind: Kind,
+    /// What it takes in the queue.
+    pub(super) bytes: usize,
+    /// Equal for requests with equal records.
+    fingerprint: u64,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Records that are neither acknowledged nor failed.
+    open: usize,
+    acknowledged: Vec<Option<Acknowledged>>,
+    failed: Option<AppendError>,
+    waiters: Vec<(Waiter, Turn)>,
+}
+
+/// Where a record stands. Of one that was sent twice the brokers may say only that they have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Acknowledged {
+    pub(super) partition: PartitionId,
+    pub(super) offset: Option<Offset>,
+}
+
+/// Whether anything of a request is still under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    Partly,
+    Whole,
+}
+
+impl Pending {
+    pub(super) fn new(
+        sequence: Option<ProducerSequence>,
+        kind: Kind,
+        records: &[Outgoing<'_>],
+    ) -> Self {
+        let fingerprint = sequence.as_ref().map_or(0, |_| {
+            let mut hasher = DefaultHasher::new();
+            for record in records {
+                (record.key, record.value).hash(&mut hasher);
+            }
+            hasher.finish()
+        });
+        Self {
+            sequence,
+            kind,
+            bytes: records.iter().map(Outgoing::bytes).sum(),
+            fingerprint,
+            state: Mutex::new(State {
+                open: records.len(),
+                acknowledged: vec![None; records.len()],
+                failed: None,
+                waiters: Vec::new(),
+            }),
+        }
+    }
+
+    /// Goes on from an earlier try of the same request: what was acknowledged then is not sent again.
+    pub(super) fn go_on_from(&self, earlier: &Self) {
+        let acknowledged = earlier.state.lock().acknowledged.clone();
+        let mut state = self.state.lock();
+        if earlier.fingerprint == self.fingerprint && acknowledged.len() == state.acknowledged.len()
+        {
+            state.open = acknowledged.iter().filter(|one| one.is_none()).count();
+            state.acknowledged = acknowledged;
+        }
+    }
+
+    pub(super) fn wait(&self, waiter: Waiter, turn: Turn) {
+        self.state.lock().waiters.push((waiter, turn));
+    }
+
+    pub(super) fn take_waiters(&self) -> Vec<(Waiter, Turn)> {
+        std::mem::take(&mut self.state.lock().waiters)
+    }
+
+    /// Which records must be sent.
+    pub(super) fn open(&self) -> Vec<bool> {
+        let state = self.state.lock();
+        state.acknowledged.iter().map(Option::is_none).collect()
+    }
+
+    /// One record is acknowledged, or never will be.
+    pub(super) fn settle(
+        &self,
+        index: usize,
+        result: Result<Acknowledged, AppendError>,
+    ) -> Settled {
+        let mut state = self.state.lock();
+        match result {
+            Ok(place) => {
+                if let Some(acknowledged) = state.acknowledged.get_mut(index) {
+                    *acknowledged = Some(place);
+                }
+            }
+            Err(error) => {
+                state.failed.get_or_insert(error);
+            }
+        }
+        state.open = state.open.saturating_sub(1);
+        if state.open == 0 {
+            Settled::Whole
+        } else {
+            Settled::Partly
+        }
+    }
+
+    /// The first and last offset in each partition, as far as they are known.
+    pub(super) fn ranges(&self) -> BTreeMap<PartitionId, Option<(Offset, Offset)>> {
+        let mut ranges: BTreeMap<_, Option<(Offset, Offset)>> = BTreeMap::new();
+        let state = self.state.lock();
+        for Acknowledged { partition, offset } in state.acknowledged.iter().flatten() {
+            let range = ranges.entry(*partition).or_default();
+            if let Some(offset) = *offset {
+                let (first, last) = range.unwrap_or((offset, offset));
+                *range = Some((first.min(offset), last.max(offset)));
+            }
+        }
+        ranges
+    }
+
+    /// The answer, when everything is settled. A record whose place was not told stands at or before the `last`
+    /// one of its partition.
+    pub(super) fn answer(
+        &self,
+        last: impl Fn(PartitionId) -> Offset,
+    ) -> Result<Appended, AppendError> {
+        let accepted = {
+            let state = self.state.lock();
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            u64::try_from(state.acknowledged.len()).unwrap_or(u64::MAX)
+        };
+        let ranges = self.ranges().into_iter().map(|(partition, range)| {
+            let (first_offset, last_offset) = range.unwrap_or_else(|| {
+                let last = last(partition);
+                (last, last)
+            });
+            AppendedRange {
+                partition,
+                first_offset,
+                last_offset,
+            }
+        });
+        Ok(Appended {
+            accepted,
+            partitions: ranges.collect(),
+            repeated: false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(values: &[&[u8]]) -> Pending {
+        let records: Vec<_> = values
+            .iter()
+            .map(|value| Outgoing {
+                topic: "events",
+                partition: PartitionId(0),
+                key: b"acme",
+                value,
+                headers: None,
+            })
+            .collect();
+        let sequence = ProducerSequence {
+            producer_id: "p".to_owned(),
+            sequence: 1,
+        };
+        Pending::new(Some(sequence), Kind::Events, &records)
+    }
+
+    fn at(partition: u32, offset: u64) -> Acknowledged {
+        Acknowledged {
+            partition: PartitionId(partition),
+            offset: Some(Offset(offset)),
+        }
+    }
+
+    fn range(partition: u32, first: u64, last: u64) -> AppendedRange {
+        AppendedRange {
+            partition: PartitionId(partition),
+            first_offset: Offset(first),
+            last_offset: Offset(last),
+        }
+    }
+
+    #[test]
+    fn a_request_is_answered_with_a_range_a_partition() {
+        let pending = pending(&[b"a", b"b", b"c"]);
+        assert_eq!(pending.settle(2, Ok(at(1, 9))), Settled::Partly);
+        assert_eq!(pending.settle(0, Ok(at(0, 4))), Settled::Partly);
+        assert_eq!(pending.settle(1, Ok(at(1, 8))), Settled::Whole);
+        let answer = pending.answer(|_| Offset(0)).expect("appended");
+        assert_eq!(answer.accepted, 3);
+        assert_eq!(answer.partitions, [range(0, 4, 4), range(1, 8, 9)]);
+    }
+
+    #[test]
+    fn what_was_acknowledged_before_a_failure_is_not_sent_again() {
+        let values: [&[u8]; 3] = [b"a", b"b", b"c"];
+        let first = pending(&values);
+        first.settle(0, Ok(at(0, 4)));
+        first.settle(1, Err(AppendError::Unavailable("gone".to_owned())));
+        first.settle(2, Ok(at(1, 7)));
+        assert!(first.answer(|_| Offset(0)).is_err());
+
+        let again = pending(&values);
+        again.go_on_from(&first);
+        assert_eq!(again.open(), [false, true, false]);
+        assert_eq!(again.settle(1, Ok(at(0, 20))), Settled::Whole);
+        let answer = again.answer(|_| Offset(0)).expect("appended");
+        assert_eq!(answer.partitions, [range(0, 4, 20), range(1, 7, 7)]);
+
+        let other = pending(&[b"a", b"x", b"c"]);
+        other.go_on_from(&first);
+        assert_eq!(other.open(), [true; 3], "another request with its number");
+    }
+
+    #[test]
+    fn a_record_whose_place_is_not_told_stands_at_the_end() {
+        let pending = pending(&[b"a"]);
+        let somewhere = Acknowledged {
+            partition: PartitionId(2),
+            offset: None,
+        };
+        pending.settle(0, Ok(somewhere));
+        let answer = pending.answer(|_| Offset(41)).expect("appended");
+        assert_eq!(answer.partitions, [range(2, 41, 41)]);
+    }
+}

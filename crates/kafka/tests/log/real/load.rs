@@ -1,0 +1,183 @@
+//! Every demand on a log, large records, speed, and a broker that is killed.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use workspace_engine_core::log::conformance::{self, EVERYTHING, append, id, request};
+use workspace_engine_core::log::{
+    Append, AppendError, EventLog, ProducerSequence, ReadError, ReadLimit,
+};
+use workspace_lifecycle::Offset;
+
+use super::Real;
+use crate::cluster::{P0, PATIENCE, produce, read_to, text, until};
+
+#[test]
+#[ignore = "needs KAFKA_BROKERS"]
+fn the_log_on_kafka_does_what_every_log_must() {
+    for (place, (name, case)) in conformance::CASES
+        .iter()
+        .chain(conformance::PRODUCER_CASES)
+        .enumerate()
+    {
+        println!("{name}");
+        let mut real = Real::new(&format!("conformance-{place}"), 3, &[]);
+        real.partitions = 3;
+        case(&real.log());
+    }
+}
+
+#[test]
+#[ignore = "needs KAFKA_BROKERS"]
+fn the_largest_record_goes_through_and_a_larger_one_is_refused() {
+    let real = Real::new("large", 1, &[("max.message.bytes", "12000000")]);
+    let log = real.log();
+    let noise = |bytes: usize| -> Bytes {
+        (0..bytes)
+            .map(|_| fastrand::u8(..))
+            .collect::<Vec<_>>()
+            .into()
+    };
+    let events = vec![(id("acme"), noise(11_900_000))];
+    let value = events[0].1.clone();
+    append(
+        &log,
+        Append {
+            producer: None,
+            events,
+        },
+    )
+    .expect("appended");
+    let records = read_to(&log, P0, Offset(0), Offset(1));
+    assert_eq!(records[0].value(), Some(&value[..]));
+    let events = vec![(id("acme"), noise(12_100_000))];
+    match append(
+        &log,
+        Append {
+            producer: None,
+            events,
+        },
+    ) {
+        Err(AppendError::Unavailable(words)) => {
+            assert!(words.contains("larger than topic large-"), "{words}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // Nobody else is harmed.
+    assert_eq!(log.health(), Ok(()));
+    let answer = append(&log, request("acme", 1, None)).expect("appended");
+    assert_eq!(answer.partitions[0].first_offset, Offset(1));
+}
+
+#[test]
+#[ignore = "needs KAFKA_BROKERS; prints how fast a partition is read"]
+fn the_speed_of_reading() {
+    let real = Real::new("speed", 1, &[]);
+    let count = 1_000_000_u64;
+    let record = |n: u64| {
+        (
+            Some(format!("workspace-{}", n % 500).into_bytes()),
+            Some(vec![b'x'; 200]),
+        )
+    };
+    produce(&real.config, P0, (0..count).map(record));
+    let log = real.log();
+    for records in [10_000, 1000] {
+        let limit = ReadLimit {
+            records,
+            ..EVERYTHING
+        };
+        let (mut next, mut seen, mut reads) = (Offset(0), 0, 0);
+        let began = Instant::now();
+        while next < Offset(count) {
+            let batch = log.read(P0, next, limit).expect("read");
+            seen += batch.records.len();
+            reads += 1;
+            next = batch.next_offset;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        println!("{seen} records in {seconds:.2} s, {reads} reads of up to {records}");
+        assert_eq!(u64::try_from(seen), Ok(count));
+    }
+}
+
+#[test]
+#[ignore = "needs KAFKA_BROKERS, and KAFKA_KILL: the KAFKA_DIR of its only node, which dies; run it alone"]
+fn events_appended_while_a_broker_is_killed_are_read_once_and_in_order() {
+    let Ok(dir) = std::env::var("KAFKA_KILL") else {
+        println!("left out: KAFKA_KILL is not set");
+        return;
+    };
+    let dir = dir.as_str();
+    let script = |command: &str| {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/kafka.sh");
+        let status = std::process::Command::new(path)
+            .args([command, "1"])
+            .env("KAFKA_DIR", dir)
+            .status();
+        assert!(status.expect("the script").success(), "{command}");
+    };
+    let mut real = Real::new("killed", 1, &[]);
+    let patient = ("message.timeout.ms".to_owned(), "120000".to_owned());
+    real.config.properties.extend([patient]);
+    let log = real.log();
+    let rounds = 300_u64;
+    std::thread::scope(|scope| {
+        let log = &log;
+        scope.spawn(move || {
+            for round in 0..rounds {
+                let event = (id("acme"), Bytes::from(round.to_string()));
+                let producer = Some(ProducerSequence {
+                    producer_id: "p".to_owned(),
+                    sequence: round + 1,
+                });
+                append(
+                    log,
+                    Append {
+                        producer,
+                        events: vec![event; 3],
+                    },
+                )
+                .expect("appended");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        scope.spawn(move || {
+            // Twice, because the second time the producer has been away before.
+            for _ in 0..2 {
+                std::thread::sleep(Duration::from_millis(700));
+                let pid = std::fs::read_to_string(format!("{dir}/1/pid")).expect("a node");
+                script("kill");
+                until("it is dead", || {
+                    let lives = std::path::Path::new("/proc").join(pid.trim()).exists();
+                    (!lives).then_some(())
+                });
+                until("the trouble is told", || log.health().err());
+                script("restart");
+            }
+        });
+        let end = Offset(rounds * 3);
+        let records = {
+            let mut records = Vec::new();
+            let mut next = Offset(0);
+            let began = Instant::now();
+            while next < end && began.elapsed() < 6 * PATIENCE {
+                match log.read(P0, next, EVERYTHING) {
+                    Ok(batch) => {
+                        next = batch.next_offset;
+                        records.extend(batch.records);
+                    }
+                    Err(ReadError::Unavailable(_)) => std::thread::sleep(Duration::from_millis(50)),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            records
+        };
+        let numbers: Vec<u64> = records
+            .iter()
+            .map(|record| text(record).parse().expect("a number"))
+            .collect();
+        let expected: Vec<u64> = (0..rounds).flat_map(|round| [round; 3]).collect();
+        assert_eq!(numbers, expected);
+    });
+}

@@ -1,0 +1,112 @@
+//! Transactions of others: markers, aborted records, and those that stay open.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::producer::Producer;
+use workspace_engine_core::log::EventLog;
+use workspace_engine_core::log::conformance::{EVERYTHING, append, request};
+use workspace_lifecycle::Offset;
+
+use super::Real;
+use crate::cluster::{P0, PATIENCE, offsets, read_to, text, until};
+
+#[test]
+#[ignore = "needs KAFKA_BROKERS"]
+fn aborted_records_and_markers_are_passed() {
+    let real = Real::new("transactions", 1, &[]);
+    let producer = real.transactional("p");
+    real.transaction(&producer, &["a", "b"]);
+    producer.commit_transaction(PATIENCE).expect("committed");
+    real.transaction(&producer, &["no", "no", "no"]);
+    producer.abort_transaction(PATIENCE).expect("aborted");
+    real.transaction(&producer, &["c"]);
+    producer.commit_transaction(PATIENCE).expect("committed");
+    real.transaction(&producer, &["no"]);
+    producer.abort_transaction(PATIENCE).expect("aborted");
+
+    let log = real.log();
+    // Two records and a marker, three and a marker, one and a marker, one and a marker.
+    let end = Offset(11);
+    assert_eq!(log.high_watermark(P0), end);
+    let records = read_to(&log, P0, Offset(0), end);
+    assert_eq!(
+        records.iter().map(text).collect::<Vec<_>>(),
+        ["a", "b", "c"]
+    );
+    assert_eq!(offsets(&records), [0, 1, 7]);
+    for from in 0..=11 {
+        let records = read_to(&log, P0, Offset(from), end);
+        assert_eq!(
+            records.len(),
+            [3, 2, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0][usize::try_from(from).unwrap()]
+        );
+    }
+    // What comes next is read, after any of them.
+    real.transaction(&producer, &["d"]);
+    producer.commit_transaction(PATIENCE).expect("committed");
+    until("the end is known", || {
+        (log.high_watermark(P0) == Offset(13)).then_some(())
+    });
+    let records = read_to(&log, P0, end, Offset(13));
+    assert_eq!(records.iter().map(text).collect::<Vec<_>>(), ["d"]);
+}
+
+#[test]
+#[ignore = "needs KAFKA_BROKERS"]
+fn markers_do_not_hold_a_reader_up() {
+    let real = Real::new("markers", 1, &[]);
+    let log = real.log();
+    let producer = real.transactional("p");
+    let mut next = Offset(0);
+    let mut slowest = Duration::ZERO;
+    for round in 0..20_u64 {
+        let word = round.to_string();
+        real.transaction(&producer, &[&word]);
+        producer.commit_transaction(PATIENCE).expect("committed");
+        let end = Offset(next.0 + 2);
+        until("the end is known", || {
+            (log.high_watermark(P0) == end).then_some(())
+        });
+        let began = Instant::now();
+        let records = read_to(&log, P0, next, end);
+        slowest = slowest.max(began.elapsed());
+        assert_eq!(records.iter().map(text).collect::<Vec<_>>(), [word]);
+        next = end;
+    }
+    println!("slowest read of a record and its marker: {slowest:?}");
+    assert!(slowest < Duration::from_millis(500), "{slowest:?}");
+}
+
+#[test]
+#[ignore = "needs KAFKA_BROKERS"]
+fn an_open_transaction_of_another_holds_nobody_up() {
+    let real = Real::new("open-transaction", 1, &[]);
+    let log = real.log();
+    append(&log, request("acme", 3, None)).expect("appended");
+    let producer = real.transactional("p");
+    real.transaction(&producer, &["late"]);
+    // Acknowledged behind a record that is not committed: nobody can read it yet.
+    append(&log, request("acme", 2, None)).expect("appended");
+    until("the end is what can be read", || {
+        (log.high_watermark(P0) == Offset(3)).then_some(())
+    });
+    assert_eq!(read_to(&log, P0, Offset(0), Offset(3)).len(), 3);
+    append(&log, request("acme", 1, None)).expect("appended");
+    assert_eq!(log.high_watermark(P0), Offset(3));
+    let other = real.log();
+    assert_eq!(
+        other.high_watermark(P0),
+        Offset(3),
+        "a load begins here, and has a target that it reaches"
+    );
+    let batch = other.read(P0, Offset(3), EVERYTHING).expect("read");
+    assert_eq!((batch.records.len(), batch.next_offset), (0, Offset(3)));
+    producer.commit_transaction(PATIENCE).expect("committed");
+    until("the end is known", || {
+        (log.high_watermark(P0) == Offset(8)).then_some(())
+    });
+    assert_eq!(
+        offsets(&read_to(&log, P0, Offset(3), Offset(8))),
+        [3, 4, 5, 6]
+    );
+}
