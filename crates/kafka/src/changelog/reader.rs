@@ -15,6 +15,12 @@ use crate::config::KafkaConfig;
 /// Most partitions that are read at the same time: each consumer has threads and buffers of its own.
 const READERS_MOST: usize = 4;
 
+/// Most events of a consumer that nobody has used for a while.
+const STALE_EVENTS_MOST: usize = 10_000;
+
+/// After an outage the default of 10 s would be waited for where everything else goes on already.
+pub(super) const RECONNECT: (&str, &str) = ("reconnect.backoff.max.ms", "2000");
+
 /// The clients that read.
 pub(super) struct Readers {
     pub(super) topic: String,
@@ -53,6 +59,7 @@ impl Readers {
             ("isolation.level", "read_committed"),
             ("auto.offset.reset", "error"),
             ("check.crcs", "true"),
+            RECONNECT,
             ("fetch.wait.max.ms", "100"),
             ("fetch.queue.backoff.ms", "1"),
             ("max.partition.fetch.bytes", "4194304"),
@@ -60,7 +67,7 @@ impl Readers {
         ];
         let ends = |level| {
             config
-                .client("changelog-ends", &[])
+                .client("changelog-ends", &[RECONNECT])
                 .set("isolation.level", level)
                 .create()
         };
@@ -126,18 +133,25 @@ impl Readers {
         if pool.lent >= READERS_MOST {
             return Ok(None);
         }
-        let consumer = match pool.idle.pop() {
-            Some(consumer) => consumer,
-            None => self
-                .config
-                .create()
-                .map_err(|error| self.unavailable(&error))?,
-        };
+        let idle = pool.idle.pop();
         pool.lent += 1;
-        Ok(Some(Reader {
-            consumer: Some(consumer),
+        drop(pool);
+        let mut reader = Reader {
+            consumer: idle,
             readers: Arc::clone(self),
-        }))
+        };
+        if let Some(consumer) = &reader.consumer {
+            // Troubles that it met while nobody used it.
+            for _ in 0..STALE_EVENTS_MOST {
+                if consumer.poll(Duration::ZERO).is_none() {
+                    break;
+                }
+            }
+        } else {
+            let made = self.config.create();
+            reader.consumer = Some(made.map_err(|error| self.unavailable(&error))?);
+        }
+        Ok(Some(reader))
     }
 
     pub(super) fn unavailable(&self, error: &KafkaError) -> StoreError {
@@ -150,7 +164,7 @@ impl Readers {
 
 /// A consumer that is lent.
 pub(super) struct Reader {
-    /// Always there until it is given back.
+    /// None once it failed.
     consumer: Option<BaseConsumer>,
     readers: Arc<Readers>,
 }
@@ -183,9 +197,9 @@ impl Reader {
             .map_err(|error| self.readers.unavailable(&error))
     }
 
-    /// Hands what comes next to `take`.
+    /// Hands what comes next to `take`. After an error it reads nothing more.
     pub(super) fn next<T>(
-        &self,
+        &mut self,
         partition: PartitionId,
         timeout: Duration,
         take: impl FnOnce(Found<'_>) -> T,
@@ -195,33 +209,36 @@ impl Reader {
             .consumer
             .as_ref()
             .and_then(|consumer| consumer.poll(timeout));
-        match polled {
+        let error = match polled {
             Some(Ok(message)) if message.partition() == number(partition) => {
-                Ok(take(Found::Record {
+                return Ok(take(Found::Record {
                     offset: u64::try_from(message.offset()).unwrap_or_default(),
                     key: message.key().unwrap_or_default(),
                     value: message.payload(),
-                }))
+                }));
             }
             Some(Err(KafkaError::PartitionEOF(of))) if of == number(partition) => {
-                Ok(take(Found::End))
+                return Ok(take(Found::End));
             }
             // Nothing, or something of what it was lent for before.
-            None | Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => Ok(take(Found::Nothing)),
-            Some(Err(error)) => Err(self.readers.unavailable(&error)),
-        }
+            None | Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => {
+                return Ok(take(Found::Nothing));
+            }
+            Some(Err(error)) => self.readers.unavailable(&error),
+        };
+        // A new one tries at once what this one waits to try again.
+        self.consumer = None;
+        Err(error)
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        let consumer = self.consumer.take();
+        let reusable = consumer.filter(|consumer| consumer.unassign().is_ok());
         let mut pool = self.readers.pool.lock();
         pool.lent = pool.lent.saturating_sub(1);
-        if let Some(consumer) = self.consumer.take()
-            && consumer.unassign().is_ok()
-        {
-            pool.idle.push(consumer);
-        }
+        pool.idle.extend(reusable);
     }
 }
 

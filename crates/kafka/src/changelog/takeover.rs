@@ -222,7 +222,7 @@ impl Takeover {
     fn look(
         &self,
         shared: &Shared,
-        reader: Reader,
+        mut reader: Reader,
         place: CachePlace,
         ends: Ends,
     ) -> Result<Phase, StoreError> {
