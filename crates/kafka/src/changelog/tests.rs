@@ -149,30 +149,10 @@ fn open(store: &ChangelogStore, partition: u32) {
     let began = Instant::now();
     let mut last = None;
     while began.elapsed() < 3 * LONG {
-        let called = Instant::now();
-        let opening = store.open(PartitionId(partition));
-        if called.elapsed() > Duration::from_secs(2) {
-            println!("partition {partition}: a call took {:?}", called.elapsed());
-        }
-        match opening {
-            Ok(Opening::Done) => {
-                if began.elapsed() > Duration::from_secs(5) {
-                    println!("partition {partition}: open after {:?}", began.elapsed());
-                }
-                return;
-            }
-            Ok(Opening::Reading { position, end }) => {
-                if began.elapsed() > Duration::from_secs(5) {
-                    println!(
-                        "partition {partition}: {position} of {end} after {:?}",
-                        began.elapsed()
-                    );
-                }
-            }
+        match store.open(PartitionId(partition)) {
+            Ok(Opening::Done) => return,
+            Ok(Opening::Reading { .. }) => {}
             Err(error) => {
-                if began.elapsed() > Duration::from_secs(5) {
-                    println!("partition {partition}: {error} after {:?}", began.elapsed());
-                }
                 last = Some(error);
                 std::thread::sleep(Duration::from_millis(20));
             }

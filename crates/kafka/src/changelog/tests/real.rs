@@ -325,3 +325,38 @@ fn what_was_acknowledged_is_there_whatever_was_refused_meanwhile() {
         place.group.member.store(true, Ordering::Relaxed);
     });
 }
+
+/// Prints how fast it is; on a machine that does nothing else.
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS, and measures"]
+fn how_fast_it_saves_and_is_read_again() {
+    let place = place();
+    let (warm, cold) = (dir(), dir());
+    let store = place.store(warm.path(), "one");
+    open(&store, 1);
+    let data = format!("\"{}\"", "x".repeat(250));
+    let names: Vec<_> = (0..50).map(|number| format!("w-{number}")).collect();
+    for name in &names {
+        store.claim(claim_of(name, 1)).expect("claimed");
+    }
+    let began = Instant::now();
+    let mut changes = 0;
+    for round in 1..=10_u64 {
+        let saves: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let entity =
+                    |number: u64| set("kind", &(round * 1000 + number).to_string(), &data, round);
+                save_of(name, 1, round, (0..200).map(entity).collect())
+            })
+            .collect();
+        changes += saves.iter().map(|save| save.changes.len()).sum::<usize>();
+        assert_eq!(store.save(&saves, &[]), Ok(Vec::new()));
+    }
+    println!("{changes} changes saved in {:?}", began.elapsed());
+    drop(store);
+    let store = place.store(cold.path(), "two");
+    let began = Instant::now();
+    open(&store, 1);
+    println!("read again in {:?}: {:?}", began.elapsed(), store.counts());
+}
