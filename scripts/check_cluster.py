@@ -393,7 +393,7 @@ def failover(fleet, dice, lines, expected):
     Feed(fleet, lines, 3).finish()
     fleet.verify(expected)
     for how in (signal.SIGKILL, signal.SIGTERM):
-        victim = dice.choice(fleet.up())
+        victim = max(fleet.up(), key=Engine.ready)
         others = [engine for engine in fleet.up() if engine is not victim]
         mine = victim.ready()
         began = time.monotonic()
