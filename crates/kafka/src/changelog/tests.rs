@@ -5,10 +5,11 @@ mod real;
 mod stress;
 
 use super::*;
+use crate::group::{Committed, ask_committed};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::KafkaResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::sync::atomic::AtomicBool;
@@ -25,13 +26,14 @@ const LONG: Duration = Duration::from_mins(1);
 /// A member of a group that nobody rebalances, as long as the test says so.
 struct FakeGroup {
     consumer: BaseConsumer,
+    onlooker: BaseConsumer,
     member: AtomicBool,
 }
 
 impl Group for FakeGroup {
     fn metadata(&self) -> Option<ConsumerGroupMetadata> {
         if self.member.load(Ordering::Relaxed) {
-            self.consumer.metadata()
+            self.consumer.group_metadata()
         } else {
             None
         }
@@ -42,8 +44,17 @@ impl Group for FakeGroup {
         topic: &str,
         partition: PartitionId,
         timeout: Duration,
-    ) -> KafkaResult<Option<crate::group::Committed>> {
-        Group::committed(&self.consumer, topic, partition, timeout)
+    ) -> KafkaResult<Option<Committed>> {
+        ask_committed(&self.consumer, topic, partition, timeout)
+    }
+
+    fn committed_before(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<Committed>> {
+        ask_committed(&self.onlooker, topic, partition, timeout)
     }
 }
 
@@ -119,19 +130,22 @@ impl Place {
 }
 
 fn group(config: &KafkaConfig) -> Arc<FakeGroup> {
-    let consumer = config
-        .client(
-            "group",
-            &[
-                ("group.id", config.group.as_str()),
-                ("isolation.level", "read_committed"),
-                ("enable.auto.commit", "false"),
-            ],
-        )
-        .create()
-        .expect("a client");
+    let client = |level| {
+        config
+            .client(
+                "group",
+                &[
+                    ("group.id", config.group.as_str()),
+                    ("isolation.level", level),
+                    ("enable.auto.commit", "false"),
+                ],
+            )
+            .create()
+            .expect("a client")
+    };
     Arc::new(FakeGroup {
-        consumer,
+        consumer: client("read_committed"),
+        onlooker: client("read_uncommitted"),
         member: AtomicBool::new(true),
     })
 }
