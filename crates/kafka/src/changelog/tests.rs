@@ -15,7 +15,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::sync::atomic::AtomicBool;
 use workspace_engine_core::disk::{DataDir, DataDirSpec};
 use workspace_engine_core::store::conformance::{
-    self, claim_of, id, load, save_of, set, transition, unset,
+    self, claim_of, counted, id, load, save_of, set, transition, unset,
 };
 
 const PARTITIONS: u32 = 4;
@@ -195,7 +195,7 @@ fn fill(store: &ChangelogStore) {
         let refused = store.save(&saves, &[(PartitionId(1), Offset(10))]);
         assert!(refused.expect("saved").is_empty());
         let changes = vec![unset("kind", "3"), set("kind", "4", "4", 11)];
-        let saves = [save_of(text, epoch, 12, changes)];
+        let saves = [counted(store, save_of(text, epoch, 12, changes))];
         let refused = store.save(&saves, &[(PartitionId(1), Offset(12))]);
         assert!(refused.expect("saved").is_empty());
         let told =

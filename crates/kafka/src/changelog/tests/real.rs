@@ -334,7 +334,8 @@ fn what_compaction_leaves_is_the_same() {
         if round % 2 == 1 {
             changes.push(unset("kind", "5"));
         }
-        let saved = store.save(&[save_of("acme", epoch, round + 1, changes)], &[]);
+        let save = counted(&store, save_of("acme", epoch, round + 1, changes));
+        let saved = store.save(&[save], &[]);
         assert_eq!(saved, Ok(Vec::new()));
     }
     store.delete(&id("other")).expect("deleted");
@@ -345,7 +346,8 @@ fn what_compaction_leaves_is_the_same() {
     let until = Instant::now() + LONG;
     let mut round = 100;
     let left = loop {
-        let saved = store.save(&[save_of("acme", epoch, round, Vec::new())], &[]);
+        let save = counted(&store, save_of("acme", epoch, round, Vec::new()));
+        let saved = store.save(&[save], &[]);
         assert_eq!(saved, Ok(Vec::new()));
         round += 1;
         std::thread::sleep(Duration::from_secs(1));
@@ -408,7 +410,10 @@ fn how_fast_it_saves_and_is_read_again() {
             .map(|name| {
                 let entity =
                     |number: u64| set("kind", &(round * 1000 + number).to_string(), &data, round);
-                save_of(name, 1, round, (0..200).map(entity).collect())
+                Save {
+                    entries: round * 200,
+                    ..save_of(name, 1, round, (0..200).map(entity).collect())
+                }
             })
             .collect();
         changes += saves.iter().map(|save| save.changes.len()).sum::<usize>();
