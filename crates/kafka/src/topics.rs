@@ -95,6 +95,8 @@ pub fn prepare(config: &KafkaConfig) -> Result<u32, TopicError> {
             partitions,
             &[
                 ("cleanup.policy", "compact"),
+                // Longer than a copy on a disk is trusted.
+                ("delete.retention.ms", "86400000"),
                 ("max.message.bytes", RECORD_BYTES_MOST),
             ],
         )?,

@@ -3,12 +3,14 @@
 //! A save is one batch for each few of its workspaces; it survives a crash of the process at
 //! once and a crash of the machine after [`Store::sync`].
 
-mod import;
 mod layout;
-mod piece;
 mod places;
 
-pub use import::{CacheChange, CacheKey, CachePlace};
+mod cache;
+mod import;
+mod piece;
+
+pub use cache::{CacheChange, CacheKey, CachePlace};
 
 use super::{
     Change, Claim, EntrySink, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, Save,

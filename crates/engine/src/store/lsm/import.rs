@@ -7,6 +7,7 @@
 //! The place of a partition lies in the keyspace `store-committed`, under the partition's number and
 //! [`PLACE_MARK`].
 
+use super::cache::{CacheChange, CacheKey, CachePlace};
 use super::piece::Piece;
 use super::{
     Claim, HistoryRecord, LsmStore, Save, StoreError, StoredWorkspace, corrupt, history_of, keyed,
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::routing::partition_of;
-use crate::store::{Change, StoredEntry, fence};
+use crate::store::{Change, fence};
 use fjall::Keyspace;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,82 +23,6 @@ use workspace_lifecycle::PartitionId;
 use workspace_status::{Epoch, WorkspaceId};
 
 const PLACE_MARK: u8 = b'@';
-
-/// What is filed under one key of a cached partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CacheKey {
-    /// What is known of a workspace.
-    Workspace(WorkspaceId),
-    /// One of its entries.
-    Entry {
-        /// The workspace.
-        id: WorkspaceId,
-        /// Type of the entity.
-        kind: Arc<str>,
-        /// Id of the entity.
-        entity: Box<str>,
-    },
-    /// One of its transitions.
-    Transition {
-        /// The workspace.
-        id: WorkspaceId,
-        /// Epoch of the transition.
-        epoch: Epoch,
-        /// The number under which it is kept.
-        sequence: u64,
-    },
-}
-
-/// One change of a cached partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CacheChange {
-    /// What is known of a workspace is now this; its number of entries is taken as it is.
-    Workspace(StoredWorkspace),
-    /// An entry is now this.
-    Entry(WorkspaceId, StoredEntry),
-    /// A transition; its `sequence` is the number under which it is kept.
-    Transition(HistoryRecord),
-    /// It is gone.
-    Gone(CacheKey),
-    /// It cannot be read where it is kept: its workspace is damaged.
-    Damaged(CacheKey),
-}
-
-impl CacheChange {
-    /// The workspace that changes.
-    pub fn workspace(&self) -> &WorkspaceId {
-        match self {
-            Self::Workspace(workspace) => &workspace.id,
-            Self::Entry(id, _) => id,
-            Self::Transition(record) => &record.id,
-            Self::Gone(key) | Self::Damaged(key) => key.workspace(),
-        }
-    }
-}
-
-impl CacheKey {
-    /// The workspace it belongs to.
-    pub fn workspace(&self) -> &WorkspaceId {
-        match self {
-            Self::Workspace(id) | Self::Entry { id, .. } | Self::Transition { id, .. } => id,
-        }
-    }
-}
-
-/// Up to where the cache of a partition is complete.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CachePlace {
-    /// What the cache is of; a cache of something else is forgotten.
-    pub source: String,
-    /// The first place of the source that is not in the cache.
-    pub position: u64,
-    /// A place of the source by which it is known again.
-    pub landmark: u64,
-    /// The highest epoch in the partition.
-    pub highest_epoch: Epoch,
-    /// When the cache was known to be complete up to there, in milliseconds since the Unix epoch.
-    pub at_ms: u64,
-}
 
 impl LsmStore {
     /// Up to where the cache of a partition is complete; none where there is no cache of it.

@@ -1,6 +1,6 @@
 //! Changes that are brought into the database in one batch.
 
-use super::import::{CacheChange, CacheKey};
+use super::cache::{CacheChange, CacheKey};
 use super::{LsmStore, StoreError, history_of, layout, read_error, write_error};
 use crate::disk::codec::Writer;
 use fjall::{Keyspace, OwnedWriteBatch};
