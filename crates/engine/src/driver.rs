@@ -244,8 +244,11 @@ impl<W: Workspace> Driver<W> {
                 Step::Again(Duration::ZERO)
             }
             Err(error) => {
-                tracing::error!(partition = %self.id, %error, "the store cannot take the partition over; it is asked again");
-                self.post.tell_opening(Some(error.to_string()));
+                let words = error.to_string();
+                if self.post.opening().as_ref() != Some(&words) {
+                    tracing::error!(partition = %self.id, %error, "the store cannot take the partition over; it is asked again");
+                }
+                self.post.tell_opening(Some(words));
                 self.shared.store_answered(Err(error.to_string()));
                 Step::Again(OPEN_AGAIN)
             }

@@ -160,6 +160,8 @@ impl KafkaConfig {
     pub(crate) fn client(&self, role: &str, defaults: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("client.id", format!("workspace-engine-{role}"));
+        // The default of 10 s would be waited for after an outage.
+        config.set("reconnect.backoff.max.ms", "2000");
         for (name, value) in defaults {
             config.set(*name, *value);
         }

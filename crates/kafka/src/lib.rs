@@ -1,6 +1,7 @@
 //! The engine's seams on a Kafka cluster: the event log, the store, and which partitions this process owns.
 
 mod config;
+mod context;
 mod topics;
 
 mod log;

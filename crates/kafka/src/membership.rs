@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
@@ -17,6 +18,7 @@ use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use workspace_lifecycle::PartitionId;
 
 use crate::config::{GroupProtocol, KafkaConfig};
+use crate::context::{self, Plain};
 use crate::generation::generation;
 use crate::group::{Committed, Group, ask_committed};
 
@@ -95,7 +97,7 @@ type Member = BaseConsumer<MemberContext>;
 pub struct Membership {
     consumer: Arc<Member>,
     /// Asks the group without being a member, and without waiting for transactions.
-    onlooker: Arc<BaseConsumer>,
+    onlooker: Arc<BaseConsumer<Plain>>,
     leaving: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -151,7 +153,9 @@ impl Membership {
             ("enable.auto.commit", "false"),
             ("isolation.level", "read_uncommitted"),
         ];
-        let onlooker: BaseConsumer = config.client("group-onlooker", &onlooker).create()?;
+        let onlooker = config
+            .client("group-onlooker", &onlooker)
+            .create_with_context(Plain)?;
         Ok(Self {
             consumer: Arc::new(consumer),
             onlooker: Arc::new(onlooker),
@@ -221,7 +225,7 @@ impl Membership {
 
 struct OwnGroup {
     member: Arc<Member>,
-    onlooker: Arc<BaseConsumer>,
+    onlooker: Arc<BaseConsumer<Plain>>,
 }
 
 impl Group for OwnGroup {
@@ -305,12 +309,14 @@ impl MemberContext {
             // Of a partition that is paused: nobody reads it here.
             return;
         }
+        let before = self.standing.lock().trouble.replace(words.to_owned());
         if code == Some(RDKafkaErrorCode::PollExceeded) {
             tracing::error!(%error, "the group was not polled for too long");
+        } else if before.is_none() {
+            tracing::warn!(words, "trouble with the consumer group");
         } else {
-            tracing::warn!(%error, words, "trouble with the consumer group");
+            tracing::debug!(words, "more trouble with the consumer group");
         }
-        self.standing.lock().trouble = Some(words.to_owned());
     }
 
     fn assign(&self, consumer: &Member, partitions: &TopicPartitionList) {
@@ -402,6 +408,10 @@ impl std::fmt::Display for Listed<'_> {
 impl ClientContext for MemberContext {
     fn error(&self, error: KafkaError, reason: &str) {
         self.note(&error, &format!("{reason} ({error})"));
+    }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        context::log(level, facility, message);
     }
 }
 

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::config::KafkaConfig;
+use crate::context::Plain;
 
 /// How long the brokers may take for one answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -75,9 +75,9 @@ impl TopicError {
 /// # Errors
 /// [`TopicError`]; one that [is passing](TopicError::is_passing) may be over soon.
 pub fn prepare(config: &KafkaConfig) -> Result<u32, TopicError> {
-    let admin: AdminClient<DefaultClientContext> = config
+    let admin: AdminClient<Plain> = config
         .client("admin", &[])
-        .create()
+        .create_with_context(Plain)
         .map_err(TopicError::Client)?;
     let topics = Topics { config, admin };
     let partitions = match topics.partitions(&config.topic)? {
@@ -125,7 +125,7 @@ pub fn prepare(config: &KafkaConfig) -> Result<u32, TopicError> {
 
 struct Topics<'a> {
     config: &'a KafkaConfig,
-    admin: AdminClient<DefaultClientContext>,
+    admin: AdminClient<Plain>,
 }
 
 impl Topics<'_> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
@@ -13,8 +14,9 @@ use rdkafka::{ClientConfig, ClientContext, TopicPartitionList};
 use workspace_lifecycle::PartitionId;
 
 use super::failure::{is_fatal, is_retriable, requires_abort};
-use super::reader::{RECONNECT, number};
+use super::reader::number;
 use crate::config::KafkaConfig;
+use crate::context;
 
 /// A transaction that takes longer is aborted by the coordinator.
 const TRANSACTION: Duration = Duration::from_secs(30);
@@ -83,6 +85,10 @@ impl ClientContext for Delivered {
             tracing::warn!(%error, reason, "trouble with the changelog's producer");
         }
     }
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        context::log(level, facility, message);
+    }
 }
 
 impl ProducerContext for Delivered {
@@ -137,7 +143,6 @@ impl Transactions {
             ("retry.backoff.ms", "10"),
             ("message.max.bytes", "16777216"),
             ("queue.buffering.max.messages", "0"),
-            RECONNECT,
         ];
         let mut client = config.client("changelog", &defaults);
         client.set("transactional.id", id);

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rdkafka::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use workspace_engine_core::store::StoreError;
 use workspace_lifecycle::PartitionId;
 
 use crate::config::KafkaConfig;
+use crate::context::Plain;
 
 /// Most partitions that are read at the same time: each consumer has threads and buffers of its own.
 const READERS_MOST: usize = 4;
@@ -19,21 +19,7 @@ const READERS_MOST: usize = 4;
 /// Most events of a consumer that nobody has used for a while.
 const STALE_EVENTS_MOST: usize = 10_000;
 
-/// After an outage the default of 10 s would be waited for where everything else goes on already.
-pub(super) const RECONNECT: (&str, &str) = ("reconnect.backoff.max.ms", "2000");
-
-/// What a consumer tells beside its answers: the end of a partition, and connections that it makes again by itself.
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "a reader of the changelog says");
-    }
-}
-
-impl ConsumerContext for Quiet {}
-
-type Client = BaseConsumer<Quiet>;
+type Client = BaseConsumer<Plain>;
 
 /// The clients that read.
 pub(super) struct Readers {
@@ -73,7 +59,6 @@ impl Readers {
             ("isolation.level", "read_committed"),
             ("auto.offset.reset", "error"),
             ("check.crcs", "true"),
-            RECONNECT,
             ("fetch.wait.max.ms", "100"),
             ("fetch.queue.backoff.ms", "1"),
             ("max.partition.fetch.bytes", "4194304"),
@@ -81,9 +66,9 @@ impl Readers {
         ];
         let ends = |level| {
             config
-                .client("changelog-ends", &[RECONNECT])
+                .client("changelog-ends", &[])
                 .set("isolation.level", level)
-                .create_with_context(Quiet)
+                .create_with_context(Plain)
         };
         Ok(Self {
             topic: config.changelog_topic(),
@@ -162,7 +147,7 @@ impl Readers {
                 }
             }
         } else {
-            let made = self.config.create_with_context(Quiet);
+            let made = self.config.create_with_context(Plain);
             reader.consumer = Some(made.map_err(|error| self.unavailable(&error))?);
         }
         Ok(Some(reader))

@@ -6,6 +6,8 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use crate::context;
+
 /// The last trouble of one client, in its own words.
 #[derive(Debug, Default)]
 pub(super) struct Words {
@@ -47,7 +49,7 @@ impl ClientContext for Words {
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        tracing::debug!(?level, facility, message, "the Kafka client logs");
+        context::log(level, facility, message);
     }
 }
 
