@@ -1,0 +1,62 @@
+//! A topic that is deleted and made anew: the workspaces stand behind its end.
+
+use crate::node::{Node, disk};
+use crate::place::{P0, Place, events, until};
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn workspaces_that_stand_behind_the_end_of_a_topic_made_anew_are_parked_at_a_restart() {
+    let place = Place::new("anew-restart", 1, &[]);
+    place.produce(P0, events("old", 0..10));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("old", 10, 10);
+    node.stop();
+
+    place.delete();
+    place.create(&[]);
+    place.produce(P0, events("new", 0..3));
+    let node = Node::start(&place, &disk);
+    assert_eq!(
+        node.wait_parked("old"),
+        "the store is at offset 10 of partition 0, but the log ends at 3: the log was replaced or lost its end"
+    );
+    // Who is new is not held up by it.
+    node.wait_ready("new", 3, 3);
+    node.stop();
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn workspaces_that_stand_behind_the_end_of_a_topic_made_anew_are_parked_while_the_engine_runs() {
+    let place = Place::new("anew-running", 1, &[]);
+    place.produce(P0, events("old", 0..10));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("old", 10, 10);
+
+    place.delete();
+    let words = until("health tells that it is missed", || {
+        let ready = node.engine.health().ready;
+        ready.into_iter().find_map(|check| check.outcome.err())
+    });
+    assert!(words.contains(&place.config.topic), "{words}");
+    assert!(node.is_ready("old"), "what it has is still right");
+    place.create(&[]);
+    place.produce(P0, events("new", 0..3));
+    let words = node.wait_parked("old");
+    assert_eq!(
+        words,
+        "the log of partition 0 ends at offset 3, before offset 10: it was replaced or lost its end"
+    );
+    node.wait_ready("new", 3, 3);
+    place.produce(P0, events("new", 3..5));
+    node.wait_ready("new", 5, 5);
+    node.stop();
+
+    // Nor is it forgotten at the next start.
+    let node = Node::start(&place, &disk);
+    node.wait_parked("old");
+    node.wait_ready("new", 5, 5);
+    node.stop();
+}
