@@ -197,8 +197,15 @@ impl<W: Workspace> Driver<W> {
                         continue;
                     }
                     Err(error) => {
-                        self.post.tell_opening(Some(error.to_string()));
-                        self.shared.log_answered(self.id, Err(error.to_string()));
+                        // Whoever shows it says that it is about the log.
+                        let words = match error {
+                            ReadError::Unavailable(reason) => reason,
+                            ReadError::FellOut { .. }
+                            | ReadError::BeyondEnd { .. }
+                            | ReadError::Corrupt { .. } => error.to_string(),
+                        };
+                        self.post.tell_opening(Some(words.clone()));
+                        self.shared.log_answered(self.id, Err(words));
                         Step::Again(OPEN_AGAIN)
                     }
                 }

@@ -16,7 +16,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use workspace_lifecycle::PartitionId;
 
-use crate::config::{GroupProtocol, KafkaConfig};
+use crate::config::{GroupProtocol, KafkaConfig, MEMBER};
 use crate::generation::generation;
 use crate::group::{Committed, Group, ask_committed};
 
@@ -139,7 +139,7 @@ impl Membership {
             }),
         };
         let consumer: Member = config
-            .client("group", &defaults)
+            .client(MEMBER, &defaults)
             .create_with_context(context)?;
         let onlooker = [
             ("group.id", config.group.as_str()),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tempfile::TempDir;
 use workspace_engine_core::disk::{DataDir, DataDirSpec};
 use workspace_engine_core::log::DeadLetter;
@@ -36,23 +37,35 @@ impl Default for Start {
 pub(crate) struct Node {
     pub(crate) engine: Engine<Entities>,
     cluster: Arc<Cluster>,
+    to_engine: ToEngine,
 }
 
-struct ToEngine(Engine<Entities>);
+/// Hands what the group decides to the engine, until it is stopped: the group would keep it and its disk for ever.
+#[derive(Clone)]
+struct ToEngine(Arc<Mutex<Option<Engine<Entities>>>>);
+
+impl ToEngine {
+    fn engine(&self) -> Option<Engine<Entities>> {
+        self.0.lock().clone()
+    }
+}
 
 impl Assignments for ToEngine {
     fn assigned(&self, partitions: &[PartitionId]) {
+        let engine = self.engine().expect("it joins before it is stopped");
         for partition in partitions {
-            self.0.assign(*partition).expect("a thread");
+            engine.assign(*partition).expect("a thread");
         }
     }
 
     fn revoked(&self, partitions: &[PartitionId], deadline: Instant) {
-        self.0.revoke(partitions, deadline);
+        let engine = self.engine().expect("it leaves before it is stopped");
+        engine.revoke(partitions, deadline);
     }
 
     fn lost(&self, partitions: &[PartitionId]) {
-        self.0.lose(partitions);
+        let engine = self.engine().expect("it leaves before it is stopped");
+        engine.lose(partitions);
     }
 }
 
@@ -93,9 +106,14 @@ impl Node {
             Arc::new(BeginEmpty),
         )
         .expect("started");
-        let joined = cluster.membership.join(ToEngine(engine.clone()));
+        let to_engine = ToEngine(Arc::new(Mutex::new(Some(engine.clone()))));
+        let joined = cluster.membership.join(to_engine.clone());
         joined.expect("joining");
-        Self { engine, cluster }
+        Self {
+            engine,
+            cluster,
+            to_engine,
+        }
     }
 
     /// Hands everything over, as a server does that is told to stop.
@@ -104,6 +122,7 @@ impl Node {
         self.cluster.membership.leave(deadline);
         let report = self.engine.shutdown(deadline);
         assert_eq!(report.abandoned, 0, "everything is saved in time");
+        drop(self.to_engine.0.lock().take());
     }
 
     pub(crate) fn member(&self) -> MemberReport {
@@ -171,8 +190,9 @@ impl Node {
             .enable_time()
             .build()
             .expect("a runtime");
+        let id = id(workspace);
         let command = async {
-            let answer = self.engine.command(&id(workspace), command);
+            let answer = self.engine.command(&id, command);
             tokio::time::timeout(PATIENCE, answer).await
         };
         let answer = runtime.block_on(command).expect("an answer in time");

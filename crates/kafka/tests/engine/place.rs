@@ -28,6 +28,7 @@ pub(crate) struct Place {
     pub(crate) config: KafkaConfig,
     pub(crate) partitions: u32,
     admin: AdminClient<DefaultClientContext>,
+    producer: BaseProducer,
     runtime: Runtime,
 }
 
@@ -50,6 +51,13 @@ impl Place {
             .set("bootstrap.servers", &config.brokers)
             .create()
             .expect("a client");
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &config.brokers)
+            .set("message.max.bytes", "20000000")
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "1")
+            .create()
+            .expect("a producer");
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
@@ -58,6 +66,7 @@ impl Place {
             config,
             partitions,
             admin,
+            producer,
             runtime,
         };
         place.create(settings);
@@ -126,14 +135,7 @@ impl Place {
 
     /// Records of somebody else, on the partition that they are told.
     pub(crate) fn produce(&self, partition: u32, records: impl IntoIterator<Item = Raw>) {
-        let producer: BaseProducer = ClientConfig::new()
-            .set("bootstrap.servers", &self.config.brokers)
-            .set("message.max.bytes", "20000000")
-            .set("enable.idempotence", "true")
-            .set("linger.ms", "1")
-            .create()
-            .expect("a producer");
-        self.send(&producer, partition, records);
+        self.send(&self.producer, partition, records);
     }
 
     /// Sends records and waits until they are acknowledged.

@@ -127,7 +127,7 @@ fn a_replay_over_gaps_of_compaction_applies_what_is_left_and_reaches_its_target(
     }
     let report = &node.engine.partitions()[0];
     assert_eq!(report.lag, 0);
-    let total = left.values().sum();
+    let total: u64 = left.values().sum();
     assert!(report.high_watermark.0 >= 420 && total < 420, "{total}");
     assert_eq!(node.engine.counters().events_applied.get(), total);
     node.stop();
