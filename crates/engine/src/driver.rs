@@ -460,6 +460,7 @@ impl<W: Workspace> Driver<W> {
         match listed {
             Ok((workspaces, committed)) => {
                 self.shared.store_answered(Ok(()));
+                let high_watermark = self.shared.log.high_watermark(self.id);
                 Input::Listed(Listing {
                     workspaces: workspaces
                         .into_iter()
@@ -470,9 +471,14 @@ impl<W: Workspace> Driver<W> {
                             unloaded: stored.unloaded,
                         })
                         .collect(),
-                    committed,
+                    // Beyond the end it is of another log of that name: nobody has looked at this one.
+                    committed: if committed > high_watermark {
+                        Offset::ZERO
+                    } else {
+                        committed
+                    },
                     low_watermark: self.shared.log.low_watermark(self.id),
-                    high_watermark: self.shared.log.high_watermark(self.id),
+                    high_watermark,
                     first_epoch: self.shared.store.first_epoch(self.id),
                 })
             }

@@ -404,16 +404,11 @@ impl Partition {
         self.high_watermark = listing.high_watermark;
         self.epoch_before = Epoch::new(listing.first_epoch.get().saturating_sub(1));
         self.live = LaneRun::at(listing.high_watermark);
-        // What is committed beyond the end was of another log of that name: nobody has looked at this one.
-        let committed = if listing.committed > listing.high_watermark {
-            Offset::ZERO
-        } else {
-            listing.committed
-        };
-        self.discovered = committed
+        self.discovered = listing
+            .committed
             .max(listing.low_watermark)
             .min(listing.high_watermark);
-        self.saving = Saving::new(committed, self.now);
+        self.saving = Saving::new(listing.committed.min(listing.high_watermark), self.now);
         self.gather_until = Some(self.now + self.limits.gather);
         for known in listing.workspaces {
             let slot = self.meet(known.id, known.epoch, known.next_offset, KnownToStore::Yes);

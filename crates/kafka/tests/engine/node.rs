@@ -165,21 +165,25 @@ impl Node {
         }
     }
 
+    /// Why it needs an operator; none where it does not.
+    pub(crate) fn parked(&self, workspace: &str) -> Option<String> {
+        let now = self.snapshot(workspace)?;
+        let is_parked = now.error().map(ErrorInfo::kind) == Some(ErrorKind::Parked);
+        is_parked.then(|| now.error_message().expect("an error says why").to_owned())
+    }
+
     /// Waits until it needs an operator. Tells why.
     pub(crate) fn wait_parked(&self, workspace: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let now = self.snapshot(workspace);
-            if let Some(now) = &now
-                && now.error().map(ErrorInfo::kind) == Some(ErrorKind::Parked)
-            {
-                let words = now.error_message().expect("an error says why").to_owned();
+            if let Some(words) = self.parked(workspace) {
                 println!("{workspace}: {words}");
                 return words;
             }
             assert!(
                 Instant::now() < deadline,
-                "{workspace} is not parked: {now:?}"
+                "{workspace} is not parked: {:?}",
+                self.snapshot(workspace)
             );
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use workspace_engine_core::store::Store;
+use workspace_engine_kafka::GroupProtocol;
 use workspace_lifecycle::PartitionId;
 use workspace_status::State;
 
@@ -17,8 +18,9 @@ const WORKSPACES: u64 = 200;
 const EVENTS: u32 = 3;
 
 /// Workspaces that were saved, and a group that waits six seconds for a member that does not poll.
-fn place_with_workspaces(name: &str) -> (Place, Vec<String>) {
+fn place_with_workspaces(name: &str, protocol: GroupProtocol) -> (Place, Vec<String>) {
     let mut place = Place::new(name, PARTITIONS, &[]);
+    place.config.protocol = protocol;
     place
         .config
         .properties
@@ -62,10 +64,16 @@ fn start(place: &Place, disk: &TempDir, owner: &'static str, store: Wrap) -> Nod
     Node::start_as(place, disk, &start)
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loads {
+    AreQuick,
+    OutlastPolls,
+}
+
 type Wrap = fn(Arc<dyn Store>) -> Arc<dyn Store>;
 
-fn check(name: &str, store: Wrap) {
-    let (place, names) = place_with_workspaces(name);
+fn check(name: &str, protocol: GroupProtocol, store: Wrap, loads: Loads) {
+    let (place, names) = place_with_workspaces(name, protocol);
     let (first, second) = (disk(), disk());
     let one = start(&place, &first, "one", store);
     until("loads are under way", || {
@@ -76,6 +84,13 @@ fn check(name: &str, store: Wrap) {
     until("each has its share", || {
         (one.member().partitions == 2 && two.member().partitions == 2).then_some(())
     });
+    if loads == Loads::OutlastPolls {
+        let (loading, _) = one.engine.admission();
+        assert!(
+            loading > 0 && one.ready() == 0,
+            "partitions move while they load"
+        );
+    }
     wait_all_ready(&[&one, &two]);
     for name in &names {
         let owners: Vec<&Node> = [&one, &two]
@@ -99,19 +114,53 @@ fn check(name: &str, store: Wrap) {
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_rebalance_while_many_workspaces_load_loses_nobody() {
-    check("rebalance", |store| store);
+    let at_once: Wrap = |store| store;
+    check(
+        "rebalance",
+        GroupProtocol::Classic,
+        at_once,
+        Loads::AreQuick,
+    );
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_rebalance_by_the_broker_while_many_workspaces_load_loses_nobody() {
+    let at_once: Wrap = |store| store;
+    check(
+        "rebalance-broker",
+        GroupProtocol::Consumer,
+        at_once,
+        Loads::AreQuick,
+    );
 }
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_rebalance_while_loads_take_longer_than_the_poll_interval_loses_nobody() {
-    check("rebalance-slow", slow);
+    check(
+        "rebalance-slow",
+        GroupProtocol::Classic,
+        slow,
+        Loads::OutlastPolls,
+    );
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_rebalance_by_the_broker_while_loads_take_longer_than_the_poll_interval_loses_nobody() {
+    check(
+        "rebalance-broker-slow",
+        GroupProtocol::Consumer,
+        slow,
+        Loads::OutlastPolls,
+    );
 }
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_workspace_whose_engine_leaves_while_it_loads_is_ready_at_the_next() {
-    let (place, _) = place_with_workspaces("leave-loading");
+    let (place, _) = place_with_workspaces("leave-loading", GroupProtocol::Classic);
     let (first, second) = (disk(), disk());
     let one = start(&place, &first, "one", slow);
     until("loads are under way", || {
