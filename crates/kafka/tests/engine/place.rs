@@ -16,7 +16,7 @@ use workspace_engine_core::routing::partition_of_key;
 use workspace_engine_kafka::{KafkaConfig, prepare};
 
 /// How long anything may take that is expected; the tests share a machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) const P0: u32 = 0;
 
@@ -196,7 +196,7 @@ impl Place {
 
     /// A workspace whose partition it is.
     pub(crate) fn name_on(&self, partition: u32, prefix: &str) -> String {
-        (0..)
+        (0..10_000)
             .map(|number| format!("{prefix}{number}"))
             .find(|name| self.home(name) == partition)
             .expect("there is one for each partition")
