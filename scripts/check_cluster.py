@@ -15,6 +15,7 @@ Scenarios, each on a topic of its own:
              engine with an empty disk takes everything over alone
     broker   one engine and then two; the brokers are killed (-9) and started again, in turn
     parked   a record that is no event parks its workspace alone; `skip` moves it on
+    failover three engines; one is killed (-9), another is stopped: how long until every workspace is ready again
     java     a thousand ids: the Java client's default partitioner and the engine choose the same partitions
 """
 import argparse, collections, gzip, hashlib, json, os, pathlib, random, shutil, signal, socket
@@ -105,6 +106,10 @@ class Engine:
             return {"status": error.code, "problem": error.read().decode()}
         except OSError:
             return {}
+
+
+    def ready(self):
+        return self.call("/workspaces/statuses?limit=1").get("stateCounts", {}).get("ready", 0)
 
 
 class Fleet:
@@ -383,7 +388,33 @@ def java(fleet, dice, lines, expected):
     say(f"{len(places)} ids, each twice on the same of {len(used)} partitions")
 
 
-SCENARIOS = {scenario.__name__: scenario for scenario in (one, three, churn, broker, parked, java)}
+def failover(fleet, dice, lines, expected):
+    fleet.add(3)
+    Feed(fleet, lines, 3).finish()
+    fleet.verify(expected)
+    for how in (signal.SIGKILL, signal.SIGTERM):
+        victim = max(fleet.up(), key=Engine.ready)
+        others = [engine for engine in fleet.up() if engine is not victim]
+        mine = victim.ready()
+        began = time.monotonic()
+        victim.process.send_signal(how)
+        while (ready := sum(engine.ready() for engine in others)) < len(expected):
+            assert time.monotonic() - began < PATIENCE, f"only {ready} ready"
+            time.sleep(0.01)
+        seconds = time.monotonic() - began
+        victim.process.wait()
+        victim.process = None
+        say(f"{how.name} of an engine with {mine} of {len(expected)} workspaces: all ready again after {seconds:.2f} s"
+            f" (session timeout {SESSION} s)")
+        fleet.verify(expected)
+        victim.start()
+        time.sleep(SESSION)
+        fleet.verify(expected)
+
+
+SCENARIOS = {
+    scenario.__name__: scenario for scenario in (one, three, churn, broker, parked, failover, java)
+}
 
 
 def main():

@@ -18,6 +18,7 @@ mod reader;
 mod takeover;
 
 mod draft;
+mod failure;
 mod producer;
 mod writer;
 

@@ -26,6 +26,9 @@ const POLL: Duration = Duration::from_millis(100);
 /// Between two looks whether a trouble with the brokers is over.
 const TROUBLE_LOOK: Duration = Duration::from_secs(1);
 
+/// Heartbeats in the time after which a member that is silent is taken for dead.
+const HEARTBEATS_A_SESSION: u32 = 10;
+
 /// How long such a look may take.
 const LOOK_MOST: Duration = Duration::from_millis(500);
 
@@ -104,7 +107,9 @@ impl Membership {
     /// [`MembershipError::Client`] names the property that librdkafka does not take.
     pub fn new(config: &KafkaConfig) -> Result<Self, MembershipError> {
         let session = config.session_timeout.as_millis().to_string();
-        let heartbeat = (config.session_timeout.as_millis() / 6).max(1).to_string();
+        // Members learn of a rebalance by their heartbeats.
+        let heartbeat = config.session_timeout / HEARTBEATS_A_SESSION;
+        let heartbeat = heartbeat.as_millis().clamp(100, 1_000).to_string();
         let mut defaults = vec![
             ("group.id", config.group.as_str()),
             ("enable.auto.commit", "false"),

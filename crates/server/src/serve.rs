@@ -227,7 +227,9 @@ async fn shut_down(
 }
 
 fn tell(report: &ShutdownReport) {
-    if report.abandoned == 0 {
+    if *report == ShutdownReport::default() {
+        info!("nothing is left to save");
+    } else if report.abandoned == 0 {
         info!(partitions = report.released, "everything is saved");
     } else {
         warn!(

@@ -48,6 +48,8 @@ struct Refused {
     records: VecDeque<HistoryRecord>,
     retry_at: Instant,
     retry_after: Duration,
+    /// The trouble that the log knows of.
+    told: Option<StoreError>,
 }
 
 /// How the store answered one workspace.
@@ -200,7 +202,10 @@ impl Waiting {
                     *refusals += 1;
                     refused.retry_after = (refused.retry_after * 2).min(RETRY_AFTER_MOST);
                     refused.retry_at = now + refused.retry_after;
-                    tracing::error!(workspace = %id, %error, "the history of a workspace still cannot be written");
+                    if refused.told.as_ref() != Some(&error) {
+                        tracing::error!(workspace = %id, %error, "the history of a workspace cannot be written; it is tried again");
+                    }
+                    refused.told = Some(error);
                     self.refused.insert(id, refused);
                 }
                 Answer::Full(error) => {
@@ -214,7 +219,7 @@ impl Waiting {
 
     /// Keeps a refused workspace apart, with all of it that waits.
     fn set_apart(&mut self, id: WorkspaceId, records: Vec<HistoryRecord>, now: Instant) {
-        tracing::error!(workspace = %id, "the history of a workspace cannot be written; it is tried by itself");
+        tracing::debug!(workspace = %id, "the history of a workspace cannot be written; it is tried by itself");
         let mut records = VecDeque::from(records);
         self.records.retain(|record| {
             let is_its = record.id == id;
@@ -227,6 +232,7 @@ impl Waiting {
             records,
             retry_at: now + RETRY_AFTER,
             retry_after: RETRY_AFTER,
+            told: None,
         };
         self.refused.insert(id, refused);
     }

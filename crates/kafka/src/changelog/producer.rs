@@ -12,7 +12,8 @@ use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer}
 use rdkafka::{ClientConfig, ClientContext, TopicPartitionList};
 use workspace_lifecycle::PartitionId;
 
-use super::reader::number;
+use super::failure::{is_fatal, is_retriable, requires_abort};
+use super::reader::{RECONNECT, number};
 use crate::config::KafkaConfig;
 
 /// A transaction that takes longer is aborted by the coordinator.
@@ -43,6 +44,9 @@ const FULL: Duration = Duration::from_millis(5);
 /// Between two looks whether the records of a transaction have arrived.
 const ON_ITS_WAY: Duration = Duration::from_micros(500);
 
+/// Between two lines about troubles of the client.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+
 /// A record of a transaction.
 pub(super) struct Record {
     pub(super) partition: PartitionId,
@@ -66,11 +70,18 @@ pub(super) enum Outcome {
 struct Delivered {
     ends: Mutex<HashMap<i32, i64>>,
     failure: Mutex<Option<String>>,
+    /// When a trouble was told last: the client repeats it twice a second.
+    told_at: Mutex<Option<Instant>>,
 }
 
 impl ClientContext for Delivered {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::warn!(%error, reason, "trouble with the changelog's producer");
+        let now = Instant::now();
+        let mut told_at = self.told_at.lock();
+        if told_at.is_none_or(|at| now.duration_since(at) >= TELL_AGAIN) {
+            *told_at = Some(now);
+            tracing::warn!(%error, reason, "trouble with the changelog's producer");
+        }
     }
 }
 
@@ -126,6 +137,7 @@ impl Transactions {
             ("retry.backoff.ms", "10"),
             ("message.max.bytes", "16777216"),
             ("queue.buffering.max.messages", "0"),
+            RECONNECT,
         ];
         let mut client = config.client("changelog", &defaults);
         client.set("transactional.id", id);
@@ -392,19 +404,4 @@ pub(super) fn fence(config: &ClientConfig, id: &str) -> Result<(), KafkaError> {
         .set("transactional.id", id)
         .create_with_context(Delivered::default())?;
     client.init_transactions(INIT)
-}
-
-fn is_retriable(error: &KafkaError) -> bool {
-    if let KafkaError::Transaction(error) = error {
-        return error.is_retriable();
-    }
-    error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
-}
-
-fn requires_abort(error: &KafkaError) -> bool {
-    matches!(error, KafkaError::Transaction(error) if error.txn_requires_abort())
-}
-
-fn is_fatal(error: &KafkaError) -> bool {
-    matches!(error, KafkaError::Transaction(error) if error.is_fatal())
 }

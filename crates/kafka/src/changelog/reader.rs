@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use workspace_engine_core::store::StoreError;
 use workspace_lifecycle::PartitionId;
@@ -15,20 +16,39 @@ use crate::config::KafkaConfig;
 /// Most partitions that are read at the same time: each consumer has threads and buffers of its own.
 const READERS_MOST: usize = 4;
 
+/// Most events of a consumer that nobody has used for a while.
+const STALE_EVENTS_MOST: usize = 10_000;
+
+/// After an outage the default of 10 s would be waited for where everything else goes on already.
+pub(super) const RECONNECT: (&str, &str) = ("reconnect.backoff.max.ms", "2000");
+
+/// What a consumer tells beside its answers: the end of a partition, and connections that it makes again by itself.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "a reader of the changelog says");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+type Client = BaseConsumer<Quiet>;
+
 /// The clients that read.
 pub(super) struct Readers {
     pub(super) topic: String,
     config: ClientConfig,
     /// Sees what is committed.
-    stable: BaseConsumer,
+    stable: Client,
     /// Sees what is written.
-    all: BaseConsumer,
+    all: Client,
     pool: Mutex<Pool>,
 }
 
 #[derive(Default)]
 struct Pool {
-    idle: Vec<BaseConsumer>,
+    idle: Vec<Client>,
     lent: usize,
 }
 
@@ -53,6 +73,7 @@ impl Readers {
             ("isolation.level", "read_committed"),
             ("auto.offset.reset", "error"),
             ("check.crcs", "true"),
+            RECONNECT,
             ("fetch.wait.max.ms", "100"),
             ("fetch.queue.backoff.ms", "1"),
             ("max.partition.fetch.bytes", "4194304"),
@@ -60,9 +81,9 @@ impl Readers {
         ];
         let ends = |level| {
             config
-                .client("changelog-ends", &[])
+                .client("changelog-ends", &[RECONNECT])
                 .set("isolation.level", level)
-                .create()
+                .create_with_context(Quiet)
         };
         Ok(Self {
             topic: config.changelog_topic(),
@@ -105,7 +126,7 @@ impl Readers {
         partition: PartitionId,
         timeout: Duration,
     ) -> Result<Ends, StoreError> {
-        let ask = |client: &BaseConsumer| {
+        let ask = |client: &Client| {
             client
                 .fetch_watermarks(&self.topic, number(partition), timeout)
                 .map_err(|error| self.unavailable(&error))
@@ -126,18 +147,25 @@ impl Readers {
         if pool.lent >= READERS_MOST {
             return Ok(None);
         }
-        let consumer = match pool.idle.pop() {
-            Some(consumer) => consumer,
-            None => self
-                .config
-                .create()
-                .map_err(|error| self.unavailable(&error))?,
-        };
+        let idle = pool.idle.pop();
         pool.lent += 1;
-        Ok(Some(Reader {
-            consumer: Some(consumer),
+        drop(pool);
+        let mut reader = Reader {
+            consumer: idle,
             readers: Arc::clone(self),
-        }))
+        };
+        if let Some(consumer) = &reader.consumer {
+            // Troubles that it met while nobody used it.
+            for _ in 0..STALE_EVENTS_MOST {
+                if consumer.poll(Duration::ZERO).is_none() {
+                    break;
+                }
+            }
+        } else {
+            let made = self.config.create_with_context(Quiet);
+            reader.consumer = Some(made.map_err(|error| self.unavailable(&error))?);
+        }
+        Ok(Some(reader))
     }
 
     pub(super) fn unavailable(&self, error: &KafkaError) -> StoreError {
@@ -150,8 +178,8 @@ impl Readers {
 
 /// A consumer that is lent.
 pub(super) struct Reader {
-    /// Always there until it is given back.
-    consumer: Option<BaseConsumer>,
+    /// None once it failed.
+    consumer: Option<Client>,
     readers: Arc<Readers>,
 }
 
@@ -183,9 +211,9 @@ impl Reader {
             .map_err(|error| self.readers.unavailable(&error))
     }
 
-    /// Hands what comes next to `take`.
+    /// Hands what comes next to `take`. After an error it reads nothing more.
     pub(super) fn next<T>(
-        &self,
+        &mut self,
         partition: PartitionId,
         timeout: Duration,
         take: impl FnOnce(Found<'_>) -> T,
@@ -195,33 +223,52 @@ impl Reader {
             .consumer
             .as_ref()
             .and_then(|consumer| consumer.poll(timeout));
-        match polled {
+        let error = match polled {
             Some(Ok(message)) if message.partition() == number(partition) => {
-                Ok(take(Found::Record {
+                return Ok(take(Found::Record {
                     offset: u64::try_from(message.offset()).unwrap_or_default(),
                     key: message.key().unwrap_or_default(),
                     value: message.payload(),
-                }))
+                }));
             }
             Some(Err(KafkaError::PartitionEOF(of))) if of == number(partition) => {
-                Ok(take(Found::End))
+                return Ok(take(Found::End));
             }
             // Nothing, or something of what it was lent for before.
-            None | Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => Ok(take(Found::Nothing)),
-            Some(Err(error)) => Err(self.readers.unavailable(&error)),
-        }
+            None | Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => {
+                return Ok(take(Found::Nothing));
+            }
+            // One broker of several may be away for long; whoever leads the partition is asked all the same.
+            Some(Err(error)) if is_about_connections(&error) => {
+                tracing::debug!(%error, "a reader of the changelog goes on");
+                return Ok(take(Found::Nothing));
+            }
+            Some(Err(error)) => self.readers.unavailable(&error),
+        };
+        // A new one tries at once what this one waits to try again.
+        self.consumer = None;
+        Err(error)
     }
+}
+
+fn is_about_connections(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::Resolve
+        )
+    )
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
+        let consumer = self.consumer.take();
+        let reusable = consumer.filter(|consumer| consumer.unassign().is_ok());
         let mut pool = self.readers.pool.lock();
         pool.lent = pool.lent.saturating_sub(1);
-        if let Some(consumer) = self.consumer.take()
-            && consumer.unassign().is_ok()
-        {
-            pool.idle.push(consumer);
-        }
+        pool.idle.extend(reusable);
     }
 }
 

@@ -23,6 +23,9 @@ use super::{Shared, now_ms};
 /// How long one call may take.
 const CALL: Duration = Duration::from_millis(800);
 
+/// How long a transaction of the owner before may take to be decided: it ends with its partitions.
+const DECIDED: Duration = Duration::from_millis(300);
+
 /// How long the brokers may take for one answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -37,7 +40,7 @@ pub(super) struct Takeover {
     partition: PartitionId,
     committed: Offset,
     phase: Phase,
-    /// The owner before was told to write no more.
+    /// The owner before was told to write no more, or need not be.
     fenced: bool,
     /// How far it is, and how far it must.
     position: u64,
@@ -168,9 +171,10 @@ impl Takeover {
     }
 
     fn ask_group(&mut self, shared: &Shared) -> Result<Offset, StoreError> {
+        let patience = if self.fenced { ANSWER } else { DECIDED };
         let answer = shared
             .group
-            .committed(&shared.topic, self.partition, ANSWER);
+            .committed(&shared.topic, self.partition, patience);
         let is_undecided = matches!(
             answer
                 .as_ref()
@@ -183,7 +187,10 @@ impl Takeover {
             )
         );
         if is_undecided && !self.fenced {
+            // Asked once more, with the time that brokers may take.
+            self.fenced = true;
             self.fence(shared);
+            return self.ask_group(shared);
         }
         let committed = answer.map_err(|error| {
             StoreError::Unavailable(format!(
@@ -213,14 +220,19 @@ impl Takeover {
         if writer.is_empty() || writer == shared.transactional_id {
             return;
         }
-        match producer::fence(&shared.producer, &writer) {
+        let (partition, config) = (self.partition, shared.producer.clone());
+        // It is done when the coordinator has answered; that it was asked is enough for the transaction to end.
+        let fence = move || match producer::fence(&config, &writer) {
             Ok(()) => {
-                self.fenced = true;
-                tracing::info!(partition = %self.partition, writer, "a transaction that the owner before left open is aborted");
+                tracing::info!(%partition, writer, "a transaction that the owner before left open was aborted");
             }
             Err(error) => {
-                tracing::warn!(partition = %self.partition, writer, %error, "a transaction that the owner before left open cannot be aborted yet");
+                tracing::warn!(%partition, writer, %error, "a transaction that the owner before left open ends only with its time");
             }
+        };
+        let thread = std::thread::Builder::new().name("fence".to_owned());
+        if let Err(error) = thread.spawn(fence) {
+            tracing::warn!(%error, "there is no thread to abort a transaction of the owner before");
         }
     }
 
@@ -270,7 +282,7 @@ impl Takeover {
     fn look(
         &self,
         shared: &Shared,
-        reader: Reader,
+        mut reader: Reader,
         place: CachePlace,
         ends: Ends,
     ) -> Result<Phase, StoreError> {

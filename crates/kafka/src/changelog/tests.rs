@@ -5,16 +5,17 @@ mod real;
 mod stress;
 
 use super::*;
+use crate::group::{Committed, ask_committed};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, ConsumerGroupMetadata};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::KafkaResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::sync::atomic::AtomicBool;
 use workspace_engine_core::disk::{DataDir, DataDirSpec};
 use workspace_engine_core::store::conformance::{
-    self, claim_of, id, load, save_of, set, transition, unset,
+    self, claim_of, counted, id, load, save_of, set, transition, unset,
 };
 
 const PARTITIONS: u32 = 4;
@@ -25,13 +26,14 @@ const LONG: Duration = Duration::from_mins(1);
 /// A member of a group that nobody rebalances, as long as the test says so.
 struct FakeGroup {
     consumer: BaseConsumer,
+    onlooker: BaseConsumer,
     member: AtomicBool,
 }
 
 impl Group for FakeGroup {
     fn metadata(&self) -> Option<ConsumerGroupMetadata> {
         if self.member.load(Ordering::Relaxed) {
-            self.consumer.metadata()
+            self.consumer.group_metadata()
         } else {
             None
         }
@@ -42,8 +44,17 @@ impl Group for FakeGroup {
         topic: &str,
         partition: PartitionId,
         timeout: Duration,
-    ) -> KafkaResult<Option<crate::group::Committed>> {
-        Group::committed(&self.consumer, topic, partition, timeout)
+    ) -> KafkaResult<Option<Committed>> {
+        ask_committed(&self.consumer, topic, partition, timeout)
+    }
+
+    fn committed_before(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<Committed>> {
+        ask_committed(&self.onlooker, topic, partition, timeout)
     }
 }
 
@@ -119,19 +130,22 @@ impl Place {
 }
 
 fn group(config: &KafkaConfig) -> Arc<FakeGroup> {
-    let consumer = config
-        .client(
-            "group",
-            &[
-                ("group.id", config.group.as_str()),
-                ("isolation.level", "read_committed"),
-                ("enable.auto.commit", "false"),
-            ],
-        )
-        .create()
-        .expect("a client");
+    let client = |level| {
+        config
+            .client(
+                "group",
+                &[
+                    ("group.id", config.group.as_str()),
+                    ("isolation.level", level),
+                    ("enable.auto.commit", "false"),
+                ],
+            )
+            .create()
+            .expect("a client")
+    };
     Arc::new(FakeGroup {
-        consumer,
+        consumer: client("read_committed"),
+        onlooker: client("read_uncommitted"),
         member: AtomicBool::new(true),
     })
 }
@@ -149,30 +163,10 @@ fn open(store: &ChangelogStore, partition: u32) {
     let began = Instant::now();
     let mut last = None;
     while began.elapsed() < 3 * LONG {
-        let called = Instant::now();
-        let opening = store.open(PartitionId(partition));
-        if called.elapsed() > Duration::from_secs(2) {
-            println!("partition {partition}: a call took {:?}", called.elapsed());
-        }
-        match opening {
-            Ok(Opening::Done) => {
-                if began.elapsed() > Duration::from_secs(5) {
-                    println!("partition {partition}: open after {:?}", began.elapsed());
-                }
-                return;
-            }
-            Ok(Opening::Reading { position, end }) => {
-                if began.elapsed() > Duration::from_secs(5) {
-                    println!(
-                        "partition {partition}: {position} of {end} after {:?}",
-                        began.elapsed()
-                    );
-                }
-            }
+        match store.open(PartitionId(partition)) {
+            Ok(Opening::Done) => return,
+            Ok(Opening::Reading { .. }) => {}
             Err(error) => {
-                if began.elapsed() > Duration::from_secs(5) {
-                    println!("partition {partition}: {error} after {:?}", began.elapsed());
-                }
                 last = Some(error);
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -201,7 +195,7 @@ fn fill(store: &ChangelogStore) {
         let refused = store.save(&saves, &[(PartitionId(1), Offset(10))]);
         assert!(refused.expect("saved").is_empty());
         let changes = vec![unset("kind", "3"), set("kind", "4", "4", 11)];
-        let saves = [save_of(text, epoch, 12, changes)];
+        let saves = [counted(store, save_of(text, epoch, 12, changes))];
         let refused = store.save(&saves, &[(PartitionId(1), Offset(12))]);
         assert!(refused.expect("saved").is_empty());
         let told =

@@ -68,7 +68,11 @@ fn save(
             expected.entries.insert(name, data);
         }
     }
-    let saves = [save_of(text, expected.epoch, expected.next_offset, changes)];
+    let entries = u64::try_from(expected.entries.len()).expect("few");
+    let saves = [Save {
+        entries,
+        ..save_of(text, expected.epoch, expected.next_offset, changes)
+    }];
     let committed = [(PartitionId(partition), Offset(expected.next_offset))];
     insist("a save", || {
         let refused = store.save(&saves, &committed)?;
