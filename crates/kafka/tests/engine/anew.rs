@@ -1,5 +1,6 @@
 //! A topic that is deleted and made anew: the workspaces stand behind its end.
 
+use rdkafka::Offset as At;
 use workspace_engine_kafka::prepare;
 
 use crate::node::{Node, disk};
@@ -57,6 +58,8 @@ fn workspaces_that_stand_behind_the_end_of_a_topic_made_anew_are_parked_while_th
     place.produce(P0, events("new", 3..5));
     node.wait_ready("new", 5, 5);
     node.stop();
+    // Of the topic that is there: whoever comes next looks for new workspaces behind it.
+    assert_eq!(place.committed(P0), At::Offset(5));
 
     // Nor is it forgotten at the next start.
     let node = Node::start(&place, &disk);

@@ -189,6 +189,20 @@ impl Place {
         consumer
     }
 
+    /// What the engine's group has committed of a partition.
+    pub(crate) fn committed(&self, partition: u32) -> At {
+        let group: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.config.brokers)
+            .set("group.id", &self.config.group)
+            .create()
+            .expect("a client");
+        let number = i32::try_from(partition).expect("small");
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(&self.config.topic, number);
+        let told = group.committed_offsets(asked, PATIENCE).expect("told");
+        told.elements()[0].offset()
+    }
+
     /// The partition of a workspace.
     pub(crate) fn home(&self, workspace: &str) -> u32 {
         partition_of_key(workspace.as_bytes(), self.partitions).0

@@ -85,3 +85,30 @@ fn a_workspace_that_is_loaded_after_its_records_were_removed_is_parked_while_oth
     node.wait_ready("cold", 7, 7);
     node.stop();
 }
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn where_all_records_were_removed_a_skip_leads_to_the_end_and_new_events_are_applied() {
+    let place = Place::new("removed-all", 1, &[]);
+    place.produce(P0, events("acme", 0..10));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 10, 10);
+    node.stop();
+    place.produce(P0, events("acme", 10..20));
+    place.remove_below(P0, 20);
+
+    let node = Node::start(&place, &disk);
+    assert_eq!(
+        node.wait_parked("acme"),
+        "events of partition 0 from offset 10 on were removed by retention before they were applied; the log begins at \
+         20"
+    );
+    place.produce(P0, events("new", 0..2));
+    node.wait_ready("new", 2, 2);
+    node.command("acme", Command::Skip).expect("skipped");
+    node.wait_ready("acme", 10, 10);
+    place.produce(P0, events("acme", 20..22));
+    node.wait_ready("acme", 12, 12);
+    node.stop();
+}
