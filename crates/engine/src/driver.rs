@@ -31,7 +31,7 @@ use crate::loaded::{Following, LivePosition, LoadedWorkspace};
 use crate::log::{ReadError, ReadLimit};
 use crate::message::{CommandReply, LoadDone, Message};
 use crate::post::{Permit, Post};
-use crate::shared::Shared;
+use crate::shared::{Opened, Shared};
 use crate::store::{Change, Opening, Save};
 use crate::workspace::Workspace;
 
@@ -40,6 +40,9 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
 /// How long to wait before log and store are asked again to open a partition.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long to wait before a log is asked again whether it has lost its end.
+const END_AGAIN: Duration = Duration::from_secs(1);
 
 /// Most commands of one partition that wait for an answer.
 const TICKETS_MAX: usize = 1024;
@@ -87,7 +90,7 @@ impl<W> Default for Local<W> {
 
 /// Whether log and store are ready for a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Opened {
+enum Readiness {
     Yes,
     /// It was taken away before.
     No,
@@ -113,6 +116,8 @@ pub(crate) struct Driver<W: Workspace> {
     next_ticket: u64,
     rounds_ended: u64,
     log_fails: bool,
+    /// When the log was last asked whether it has lost what was read.
+    end_asked_at: Option<Instant>,
     pub(super) metadata_at: Option<Instant>,
     released: bool,
 }
@@ -134,14 +139,17 @@ impl<W: Workspace> Driver<W> {
             next_ticket: 0,
             rounds_ended: 0,
             log_fails: false,
+            end_asked_at: None,
             metadata_at: None,
             released: false,
         }
     }
 
-    /// Runs until the partition is released.
-    pub(crate) fn run(mut self, messages: &Receiver<Message<W>>) {
-        if self.open(messages) == Opened::Yes {
+    /// Runs until the partition is released. Where the log was replaced under it, the partition is to be
+    /// begun anew by the driver of another assignment, which this returns.
+    pub(crate) fn run(mut self, messages: &Receiver<Message<W>>) -> Option<Opened<W>> {
+        let mut begins_anew = false;
+        if self.open(messages) == Readiness::Yes {
             self.input(Input::Assigned);
         } else {
             self.released = true;
@@ -155,6 +163,16 @@ impl<W: Workspace> Driver<W> {
             let high_watermark = self.shared.log.high_watermark(self.id);
             if high_watermark > self.machine.position().high_watermark {
                 self.input(Input::Appended { high_watermark });
+            }
+            if high_watermark < self.machine.live_position()
+                && !begins_anew
+                && self.has_lost_its_end()
+            {
+                // What is in memory was of that log and is saved. Then it is looked at from its beginning, and who
+                // stands behind its end is told so.
+                begins_anew = true;
+                self.input(Input::Revoked);
+                continue;
             }
             if self.machine.wake_at().is_some_and(|at| at <= self.now()) {
                 self.input(Input::Tick);
@@ -179,11 +197,35 @@ impl<W: Workspace> Driver<W> {
         self.post.end_saves();
         self.shared.store.close(self.id);
         self.shared.log.close(self.id);
+        let next = begins_anew.then(|| self.shared.renew(&self.post)).flatten();
         self.shared.close(&self.post, messages);
+        next
+    }
+
+    /// Whether the log ends before what was read of it. An end that only another producer's transaction holds back
+    /// is none.
+    fn has_lost_its_end(&mut self) -> bool {
+        let asked_at = self.end_asked_at;
+        if asked_at.is_some_and(|at| at.elapsed() < END_AGAIN) {
+            return false;
+        }
+        self.end_asked_at = Some(Instant::now());
+        let from = self.machine.live_position();
+        let limit = ReadLimit {
+            records: 1,
+            bytes: 1,
+            until: from,
+        };
+        let Err(error @ ReadError::BeyondEnd { .. }) = self.shared.log.read(self.id, from, limit)
+        else {
+            return false;
+        };
+        tracing::error!(partition = %self.id, %error, "the log was replaced or lost its end; the partition is begun anew");
+        true
     }
 
     /// Gets log and store ready for the partition. What fails is tried again until the partition is taken away.
-    fn open(&mut self, messages: &Receiver<Message<W>>) -> Opened {
+    fn open(&mut self, messages: &Receiver<Message<W>>) -> Readiness {
         let mut log_is_open = false;
         loop {
             self.post.beat(self.shared.now());
@@ -197,8 +239,15 @@ impl<W: Workspace> Driver<W> {
                         continue;
                     }
                     Err(error) => {
-                        self.post.tell_opening(Some(error.to_string()));
-                        self.shared.log_answered(self.id, Err(error.to_string()));
+                        // Whoever shows it says that it is about the log.
+                        let words = match error {
+                            ReadError::Unavailable(reason) => reason,
+                            ReadError::FellOut { .. }
+                            | ReadError::BeyondEnd { .. }
+                            | ReadError::Corrupt { .. } => error.to_string(),
+                        };
+                        self.post.tell_opening(Some(words.clone()));
+                        self.shared.log_answered(self.id, Err(words));
                         Step::Again(OPEN_AGAIN)
                     }
                 }
@@ -206,7 +255,7 @@ impl<W: Workspace> Driver<W> {
             let wait = match step {
                 Step::Done => {
                     self.post.tell_opening(None);
-                    return Opened::Yes;
+                    return Readiness::Yes;
                 }
                 Step::Again(wait) => wait,
             };
@@ -214,7 +263,7 @@ impl<W: Workspace> Driver<W> {
             loop {
                 match messages.recv_deadline(until) {
                     Ok(Message::Input(Input::Revoked | Input::Lost))
-                    | Err(RecvTimeoutError::Disconnected) => return Opened::No,
+                    | Err(RecvTimeoutError::Disconnected) => return Readiness::No,
                     Ok(Message::Command { reply, .. }) => {
                         let _ = reply.send(Err(CommandError::Opening));
                     }
@@ -414,6 +463,7 @@ impl<W: Workspace> Driver<W> {
         match listed {
             Ok((workspaces, committed)) => {
                 self.shared.store_answered(Ok(()));
+                let high_watermark = self.shared.log.high_watermark(self.id);
                 Input::Listed(Listing {
                     workspaces: workspaces
                         .into_iter()
@@ -424,9 +474,14 @@ impl<W: Workspace> Driver<W> {
                             unloaded: stored.unloaded,
                         })
                         .collect(),
-                    committed,
+                    // Beyond the end it is of another log of that name: nobody has looked at this one.
+                    committed: if committed > high_watermark {
+                        Offset::ZERO
+                    } else {
+                        committed
+                    },
                     low_watermark: self.shared.log.low_watermark(self.id),
-                    high_watermark: self.shared.log.high_watermark(self.id),
+                    high_watermark,
                     first_epoch: self.shared.store.first_epoch(self.id),
                 })
             }

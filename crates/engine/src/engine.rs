@@ -177,14 +177,18 @@ impl<W: Workspace> Engine<W> {
             return Ok(());
         };
         let before = Arc::new(Mutex::new(threads.partitions.remove(&partition)));
-        let driver = Driver::new(Arc::clone(&self.shared), Arc::clone(&post));
+        let shared = Arc::clone(&self.shared);
+        let driver = Driver::new(Arc::clone(&shared), Arc::clone(&post));
         let waits_for = Arc::clone(&before);
         let thread = spawn(format!("partition-{partition}"), move || {
             // Two drivers of one partition would take each other's workspaces from the readers' sight.
             if let Some(before) = waits_for.lock().take() {
                 join(before);
             }
-            driver.run(&messages);
+            let mut next = driver.run(&messages);
+            while let Some((post, messages)) = next {
+                next = Driver::new(Arc::clone(&shared), post).run(&messages);
+            }
         });
         let (running, answer) = match thread {
             Ok(thread) => (Some(thread), Ok(())),

@@ -120,6 +120,18 @@ impl<W: Workspace> Shared<W> {
         Some((post, messages))
     }
 
+    /// Opens a new assignment in the place of one that ends by itself; none where that was taken away meanwhile.
+    pub(crate) fn renew(&self, post: &Arc<Post<W>>) -> Option<Opened<W>> {
+        let mut posts = self.posts.write();
+        let now = posts.get_mut(&post.id())?;
+        if !Arc::ptr_eq(now, post) {
+            return None;
+        }
+        let (post, messages) = Post::new(post.id(), self.now());
+        *now = Arc::clone(&post);
+        Some((post, messages))
+    }
+
     /// Takes an assignment out of sight: a new one of the partition may be opened.
     pub(crate) fn withdraw(&self, partition: PartitionId) -> Option<Arc<Post<W>>> {
         self.posts.write().remove(&partition)

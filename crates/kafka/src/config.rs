@@ -16,6 +16,9 @@ pub enum GroupProtocol {
     Consumer,
 }
 
+/// The client that is the member of the group.
+pub(crate) const MEMBER: &str = "group";
+
 /// What the engine sets by itself, and how a caller asks for it instead.
 const RESERVED: [(&str, &str); 14] = [
     ("bootstrap.servers", "name the brokers instead"),
@@ -168,6 +171,11 @@ impl KafkaConfig {
         for (name, value) in &self.properties {
             config.set(name, value);
         }
+        if role != MEMBER {
+            // Of the member alone. The others are polled by nobody, and librdkafka refuses them where it is shorter
+            // than the session timeout that they have by default.
+            config.remove("max.poll.interval.ms");
+        }
         config.set("bootstrap.servers", &self.brokers);
         config
     }
@@ -207,6 +215,20 @@ mod tests {
             let error = read_properties(text).unwrap_err();
             assert_eq!(error.to_string(), expected);
         }
+    }
+
+    #[test]
+    fn the_poll_interval_is_that_of_the_member_alone() {
+        let config = KafkaConfig {
+            properties: read_properties("max.poll.interval.ms=6000").unwrap(),
+            ..KafkaConfig::default()
+        };
+        let of = |role| {
+            let client = config.client(role, &[]);
+            client.get("max.poll.interval.ms").map(str::to_owned)
+        };
+        assert_eq!(of(MEMBER).as_deref(), Some("6000"));
+        assert_eq!(of("changelog-reader"), None);
     }
 
     #[test]

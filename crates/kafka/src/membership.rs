@@ -17,7 +17,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use workspace_lifecycle::PartitionId;
 
-use crate::config::{GroupProtocol, KafkaConfig};
+use crate::config::{GroupProtocol, KafkaConfig, MEMBER};
 use crate::context::{self, Plain};
 use crate::generation::generation;
 use crate::group::{Committed, Group, ask_committed};
@@ -146,7 +146,7 @@ impl Membership {
             }),
         };
         let consumer: Member = config
-            .client("group", &defaults)
+            .client(MEMBER, &defaults)
             .create_with_context(context)?;
         let onlooker = [
             ("group.id", config.group.as_str()),

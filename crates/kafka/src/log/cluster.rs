@@ -74,7 +74,17 @@ impl Cluster {
         usize::try_from(partition.0)
             .ok()
             .and_then(|place| self.parts.get(place))
-            .ok_or_else(|| ReadError::Unavailable(format!("there is no partition {partition}")))
+            .ok_or_else(|| ReadError::Unavailable(self.has_grown(partition)))
+    }
+
+    /// Why a partition cannot be served that the topic did not have when the engine was started.
+    fn has_grown(&self, partition: PartitionId) -> String {
+        format!(
+            "topic {} has got a partition {partition}, but had {} partitions when this engine was started: workspaces \
+             would be looked for in the wrong place; partitions must not be added to a topic whose keys have a place",
+            self.topic,
+            self.parts.len()
+        )
     }
 
     /// Tells whoever listens that a partition has grown.

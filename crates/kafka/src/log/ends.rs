@@ -53,6 +53,11 @@ impl Ends {
         self.high
     }
 
+    /// Behind all that was written, whoever can read it yet.
+    pub(super) fn written(&self) -> Offset {
+        self.told.max(self.acknowledged).max(self.seen)
+    }
+
     /// A record before `end` was acknowledged. Tells where the partition ends now; none where it cannot be read yet.
     pub(super) fn acknowledge(&mut self, end: Offset) -> Option<Offset> {
         self.acknowledged = self.acknowledged.max(end);
@@ -143,6 +148,7 @@ mod tests {
         ends.acknowledge(Offset(12));
         assert_eq!(told(&mut ends, 0, 10), Change::None);
         assert_eq!(ends.high(), Offset(10), "what can be read");
+        assert_eq!(ends.written(), Offset(12), "it is there");
         assert_eq!(ends.acknowledge(Offset(13)), None);
         assert_eq!(ends.high(), Offset(10));
         assert_eq!(told(&mut ends, 0, 14), Change::Grew(Offset(14)));
@@ -167,6 +173,7 @@ mod tests {
         ends.see(Offset(110));
         assert_eq!(told(&mut ends, 0, 5), Change::Shrank { from: Offset(100) });
         assert_eq!((ends.low(), ends.high()), (Offset(0), Offset(5)));
+        assert_eq!(ends.written(), Offset(5));
         assert_eq!(ends.acknowledge(Offset(6)), Some(Offset(6)));
     }
 

@@ -42,7 +42,7 @@ pub(super) fn address_of(key: &[u8]) -> Option<Address> {
     Some((partition, offset, WorkspaceId::new(parts.next()?).ok()?))
 }
 
-pub(super) fn encode(letter: &DeadLetter) -> Result<Vec<u8>, String> {
+fn encode(letter: &DeadLetter) -> Result<Vec<u8>, String> {
     let written = Written {
         topic: letter.topic.clone(),
         partition: letter.partition.0,
@@ -54,6 +54,25 @@ pub(super) fn encode(letter: &DeadLetter) -> Result<Vec<u8>, String> {
         value: letter.value.as_deref().map(Content::new),
     };
     serde_json::to_vec(&written).map_err(|error| error.to_string())
+}
+
+/// [`encode`], without the record's value where the letter would be larger than `most`: it must not stand against the
+/// skip, and the reason says where the value is.
+pub(super) fn encode_within(letter: &DeadLetter, most: usize) -> Result<Vec<u8>, String> {
+    let whole = encode(letter)?;
+    let Some(value) = letter.value.as_ref().filter(|_| whole.len() > most) else {
+        return Ok(whole);
+    };
+    let reason = format!(
+        "{}; its value of {} bytes is too large for a dead letter and stands only in the topic",
+        letter.reason,
+        value.len()
+    );
+    encode(&DeadLetter {
+        value: None,
+        reason,
+        ..letter.clone()
+    })
 }
 
 pub(super) fn decode(record: &Record) -> Option<DeadLetter> {
@@ -125,6 +144,34 @@ mod tests {
             let record = Record::new(Offset(0), None, Some(&written));
             assert_eq!(decode(&record), Some(letter));
         }
+    }
+
+    #[test]
+    fn a_letter_that_would_be_too_large_says_where_its_value_is() {
+        let letter = |bytes| DeadLetter {
+            topic: "events".to_owned(),
+            partition: PartitionId(3),
+            offset: Offset(7),
+            workspace_id: WorkspaceId::new("acme").expect("valid"),
+            key: Some(Bytes::from_static(b"acme")),
+            // Twice as long in the letter.
+            value: Some(vec![0xff; bytes].into()),
+            reason: "too large".to_owned(),
+            skipped_at_ms: 5,
+        };
+        let read = |bytes| {
+            let written = encode_within(&letter(bytes), 1000).expect("written");
+            assert!(written.len() <= 1000);
+            decode(&Record::new(Offset(0), None, Some(&written))).expect("a letter")
+        };
+        assert_eq!(read(300), letter(300));
+        let cut = DeadLetter {
+            value: None,
+            reason: "too large; its value of 600 bytes is too large for a dead letter and stands only in the topic"
+                .to_owned(),
+            ..letter(600)
+        };
+        assert_eq!(read(600), cut);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use workspace_status::WorkspaceId;
 
 use super::appends::Appends;
 use super::cluster::Cluster;
-use super::letter::{Address, address_of, decode, encode, key_of};
+use super::letter::{Address, address_of, decode, encode_within, key_of};
 use super::native::Topic;
 use super::pending::Outgoing;
 use super::reader::{self, READERS};
@@ -25,6 +25,9 @@ const PARTITION: PartitionId = PartitionId(0);
 
 /// Most letters whose places are kept; an operator skips one by one.
 const LETTERS_MOST: usize = 1_000_000;
+
+/// Largest letter, with room for its key and for what a batch adds: the topic takes 16 MiB.
+const LETTER_BYTES_MOST: usize = 16 * 1024 * 1024 - 64 * 1024;
 
 /// How long reading the topic, or the acknowledgement of a letter, may take: a partition waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -119,7 +122,7 @@ impl Letters {
             )));
         }
         let key = key_of(&address);
-        let value = encode(letter).map_err(AppendError::Unavailable)?;
+        let value = encode_within(letter, LETTER_BYTES_MOST).map_err(AppendError::Unavailable)?;
         let record = Outgoing {
             topic: &self.cluster.topic,
             partition: PARTITION,

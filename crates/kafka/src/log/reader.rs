@@ -304,7 +304,8 @@ fn check(
             low_watermark,
         });
     }
-    if asked > high_watermark {
+    // Behind a transaction that another producer holds open it is there and cannot be read yet.
+    if asked > high_watermark && asked > part.ends.lock().written() {
         return Err(ReadError::BeyondEnd {
             partition,
             asked,

@@ -1,0 +1,128 @@
+//! Topics that are empty, get new workspaces, or more partitions than the engine was started with.
+
+use workspace_engine_core::misplaced::Misplaced;
+use workspace_engine_kafka::prepare;
+use workspace_lifecycle::{Offset, PartitionId};
+
+use crate::node::{Node, Start, disk, id};
+use crate::place::{Place, event, events, until};
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn members_of_an_empty_topic_wait_for_events_and_take_up_the_first_of_each_workspace() {
+    let place = Place::new("empty", 2, &[]);
+    let (first, second) = (disk(), disk());
+    let one = Node::start(&place, &first);
+    one.wait_open(&[0, 1]);
+    let start = Start {
+        owner: "two",
+        ..Start::default()
+    };
+    let two = Node::start_as(&place, &second, &start);
+    until("each has a partition", || {
+        let open = |node: &Node| {
+            let reports = node.engine.partitions();
+            reports.len() == 1 && reports[0].opening.is_none()
+        };
+        (open(&one) && open(&two)).then_some(())
+    });
+    for node in [&one, &two] {
+        assert_eq!(node.engine.tracker().count(), 0);
+        let report = node.member();
+        assert_eq!((report.partitions, report.trouble), (1, None));
+        assert!(report.joining_for.is_none());
+        let health = node.engine.health();
+        let bad = health.ready.iter().find(|check| check.outcome.is_err());
+        assert_eq!(bad, None);
+    }
+
+    let names: Vec<String> = (0..20).map(|number| format!("new-{number}")).collect();
+    for (round, events) in [(0_u32, 3_u64), (1, 6)] {
+        for name in &names {
+            let more = (round * 3..).take(3).map(|number| event(name, number));
+            place.produce(place.home(name), more);
+        }
+        for name in &names {
+            let owner = until("somebody owns it", || {
+                [&one, &two]
+                    .into_iter()
+                    .find(|node| node.engine.is_assigned(PartitionId(place.home(name))))
+            });
+            owner.wait_ready(name, events, usize::try_from(events).unwrap());
+        }
+    }
+    assert_eq!(one.ready() + two.ready(), names.len());
+    two.stop();
+    one.stop();
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_partition_that_is_added_is_not_served_and_says_why_while_the_others_go_on() {
+    let mut place = Place::new("grown", 2, &[]);
+    // So that the group hears of the new partition at once, not after minutes.
+    place
+        .config
+        .properties
+        .insert("topic.metadata.refresh.interval.ms".into(), "500".into());
+    let (a, b) = (place.name_on(0, "a"), place.name_on(1, "b"));
+    place.produce(0, events(&a, 0..5));
+    place.produce(1, events(&b, 0..5));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    for name in [&a, &b] {
+        node.wait_ready(name, 5, 5);
+    }
+
+    place.grow(3);
+    let words = until("the added partition says why it is not served", || {
+        node.opening(2)
+            .filter(|words| words.contains(&place.config.topic))
+    });
+    assert_eq!(
+        words,
+        format!(
+            "topic {} has got a partition 2, but had 2 partitions when this engine was started: workspaces would be \
+             looked for in the wrong place; partitions must not be added to a topic whose keys have a place",
+            place.config.topic
+        )
+    );
+    // Health names it as well: events of the added partition are nobody's.
+    let bad = until("health tells", || {
+        let ready = node.engine.health().ready;
+        ready.into_iter().find_map(|check| check.outcome.err())
+    });
+    assert_eq!(bad, format!("partition 2 cannot be read: {words}"));
+
+    // The old ones go on.
+    place.produce(0, events(&a, 5..8));
+    place.produce(1, events(&b, 5..8));
+    for name in [&a, &b] {
+        node.wait_ready(name, 8, 8);
+    }
+    // A producer that counts the new partition puts workspaces elsewhere; those that it still puts where the
+    // engine reads are named, and not applied.
+    place.produce(1, [event(&a, 99)]);
+    let misplaced = until("it is noticed", || node.engine.misplaced(&id(&a)));
+    let expected = Misplaced {
+        found: PartitionId(1),
+        offset: Offset(8),
+        expected: PartitionId(0),
+    };
+    assert_eq!(misplaced, expected);
+    node.wait_ready(&a, 8, 8);
+    assert_eq!(node.member().losses, 0);
+    node.stop();
+
+    // Nor does an engine start that finds more partitions than its changelog has.
+    let error = prepare(&place.config).expect_err("refused");
+    assert!(!error.is_passing(), "asking again does not help");
+    let (topic, changelog) = (&place.config.topic, place.config.changelog_topic());
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "topic {changelog} has 2 partitions and topic {topic} has 3: workspaces would be looked for in the wrong \
+             place; partitions must not be added to a topic whose keys have a place"
+        )
+    );
+}

@@ -1,0 +1,238 @@
+//! One engine as the server wires it: a member of the group, its log, its store, and its copy on a disk.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use workspace_engine_core::disk::{DataDir, DataDirSpec};
+use workspace_engine_core::log::DeadLetter;
+use workspace_engine_core::populate::BeginEmpty;
+use workspace_engine_core::store::{LsmStore, Store};
+use workspace_engine_core::{Engine, EngineConfig, Entities};
+use workspace_engine_kafka::{Assignments, Cluster, MemberReport, prepare};
+use workspace_lifecycle::{AdmissionLimits, Command, Limits, PartitionId};
+use workspace_status::{ErrorInfo, ErrorKind, Snapshot, State, Tracker, WorkspaceId};
+
+use crate::place::{PATIENCE, Place, until};
+
+/// How an engine is started where it is not as usual.
+pub(crate) struct Start {
+    pub(crate) owner: &'static str,
+    pub(crate) permits: usize,
+    /// What stands before the store of the cluster.
+    pub(crate) store: fn(Arc<dyn Store>) -> Arc<dyn Store>,
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Self {
+            owner: "one",
+            permits: 8,
+            store: |store| store,
+        }
+    }
+}
+
+pub(crate) struct Node {
+    pub(crate) engine: Engine<Entities>,
+    cluster: Arc<Cluster>,
+    to_engine: ToEngine,
+}
+
+/// Hands what the group decides to the engine, until it is stopped: the group would keep it and its disk for ever.
+#[derive(Clone)]
+struct ToEngine(Arc<Mutex<Option<Engine<Entities>>>>);
+
+impl ToEngine {
+    fn engine(&self) -> Option<Engine<Entities>> {
+        self.0.lock().clone()
+    }
+}
+
+impl Assignments for ToEngine {
+    fn assigned(&self, partitions: &[PartitionId]) {
+        let engine = self.engine().expect("it joins before it is stopped");
+        for partition in partitions {
+            engine.assign(*partition).expect("a thread");
+        }
+    }
+
+    fn revoked(&self, partitions: &[PartitionId], deadline: Instant) {
+        let engine = self.engine().expect("it leaves before it is stopped");
+        engine.revoke(partitions, deadline);
+    }
+
+    fn lost(&self, partitions: &[PartitionId]) {
+        let engine = self.engine().expect("it leaves before it is stopped");
+        engine.lose(partitions);
+    }
+}
+
+impl Node {
+    pub(crate) fn start(place: &Place, disk: &TempDir) -> Self {
+        Self::start_as(place, disk, &Start::default())
+    }
+
+    pub(crate) fn start_as(place: &Place, disk: &TempDir, start: &Start) -> Self {
+        let partitions = prepare(&place.config).expect("topics");
+        let spec = DataDirSpec {
+            partitions,
+            ..DataDirSpec::default()
+        };
+        let data = DataDir::open(disk.path(), &spec).expect("a directory");
+        let copy = LsmStore::open(&data).expect("a copy");
+        let cluster = Cluster::new(&place.config, partitions, copy, start.owner).expect("clients");
+        let config = EngineConfig {
+            owner: start.owner.to_owned(),
+            group: Some(place.config.group.clone()),
+            admission: AdmissionLimits {
+                permits: start.permits,
+                ..AdmissionLimits::default()
+            },
+            limits: Limits {
+                save_every: Duration::from_millis(100),
+                ..Limits::default()
+            },
+            ..EngineConfig::default()
+        };
+        let cluster = Arc::new(cluster);
+        let store: Arc<dyn Store> = Arc::clone(&cluster.store) as Arc<dyn Store>;
+        let engine = Engine::start_unassigned(
+            config,
+            Arc::clone(&cluster.log) as Arc<_>,
+            (start.store)(store),
+            Tracker::new(),
+            Arc::new(BeginEmpty),
+        )
+        .expect("started");
+        let to_engine = ToEngine(Arc::new(Mutex::new(Some(engine.clone()))));
+        let joined = cluster.membership.join(to_engine.clone());
+        joined.expect("joining");
+        Self {
+            engine,
+            cluster,
+            to_engine,
+        }
+    }
+
+    /// Hands everything over, as a server does that is told to stop.
+    pub(crate) fn stop(self) {
+        let deadline = Instant::now() + PATIENCE;
+        self.cluster.membership.leave(deadline);
+        let report = self.engine.shutdown(deadline);
+        assert_eq!(report.abandoned, 0, "everything is saved in time");
+        drop(self.to_engine.0.lock().take());
+    }
+
+    pub(crate) fn member(&self) -> MemberReport {
+        self.cluster.membership.report()
+    }
+
+    pub(crate) fn snapshot(&self, workspace: &str) -> Option<Snapshot> {
+        self.engine.tracker().snapshot(workspace)
+    }
+
+    pub(crate) fn is_ready(&self, workspace: &str) -> bool {
+        self.snapshot(workspace).is_some_and(|now| now.is_ready())
+    }
+
+    /// How many workspaces are ready here.
+    pub(crate) fn ready(&self) -> usize {
+        self.engine.tracker().count_by_state()[State::Ready]
+    }
+
+    /// What it has applied since it was new, and how many entities it has.
+    pub(crate) fn contents(&self, workspace: &str) -> Option<(u64, usize)> {
+        let loaded = self.engine.workspace(&id(workspace))?;
+        Some(loaded.read(|entities, applied| {
+            let entities = entities.counts().map(|(_, count)| count).sum();
+            (applied.events_applied, entities)
+        }))
+    }
+
+    /// Waits until it is ready with so many events applied, and checks its entities.
+    pub(crate) fn wait_ready(&self, workspace: &str, events: u64, entities: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while !(self.is_ready(workspace) && self.contents(workspace) == Some((events, entities))) {
+            assert!(
+                Instant::now() < deadline,
+                "{workspace} is not ready with {events} events: {:?}, {:?}",
+                self.contents(workspace),
+                self.snapshot(workspace)
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Why it needs an operator; none where it does not.
+    pub(crate) fn parked(&self, workspace: &str) -> Option<String> {
+        let now = self.snapshot(workspace)?;
+        let is_parked = now.error().map(ErrorInfo::kind) == Some(ErrorKind::Parked);
+        is_parked.then(|| now.error_message().expect("an error says why").to_owned())
+    }
+
+    /// Waits until it needs an operator. Tells why.
+    pub(crate) fn wait_parked(&self, workspace: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(words) = self.parked(workspace) {
+                println!("{workspace}: {words}");
+                return words;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{workspace} is not parked: {:?}",
+                self.snapshot(workspace)
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn command(&self, workspace: &str, command: Command) -> Result<(), String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        let id = id(workspace);
+        let command = async {
+            let answer = self.engine.command(&id, command);
+            tokio::time::timeout(PATIENCE, answer).await
+        };
+        let answer = runtime.block_on(command).expect("an answer in time");
+        answer.map_err(|error| error.to_string())
+    }
+
+    /// Dead letters of a workspace.
+    pub(crate) fn letters(&self, workspace: &str) -> Vec<DeadLetter> {
+        let workspace = id(workspace);
+        let letters = self.engine.log().dead_letters(Some(&workspace), None, 100);
+        letters.expect("letters")
+    }
+
+    /// Waits until partitions are served.
+    pub(crate) fn wait_open(&self, partitions: &[u32]) {
+        until("partitions are served", || {
+            let reports = self.engine.partitions();
+            let is_open = |number: &u32| {
+                reports
+                    .iter()
+                    .any(|report| report.partition.0 == *number && report.opening.is_none())
+            };
+            partitions.iter().all(is_open).then_some(())
+        });
+    }
+
+    /// What an assigned partition still waits for.
+    pub(crate) fn opening(&self, partition: u32) -> Option<String> {
+        self.engine.opening(PartitionId(partition))
+    }
+}
+
+pub(crate) fn id(text: &str) -> WorkspaceId {
+    WorkspaceId::new(text).expect("a valid id")
+}
+
+pub(crate) fn disk() -> TempDir {
+    TempDir::new().expect("a directory")
+}

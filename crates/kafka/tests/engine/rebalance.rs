@@ -1,0 +1,179 @@
+//! Partitions that move while their workspaces load: no load, however slow, makes the group believe that its engine is dead.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use workspace_engine_core::store::Store;
+use workspace_engine_kafka::GroupProtocol;
+use workspace_lifecycle::PartitionId;
+use workspace_status::State;
+
+use crate::node::{Node, Start, disk};
+use crate::place::{PATIENCE, Place, event, until};
+use crate::slow::slow;
+
+const PARTITIONS: u32 = 4;
+const WORKSPACES: u64 = 200;
+const EVENTS: u32 = 3;
+
+/// Workspaces that were saved, and a group that waits six seconds for a member that does not poll.
+fn place_with_workspaces(name: &str, protocol: GroupProtocol) -> (Place, Vec<String>) {
+    let mut place = Place::new(name, PARTITIONS, &[]);
+    place.config.protocol = protocol;
+    place
+        .config
+        .properties
+        .insert("max.poll.interval.ms".into(), "6000".into());
+    let names: Vec<String> = (0..WORKSPACES).map(|number| format!("w{number}")).collect();
+    for partition in 0..PARTITIONS {
+        let of_it = names.iter().filter(|name| place.home(name) == partition);
+        let all = of_it.flat_map(|name| (0..EVENTS).map(move |number| event(name, number)));
+        place.produce(partition, all);
+    }
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    wait_all_ready(&[&node]);
+    node.stop();
+    (place, names)
+}
+
+/// Waits until each workspace is ready, watching that nobody was thrown out of the group.
+fn wait_all_ready(nodes: &[&Node]) {
+    let deadline = Instant::now() + 2 * PATIENCE;
+    loop {
+        for node in nodes {
+            let report = node.member();
+            assert_eq!((report.losses, report.trouble), (0, None));
+        }
+        let ready: usize = nodes.iter().map(|node| node.ready()).sum();
+        if u64::try_from(ready).unwrap() == WORKSPACES {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{ready} are ready");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn start(place: &Place, disk: &TempDir, owner: &'static str, store: Wrap) -> Node {
+    let start = Start {
+        owner,
+        permits: 64,
+        store,
+    };
+    Node::start_as(place, disk, &start)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loads {
+    AreQuick,
+    OutlastPolls,
+}
+
+type Wrap = fn(Arc<dyn Store>) -> Arc<dyn Store>;
+
+fn check(name: &str, protocol: GroupProtocol, store: Wrap, loads: Loads) {
+    let (place, names) = place_with_workspaces(name, protocol);
+    let (first, second) = (disk(), disk());
+    let one = start(&place, &first, "one", store);
+    until("loads are under way", || {
+        let (loading, _) = one.engine.admission();
+        (loading > 0 || one.ready() > 0).then_some(())
+    });
+    let two = start(&place, &second, "two", store);
+    until("each has its share", || {
+        (one.member().partitions == 2 && two.member().partitions == 2).then_some(())
+    });
+    if loads == Loads::OutlastPolls {
+        let (loading, _) = one.engine.admission();
+        assert!(
+            loading > 0 && one.ready() == 0,
+            "partitions move while they load"
+        );
+    }
+    wait_all_ready(&[&one, &two]);
+    for name in &names {
+        let owners: Vec<&Node> = [&one, &two]
+            .into_iter()
+            .filter(|node| node.snapshot(name).is_some())
+            .collect();
+        assert_eq!(owners.len(), 1, "{name} belongs to one");
+        let home = PartitionId(place.home(name));
+        assert!(owners[0].engine.is_assigned(home), "{name}");
+        owners[0].wait_ready(name, u64::from(EVENTS), EVENTS as usize);
+    }
+    // The one that stays takes up all of it, while it loads.
+    one.stop();
+    wait_all_ready(&[&two]);
+    for name in &names {
+        two.wait_ready(name, u64::from(EVENTS), EVENTS as usize);
+    }
+    two.stop();
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_rebalance_while_many_workspaces_load_loses_nobody() {
+    let at_once: Wrap = |store| store;
+    check(
+        "rebalance",
+        GroupProtocol::Classic,
+        at_once,
+        Loads::AreQuick,
+    );
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_rebalance_by_the_broker_while_many_workspaces_load_loses_nobody() {
+    let at_once: Wrap = |store| store;
+    check(
+        "rebalance-broker",
+        GroupProtocol::Consumer,
+        at_once,
+        Loads::AreQuick,
+    );
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_rebalance_while_loads_take_longer_than_the_poll_interval_loses_nobody() {
+    check(
+        "rebalance-slow",
+        GroupProtocol::Classic,
+        slow,
+        Loads::OutlastPolls,
+    );
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_rebalance_by_the_broker_while_loads_take_longer_than_the_poll_interval_loses_nobody() {
+    check(
+        "rebalance-broker-slow",
+        GroupProtocol::Consumer,
+        slow,
+        Loads::OutlastPolls,
+    );
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_workspace_whose_engine_leaves_while_it_loads_is_ready_at_the_next() {
+    let (place, _) = place_with_workspaces("leave-loading", GroupProtocol::Classic);
+    let (first, second) = (disk(), disk());
+    let one = start(&place, &first, "one", slow);
+    until("loads are under way", || {
+        let loading = one.engine.tracker().count_by_state();
+        (loading[State::RestoringFromSnapshot] > 0).then_some(())
+    });
+    let began = Instant::now();
+    one.stop();
+    let two = start(&place, &second, "two", |store| store);
+    wait_all_ready(&[&two]);
+    // The loads that nobody needs any more hold nobody up for long.
+    println!("handed over in {:?}", began.elapsed());
+    let epochs = two.engine.tracker().list_all();
+    assert!(epochs.iter().all(|one| one.epoch().get() >= 3));
+    two.stop();
+}

@@ -1,0 +1,167 @@
+//! Records that are no events of a workspace: each is passed and counted, or parks one workspace at its address.
+
+use workspace_engine_core::misplaced::Misplaced;
+use workspace_lifecycle::{Command, Offset, PartitionId};
+
+use crate::node::{Node, disk, id};
+use crate::place::{P0, Place, Raw, event, events, raw, until};
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn records_of_nobody_are_passed_and_counted() {
+    let place = Place::new("nobody", 1, &[]);
+    let value = || Some(crate::place::json("acme", 50).into_bytes());
+    let nobody: [Raw; 5] = [
+        (None, value()),
+        (None, None),
+        (Some(Vec::new()), value()),
+        (Some(b"no id, but text".to_vec()), value()),
+        (Some(vec![0xff, 0x00]), value()),
+    ];
+    let disk = disk();
+    // Between events that are replayed, and then between those that come.
+    for round in 0..2_u32 {
+        let node = Node::start(&place, &disk);
+        let applied = u64::from(round * 20);
+        if round > 0 {
+            node.wait_ready("acme", applied, usize::try_from(applied).unwrap());
+        }
+        for half in 0..2 {
+            place.produce(P0, nobody.clone());
+            let from = round * 20 + half * 10;
+            place.produce(P0, events("acme", from..from + 10));
+            let applied = u64::from(from + 10);
+            node.wait_ready("acme", applied, usize::try_from(applied).unwrap());
+        }
+        assert_eq!(node.engine.counters().records_unroutable.get(), 10);
+        assert_eq!(node.engine.tracker().count(), 1);
+        assert_eq!(node.engine.partitions()[0].lag, 0);
+        node.stop();
+    }
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_record_on_a_partition_that_is_not_its_own_is_named_and_not_applied() {
+    let place = Place::new("misplaced", 2, &[]);
+    let (here, stranger) = (place.name_on(0, "here"), place.name_on(1, "stranger"));
+    place.produce(0, events(&here, 0..2));
+    place.produce(0, events(&stranger, 0..3));
+    place.produce(0, events(&here, 2..4));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready(&here, 4, 4);
+    let expected = Misplaced {
+        found: PartitionId(0),
+        offset: Offset(2),
+        expected: PartitionId(1),
+    };
+    let found = until("it is named", || node.engine.misplaced(&id(&stranger)));
+    assert_eq!(found, expected);
+    assert_eq!(
+        found.to_string(),
+        "a record on partition 0 offset 2 belongs on partition 1: its producer must partition by murmur2 as Kafka's \
+         default partitioner does (librdkafka: partitioner=murmur2_random); it is not applied"
+    );
+    assert_eq!(node.engine.counters().records_misplaced.get(), 3);
+    assert!(node.snapshot(&stranger).is_none());
+    assert_eq!(node.engine.misplaced(&id(&here)), None);
+
+    // Where its producer is put right, its events on its own partition are applied, and those alone.
+    place.produce(1, events(&stranger, 10..12));
+    node.wait_ready(&stranger, 2, 2);
+    node.stop();
+}
+
+/// Produces a record between events of a workspace, expects it to be parked there, skips it and goes on.
+fn check(value: Option<&[u8]>, reason: &str) {
+    let place = Place::new("poison", 1, &[]);
+    let poison: Raw = (Some(b"acme".to_vec()), value.map(<[u8]>::to_vec));
+    place.produce(P0, events("acme", 0..5));
+    place.produce(P0, [poison]);
+    place.produce(P0, events("acme", 5..10));
+    place.produce(P0, events("other", 0..5));
+    let (topic, disk) = (&place.config.topic, disk());
+    let expected =
+        format!("event at topic {topic} partition 0 offset 5 key acme cannot be applied: {reason}");
+    // It stands there again after a restart, and harms nobody else.
+    for _ in 0..2 {
+        let node = Node::start(&place, &disk);
+        assert_eq!(node.wait_parked("acme"), expected);
+        assert_eq!(node.contents("acme"), Some((5, 5)), "what came before it");
+        assert_eq!(node.engine.counters().events_poisoned.get(), 1);
+        node.wait_ready("other", 5, 5);
+        node.stop();
+    }
+    let node = Node::start(&place, &disk);
+    node.wait_parked("acme");
+    node.command("acme", Command::Skip).expect("skipped");
+    node.wait_ready("acme", 10, 10);
+    let letters = node.letters("acme");
+    assert_eq!(letters.len(), 1);
+    let letter = &letters[0];
+    assert_eq!(
+        (letter.partition, letter.offset),
+        (PartitionId(0), Offset(5))
+    );
+    assert_eq!((&letter.topic, &letter.reason), (topic, &expected));
+    assert_eq!(letter.key.as_deref(), Some(&b"acme"[..]));
+    assert_eq!(letter.value.as_deref(), value);
+    node.stop();
+
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 10, 10);
+    node.stop();
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_tombstone_parks_its_workspace() {
+    check(None, "the record has no value");
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_value_that_is_no_json_parks_its_workspace() {
+    check(Some(b"<event/>"), "not an event: expected a JSON object");
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_value_that_is_no_text_parks_its_workspace() {
+    check(
+        Some(&[0xff, 0x00, 0xfe]),
+        "not an event: expected a JSON object",
+    );
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_value_of_another_workspace_parks_that_of_its_key() {
+    check(
+        Some(crate::place::json("other", 1).as_bytes()),
+        r#"the record's key is "acme", but its workspaceId is "other""#,
+    );
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_first_record_that_cannot_be_applied_parks_a_workspace_that_nobody_knew() {
+    let place = Place::new("poison-first", 1, &[]);
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_open(&[0]);
+    place.produce(P0, [raw("acme", "{}")]);
+    let words = node.wait_parked("acme");
+    let topic = &place.config.topic;
+    assert_eq!(
+        words,
+        format!(
+            "event at topic {topic} partition 0 offset 0 key acme cannot be applied: workspaceId is missing"
+        )
+    );
+    place.produce(P0, [event("acme", 1)]);
+    node.command("acme", Command::Skip).expect("skipped");
+    node.wait_ready("acme", 1, 1);
+    node.stop();
+}

@@ -1,0 +1,114 @@
+//! Records that the cluster removes: before they were applied, and after.
+
+use workspace_lifecycle::{Command, Offset};
+
+use crate::node::{Node, disk};
+use crate::place::{P0, Place, events};
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn removed_records_that_were_applied_are_missed_by_nobody() {
+    let place = Place::new("removed-below", 1, &[]);
+    place.produce(P0, events("acme", 0..10));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 10, 10);
+    place.remove_below(P0, 10);
+    place.produce(P0, events("acme", 10..12));
+    node.wait_ready("acme", 12, 12);
+    assert!(node.is_ready("acme"));
+    node.stop();
+
+    // From the copy, and from the changelog alone.
+    for disk in [disk, crate::node::disk()] {
+        let node = Node::start(&place, &disk);
+        node.wait_ready("acme", 12, 12);
+        node.stop();
+    }
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn removed_records_that_were_not_applied_park_their_workspaces_and_a_skip_goes_on_behind_them() {
+    let place = Place::new("removed-above", 1, &[]);
+    place.produce(P0, events("acme", 0..10));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 10, 10);
+    node.stop();
+    place.produce(P0, events("acme", 10..20));
+    place.remove_below(P0, 15);
+
+    let node = Node::start(&place, &disk);
+    let reason = "events of partition 0 from offset 10 on were removed by retention before they were applied; the log \
+                  begins at 15";
+    assert_eq!(node.wait_parked("acme"), reason);
+    assert_eq!(node.contents("acme"), Some((10, 10)), "as it was");
+    node.command("acme", Command::Skip).expect("skipped");
+    node.wait_ready("acme", 15, 15);
+    let letters = node.letters("acme");
+    assert_eq!(letters.len(), 1);
+    let letter = &letters[0];
+    assert_eq!(
+        (letter.offset, letter.reason.as_str()),
+        (Offset(14), reason)
+    );
+    assert_eq!((&letter.key, &letter.value), (&None, &None));
+    node.stop();
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_workspace_that_is_loaded_after_its_records_were_removed_is_parked_while_others_stay_ready() {
+    let place = Place::new("removed-cold", 1, &[]);
+    place.produce(P0, events("cold", 0..5));
+    place.produce(P0, events("warm", 0..5));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("cold", 5, 5);
+    node.wait_ready("warm", 5, 5);
+    node.command("cold", Command::Unload).expect("unloaded");
+    place.produce(P0, events("cold", 5..10));
+    place.produce(P0, events("warm", 5..10));
+    node.wait_ready("warm", 10, 10);
+    place.remove_below(P0, 18);
+    node.command("cold", Command::Load).expect("asked for");
+    assert_eq!(
+        node.wait_parked("cold"),
+        "events of partition 0 from offset 10 on were removed by retention before they were applied; the log begins at \
+         18"
+    );
+    assert!(node.is_ready("warm"));
+    node.command("cold", Command::Skip).expect("skipped");
+    node.wait_ready("cold", 5, 5);
+    place.produce(P0, events("cold", 10..12));
+    node.wait_ready("cold", 7, 7);
+    node.stop();
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn where_all_records_were_removed_a_skip_leads_to_the_end_and_new_events_are_applied() {
+    let place = Place::new("removed-all", 1, &[]);
+    place.produce(P0, events("acme", 0..10));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 10, 10);
+    node.stop();
+    place.produce(P0, events("acme", 10..20));
+    place.remove_below(P0, 20);
+
+    let node = Node::start(&place, &disk);
+    assert_eq!(
+        node.wait_parked("acme"),
+        "events of partition 0 from offset 10 on were removed by retention before they were applied; the log begins at \
+         20"
+    );
+    place.produce(P0, events("new", 0..2));
+    node.wait_ready("new", 2, 2);
+    node.command("acme", Command::Skip).expect("skipped");
+    node.wait_ready("acme", 10, 10);
+    place.produce(P0, events("acme", 20..22));
+    node.wait_ready("acme", 12, 12);
+    node.stop();
+}

@@ -1,0 +1,89 @@
+//! A store whose loads take long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use workspace_engine_core::store::{
+    Claim, EntrySink, HistoryCursor, HistoryRecord, Opening, Save, SaveRefused, Store, StoreError,
+    StoredWorkspace,
+};
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::{Epoch, WorkspaceId};
+
+/// How long a load takes: longer than the group waits for a member that does not poll.
+const LOAD: Duration = Duration::from_secs(10);
+
+/// A store that takes its time with loads, and is otherwise the one behind it.
+struct Slow(Arc<dyn Store>);
+
+pub(crate) fn slow(store: Arc<dyn Store>) -> Arc<dyn Store> {
+    Arc::new(Slow(store))
+}
+
+impl Store for Slow {
+    fn is_durable(&self) -> bool {
+        self.0.is_durable()
+    }
+
+    fn open(&self, partition: PartitionId) -> Result<Opening, StoreError> {
+        self.0.open(partition)
+    }
+
+    fn close(&self, partition: PartitionId) {
+        self.0.close(partition);
+    }
+
+    fn first_epoch(&self, partition: PartitionId) -> Epoch {
+        self.0.first_epoch(partition)
+    }
+
+    fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
+        self.0.workspaces(partition)
+    }
+
+    fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
+        self.0.workspace(id)
+    }
+
+    fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
+        self.0.committed(partition)
+    }
+
+    fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
+        self.0.claim(claim)
+    }
+
+    fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
+        std::thread::sleep(LOAD);
+        self.0.load(id, sink)
+    }
+
+    fn save(
+        &self,
+        saves: &[Save],
+        committed: &[(PartitionId, Offset)],
+    ) -> Result<Vec<SaveRefused>, StoreError> {
+        self.0.save(saves, committed)
+    }
+
+    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        self.0.delete(id)
+    }
+
+    fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
+        self.0.append_history(records)
+    }
+
+    fn history(
+        &self,
+        id: &WorkspaceId,
+        after: Option<HistoryCursor>,
+        limit: usize,
+    ) -> Result<Vec<HistoryRecord>, StoreError> {
+        self.0.history(id, after, limit)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.0.sync()
+    }
+}

@@ -1,0 +1,134 @@
+//! Replays over what is in a topic beside events: markers, aborted records, and gaps of compaction.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::Message as _;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::Producer;
+
+use crate::node::{Node, disk};
+use crate::place::{self, P0, PATIENCE, Place, event, events};
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_replay_over_markers_and_aborted_records_applies_what_was_committed_and_reaches_its_target() {
+    let place = Place::new("markers", 1, &[]);
+    let producer = place.transactional("p");
+    let transaction = |from: u32, to: u32| {
+        producer.begin_transaction().expect("begun");
+        place.send(&producer, P0, events("acme", from..to));
+    };
+    let commit = || producer.commit_transaction(PATIENCE).expect("committed");
+    let abort = || producer.abort_transaction(PATIENCE).expect("aborted");
+    for round in 0..20 {
+        transaction(round * 10, round * 10 + 5);
+        commit();
+        transaction(round * 10 + 5, round * 10 + 10);
+        abort();
+    }
+    // 20 rounds of five records, a marker, five that were aborted and a marker: it ends with a marker.
+    let end = 20 * 12;
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 100, 100);
+    let report = &node.engine.partitions()[0];
+    assert_eq!((report.high_watermark.0, report.lag), (end, 0));
+    assert_eq!(node.engine.counters().events_applied.get(), 100);
+
+    // The same while it runs, and nothing of a transaction before it is decided.
+    transaction(1000, 1010);
+    abort();
+    transaction(2000, 2003);
+    assert_eq!(node.contents("acme"), Some((100, 100)));
+    commit();
+    node.wait_ready("acme", 103, 103);
+    node.stop();
+
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 103, 103);
+    assert_eq!(node.engine.counters().events_applied.get(), 0, "saved");
+    node.stop();
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn an_engine_that_starts_before_an_open_transaction_is_ready_without_it() {
+    let place = Place::new("open", 1, &[]);
+    place.produce(P0, events("acme", 0..5));
+    let producer = place.transactional("p");
+    producer.begin_transaction().expect("begun");
+    place.send(&producer, P0, events("acme", 5..7));
+    place.produce(P0, events("acme", 7..9));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 5, 5);
+    producer.commit_transaction(PATIENCE).expect("committed");
+    node.wait_ready("acme", 9, 9);
+    node.stop();
+}
+
+/// How many records of each key a reader gets.
+fn counts(place: &Place) -> BTreeMap<String, u64> {
+    let consumer = place.consumer(P0);
+    let deadline = Instant::now() + PATIENCE;
+    let mut counts = BTreeMap::new();
+    loop {
+        assert!(Instant::now() < deadline, "the end is reached");
+        match consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Ok(record)) => {
+                let key = std::str::from_utf8(record.key().unwrap()).unwrap();
+                *counts.entry(key.to_owned()).or_default() += 1;
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => return counts,
+            Some(Err(error)) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_replay_over_gaps_of_compaction_applies_what_is_left_and_reaches_its_target() {
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "1000"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("max.compaction.lag.ms", "1000"),
+    ];
+    let place = Place::new("compacted", 1, &settings);
+    for round in 0..100 {
+        let all = ["a", "b", "c", "d"];
+        place.produce(P0, all.map(|workspace| event(workspace, round)));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    // The last segment is never compacted: a record a second begins another one.
+    while counts(&place).values().any(|count| *count > 40) {
+        assert!(Instant::now() < deadline, "it is compacted");
+        std::thread::sleep(Duration::from_millis(1100));
+        place.produce(P0, [event("tail", 0)]);
+    }
+    // From now on it stays as it is.
+    place.configure(&[("cleanup.policy", "delete")]);
+    place.produce(P0, events("a", 1000..1020));
+    let mut left = counts(&place);
+    place::until("nothing is compacted any more", || {
+        let before = std::mem::replace(&mut left, counts(&place));
+        (before == left).then_some(())
+    });
+    println!("{left:?}");
+
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    for (workspace, events) in &left {
+        // Of one entity each, but for the last.
+        let entities = if workspace == "tail" { 1 } else { *events };
+        node.wait_ready(workspace, *events, usize::try_from(entities).unwrap());
+    }
+    let report = &node.engine.partitions()[0];
+    assert_eq!(report.lag, 0);
+    let total: u64 = left.values().sum();
+    assert!(report.high_watermark.0 >= 420 && total < 420, "{total}");
+    assert_eq!(node.engine.counters().events_applied.get(), total);
+    node.stop();
+}
