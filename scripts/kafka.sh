@@ -145,7 +145,9 @@ kill)
 restart) start_node "${2:?which node?}" ;;
 wait)
     wait_ready
+    deadline=$((SECONDS + 60))
     until [ -z "$(run org.apache.kafka.tools.TopicCommand --bootstrap-server "$(addresses)" --describe --under-replicated-partitions)" ]; do
+        ((SECONDS < deadline)) || fail "not all nodes have all that they must hold after 60 s"
         sleep 0.2
     done
     ;;

@@ -31,8 +31,8 @@ use crate::loaded::{Following, LivePosition, LoadedWorkspace};
 use crate::log::{ReadError, ReadLimit};
 use crate::message::{CommandReply, LoadDone, Message};
 use crate::post::{Permit, Post};
-use crate::shared::{Opened, Shared};
-use crate::store::{Change, Opening, Save};
+use crate::shared::{Asked, Opened, Shared};
+use crate::store::{Change, Opening, Save, StoreError};
 use crate::workspace::Workspace;
 
 /// The longest sleep of a partition that has nothing to do; its heart beats at least that often.
@@ -283,7 +283,8 @@ impl<W: Workspace> Driver<W> {
     fn open_store(&mut self) -> Step {
         match self.shared.store.open(self.id) {
             Ok(Opening::Done) => {
-                self.shared.store_answered(Ok(()));
+                self.shared
+                    .store_answered(Asked::Partition(self.id), Ok(()));
                 Step::Done
             }
             Ok(Opening::Reading { position, end }) => {
@@ -293,15 +294,19 @@ impl<W: Workspace> Driver<W> {
                 Step::Again(Duration::ZERO)
             }
             Err(error) => {
-                let words = error.to_string();
-                if self.post.opening().as_ref() != Some(&words) {
+                self.post.tell_opening(Some(error.to_string()));
+                if self.store_failed(&error) {
                     tracing::error!(partition = %self.id, %error, "the store cannot take the partition over; it is asked again");
                 }
-                self.post.tell_opening(Some(words));
-                self.shared.store_answered(Err(error.to_string()));
                 Step::Again(OPEN_AGAIN)
             }
         }
+    }
+
+    /// Tells that the store failed with the partition. True where that is news.
+    fn store_failed(&self, error: &StoreError) -> bool {
+        let asked = Asked::Partition(self.id);
+        self.shared.store_answered(asked, Err(error.to_string()))
     }
 
     fn now(&self) -> Time {
@@ -462,7 +467,8 @@ impl<W: Workspace> Driver<W> {
             .and_then(|committed| Ok((self.shared.store.workspaces(self.id)?, committed)));
         match listed {
             Ok((workspaces, committed)) => {
-                self.shared.store_answered(Ok(()));
+                self.shared
+                    .store_answered(Asked::Partition(self.id), Ok(()));
                 let high_watermark = self.shared.log.high_watermark(self.id);
                 Input::Listed(Listing {
                     workspaces: workspaces
@@ -486,8 +492,9 @@ impl<W: Workspace> Driver<W> {
                 })
             }
             Err(error) => {
-                tracing::error!(partition = %self.id, %error, "the store cannot list the partition; it is asked again");
-                self.shared.store_answered(Err(error.to_string()));
+                if self.store_failed(&error) {
+                    tracing::error!(partition = %self.id, %error, "the store cannot list the partition; it is asked again");
+                }
                 Input::ListFailed {
                     reason: error.to_string(),
                 }

@@ -269,6 +269,14 @@ pub trait EventLog: Send + Sync + 'static {
     /// First offset that is still there.
     fn low_watermark(&self, partition: PartitionId) -> Offset;
 
+    /// End of the partition at the time of the call, also of what others have appended a moment ago. It may block.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] where nobody tells it now.
+    fn end(&self, partition: PartitionId) -> Result<Offset, ReadError> {
+        Ok(self.high_watermark(partition))
+    }
+
     /// End of what is durable; readers never see more.
     fn high_watermark(&self, partition: PartitionId) -> Offset;
 

@@ -25,6 +25,15 @@ use crate::routing::partition_of;
 use crate::store::Store;
 use crate::workspace::Workspace;
 
+/// What the store was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Asked {
+    /// To save, or to sync what was saved.
+    Saves,
+    /// To open or to list a partition.
+    Partition(PartitionId),
+}
+
 /// A new assignment, and the end of its channel that its driver reads.
 pub(crate) type Opened<W> = (Arc<Post<W>>, Receiver<Message<W>>);
 
@@ -48,7 +57,8 @@ pub(crate) struct Shared<W> {
     admission: Mutex<Admission<Permit<W>>>,
     loads: Sender<LoadJob<W>>,
     saves: Sender<SaveJob<W>>,
-    store_trouble: Mutex<Option<String>>,
+    /// What the store last failed in, with its words.
+    store_trouble: Mutex<BTreeMap<Asked, String>>,
     /// Partitions whose last read failed, with the log's words.
     log_trouble: Mutex<BTreeMap<PartitionId, String>>,
 }
@@ -80,7 +90,7 @@ impl<W: Workspace> Shared<W> {
             posts: RwLock::default(),
             loads,
             saves,
-            store_trouble: Mutex::new(None),
+            store_trouble: Mutex::default(),
             log_trouble: Mutex::default(),
         }
     }
@@ -148,12 +158,18 @@ impl<W: Workspace> Shared<W> {
         }
         // The next owner of the partition, here or elsewhere, finds out by itself how the log answers.
         self.log_trouble.lock().remove(&post.id());
+        let mut trouble = self.store_trouble.lock();
+        trouble.remove(&Asked::Partition(post.id()));
         let mut posts = self.posts.write();
         if posts
             .get(&post.id())
             .is_some_and(|now| Arc::ptr_eq(now, post))
         {
             posts.remove(&post.id());
+        }
+        if posts.is_empty() {
+            // Nobody is left whose save could tell that it is over.
+            trouble.clear();
         }
     }
 
@@ -214,8 +230,13 @@ impl<W: Workspace> Shared<W> {
         }
     }
 
-    pub(crate) fn store_answered(&self, answer: Result<(), String>) {
-        *self.store_trouble.lock() = answer.err();
+    /// Tells how the store answered. True where that is news.
+    pub(crate) fn store_answered(&self, asked: Asked, answer: Result<(), String>) -> bool {
+        let mut trouble = self.store_trouble.lock();
+        match answer {
+            Ok(()) => trouble.remove(&asked).is_some(),
+            Err(reason) => trouble.insert(asked, reason.clone()) != Some(reason),
+        }
     }
 
     /// Tells how a read of the log went where that has changed.
@@ -308,7 +329,8 @@ impl<W: Workspace> Shared<W> {
                 .then_some(())
                 .ok_or_else(|| format!("partitions {} do not advance", stuck.join(", "))),
         );
-        let trouble = self.store_trouble.lock().clone();
+        let trouble = self.store_trouble.lock();
+        let trouble = trouble.first_key_value().map(|(_, reason)| reason.clone());
         let store = Check::new("store", trouble.map_or(Ok(()), Err));
         let unreadable = self
             .log_trouble

@@ -252,6 +252,10 @@ impl EventLog for KafkaLog {
         reader::read(&self.cluster, &self.readers, partition, from, &limit)
     }
 
+    fn end(&self, partition: PartitionId) -> Result<Offset, ReadError> {
+        self.cluster.ask(partition).map(|(_, end)| end)
+    }
+
     fn low_watermark(&self, partition: PartitionId) -> Offset {
         self.cluster
             .part(partition)

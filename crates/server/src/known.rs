@@ -70,7 +70,12 @@ impl KnownIds {
     }
 
     fn all(&self, engine: &Engine) -> Result<Arc<[WorkspaceId]>, StoreError> {
-        let reports = engine.partitions();
+        // One that is being opened tells nothing yet.
+        let reports: Vec<_> = engine
+            .partitions()
+            .into_iter()
+            .filter(|report| report.opening.is_none())
+            .collect();
         // Counted before the ids are read: one that is met meanwhile makes what is kept too old.
         let met: Arc<[_]> = reports
             .iter()

@@ -147,7 +147,10 @@ impl Api {
         let engine = self.app.engine()?;
         let partition = partition_of(id, engine.log().partitions());
         let end = match written {
-            Written::Anything => engine.log().high_watermark(partition),
+            Written::Anything => {
+                let asked = self.app.blocking(move |engine| engine.log().end(partition));
+                asked.await?.map_err(|error| problems::log_read(&error))?
+            }
             Written::At(offset) => offset.next(),
         };
         loop {

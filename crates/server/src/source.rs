@@ -51,11 +51,13 @@ impl StatusSource for EngineSource {
                 return STOPPING.into();
             }
             let misplaced = app.engine_if_up().and_then(|engine| engine.misplaced(&id));
-            if let Some(misplaced) = misplaced {
-                return misplaced.to_string().into();
-            }
-            if let Some(elsewhere) = not_here(&app, &id) {
-                return elsewhere.into();
+            match (not_here(&app, &id), misplaced) {
+                (Some(elsewhere), Some(misplaced)) => {
+                    return format!("{elsewhere}; {misplaced}").into();
+                }
+                (Some(elsewhere), None) => return elsewhere.into(),
+                (None, Some(misplaced)) => return misplaced.to_string().into(),
+                (None, None) => {}
             }
             match app.blocking(move |engine| engine.stored(&id)).await {
                 Ok(Ok(Some(stored))) => not_in_memory(&stored).into(),

@@ -39,7 +39,8 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) {
         }
         Err(failure) => {
             shared.counters.load_failures.add(1);
-            tracing::warn!(workspace = %job.id, %partition, %epoch, ?failure, "load failed");
+            // Its status says so; a store that is away fails thousands.
+            tracing::debug!(workspace = %job.id, %partition, %epoch, ?failure, "load failed");
             Message::Input(Input::LoadFailed {
                 slot,
                 epoch,

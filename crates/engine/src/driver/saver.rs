@@ -12,7 +12,7 @@ use workspace_status::{Epoch, WorkspaceId};
 use super::apply::panic_text;
 use crate::jobs::SaveJob;
 use crate::message::Message;
-use crate::shared::Shared;
+use crate::shared::{Asked, Shared};
 use crate::store::{Change, Save, SaveRefused, StoreError};
 use crate::workspace::Workspace;
 
@@ -65,13 +65,14 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
     shared.counters.save_micros.add(micros(began.elapsed()));
     match &saved {
         Ok(_) => {
-            shared.store_answered(Ok(()));
+            shared.store_answered(Asked::Saves, Ok(()));
             count(shared, &saves);
         }
         Err(error) => {
             shared.counters.save_failures.add(1);
-            tracing::error!(%error, workspaces = saves.len(), "save failed; it is tried again");
-            shared.store_answered(Err(error.to_string()));
+            if shared.store_answered(Asked::Saves, Err(error.to_string())) {
+                tracing::error!(%error, workspaces = saves.len(), "save failed; it is tried again");
+            }
         }
     }
     let mut saves = slots.into_iter().zip(saves);

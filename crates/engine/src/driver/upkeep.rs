@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use workspace_status::{State, Value};
 
-use crate::shared::Shared;
+use crate::shared::{Asked, Shared};
 use crate::workspace::Workspace;
 
 /// Between two samples of everybody's progress.
@@ -57,13 +57,14 @@ fn trim<W: Workspace>(shared: &Shared<W>, last_sync: Synced) -> Synced {
     }
     let floors = shared.trim_floors();
     if let Err(error) = shared.store.sync() {
-        tracing::error!(%error, "the store cannot be synced; the log keeps everything");
-        shared.store_answered(Err(error.to_string()));
+        if shared.store_answered(Asked::Saves, Err(error.to_string())) {
+            tracing::error!(%error, "the store cannot be synced; the log keeps everything");
+        }
         return Synced::No;
     }
     // Only its own trouble is over: a sync also succeeds where saves are refused for want of space.
     if last_sync == Synced::No {
-        shared.store_answered(Ok(()));
+        shared.store_answered(Asked::Saves, Ok(()));
     }
     for (partition, floor) in floors {
         if let Err(error) = shared.log.trim(partition, floor) {
@@ -124,7 +125,7 @@ mod tests {
         assert_eq!(trim(&shared, last_sync), Synced::Yes);
         assert!(ready(&shared));
 
-        shared.store_answered(Err("a save failed".to_owned()));
+        shared.store_answered(Asked::Saves, Err("a save failed".to_owned()));
         trim(&shared, Synced::Yes);
         assert!(
             !ready(&shared),
