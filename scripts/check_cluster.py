@@ -15,6 +15,7 @@ Scenarios, each on a topic of its own:
              engine with an empty disk takes everything over alone
     broker   one engine and then two; the brokers are killed (-9) and started again, in turn
     parked   a record that is no event parks its workspace alone; `skip` moves it on
+    zombie   three engines; one is stopped in its tracks (SIGSTOP) until the others have its partitions, and goes on
     failover three engines; one is killed (-9), another is stopped: how long until every workspace is ready again
     java     a thousand ids: the Java client's default partitioner and the engine choose the same partitions
 """
@@ -390,6 +391,21 @@ def java(fleet, dice, lines, expected):
     say(f"{len(places)} ids, each twice on the same of {len(used)} partitions")
 
 
+def zombie(fleet, dice, lines, expected):
+    fleet.add(3)
+    feed = Feed(fleet, lines, 3 * SESSION)
+    for _ in range(2):
+        time.sleep(dice.uniform(1, 3))
+        frozen = max(fleet.up(), key=Engine.ready)
+        say(f"engine-{frozen.number} is frozen")
+        frozen.process.send_signal(signal.SIGSTOP)
+        time.sleep(SESSION + dice.uniform(1, 3))
+        frozen.process.send_signal(signal.SIGCONT)
+    feed.finish()
+    fleet.verify(expected)
+    fleet.histories(expected)
+
+
 def failover(fleet, dice, lines, expected):
     fleet.add(3)
     Feed(fleet, lines, 3).finish()
@@ -415,7 +431,7 @@ def failover(fleet, dice, lines, expected):
 
 
 SCENARIOS = {
-    scenario.__name__: scenario for scenario in (one, three, churn, broker, parked, failover, java)
+    scenario.__name__: scenario for scenario in (one, three, churn, broker, parked, zombie, failover, java)
 }
 
 
