@@ -154,11 +154,18 @@ class Fleet:
             time.sleep(0.02)
         return time.monotonic() - began
 
+    def only_owner(self, workspace):
+        """The engine that serves a workspace, which may be on its way to another one now."""
+        deadline = time.monotonic() + 10
+        while (found := self.owner(workspace))[0] is None:
+            assert time.monotonic() < deadline, f"{workspace} is not served by one engine: {found[1]}"
+            time.sleep(0.05)
+        return found[0]
+
     def verify(self, expected):
         seconds = self.wait_until_ready(expected)
         for workspace, wanted in expected.items():
-            engine, _ = self.owner(workspace)
-            assert engine, f"{workspace} is not served by one engine"
+            engine = self.only_owner(workspace)
             summary = engine.call(f"/workspaces/{workspace}/entities")
             assert summary["eventsApplied"] == wanted["events"], (workspace, summary, wanted["events"])
             for kind in {*wanted["entities"], *summary["counts"]}:
@@ -172,7 +179,7 @@ class Fleet:
         """Every workspace's owners in order; epochs only grow, and each belongs to one owner."""
         moves = 0
         for workspace in expected:
-            engine, _ = self.owner(workspace)
+            engine = self.only_owner(workspace)
             transitions = pages(engine, f"/workspaces/{workspace}/history", "transitions")
             epochs = [(transition["epoch"], transition["owner"]) for transition in transitions]
             assert epochs == sorted(epochs, key=lambda pair: pair[0]), f"epochs of {workspace} go back"
