@@ -211,8 +211,7 @@ impl Look {
         for partition in partitions {
             let low = self.cluster.found(&low, partition)?;
             let end = self.cluster.found(&end, partition)?;
-            // Where no record is young enough the brokers name the end, or nothing.
-            let newer = self.cluster.found(&newer, partition).ok();
+            let newer = self.newer(&newer, partition)?;
             ends.push((partition, low, newer, end));
         }
         if ends
@@ -227,6 +226,22 @@ impl Look {
             end,
         });
         Ok(spans.filter(|span| span.from < span.end).collect())
+    }
+
+    /// The first record of a partition that is young enough; none where the brokers name the end instead.
+    fn newer(
+        &self,
+        answers: &TopicPartitionList,
+        partition: PartitionId,
+    ) -> Result<Option<Offset>, String> {
+        let number = i32::try_from(partition.0).unwrap_or(i32::MAX);
+        let is_none = answers
+            .find_partition(&self.cluster.topic, number)
+            .is_some_and(|answer| answer.error().is_ok() && answer.offset() == At::End);
+        if is_none {
+            return Ok(None);
+        }
+        self.cluster.found(answers, partition).map(Some)
     }
 
     fn read(&mut self, spans: &[Span], until: Instant) -> Result<(), String> {
