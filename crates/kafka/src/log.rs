@@ -14,9 +14,12 @@ mod letters;
     reason = "rdkafka does not wrap fetching in batches without a group"
 )]
 mod native;
+mod origin;
 mod pending;
 mod reader;
+mod recovery;
 mod sequences;
+mod tail;
 mod upkeep;
 mod words;
 
@@ -39,6 +42,7 @@ use cluster::Cluster;
 use letters::Letters;
 use native::{Client, Topic};
 use reader::READERS;
+use recovery::Recovery;
 use upkeep::Upkeep;
 use words::Words;
 
@@ -72,6 +76,19 @@ pub enum KafkaLogError {
 /// A partition must be [opened](EventLog::open) before its ends are asked for. Dropping the log waits at most
 /// a few seconds for requests under way, and refuses the rest.
 ///
+/// Repeats of named producers are recognised also when another process had the request, such as one that was killed
+/// before it answered. Before a request is appended of a producer that this process does not know, that is out of
+/// its turn, or that failed here before, the records at the end of the topic are read (up to 5 minutes old, and
+/// 200,000 of each partition), committed ones only: what is there of it is not appended again, and where all of it
+/// is there, it is answered as a repeat. A number at most 7 below the last one that is there, of which nothing is
+/// found, was lost on its way and is appended. One look serves all requests that wait, reads on from where the last
+/// one ended, and happens on a thread of its own; a request that waits for 20 seconds is refused as
+/// [`AppendError::Unavailable`], to be repeated. Requests without a name never wait for it.
+///
+/// What remains: the look ends where the brokers say that the partitions end after the request came. Records that
+/// are still on their way from the process that is gone, or stand behind somebody's open transaction, are not seen,
+/// nor are those beyond the bounds above; such a request is doubled when it is repeated.
+///
 /// ```
 /// use workspace_engine_core::log::EventLog;
 /// use workspace_engine_kafka::{KafkaConfig, KafkaLog};
@@ -86,8 +103,9 @@ pub enum KafkaLogError {
 /// # Ok::<(), workspace_engine_kafka::KafkaLogError>(())
 /// ```
 pub struct KafkaLog {
-    // Dropped from top to bottom: answers first, then who looks after the rest, then the readers.
-    appends: Appends,
+    // Dropped from top to bottom: who appends, answers, then who looks after the rest, then the readers.
+    recovery: Recovery,
+    appends: Arc<Appends>,
     _upkeep: Upkeep,
     letters: Letters,
     cluster: Arc<Cluster>,
@@ -137,10 +155,17 @@ impl KafkaLog {
             topics(&letter_topic)?,
         );
         let readers = topics(&config.topic)?;
-        let appends = Appends::new(producer(config), Arc::clone(&cluster))?;
+        let appends = Arc::new(Appends::new(producer(config), Arc::clone(&cluster))?);
+        let recovery = Recovery::start(
+            Arc::clone(&appends),
+            Arc::clone(&cluster),
+            recovering(config),
+        )
+        .map_err(KafkaLogError::Thread)?;
         let upkeep =
             Upkeep::start(Arc::clone(&cluster), readers.clone()).map_err(KafkaLogError::Thread)?;
         Ok(Self {
+            recovery,
             appends,
             _upkeep: upkeep,
             letters,
@@ -152,12 +177,25 @@ impl KafkaLog {
 
 impl Drop for KafkaLog {
     fn drop(&mut self) {
+        self.recovery.stop();
         self.appends.close();
     }
 }
 
 /// A client that reads by itself, without a group.
 fn consumer(config: &KafkaConfig, role: &str, partitions: u32) -> Result<Client, KafkaError> {
+    reading(config, role, partitions).create_with_context(Words::default())
+}
+
+/// As a reader, but all partitions together, as a client that is assigned them: librdkafka wants a group's name for
+/// that. Without a subscription it is never a member.
+fn recovering(config: &KafkaConfig) -> ClientConfig {
+    let mut client = reading(config, "log-recovery", 1);
+    client.set("group.id", &config.group);
+    client
+}
+
+fn reading(config: &KafkaConfig, role: &str, partitions: u32) -> ClientConfig {
     // Each partition has a share, with room for some records of the usual size.
     let queued = (FETCHED_KBYTES_MOST / partitions.max(1)).clamp(1024, 8 * 1024);
     let defaults = [
@@ -181,7 +219,7 @@ fn consumer(config: &KafkaConfig, role: &str, partitions: u32) -> Result<Client,
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "error");
-    client.create_with_context(Words::default())
+    client
 }
 
 fn producer(config: &KafkaConfig) -> ClientConfig {
@@ -233,13 +271,15 @@ impl EventLog for KafkaLog {
 
     fn submit(&self, append: Append) -> oneshot::Receiver<Result<Appended, AppendError>> {
         let (answer, answered) = oneshot::channel();
-        self.appends.events(
-            &append,
-            Box::new(move |result| {
-                // Nobody waits any more: then nobody needs the answer.
-                let _ = answer.send(result);
-            }),
-        );
+        let waiter = Box::new(move |result| {
+            // Nobody waits any more: then nobody needs the answer.
+            let _ = answer.send(result);
+        });
+        if self.appends.knows(&append) {
+            self.appends.events(&append, None, waiter);
+        } else {
+            self.recovery.submit(&self.appends, append, waiter);
+        }
         answered
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A request is refused before any of it is sent where that can be known. One that fails later is refused as a
 //! whole, though some of its records may be there: the topic is not transactional. When a producer with a name
-//! sends it again, only what was not acknowledged is sent.
+//! sends it again, only what was not acknowledged, and is not found in the topic, is sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use rdkafka::ClientConfig;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use workspace_engine_core::log::{
     Append, AppendError, Appended, PRODUCER_ID_BYTES_MOST, ProducerSequence, QUEUED_BYTES_MOST,
@@ -23,8 +23,10 @@ use workspace_engine_core::routing::partition_of;
 use workspace_lifecycle::{Offset, PartitionId};
 
 use super::cluster::Shared;
+use super::origin;
 use super::pending::{Acknowledged, Kind, Outgoing, Pending, Settled, Turn, Waiter};
 use super::sequences::{Sequences, Verdict};
+use super::tail::Seen;
 use super::words::Words;
 
 /// How long what is under way may take when the log is closed.
@@ -81,9 +83,25 @@ impl Appends {
         })
     }
 
-    /// Appends events; the answer goes to `waiter`.
-    pub(super) fn events(&self, append: &Append, waiter: Waiter) {
-        if let Some(Err(error)) = append.producer.as_ref().map(check) {
+    /// Whether a request can be appended, or refused, without a look at the topic.
+    pub(super) fn knows(&self, append: &Append) -> bool {
+        append.producer.as_ref().is_none_or(|asked| {
+            origin::check(asked).is_err() || self.desk.sequences.lock().knows(asked)
+        })
+    }
+
+    /// Room in the queue, to be released again.
+    pub(super) fn reserve(&self, bytes: usize) -> bool {
+        self.desk.reserve(bytes)
+    }
+
+    pub(super) fn release(&self, bytes: usize) {
+        self.desk.release(bytes);
+    }
+
+    /// Appends events, but for those that were seen in the topic; the answer goes to `waiter`.
+    pub(super) fn events(&self, append: &Append, seen: Option<&Seen>, waiter: Waiter) {
+        if let Some(Err(error)) = append.producer.as_ref().map(origin::check) {
             return waiter(Err(error));
         }
         let cluster = &self.desk.cluster;
@@ -100,15 +118,15 @@ impl Appends {
                 headers: append
                     .producer
                     .as_ref()
-                    .map(|producer| headers(producer, index)),
+                    .map(|producer| origin::write(producer, index)),
             })
             .collect();
-        self.send(records, append.producer.clone(), Kind::Events, waiter);
+        self.send(records, append.producer.clone(), Kind::Events, seen, waiter);
     }
 
     /// Appends one record that is no event; the answer goes to `waiter`.
     pub(super) fn other(&self, record: Outgoing<'_>, waiter: Waiter) {
-        self.send(vec![record], None, Kind::Other, waiter);
+        self.send(vec![record], None, Kind::Other, None, waiter);
     }
 
     fn send(
@@ -116,6 +134,7 @@ impl Appends {
         records: Vec<Outgoing<'_>>,
         sequence: Option<ProducerSequence>,
         kind: Kind,
+        seen: Option<&Seen>,
         waiter: Waiter,
     ) {
         if let Some(error) = self.too_large(&records) {
@@ -126,14 +145,17 @@ impl Appends {
             return waiter(Err(error));
         }
         let pending = Arc::new(Pending::new(sequence, kind, &records));
-        let Some(waiter) = self.desk.admit(&pending, waiter) else {
+        let Some(waiter) = self.desk.admit(&pending, seen, waiter) else {
             return;
         };
-        pending.wait(waiter, Turn::First);
         let open = pending.open();
         if !open.contains(&true) {
+            // One without events is no repeat.
+            let is_empty = records.is_empty();
+            pending.wait(waiter, if is_empty { Turn::First } else { Turn::Repeat });
             return self.desk.over(&pending);
         }
+        pending.wait(waiter, Turn::First);
         let records = records.into_iter().enumerate().zip(open);
         for ((index, record), _) in records.filter(|(_, is_open)| *is_open) {
             let number = i32::try_from(record.partition.0).unwrap_or(i32::MAX);
@@ -200,13 +222,32 @@ impl Appends {
 
 impl Desk {
     /// Takes a request in, unless it is refused, was answered, or is under way; then its waiter is dealt with.
-    fn admit(&self, pending: &Arc<Pending>, waiter: Waiter) -> Option<Waiter> {
+    fn admit(&self, pending: &Arc<Pending>, seen: Option<&Seen>, waiter: Waiter) -> Option<Waiter> {
         let mut sequences = self.sequences.lock();
-        let verdict = pending
-            .sequence
-            .as_ref()
-            .map_or(Ok(Verdict::New), |asked| sequences.judge(asked));
+        let (verdict, places) = match (&pending.sequence, seen) {
+            (None, _) => (Ok(Verdict::New), &[][..]),
+            // What was known when it came is known no more: its repeat is looked for.
+            (Some(asked), None) if !sequences.knows(asked) => (Err(AppendError::Busy), &[][..]),
+            (Some(asked), None) => (sequences.judge(asked), &[][..]),
+            (Some(asked), Some(seen)) => {
+                if let Some(highest) = seen.highest() {
+                    sequences.reach(&asked.producer_id, highest, |number, failed| {
+                        failed.find(seen.places(number))
+                    });
+                }
+                (sequences.judge(asked), seen.places(asked.sequence))
+            }
+        };
         let answer = match verdict {
+            Err(AppendError::Sequence { .. }) if pending.find(places) => {
+                // Its turn is over, and all of it is there.
+                pending
+                    .answer(|partition| self.cluster.last(partition))
+                    .map(|answer| Appended {
+                        repeated: true,
+                        ..answer
+                    })
+            }
             Err(error) => Err(error),
             Ok(Verdict::Answered(answer)) => Ok(Appended {
                 repeated: true,
@@ -224,6 +265,7 @@ impl Desk {
                 if let Verdict::Again(earlier) = verdict {
                     pending.go_on_from(&earlier);
                 }
+                pending.find(places);
                 if let Some(asked) = &pending.sequence {
                     sequences.begin(asked, Arc::clone(pending));
                 }
@@ -339,37 +381,4 @@ fn refusal(topic: &str, code: Option<RDKafkaErrorCode>, words: &str) -> AppendEr
         )),
         _ => AppendError::Unavailable(format!("topic {topic}: {words}")),
     }
-}
-
-fn check(producer: &ProducerSequence) -> Result<(), AppendError> {
-    if producer.producer_id.is_empty() || producer.producer_id.len() > PRODUCER_ID_BYTES_MOST {
-        return Err(AppendError::Producer(format!(
-            "ids have 1 to {PRODUCER_ID_BYTES_MOST} bytes"
-        )));
-    }
-    if producer.sequence == 0 {
-        return Err(AppendError::Producer("sequences begin with 1".to_owned()));
-    }
-    Ok(())
-}
-
-/// Who sent an event, for whoever reads the topic.
-fn headers(producer: &ProducerSequence, index: usize) -> OwnedHeaders {
-    let sequence = producer.sequence.to_string();
-    let index = index.to_string();
-    [
-        ("producer-id", producer.producer_id.as_str()),
-        ("producer-sequence", sequence.as_str()),
-        ("producer-index", index.as_str()),
-    ]
-    .into_iter()
-    .fold(
-        OwnedHeaders::new_with_capacity(3),
-        |headers, (key, value)| {
-            headers.insert(Header {
-                key,
-                value: Some(value),
-            })
-        },
-    )
 }

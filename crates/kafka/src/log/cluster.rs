@@ -246,7 +246,12 @@ impl Cluster {
         }
     }
 
-    fn found(&self, answers: &TopicPartitionList, id: PartitionId) -> Result<Offset, String> {
+    /// The answer for one partition.
+    pub(super) fn found(
+        &self,
+        answers: &TopicPartitionList,
+        id: PartitionId,
+    ) -> Result<Offset, String> {
         let number = i32::try_from(id.0).unwrap_or(i32::MAX);
         let refused =
             |why: &str| format!("topic {} partition {id} cannot be read: {why}", self.topic);
@@ -267,7 +272,7 @@ impl Cluster {
     }
 
     /// Asks the brokers. Of a reader of committed records the end is that of the committed ones.
-    fn offsets(
+    pub(super) fn offsets(
         &self,
         partitions: &[PartitionId],
         at: At,

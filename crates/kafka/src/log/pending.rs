@@ -1,12 +1,14 @@
 //! A request whose records are on their way: what of it is acknowledged, and what is answered.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use parking_lot::Mutex;
 use rdkafka::message::OwnedHeaders;
 use workspace_engine_core::log::{AppendError, Appended, AppendedRange, ProducerSequence};
 use workspace_lifecycle::{Offset, PartitionId};
+
+use super::origin;
+use super::tail::Placed;
 
 /// What a record takes in the producer's queue beside key and value.
 const RECORD_OVERHEAD_BYTES: usize = 128;
@@ -49,8 +51,8 @@ pub(super) struct Pending {
     pub(super) kind: Kind,
     /// What it takes in the queue.
     pub(super) bytes: usize,
-    /// Equal for requests with equal records.
-    fingerprint: u64,
+    /// Of each record, where the request may come again.
+    fingerprints: Vec<u64>,
     state: Mutex<State>,
 }
 
@@ -82,18 +84,16 @@ impl Pending {
         kind: Kind,
         records: &[Outgoing<'_>],
     ) -> Self {
-        let fingerprint = sequence.as_ref().map_or(0, |_| {
-            let mut hasher = DefaultHasher::new();
-            for record in records {
-                (record.key, record.value).hash(&mut hasher);
-            }
-            hasher.finish()
-        });
+        let print = |record: &Outgoing<'_>| origin::fingerprint(record.key, record.value);
+        let fingerprints = sequence
+            .as_ref()
+            .map(|_| records.iter().map(print).collect())
+            .unwrap_or_default();
         Self {
             sequence,
             kind,
             bytes: records.iter().map(Outgoing::bytes).sum(),
-            fingerprint,
+            fingerprints,
             state: Mutex::new(State {
                 open: records.len(),
                 acknowledged: vec![None; records.len()],
@@ -107,11 +107,37 @@ impl Pending {
     pub(super) fn go_on_from(&self, earlier: &Self) {
         let acknowledged = earlier.state.lock().acknowledged.clone();
         let mut state = self.state.lock();
-        if earlier.fingerprint == self.fingerprint && acknowledged.len() == state.acknowledged.len()
+        if earlier.fingerprints == self.fingerprints
+            && acknowledged.len() == state.acknowledged.len()
         {
             state.open = acknowledged.iter().filter(|one| one.is_none()).count();
             state.acknowledged = acknowledged;
         }
+    }
+
+    /// Takes in which records stand in the topic: they are not sent again. Records with other contents are those of
+    /// another request with the same number; then nothing of this one is there. Tells whether all of it is.
+    pub(super) fn find(&self, places: &[Placed]) -> bool {
+        let is_same =
+            |place: &Placed| self.fingerprints.get(place.index) == Some(&place.fingerprint);
+        if places.is_empty() || !places.iter().all(is_same) {
+            return false;
+        }
+        let mut state = self.state.lock();
+        for place in places {
+            if let Some(acknowledged @ None) = state.acknowledged.get_mut(place.index) {
+                *acknowledged = Some(Acknowledged {
+                    partition: place.partition,
+                    offset: Some(place.offset),
+                });
+            }
+        }
+        state.open = state
+            .acknowledged
+            .iter()
+            .filter(|one| one.is_none())
+            .count();
+        state.open == 0
     }
 
     pub(super) fn wait(&self, waiter: Waiter, turn: Turn) {
@@ -266,6 +292,31 @@ mod tests {
         let other = pending(&[b"a", b"x", b"c"]);
         other.go_on_from(&first);
         assert_eq!(other.open(), [true; 3], "another request with its number");
+    }
+
+    #[test]
+    fn what_stands_in_the_topic_is_not_sent_again() {
+        let check = |found: &[(usize, u64, &[u8])], open: [bool; 2], is_whole: bool| {
+            let placed = |(index, offset, value): &(usize, u64, &[u8])| Placed {
+                index: *index,
+                partition: PartitionId(0),
+                offset: Offset(*offset),
+                fingerprint: origin::fingerprint(b"acme", value),
+            };
+            let places: Vec<Placed> = found.iter().map(placed).collect();
+            let pending = pending(&[b"a", b"b"]);
+            assert_eq!(pending.find(&places), is_whole, "{found:?}");
+            assert_eq!(pending.open(), open, "{found:?}");
+        };
+        check(&[], [true, true], false);
+        check(&[(1, 7, b"b")], [true, false], false);
+        check(
+            &[(1, 7, b"b"), (0, 9, b"a"), (0, 12, b"a")],
+            [false; 2],
+            true,
+        );
+        check(&[(1, 7, b"b"), (0, 9, b"x")], [true; 2], false);
+        check(&[(2, 7, b"b")], [true; 2], false);
     }
 
     #[test]

@@ -15,5 +15,6 @@ mod conformance;
 mod engine;
 mod letters;
 mod outages;
+mod producers;
 mod reads;
 mod real;

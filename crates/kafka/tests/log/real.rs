@@ -4,6 +4,7 @@
 //! With `KAFKA_DATA`, where the broker keeps its logs (`target/kafka/1/data`), a segment is damaged as well.
 
 mod load;
+mod producers;
 mod removal;
 mod transactions;
 

@@ -1,0 +1,96 @@
+//! Who sent an event: the headers of its record, for whoever reads the topic, and for a process that comes after this one.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use rdkafka::message::{Header, Headers, OwnedHeaders};
+use workspace_engine_core::log::{AppendError, PRODUCER_ID_BYTES_MOST, ProducerSequence};
+
+const PRODUCER_ID: &str = "producer-id";
+const SEQUENCE: &str = "producer-sequence";
+const INDEX: &str = "producer-index";
+
+/// Which event of which request a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin<'a> {
+    pub(super) producer_id: &'a str,
+    pub(super) sequence: u64,
+    /// Place of the event in its request, from 0.
+    pub(super) index: usize,
+}
+
+/// Refuses names and numbers that no producer has.
+pub(super) fn check(producer: &ProducerSequence) -> Result<(), AppendError> {
+    if producer.producer_id.is_empty() || producer.producer_id.len() > PRODUCER_ID_BYTES_MOST {
+        return Err(AppendError::Producer(format!(
+            "ids have 1 to {PRODUCER_ID_BYTES_MOST} bytes"
+        )));
+    }
+    if producer.sequence == 0 {
+        return Err(AppendError::Producer("sequences begin with 1".to_owned()));
+    }
+    Ok(())
+}
+
+pub(super) fn write(producer: &ProducerSequence, index: usize) -> OwnedHeaders {
+    let sequence = producer.sequence.to_string();
+    let index = index.to_string();
+    [
+        (PRODUCER_ID, producer.producer_id.as_str()),
+        (SEQUENCE, sequence.as_str()),
+        (INDEX, index.as_str()),
+    ]
+    .into_iter()
+    .fold(
+        OwnedHeaders::new_with_capacity(3),
+        |headers, (key, value)| {
+            headers.insert(Header {
+                key,
+                value: Some(value),
+            })
+        },
+    )
+}
+
+/// None where a record is not of a named producer.
+pub(super) fn read<H: Headers>(headers: &H) -> Option<Origin<'_>> {
+    let text = |name: &str| {
+        let found = headers.iter().find(|header| header.key == name)?;
+        std::str::from_utf8(found.value?).ok()
+    };
+    Some(Origin {
+        producer_id: text(PRODUCER_ID)?,
+        sequence: text(SEQUENCE)?.parse().ok()?,
+        index: text(INDEX)?.parse().ok()?,
+    })
+}
+
+/// Equal for records with equal contents, within one process.
+pub(super) fn fingerprint(key: &[u8], value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (key, value).hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_tells_who_sent_it_as_it_was_written() {
+        let producer = ProducerSequence {
+            producer_id: "orders-7".to_owned(),
+            sequence: u64::MAX,
+        };
+        let origin = Origin {
+            producer_id: "orders-7",
+            sequence: u64::MAX,
+            index: 12,
+        };
+        assert_eq!(read(&write(&producer, 12)), Some(origin));
+        let other = OwnedHeaders::new().insert(Header {
+            key: PRODUCER_ID,
+            value: Some("orders-7"),
+        });
+        assert_eq!(read(&other), None, "without a number");
+    }
+}

@@ -1,0 +1,339 @@
+//! Looks up in the topic what is there of a producer that this process does not know.
+//!
+//! A process that ends between the append of a request and its answer takes with it that it knew the request. Its
+//! records tell of it: those at the end of every partition are read, because requests that were under way together
+//! may have gone to different ones, and the gap of one partition is filled in another.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError};
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::{ClientConfig, Offset as At, TopicPartitionList};
+use workspace_engine_core::log::{Append, AppendError};
+use workspace_lifecycle::{Offset, PartitionId};
+
+use super::appends::Appends;
+use super::cluster::{Shared, drain};
+use super::native::Client;
+use super::origin;
+use super::pending::Waiter;
+use super::tail::{AGE_MOST, Placed, Tail};
+use super::words::Words;
+
+/// How long a request waits for the look; then it is refused, and its repeat finds the look further on.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long the brokers may take for one answer: whoever closes the log waits for it.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Before the brokers are asked again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// How long one poll waits: whoever closes the log waits for it.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Requests that wait; as one look serves all of them, this bounds the memory alone. Their bytes are counted with
+/// those that wait to be appended.
+const WAITING_MOST: usize = 256;
+
+struct Job {
+    append: Append,
+    bytes: usize,
+    waiter: Waiter,
+    until: Instant,
+}
+
+/// The thread that looks; dropping this ends it, and refuses what waits.
+pub(super) struct Recovery {
+    jobs: Option<Sender<Job>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Recovery {
+    /// `reading` configures the client that reads; it is made when there is something to read.
+    pub(super) fn start(
+        appends: Arc<Appends>,
+        cluster: Shared,
+        reading: ClientConfig,
+    ) -> std::io::Result<Self> {
+        let (jobs, waiting) = crossbeam_channel::bounded(WAITING_MOST);
+        let stop = Arc::new(AtomicBool::new(false));
+        let look = Look {
+            tail: Tail::new(cluster.parts.len()),
+            cluster,
+            reading,
+            client: None,
+            stop: Arc::clone(&stop),
+        };
+        // A thread of its own, because asking the brokers and reading block.
+        let thread = std::thread::Builder::new()
+            .name("kafka-recovery".to_owned())
+            .spawn(move || run(look, &appends, &waiting))?;
+        Ok(Self {
+            jobs: Some(jobs),
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    /// Appends a request when what the topic holds of it is known. Never blocks.
+    pub(super) fn submit(&self, appends: &Appends, append: Append, waiter: Waiter) {
+        let Some(jobs) = &self.jobs else {
+            return waiter(Err(AppendError::Closed));
+        };
+        let bytes = append.events.iter().map(|(_, event)| event.len()).sum();
+        if !appends.reserve(bytes) {
+            return waiter(Err(AppendError::Busy));
+        }
+        let job = Job {
+            append,
+            bytes,
+            waiter,
+            until: Instant::now() + PATIENCE,
+        };
+        let (job, error) = match jobs.try_send(job) {
+            Ok(()) => return,
+            Err(TrySendError::Full(job)) => (job, AppendError::Busy),
+            Err(TrySendError::Disconnected(job)) => (job, AppendError::Closed),
+        };
+        appends.release(job.bytes);
+        (job.waiter)(Err(error));
+    }
+
+    /// Refuses what waits.
+    pub(super) fn stop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that looks for producers ended in a panic");
+        }
+    }
+}
+
+impl Drop for Recovery {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(mut look: Look, appends: &Appends, waiting: &Receiver<Job>) {
+    while let Ok(first) = waiting.recv() {
+        // One look serves all that came before it began. They are appended in the order in which they came.
+        let until = first.until;
+        let jobs: Vec<Job> = std::iter::once(first).chain(waiting.try_iter()).collect();
+        let looked = look.catch_up(until);
+        for job in jobs {
+            appends.release(job.bytes);
+            match (&looked, &job.append.producer) {
+                _ if look.is_stopped() => (job.waiter)(Err(AppendError::Closed)),
+                (Err(words), Some(asked)) => {
+                    (job.waiter)(Err(AppendError::Unavailable(format!(
+                        "whether request {} of producer {} was appended before is not known, repeat it: {words}",
+                        asked.sequence, asked.producer_id
+                    ))));
+                }
+                (Ok(()), Some(asked)) => {
+                    let seen = look.tail.seen(&asked.producer_id);
+                    appends.events(&job.append, Some(&seen), job.waiter);
+                }
+                (_, None) => appends.events(&job.append, None, job.waiter),
+            }
+        }
+    }
+}
+
+/// What is read of the topic's end, and with what.
+struct Look {
+    cluster: Shared,
+    reading: ClientConfig,
+    client: Option<Client>,
+    tail: Tail,
+    stop: Arc<AtomicBool>,
+}
+
+/// A part of a partition that is to be read.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    partition: PartitionId,
+    from: Offset,
+    end: Offset,
+}
+
+impl Look {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Reads to where every partition ended after this was called; what fails is tried again.
+    ///
+    /// # Errors
+    /// Why it was not reached in time. What was read stays known.
+    fn catch_up(&mut self, until: Instant) -> Result<(), String> {
+        loop {
+            let began = Instant::now();
+            let read = self.spans().and_then(|spans| self.read(&spans, until));
+            self.tail.forget(began);
+            match read {
+                Err(words) if Instant::now() < until && !self.is_stopped() => {
+                    tracing::debug!(words, "the end of the topic is read again for a producer");
+                    std::thread::sleep(AGAIN);
+                }
+                over => return over,
+            }
+        }
+    }
+
+    /// What is to be read.
+    fn spans(&mut self) -> Result<Vec<Span>, String> {
+        let count = u32::try_from(self.cluster.parts.len()).unwrap_or(u32::MAX);
+        let partitions: Vec<PartitionId> = (0..count).map(PartitionId).collect();
+        let since = SystemTime::now() - AGE_MOST;
+        let since_ms = since
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .ok()
+            .and_then(|since| i64::try_from(since.as_millis()).ok())
+            .unwrap_or_default();
+        let asked = |at| self.cluster.offsets(&partitions, at, ANSWER);
+        let low = asked(At::Beginning)?;
+        let newer = asked(At::Offset(since_ms))?;
+        // Last, so that nothing lies behind it that was there when the request came.
+        let end = asked(At::End)?;
+        let mut ends = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let low = self.cluster.found(&low, partition)?;
+            let end = self.cluster.found(&end, partition)?;
+            let newer = self.newer(&newer, partition)?;
+            ends.push((partition, low, newer, end));
+        }
+        if ends
+            .iter()
+            .any(|(id, _, _, end)| self.tail.is_beyond(*id, *end))
+        {
+            self.tail = Tail::new(self.cluster.parts.len());
+        }
+        let spans = ends.into_iter().map(|(partition, low, newer, end)| Span {
+            partition,
+            from: self.tail.begin(partition, low, newer, end),
+            end,
+        });
+        Ok(spans.filter(|span| span.from < span.end).collect())
+    }
+
+    /// The first record of a partition that is young enough; none where the brokers name the end instead.
+    fn newer(
+        &self,
+        answers: &TopicPartitionList,
+        partition: PartitionId,
+    ) -> Result<Option<Offset>, String> {
+        let number = i32::try_from(partition.0).unwrap_or(i32::MAX);
+        let is_none = answers
+            .find_partition(&self.cluster.topic, number)
+            .is_some_and(|answer| answer.error().is_ok() && answer.offset() == At::End);
+        if is_none {
+            return Ok(None);
+        }
+        self.cluster.found(answers, partition).map(Some)
+    }
+
+    fn read(&mut self, spans: &[Span], until: Instant) -> Result<(), String> {
+        if spans.is_empty() {
+            return Ok(());
+        }
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => self
+                .reading
+                .create_with_context(Words::default())
+                .map_err(|error: KafkaError| error.to_string())?,
+        };
+        let read = self.take(&client, spans, until);
+        // Nothing is fetched until the next look, which says itself where it begins.
+        let left = client.unassign();
+        drain(&client);
+        if left.is_ok() {
+            self.client = Some(client);
+        }
+        read.map_err(|words| {
+            format!(
+                "the end of topic {} cannot be read from {}: {words}",
+                self.cluster.topic, self.cluster.brokers
+            )
+        })
+    }
+
+    fn take(&mut self, client: &Client, spans: &[Span], until: Instant) -> Result<(), String> {
+        let mut list = TopicPartitionList::with_capacity(spans.len());
+        let mut open = HashMap::with_capacity(spans.len());
+        for Span {
+            partition,
+            from,
+            end,
+        } in spans
+        {
+            let number = i32::try_from(partition.0).unwrap_or(i32::MAX);
+            let from = At::Offset(i64::try_from(from.0).unwrap_or(i64::MAX));
+            list.add_partition_offset(&self.cluster.topic, number, from)
+                .map_err(|error| error.to_string())?;
+            open.insert(*partition, *end);
+        }
+        client.assign(&list).map_err(|error| error.to_string())?;
+        while !open.is_empty() {
+            if self.is_stopped() || Instant::now() >= until {
+                return Err(format!(
+                    "{} partitions are not read to their end yet",
+                    open.len()
+                ));
+            }
+            match client.poll(POLL) {
+                None => {}
+                Some(Ok(message)) => {
+                    let Some((partition, next)) = self.note(&message) else {
+                        continue;
+                    };
+                    if open.get(&partition).is_some_and(|end| next >= *end) {
+                        open.remove(&partition);
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(number))) => {
+                    // What lies between the last record and the end is no record.
+                    let partition = PartitionId(u32::try_from(number).unwrap_or(u32::MAX));
+                    if let Some(end) = open.remove(&partition) {
+                        self.tail.reach(partition, end);
+                    }
+                }
+                Some(Err(error)) => return Err(client.context().explain(&error)),
+            }
+        }
+        client.context().forget();
+        Ok(())
+    }
+
+    /// Takes a record in. Tells where its partition goes on.
+    fn note(&mut self, message: &BorrowedMessage<'_>) -> Option<(PartitionId, Offset)> {
+        let partition = PartitionId(u32::try_from(message.partition()).ok()?);
+        let offset = Offset(u64::try_from(message.offset()).ok()?);
+        if let Some(origin) = message.headers().and_then(origin::read) {
+            let place = Placed {
+                index: origin.index,
+                partition,
+                offset,
+                fingerprint: origin::fingerprint(
+                    message.key().unwrap_or_default(),
+                    message.payload().unwrap_or_default(),
+                ),
+            };
+            self.tail.note(&origin, place, Instant::now());
+        }
+        self.tail.reach(partition, offset.next());
+        Some((partition, offset.next()))
+    }
+}

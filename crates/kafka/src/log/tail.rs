@@ -1,0 +1,201 @@
+//! What the recent end of the topic holds of named producers, whoever appended it.
+//!
+//! It grows with every look: the next one reads on from where the last one ended, also where that one was cut short.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use workspace_engine_core::log::{ANSWERS_KEPT, PRODUCERS_MOST};
+use workspace_lifecycle::{Offset, PartitionId};
+
+use super::origin::Origin;
+
+/// Older records are not looked for: a producer gives a request up after a minute, unless it is told otherwise, so
+/// nobody repeats one that is older. The rest is for clocks that differ, because a record has the time of its sender.
+pub(super) const AGE_MOST: Duration = Duration::from_mins(5);
+
+/// No more records of a partition are read in one look, those at its end: a look must be over before the producer,
+/// or whoever stands before it, gives up. On a partition that takes more than 3,000 records a second this is less
+/// than the minute for which producers repeat.
+pub(super) const RECORDS_MOST: u64 = 200_000;
+
+/// So many records at the end of a partition are read whatever their time: they cost nothing, and a clock may be wrong.
+pub(super) const RECORDS_ALWAYS: u64 = 1_000;
+
+/// Where one event of a request stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub(super) index: usize,
+    pub(super) partition: PartitionId,
+    pub(super) offset: Offset,
+    pub(super) fingerprint: u64,
+}
+
+/// What the topic holds of one producer: the places of its last requests' records.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Seen(BTreeMap<u64, Vec<Placed>>);
+
+impl Seen {
+    /// The last request of which there is a record.
+    pub(super) fn highest(&self) -> Option<u64> {
+        self.0.keys().next_back().copied()
+    }
+
+    /// The records of a request.
+    pub(super) fn places(&self, sequence: u64) -> &[Placed] {
+        self.0.get(&sequence).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// The last requests of one producer.
+struct Recent {
+    seen: Seen,
+    read: Instant,
+}
+
+/// The recent requests of all producers.
+pub(super) struct Tail {
+    /// The first offset of each partition that was not read, where it was read at all.
+    next: Vec<Option<Offset>>,
+    producers: HashMap<String, Recent>,
+}
+
+impl Tail {
+    pub(super) fn new(partitions: usize) -> Self {
+        Self {
+            next: vec![None; partitions],
+            producers: HashMap::new(),
+        }
+    }
+
+    /// Where a look begins in a partition that holds `low..end`; at its end where there is nothing to read.
+    /// `newer` is its first record that is young enough, if there is one.
+    pub(super) fn begin(
+        &self,
+        partition: PartitionId,
+        low: Offset,
+        newer: Option<Offset>,
+        end: Offset,
+    ) -> Offset {
+        let back = |records: u64| Offset(end.0.saturating_sub(records));
+        let recent = newer
+            .unwrap_or(end)
+            .min(back(RECORDS_ALWAYS))
+            .max(back(RECORDS_MOST))
+            .max(low);
+        self.next(partition).unwrap_or_default().max(recent)
+    }
+
+    /// Whether a partition ends before what was read of it: then it is not the one that was read.
+    pub(super) fn is_beyond(&self, partition: PartitionId, end: Offset) -> bool {
+        self.next(partition).is_some_and(|next| next > end)
+    }
+
+    fn next(&self, partition: PartitionId) -> Option<Offset> {
+        let place = usize::try_from(partition.0).ok()?;
+        self.next.get(place).copied().flatten()
+    }
+
+    /// Everything of a partition below `next` has been read.
+    pub(super) fn reach(&mut self, partition: PartitionId, next: Offset) {
+        let place = usize::try_from(partition.0).unwrap_or(usize::MAX);
+        if let Some(reached) = self.next.get_mut(place) {
+            *reached = (*reached).max(Some(next));
+        }
+    }
+
+    /// Takes one record in.
+    pub(super) fn note(&mut self, origin: &Origin<'_>, place: Placed, now: Instant) {
+        if !self.producers.contains_key(origin.producer_id) {
+            let recent = Recent {
+                seen: Seen::default(),
+                read: now,
+            };
+            self.producers.insert(origin.producer_id.to_owned(), recent);
+        }
+        if let Some(recent) = self.producers.get_mut(origin.producer_id) {
+            recent.read = now;
+            let places = recent.seen.0.entry(origin.sequence).or_default();
+            places.push(place);
+            if recent.seen.0.len() > ANSWERS_KEPT {
+                recent.seen.0.pop_first();
+            }
+        }
+    }
+
+    /// Forgets producers of which nothing was read for long, and the most silent ones of too many.
+    pub(super) fn forget(&mut self, now: Instant) {
+        self.producers
+            .retain(|_, recent| now.saturating_duration_since(recent.read) < AGE_MOST);
+        let excess = self.producers.len().saturating_sub(PRODUCERS_MOST);
+        if excess > 0 {
+            let mut times: Vec<Instant> = self.producers.values().map(|one| one.read).collect();
+            let (_, newest_to_go, _) = times.select_nth_unstable(excess - 1);
+            let newest_to_go = *newest_to_go;
+            self.producers
+                .retain(|_, recent| recent.read > newest_to_go);
+        }
+    }
+
+    pub(super) fn seen(&self, producer_id: &str) -> Seen {
+        let recent = self.producers.get(producer_id);
+        recent.map(|recent| recent.seen.clone()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: PartitionId = PartitionId(0);
+
+    fn placed(offset: u64) -> Placed {
+        Placed {
+            index: 0,
+            partition: P,
+            offset: Offset(offset),
+            fingerprint: 0,
+        }
+    }
+
+    #[test]
+    fn a_look_begins_with_what_is_young_and_not_read() {
+        let check = |next: Option<u64>, low, newer: Option<u64>, end, expected| {
+            let mut tail = Tail::new(1);
+            if let Some(next) = next {
+                tail.reach(P, Offset(next));
+            }
+            let begin = tail.begin(P, Offset(low), newer.map(Offset), Offset(end));
+            assert_eq!(begin, Offset(expected), "{next:?} {low} {newer:?} {end}");
+        };
+        check(None, 0, None, 0, 0);
+        check(None, 0, Some(50_000), 60_000, 50_000);
+        check(None, 0, Some(50_000), 900_000, 700_000);
+        check(None, 0, Some(59_999), 60_000, 59_000);
+        check(None, 0, None, 60_000, 59_000);
+        check(None, 59_500, None, 60_000, 59_500);
+        check(Some(55_000), 0, Some(50_000), 60_000, 55_000);
+        check(Some(60_000), 0, Some(50_000), 60_000, 60_000);
+        check(Some(5), 0, Some(50_000), 60_000, 50_000);
+    }
+
+    #[test]
+    fn the_last_requests_of_a_producer_are_kept_for_a_while() {
+        let mut tail = Tail::new(1);
+        let now = Instant::now();
+        for sequence in 1..=20 {
+            let origin = Origin {
+                producer_id: "p",
+                sequence,
+                index: 0,
+            };
+            tail.note(&origin, placed(sequence), now);
+        }
+        let seen = tail.seen("p");
+        assert_eq!(seen.highest(), Some(20));
+        assert_eq!(seen.places(13), [placed(13)]);
+        assert_eq!(seen.places(12), []);
+        tail.forget(now + AGE_MOST);
+        assert_eq!(tail.seen("p"), Seen::default());
+    }
+}
