@@ -13,6 +13,7 @@ Scenarios, each on a topic of its own:
     three    three engines
     churn    three engines; one is killed (-9) and comes back, one is stopped, one is added; then an
              engine with an empty disk takes everything over alone
+    produce  `produce` sends to an engine that is killed (-9) again and again; nothing is lost or doubled
     broker   one engine and then two; the brokers are killed (-9) and started again, in turn
     parked   a record that is no event parks its workspace alone; `skip` moves it on
     zombie   three engines; one is stopped in its tracks (SIGSTOP) until the others have its partitions, and goes on
@@ -323,6 +324,23 @@ def churn(fleet, dice, lines, expected):
     say(f"an empty disk took over; histories show {moves}, then {fleet.histories(expected)} changes of the owner")
 
 
+def produce(fleet, dice, lines, expected):
+    fleet.add(2)
+    target = fleet.engines[0]
+    command = [fleet.arguments.binary, "produce", "-", "--url", f"http://127.0.0.1:{target.port}", "--batch-events", "20"]
+    sender = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    lines = [line.split(b"\t", 1)[1] for line in lines]
+    kills = sorted(dice.sample(range(len(lines)), 5))
+    for number, line in enumerate(lines):
+        sender.stdin.write(line)
+        if number in kills:
+            target.end(signal.SIGKILL)
+            target.start()
+    sender.stdin.close()
+    assert sender.wait(PATIENCE) == 0, "produce failed"
+    fleet.verify(expected)
+
+
 def broker(fleet, dice, lines, expected):
     fleet.add()
     feed = Feed(fleet, lines, fleet.arguments.feed_seconds)
@@ -438,7 +456,7 @@ def failover(fleet, dice, lines, expected):
 
 
 SCENARIOS = {
-    scenario.__name__: scenario for scenario in (one, three, churn, broker, parked, zombie, failover, java)
+    scenario.__name__: scenario for scenario in (one, three, churn, produce, broker, parked, zombie, failover, java)
 }
 
 
