@@ -58,6 +58,43 @@ impl Group for FakeGroup {
     }
 }
 
+/// What is done when somebody asks for the membership.
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// A group in which something happens while a member is asked for.
+struct Interrupted {
+    live: Arc<FakeGroup>,
+    hook: Mutex<Option<Hook>>,
+}
+
+impl Group for Interrupted {
+    fn metadata(&self) -> Option<ConsumerGroupMetadata> {
+        let hook = self.hook.lock().take();
+        if let Some(hook) = hook {
+            hook();
+        }
+        self.live.metadata()
+    }
+
+    fn committed(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<Committed>> {
+        self.live.committed(topic, partition, timeout)
+    }
+
+    fn committed_before(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<Committed>> {
+        self.live.committed_before(topic, partition, timeout)
+    }
+}
+
 /// A cluster with fresh topics.
 struct Place {
     config: KafkaConfig,

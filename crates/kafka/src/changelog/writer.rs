@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::{Offset, TopicPartitionList};
 use workspace_engine_core::store::{CachePlace, StoreError};
 use workspace_lifecycle::PartitionId;
@@ -81,8 +82,11 @@ impl Writer {
                 },
             };
             self.catch_up();
+            // Before the draft looks which partitions are this process's own. The brokers look at the generation
+            // only: with one that began after a partition was let go of they would take its records.
+            let member = self.shared.group.metadata();
             let draft = self.gather(first);
-            self.transact(draft);
+            self.transact(draft, member);
         }
     }
 
@@ -113,11 +117,11 @@ impl Writer {
         draft
     }
 
-    fn transact(&mut self, mut draft: Draft) {
+    fn transact(&mut self, mut draft: Draft, member: Option<ConsumerGroupMetadata>) {
         let outcome = if draft.parts.is_empty() {
             Ok(())
         } else {
-            self.write(&mut draft)
+            self.write(&mut draft, member)
         };
         self.shared.partitions.unpin_all();
         for (reply, answer) in draft.answers {
@@ -130,9 +134,13 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, draft: &mut Draft) -> Result<(), StoreError> {
+    fn write(
+        &mut self,
+        draft: &mut Draft,
+        member: Option<ConsumerGroupMetadata>,
+    ) -> Result<(), StoreError> {
         let counters = &self.shared.counters;
-        let Some(member) = self.shared.group.metadata() else {
+        let Some(member) = member else {
             return Err(StoreError::Unavailable(
                 "this process is not in the consumer group now".to_owned(),
             ));
