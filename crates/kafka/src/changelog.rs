@@ -16,6 +16,11 @@ mod record;
 
 mod entering;
 mod lineage;
+#[expect(
+    unsafe_code,
+    reason = "what rdkafka makes of the end of a partition does not tell where it is"
+)]
+mod polled;
 mod reader;
 mod takeover;
 

@@ -50,6 +50,12 @@ fn what_was_saved_is_there() {
 }
 
 #[test]
+fn a_reader_tells_where_the_end_was() {
+    let cluster = cluster();
+    a_reader_tells_where_it_has_met_the_end(&place(&cluster));
+}
+
+#[test]
 fn a_damaged_record_parks_its_workspace_alone_and_deleting_is_the_way_out() {
     let cluster = cluster();
     let place = place(&cluster);
