@@ -166,18 +166,32 @@ fn a_transaction_that_the_group_refuses_leaves_nothing_and_may_be_tried_again() 
 
 #[test]
 fn after_a_commit_of_unknown_outcome_the_changelog_is_read_again_and_the_save_may_be_repeated() {
+    let words = unknown_outcome(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE]);
+    assert!(words.contains("not known"), "{words}");
+}
+
+#[test]
+fn a_commit_whose_abort_fails_as_well_may_have_been_done() {
+    let words = unknown_outcome(&[
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE,
+    ]);
+    assert!(words.contains("cannot be committed"), "{words}");
+}
+
+/// Saves where the broker answers the end of the transaction with these errors. Tells the words of the save.
+fn unknown_outcome(errors: &[RDKafkaRespErr]) -> String {
     let cluster = cluster();
     let place = place(&cluster);
     let dir = dir();
     let store = place.store(dir.path(), "one");
     open(&store, 1);
     store.claim(claim_of("acme", 1)).expect("claimed");
-    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE;
-    cluster.request_errors(RDKafkaApiKey::EndTxn, &[error]);
+    cluster.request_errors(RDKafkaApiKey::EndTxn, errors);
     let saves = [save_of("acme", 1, 9, one_change(8))];
     let words = unavailable(store.save(&saves, &[]));
-    assert!(words.contains("not known"), "{words}");
     assert_eq!(store.counts().transactions_unknown, 1);
+    assert_eq!(store.counts().transactions_aborted, 0);
     let until = Instant::now() + LONG;
     while let Err(error) = store.workspaces(PartitionId(1)) {
         assert!(Instant::now() < until, "{error}");
@@ -188,6 +202,7 @@ fn after_a_commit_of_unknown_outcome_the_changelog_is_read_again_and_the_save_ma
     assert_eq!((about.next_offset, entries.len()), (Offset(9), 1));
     assert_eq!(store.save(&saves, &[]), Ok(Vec::new()));
     assert_eq!(load(&store, "acme").expect("loaded"), (about, entries));
+    words
 }
 
 #[test]
