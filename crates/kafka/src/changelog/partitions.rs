@@ -63,10 +63,17 @@ impl Partitions {
         let owned = self.of(partition);
         match owned.as_ref().map(|owned| owned.standing) {
             Some(Standing::Open) => owned.ok_or_else(|| not_open(partition)),
-            Some(Standing::Behind) => Err(StoreError::Unavailable(format!(
-                "partition {partition} is being read again from the changelog"
-            ))),
+            Some(Standing::Behind) => Err(behind(partition)),
             Some(Standing::Opening | Standing::Assigning) | None => Err(not_open(partition)),
+        }
+    }
+
+    /// Fails where a partition is being read again, whatever else it is.
+    pub(super) fn not_behind(&self, partition: PartitionId) -> Result<(), StoreError> {
+        let inner = self.inner.lock();
+        match inner.owned.get(&partition).map(|owned| owned.standing) {
+            Some(Standing::Behind) => Err(behind(partition)),
+            Some(Standing::Opening | Standing::Assigning | Standing::Open) | None => Ok(()),
         }
     }
 
@@ -180,6 +187,11 @@ impl Partitions {
         }
         owned
     }
+}
+
+fn behind(partition: PartitionId) -> StoreError {
+    let words = format!("partition {partition} is being read again from the changelog");
+    StoreError::Unavailable(words)
 }
 
 pub(super) fn not_open(partition: PartitionId) -> StoreError {

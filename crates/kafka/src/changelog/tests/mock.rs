@@ -526,3 +526,55 @@ fn who_is_let_go_of_while_the_membership_is_asked_for_is_not_written_in_its_name
     assert_eq!(refused, "partition 1 is not open in this process");
     assert_eq!(store.counts().transactions_committed, committed);
 }
+
+#[test]
+fn while_a_partition_is_read_again_a_save_fails_as_a_whole_and_nothing_of_it_is_written() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    open(&store, 2);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    let other = Claim {
+        partition: PartitionId(2),
+        ..claim_of("other", 1)
+    };
+    store.claim(other).expect("claimed");
+    // What reads it again must wait for a consumer, and all are lent.
+    let mut readers = Vec::new();
+    while let Some(reader) = store.shared.readers.lend().expect("made") {
+        readers.push(reader);
+    }
+    let was_open = store
+        .shared
+        .partitions
+        .change(PartitionId(1), Standing::Open, |owned| {
+            owned.standing = Standing::Behind;
+        });
+    assert!(was_open);
+    let written = store.counts().records_written;
+    let saves = [
+        save_of("other", 1, 9, one_change(8)),
+        save_of("acme", 1, 9, one_change(8)),
+    ];
+    let committed = [(PartitionId(1), Offset(9)), (PartitionId(2), Offset(9))];
+    for (saves, committed) in [
+        (&saves[..], &committed[..]),
+        (&saves[1..], &[]),
+        (&saves[..1], &committed[..]),
+    ] {
+        let words = unavailable(store.save(saves, committed));
+        assert_eq!(words, "partition 1 is being read again from the changelog");
+    }
+    assert_eq!(store.counts().records_written, written);
+    assert_eq!(store.committed(PartitionId(2)), Ok(Offset::ZERO));
+    drop(readers);
+    let until = Instant::now() + LONG;
+    while let Err(error) = store.save(&saves, &committed) {
+        assert!(Instant::now() < until, "{error}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(load(&store, "acme").expect("loaded").1.len(), 1);
+    assert_eq!(store.committed(PartitionId(2)), Ok(Offset(9)));
+}
