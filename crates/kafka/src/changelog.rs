@@ -2,7 +2,9 @@
 //! together with the group's offsets, and the LSM store as its cache on this machine.
 //!
 //! - Changes and offsets become visible together or not at all; nothing is in the cache before it is committed.
-//! - A transaction tells the group who writes. A process whose generation is over is refused, and so writes nothing.
+//! - A transaction tells the group who writes, as it was before the writer looked which partitions are its own. So
+//!   what was taken away after that look is refused by the group, whose generation is another one by then. The group
+//!   itself looks only at the generation, not at who has the partition.
 //! - Whoever takes a partition over reads what its cache does not have, with an empty disk everything.
 //! - Loads, lists and histories are answered by the cache, of open partitions only.
 //!
@@ -14,6 +16,11 @@ mod record;
 
 mod entering;
 mod lineage;
+#[expect(
+    unsafe_code,
+    reason = "what rdkafka makes of the end of a partition does not tell where it is"
+)]
+mod polled;
 mod reader;
 mod takeover;
 
@@ -152,6 +159,20 @@ impl ChangelogStore {
         })
     }
 
+    /// The group takes partitions away. It must be told before the group hears that they are let go of: this process may
+    /// write in the group's next generation then, and the brokers look at nothing else. What waits for the writer is
+    /// refused from now on, and so is opening them, until they are [given](ChangelogStore::given) back. It
+    /// waits for nothing; that a transaction under way is over is what closing the partition waits for.
+    pub fn let_go(&self, partitions: &[PartitionId]) {
+        self.shared.partitions.let_go(partitions);
+    }
+
+    /// The group has given partitions to this process. It must be told before they are opened, if they were
+    /// [let go of](ChangelogStore::let_go) ever.
+    pub fn given(&self, partitions: &[PartitionId]) {
+        self.shared.partitions.given(partitions);
+    }
+
     /// What it has done so far.
     pub fn counts(&self) -> ChangelogCounts {
         self.shared.counters.read()
@@ -195,7 +216,7 @@ impl Store for ChangelogStore {
                 if !self
                     .shared
                     .partitions
-                    .begin(partition, Instant::now() + BEFORE)
+                    .begin(partition, Instant::now() + BEFORE)?
                 {
                     return Ok(Opening::Reading {
                         position: 0,

@@ -17,7 +17,9 @@ pub(crate) struct Committed {
 
 /// This process as a member of the group.
 pub(crate) trait Group: Send + Sync {
-    /// Who this member is and which generation it belongs to; with it a transaction of a member whose generation is over fails.
+    /// Who this member is and which generation it belongs to. A transaction with it fails once the generation is over
+    /// when its offsets are added; what was added before may still be committed. Nobody looks at whether the member has
+    /// the partitions: whoever writes asks for it before looking which ones it has.
     fn metadata(&self) -> Option<ConsumerGroupMetadata>;
 
     /// What the group has committed of a partition of the events' topic. It waits for transactions under way

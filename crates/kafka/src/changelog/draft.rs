@@ -132,6 +132,12 @@ impl Draft {
         saves: &[Save],
         committed: &[(PartitionId, Offset)],
     ) -> Result<Done, StoreError> {
+        // Where a partition is read again, nothing of the job is taken: it comes again as it is. A workspace that is
+        // refused by itself would be thrown out of memory and loaded anew.
+        let homes = saves.iter().map(|save| shared.partition_of(&save.id));
+        for partition in homes.chain(committed.iter().map(|(partition, _)| *partition)) {
+            shared.partitions.not_behind(partition)?;
+        }
         let mut refused = Vec::new();
         let mut stale = HashSet::new();
         for save in saves {

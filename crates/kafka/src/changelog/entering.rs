@@ -8,7 +8,7 @@ use workspace_lifecycle::PartitionId;
 use workspace_status::Epoch;
 
 use super::draft::{Done, Work};
-use super::partitions::Standing;
+use super::partitions::{Standing, not_open};
 use super::record::Assignment;
 use super::takeover::{Step, Taken, Takeover};
 use super::{ChangelogStore, ended};
@@ -74,12 +74,16 @@ fn assign(
         lineage: taken.lineage.unwrap_or_else(|| fastrand::u64(..)),
     };
     let partitions = &store.shared.partitions;
-    partitions.change(partition, Standing::Opening, |owned| {
+    let is_owned = partitions.change(partition, Standing::Opening, |owned| {
         owned.standing = Standing::Assigning;
         owned.committed = taken.committed;
         owned.first_epoch = assignment.first_epoch;
         owned.place = Some(taken.place);
     });
+    if !is_owned {
+        // It was taken away meanwhile.
+        return Err(not_open(partition));
+    }
     let answer = store.send(Work::Assign {
         partition,
         assignment,

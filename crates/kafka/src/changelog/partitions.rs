@@ -42,6 +42,8 @@ struct Inner {
     owned: BTreeMap<PartitionId, Owned>,
     /// Those with records in the transaction under way.
     pinned: BTreeSet<PartitionId>,
+    /// Those that the group has taken away and not given back: nobody may open them.
+    gone: BTreeSet<PartitionId>,
 }
 
 /// The partitions of this process.
@@ -61,10 +63,17 @@ impl Partitions {
         let owned = self.of(partition);
         match owned.as_ref().map(|owned| owned.standing) {
             Some(Standing::Open) => owned.ok_or_else(|| not_open(partition)),
-            Some(Standing::Behind) => Err(StoreError::Unavailable(format!(
-                "partition {partition} is being read again from the changelog"
-            ))),
+            Some(Standing::Behind) => Err(behind(partition)),
             Some(Standing::Opening | Standing::Assigning) | None => Err(not_open(partition)),
+        }
+    }
+
+    /// Fails where a partition is being read again, whatever else it is.
+    pub(super) fn not_behind(&self, partition: PartitionId) -> Result<(), StoreError> {
+        let inner = self.inner.lock();
+        match inner.owned.get(&partition).map(|owned| owned.standing) {
+            Some(Standing::Behind) => Err(behind(partition)),
+            Some(Standing::Opening | Standing::Assigning | Standing::Open) | None => Ok(()),
         }
     }
 
@@ -98,12 +107,19 @@ impl Partitions {
     }
 
     /// Begins to open a partition, unless a transaction from before still holds it at the deadline.
-    pub(super) fn begin(&self, partition: PartitionId, deadline: Instant) -> bool {
+    pub(super) fn begin(
+        &self,
+        partition: PartitionId,
+        deadline: Instant,
+    ) -> Result<bool, StoreError> {
         let mut inner = self.inner.lock();
         while inner.pinned.contains(&partition) {
             if self.unpinned.wait_until(&mut inner, deadline).timed_out() {
-                return false;
+                return Ok(false);
             }
+        }
+        if inner.gone.contains(&partition) {
+            return Err(not_open(partition));
         }
         let owned = Owned {
             standing: Standing::Opening,
@@ -112,7 +128,7 @@ impl Partitions {
             place: None,
         };
         inner.owned.insert(partition, owned);
-        true
+        Ok(true)
     }
 
     /// Changes what is remembered of a partition, if it stands like this.
@@ -141,13 +157,31 @@ impl Partitions {
             .collect()
     }
 
+    /// Lets go of partitions that the group takes away, without a wait: what is taken into a transaction from now on
+    /// finds them closed, and they are not opened before they are given back.
+    pub(super) fn let_go(&self, partitions: &[PartitionId]) {
+        let mut inner = self.inner.lock();
+        for partition in partitions {
+            inner.owned.remove(partition);
+            inner.gone.insert(*partition);
+        }
+    }
+
+    /// The group has given them to this process.
+    pub(super) fn given(&self, partitions: &[PartitionId]) {
+        let mut inner = self.inner.lock();
+        for partition in partitions {
+            inner.gone.remove(partition);
+        }
+    }
+
     /// Lets go of a partition, and waits for the transaction under way that holds it. Tells how it was.
     pub(super) fn close(&self, partition: PartitionId, deadline: Instant) -> Option<Owned> {
         let mut inner = self.inner.lock();
         let owned = inner.owned.remove(&partition);
         while inner.pinned.contains(&partition) {
             if self.unpinned.wait_until(&mut inner, deadline).timed_out() {
-                tracing::error!(%partition, "the transaction under way is not over in time; the group refuses it when another process has the partition");
+                tracing::error!(%partition, "the transaction under way is not over in time; whoever has the partition next waits for it, or the group refuses it");
                 return None;
             }
         }
@@ -155,6 +189,11 @@ impl Partitions {
     }
 }
 
-fn not_open(partition: PartitionId) -> StoreError {
+fn behind(partition: PartitionId) -> StoreError {
+    let words = format!("partition {partition} is being read again from the changelog");
+    StoreError::Unavailable(words)
+}
+
+pub(super) fn not_open(partition: PartitionId) -> StoreError {
     StoreError::Unavailable(format!("partition {partition} is not open in this process"))
 }

@@ -221,14 +221,14 @@ impl Transactions {
         client.context().ends.lock().clear();
         *client.context().failure.lock() = None;
         if let Err(error) = client.begin_transaction() {
-            return Outcome::Aborted(self.abort(&client, "a transaction cannot begin", &error));
+            return self.never_committed(&client, "a transaction cannot begin", &error);
         }
         let prepared = produce(&client, &self.topic, records, until)
             .and_then(|()| send_offsets(&client, offsets, member, until));
         match prepared {
             Ok(()) => {}
             Err(Failure::Told(what, error)) => {
-                return Outcome::Aborted(self.abort(&client, what, &error));
+                return self.never_committed(&client, what, &error);
             }
             Err(Failure::Stuck(what)) => {
                 // Nothing more can be asked of it. The next one aborts what it leaves.
@@ -263,8 +263,11 @@ impl Transactions {
                 Err(error) => error,
             };
             if requires_abort(&error) {
-                let words = self.abort(client, "the transaction cannot be committed", &error);
-                return Outcome::Aborted(words);
+                return match self.abort(client, "the transaction cannot be committed", &error) {
+                    Ok(words) => Outcome::Aborted(words),
+                    // The commit was asked for, and nobody has said that it was not done.
+                    Err(words) => Outcome::Unknown(words),
+                };
             }
             if is_retriable(&error) && Instant::now() < deadline {
                 std::thread::sleep(FULL);
@@ -278,10 +281,17 @@ impl Transactions {
         }
     }
 
-    /// Ends a transaction that was not committed. Tells why.
-    fn abort(&mut self, client: &Client, what: &str, error: &KafkaError) -> String {
+    /// Ends a transaction whose commit was not asked for: whoever ends it, now or later, can only abort it.
+    fn never_committed(&mut self, client: &Client, what: &str, error: &KafkaError) -> Outcome {
+        match self.abort(client, what, error) {
+            Ok(words) | Err(words) => Outcome::Aborted(words),
+        }
+    }
+
+    /// Aborts a transaction. Tells why, and fails where nobody has said that it was aborted.
+    fn abort(&mut self, client: &Client, what: &str, error: &KafkaError) -> Result<String, String> {
         if is_fatal(error) {
-            return self.give_up(what, error);
+            return Err(self.give_up(what, error));
         }
         let deadline = Instant::now() + ABORT;
         loop {
@@ -292,12 +302,12 @@ impl Transactions {
             };
             let left = deadline.saturating_duration_since(Instant::now());
             match client.abort_transaction(left.max(Duration::from_millis(100))) {
-                Ok(()) => return words,
+                Ok(()) => return Ok(words),
                 Err(again) if is_retriable(&again) && Instant::now() < deadline => {
                     std::thread::sleep(FULL);
                 }
                 // A new producer aborts what this one leaves.
-                Err(failed) => return self.give_up(&words, &failed),
+                Err(failed) => return Err(self.give_up(&words, &failed)),
             }
         }
     }

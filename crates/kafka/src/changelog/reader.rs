@@ -10,6 +10,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use workspace_engine_core::store::StoreError;
 use workspace_lifecycle::PartitionId;
 
+use super::polled::poll;
 use crate::config::KafkaConfig;
 use crate::context::Plain;
 
@@ -79,6 +80,8 @@ impl Readers {
                 .client("changelog-reader", &defaults)
                 .set("isolation.level", "read_committed")
                 .set("enable.partition.eof", "true")
+                // The ends are the leader's: a follower may know less, and would be asked for long.
+                .remove("client.rack")
                 .clone(),
             pool: Mutex::default(),
         })
@@ -176,8 +179,9 @@ pub(super) enum Found<'a> {
         key: &'a [u8],
         value: Option<&'a [u8]>,
     },
-    /// It has read up to the stable end.
-    End,
+    /// It has read up to what the broker that it fetches from takes for the stable end: right after a change of the leader
+    /// that may be below what the leader before had told.
+    End { offset: u64 },
     /// Nothing yet.
     Nothing,
 }
@@ -203,33 +207,19 @@ impl Reader {
         timeout: Duration,
         take: impl FnOnce(Found<'_>) -> T,
     ) -> Result<T, StoreError> {
-        use rdkafka::Message as _;
-        let polled = self
-            .consumer
-            .as_ref()
-            .and_then(|consumer| consumer.poll(timeout));
-        let error = match polled {
-            Some(Ok(message)) if message.partition() == number(partition) => {
-                return Ok(take(Found::Record {
-                    offset: u64::try_from(message.offset()).unwrap_or_default(),
-                    key: message.key().unwrap_or_default(),
-                    value: message.payload(),
-                }));
-            }
-            Some(Err(KafkaError::PartitionEOF(of))) if of == number(partition) => {
-                return Ok(take(Found::End));
-            }
-            // Nothing, or something of what it was lent for before.
-            None | Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => {
-                return Ok(take(Found::Nothing));
-            }
+        let Some(polled) = self.consumer.as_ref().and_then(|one| poll(one, timeout)) else {
+            return Ok(take(Found::Nothing));
+        };
+        let error = match polled.what(number(partition)) {
+            Ok(found) => return Ok(take(found)),
             // One broker of several may be away for long; whoever leads the partition is asked all the same.
-            Some(Err(error)) if is_about_connections(&error) => {
+            Err(error) if is_about_connections(&error) => {
                 tracing::debug!(%error, "a reader of the changelog goes on");
                 return Ok(take(Found::Nothing));
             }
-            Some(Err(error)) => self.readers.unavailable(&error),
+            Err(error) => self.readers.unavailable(&error),
         };
+        drop(polled);
         // A new one tries at once what this one waits to try again.
         self.consumer = None;
         Err(error)

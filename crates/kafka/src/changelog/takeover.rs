@@ -299,7 +299,8 @@ impl Takeover {
                     }
                 }
             }
-            Found::Record { .. } | Found::End => Some(Landmark::Wanted),
+            Found::End { offset } if is_before(offset, place.landmark, ends) => None,
+            Found::Record { .. } | Found::End { .. } => Some(Landmark::Wanted),
         })?;
         match seen {
             Some(landmark) => self.read_from(shared, reader, place, ends, landmark),
@@ -389,6 +390,11 @@ impl Takeover {
     }
 }
 
+/// Whether the broker that is read from does not know yet of a record that must be there.
+fn is_before(offset: u64, landmark: u64, ends: Ends) -> bool {
+    offset <= landmark && landmark < ends.stable
+}
+
 /// What came next.
 enum Read {
     Nothing,
@@ -401,7 +407,9 @@ impl Portion {
     fn take(&mut self, shared: &Shared, partition: PartitionId, found: Found<'_>) -> Read {
         let (offset, key, value) = match found {
             Found::Nothing => return Read::Nothing,
-            Found::End => return Read::End,
+            // A leader that was just elected may not know yet how far it is. The end is told again where it grows.
+            Found::End { offset } if offset < self.end => return Read::Nothing,
+            Found::End { .. } => return Read::End,
             Found::Record { offset, key, value } => (offset, key, value),
         };
         let size = key.len() + value.map_or(0, <[u8]>::len);
@@ -446,3 +454,30 @@ impl Portion {
 }
 /// How the partition's threads keep takeovers between two calls.
 pub(super) type Takeovers = std::collections::HashMap<PartitionId, Takeover>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_landmark_is_missing_only_where_the_broker_knows_how_far_it_is() {
+        let ends = Ends {
+            low: 0,
+            stable: 10,
+            high: 10,
+        };
+        for (offset, landmark, expected) in [
+            (4, 4, true),
+            (3, 4, true),
+            (5, 4, false),
+            (10, 4, false),
+            (10, 10, false),
+        ] {
+            assert_eq!(
+                is_before(offset, landmark, ends),
+                expected,
+                "{offset} {landmark}"
+            );
+        }
+    }
+}

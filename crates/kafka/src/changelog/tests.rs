@@ -58,6 +58,43 @@ impl Group for FakeGroup {
     }
 }
 
+/// What is done when somebody asks for the membership.
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// A group in which something happens while a member is asked for.
+struct Interrupted {
+    live: Arc<FakeGroup>,
+    hook: Mutex<Option<Hook>>,
+}
+
+impl Group for Interrupted {
+    fn metadata(&self) -> Option<ConsumerGroupMetadata> {
+        let hook = self.hook.lock().take();
+        if let Some(hook) = hook {
+            hook();
+        }
+        self.live.metadata()
+    }
+
+    fn committed(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<Committed>> {
+        self.live.committed(topic, partition, timeout)
+    }
+
+    fn committed_before(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<Committed>> {
+        self.live.committed_before(topic, partition, timeout)
+    }
+}
+
 /// A cluster with fresh topics.
 struct Place {
     config: KafkaConfig,
@@ -290,4 +327,32 @@ fn what_was_saved_is_there_with_an_empty_disk_and_with_a_warm_one(
     assert_eq!(counts.records_read, 1 + 1 + 12, "{counts:?}");
     let history = store.shared.cache.history(&id("other"), None, 10);
     assert_eq!(history, Ok(Vec::new()));
+}
+
+/// What commits leave behind the last record counts as read.
+fn a_reader_tells_where_it_has_met_the_end(place: &Place) {
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    fill(&store);
+    let readers = &store.shared.readers;
+    let ends = readers.ends(PartitionId(1), LONG).expect("told");
+    assert_eq!(ends.stable, ends.high);
+    let mut reader = readers.lend().expect("made").expect("none is lent");
+    reader.assign(PartitionId(1), ends.low).expect("assigned");
+    let until = Instant::now() + LONG;
+    let mut told = None;
+    while told != Some(ends.high) {
+        assert!(Instant::now() < until, "{told:?} of {ends:?}");
+        let next = reader.next(PartitionId(1), LONG, |found| match found {
+            reader::Found::End { offset } => Some(offset),
+            reader::Found::Record { offset, .. } => {
+                assert!(offset < ends.high);
+                None
+            }
+            reader::Found::Nothing => None,
+        });
+        told = told.max(next.expect("read"));
+        assert!(told <= Some(ends.high));
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::{Offset, TopicPartitionList};
 use workspace_engine_core::store::{CachePlace, StoreError};
 use workspace_lifecycle::PartitionId;
@@ -45,6 +46,8 @@ pub(super) struct Writer {
     takeovers: Takeovers,
     /// When partitions that could not be read again are tried next.
     catch_up_at: Instant,
+    /// The partition that could not be read again the last time.
+    failed_last: Option<PartitionId>,
     /// Why there is no producer, as it was told last.
     told: Option<String>,
 }
@@ -62,6 +65,7 @@ impl Writer {
             later: VecDeque::new(),
             takeovers: Takeovers::new(),
             catch_up_at: Instant::now(),
+            failed_last: None,
             told: None,
         }
     }
@@ -81,8 +85,11 @@ impl Writer {
                 },
             };
             self.catch_up();
+            // Before the draft looks which partitions are this process's own. The brokers look at the generation
+            // only: with one that began after a partition was let go of they would take its records.
+            let member = self.shared.group.metadata();
             let draft = self.gather(first);
-            self.transact(draft);
+            self.transact(draft, member);
         }
     }
 
@@ -113,11 +120,11 @@ impl Writer {
         draft
     }
 
-    fn transact(&mut self, mut draft: Draft) {
+    fn transact(&mut self, mut draft: Draft, member: Option<ConsumerGroupMetadata>) {
         let outcome = if draft.parts.is_empty() {
             Ok(())
         } else {
-            self.write(&mut draft)
+            self.write(&mut draft, member)
         };
         self.shared.partitions.unpin_all();
         for (reply, answer) in draft.answers {
@@ -130,9 +137,13 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, draft: &mut Draft) -> Result<(), StoreError> {
+    fn write(
+        &mut self,
+        draft: &mut Draft,
+        member: Option<ConsumerGroupMetadata>,
+    ) -> Result<(), StoreError> {
         let counters = &self.shared.counters;
-        let Some(member) = self.shared.group.metadata() else {
+        let Some(member) = member else {
             return Err(StoreError::Unavailable(
                 "this process is not in the consumer group now".to_owned(),
             ));
@@ -243,40 +254,74 @@ impl Writer {
         }
     }
 
-    /// Reads again what the cache may lack, once the producer has decided what it left.
+    /// Reads again what the cache may lack, once the producer has decided what it left. It goes one step a call: a
+    /// transaction waits for it, which may be of other partitions.
     fn catch_up(&mut self) {
         let behind = self.shared.partitions.behind();
         self.takeovers
             .retain(|partition, _| behind.contains(partition));
-        if behind.is_empty()
-            || Instant::now() < self.catch_up_at
-            || self.transactions.ready().is_err()
-        {
+        let Some(partition) = next_of(&behind, self.failed_last) else {
+            return;
+        };
+        if Instant::now() < self.catch_up_at || self.transactions.ready().is_err() {
             return;
         }
-        for partition in behind {
-            let takeover = self
-                .takeovers
-                .entry(partition)
-                .or_insert_with(|| Takeover::new(partition));
-            match takeover.step(&self.shared) {
-                Ok(Step::Reading { .. }) => {}
-                Ok(Step::Done(taken)) => {
-                    self.takeovers.remove(&partition);
-                    self.shared
-                        .partitions
-                        .change(partition, Standing::Behind, |owned| {
-                            owned.standing = Standing::Open;
-                            owned.committed = taken.committed;
-                            owned.place = Some(taken.place);
-                        });
-                    tracing::info!(%partition, "the cache has everything again");
-                }
-                Err(error) => {
-                    self.catch_up_at = Instant::now() + AGAIN;
-                    tracing::warn!(%partition, %error, "the changelog cannot be read again yet");
-                }
+        let takeover = self
+            .takeovers
+            .entry(partition)
+            .or_insert_with(|| Takeover::new(partition));
+        match takeover.step(&self.shared) {
+            Ok(Step::Reading { .. }) => {}
+            Ok(Step::Done(taken)) => {
+                self.takeovers.remove(&partition);
+                self.shared
+                    .partitions
+                    .change(partition, Standing::Behind, |owned| {
+                        owned.standing = Standing::Open;
+                        owned.committed = taken.committed;
+                        owned.place = Some(taken.place);
+                    });
+                tracing::info!(%partition, "the cache has everything again");
             }
+            Err(error) => {
+                self.failed_last = Some(partition);
+                self.catch_up_at = Instant::now() + AGAIN;
+                tracing::warn!(%partition, %error, "the changelog cannot be read again yet");
+            }
+        }
+    }
+}
+
+/// Which partition is read on: the first, or the one behind that which has failed last.
+fn next_of(behind: &[PartitionId], failed_last: Option<PartitionId>) -> Option<PartitionId> {
+    let later = behind
+        .iter()
+        .find(|partition| failed_last < Some(**partition));
+    later.or(behind.first()).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partition_that_cannot_be_read_again_holds_up_no_other() {
+        for (behind, failed_last, expected) in [
+            (&[][..], None, None),
+            (&[], Some(1), None),
+            (&[1, 2, 5], None, Some(1)),
+            (&[1, 2, 5], Some(1), Some(2)),
+            (&[1, 2, 5], Some(3), Some(5)),
+            (&[1, 2, 5], Some(5), Some(1)),
+            (&[1], Some(1), Some(1)),
+        ] {
+            let behind: Vec<_> = behind.iter().copied().map(PartitionId).collect();
+            let next = next_of(&behind, failed_last.map(PartitionId));
+            assert_eq!(
+                next,
+                expected.map(PartitionId),
+                "{behind:?} {failed_last:?}"
+            );
         }
     }
 }

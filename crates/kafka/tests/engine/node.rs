@@ -1,6 +1,6 @@
 //! One engine as the server wires it: a member of the group, its log, its store, and its copy on a disk.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use workspace_engine_core::log::DeadLetter;
 use workspace_engine_core::populate::BeginEmpty;
 use workspace_engine_core::store::{LsmStore, Store};
 use workspace_engine_core::{Engine, EngineConfig, Entities};
-use workspace_engine_kafka::{Assignments, Cluster, MemberReport, prepare};
+use workspace_engine_kafka::{Assignments, ChangelogStore, Cluster, MemberReport, prepare};
 use workspace_lifecycle::{AdmissionLimits, Command, Limits, PartitionId};
 use workspace_status::{ErrorInfo, ErrorKind, Snapshot, State, Tracker, WorkspaceId};
 
@@ -42,17 +42,25 @@ pub(crate) struct Node {
 
 /// Hands what the group decides to the engine, until it is stopped: the group would keep it and its disk for ever.
 #[derive(Clone)]
-struct ToEngine(Arc<Mutex<Option<Engine<Entities>>>>);
+struct ToEngine {
+    engine: Arc<Mutex<Option<Engine<Entities>>>>,
+    store: Weak<ChangelogStore>,
+}
 
 impl ToEngine {
     fn engine(&self) -> Option<Engine<Entities>> {
-        self.0.lock().clone()
+        self.engine.lock().clone()
+    }
+
+    fn store(&self) -> Arc<ChangelogStore> {
+        self.store.upgrade().expect("it leaves before it is gone")
     }
 }
 
 impl Assignments for ToEngine {
     fn assigned(&self, partitions: &[PartitionId]) {
         let engine = self.engine().expect("it joins before it is stopped");
+        self.store().given(partitions);
         for partition in partitions {
             engine.assign(*partition).expect("a thread");
         }
@@ -61,10 +69,12 @@ impl Assignments for ToEngine {
     fn revoked(&self, partitions: &[PartitionId], deadline: Instant) {
         let engine = self.engine().expect("it leaves before it is stopped");
         engine.revoke(partitions, deadline);
+        self.store().let_go(partitions);
     }
 
     fn lost(&self, partitions: &[PartitionId]) {
         let engine = self.engine().expect("it leaves before it is stopped");
+        self.store().let_go(partitions);
         engine.lose(partitions);
     }
 }
@@ -106,7 +116,10 @@ impl Node {
             Arc::new(BeginEmpty),
         )
         .expect("started");
-        let to_engine = ToEngine(Arc::new(Mutex::new(Some(engine.clone()))));
+        let to_engine = ToEngine {
+            engine: Arc::new(Mutex::new(Some(engine.clone()))),
+            store: Arc::downgrade(&cluster.store),
+        };
         let joined = cluster.membership.join(to_engine.clone());
         joined.expect("joining");
         Self {
@@ -122,7 +135,7 @@ impl Node {
         self.cluster.membership.leave(deadline);
         let report = self.engine.shutdown(deadline);
         assert_eq!(report.abandoned, 0, "everything is saved in time");
-        drop(self.to_engine.0.lock().take());
+        drop(self.to_engine.engine.lock().take());
     }
 
     pub(crate) fn member(&self) -> MemberReport {

@@ -50,6 +50,12 @@ fn what_was_saved_is_there() {
 }
 
 #[test]
+fn a_reader_tells_where_the_end_was() {
+    let cluster = cluster();
+    a_reader_tells_where_it_has_met_the_end(&place(&cluster));
+}
+
+#[test]
 fn a_damaged_record_parks_its_workspace_alone_and_deleting_is_the_way_out() {
     let cluster = cluster();
     let place = place(&cluster);
@@ -160,18 +166,32 @@ fn a_transaction_that_the_group_refuses_leaves_nothing_and_may_be_tried_again() 
 
 #[test]
 fn after_a_commit_of_unknown_outcome_the_changelog_is_read_again_and_the_save_may_be_repeated() {
+    let words = unknown_outcome(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE]);
+    assert!(words.contains("not known"), "{words}");
+}
+
+#[test]
+fn a_commit_whose_abort_fails_as_well_may_have_been_done() {
+    let words = unknown_outcome(&[
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE,
+    ]);
+    assert!(words.contains("cannot be committed"), "{words}");
+}
+
+/// Saves where the broker answers the end of the transaction with these errors. Tells the words of the save.
+fn unknown_outcome(errors: &[RDKafkaRespErr]) -> String {
     let cluster = cluster();
     let place = place(&cluster);
     let dir = dir();
     let store = place.store(dir.path(), "one");
     open(&store, 1);
     store.claim(claim_of("acme", 1)).expect("claimed");
-    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE;
-    cluster.request_errors(RDKafkaApiKey::EndTxn, &[error]);
+    cluster.request_errors(RDKafkaApiKey::EndTxn, errors);
     let saves = [save_of("acme", 1, 9, one_change(8))];
     let words = unavailable(store.save(&saves, &[]));
-    assert!(words.contains("not known"), "{words}");
     assert_eq!(store.counts().transactions_unknown, 1);
+    assert_eq!(store.counts().transactions_aborted, 0);
     let until = Instant::now() + LONG;
     while let Err(error) = store.workspaces(PartitionId(1)) {
         assert!(Instant::now() < until, "{error}");
@@ -182,6 +202,7 @@ fn after_a_commit_of_unknown_outcome_the_changelog_is_read_again_and_the_save_ma
     assert_eq!((about.next_offset, entries.len()), (Offset(9), 1));
     assert_eq!(store.save(&saves, &[]), Ok(Vec::new()));
     assert_eq!(load(&store, "acme").expect("loaded"), (about, entries));
+    words
 }
 
 #[test]
@@ -399,4 +420,161 @@ fn letting_go_waits_for_the_transaction_under_way() {
         unavailable(store.claim(claim_of("acme", 2)));
         assert_eq!(store.counts().transactions_committed, 3);
     });
+}
+
+#[test]
+fn what_waits_while_its_partition_is_let_go_of_is_refused_and_not_written() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    open(&store, 2);
+    let in_two = |text, epoch| Claim {
+        partition: PartitionId(2),
+        ..claim_of(text, epoch)
+    };
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    store.claim(in_two("other", 1)).expect("claimed");
+    cluster
+        .broker_round_trip_time(1, Duration::from_millis(300))
+        .expect("slow now");
+    let before = store.counts();
+    std::thread::scope(|scope| {
+        let under_way = scope.spawn(|| store.claim(in_two("third", 1)));
+        let until = Instant::now() + LONG;
+        while !store.shared.partitions.is_pinned(PartitionId(2)) {
+            assert!(Instant::now() < until);
+            std::thread::yield_now();
+        }
+        let saves = [
+            save_of("acme", 1, 9, one_change(8)),
+            save_of("other", 1, 9, one_change(8)),
+        ];
+        let committed = [(PartitionId(1), Offset(9)), (PartitionId(2), Offset(9))];
+        let work = Work::Save {
+            saves: saves.to_vec(),
+            committed: committed.to_vec(),
+        };
+        let waiting = store.send(work).expect("sent");
+        store.let_go(&[PartitionId(1)]);
+        under_way.join().expect("no panic").expect("claimed");
+        match waiting.recv().expect("answered") {
+            Ok(Done::Saved(refused)) => {
+                assert_eq!(refused.len(), 1);
+                assert_eq!(refused[0].id, id("acme"));
+                assert!(matches!(refused[0].error, StoreError::Unavailable(_)));
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+    // Of the third workspace's claim and the other's save, and none of who was let go of.
+    let written = store.counts().records_written - before.records_written;
+    assert_eq!(written, 3);
+    unavailable(store.workspace(&id("acme")));
+    assert_eq!(store.committed(PartitionId(2)), Ok(Offset(9)));
+    store.close(PartitionId(1));
+    unavailable(store.open(PartitionId(1)));
+    cluster
+        .broker_round_trip_time(1, Duration::ZERO)
+        .expect("quick again");
+    store.given(&[PartitionId(1)]);
+    open(&store, 1);
+    assert_eq!(load(&store, "acme").expect("loaded").1, []);
+    assert_eq!(store.committed(PartitionId(1)), Ok(Offset::ZERO));
+}
+
+#[test]
+fn who_is_let_go_of_while_the_membership_is_asked_for_is_not_written_in_its_name() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let group = Arc::new(Interrupted {
+        live: Arc::clone(&place.group),
+        hook: Mutex::default(),
+    });
+    let store = place.store_of(dir.path(), "one", Arc::clone(&group) as Arc<dyn Group>);
+    let store = Arc::new(store);
+    open(&store, 1);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    let saves = [save_of("acme", 1, 9, one_change(8))];
+    let interrupt = || {
+        let store = Arc::downgrade(&store);
+        let hook = move || {
+            let store = store.upgrade().expect("the test has it");
+            store.let_go(&[PartitionId(1)]);
+        };
+        *group.hook.lock() = Some(Box::new(hook));
+    };
+    let committed = store.counts().transactions_committed;
+    interrupt();
+    let refused = store.save(&saves, &[(PartitionId(1), Offset(9))]);
+    assert_eq!(refused.expect("answered").len(), 1);
+    assert_eq!(store.counts().transactions_committed, committed);
+    store.close(PartitionId(1));
+
+    // Nor is the beginning of an assignment that the group has ended by then.
+    store.given(&[PartitionId(1)]);
+    interrupt();
+    let until = Instant::now() + LONG;
+    let refused = loop {
+        match store.open(PartitionId(1)) {
+            Ok(Opening::Reading { .. }) if Instant::now() < until => {}
+            other => break unavailable(other),
+        }
+    };
+    assert_eq!(refused, "partition 1 is not open in this process");
+    assert_eq!(store.counts().transactions_committed, committed);
+}
+
+#[test]
+fn while_a_partition_is_read_again_a_save_fails_as_a_whole_and_nothing_of_it_is_written() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    open(&store, 2);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    let other = Claim {
+        partition: PartitionId(2),
+        ..claim_of("other", 1)
+    };
+    store.claim(other).expect("claimed");
+    // What reads it again must wait for a consumer, and all are lent.
+    let mut readers = Vec::new();
+    while let Some(reader) = store.shared.readers.lend().expect("made") {
+        readers.push(reader);
+    }
+    let was_open = store
+        .shared
+        .partitions
+        .change(PartitionId(1), Standing::Open, |owned| {
+            owned.standing = Standing::Behind;
+        });
+    assert!(was_open);
+    let written = store.counts().records_written;
+    let saves = [
+        save_of("other", 1, 9, one_change(8)),
+        save_of("acme", 1, 9, one_change(8)),
+    ];
+    let committed = [(PartitionId(1), Offset(9)), (PartitionId(2), Offset(9))];
+    for (saves, committed) in [
+        (&saves[..], &committed[..]),
+        (&saves[1..], &[]),
+        (&saves[..1], &committed[..]),
+    ] {
+        let words = unavailable(store.save(saves, committed));
+        assert_eq!(words, "partition 1 is being read again from the changelog");
+    }
+    assert_eq!(store.counts().records_written, written);
+    assert_eq!(store.committed(PartitionId(2)), Ok(Offset::ZERO));
+    drop(readers);
+    let until = Instant::now() + LONG;
+    while let Err(error) = store.save(&saves, &committed) {
+        assert!(Instant::now() < until, "{error}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(load(&store, "acme").expect("loaded").1.len(), 1);
+    assert_eq!(store.committed(PartitionId(2)), Ok(Offset(9)));
 }

@@ -44,6 +44,12 @@ fn what_was_saved_is_there() {
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_reader_tells_where_the_end_was() {
+    a_reader_tells_where_it_has_met_the_end(&place());
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_process_that_was_told_to_write_no_more_writes_again_what_is_its_own() {
     let place = place();
     let (first, second) = (dir(), dir());

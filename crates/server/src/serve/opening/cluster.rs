@@ -5,7 +5,7 @@ use crate::{app::App, config::EngineSettings, span::Span};
 use std::{
     fs, io,
     path::Path,
-    sync::Arc,
+    sync::{Arc, Weak},
     thread,
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use workspace_engine_core::{
     log::EventLog,
     store::{LsmStore, Store},
 };
-use workspace_engine_kafka::{Assignments, Cluster, KafkaConfig, prepare};
+use workspace_engine_kafka::{Assignments, ChangelogStore, Cluster, KafkaConfig, prepare};
 use workspace_lifecycle::PartitionId;
 
 /// Directory of the copy of the workspaces within the data directory.
@@ -50,7 +50,10 @@ pub(super) fn open(
         partitions,
         "joining the consumer group"
     );
-    cluster.membership.join(ToEngine(engine.clone()))?;
+    cluster.membership.join(ToEngine {
+        engine: engine.clone(),
+        store: Arc::downgrade(&cluster.store),
+    })?;
     Ok(Opened {
         engine,
         store,
@@ -123,20 +126,28 @@ fn remove(path: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// Hands what the group decides to the engine.
-struct ToEngine(Engine);
+/// Hands what the group decides to the engine and the store.
+struct ToEngine {
+    engine: Engine,
+    /// The store asks the membership, which holds this.
+    store: Weak<ChangelogStore>,
+}
 
 impl Assignments for ToEngine {
     fn assigned(&self, partitions: &[PartitionId]) {
+        if let Some(store) = self.store.upgrade() {
+            store.given(partitions);
+        }
         for partition in partitions {
-            if let Err(error) = self.0.assign(*partition) {
+            if let Err(error) = self.engine.assign(*partition) {
                 error!(%partition, %error, "a partition cannot be taken; nobody serves it until this engine ends");
             }
         }
     }
 
     fn revoked(&self, partitions: &[PartitionId], deadline: Instant) {
-        let late = self.0.revoke(partitions, deadline);
+        let late = self.engine.revoke(partitions, deadline);
+        self.let_go(partitions);
         if late > 0 {
             warn!(
                 late,
@@ -146,6 +157,16 @@ impl Assignments for ToEngine {
     }
 
     fn lost(&self, partitions: &[PartitionId]) {
-        self.0.lose(partitions);
+        self.let_go(partitions);
+        self.engine.lose(partitions);
+    }
+}
+
+impl ToEngine {
+    /// Nothing of the partitions may be written once the group goes on, however long the engine takes to end them.
+    fn let_go(&self, partitions: &[PartitionId]) {
+        if let Some(store) = self.store.upgrade() {
+            store.let_go(partitions);
+        }
     }
 }
