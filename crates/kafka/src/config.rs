@@ -5,6 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 
 /// Which protocol the consumer group speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -178,6 +180,20 @@ impl KafkaConfig {
         }
         config.set("bootstrap.servers", &self.brokers);
         config
+    }
+}
+
+/// Why a client cannot be made, in words without the value of any property: it may be a credential, and the client's
+/// own words repeat it.
+pub(crate) fn refusal(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, key, _) => {
+            format!("librdkafka knows no property {key}")
+        }
+        KafkaError::ClientConfig(_, _, key, _) => {
+            format!("librdkafka does not take the value of {key}")
+        }
+        other => other.to_string(),
     }
 }
 

@@ -53,7 +53,7 @@ const FETCHED_KBYTES_MOST: u32 = 128 * 1024;
 pub enum KafkaLogError {
     /// The client refuses its configuration.
     #[error("the Kafka client cannot be configured: {0}")]
-    Client(#[from] KafkaError),
+    Client(String),
     /// The client refuses the name of a topic.
     #[error("topic {topic} cannot be used: {reason}")]
     Topic {

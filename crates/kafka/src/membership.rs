@@ -66,7 +66,7 @@ pub struct MemberReport {
 pub enum MembershipError {
     /// The client refuses its configuration.
     #[error("the Kafka client cannot be configured: {0}")]
-    Client(#[from] KafkaError),
+    Client(String),
     /// The operating system gives no thread.
     #[error("cannot start the thread of the consumer group")]
     Thread(#[source] std::io::Error),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use crate::config::KafkaConfig;
+use crate::config::{KafkaConfig, refusal};
 use crate::context::Plain;
 
 /// How long the brokers may take for one answer.
@@ -22,7 +22,7 @@ const RECORD_BYTES_MOST: &str = "16777216";
 pub enum TopicError {
     /// The client refuses its configuration.
     #[error("the Kafka client cannot be configured: {0}")]
-    Client(KafkaError),
+    Client(String),
     /// The brokers do not answer now; ask again.
     #[error("the brokers {brokers} do not answer: {reason}")]
     Unreachable {
@@ -78,7 +78,7 @@ pub fn prepare(config: &KafkaConfig) -> Result<u32, TopicError> {
     let admin: AdminClient<Plain> = config
         .client("admin", &[])
         .create_with_context(Plain)
-        .map_err(TopicError::Client)?;
+        .map_err(|error| TopicError::Client(refusal(&error)))?;
     let topics = Topics { config, admin };
     let partitions = match topics.partitions(&config.topic)? {
         Some(partitions) => partitions,
