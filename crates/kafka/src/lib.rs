@@ -3,6 +3,7 @@
 mod config;
 mod context;
 mod topics;
+mod words;
 
 mod log;
 

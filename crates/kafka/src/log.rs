@@ -18,7 +18,6 @@ mod pending;
 mod reader;
 mod sequences;
 mod upkeep;
-mod words;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,13 +33,13 @@ use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
 use crate::config::KafkaConfig;
+use crate::words::{self, Words};
 use appends::Appends;
 use cluster::Cluster;
 use letters::Letters;
 use native::{Client, Topic};
 use reader::READERS;
 use upkeep::Upkeep;
-use words::Words;
 
 /// Largest record that is appended; the topic may take less.
 const RECORD_BYTES_MOST: &str = "16777216";

@@ -3,16 +3,21 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::config::{KafkaConfig, refusal};
 use crate::context::Plain;
+use crate::words::Words;
 
 /// How long the brokers may take for one answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// Between two looks for a topic that is being created.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// How long a client is listened to before an error is told.
+const LISTEN: Duration = Duration::from_millis(100);
 
 /// Largest record of the engine's own topics, 16 MiB: an entity is never larger than the event that set it.
 const RECORD_BYTES_MOST: u64 = 16 * 1024 * 1024;
@@ -31,15 +36,26 @@ pub enum TopicError {
     Unreachable {
         /// Who was asked.
         brokers: String,
-        /// In the client's words.
-        reason: KafkaError,
+        /// In the client's words, such as those of a login that is refused.
+        reason: String,
     },
     /// The topic of the events does not exist.
-    #[error("topic {0} does not exist: create it, or let the engine create it (--create-topic N)")]
+    #[error(
+        "topic {0} does not exist, or this principal may not see it: create it, let the engine create it \
+         (--create-topic N), or allow the principal to describe it"
+    )]
     Missing(String),
     /// The topic exists, but the brokers do not tell of it yet; ask again.
     #[error("topic {0} exists, but the brokers do not tell of it yet")]
     Unseen(String),
+    /// The brokers cannot create the topic now; ask again.
+    #[error("topic {topic} cannot be created yet: {reason}")]
+    NotYet {
+        /// Which topic.
+        topic: String,
+        /// In the brokers' words.
+        reason: String,
+    },
     /// The brokers refuse it.
     #[error("topic {topic}: {reason}")]
     Refused {
@@ -86,7 +102,14 @@ pub enum TopicError {
 impl TopicError {
     /// Whether asking again may help.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Unseen(_))
+        match self {
+            Self::Unreachable { .. } | Self::Unseen(_) | Self::NotYet { .. } => true,
+            Self::Client(_)
+            | Self::Missing(_)
+            | Self::Refused { .. }
+            | Self::Partitions { .. }
+            | Self::Setting { .. } => false,
+        }
     }
 }
 
@@ -186,6 +209,8 @@ fn check<'a>(topic: &str, setting: impl Fn(&str) -> Option<&'a str>) -> Result<(
 struct Topics<'a> {
     config: &'a KafkaConfig,
     admin: AdminClient<Plain>,
+    /// Asks what there is. What an admin client says of its brokers is told to nobody, so it is this one that is heard.
+    onlooker: BaseConsumer<Words>,
 }
 
 impl<'a> Topics<'a> {
@@ -194,17 +219,25 @@ impl<'a> Topics<'a> {
             .client("admin", &[])
             .create_with_context(Plain)
             .map_err(|error| TopicError::Client(refusal(&error)))?;
-        Ok(Self { config, admin })
+        let onlooker = config
+            .client("topics", &[])
+            .create_with_context(Words::default())
+            .map_err(|error| TopicError::Client(refusal(&error)))?;
+        Ok(Self {
+            config,
+            admin,
+            onlooker,
+        })
     }
 
     /// How many partitions a topic has; none where it does not exist.
     fn partitions(&self, name: &str) -> Result<Option<u32>, TopicError> {
         // Of all topics: asking for one that does not exist would create it on most clusters, as it should not be.
         let metadata = self
-            .admin
-            .inner()
+            .onlooker
             .fetch_metadata(None, ANSWER)
-            .map_err(|reason| self.unreachable(reason))?;
+            .map_err(|error| self.unreachable(&error))?;
+        self.onlooker.context().forget();
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
             return Ok(None);
         };
@@ -247,13 +280,23 @@ impl<'a> Topics<'a> {
             .operation_timeout(Some(ANSWER));
         let answers = wait(self.admin.create_topics([&topic], &options))
             .map_err(|error| refused(error.to_string()))?
-            .map_err(|reason| self.unreachable(reason))?;
+            .map_err(|error| self.unreachable(&error))?;
         match answers.into_iter().next() {
             None | Some(Ok(_)) => {
                 tracing::info!(topic = name, partitions, "topic created");
                 Ok(partitions)
             }
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => self.created_by_another(name),
+            Some(Err((
+                _,
+                code @ (RDKafkaErrorCode::NotController
+                | RDKafkaErrorCode::RequestTimedOut
+                // Brokers that are starting have not all joined yet.
+                | RDKafkaErrorCode::InvalidReplicationFactor),
+            ))) => Err(TopicError::NotYet {
+                topic: name.to_owned(),
+                reason: code.to_string(),
+            }),
             Some(Err((_, code))) => Err(refused(code.to_string())),
         }
     }
@@ -295,7 +338,7 @@ impl<'a> Topics<'a> {
             Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {
                 Err(TopicError::Unseen(name.to_owned()))
             }
-            _ => Err(self.unreachable(error)),
+            _ => Err(self.unreachable(&error)),
         }
     }
 
@@ -313,10 +356,16 @@ impl<'a> Topics<'a> {
         }
     }
 
-    fn unreachable(&self, reason: KafkaError) -> TopicError {
+    fn unreachable(&self, error: &KafkaError) -> TopicError {
+        // What the client has said of its brokers is in its queue.
+        // A poll that finds a line for the log tells nothing as well, so silence is no sign that the queue is empty.
+        let deadline = Instant::now() + LISTEN;
+        while Instant::now() < deadline {
+            let _ = self.onlooker.poll(LISTEN / 10);
+        }
         TopicError::Unreachable {
             brokers: self.config.brokers.clone(),
-            reason,
+            reason: self.onlooker.context().explain(error),
         }
     }
 }
@@ -375,6 +424,21 @@ mod tests {
             check("changelog", |_| None).is_ok(),
             "what is not told is taken for right"
         );
+    }
+
+    #[test]
+    fn a_handshake_that_fails_is_told_in_the_clients_words() {
+        let cluster = rdkafka::mocking::MockCluster::new(1).unwrap();
+        let mut config = KafkaConfig {
+            brokers: cluster.bootstrap_servers(),
+            ..KafkaConfig::default()
+        };
+        let (name, value) = ("security.protocol", "ssl");
+        config.properties.insert(name.to_owned(), value.to_owned());
+        let error = prepare(&config).unwrap_err();
+        assert!(error.is_passing());
+        let words = error.to_string();
+        assert!(words.contains("SSL handshake failed"), "{words}");
     }
 
     /// A topic and a group of their own on the real cluster.
