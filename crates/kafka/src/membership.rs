@@ -116,6 +116,7 @@ struct Refusal {
 
 struct MemberContext {
     topic: String,
+    protocol: GroupProtocol,
     /// How long partitions that are revoked may take to be saved.
     handover: Duration,
     assignments: OnceLock<Box<dyn Assignments>>,
@@ -164,6 +165,7 @@ impl Membership {
         }
         let context = MemberContext {
             topic: config.topic.clone(),
+            protocol: config.protocol,
             handover: config.session_timeout / 2,
             assignments: OnceLock::new(),
             standing: Mutex::new(Standing {
@@ -298,6 +300,9 @@ fn poll(consumer: &Member, leaving: &AtomicBool) {
     while !leaving.load(Ordering::Acquire) {
         // An error was told to the context before, in better words.
         let _ = consumer.poll(POLL);
+        if consumer.context().protocol == GroupProtocol::Consumer {
+            see_empty_handed(consumer);
+        }
         look(consumer);
     }
     if let Err(error) = consumer.close_queue() {
@@ -308,6 +313,27 @@ fn poll(consumer: &Member, leaving: &AtomicBool) {
         let _ = consumer.poll(POLL);
     }
     consumer.context().standing.lock().is_member = false;
+}
+
+/// Whether one without partitions is a member: where the broker assigns, the client tells nothing of an assignment that
+/// stays empty, nor of its end. Called on the thread that lets go of partitions: none is being lost meanwhile.
+fn see_empty_handed(consumer: &Member) {
+    let context = consumer.context();
+    let generation = generation(consumer.client());
+    let mut standing = context.standing.lock();
+    match generation {
+        Some(_) if standing.joining_since.is_some() => {
+            standing.is_member = true;
+            standing.joining_since = None;
+            standing.refusal = None;
+            tracing::info!("in the group");
+        }
+        None if standing.is_member && standing.partitions.is_empty() => {
+            standing.is_member = false;
+            standing.joining_since = Some(Instant::now());
+        }
+        Some(_) | None => {}
+    }
 }
 
 /// Forgets a trouble that is over: the client tells only when one begins.
@@ -597,5 +623,67 @@ mod tests {
         }
         let (kind, _) = trouble(&membership).unwrap();
         assert_eq!(kind, "group");
+    }
+
+    struct Nothing;
+
+    impl Assignments for Nothing {
+        fn assigned(&self, _: &[PartitionId]) {}
+        fn revoked(&self, _: &[PartitionId], _: Instant) {}
+        fn lost(&self, _: &[PartitionId]) {}
+    }
+
+    fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "in time: {what}");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn a_standby_takes_over(protocol: GroupProtocol) {
+        let topic = format!("standby-{:08x}", fastrand::u32(..));
+        let config = KafkaConfig {
+            brokers: std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS names the brokers"),
+            group: format!("group-{topic}"),
+            create_topic: Some(1),
+            session_timeout: Duration::from_secs(6),
+            protocol,
+            topic,
+            ..KafkaConfig::default()
+        };
+        until("topics", || crate::topics::prepare(&config).is_ok());
+        let join = || {
+            let membership = Membership::new(&config).unwrap();
+            membership.join(Nothing).unwrap();
+            membership
+        };
+        let is_in = |member: &Membership| member.report().joining_for.is_none();
+        let first = join();
+        until("the first has the partition", || {
+            is_in(&first) && first.report().partitions == 1
+        });
+        let second = join();
+        until("the second is in the group", || is_in(&second));
+        assert_eq!(second.report().trouble, None);
+        assert!(second.group().metadata().is_some());
+        first.leave(Instant::now() + Duration::from_secs(20));
+        until("the second has the partition", || {
+            second.report().partitions == 1
+        });
+        assert!(is_in(&second));
+        second.leave(Instant::now() + Duration::from_secs(20));
+    }
+
+    #[test]
+    #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+    fn a_standby_without_partitions_is_in_the_group() {
+        a_standby_takes_over(GroupProtocol::Classic);
+    }
+
+    #[test]
+    #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+    fn a_standby_without_partitions_is_in_a_group_where_the_broker_assigns() {
+        a_standby_takes_over(GroupProtocol::Consumer);
     }
 }
