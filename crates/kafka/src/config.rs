@@ -22,13 +22,17 @@ pub enum GroupProtocol {
 pub(crate) const MEMBER: &str = "group";
 
 /// What the engine sets by itself, and how a caller asks for it instead.
-const RESERVED: [(&str, &str); 14] = [
+const RESERVED: [(&str, &str); 15] = [
     ("bootstrap.servers", "name the brokers instead"),
     ("metadata.broker.list", "name the brokers instead"),
     ("group.id", "name the group instead"),
     ("group.instance.id", "name the instance instead"),
     ("group.protocol", "name the group protocol instead"),
     ("session.timeout.ms", "set the session timeout instead"),
+    (
+        "partition.assignment.strategy",
+        "partitions must be handed over one by one, cooperatively",
+    ),
     ("transactional.id", "the engine makes one"),
     ("enable.idempotence", "nothing may be doubled"),
     ("isolation.level", "what was aborted must not be read"),

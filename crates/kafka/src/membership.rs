@@ -34,6 +34,9 @@ const REFUSAL_LEAST: Duration = Duration::from_secs(2);
 /// Heartbeats in the time after which a member that is silent is taken for dead.
 const HEARTBEATS_A_SESSION: u32 = 10;
 
+/// The client's own most between two looks at the group's events.
+const POLL_MOST: Duration = Duration::from_mins(5);
+
 /// How long such a look may take.
 const LOOK_MOST: Duration = Duration::from_millis(500);
 
@@ -144,6 +147,9 @@ impl Membership {
         // Members learn of a rebalance by their heartbeats.
         let heartbeat = config.session_timeout / HEARTBEATS_A_SESSION;
         let heartbeat = heartbeat.as_millis().clamp(100, 1_000).to_string();
+        // The client refuses a session that is longer.
+        let poll_most = config.session_timeout.max(POLL_MOST);
+        let poll_most = poll_most.as_millis().to_string();
         let mut defaults = vec![
             ("group.id", config.group.as_str()),
             ("enable.auto.commit", "false"),
@@ -157,6 +163,7 @@ impl Membership {
                 ("partition.assignment.strategy", "cooperative-sticky"),
                 ("session.timeout.ms", session.as_str()),
                 ("heartbeat.interval.ms", heartbeat.as_str()),
+                ("max.poll.interval.ms", poll_most.as_str()),
             ]),
             GroupProtocol::Consumer => defaults.push(("group.protocol", "consumer")),
         }
@@ -623,6 +630,15 @@ mod tests {
         }
         let (kind, _) = trouble(&membership).unwrap();
         assert_eq!(kind, "group");
+    }
+
+    #[test]
+    fn the_longest_session_is_taken() {
+        let config = KafkaConfig {
+            session_timeout: Duration::from_mins(30),
+            ..KafkaConfig::default()
+        };
+        assert!(Membership::new(&config).is_ok());
     }
 
     struct Nothing;

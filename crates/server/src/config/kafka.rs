@@ -13,7 +13,7 @@ use workspace_engine_kafka::{GroupProtocol, KafkaConfig, read_properties};
 const NAME_BYTES_MOST: usize = 249;
 
 /// Bounds of a session: below, a hiccup is a loss; above, nobody notices that an engine is dead.
-const SESSION: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30 * 60)];
+const SESSION: [Duration; 2] = [Duration::from_secs(1), Duration::from_mins(30)];
 
 /// The cluster of the settings, where they name one.
 pub(super) fn from_layers(layers: &Layers) -> Result<Option<KafkaConfig>, InvalidSetting> {
