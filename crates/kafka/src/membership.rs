@@ -234,6 +234,9 @@ impl Membership {
 
     /// Leaves the group: partitions are revoked first, so that others take them over at once. Blocks until
     /// it has left or `deadline` is over.
+    ///
+    /// One with a name of its own (`instance_id`) is taken for one that comes back: it revokes its partitions, but the
+    /// group gives them to others only when the session timeout is over.
     pub fn leave(&self, deadline: Instant) {
         self.leaving.store(true, Ordering::Release);
         let Some(thread) = self.thread.lock().take() else {
