@@ -39,7 +39,6 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
-use rdkafka::error::KafkaError;
 use workspace_engine_core::store::{
     Claim, EntrySink, HistoryCursor, HistoryRecord, LsmStore, Opening, Save, SaveRefused, Store,
     StoreError, StoredWorkspace,
@@ -69,7 +68,7 @@ const CLOSE: Duration = Duration::from_secs(5);
 pub enum ChangelogError {
     /// The client refuses its configuration.
     #[error("the Kafka client cannot be configured: {0}")]
-    Client(#[from] KafkaError),
+    Client(String),
     /// The operating system gives no thread.
     #[error("cannot start the thread that writes the changelog")]
     Thread(#[source] std::io::Error),

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use rdkafka::error::KafkaError;
 use workspace_engine_core::store::LsmStore;
 
 use crate::changelog::{ChangelogError, ChangelogStore};
-use crate::config::KafkaConfig;
+use crate::config::{KafkaConfig, refusal};
 use crate::log::{KafkaLog, KafkaLogError};
 use crate::membership::{Membership, MembershipError};
 
@@ -21,6 +22,26 @@ pub enum ClusterError {
     /// Of the store.
     #[error(transparent)]
     Changelog(#[from] ChangelogError),
+}
+
+// None keeps the client's own error: it holds the value of the property that was refused.
+
+impl From<KafkaError> for MembershipError {
+    fn from(error: KafkaError) -> Self {
+        Self::Client(refusal(&error))
+    }
+}
+
+impl From<KafkaError> for KafkaLogError {
+    fn from(error: KafkaError) -> Self {
+        Self::Client(refusal(&error))
+    }
+}
+
+impl From<KafkaError> for ChangelogError {
+    fn from(error: KafkaError) -> Self {
+        Self::Client(refusal(&error))
+    }
 }
 
 /// A cluster as an engine sees it.
@@ -56,5 +77,46 @@ impl Cluster {
             store: Arc::new(store),
             membership,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topics::prepare;
+    use workspace_engine_core::disk::{DataDir, DataDirSpec};
+
+    #[test]
+    fn a_property_that_is_refused_is_named_and_its_value_is_not_shown() {
+        for (name, expected) in [
+            ("sasl.pasword", "librdkafka knows no property sasl.pasword"),
+            (
+                "security.protocol",
+                "librdkafka does not take the value of security.protocol",
+            ),
+        ] {
+            let mut config = KafkaConfig::default();
+            let secret = "hunter2".to_owned();
+            config.properties.insert(name.to_owned(), secret);
+            let dir = tempfile::tempdir().unwrap();
+            let data = DataDir::open(dir.path(), &DataDirSpec::default()).unwrap();
+            let copy = LsmStore::open(&data).unwrap();
+            let group = Membership::new(&KafkaConfig::default()).unwrap().group();
+            let store = ChangelogStore::open(&config, copy, group, "id".to_owned());
+            let errors: [Box<dyn std::error::Error>; 4] = [
+                Box::new(prepare(&config).unwrap_err()),
+                Box::new(Membership::new(&config).err().unwrap()),
+                Box::new(KafkaLog::open(&config, 1).unwrap_err()),
+                Box::new(store.unwrap_err()),
+            ];
+            for error in errors {
+                assert_eq!(
+                    error.to_string(),
+                    format!("the Kafka client cannot be configured: {expected}")
+                );
+                assert!(error.source().is_none());
+                assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+            }
+        }
     }
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 
 /// Which protocol the consumer group speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,13 +22,17 @@ pub enum GroupProtocol {
 pub(crate) const MEMBER: &str = "group";
 
 /// What the engine sets by itself, and how a caller asks for it instead.
-const RESERVED: [(&str, &str); 14] = [
+const RESERVED: [(&str, &str); 15] = [
     ("bootstrap.servers", "name the brokers instead"),
     ("metadata.broker.list", "name the brokers instead"),
     ("group.id", "name the group instead"),
     ("group.instance.id", "name the instance instead"),
     ("group.protocol", "name the group protocol instead"),
     ("session.timeout.ms", "set the session timeout instead"),
+    (
+        "partition.assignment.strategy",
+        "partitions must be handed over one by one, cooperatively",
+    ),
     ("transactional.id", "the engine makes one"),
     ("enable.idempotence", "nothing may be doubled"),
     ("isolation.level", "what was aborted must not be read"),
@@ -178,6 +184,20 @@ impl KafkaConfig {
         }
         config.set("bootstrap.servers", &self.brokers);
         config
+    }
+}
+
+/// Why a client cannot be made, in words without the value of any property: it may be a credential, and the client's
+/// own words repeat it.
+pub(crate) fn refusal(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, key, _) => {
+            format!("librdkafka knows no property {key}")
+        }
+        KafkaError::ClientConfig(_, _, key, _) => {
+            format!("librdkafka does not take the value of {key}")
+        }
+        other => other.to_string(),
     }
 }
 

@@ -3,6 +3,7 @@
 mod config;
 mod context;
 mod topics;
+mod words;
 
 mod log;
 
@@ -22,5 +23,5 @@ pub use changelog::{ChangelogCounts, ChangelogError, ChangelogStore};
 pub use cluster::{Cluster, ClusterError};
 pub use config::{GroupProtocol, KafkaConfig, PropertyError, read_properties};
 pub use log::{KafkaLog, KafkaLogError};
-pub use membership::{Assignments, MemberReport, Membership, MembershipError};
+pub use membership::{Assignments, MemberReport, MemberTrouble, Membership, MembershipError};
 pub use topics::{TopicError, prepare};

@@ -21,7 +21,6 @@ mod recovery;
 mod sequences;
 mod tail;
 mod upkeep;
-mod words;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,6 +36,7 @@ use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
 use crate::config::KafkaConfig;
+use crate::words::{self, Words};
 use appends::Appends;
 use cluster::Cluster;
 use letters::Letters;
@@ -44,7 +44,6 @@ use native::{Client, Topic};
 use reader::READERS;
 use recovery::Recovery;
 use upkeep::Upkeep;
-use words::Words;
 
 /// Largest record that is appended; the topic may take less.
 const RECORD_BYTES_MOST: &str = "16777216";
@@ -57,7 +56,7 @@ const FETCHED_KBYTES_MOST: u32 = 128 * 1024;
 pub enum KafkaLogError {
     /// The client refuses its configuration.
     #[error("the Kafka client cannot be configured: {0}")]
-    Client(#[from] KafkaError),
+    Client(String),
     /// The client refuses the name of a topic.
     #[error("topic {topic} cannot be used: {reason}")]
     Topic {

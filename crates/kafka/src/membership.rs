@@ -28,8 +28,14 @@ const POLL: Duration = Duration::from_millis(100);
 /// Between two looks whether a trouble with the brokers is over.
 const TROUBLE_LOOK: Duration = Duration::from_secs(1);
 
+/// How long a refusal is told of at least: what follows from it may take a moment.
+const REFUSAL_LEAST: Duration = Duration::from_secs(2);
+
 /// Heartbeats in the time after which a member that is silent is taken for dead.
 const HEARTBEATS_A_SESSION: u32 = 10;
+
+/// The client's own most between two looks at the group's events.
+const POLL_MOST: Duration = Duration::from_mins(5);
 
 /// How long such a look may take.
 const LOOK_MOST: Duration = Duration::from_millis(500);
@@ -51,8 +57,8 @@ pub trait Assignments: Send + Sync + 'static {
 pub struct MemberReport {
     /// Since when it waits for the group's coordinator to let it in; none once it was.
     pub joining_for: Option<Duration>,
-    /// What stands between it and the brokers, in the client's words.
-    pub trouble: Option<String>,
+    /// What stands between it and its group.
+    pub trouble: Option<MemberTrouble>,
     /// Partitions that it owns.
     pub partitions: usize,
     /// How often partitions came or went.
@@ -61,12 +67,31 @@ pub struct MemberReport {
     pub losses: u64,
 }
 
+/// What stands between a member and its group, in the client's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberTrouble {
+    /// Some brokers cannot be reached. One that is a member already stays so unless it is the coordinator, and then it
+    /// is not a member for long.
+    Connections(String),
+    /// The group does not take it, or it cannot go on.
+    Group(String),
+}
+
+impl MemberTrouble {
+    /// What the client says.
+    pub fn words(&self) -> &str {
+        match self {
+            Self::Connections(words) | Self::Group(words) => words,
+        }
+    }
+}
+
 /// Why a process cannot be a member.
 #[derive(Debug, thiserror::Error)]
 pub enum MembershipError {
     /// The client refuses its configuration.
     #[error("the Kafka client cannot be configured: {0}")]
-    Client(#[from] KafkaError),
+    Client(String),
     /// The operating system gives no thread.
     #[error("cannot start the thread of the consumer group")]
     Thread(#[source] std::io::Error),
@@ -76,15 +101,25 @@ pub enum MembershipError {
 struct Standing {
     is_member: bool,
     joining_since: Option<Instant>,
-    trouble: Option<String>,
+    /// What is said of connections; over as soon as a broker answers.
+    connections: Option<String>,
     looked_at: Instant,
+    /// What the group's coordinator refuses. The client tells it once, however long it lasts.
+    refusal: Option<Refusal>,
     partitions: BTreeSet<PartitionId>,
     rebalances: u64,
     losses: u64,
 }
 
+#[derive(Debug)]
+struct Refusal {
+    words: String,
+    told_at: Instant,
+}
+
 struct MemberContext {
     topic: String,
+    protocol: GroupProtocol,
     /// How long partitions that are revoked may take to be saved.
     handover: Duration,
     assignments: OnceLock<Box<dyn Assignments>>,
@@ -112,6 +147,9 @@ impl Membership {
         // Members learn of a rebalance by their heartbeats.
         let heartbeat = config.session_timeout / HEARTBEATS_A_SESSION;
         let heartbeat = heartbeat.as_millis().clamp(100, 1_000).to_string();
+        // The client refuses a session that is longer.
+        let poll_most = config.session_timeout.max(POLL_MOST);
+        let poll_most = poll_most.as_millis().to_string();
         let mut defaults = vec![
             ("group.id", config.group.as_str()),
             ("enable.auto.commit", "false"),
@@ -125,6 +163,7 @@ impl Membership {
                 ("partition.assignment.strategy", "cooperative-sticky"),
                 ("session.timeout.ms", session.as_str()),
                 ("heartbeat.interval.ms", heartbeat.as_str()),
+                ("max.poll.interval.ms", poll_most.as_str()),
             ]),
             GroupProtocol::Consumer => defaults.push(("group.protocol", "consumer")),
         }
@@ -133,13 +172,15 @@ impl Membership {
         }
         let context = MemberContext {
             topic: config.topic.clone(),
+            protocol: config.protocol,
             handover: config.session_timeout / 2,
             assignments: OnceLock::new(),
             standing: Mutex::new(Standing {
                 is_member: false,
                 joining_since: None,
-                trouble: None,
+                connections: None,
                 looked_at: Instant::now(),
+                refusal: None,
                 partitions: BTreeSet::new(),
                 rebalances: 0,
                 losses: 0,
@@ -193,6 +234,9 @@ impl Membership {
 
     /// Leaves the group: partitions are revoked first, so that others take them over at once. Blocks until
     /// it has left or `deadline` is over.
+    ///
+    /// One with a name of its own (`instance_id`) is taken for one that comes back: it revokes its partitions, but the
+    /// group gives them to others only when the session timeout is over.
     pub fn leave(&self, deadline: Instant) {
         self.leaving.store(true, Ordering::Release);
         let Some(thread) = self.thread.lock().take() else {
@@ -215,7 +259,7 @@ impl Membership {
         let standing = self.consumer.context().standing.lock();
         MemberReport {
             joining_for: standing.joining_since.map(|since| since.elapsed()),
-            trouble: standing.trouble.clone(),
+            trouble: standing.trouble(),
             partitions: standing.partitions.len(),
             rebalances: standing.rebalances,
             losses: standing.losses,
@@ -264,8 +308,10 @@ impl Group for OwnGroup {
 
 fn poll(consumer: &Member, leaving: &AtomicBool) {
     while !leaving.load(Ordering::Acquire) {
-        if let Some(Err(error)) = consumer.poll(POLL) {
-            consumer.context().note(&error, &error.to_string());
+        // An error was told to the context before, in better words.
+        let _ = consumer.poll(POLL);
+        if consumer.context().protocol == GroupProtocol::Consumer {
+            see_empty_handed(consumer);
         }
         look(consumer);
     }
@@ -279,26 +325,100 @@ fn poll(consumer: &Member, leaving: &AtomicBool) {
     consumer.context().standing.lock().is_member = false;
 }
 
+/// Whether one without partitions is a member: where the broker assigns, the client tells nothing of an assignment that
+/// stays empty, nor of its end. Called on the thread that lets go of partitions: none is being lost meanwhile.
+fn see_empty_handed(consumer: &Member) {
+    let context = consumer.context();
+    let generation = generation(consumer.client());
+    let mut standing = context.standing.lock();
+    match generation {
+        Some(_) if standing.joining_since.is_some() => {
+            standing.is_member = true;
+            standing.joining_since = None;
+            standing.refusal = None;
+            tracing::info!("in the group");
+        }
+        None if standing.is_member && standing.partitions.is_empty() => {
+            standing.is_member = false;
+            standing.joining_since = Some(Instant::now());
+        }
+        Some(_) | None => {}
+    }
+}
+
 /// Forgets a trouble that is over: the client tells only when one begins.
 fn look(consumer: &Member) {
     let context = consumer.context();
     {
         let mut standing = context.standing.lock();
-        if standing.trouble.is_none() || standing.looked_at.elapsed() < TROUBLE_LOOK {
+        if standing.trouble().is_none() || standing.looked_at.elapsed() < TROUBLE_LOOK {
             return;
         }
         standing.looked_at = Instant::now();
     }
     if let Some((code, words)) = consumer.client().fatal_error() {
-        context.standing.lock().trouble = Some(format!(
+        context.standing.lock().refuse(format!(
             "{words} ({code}); it does not go on by itself: start this engine anew"
         ));
         return;
     }
-    if consumer.fetch_metadata(None, LOOK_MOST).is_ok() {
+    let has_connection_trouble = context.standing.lock().connections.is_some();
+    if has_connection_trouble && consumer.fetch_metadata(None, LOOK_MOST).is_ok() {
         tracing::info!("the brokers answer again");
-        context.standing.lock().trouble = None;
+        context.standing.lock().connections = None;
     }
+    if is_taken_again(consumer) {
+        tracing::info!("the group's coordinator answers again");
+        context.standing.lock().refusal = None;
+    }
+}
+
+/// Whether a member that was refused something is still one, and the coordinator answers it: nothing is assigned to it
+/// because of that. That any broker answers says nothing about the coordinator.
+fn is_taken_again(consumer: &Member) -> bool {
+    let context = consumer.context();
+    let may_be = {
+        let standing = context.standing.lock();
+        let refusal = standing.refusal.as_ref();
+        standing.is_member
+            && refusal.is_some_and(|refusal| refusal.told_at.elapsed() > REFUSAL_LEAST)
+    };
+    may_be
+        && generation(consumer.client()).is_some()
+        && ask_committed(consumer, &context.topic, PartitionId(0), LOOK_MOST).is_ok()
+}
+
+impl Standing {
+    /// Of two troubles the one that does not pass by itself.
+    fn trouble(&self) -> Option<MemberTrouble> {
+        let refusal = self.refusal.as_ref();
+        refusal
+            .map(|refusal| MemberTrouble::Group(refusal.words.clone()))
+            .or_else(|| self.connections.clone().map(MemberTrouble::Connections))
+    }
+
+    fn refuse(&mut self, words: String) {
+        self.refusal = Some(Refusal {
+            words,
+            told_at: Instant::now(),
+        });
+    }
+}
+
+/// Whether an error is one of connections: it is over when a broker answers. All others are the group's.
+fn is_about_connections(code: Option<RDKafkaErrorCode>) -> bool {
+    matches!(
+        code,
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::NetworkException
+                | RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::SSL
+        )
+    )
 }
 
 impl MemberContext {
@@ -309,10 +429,19 @@ impl MemberContext {
             // Of a partition that is paused: nobody reads it here.
             return;
         }
-        let before = self.standing.lock().trouble.replace(words.to_owned());
+        let is_first = {
+            let mut standing = self.standing.lock();
+            let is_first = standing.trouble().is_none();
+            if is_about_connections(code) {
+                standing.connections = Some(words.to_owned());
+            } else {
+                standing.refuse(words.to_owned());
+            }
+            is_first
+        };
         if code == Some(RDKafkaErrorCode::PollExceeded) {
             tracing::error!(%error, "the group was not polled for too long");
-        } else if before.is_none() {
+        } else if is_first || !is_about_connections(code) {
             tracing::warn!(words, "trouble with the consumer group");
         } else {
             tracing::debug!(words, "more trouble with the consumer group");
@@ -341,7 +470,8 @@ impl MemberContext {
             let mut standing = self.standing.lock();
             standing.is_member = true;
             standing.joining_since = None;
-            standing.trouble = None;
+            standing.connections = None;
+            standing.refusal = None;
             standing.partitions.extend(ids.iter().copied());
             standing.rebalances += u64::from(!ids.is_empty());
         }
@@ -427,5 +557,152 @@ impl ConsumerContext for MemberContext {
         } else {
             self.revoke(consumer, partitions);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn membership() -> Membership {
+        let config = KafkaConfig {
+            brokers: "127.0.0.1:1".to_owned(),
+            ..KafkaConfig::default()
+        };
+        Membership::new(&config).unwrap()
+    }
+
+    fn tell(membership: &Membership, code: RDKafkaErrorCode, words: &str) {
+        let context = membership.consumer.context();
+        context.error(KafkaError::Global(code), words);
+    }
+
+    fn trouble(membership: &Membership) -> Option<(&'static str, String)> {
+        membership.report().trouble.map(|trouble| match trouble {
+            MemberTrouble::Connections(words) => ("connections", words),
+            MemberTrouble::Group(words) => ("group", words),
+        })
+    }
+
+    #[test]
+    fn what_is_said_of_connections_does_not_hide_what_the_group_refuses() {
+        let membership = membership();
+        assert_eq!(trouble(&membership), None);
+        tell(&membership, RDKafkaErrorCode::AllBrokersDown, "1/1 down");
+        let (kind, _) = trouble(&membership).unwrap();
+        assert_eq!(kind, "connections");
+        let refused = RDKafkaErrorCode::GroupAuthorizationFailed;
+        tell(&membership, refused, "not authorized");
+        tell(
+            &membership,
+            RDKafkaErrorCode::BrokerTransportFailure,
+            "gone",
+        );
+        let (kind, words) = trouble(&membership).unwrap();
+        assert_eq!(kind, "group");
+        assert!(words.starts_with("not authorized"), "{words}");
+    }
+
+    #[test]
+    fn a_refusal_is_not_over_when_any_broker_answers() {
+        let cluster = rdkafka::mocking::MockCluster::new(1).unwrap();
+        let config = KafkaConfig {
+            brokers: cluster.bootstrap_servers(),
+            ..KafkaConfig::default()
+        };
+        let membership = Membership::new(&config).unwrap();
+        tell(
+            &membership,
+            RDKafkaErrorCode::BrokerTransportFailure,
+            "gone",
+        );
+        let refused = RDKafkaErrorCode::GroupAuthorizationFailed;
+        tell(&membership, refused, "not authorized");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while membership
+            .consumer
+            .context()
+            .standing
+            .lock()
+            .connections
+            .is_some()
+        {
+            assert!(Instant::now() < deadline, "a broker answers");
+            let _ = membership.consumer.poll(Duration::from_millis(10));
+            look(&membership.consumer);
+        }
+        let (kind, _) = trouble(&membership).unwrap();
+        assert_eq!(kind, "group");
+    }
+
+    #[test]
+    fn the_longest_session_is_taken() {
+        let config = KafkaConfig {
+            session_timeout: Duration::from_mins(30),
+            ..KafkaConfig::default()
+        };
+        assert!(Membership::new(&config).is_ok());
+    }
+
+    struct Nothing;
+
+    impl Assignments for Nothing {
+        fn assigned(&self, _: &[PartitionId]) {}
+        fn revoked(&self, _: &[PartitionId], _: Instant) {}
+        fn lost(&self, _: &[PartitionId]) {}
+    }
+
+    fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_so() {
+            assert!(Instant::now() < deadline, "in time: {what}");
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn a_standby_takes_over(protocol: GroupProtocol) {
+        let topic = format!("standby-{:08x}", fastrand::u32(..));
+        let config = KafkaConfig {
+            brokers: std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS names the brokers"),
+            group: format!("group-{topic}"),
+            create_topic: Some(1),
+            session_timeout: Duration::from_secs(6),
+            protocol,
+            topic,
+            ..KafkaConfig::default()
+        };
+        until("topics", || crate::topics::prepare(&config).is_ok());
+        let join = || {
+            let membership = Membership::new(&config).unwrap();
+            membership.join(Nothing).unwrap();
+            membership
+        };
+        let is_in = |member: &Membership| member.report().joining_for.is_none();
+        let first = join();
+        until("the first has the partition", || {
+            is_in(&first) && first.report().partitions == 1
+        });
+        let second = join();
+        until("the second is in the group", || is_in(&second));
+        assert_eq!(second.report().trouble, None);
+        assert!(second.group().metadata().is_some());
+        first.leave(Instant::now() + Duration::from_secs(20));
+        until("the second has the partition", || {
+            second.report().partitions == 1
+        });
+        assert!(is_in(&second));
+        second.leave(Instant::now() + Duration::from_secs(20));
+    }
+
+    #[test]
+    #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+    fn a_standby_without_partitions_is_in_the_group() {
+        a_standby_takes_over(GroupProtocol::Classic);
+    }
+
+    #[test]
+    #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+    fn a_standby_without_partitions_is_in_a_group_where_the_broker_assigns() {
+        a_standby_takes_over(GroupProtocol::Consumer);
     }
 }

@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use crate::config::KafkaConfig;
+use crate::config::{KafkaConfig, refusal};
 use crate::context::Plain;
+use crate::words::Words;
 
 /// How long the brokers may take for one answer.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -14,29 +16,46 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// Between two looks for a topic that is being created.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// How long a client is listened to before an error is told.
+const LISTEN: Duration = Duration::from_millis(100);
+
 /// Largest record of the engine's own topics, 16 MiB: an entity is never larger than the event that set it.
-const RECORD_BYTES_MOST: &str = "16777216";
+const RECORD_BYTES_MOST: u64 = 16 * 1024 * 1024;
+
+/// How long a workspace that was removed is told of, 24 hours: longer than a copy on a disk is trusted.
+const REMOVAL_MS_LEAST: u64 = 24 * 60 * 60 * 1000;
 
 /// Why the topics cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TopicError {
     /// The client refuses its configuration.
     #[error("the Kafka client cannot be configured: {0}")]
-    Client(KafkaError),
+    Client(String),
     /// The brokers do not answer now; ask again.
     #[error("the brokers {brokers} do not answer: {reason}")]
     Unreachable {
         /// Who was asked.
         brokers: String,
-        /// In the client's words.
-        reason: KafkaError,
+        /// In the client's words, such as those of a login that is refused.
+        reason: String,
     },
     /// The topic of the events does not exist.
-    #[error("topic {0} does not exist: create it, or let the engine create it (--create-topic N)")]
+    #[error(
+        "topic {0} does not exist, or this principal may not see it: create it, let the engine create it \
+         (--create-topic N), or allow the principal to describe it"
+    )]
     Missing(String),
     /// The topic exists, but the brokers do not tell of it yet; ask again.
     #[error("topic {0} exists, but the brokers do not tell of it yet")]
     Unseen(String),
+    /// The brokers cannot create the topic now; ask again.
+    #[error("topic {topic} cannot be created yet: {reason}")]
+    NotYet {
+        /// Which topic.
+        topic: String,
+        /// In the brokers' words.
+        reason: String,
+    },
     /// The brokers refuse it.
     #[error("topic {topic}: {reason}")]
     Refused {
@@ -60,12 +79,37 @@ pub enum TopicError {
         /// How many it has.
         found: u32,
     },
+    /// The changelog loses what it must keep.
+    #[error(
+        "topic {topic} has {setting}={found}, with which workspaces get lost or come back after they were removed: it \
+         must be {wanted}; alter it (kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
+         --add-config {setting}={value})"
+    )]
+    Setting {
+        /// The topic of the workspaces.
+        topic: String,
+        /// What is not as it must be.
+        setting: &'static str,
+        /// What it is.
+        found: String,
+        /// What it must be, in words.
+        wanted: &'static str,
+        /// A value that is right.
+        value: String,
+    },
 }
 
 impl TopicError {
     /// Whether asking again may help.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Unseen(_))
+        match self {
+            Self::Unreachable { .. } | Self::Unseen(_) | Self::NotYet { .. } => true,
+            Self::Client(_)
+            | Self::Missing(_)
+            | Self::Refused { .. }
+            | Self::Partitions { .. }
+            | Self::Setting { .. } => false,
+        }
     }
 }
 
@@ -75,11 +119,7 @@ impl TopicError {
 /// # Errors
 /// [`TopicError`]; one that [is passing](TopicError::is_passing) may be over soon.
 pub fn prepare(config: &KafkaConfig) -> Result<u32, TopicError> {
-    let admin: AdminClient<Plain> = config
-        .client("admin", &[])
-        .create_with_context(Plain)
-        .map_err(TopicError::Client)?;
-    let topics = Topics { config, admin };
+    let topics = Topics::new(config)?;
     let partitions = match topics.partitions(&config.topic)? {
         Some(partitions) => partitions,
         None => match config.create_topic {
@@ -95,9 +135,8 @@ pub fn prepare(config: &KafkaConfig) -> Result<u32, TopicError> {
             partitions,
             &[
                 ("cleanup.policy", "compact"),
-                // Longer than a copy on a disk is trusted.
-                ("delete.retention.ms", "86400000"),
-                ("max.message.bytes", RECORD_BYTES_MOST),
+                ("delete.retention.ms", &REMOVAL_MS_LEAST.to_string()),
+                ("max.message.bytes", &RECORD_BYTES_MOST.to_string()),
             ],
         )?,
     };
@@ -109,6 +148,8 @@ pub fn prepare(config: &KafkaConfig) -> Result<u32, TopicError> {
             found,
         });
     }
+    // Also of one that seems to be made here: another process may have been the first.
+    topics.check(&changelog)?;
     let letters = config.dead_letter_topic();
     if topics.partitions(&letters)?.is_none() {
         topics.create(
@@ -116,27 +157,87 @@ pub fn prepare(config: &KafkaConfig) -> Result<u32, TopicError> {
             1,
             &[
                 ("retention.ms", "-1"),
-                ("max.message.bytes", RECORD_BYTES_MOST),
+                ("max.message.bytes", &RECORD_BYTES_MOST.to_string()),
             ],
         )?;
     }
     Ok(partitions)
 }
 
+/// Whether a changelog with these settings keeps what it must. What the brokers do not tell is taken for right.
+fn check<'a>(topic: &str, setting: impl Fn(&str) -> Option<&'a str>) -> Result<(), TopicError> {
+    let wrong = |setting, found: &str, wanted, value: String| TopicError::Setting {
+        topic: topic.to_owned(),
+        setting,
+        found: found.to_owned(),
+        wanted,
+        value,
+    };
+    let name = "cleanup.policy";
+    if let Some(found) = setting(name)
+        && found != "compact"
+    {
+        return Err(wrong(
+            name,
+            found,
+            "compact and nothing else",
+            "compact".to_owned(),
+        ));
+    }
+    let is_below = |found: &str, least: u64| found.parse().is_ok_and(|found: u64| found < least);
+    let name = "delete.retention.ms";
+    if let Some(found) = setting(name)
+        && is_below(found, REMOVAL_MS_LEAST)
+    {
+        let value = REMOVAL_MS_LEAST.to_string();
+        return Err(wrong(name, found, "at least 24 hours", value));
+    }
+    let name = "max.message.bytes";
+    if let Some(found) = setting(name)
+        && is_below(found, RECORD_BYTES_MOST)
+    {
+        tracing::warn!(
+            topic,
+            found,
+            "max.message.bytes of the changelog is less than {RECORD_BYTES_MOST}: an entity that is larger cannot be \
+             saved, and its workspace gets no further"
+        );
+    }
+    Ok(())
+}
+
 struct Topics<'a> {
     config: &'a KafkaConfig,
     admin: AdminClient<Plain>,
+    /// Asks what there is. What an admin client says of its brokers is told to nobody, so it is this one that is heard.
+    onlooker: BaseConsumer<Words>,
 }
 
-impl Topics<'_> {
+impl<'a> Topics<'a> {
+    fn new(config: &'a KafkaConfig) -> Result<Self, TopicError> {
+        let admin = config
+            .client("admin", &[])
+            .create_with_context(Plain)
+            .map_err(|error| TopicError::Client(refusal(&error)))?;
+        let onlooker = config
+            .client("topics", &[])
+            .create_with_context(Words::default())
+            .map_err(|error| TopicError::Client(refusal(&error)))?;
+        Ok(Self {
+            config,
+            admin,
+            onlooker,
+        })
+    }
+
     /// How many partitions a topic has; none where it does not exist.
     fn partitions(&self, name: &str) -> Result<Option<u32>, TopicError> {
         // Of all topics: asking for one that does not exist would create it on most clusters, as it should not be.
         let metadata = self
-            .admin
-            .inner()
+            .onlooker
             .fetch_metadata(None, ANSWER)
-            .map_err(|reason| self.unreachable(reason))?;
+            .map_err(|error| self.unreachable(&error))?;
+        self.onlooker.context().forget();
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
             return Ok(None);
         };
@@ -177,19 +278,67 @@ impl Topics<'_> {
         let options = AdminOptions::new()
             .request_timeout(Some(ANSWER))
             .operation_timeout(Some(ANSWER));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .map_err(|error| refused(error.to_string()))?;
-        let answers = runtime
-            .block_on(self.admin.create_topics([&topic], &options))
-            .map_err(|reason| self.unreachable(reason))?;
+        let answers = wait(self.admin.create_topics([&topic], &options))
+            .map_err(|error| refused(error.to_string()))?
+            .map_err(|error| self.unreachable(&error))?;
         match answers.into_iter().next() {
             None | Some(Ok(_)) => {
                 tracing::info!(topic = name, partitions, "topic created");
                 Ok(partitions)
             }
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => self.created_by_another(name),
+            Some(Err((
+                _,
+                code @ (RDKafkaErrorCode::NotController
+                | RDKafkaErrorCode::RequestTimedOut
+                // Brokers that are starting have not all joined yet.
+                | RDKafkaErrorCode::InvalidReplicationFactor),
+            ))) => Err(TopicError::NotYet {
+                topic: name.to_owned(),
+                reason: code.to_string(),
+            }),
             Some(Err((_, code))) => Err(refused(code.to_string())),
+        }
+    }
+
+    /// Whether a topic keeps what a changelog must.
+    fn check(&self, name: &str) -> Result<(), TopicError> {
+        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let asked = [ResourceSpecifier::Topic(name)];
+        let answers = wait(self.admin.describe_configs(&asked, &options)).map_err(|error| {
+            TopicError::Refused {
+                topic: name.to_owned(),
+                reason: error.to_string(),
+            }
+        })?;
+        let answer = answers.map(|answers| answers.into_iter().next());
+        let error = match answer {
+            Ok(Some(Ok(found))) => {
+                return check(name, |setting| found.get(setting)?.value.as_deref());
+            }
+            Ok(None) => return Ok(()),
+            Ok(Some(Err(code))) => KafkaError::AdminOp(code),
+            Err(error) => error,
+        };
+        match error.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::ClusterAuthorizationFailed
+                | RDKafkaErrorCode::UnsupportedVersion
+                | RDKafkaErrorCode::UnsupportedFeature,
+            ) => {
+                tracing::warn!(
+                    topic = name,
+                    %error,
+                    "the settings of the changelog cannot be looked at: cleanup.policy must be compact, \
+                     delete.retention.ms at least {REMOVAL_MS_LEAST}, max.message.bytes at least {RECORD_BYTES_MOST}"
+                );
+                Ok(())
+            }
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {
+                Err(TopicError::Unseen(name.to_owned()))
+            }
+            _ => Err(self.unreachable(&error)),
         }
     }
 
@@ -207,10 +356,129 @@ impl Topics<'_> {
         }
     }
 
-    fn unreachable(&self, reason: KafkaError) -> TopicError {
+    fn unreachable(&self, error: &KafkaError) -> TopicError {
+        // What the client has said of its brokers is in its queue.
+        // A poll that finds a line for the log tells nothing as well, so silence is no sign that the queue is empty.
+        let deadline = Instant::now() + LISTEN;
+        while Instant::now() < deadline {
+            let _ = self.onlooker.poll(LISTEN / 10);
+        }
         TopicError::Unreachable {
             brokers: self.config.brokers.clone(),
-            reason,
+            reason: self.onlooker.context().explain(error),
+        }
+    }
+}
+
+/// Waits for an answer of the admin client, whose own thread brings it.
+fn wait<T>(answer: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    Ok(runtime.block_on(answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RIGHT: [(&str, &str); 3] = [
+        ("cleanup.policy", "compact"),
+        ("delete.retention.ms", "86400000"),
+        ("max.message.bytes", "16777216"),
+    ];
+
+    fn check_with(other: &[(&str, &str)]) -> Result<(), String> {
+        let settings = |name: &str| {
+            let mut all = other.iter().chain(&RIGHT);
+            all.find(|(of, _)| *of == name).map(|(_, value)| *value)
+        };
+        check("changelog", settings).map_err(|error| {
+            assert!(!error.is_passing());
+            error.to_string()
+        })
+    }
+
+    #[test]
+    fn a_changelog_that_loses_what_it_must_keep_is_refused_with_what_to_do() {
+        for (name, value) in [
+            ("cleanup.policy", "delete"),
+            ("cleanup.policy", "compact,delete"),
+            ("delete.retention.ms", "86399999"),
+        ] {
+            let words = check_with(&[(name, value)]).unwrap_err();
+            assert!(words.contains(&format!("topic changelog has {name}={value}")));
+            let (_, right) = RIGHT.iter().find(|(of, _)| *of == name).unwrap();
+            assert!(
+                words.ends_with(&format!("--add-config {name}={right})")),
+                "{words}"
+            );
+        }
+        for settings in [
+            &[][..],
+            &[("delete.retention.ms", "172800000")],
+            // Told in the log alone: most entities are small.
+            &[("max.message.bytes", "1048588")],
+        ] {
+            assert_eq!(check_with(settings), Ok(()));
+        }
+        assert!(
+            check("changelog", |_| None).is_ok(),
+            "what is not told is taken for right"
+        );
+    }
+
+    #[test]
+    fn a_handshake_that_fails_is_told_in_the_clients_words() {
+        let cluster = rdkafka::mocking::MockCluster::new(1).unwrap();
+        let mut config = KafkaConfig {
+            brokers: cluster.bootstrap_servers(),
+            ..KafkaConfig::default()
+        };
+        let (name, value) = ("security.protocol", "ssl");
+        config.properties.insert(name.to_owned(), value.to_owned());
+        let error = prepare(&config).unwrap_err();
+        assert!(error.is_passing());
+        let words = error.to_string();
+        assert!(words.contains("SSL handshake failed"), "{words}");
+    }
+
+    /// A topic and a group of their own on the real cluster.
+    fn real() -> KafkaConfig {
+        let topic = format!("topics-{:08x}", fastrand::u32(..));
+        KafkaConfig {
+            brokers: std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS names the brokers"),
+            group: "engine".to_owned(),
+            create_topic: Some(2),
+            topic,
+            ..KafkaConfig::default()
+        }
+    }
+
+    fn prepared(config: &KafkaConfig) -> Result<u32, TopicError> {
+        loop {
+            match prepare(config) {
+                Err(TopicError::Unseen(_)) => std::thread::sleep(LOOK),
+                answer => return answer,
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+    fn a_changelog_that_somebody_else_made_is_looked_at() {
+        let config = real();
+        assert_eq!(prepared(&config).unwrap(), 2);
+        assert_eq!(prepared(&config).unwrap(), 2, "what is made here is right");
+        let config = real();
+        let topics = Topics::new(&config).unwrap();
+        let settings = [("cleanup.policy", "delete")];
+        topics
+            .create(&config.changelog_topic(), 2, &settings)
+            .unwrap();
+        match prepared(&config) {
+            Err(TopicError::Setting { setting, found, .. }) => {
+                assert_eq!((setting, found.as_str()), ("cleanup.policy", "delete"));
+            }
+            other => panic!("{other:?}"),
         }
     }
 }

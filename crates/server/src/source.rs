@@ -11,7 +11,7 @@ use workspace_engine_core::{
     report::Check as EngineCheck,
     store::{HistoryCursor, HistoryRecord, StoreError, StoredWorkspace},
 };
-use workspace_engine_kafka::MemberReport;
+use workspace_engine_kafka::{MemberReport, MemberTrouble};
 use workspace_status::{
     Epoch, Page, PageQuery, Snapshot, StateCounts, StateTotals, WaitOutcome, Watcher, WorkspaceId,
 };
@@ -162,8 +162,11 @@ fn group_trouble(member: &MemberReport) -> Option<String> {
         format!("waiting for the group coordinator for {since}")
     });
     match (waiting, &member.trouble) {
-        (Some(waiting), Some(trouble)) => Some(format!("{waiting}: {trouble}")),
-        (waiting, trouble) => waiting.or_else(|| trouble.clone()),
+        (Some(waiting), Some(trouble)) => Some(format!("{waiting}: {}", trouble.words())),
+        (Some(waiting), None) => Some(waiting),
+        (None, Some(MemberTrouble::Group(words))) => Some(words.clone()),
+        // The coordinator is another broker, or it takes the member's partitions soon.
+        (None, Some(MemberTrouble::Connections(_)) | None) => None,
     }
 }
 
@@ -356,6 +359,37 @@ mod tests {
         assert_eq!(Place::read(&place.text()), Some(place));
         for text in ["", "1", "1:2", "1:2:x", "1:2:3:4", "1:2:3:"] {
             assert_eq!(Place::read(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_misses_a_broker_is_ready_and_one_that_waits_says_what_for() {
+        let connections = || Some(MemberTrouble::Connections("a broker is gone".to_owned()));
+        let refusal = || Some(MemberTrouble::Group("not authorized".to_owned()));
+        let waited = Some(Duration::from_secs(61));
+        for (joining_for, trouble, expected) in [
+            (None, None, None),
+            (None, connections(), None),
+            (None, refusal(), Some("not authorized")),
+            (
+                waited,
+                None,
+                Some("waiting for the group coordinator for 61s"),
+            ),
+            (
+                waited,
+                connections(),
+                Some("waiting for the group coordinator for 61s: a broker is gone"),
+            ),
+        ] {
+            let member = MemberReport {
+                joining_for,
+                trouble,
+                partitions: 0,
+                rebalances: 0,
+                losses: 0,
+            };
+            assert_eq!(group_trouble(&member).as_deref(), expected);
         }
     }
 

@@ -32,6 +32,9 @@ const LETTER_BYTES_MOST: usize = 16 * 1024 * 1024 - 64 * 1024;
 /// How long reading the topic, or the acknowledgement of a letter, may take: a partition waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a letter waits for others that are written or looked for: a partition waits for it, and tries again.
+const TURN: Duration = Duration::from_millis(500);
+
 /// Letters closer together are read in one go, with those between.
 const GAP_MOST: u64 = 500;
 
@@ -40,6 +43,8 @@ pub(super) struct Letters {
     cluster: Cluster,
     readers: [Arc<Topic>; READERS],
     index: Mutex<Index>,
+    /// Held by who fetches letters that are known: there is one fetch for them, and one for who looks for new ones.
+    fetching: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -103,12 +108,15 @@ impl Letters {
             cluster,
             readers,
             index: Mutex::default(),
+            fetching: Mutex::default(),
         }
     }
 
     /// Keeps a letter; one of the same workspace with the same address stays as it is.
     pub(super) fn append(&self, appends: &Appends, letter: &DeadLetter) -> Result<(), AppendError> {
-        let mut index = self.index.lock();
+        let Some(mut index) = self.index.try_lock_for(TURN) else {
+            return Err(AppendError::Unavailable(self.is_busy()));
+        };
         self.look(&mut index)
             .map_err(|error| AppendError::Unavailable(error.to_string()))?;
         let address = (letter.partition, letter.offset, letter.workspace_id.clone());
@@ -158,9 +166,17 @@ impl Letters {
         after: Option<(PartitionId, Offset)>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, ReadError> {
-        let mut index = self.index.lock();
-        self.look(&mut index)?;
-        let page = index.page(workspace, after, limit);
+        let page = {
+            let Some(mut index) = self.index.try_lock_for(PATIENCE) else {
+                return Err(ReadError::Unavailable(self.is_busy()));
+            };
+            self.look(&mut index)?;
+            index.page(workspace, after, limit)
+        };
+        // Letters stay where they are: whoever writes one need not wait while they are fetched.
+        let Some(_fetching) = self.fetching.try_lock_for(PATIENCE) else {
+            return Err(ReadError::Unavailable(self.is_busy()));
+        };
         let mut records = self.fetch(page.iter().map(|(_, place)| *place).collect())?;
         self.rest();
         let letters = page.iter().map(|((partition, offset), place)| {
@@ -175,6 +191,13 @@ impl Letters {
                 })
         });
         letters.collect()
+    }
+
+    fn is_busy(&self) -> String {
+        format!(
+            "topic {} is being read or written to by others: try again",
+            self.cluster.topic
+        )
     }
 
     /// Looks at what was written since the last look.
@@ -210,7 +233,9 @@ impl Letters {
                 }
             }
         }
-        self.rest();
+        if let Some(_alone) = self.fetching.try_lock() {
+            self.rest();
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use workspace_engine_core::log::conformance::id;
 use workspace_engine_core::log::{DeadLetter, EventLog};
 use workspace_lifecycle::{Offset, PartitionId};
 
-use crate::cluster::Mock;
+use crate::cluster::{Mock, until};
 
 fn letter(partition: u32, offset: u64, workspace: &str) -> DeadLetter {
     DeadLetter {
@@ -58,4 +58,32 @@ fn many_letters_are_listed_page_by_page() {
             .expect("listed")
             .is_empty()
     );
+}
+
+#[test]
+fn letters_are_kept_while_others_are_listed() {
+    const LETTERS: u64 = 30;
+    let mock = Mock::new(1);
+    let log = mock.log();
+    log.append_dead_letter(letter(0, 0, "a")).expect("kept");
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                loop {
+                    let listed = log.dead_letters(None, None, 100).expect("listed");
+                    let found: Vec<u64> = listed.iter().map(|letter| letter.offset.0).collect();
+                    assert_eq!(found, (0..found.len() as u64).collect::<Vec<_>>());
+                    if found.len() as u64 == LETTERS {
+                        break;
+                    }
+                }
+            });
+        }
+        for offset in 1..LETTERS {
+            // A partition whose letter does not get its turn tries again.
+            until("it is kept", || {
+                log.append_dead_letter(letter(0, offset, "a")).ok()
+            });
+        }
+    });
 }

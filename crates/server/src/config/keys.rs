@@ -103,7 +103,7 @@ pub(crate) static KEYS: [Key; 34] = [
         name: "group-instance-id",
         value_name: "NAME",
         default: OFF,
-        help: "Name that stays when this engine restarts (static membership): it gets its partitions back without a rebalance",
+        help: "Name that stays when this engine restarts (static membership): it gets its partitions back without a rebalance, and others take them over only after the session timeout",
     },
     Key {
         name: "session-timeout",

@@ -10,13 +10,13 @@ use crate::context;
 
 /// The last trouble of one client, in its own words.
 #[derive(Debug, Default)]
-pub(super) struct Words {
+pub(crate) struct Words {
     last: Mutex<Option<String>>,
 }
 
 impl Words {
     /// Keeps what the client says.
-    pub(super) fn note(&self, error: &KafkaError, reason: &str) {
+    pub(crate) fn note(&self, error: &KafkaError, reason: &str) {
         let mut last = self.last.lock();
         // That all brokers are down says less than what was said of each of them.
         let all_down = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
@@ -26,12 +26,12 @@ impl Words {
     }
 
     /// The brokers answer: what was said is over.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         *self.last.lock() = None;
     }
 
     /// An error together with what the client said before.
-    pub(super) fn explain(&self, error: &KafkaError) -> String {
+    pub(crate) fn explain(&self, error: &KafkaError) -> String {
         let code = error
             .rdkafka_error_code()
             .map_or_else(|| error.to_string(), |code| code.to_string());
