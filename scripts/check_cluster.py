@@ -155,16 +155,25 @@ class Fleet:
             time.sleep(0.02)
         return time.monotonic() - began
 
+    def wait_until_settled(self):
+        """Until all partitions are served, by the same engines for a while: nothing moves any more."""
+        deadline, before, since = time.monotonic() + PATIENCE, None, 0.0
+        while before is None or time.monotonic() - since < SESSION / 2:
+            assert time.monotonic() < deadline, f"the partitions do not settle: {before}"
+            owned = [(engine.number, partition["partition"]) for engine in self.up()
+                     for partition in engine.call("/partitions").get("partitions", [])]
+            if owned != before or sorted(number for _, number in owned) != list(range(PARTITIONS)):
+                before, since = owned, time.monotonic()
+            time.sleep(0.1)
+
     def only_owner(self, workspace):
-        """The engine that serves a workspace, which may be on its way to another one now."""
-        deadline = time.monotonic() + 10
-        while (found := self.owner(workspace))[0] is None:
-            assert time.monotonic() < deadline, f"{workspace} is not served by one engine: {found[1]}"
-            time.sleep(0.05)
-        return found[0]
+        engine, found = self.owner(workspace)
+        assert engine, f"{workspace} is not served by one engine: {found}"
+        return engine
 
     def verify(self, expected):
         seconds = self.wait_until_ready(expected)
+        self.wait_until_settled()
         for workspace, wanted in expected.items():
             engine = self.only_owner(workspace)
             summary = engine.call(f"/workspaces/{workspace}/entities")
@@ -295,7 +304,7 @@ def three(fleet, dice, lines, expected):
 
 def churn(fleet, dice, lines, expected):
     fleet.add(3)
-    fleet.wait_until_ready({})
+    fleet.wait_until_settled()
     feed = Feed(fleet, lines, fleet.arguments.feed_seconds)
     moments = sorted(dice.uniform(2, fleet.arguments.feed_seconds) for _ in range(4))
     say("moments " + ", ".join(f"{moment:.3f}" for moment in moments))
