@@ -81,6 +81,8 @@ struct Shared {
     topic: String,
     /// Of this process's producer.
     transactional_id: String,
+    /// What the ids of all producers begin with that write this changelog.
+    producers_of_group: String,
     /// What a producer is made of.
     producer: ClientConfig,
     cache: LsmStore,
@@ -138,6 +140,7 @@ impl ChangelogStore {
             topic: config.topic.clone(),
             producer: transactions.config().clone(),
             transactional_id,
+            producers_of_group: format!("{}-{}-", config.group, config.topic),
             cache,
             group,
             readers: Arc::new(Readers::new(config)?),

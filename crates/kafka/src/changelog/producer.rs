@@ -18,11 +18,17 @@ use super::reader::number;
 use crate::config::KafkaConfig;
 use crate::context;
 
-/// A transaction that takes longer is aborted by the coordinator.
-const TRANSACTION: Duration = Duration::from_secs(30);
+/// A transaction that takes longer is aborted by the coordinator. Whoever takes a partition over from a process that
+/// died in its first transaction on it waits for so long, and for the coordinator to look (every ten seconds by default):
+/// no longer than for the session of the member that died, if that is within these bounds.
+const TRANSACTION_LEAST: Duration = Duration::from_secs(10);
+const TRANSACTION_MOST: Duration = Duration::from_secs(30);
 
-/// How long a transaction may take until its commit; the rest is for the commit itself.
-const UNTIL_COMMIT: Duration = Duration::from_secs(10);
+/// How much of that a transaction may take until its commit, as a divisor; the rest is for the commit itself.
+const UNTIL_COMMIT: u32 = 2;
+
+/// The same where the time is long.
+const UNTIL_COMMIT_MOST: Duration = Duration::from_secs(10);
 
 /// How long the client may say nothing beyond the time it was given, before it is taken for stuck.
 const STUCK: Duration = Duration::from_secs(2);
@@ -117,6 +123,8 @@ pub(super) struct Transactions {
     id: Arc<str>,
     state: State,
     backoff: Duration,
+    /// How long a transaction may take until its commit.
+    until_commit: Duration,
 }
 
 enum State {
@@ -132,7 +140,7 @@ enum State {
 
 impl Transactions {
     pub(super) fn new(config: &KafkaConfig, id: &str) -> Result<Self, KafkaError> {
-        let timeout = TRANSACTION.as_millis().to_string();
+        let timeout = transaction_timeout(config).as_millis().to_string();
         let defaults = [
             ("enable.idempotence", "true"),
             ("transaction.timeout.ms", timeout.as_str()),
@@ -148,7 +156,10 @@ impl Transactions {
         client.set("transactional.id", id);
         // Made at once, so that a property that the client does not take is told when the store is opened.
         let first = client.create_with_context(Delivered::default())?;
+        let whole = milliseconds(client.get("transaction.timeout.ms"));
+        let whole = whole.unwrap_or(TRANSACTION_LEAST);
         Ok(Self {
+            until_commit: (whole / UNTIL_COMMIT).min(UNTIL_COMMIT_MOST),
             topic: config.changelog_topic(),
             config: client,
             id: id.into(),
@@ -217,7 +228,7 @@ impl Transactions {
             return Outcome::Aborted("there is no producer".to_owned());
         };
         let client = Arc::clone(client);
-        let until = Instant::now() + UNTIL_COMMIT;
+        let until = Instant::now() + self.until_commit;
         client.context().ends.lock().clear();
         *client.context().failure.lock() = None;
         if let Err(error) = client.begin_transaction() {
@@ -331,6 +342,25 @@ impl Transactions {
     }
 }
 
+/// How long a transaction may take. The client takes no time that is shorter than others that were given to it.
+fn transaction_timeout(config: &KafkaConfig) -> Duration {
+    let given = |name| milliseconds(config.properties.get(name).map(String::as_str));
+    let others = [
+        "socket.timeout.ms",
+        "message.timeout.ms",
+        "delivery.timeout.ms",
+    ];
+    let longest = others.into_iter().filter_map(given).max();
+    config
+        .session_timeout
+        .max(longest.unwrap_or_default())
+        .clamp(TRANSACTION_LEAST, TRANSACTION_MOST)
+}
+
+fn milliseconds(text: Option<&str>) -> Option<Duration> {
+    text?.parse().ok().map(Duration::from_millis)
+}
+
 /// Why a transaction cannot be committed.
 enum Failure {
     Told(&'static str, KafkaError),
@@ -419,4 +449,36 @@ pub(super) fn fence(config: &ClientConfig, id: &str) -> Result<(), KafkaError> {
         .set("transactional.id", id)
         .create_with_context(Delivered::default())?;
     client.init_transactions(INIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_has_the_time_of_a_session_and_no_less_than_the_client_takes() {
+        for (session, property, expected) in [
+            (6, None, 10),
+            (20, None, 20),
+            (45, None, 30),
+            (10, Some(("socket.timeout.ms", "25000")), 25),
+            (10, Some(("message.timeout.ms", "29000")), 29),
+            (10, Some(("transaction.timeout.ms", "15000")), 15),
+        ] {
+            let config = KafkaConfig {
+                brokers: "127.0.0.1:1".to_owned(),
+                session_timeout: Duration::from_secs(session),
+                properties: property
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                    .collect(),
+                ..KafkaConfig::default()
+            };
+            let made = Transactions::new(&config, "id").expect("the client takes it");
+            let whole = milliseconds(made.config().get("transaction.timeout.ms"));
+            let whole = whole.expect("a number");
+            assert_eq!(whole, Duration::from_secs(expected), "{property:?}");
+            assert!(made.until_commit < whole);
+        }
+    }
 }
