@@ -33,6 +33,9 @@ const UNTIL_COMMIT_MOST: Duration = Duration::from_secs(10);
 /// How long the client may say nothing beyond the time it was given, before it is taken for stuck.
 const STUCK: Duration = Duration::from_secs(2);
 
+/// Most clients that are left stuck: each keeps its threads, connections and buffers for good.
+const STUCK_MOST: usize = 4;
+
 /// How long it is asked whether a commit was done.
 const COMMIT: Duration = Duration::from_secs(20);
 
@@ -125,6 +128,8 @@ pub(super) struct Transactions {
     backoff: Duration,
     /// How long a transaction may take until its commit.
     until_commit: Duration,
+    /// Calls that add the group's offsets. None is under way between two transactions, but those that are stuck.
+    calls: Arc<()>,
 }
 
 enum State {
@@ -165,6 +170,7 @@ impl Transactions {
             id: id.into(),
             state: State::Starting(first),
             backoff: BACKOFF_LEAST,
+            calls: Arc::new(()),
         })
     }
 
@@ -174,6 +180,12 @@ impl Transactions {
         match &self.state {
             State::Ready(_) => return Ok(()),
             State::None { again_at, reason } if now < *again_at => return Err(reason.clone()),
+            State::None { reason, .. } if self.stuck() >= STUCK_MOST => {
+                return Err(format!(
+                    "{} clients do not come back from their calls, and no further one is made until one does: {reason}",
+                    self.stuck()
+                ));
+            }
             State::None { .. } => match self.config.create_with_context(Delivered::default()) {
                 Ok(client) => self.state = State::Starting(client),
                 Err(error) => {
@@ -202,6 +214,11 @@ impl Transactions {
             self.state = State::Ready(Arc::new(client));
         }
         Ok(())
+    }
+
+    /// How many clients do not come back.
+    fn stuck(&self) -> usize {
+        Arc::strong_count(&self.calls).saturating_sub(1)
     }
 
     /// What a producer is made of.
@@ -235,7 +252,7 @@ impl Transactions {
             return self.never_committed(&client, "a transaction cannot begin", &error);
         }
         let prepared = produce(&client, &self.topic, records, until)
-            .and_then(|()| send_offsets(&client, offsets, member, until));
+            .and_then(|()| send_offsets(&client, &self.calls, offsets, member, until));
         match prepared {
             Ok(()) => {}
             Err(Failure::Told(what, error)) => {
@@ -400,12 +417,13 @@ fn produce(
 /// from it where the group's coordinator goes away (librdkafka issues 5456 and 5511).
 fn send_offsets(
     client: &Arc<Client>,
+    calls: &Arc<()>,
     offsets: TopicPartitionList,
     member: ConsumerGroupMetadata,
     until: Instant,
 ) -> Result<(), Failure> {
     const STUCK_WORDS: &str = "the client does not come back from sending the group's offsets";
-    let client = Arc::clone(client);
+    let (client, call_of) = (Arc::clone(client), Arc::clone(calls));
     let (tell, told) = crossbeam_channel::bounded(1);
     let call = move || {
         let answer = loop {
@@ -419,8 +437,13 @@ fn send_offsets(
                 answer => break answer,
             }
         };
-        // Nobody waits for an answer that comes too late.
-        let _ = tell.send(answer);
+        // Nobody waits for an answer that comes too late. Its client is gone before the call counts as over.
+        let is_late = tell.send(answer).is_err();
+        drop(client);
+        drop(call_of);
+        if is_late {
+            tracing::info!("a client of the changelog that was stuck has come back");
+        }
     };
     let thread = std::thread::Builder::new().name("changelog-offsets".to_owned());
     if thread.spawn(call).is_err() {
@@ -480,5 +503,32 @@ mod tests {
             assert_eq!(whole, Duration::from_secs(expected), "{property:?}");
             assert!(made.until_commit < whole);
         }
+    }
+
+    #[test]
+    fn no_client_is_made_while_too_many_are_stuck() {
+        let config = KafkaConfig {
+            brokers: "127.0.0.1:1".to_owned(),
+            ..KafkaConfig::default()
+        };
+        let mut transactions = Transactions::new(&config, "id").expect("the client takes it");
+        let mut stuck = vec![Arc::clone(&transactions.calls); STUCK_MOST];
+        transactions.without("stuck".to_owned());
+        let now_due = |transactions: &mut Transactions| {
+            if let State::None { again_at, .. } = &mut transactions.state {
+                *again_at = Instant::now();
+            }
+        };
+        now_due(&mut transactions);
+        let words = transactions.ready().expect_err("too many");
+        assert_eq!(
+            words,
+            "4 clients do not come back from their calls, and no further one is made until one does: stuck"
+        );
+        assert!(matches!(transactions.state, State::None { .. }));
+        stuck.pop();
+        now_due(&mut transactions);
+        transactions.ready().expect_err("there is no broker");
+        assert!(matches!(transactions.state, State::Starting(_)));
     }
 }
