@@ -642,3 +642,29 @@ fn only_an_owner_whose_group_is_not_just_slow_is_told_to_write_no_more() {
         assert_eq!(takeover.is_settled(), expected, "{writer} {takes:?}");
     }
 }
+
+#[test]
+fn the_end_does_not_wait_for_a_broker_that_takes_its_time() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    cluster
+        .broker_round_trip_time(1, Duration::from_secs(20))
+        .expect("slow now");
+    let work = Work::Save {
+        saves: vec![save_of("acme", 1, 9, one_change(8))],
+        committed: Vec::new(),
+    };
+    store.send(work).expect("sent");
+    let until = Instant::now() + LONG;
+    while !store.shared.partitions.is_pinned(PartitionId(1)) {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+    let began = Instant::now();
+    drop(store);
+    assert!(began.elapsed() < 2 * END, "{:?}", began.elapsed());
+}
