@@ -63,6 +63,12 @@ const BEFORE: Duration = Duration::from_millis(800);
 /// How long the transaction under way may hold a partition that is let go of.
 const CLOSE: Duration = Duration::from_secs(5);
 
+/// How long the end of a changelog waits for its writer, which may be within a call of the client.
+const END: Duration = Duration::from_secs(5);
+
+/// Between two looks whether it has ended.
+const END_LOOK: Duration = Duration::from_millis(2);
+
 /// Why a changelog cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangelogError {
@@ -80,6 +86,8 @@ struct Shared {
     topic: String,
     /// Of this process's producer.
     transactional_id: String,
+    /// What the ids of all producers begin with that write this changelog.
+    producers_of_group: String,
     /// What a producer is made of.
     producer: ClientConfig,
     cache: LsmStore,
@@ -137,6 +145,7 @@ impl ChangelogStore {
             topic: config.topic.clone(),
             producer: transactions.config().clone(),
             transactional_id,
+            producers_of_group: format!("{}-{}-", config.group, config.topic),
             cache,
             group,
             readers: Arc::new(Readers::new(config)?),
@@ -351,9 +360,17 @@ impl ChangelogStore {
 impl Drop for ChangelogStore {
     fn drop(&mut self) {
         drop(self.jobs.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        let until = Instant::now() + END;
+        while !thread.is_finished() && Instant::now() < until {
+            std::thread::sleep(END_LOOK);
+        }
+        if !thread.is_finished() {
+            // It ends by itself once the client answers, and keeps its cache until then.
+            tracing::warn!("the thread that writes the changelog does not end in time; it is left");
+        } else if thread.join().is_err() {
             tracing::error!("the thread that writes the changelog had panicked");
         }
     }

@@ -18,14 +18,23 @@ use super::reader::number;
 use crate::config::KafkaConfig;
 use crate::context;
 
-/// A transaction that takes longer is aborted by the coordinator.
-const TRANSACTION: Duration = Duration::from_secs(30);
+/// A transaction that takes longer is aborted by the coordinator. Whoever takes a partition over from a process that
+/// died in its first transaction on it waits for so long, and for the coordinator to look (every ten seconds by default):
+/// no longer than for the session of the member that died, if that is within these bounds.
+const TRANSACTION_LEAST: Duration = Duration::from_secs(10);
+const TRANSACTION_MOST: Duration = Duration::from_secs(30);
 
-/// How long a transaction may take until its commit; the rest is for the commit itself.
-const UNTIL_COMMIT: Duration = Duration::from_secs(10);
+/// How much of that a transaction may take until its commit, as a divisor; the rest is for the commit itself.
+const UNTIL_COMMIT: u32 = 2;
+
+/// The same where the time is long.
+const UNTIL_COMMIT_MOST: Duration = Duration::from_secs(10);
 
 /// How long the client may say nothing beyond the time it was given, before it is taken for stuck.
 const STUCK: Duration = Duration::from_secs(2);
+
+/// Most clients that are left stuck: each keeps its threads, connections and buffers for good.
+const STUCK_MOST: usize = 4;
 
 /// How long it is asked whether a commit was done.
 const COMMIT: Duration = Duration::from_secs(20);
@@ -117,6 +126,10 @@ pub(super) struct Transactions {
     id: Arc<str>,
     state: State,
     backoff: Duration,
+    /// How long a transaction may take until its commit.
+    until_commit: Duration,
+    /// Calls that add the group's offsets. None is under way between two transactions, but those that are stuck.
+    calls: Arc<()>,
 }
 
 enum State {
@@ -132,7 +145,7 @@ enum State {
 
 impl Transactions {
     pub(super) fn new(config: &KafkaConfig, id: &str) -> Result<Self, KafkaError> {
-        let timeout = TRANSACTION.as_millis().to_string();
+        let timeout = transaction_timeout(config).as_millis().to_string();
         let defaults = [
             ("enable.idempotence", "true"),
             ("transaction.timeout.ms", timeout.as_str()),
@@ -148,12 +161,16 @@ impl Transactions {
         client.set("transactional.id", id);
         // Made at once, so that a property that the client does not take is told when the store is opened.
         let first = client.create_with_context(Delivered::default())?;
+        let whole = milliseconds(client.get("transaction.timeout.ms"));
+        let whole = whole.unwrap_or(TRANSACTION_LEAST);
         Ok(Self {
+            until_commit: (whole / UNTIL_COMMIT).min(UNTIL_COMMIT_MOST),
             topic: config.changelog_topic(),
             config: client,
             id: id.into(),
             state: State::Starting(first),
             backoff: BACKOFF_LEAST,
+            calls: Arc::new(()),
         })
     }
 
@@ -163,6 +180,12 @@ impl Transactions {
         match &self.state {
             State::Ready(_) => return Ok(()),
             State::None { again_at, reason } if now < *again_at => return Err(reason.clone()),
+            State::None { reason, .. } if self.stuck() >= STUCK_MOST => {
+                return Err(format!(
+                    "{} clients do not come back from their calls, and no further one is made until one does: {reason}",
+                    self.stuck()
+                ));
+            }
             State::None { .. } => match self.config.create_with_context(Delivered::default()) {
                 Ok(client) => self.state = State::Starting(client),
                 Err(error) => {
@@ -193,6 +216,11 @@ impl Transactions {
         Ok(())
     }
 
+    /// How many clients do not come back.
+    fn stuck(&self) -> usize {
+        Arc::strong_count(&self.calls).saturating_sub(1)
+    }
+
     /// What a producer is made of.
     pub(super) fn config(&self) -> &ClientConfig {
         &self.config
@@ -217,14 +245,14 @@ impl Transactions {
             return Outcome::Aborted("there is no producer".to_owned());
         };
         let client = Arc::clone(client);
-        let until = Instant::now() + UNTIL_COMMIT;
+        let until = Instant::now() + self.until_commit;
         client.context().ends.lock().clear();
         *client.context().failure.lock() = None;
         if let Err(error) = client.begin_transaction() {
             return self.never_committed(&client, "a transaction cannot begin", &error);
         }
         let prepared = produce(&client, &self.topic, records, until)
-            .and_then(|()| send_offsets(&client, offsets, member, until));
+            .and_then(|()| send_offsets(&client, &self.calls, offsets, member, until));
         match prepared {
             Ok(()) => {}
             Err(Failure::Told(what, error)) => {
@@ -331,6 +359,25 @@ impl Transactions {
     }
 }
 
+/// How long a transaction may take. The client takes no time that is shorter than others that were given to it.
+fn transaction_timeout(config: &KafkaConfig) -> Duration {
+    let given = |name| milliseconds(config.properties.get(name).map(String::as_str));
+    let others = [
+        "socket.timeout.ms",
+        "message.timeout.ms",
+        "delivery.timeout.ms",
+    ];
+    let longest = others.into_iter().filter_map(given).max();
+    config
+        .session_timeout
+        .max(longest.unwrap_or_default())
+        .clamp(TRANSACTION_LEAST, TRANSACTION_MOST)
+}
+
+fn milliseconds(text: Option<&str>) -> Option<Duration> {
+    text?.parse().ok().map(Duration::from_millis)
+}
+
 /// Why a transaction cannot be committed.
 enum Failure {
     Told(&'static str, KafkaError),
@@ -370,12 +417,13 @@ fn produce(
 /// from it where the group's coordinator goes away (librdkafka issues 5456 and 5511).
 fn send_offsets(
     client: &Arc<Client>,
+    calls: &Arc<()>,
     offsets: TopicPartitionList,
     member: ConsumerGroupMetadata,
     until: Instant,
 ) -> Result<(), Failure> {
     const STUCK_WORDS: &str = "the client does not come back from sending the group's offsets";
-    let client = Arc::clone(client);
+    let (client, call_of) = (Arc::clone(client), Arc::clone(calls));
     let (tell, told) = crossbeam_channel::bounded(1);
     let call = move || {
         let answer = loop {
@@ -389,8 +437,13 @@ fn send_offsets(
                 answer => break answer,
             }
         };
-        // Nobody waits for an answer that comes too late.
-        let _ = tell.send(answer);
+        // Nobody waits for an answer that comes too late. Its client is gone before the call counts as over.
+        let is_late = tell.send(answer).is_err();
+        drop(client);
+        drop(call_of);
+        if is_late {
+            tracing::info!("a client of the changelog that was stuck has come back");
+        }
     };
     let thread = std::thread::Builder::new().name("changelog-offsets".to_owned());
     if thread.spawn(call).is_err() {
@@ -419,4 +472,63 @@ pub(super) fn fence(config: &ClientConfig, id: &str) -> Result<(), KafkaError> {
         .set("transactional.id", id)
         .create_with_context(Delivered::default())?;
     client.init_transactions(INIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_has_the_time_of_a_session_and_no_less_than_the_client_takes() {
+        for (session, property, expected) in [
+            (6, None, 10),
+            (20, None, 20),
+            (45, None, 30),
+            (10, Some(("socket.timeout.ms", "25000")), 25),
+            (10, Some(("message.timeout.ms", "29000")), 29),
+            (10, Some(("transaction.timeout.ms", "15000")), 15),
+        ] {
+            let config = KafkaConfig {
+                brokers: "127.0.0.1:1".to_owned(),
+                session_timeout: Duration::from_secs(session),
+                properties: property
+                    .iter()
+                    .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                    .collect(),
+                ..KafkaConfig::default()
+            };
+            let made = Transactions::new(&config, "id").expect("the client takes it");
+            let whole = milliseconds(made.config().get("transaction.timeout.ms"));
+            let whole = whole.expect("a number");
+            assert_eq!(whole, Duration::from_secs(expected), "{property:?}");
+            assert!(made.until_commit < whole);
+        }
+    }
+
+    #[test]
+    fn no_client_is_made_while_too_many_are_stuck() {
+        let config = KafkaConfig {
+            brokers: "127.0.0.1:1".to_owned(),
+            ..KafkaConfig::default()
+        };
+        let mut transactions = Transactions::new(&config, "id").expect("the client takes it");
+        let mut stuck = vec![Arc::clone(&transactions.calls); STUCK_MOST];
+        transactions.without("stuck".to_owned());
+        let now_due = |transactions: &mut Transactions| {
+            if let State::None { again_at, .. } = &mut transactions.state {
+                *again_at = Instant::now();
+            }
+        };
+        now_due(&mut transactions);
+        let words = transactions.ready().expect_err("too many");
+        assert_eq!(
+            words,
+            "4 clients do not come back from their calls, and no further one is made until one does: stuck"
+        );
+        assert!(matches!(transactions.state, State::None { .. }));
+        stuck.pop();
+        now_due(&mut transactions);
+        transactions.ready().expect_err("there is no broker");
+        assert!(matches!(transactions.state, State::Starting(_)));
+    }
 }

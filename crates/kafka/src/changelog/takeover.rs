@@ -1,7 +1,9 @@
 //! Taking a partition over: what the group has committed, then the changelog to its end.
 //!
 //! The order matters. The committed offset is asked for first, stable only: so a transaction of the owner before
-//! that could still succeed is waited for, and any later one of it is refused by the group. Then the end of what
+//! to which the group has said yes is waited for. It says yes to no later one: the generation of the owner before was over
+//! before this process was given the partition, and the owner before does not begin one with a later generation
+//! (see [`ChangelogStore::let_go`](super::ChangelogStore::let_go)). Then the end of what
 //! is *written* is taken, and waited for until every transaction below it is decided: markers of a
 //! transaction come to each partition in their own time, so the end of what is committed may still be
 //! below records that are committed already.
@@ -26,6 +28,9 @@ const CALL: Duration = Duration::from_millis(800);
 /// How long a transaction of the owner before may take to be decided: it ends with its partitions.
 const DECIDED: Duration = Duration::from_millis(300);
 
+/// How long a group may take that is not slow.
+const AT_ONCE: Duration = Duration::from_millis(200);
+
 /// How long the brokers may take for one answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -40,11 +45,25 @@ pub(super) struct Takeover {
     partition: PartitionId,
     committed: Offset,
     phase: Phase,
-    /// The owner before was told to write no more, or need not be.
-    fenced: bool,
+    owner_before: OwnerBefore,
     /// How far it is, and how far it must.
     position: u64,
     end: u64,
+}
+
+/// Whether the owner before may have died in a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OwnerBefore {
+    MayHang,
+    /// It was told to write no more, or need not be.
+    Settled,
+}
+
+/// What the group answers to the question what it has committed.
+enum Answer {
+    Committed(Offset),
+    /// Nothing in time, or that a transaction is under way.
+    Undecided(KafkaError),
 }
 
 enum Phase {
@@ -110,15 +129,31 @@ pub(super) enum Step {
 }
 
 impl Takeover {
+    /// Of a partition that the group has given to this process.
     pub(super) fn new(partition: PartitionId) -> Self {
         Self {
             partition,
             committed: Offset::ZERO,
             phase: Phase::Committed,
-            fenced: false,
+            owner_before: OwnerBefore::MayHang,
             position: 0,
             end: 0,
         }
+    }
+
+    /// Of a partition that this process has had all the time. Nobody is told to write no more: what stands open is of
+    /// this process, whose producer was let in anew just before and so has decided it.
+    pub(super) fn again(partition: PartitionId) -> Self {
+        Self {
+            owner_before: OwnerBefore::Settled,
+            ..Self::new(partition)
+        }
+    }
+
+    /// Whether the owner before was told to write no more, or need not be.
+    #[cfg(test)]
+    pub(super) fn is_settled(&self) -> bool {
+        self.owner_before == OwnerBefore::Settled
     }
 
     /// Goes on for a while. After an error it begins anew, from where the cache is then.
@@ -171,69 +206,69 @@ impl Takeover {
     }
 
     fn ask_group(&mut self, shared: &Shared) -> Result<Offset, StoreError> {
-        let patience = if self.fenced { ANSWER } else { DECIDED };
-        let answer = shared
-            .group
-            .committed(&shared.topic, self.partition, patience);
-        let is_undecided = matches!(
-            answer
-                .as_ref()
-                .err()
-                .and_then(KafkaError::rdkafka_error_code),
-            Some(
-                RDKafkaErrorCode::UnstableOffsetCommit
-                    | RDKafkaErrorCode::OperationTimedOut
-                    | RDKafkaErrorCode::RequestTimedOut
-            )
-        );
-        if is_undecided && !self.fenced {
-            // Asked once more, with the time that brokers may take.
-            self.fenced = true;
-            self.fence(shared);
-            return self.ask_group(shared);
+        if self.owner_before == OwnerBefore::MayHang {
+            if let Answer::Committed(offset) = self.ask_once(shared, DECIDED)? {
+                return Ok(offset);
+            }
+            // The client asks again by itself as long as a transaction is under way, so that looks like a group that is
+            // slow. It is one where the same question without the transactions is answered at once, before and after.
+            let before = self.ask_writer(shared);
+            if let Answer::Committed(offset) = self.ask_once(shared, DECIDED)? {
+                return Ok(offset);
+            }
+            let writer = before.filter(|before| Some(before) == self.ask_writer(shared).as_ref());
+            if let Some(writer) = writer {
+                self.owner_before = OwnerBefore::Settled;
+                fence(self.partition, shared, writer);
+            }
         }
-        let committed = answer.map_err(|error| {
-            StoreError::Unavailable(format!(
-                "the group does not tell what it has committed of partition {}: {error}",
-                self.partition
-            ))
-        })?;
-        let offset = committed.map_or(0, |committed| committed.offset);
-        Ok(Offset(u64::try_from(offset).unwrap_or_default()))
+        match self.ask_once(shared, ANSWER)? {
+            Answer::Committed(offset) => Ok(offset),
+            Answer::Undecided(error) => Err(self.not_told(&error)),
+        }
     }
 
-    /// A transaction with an offset of the partition is under way for so long that its process has died in it, or
-    /// should not be in it: who gives a partition away decides it before. The coordinator would wait until its time
-    /// is over; so it is told that the process writes no more.
-    fn fence(&mut self, shared: &Shared) {
-        let before = shared
+    fn ask_once(&self, shared: &Shared, patience: Duration) -> Result<Answer, StoreError> {
+        let asked = shared
             .group
-            .committed_before(&shared.topic, self.partition, ANSWER);
-        let writer = match before {
-            Ok(Some(committed)) => committed.metadata,
-            Ok(None) => return,
+            .committed(&shared.topic, self.partition, patience);
+        match asked {
+            Ok(committed) => {
+                let offset = committed.map_or(0, |committed| committed.offset);
+                Ok(Answer::Committed(Offset(
+                    u64::try_from(offset).unwrap_or_default(),
+                )))
+            }
+            Err(error) if is_undecided(&error) => Ok(Answer::Undecided(error)),
+            Err(error) => Err(self.not_told(&error)),
+        }
+    }
+
+    fn not_told(&self, error: &KafkaError) -> StoreError {
+        StoreError::Unavailable(format!(
+            "the group does not tell what it has committed of partition {}: {error}",
+            self.partition
+        ))
+    }
+
+    /// Whose producer has committed last, if it is one that may be told to write no more and the group tells it at once.
+    fn ask_writer(&self, shared: &Shared) -> Option<String> {
+        let ask = || {
+            shared
+                .group
+                .committed_before(&shared.topic, self.partition, AT_ONCE)
+        };
+        // The first question may have to make a connection.
+        let told = ask().or_else(|_| ask());
+        let writer = match told {
+            Ok(committed) => committed?.metadata,
             Err(error) => {
-                tracing::debug!(partition = %self.partition, %error, "nobody tells who wrote last");
-                return;
+                tracing::debug!(partition = %self.partition, %error, "the group does not tell at once who wrote last");
+                return None;
             }
         };
-        if writer.is_empty() || writer == shared.transactional_id {
-            return;
-        }
-        let (partition, config) = (self.partition, shared.producer.clone());
-        // It is done when the coordinator has answered; that it was asked is enough for the transaction to end.
-        let fence = move || match producer::fence(&config, &writer) {
-            Ok(()) => {
-                tracing::info!(%partition, writer, "a transaction that the owner before left open was aborted");
-            }
-            Err(error) => {
-                tracing::warn!(%partition, writer, %error, "a transaction that the owner before left open ends only with its time");
-            }
-        };
-        let thread = std::thread::Builder::new().name("fence".to_owned());
-        if let Err(error) = thread.spawn(fence) {
-            tracing::warn!(%error, "there is no thread to abort a transaction of the owner before");
-        }
+        let is_an_owner = writer.starts_with(&shared.producers_of_group);
+        (is_an_owner && writer != shared.transactional_id).then_some(writer)
     }
 
     /// Waits until what was written when it began is decided, and begins to read then.
@@ -387,6 +422,41 @@ impl Takeover {
                 }
             }
         }
+    }
+}
+
+fn is_undecided(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::UnstableOffsetCommit
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+        )
+    )
+}
+
+/// A transaction with an offset of the partition is under way for so long that its process has died in it, or
+/// should not be in it: who gives a partition away decides it before. The coordinator would wait until its time
+/// is over; so it is told that the process writes no more.
+///
+/// The writer is who has committed last. Where the owner before died in its first transaction on the partition, that is
+/// the one before it: that one begins with another producer if it still lives, and the open transaction ends with
+/// its own time (see [`producer::Transactions`]).
+fn fence(partition: PartitionId, shared: &Shared, writer: String) {
+    let config = shared.producer.clone();
+    // It is done when the coordinator has answered; that it was asked is enough for the transaction to end.
+    let fence = move || match producer::fence(&config, &writer) {
+        Ok(()) => {
+            tracing::info!(%partition, writer, "what the process that wrote last may have left open was aborted");
+        }
+        Err(error) => {
+            tracing::warn!(%partition, writer, %error, "a transaction that the owner before left open ends only with its time");
+        }
+    };
+    let thread = std::thread::Builder::new().name("fence".to_owned());
+    if let Err(error) = thread.spawn(fence) {
+        tracing::warn!(%error, "there is no thread to abort a transaction of the owner before");
     }
 }
 

@@ -269,7 +269,7 @@ impl Writer {
         let takeover = self
             .takeovers
             .entry(partition)
-            .or_insert_with(|| Takeover::new(partition));
+            .or_insert_with(|| Takeover::again(partition));
         match takeover.step(&self.shared) {
             Ok(Step::Reading { .. }) => {}
             Ok(Step::Done(taken)) => {

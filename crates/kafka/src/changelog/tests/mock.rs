@@ -2,6 +2,7 @@
 //! transactions but forgets them.
 
 use super::*;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -577,4 +578,93 @@ fn while_a_partition_is_read_again_a_save_fails_as_a_whole_and_nothing_of_it_is_
     }
     assert_eq!(load(&store, "acme").expect("loaded").1.len(), 1);
     assert_eq!(store.committed(PartitionId(2)), Ok(Offset(9)));
+}
+
+/// A group that tells nothing that is stable, and what was committed before after a while.
+struct Undecided {
+    writer: String,
+    takes: Duration,
+}
+
+impl Group for Undecided {
+    fn metadata(&self) -> Option<ConsumerGroupMetadata> {
+        None
+    }
+
+    fn committed(
+        &self,
+        _: &str,
+        _: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<Committed>> {
+        std::thread::sleep(timeout);
+        Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OperationTimedOut))
+    }
+
+    fn committed_before(
+        &self,
+        _: &str,
+        _: PartitionId,
+        timeout: Duration,
+    ) -> KafkaResult<Option<Committed>> {
+        std::thread::sleep(self.takes.min(timeout));
+        if self.takes > timeout {
+            return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OperationTimedOut));
+        }
+        Ok(Some(Committed {
+            offset: 7,
+            metadata: self.writer.clone(),
+        }))
+    }
+}
+
+#[test]
+fn only_an_owner_whose_group_is_not_just_slow_is_told_to_write_no_more() {
+    let place = Place::new("127.0.0.1:1");
+    let topic = place.config.changelog_topic();
+    let (quick, slow) = (Duration::ZERO, Duration::from_secs(9));
+    let another = format!("{topic}-another");
+    for (writer, takes, expected) in [
+        (another.as_str(), quick, true),
+        (&another, slow, false),
+        (&format!("{topic}-one"), quick, false),
+        ("somebody-else", quick, false),
+        ("", quick, false),
+    ] {
+        let dir = dir();
+        let group = Undecided {
+            writer: writer.to_owned(),
+            takes,
+        };
+        let store = place.store_of(dir.path(), "one", Arc::new(group));
+        let mut takeover = Takeover::new(PartitionId(1));
+        assert!(takeover.step(&store.shared).is_err());
+        assert_eq!(takeover.is_settled(), expected, "{writer} {takes:?}");
+    }
+}
+
+#[test]
+fn the_end_does_not_wait_for_a_broker_that_takes_its_time() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let dir = dir();
+    let store = place.store(dir.path(), "one");
+    open(&store, 1);
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    cluster
+        .broker_round_trip_time(1, Duration::from_secs(20))
+        .expect("slow now");
+    let work = Work::Save {
+        saves: vec![save_of("acme", 1, 9, one_change(8))],
+        committed: Vec::new(),
+    };
+    store.send(work).expect("sent");
+    let until = Instant::now() + LONG;
+    while !store.shared.partitions.is_pinned(PartitionId(1)) {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+    let began = Instant::now();
+    drop(store);
+    assert!(began.elapsed() < 2 * END, "{:?}", began.elapsed());
 }
