@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::{Offset as At, TopicPartitionList};
 use workspace_engine_core::log::{AppendListener, ReadError};
 use workspace_lifecycle::{Offset, PartitionId};
@@ -262,7 +263,7 @@ impl Cluster {
             .fetch_metadata(None, timeout)
             .map_err(|error| self.unanswered(&error))?;
         let topic = metadata.topics().iter().find(|of| of.name() == self.topic);
-        let found = topic.map(|topic| topic.partitions()).unwrap_or_default();
+        let found = topic.map(MetadataTopic::partitions).unwrap_or_default();
         if found.is_empty() {
             return Err(self.is_missing());
         }
@@ -270,7 +271,9 @@ impl Cluster {
         for id in partitions {
             let number = i32::try_from(id.0).unwrap_or(i32::MAX);
             let leader = found.iter().find(|of| of.id() == number);
-            let leader = leader.map(|of| of.leader()).filter(|leader| *leader >= 0);
+            let leader = leader
+                .map(MetadataPartition::leader)
+                .filter(|leader| *leader >= 0);
             leaders.entry(leader).or_default().push(*id);
         }
         Ok(leaders)

@@ -61,7 +61,7 @@ fn a_property_that_is_none_is_refused_at_once() {
         .properties
         .insert("no.such.thing".to_owned(), "1".to_owned());
     match KafkaLog::open(&config, 1) {
-        Err(KafkaLogError::Client(error)) => assert!(error.to_string().contains("no.such.thing")),
+        Err(KafkaLogError::Client(error)) => assert!(error.contains("no.such.thing")),
         other => panic!("{other:?}"),
     }
 }
