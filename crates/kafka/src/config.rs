@@ -190,14 +190,13 @@ impl KafkaConfig {
 /// Why a client cannot be made, in words without the value of any property: it may be a credential, and the client's
 /// own words repeat it.
 pub(crate) fn refusal(error: &KafkaError) -> String {
-    match error {
-        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, key, _) => {
-            format!("librdkafka knows no property {key}")
-        }
-        KafkaError::ClientConfig(_, _, key, _) => {
-            format!("librdkafka does not take the value of {key}")
-        }
-        other => other.to_string(),
+    let KafkaError::ClientConfig(why, _, key, _) = error else {
+        return error.to_string();
+    };
+    if *why == RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN {
+        format!("librdkafka knows no property {key}")
+    } else {
+        format!("librdkafka does not take the value of {key}")
     }
 }
 

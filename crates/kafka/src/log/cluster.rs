@@ -1,12 +1,14 @@
 //! What the clients of a log share: the partitions, who is told of growth, and how the cluster is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use rdkafka::consumer::Consumer;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::{Offset as At, TopicPartitionList};
 use workspace_engine_core::log::{AppendListener, ReadError};
 use workspace_lifecycle::{Offset, PartitionId};
@@ -176,36 +178,128 @@ impl Cluster {
         Ok((ends.low(), ends.high()))
     }
 
-    /// Asks where some partitions end, takes the answers in, and tells of growth.
+    /// Asks where some partitions end, takes the answers in, and tells of growth. Where a leader cannot be reached, its
+    /// partitions alone are in trouble. It takes up to half as long again as the `timeout`.
     ///
     /// # Errors
-    /// Why the brokers do not answer.
+    /// Why no broker answers.
     pub(super) fn refresh(
         &self,
         partitions: &[PartitionId],
         asked: Asked,
         timeout: Duration,
     ) -> Result<(), String> {
+        // One question to a leader that does not answer spoils those to all others, so these are asked apart; all are
+        // where nobody answered before: not all leaders need come back at once.
+        let nobody_answered = matches!(&*self.standing.lock(), Standing::Trouble(_));
+        let (mut apart, together): (Vec<PartitionId>, Vec<PartitionId>) =
+            partitions.iter().partition(|id| {
+                nobody_answered || self.part(**id).is_ok_and(|part| part.trouble().is_some())
+            });
+        let mut unanswered = None;
+        if !together.is_empty() {
+            match self.take(&together, asked, Instant::now() + timeout) {
+                Ok(()) => self.heard(),
+                Err(words) => {
+                    unanswered = Some(words);
+                    apart.extend(together);
+                }
+            }
+        }
+        if apart.is_empty() {
+            self.client.context().forget();
+            return Ok(());
+        }
+        let left = match unanswered {
+            Some(_) => timeout / 2,
+            None => timeout,
+        };
+        self.refresh_by_leader(&apart, asked, Instant::now() + left)
+            .map_err(|words| {
+                let words = unanswered.unwrap_or(words);
+                *self.standing.lock() = Standing::Trouble(words.clone());
+                words
+            })
+    }
+
+    /// Asks each leader for its own partitions, one after the other.
+    fn refresh_by_leader(
+        &self,
+        partitions: &[PartitionId],
+        asked: Asked,
+        deadline: Instant,
+    ) -> Result<(), String> {
+        let leaders = self.leaders(partitions, left(deadline) / 2)?;
+        self.heard();
+        let mut waiting = u32::try_from(leaders.len()).unwrap_or(u32::MAX);
+        for (leader, partitions) in leaders {
+            let until = Instant::now() + left(deadline) / waiting.max(1);
+            waiting = waiting.saturating_sub(1);
+            let taken = match leader {
+                Some(_) => self.take(&partitions, asked, until),
+                None => Err(format!(
+                    "topic {} cannot be read from {}: the partition has no leader now",
+                    self.topic, self.brokers
+                )),
+            };
+            if let Err(words) = taken {
+                for part in partitions.iter().filter_map(|id| self.part(*id).ok()) {
+                    *part.trouble.lock() = Some(words.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Which broker leads which partitions; none where no broker does.
+    fn leaders(
+        &self,
+        partitions: &[PartitionId],
+        timeout: Duration,
+    ) -> Result<BTreeMap<Option<i32>, Vec<PartitionId>>, String> {
+        // Of all topics: asking for one that does not exist would create it on most clusters.
+        let metadata = self
+            .client
+            .fetch_metadata(None, timeout)
+            .map_err(|error| self.unanswered(&error))?;
+        let topic = metadata.topics().iter().find(|of| of.name() == self.topic);
+        let found = topic.map(MetadataTopic::partitions).unwrap_or_default();
+        if found.is_empty() {
+            return Err(self.is_missing());
+        }
+        let mut leaders: BTreeMap<_, Vec<PartitionId>> = BTreeMap::new();
+        for id in partitions {
+            let number = i32::try_from(id.0).unwrap_or(i32::MAX);
+            let leader = found.iter().find(|of| of.id() == number);
+            let leader = leader
+                .map(MetadataPartition::leader)
+                .filter(|leader| *leader >= 0);
+            leaders.entry(leader).or_default().push(*id);
+        }
+        Ok(leaders)
+    }
+
+    /// A broker has answered.
+    fn heard(&self) {
+        *self.standing.lock() = Standing::Fine;
+    }
+
+    /// Asks where some partitions end and takes the answers in: those of all, or none.
+    fn take(
+        &self,
+        partitions: &[PartitionId],
+        asked: Asked,
+        deadline: Instant,
+    ) -> Result<(), String> {
         let questions: Vec<(PartitionId, Question)> = partitions
             .iter()
             .filter_map(|id| Some((*id, self.part(*id).ok()?.ends.lock().question())))
             .collect();
-        let answers = match asked {
-            Asked::Both => self
-                .offsets(partitions, At::Beginning, timeout)
-                .and_then(|low| Ok((Some(low), self.offsets(partitions, At::End, timeout)?))),
-            Asked::End => self
-                .offsets(partitions, At::End, timeout)
-                .map(|high| (None, high)),
+        let low = match asked {
+            Asked::Both => Some(self.offsets(partitions, At::Beginning, left(deadline))?),
+            Asked::End => None,
         };
-        let (low, high) = match answers {
-            Ok(answers) => answers,
-            Err(words) => {
-                *self.standing.lock() = Standing::Trouble(words.clone());
-                return Err(words);
-            }
-        };
-        *self.standing.lock() = Standing::Fine;
+        let high = self.offsets(partitions, At::End, left(deadline))?;
         for (id, question) in questions {
             let end = self.found(&high, id);
             let beginning = low.as_ref().map(|low| self.found(low, id)).transpose();
@@ -278,46 +372,51 @@ impl Cluster {
         at: At,
         timeout: Duration,
     ) -> Result<TopicPartitionList, String> {
-        let words = self.client.context();
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for id in partitions {
             let number = i32::try_from(id.0).unwrap_or(i32::MAX);
             list.add_partition_offset(&self.topic, number, at)
                 .map_err(|error| error.to_string())?;
         }
-        match self.client.offsets_for_times(list, timeout) {
-            Ok(answers) => {
-                words.forget();
-                Ok(answers)
-            }
-            Err(error) => {
-                // What the client has said of its brokers is in its queue.
-                drain(&self.client);
-                let is_missing = matches!(
-                    error.rdkafka_error_code(),
-                    Some(
-                        RDKafkaErrorCode::UnknownPartition
-                            | RDKafkaErrorCode::UnknownTopic
-                            | RDKafkaErrorCode::UnknownTopicOrPartition
-                    )
-                );
-                if is_missing {
-                    return Err(format!(
-                        "topic {} does not exist on {}, or has less than {} partitions",
-                        self.topic,
-                        self.brokers,
-                        self.parts.len()
-                    ));
-                }
-                Err(format!(
-                    "topic {} cannot be read from {}: {}",
-                    self.topic,
-                    self.brokers,
-                    words.explain(&error)
-                ))
-            }
-        }
+        self.client
+            .offsets_for_times(list, timeout)
+            .map_err(|error| match error.rdkafka_error_code() {
+                Some(
+                    RDKafkaErrorCode::UnknownPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownTopicOrPartition,
+                ) => self.is_missing(),
+                _ => self.unanswered(&error),
+            })
     }
+
+    fn is_missing(&self) -> String {
+        format!(
+            "topic {} does not exist on {}, or has less than {} partitions",
+            self.topic,
+            self.brokers,
+            self.parts.len()
+        )
+    }
+
+    fn unanswered(&self, error: &KafkaError) -> String {
+        // What the client has said of its brokers is in its queue.
+        drain(&self.client);
+        format!(
+            "topic {} cannot be read from {}: {}",
+            self.topic,
+            self.brokers,
+            self.client.context().explain(error)
+        )
+    }
+}
+
+/// What is left of a time, and a moment more: a question that may take no time at all fails for nothing.
+fn left(deadline: Instant) -> Duration {
+    const LEAST: Duration = Duration::from_millis(50);
+    deadline
+        .saturating_duration_since(Instant::now())
+        .max(LEAST)
 }
 
 impl Part {
@@ -332,11 +431,11 @@ impl Part {
 
 /// Lets a client tell what it has to say. Its records go through queues of their own.
 pub(super) fn drain(client: &Client) {
-    const MOST: usize = 1000;
-    for _ in 0..MOST {
-        if client.poll(Duration::ZERO).is_none() {
-            return;
-        }
+    // A poll that takes a line for the log or what is said of a broker tells nothing as well: one that found nothing
+    // is no sign that there is nothing.
+    const POLLS: usize = 100;
+    for _ in 0..POLLS {
+        let _ = client.poll(Duration::ZERO);
     }
 }
 

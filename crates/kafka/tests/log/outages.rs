@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use workspace_engine_core::log::conformance::{EVERYTHING, append, request};
 use workspace_engine_core::log::{AppendError, EventLog, ReadError};
 use workspace_engine_kafka::{KafkaConfig, KafkaLog, KafkaLogError};
-use workspace_lifecycle::Offset;
+use workspace_lifecycle::{Offset, PartitionId};
 
-use crate::cluster::{Mock, P0, produce_numbers, read_to, until};
+use crate::cluster::{Mock, P0, TOPIC, produce_numbers, read_to, until};
 
 #[test]
 fn a_log_opens_without_brokers_and_says_what_they_say() {
@@ -61,7 +61,7 @@ fn a_property_that_is_none_is_refused_at_once() {
         .properties
         .insert("no.such.thing".to_owned(), "1".to_owned());
     match KafkaLog::open(&config, 1) {
-        Err(KafkaLogError::Client(error)) => assert!(error.to_string().contains("no.such.thing")),
+        Err(KafkaLogError::Client(error)) => assert!(error.contains("no.such.thing")),
         other => panic!("{other:?}"),
     }
 }
@@ -204,4 +204,31 @@ fn a_producer_that_cannot_go_on_is_replaced() {
     println!("{words}");
     append(&log, request("acme", 1, None)).expect("appended by another one");
     assert_eq!(log.health(), Ok(()));
+}
+
+#[test]
+fn a_leader_that_is_gone_is_a_trouble_of_its_own_partitions_alone() {
+    let mock = Mock::of_brokers(2, 2);
+    for (partition, broker) in [(0, 1), (1, 2)] {
+        let led = mock
+            .cluster
+            .partition_leader(TOPIC, partition, Some(broker));
+        led.expect("a leader");
+    }
+    let log = mock.log();
+    mock.cluster.broker_down(2).expect("down");
+    until("the trouble is told", || log.health().err());
+    produce_numbers(&mock.config, P0, 0..10);
+    until("the other partition goes on", || {
+        (log.high_watermark(P0) == Offset(10)).then_some(())
+    });
+    assert!(log.health().is_err(), "it lasts");
+    assert_eq!(read_to(&log, P0, Offset(0), Offset(10)).len(), 10);
+    log.open(P0).expect("it has a leader");
+    let error = log.open(PartitionId(1)).expect_err("it has none");
+    assert!(matches!(error, ReadError::Unavailable(_)), "{error}");
+    log.open(P0).expect("nobody else's trouble");
+    mock.cluster.broker_up(2).expect("up");
+    until("the trouble is over", || log.health().ok());
+    log.open(PartitionId(1)).expect("it has a leader again");
 }
