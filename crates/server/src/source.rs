@@ -374,12 +374,12 @@ mod tests {
             (
                 waited,
                 None,
-                Some("waiting for the group coordinator for 61s"),
+                Some("waiting for the group coordinator for 1m1s"),
             ),
             (
                 waited,
                 connections(),
-                Some("waiting for the group coordinator for 61s: a broker is gone"),
+                Some("waiting for the group coordinator for 1m1s: a broker is gone"),
             ),
         ] {
             let member = MemberReport {
