@@ -198,11 +198,10 @@ fn a_producer_that_cannot_go_on_is_replaced() {
         &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED],
     );
     let log = mock.log();
-    let error = append(&log, request("acme", 1, None)).expect_err("it may not");
-    println!("{error}");
-    let words = log.health().expect_err("events are not acknowledged");
-    println!("{words}");
-    append(&log, request("acme", 1, None)).expect("appended by another one");
+    // It may find out, and be replaced, before the first append or with it.
+    until("appended by another one", || {
+        append(&log, request("acme", 1, None)).ok()
+    });
     assert_eq!(log.health(), Ok(()));
 }
 
