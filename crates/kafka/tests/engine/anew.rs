@@ -86,13 +86,9 @@ fn who_is_ready_stays_so_while_the_topic_is_gone_and_nobody_starts_without_it() 
     node.stop();
     let error = prepare(&place.config).expect_err("refused");
     assert!(!error.is_passing());
-    let topic = &place.config.topic;
-    assert_eq!(
-        error.to_string(),
-        format!(
-            "topic {topic} does not exist: create it, or let the engine create it (--create-topic N)"
-        )
-    );
+    let words = error.to_string();
+    let missing = format!("topic {} does not exist", place.config.topic);
+    assert!(words.starts_with(&missing), "{words}");
 }
 
 /// Open: offsets alone do not tell a topic from another of its name that was made later.
