@@ -1,13 +1,15 @@
 //! The built-in workspace: entities by type and id, each the raw JSON that its last event brought.
 
+mod kind;
+
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use workspace_lifecycle::Offset;
 use workspace_status::WorkspaceId;
 
+use self::kind::{Kind, Place, Value};
 use crate::event::{EntityEvent, Event};
 use crate::store::{Change, StoredEntry};
 use crate::workspace::{Rejection, Workspace};
@@ -19,20 +21,7 @@ pub struct Entities {
     places: BTreeMap<Arc<str>, usize>,
     kinds: Vec<Kind>,
     /// Entities changed since the last save, by the place of their type, in the order of their first change.
-    changed: Vec<(usize, Box<str>)>,
-    /// Entries of the type that is being restored, in the order of their ids.
-    restoring: Option<Restoring>,
-}
-
-type Restoring = (Arc<str>, Vec<(Box<str>, Stored)>);
-
-type Kind = BTreeMap<Box<str>, Stored>;
-
-#[derive(Debug)]
-struct Stored {
-    data: Bytes,
-    offset: Offset,
-    changed: bool,
+    changed: Vec<(usize, Place)>,
 }
 
 /// One entity.
@@ -62,92 +51,51 @@ impl Entities {
         after: Option<&str>,
         limit: usize,
     ) -> impl Iterator<Item = EntityRef<'a>> + use<'a> {
-        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.kind(kind)
-            .map(|entities| entities.range::<str, _>((start, Bound::Unbounded)))
+            .map(|entities| entities.after(after))
             .into_iter()
             .flatten()
             .take(limit)
-            .map(|(id, stored)| stored.as_ref(id))
     }
 
     /// One entity.
     pub fn get(&self, kind: &str, id: &str) -> Option<EntityRef<'_>> {
-        let (id, stored) = self.kind(kind)?.get_key_value(id)?;
-        Some(stored.as_ref(id))
+        self.kind(kind)?.get(id)
     }
 
     fn kind(&self, kind: &str) -> Option<&Kind> {
         self.kinds.get(*self.places.get(kind)?)
     }
 
-    fn place(&mut self, kind: &str) -> usize {
-        if let Some(place) = self.places.get(kind) {
-            return *place;
-        }
-        self.kinds.push(Kind::new());
-        let place = self.kinds.len() - 1;
-        self.places.insert(kind.into(), place);
-        place
+    /// The entities of a type, and their place; of a new type there are none.
+    fn kind_mut(&mut self, kind: &str) -> (usize, &mut Kind) {
+        let place = match self.places.get(kind) {
+            Some(place) => *place,
+            None => {
+                self.kinds.push(Kind::default());
+                let place = self.kinds.len() - 1;
+                self.places.insert(kind.into(), place);
+                place
+            }
+        };
+        #[expect(clippy::indexing_slicing, reason = "a place is given with a kind and stays")]
+        (place, &mut self.kinds[place])
     }
 
-    fn set(&mut self, kind: &str, id: &str, data: &str, offset: Offset) {
-        let place = self.place(kind);
-        let Some(entities) = self.kinds.get_mut(place) else {
-            return;
-        };
-        let value = Stored {
-            data: Bytes::copy_from_slice(data.as_bytes()),
-            offset,
-            changed: true,
-        };
-        let first_change = if let Some(stored) = entities.get_mut(id) {
-            let before = std::mem::replace(stored, value);
-            !before.changed
-        } else {
-            entities.insert(id.into(), value);
-            true
-        };
-        if first_change {
-            self.changed.push((place, id.into()));
-        }
+    fn set(&mut self, kind: &str, id: &str, data: &str, offset: Offset) -> Result<(), Rejection> {
+        let (place, entities) = self.kind_mut(kind);
+        let data = Bytes::copy_from_slice(data.as_bytes());
+        let first_change = entities.set(id, Value { data, offset })?;
+        self.changed.extend(first_change.map(|entity| (place, entity)));
+        Ok(())
     }
 
     fn unset(&mut self, kind: &str, id: &str) {
         let Some(place) = self.places.get(kind).copied() else {
             return;
         };
-        let gone = self
-            .kinds
-            .get_mut(place)
-            .and_then(|entities| entities.remove(id));
-        if gone.is_some_and(|gone| !gone.changed) {
-            self.changed.push((place, id.into()));
-        }
-    }
-
-    fn end_kind(&mut self) {
-        if let Some((kind, entries)) = self.restoring.take() {
-            let place = self.place(&kind);
-            if let Some(entities) = self.kinds.get_mut(place) {
-                if entities.is_empty() {
-                    // Building from ordered entries is much faster than inserting them.
-                    *entities = entries.into_iter().collect();
-                } else {
-                    entities.extend(entries);
-                }
-            }
-        }
-    }
-}
-
-impl Stored {
-    fn as_ref<'a>(&'a self, id: &'a str) -> EntityRef<'a> {
-        EntityRef {
-            id,
-            data: &self.data,
-            offset: self.offset,
-        }
+        let first_change = self.kinds.get_mut(place).and_then(|entities| entities.unset(id));
+        self.changed.extend(first_change.map(|entity| (place, entity)));
     }
 }
 
@@ -157,29 +105,9 @@ impl Workspace for Entities {
     }
 
     fn restore(&mut self, entry: StoredEntry) -> Result<(), Rejection> {
-        if self
-            .restoring
-            .as_ref()
-            .is_none_or(|(kind, _)| *kind != entry.kind)
-        {
-            self.end_kind();
-        }
-        let (_, entries) = self
-            .restoring
-            .get_or_insert_with(|| (entry.kind, Vec::new()));
-        entries.push((
-            entry.id,
-            Stored {
-                data: entry.data,
-                offset: entry.offset,
-                changed: false,
-            },
-        ));
-        Ok(())
-    }
-
-    fn restored(&mut self) {
-        self.end_kind();
+        let StoredEntry { kind, id, data, offset } = entry;
+        let (_, entities) = self.kind_mut(&kind);
+        entities.restore(id, Value { data, offset })
     }
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Rejection> {
@@ -187,7 +115,7 @@ impl Workspace for Entities {
             .entity()
             .map_err(|error| Rejection(error.to_string()))?
         {
-            EntityEvent::Set { kind, id, data } => self.set(kind, &id, data, event.offset()),
+            EntityEvent::Set { kind, id, data } => self.set(kind, &id, data, event.offset())?,
             EntityEvent::Unset { kind, id } => self.unset(kind, &id),
         }
         Ok(())
@@ -202,24 +130,26 @@ impl Workspace for Entities {
             }
         }
         let mut changes = Vec::with_capacity(changed.len());
-        for (place, id) in changed {
+        for (place, entity) in changed {
             let (Some(name), Some(entities)) = (names.get(place), self.kinds.get_mut(place)) else {
                 continue;
             };
+            let Some((id, value)) = entities.take_change(entity) else {
+                continue;
+            };
             let kind = Arc::clone(name);
-            match entities.get_mut(&id) {
-                Some(stored) if stored.changed => {
-                    stored.changed = false;
-                    changes.push(Change::Set(StoredEntry {
-                        data: stored.data.clone(),
-                        offset: stored.offset,
-                        kind,
-                        id,
-                    }));
-                }
-                Some(_) => {}
-                None => changes.push(Change::Unset { kind, id }),
-            }
+            changes.push(match value {
+                Some(Value { data, offset }) => Change::Set(StoredEntry {
+                    data,
+                    offset,
+                    kind,
+                    id,
+                }),
+                None => Change::Unset { kind, id },
+            });
+        }
+        for entities in &mut self.kinds {
+            entities.tidy();
         }
         changes
     }

@@ -1,5 +1,7 @@
 //! The event envelope: what a record's value says, and what the door checks before it is appended.
 
+mod scan;
+
 use std::borrow::Cow;
 use std::fmt;
 
@@ -8,6 +10,8 @@ use serde::de::{Deserializer, Error, Visitor};
 use serde_json::value::RawValue;
 use workspace_lifecycle::Offset;
 use workspace_status::{InvalidWorkspaceId, WorkspaceId};
+
+use scan::{Scanned, scan};
 
 /// Most bytes of one event's JSON.
 pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
@@ -119,25 +123,66 @@ impl EventEnvelope {
     /// # Errors
     /// [`EventError`] says which field is wrong.
     pub fn parse(json: &[u8]) -> Result<Self, EventError> {
-        let wire = parse_wire(json)?;
-        let Text(id) = wire
-            .workspace_id
-            .ok_or(EventError::Missing("workspaceId"))?;
-        let workspace_id = WorkspaceId::new(&id).map_err(EventError::WorkspaceId)?;
-        let Text(event_type) = wire.event_type.ok_or(EventError::Missing("eventType"))?;
+        let said = Said::parse(json)?;
+        let workspace_id = WorkspaceId::new(&said.workspace_id).map_err(EventError::WorkspaceId)?;
+        let event_type = said.event_type.ok_or(EventError::Missing("eventType"))?;
         check_length("eventType", &event_type)?;
         Ok(Self { workspace_id })
     }
 }
 
-fn parse_wire(json: &[u8]) -> Result<Wire<'_>, EventError> {
-    if json.len() > EVENT_BYTES_MAX {
-        return Err(EventError::TooLarge { bytes: json.len() });
+/// What an event's JSON says, whichever way it was read.
+#[derive(Debug, PartialEq, Eq)]
+struct Said<'a> {
+    event_type: Option<Cow<'a, str>>,
+    workspace_id: Cow<'a, str>,
+    timestamp_ms: Option<i64>,
+    data: Option<&'a str>,
+    /// `data.id`, where it was seen already.
+    data_id: Option<&'a str>,
+}
+
+impl<'a> Said<'a> {
+    fn parse(json: &'a [u8]) -> Result<Self, EventError> {
+        if json.len() > EVENT_BYTES_MAX {
+            return Err(EventError::TooLarge { bytes: json.len() });
+        }
+        match scan(json) {
+            Some(Scanned {
+                workspace_id: Some(workspace_id),
+                event_type,
+                timestamp_ms,
+                data,
+                data_id,
+            }) => Ok(Self {
+                event_type: event_type.map(Cow::Borrowed),
+                workspace_id: Cow::Borrowed(workspace_id),
+                timestamp_ms,
+                data,
+                data_id,
+            }),
+            _ => Self::parse_any(json),
+        }
     }
-    if json.trim_ascii_start().first() != Some(&b'{') {
-        return Err(EventError::Malformed("expected a JSON object".to_owned()));
+
+    /// Reads whatever is an event, and says what is wrong with what is not.
+    fn parse_any(json: &'a [u8]) -> Result<Self, EventError> {
+        if json.trim_ascii_start().first() != Some(&b'{') {
+            return Err(EventError::Malformed("expected a JSON object".to_owned()));
+        }
+        let wire: Wire<'_> = serde_json::from_slice(json)
+            .map_err(|error| EventError::Malformed(error.to_string()))?;
+        let Text(workspace_id) = wire
+            .workspace_id
+            .ok_or(EventError::Missing("workspaceId"))?;
+        Ok(Self {
+            event_type: wire.event_type.map(|Text(event_type)| event_type),
+            workspace_id,
+            timestamp_ms: wire.timestamp,
+            data: wire.data.map(RawValue::get),
+            data_id: None,
+        })
     }
-    serde_json::from_slice(json).map_err(|error| EventError::Malformed(error.to_string()))
 }
 
 fn check_length(field: &'static str, text: &str) -> Result<(), EventError> {
@@ -156,7 +201,8 @@ pub struct Event<'a> {
     offset: Offset,
     event_type: Cow<'a, str>,
     timestamp_ms: Option<i64>,
-    data: Option<&'a RawValue>,
+    data: Option<&'a str>,
+    data_id: Option<&'a str>,
 }
 
 /// What the built-in entities do with an event.
@@ -186,22 +232,19 @@ impl<'a> Event<'a> {
     /// # Errors
     /// [`EventError`] says what is wrong with it.
     pub fn parse(offset: Offset, key: &str, value: Option<&'a [u8]>) -> Result<Self, EventError> {
-        let wire = parse_wire(value.ok_or(EventError::NoValue)?)?;
-        let Text(workspace_id) = wire
-            .workspace_id
-            .ok_or(EventError::Missing("workspaceId"))?;
-        if workspace_id != key {
+        let said = Said::parse(value.ok_or(EventError::NoValue)?)?;
+        if said.workspace_id != key {
             return Err(EventError::KeyMismatch {
                 key: key.to_owned(),
-                workspace_id: workspace_id.into_owned(),
+                workspace_id: said.workspace_id.into_owned(),
             });
         }
-        let Text(event_type) = wire.event_type.ok_or(EventError::Missing("eventType"))?;
         Ok(Self {
             offset,
-            event_type,
-            timestamp_ms: wire.timestamp,
-            data: wire.data,
+            event_type: said.event_type.ok_or(EventError::Missing("eventType"))?,
+            timestamp_ms: said.timestamp_ms,
+            data: said.data,
+            data_id: said.data_id,
         })
     }
 
@@ -222,7 +265,7 @@ impl<'a> Event<'a> {
 
     /// Its data as raw JSON.
     pub fn data(&self) -> Option<&'a str> {
-        self.data.map(RawValue::get)
+        self.data
     }
 
     /// What it does to an entity.
@@ -237,9 +280,10 @@ impl<'a> Event<'a> {
         }
         check_length("eventType", kind)?;
         let data = self.data().ok_or(EventError::Missing("data"))?;
-        let DataId { id } = serde_json::from_str(data)
-            .map_err(|error| EventError::Malformed(format!("data: {error}")))?;
-        let Text(id) = id.ok_or(EventError::Missing("data.id"))?;
+        let id = match self.data_id {
+            Some(id) => Cow::Borrowed(id),
+            None => id_in(data)?,
+        };
         check_length("data.id", &id)?;
         Ok(if verb == "deleted" {
             EntityEvent::Unset { kind, id }
@@ -249,9 +293,64 @@ impl<'a> Event<'a> {
     }
 }
 
+fn id_in(data: &str) -> Result<Cow<'_, str>, EventError> {
+    let DataId { id } = serde_json::from_str(data)
+        .map_err(|error| EventError::Malformed(format!("data: {error}")))?;
+    let Text(id) = id.ok_or(EventError::Missing("data.id"))?;
+    Ok(id)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Events, and what is nearly one: pieces of JSON in any order, cut and with bytes that do not belong there.
+    fn nearly_events() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            8 => prop::sample::select(vec![
+                "{", "}", "[", "]", ",", ":", " ", "\n", "\"", "\\", "\\u00e4", "0", "-1", "1.5", "-0", "2e9", "null", "true",
+                "false", "\"id\":", "\"id\":\"a\"", "\"a/b\"", "\"x\":[1,{\"y\":\"\\n\"}]", "\"eventType\":\"a.created\"",
+                "\"workspaceId\":\"w\"", "\"timestamp\":7", "\"data\":{\"id\":\"é\"}", "\"data\":{\"id\":\"a\",\"v\":1}",
+                "\"data\":{}", "\"other\":\"\\\"}\"",
+            ])
+            .prop_map(|piece| piece.as_bytes().to_vec()),
+            1 => prop::collection::vec(any::<u8>(), 0..3),
+        ];
+        let pieces = prop::collection::vec(piece, 0..8);
+        (pieces, any::<bool>(), prop::option::weighted(0.2, 0_usize..200)).prop_map(
+            |(pieces, whole, cut)| {
+                let mut json = if whole {
+                    let fields = [&br#""workspaceId":"w""#[..]].into_iter().chain(pieces.iter().map(Vec::as_slice));
+                    let fields: Vec<_> = fields.collect();
+                    [b"{".as_slice(), &fields.join(&b','), b"}"].concat()
+                } else {
+                    pieces.concat()
+                };
+                if let Some(cut) = cut {
+                    json.truncate(cut);
+                }
+                json
+            },
+        )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn an_event_reads_the_same_whichever_way(json in nearly_events()) {
+            if let Some(Scanned { workspace_id: Some(_), data, data_id, .. }) = scan(&json) {
+                let quick = Said::parse(&json).unwrap();
+                let general = Said::parse_any(&json);
+                prop_assert_eq!(general, Ok(Said { data_id: None, ..quick }));
+                if let (Some(data), Some(id)) = (data, data_id) {
+                    prop_assert_eq!(id_in(data), Ok(Cow::Borrowed(id)));
+                }
+            }
+        }
+    }
 
     #[test]
     fn the_door_names_what_is_wrong() {
