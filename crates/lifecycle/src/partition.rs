@@ -36,7 +36,10 @@ pub struct Limits {
     pub save_every_events: u64,
     /// A save begins when something is not saved for this long.
     pub save_every: Duration,
-    /// Nothing more is applied while this many events are not saved.
+    /// The same while a round of the catch-up lane runs, whatever the number of events: of an entity that
+    /// is set many times in it only the last value is written.
+    pub save_every_in_round: Duration,
+    /// Nothing more is applied while this many events are not saved; at half of it a save begins.
     pub most_unsaved_events: u64,
     /// Nothing more is applied while the values of the events that are not saved have this many bytes;
     /// at half of it a save begins.
@@ -60,8 +63,9 @@ impl Default for Limits {
         Self {
             save_every_events: 10_000,
             save_every: Duration::from_secs(1),
-            most_unsaved_events: 200_000,
-            most_unsaved_bytes: 64 * 1024 * 1024,
+            save_every_in_round: Duration::from_secs(10),
+            most_unsaved_events: 1_000_000,
+            most_unsaved_bytes: 256 * 1024 * 1024,
             stale_positions: 50_000,
             stale_after: Duration::from_mins(1),
             hold_catch_up: Duration::from_secs(2),

@@ -44,6 +44,7 @@ pub(crate) struct EngineSettings {
     pub(crate) urgent_queue: usize,
     pub(crate) save_every_events: u64,
     pub(crate) save_interval: Duration,
+    pub(crate) replay_save_interval: Duration,
     pub(crate) retention_bytes: Option<u64>,
     pub(crate) retention_age: Option<Duration>,
     pub(crate) populate_dir: Option<PathBuf>,
@@ -243,6 +244,7 @@ impl EngineSettings {
             urgent_queue: narrow(layers.number("urgent-queue", 0, 1_000_000)?),
             save_every_events: layers.number("save-every-events", 1, 10_000_000)?,
             save_interval: positive(layers, "save-interval")?,
+            replay_save_interval: positive(layers, "replay-save-interval")?,
             retention_bytes: layers
                 .read_unless::<Size>(OFF, "retention-bytes")?
                 .map(|size| size.0),

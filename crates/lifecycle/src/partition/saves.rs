@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
+use std::time::Duration;
 
 use super::{Ownership, Partition};
 use crate::retry::Failures;
@@ -129,7 +130,7 @@ impl Partition {
         let unsaved = self
             .saving
             .unsaved_since
-            .map(|since| since + self.limits.save_every);
+            .map(|since| since + self.save_every());
         [unsaved, stale].into_iter().flatten().min()
     }
 
@@ -143,12 +144,12 @@ impl Partition {
         }
         self.mark_stale();
         let due = self.saving.soon
-            || self.saving.unsaved_events.events >= self.limits.save_every_events
+            || self.saving.unsaved_events.events >= self.save_every_events()
             || self.saving.unsaved_events.bytes >= self.limits.most_unsaved_bytes / 2
             || self
                 .saving
                 .unsaved_since
-                .is_some_and(|since| self.now >= since + self.limits.save_every);
+                .is_some_and(|since| self.now >= since + self.save_every());
         if !due {
             return;
         }
@@ -194,6 +195,22 @@ impl Partition {
             events,
         });
         self.out.push(Action::Save(plan));
+    }
+
+    /// How long something may be unsaved. A round that is not saved costs only time when it is read again.
+    fn save_every(&self) -> Duration {
+        match self.round {
+            Some(_) => self.limits.save_every_in_round,
+            None => self.limits.save_every,
+        }
+    }
+
+    fn save_every_events(&self) -> u64 {
+        let half = (self.limits.most_unsaved_events / 2).max(1);
+        match self.round {
+            Some(_) => half,
+            None => self.limits.save_every_events.min(half),
+        }
     }
 
     /// From time to time, and after many positions, the followed workspaces whose `next_offset`

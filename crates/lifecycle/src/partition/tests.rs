@@ -831,6 +831,27 @@ fn events_of_one_that_was_taken_over_do_not_hold_up_the_others() {
 }
 
 #[test]
+fn a_round_is_saved_when_it_is_over_and_now_and_then_while_it_runs() {
+    let mut story = Story::with(Limits {
+        save_every_events: 1,
+        save_every_in_round: Duration::from_secs(10),
+        ..Limits::default()
+    });
+    story.own(&[("a", 0)], 10, 10);
+    story.load(0, 2, 0, 10);
+    for end in 1..=3 {
+        let wanted = story.read(Lane::CatchUp, end, 10, &[("a", end - 1)]);
+        assert_eq!(wanted, [format!("fetch {end}..10 for the catch-up lane")]);
+    }
+    let wanted = story.pass(Duration::from_secs(10));
+    assert_eq!(wanted, ["save #0 at 3 epoch 2, committed 10"]);
+    story.tell(saved());
+    story.read(Lane::CatchUp, 5, 10, &[("a", 3)]);
+    let wanted = story.read(Lane::CatchUp, 10, 10, &[("a", 5)]);
+    assert_eq!(wanted.last().unwrap(), "save #0 at 10 epoch 2, committed 10");
+}
+
+#[test]
 fn nothing_is_fetched_while_too_much_is_unsaved_and_nobody_is_woken_for_it() {
     let mut story = Story::with(Limits {
         save_every_events: 1,

@@ -151,13 +151,19 @@ pub(crate) static KEYS: [Key; 34] = [
         name: "save-every-events",
         value_name: "N",
         default: "10000",
-        help: "A partition is saved after this many events at the latest",
+        help: "A partition that does not replay is saved after this many events at the latest",
     },
     Key {
         name: "save-interval",
         value_name: "DURATION",
         default: "1s",
         help: "A changed workspace is saved after this time at the latest",
+    },
+    Key {
+        name: "replay-save-interval",
+        value_name: "DURATION",
+        default: "10s",
+        help: "The same while its partition replays; of an entity that is set many times meanwhile only the last value is written",
     },
     Key {
         name: "retention-bytes",

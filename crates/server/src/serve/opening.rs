@@ -123,6 +123,7 @@ fn engine_config(settings: &EngineSettings) -> EngineConfig {
         limits: Limits {
             save_every_events: settings.save_every_events,
             save_every: settings.save_interval,
+            save_every_in_round: settings.replay_save_interval,
             ..Limits::default()
         },
         ..EngineConfig::default()

@@ -128,6 +128,7 @@ impl Config {
                 most_unsaved_bytes: 1 << 20,
                 save_every_events: r.pick(&[1, 5, 20, 1000]),
                 save_every: millis(r.pick(&[0, 100, 1000])),
+                save_every_in_round: millis(r.pick(&[0, 1000, 10_000])),
                 most_unsaved_events: r.pick(&[1, 10, 50, 100_000]),
                 stale_positions: r.pick(&[1, 10, 50, 100_000]),
                 stale_after: millis(r.pick(&[1_000, 10_000, 60_000])),
