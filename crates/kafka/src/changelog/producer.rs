@@ -149,7 +149,7 @@ impl Transactions {
         let defaults = [
             ("enable.idempotence", "true"),
             ("transaction.timeout.ms", timeout.as_str()),
-            ("compression.type", "zstd"),
+            ("compression.type", "lz4"),
             ("linger.ms", "2"),
             // The coordinator asks to try again while it still writes the markers of the transaction before:
             // with the default of 100 ms a transaction takes three times as long.

@@ -25,7 +25,7 @@ use super::{Shared, now_ms};
 pub(super) const JOBS_WAITING_MOST: usize = 256;
 
 /// A transaction takes no more jobs from this size on; the last one may go over it.
-pub(super) const TRANSACTION_BYTES: usize = 8 * 1024 * 1024;
+pub(super) const TRANSACTION_BYTES: usize = 16 * 1024 * 1024;
 
 /// Most jobs of a transaction.
 const JOBS_MOST: usize = 1024;
