@@ -50,7 +50,7 @@ pub(crate) const OFF: &str = "off";
 pub(crate) const AUTO: &str = "auto";
 
 /// Every setting, in the order in which help and example show them.
-pub(crate) static KEYS: [Key; 34] = [
+pub(crate) static KEYS: [Key; 35] = [
     Key {
         name: "listen",
         value_name: "ADDR:PORT",
