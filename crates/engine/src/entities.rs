@@ -78,7 +78,10 @@ impl Entities {
                 place
             }
         };
-        #[expect(clippy::indexing_slicing, reason = "a place is given with a kind and stays")]
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "a place is given with a kind and stays"
+        )]
         (place, &mut self.kinds[place])
     }
 
@@ -86,7 +89,8 @@ impl Entities {
         let (place, entities) = self.kind_mut(kind);
         let data = Bytes::copy_from_slice(data.as_bytes());
         let first_change = entities.set(id, Value { data, offset })?;
-        self.changed.extend(first_change.map(|entity| (place, entity)));
+        self.changed
+            .extend(first_change.map(|entity| (place, entity)));
         Ok(())
     }
 
@@ -94,8 +98,12 @@ impl Entities {
         let Some(place) = self.places.get(kind).copied() else {
             return;
         };
-        let first_change = self.kinds.get_mut(place).and_then(|entities| entities.unset(id));
-        self.changed.extend(first_change.map(|entity| (place, entity)));
+        let first_change = self
+            .kinds
+            .get_mut(place)
+            .and_then(|entities| entities.unset(id));
+        self.changed
+            .extend(first_change.map(|entity| (place, entity)));
     }
 }
 
@@ -105,7 +113,12 @@ impl Workspace for Entities {
     }
 
     fn restore(&mut self, entry: StoredEntry) -> Result<(), Rejection> {
-        let StoredEntry { kind, id, data, offset } = entry;
+        let StoredEntry {
+            kind,
+            id,
+            data,
+            offset,
+        } = entry;
         let (_, entities) = self.kind_mut(&kind);
         entities.restore(id, Value { data, offset })
     }

@@ -319,10 +319,16 @@ mod tests {
             1 => prop::collection::vec(any::<u8>(), 0..3),
         ];
         let pieces = prop::collection::vec(piece, 0..8);
-        (pieces, any::<bool>(), prop::option::weighted(0.2, 0_usize..200)).prop_map(
-            |(pieces, whole, cut)| {
+        (
+            pieces,
+            any::<bool>(),
+            prop::option::weighted(0.2, 0_usize..200),
+        )
+            .prop_map(|(pieces, whole, cut)| {
                 let mut json = if whole {
-                    let fields = [&br#""workspaceId":"w""#[..]].into_iter().chain(pieces.iter().map(Vec::as_slice));
+                    let fields = [&br#""workspaceId":"w""#[..]]
+                        .into_iter()
+                        .chain(pieces.iter().map(Vec::as_slice));
                     let fields: Vec<_> = fields.collect();
                     [b"{".as_slice(), &fields.join(&b','), b"}"].concat()
                 } else {
@@ -332,8 +338,7 @@ mod tests {
                     json.truncate(cut);
                 }
                 json
-            },
-        )
+            })
     }
 
     proptest! {

@@ -109,7 +109,10 @@ impl Kind {
             return;
         }
         self.merge();
-        let mut before: Vec<_> = std::mem::take(&mut self.slots).into_iter().map(Some).collect();
+        let mut before: Vec<_> = std::mem::take(&mut self.slots)
+            .into_iter()
+            .map(Some)
+            .collect();
         let slots = std::mem::take(&mut self.order)
             .into_iter()
             .filter_map(|place| before.get_mut(index(place))?.take())
@@ -123,16 +126,26 @@ impl Kind {
     /// One entity.
     pub(super) fn get(&self, id: &str) -> Option<EntityRef<'_>> {
         [&self.order, &self.fresh].into_iter().find_map(|places| {
-            let at = places.binary_search_by(|place| self.id(*place).cmp(id)).ok()?;
+            let at = places
+                .binary_search_by(|place| self.id(*place).cmp(id))
+                .ok()?;
             self.entity(*places.get(at)?)
         })
     }
 
     /// Entities in the order of their ids, beginning after one.
-    pub(super) fn after<'a>(&'a self, id: Option<&str>) -> impl Iterator<Item = EntityRef<'a>> + use<'a> {
+    pub(super) fn after<'a>(
+        &'a self,
+        id: Option<&str>,
+    ) -> impl Iterator<Item = EntityRef<'a>> + use<'a> {
         let mut lists = [&self.order, &self.fresh].map(|places| {
             let at = places.partition_point(|place| id.is_some_and(|id| self.id(*place) <= id));
-            places.get(at..).unwrap_or_default().iter().copied().peekable()
+            places
+                .get(at..)
+                .unwrap_or_default()
+                .iter()
+                .copied()
+                .peekable()
         });
         std::iter::from_fn(move || {
             let [order, fresh] = &mut lists;
@@ -140,7 +153,11 @@ impl Kind {
                 (Some(old), Some(new)) => self.id(*new) < self.id(*old),
                 (old, _) => old.is_none(),
             };
-            if from_fresh { fresh.next() } else { order.next() }
+            if from_fresh {
+                fresh.next()
+            } else {
+                order.next()
+            }
         })
         .filter_map(|place| self.entity(place))
     }
@@ -244,7 +261,9 @@ impl Kind {
             }
             *indexed = slots.len();
         }
-        table.find(hasher.hash_one(id), |place| id_of(place) == id).copied()
+        table
+            .find(hasher.hash_one(id), |place| id_of(place) == id)
+            .copied()
     }
 }
 
@@ -276,7 +295,8 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let id = || (0..400_u32).prop_map(|number| format!("{:x}", number.wrapping_mul(2_654_435_761)));
+        let id =
+            || (0..400_u32).prop_map(|number| format!("{:x}", number.wrapping_mul(2_654_435_761)));
         let step = prop_oneof![
             6 => id().prop_map(Step::Set),
             3 => id().prop_map(Step::Unset),
@@ -348,7 +368,10 @@ mod tests {
         let mut kind = Kind::default();
         for number in 0..10_000 {
             let id = number.to_string();
-            for place in [kind.set(&id, value(number)).unwrap(), kind.unset(&id)].into_iter().flatten() {
+            for place in [kind.set(&id, value(number)).unwrap(), kind.unset(&id)]
+                .into_iter()
+                .flatten()
+            {
                 kind.take_change(place).unwrap();
             }
             kind.tidy();

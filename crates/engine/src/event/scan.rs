@@ -210,7 +210,9 @@ impl<'a> Cursor<'a> {
             b'n' => "null",
             _ => return self.number(),
         };
-        self.rest()?.starts_with(word.as_bytes()).then(|| self.at += word.len())
+        self.rest()?
+            .starts_with(word.as_bytes())
+            .then(|| self.at += word.len())
     }
 
     /// A number as RFC 8259 writes it.
@@ -314,7 +316,11 @@ mod tests {
                 for end in [b'"', b'\\', 0, 0x1f, b'\n'] {
                     // What has its high bit set, or is one off, must not be taken for it.
                     let mut bytes = vec![0xa2_u8; length];
-                    for (byte, other) in bytes.iter_mut().zip([b'!', b'#', b'[', b']', 0x20, 0x7f, 0x80, 0xff].iter().cycle()) {
+                    for (byte, other) in bytes.iter_mut().zip(
+                        [b'!', b'#', b'[', b']', 0x20, 0x7f, 0x80, 0xff]
+                            .iter()
+                            .cycle(),
+                    ) {
                         *byte = *other;
                     }
                     if let Some(byte) = bytes.get_mut(place) {

@@ -848,7 +848,10 @@ fn a_round_is_saved_when_it_is_over_and_now_and_then_while_it_runs() {
     story.tell(saved());
     story.read(Lane::CatchUp, 5, 10, &[("a", 3)]);
     let wanted = story.read(Lane::CatchUp, 10, 10, &[("a", 5)]);
-    assert_eq!(wanted.last().unwrap(), "save #0 at 10 epoch 2, committed 10");
+    assert_eq!(
+        wanted.last().unwrap(),
+        "save #0 at 10 epoch 2, committed 10"
+    );
 }
 
 #[test]
