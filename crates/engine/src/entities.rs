@@ -69,15 +69,12 @@ impl Entities {
 
     /// The entities of a type, and their place; of a new type there are none.
     fn kind_mut(&mut self, kind: &str) -> (usize, &mut Kind) {
-        let place = match self.places.get(kind) {
-            Some(place) => *place,
-            None => {
-                self.kinds.push(Kind::default());
-                let place = self.kinds.len() - 1;
-                self.places.insert(kind.into(), place);
-                place
-            }
-        };
+        let place = self.places.get(kind).copied().unwrap_or_else(|| {
+            self.kinds.push(Kind::default());
+            let place = self.kinds.len() - 1;
+            self.places.insert(kind.into(), place);
+            place
+        });
         #[expect(
             clippy::indexing_slicing,
             reason = "a place is given with a kind and stays"
@@ -153,10 +150,10 @@ impl Workspace for Entities {
             let kind = Arc::clone(name);
             changes.push(match value {
                 Some(Value { data, offset }) => Change::Set(StoredEntry {
-                    data,
-                    offset,
                     kind,
                     id,
+                    data,
+                    offset,
                 }),
                 None => Change::Unset { kind, id },
             });

@@ -76,7 +76,7 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    pub(crate) fn draw(random: &mut Random) -> Self {
+    pub(crate) fn draw(seed: u64, random: &mut Random) -> Self {
         let r = random;
         let moves = r.chance(600);
         let processes = if moves { r.pick(&[1, 1, 2, 3]) } else { 1 };
@@ -89,6 +89,11 @@ impl Config {
             }
         };
         let millis = Duration::from_millis;
+        let save_every_in_round = match seed % 3 {
+            0 => Duration::ZERO,
+            1 => Duration::from_secs(1),
+            _ => Duration::from_secs(10),
+        };
         Self {
             partitions: r.pick(&[1, 1, 2, 3]),
             processes,
@@ -128,7 +133,7 @@ impl Config {
                 most_unsaved_bytes: 1 << 20,
                 save_every_events: r.pick(&[1, 5, 20, 1000]),
                 save_every: millis(r.pick(&[0, 100, 1000])),
-                save_every_in_round: millis(r.pick(&[0, 1000, 10_000])),
+                save_every_in_round,
                 most_unsaved_events: r.pick(&[1, 10, 50, 100_000]),
                 stale_positions: r.pick(&[1, 10, 50, 100_000]),
                 stale_after: millis(r.pick(&[1_000, 10_000, 60_000])),
@@ -166,7 +171,7 @@ pub(crate) struct Env {
 impl Env {
     pub(crate) fn new(seed: u64, sabotage: Sabotage, traced: Traced) -> Self {
         let mut random = Random::new(seed);
-        let config = Config::draw(&mut random);
+        let config = Config::draw(seed, &mut random);
         let logs = (0..config.partitions)
             .map(|_| Log::new(config.workspaces, config.damage))
             .collect();
