@@ -294,6 +294,9 @@ impl<'a> Event<'a> {
 }
 
 fn id_in(data: &str) -> Result<Cow<'_, str>, EventError> {
+    if !data.starts_with('{') {
+        return Err(EventError::Malformed("data: expected an object".to_owned()));
+    }
     let DataId { id } = serde_json::from_str(data)
         .map_err(|error| EventError::Malformed(format!("data: {error}")))?;
     let Text(id) = id.ok_or(EventError::Missing("data.id"))?;
@@ -425,6 +428,10 @@ mod tests {
         check(
             r#"{"eventType":"resource.updated","workspaceId":"w","data":{}}"#,
             Err("data.id is missing"),
+        );
+        check(
+            r#"{"eventType":"resource.updated","workspaceId":"w","data":["a"]}"#,
+            Err("not an event: data: expected an object"),
         );
         check(
             r#"{"eventType":"resource.updated","workspaceId":"w"}"#,

@@ -36,13 +36,14 @@ pub struct Limits {
     pub save_every_events: u64,
     /// A save begins when something is not saved for this long.
     pub save_every: Duration,
-    /// The same while a round of the catch-up lane runs, whatever the number of events: of an entity that
+    /// The same while a round of the catch-up lane runs, whatever `save_every_events` says: of an entity that
     /// is set many times in it only the last value is written.
     pub save_every_in_round: Duration,
     /// Nothing more is applied while this many events are not saved; at half of it a save begins.
     pub most_unsaved_events: u64,
     /// Nothing more is applied while the values of the events that are not saved have this many bytes;
-    /// at half of it a save begins.
+    /// at half of it a save begins. One workspace's save may have as much, and a store must be able to
+    /// take that at once, within a transaction's time where it has one.
     pub most_unsaved_bytes: u64,
     /// A workspace without events of its own is saved when its `next_offset` in the store is this far behind.
     pub stale_positions: u64,
@@ -65,7 +66,7 @@ impl Default for Limits {
             save_every: Duration::from_secs(1),
             save_every_in_round: Duration::from_secs(10),
             most_unsaved_events: 1_000_000,
-            most_unsaved_bytes: 256 * 1024 * 1024,
+            most_unsaved_bytes: 64 * 1024 * 1024,
             stale_positions: 50_000,
             stale_after: Duration::from_mins(1),
             hold_catch_up: Duration::from_secs(2),

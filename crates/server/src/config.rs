@@ -18,6 +18,7 @@ use std::{
 };
 use workspace_engine_core::disk::PARTITIONS_MOST;
 use workspace_engine_kafka::KafkaConfig;
+use workspace_lifecycle::Limits;
 
 /// Everything `serve` needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -242,7 +243,11 @@ impl EngineSettings {
             owner,
             permits: narrow(layers.number("permits", 1, 1024)?),
             urgent_queue: narrow(layers.number("urgent-queue", 0, 1_000_000)?),
-            save_every_events: layers.number("save-every-events", 1, 10_000_000)?,
+            save_every_events: layers.number(
+                "save-every-events",
+                1,
+                Limits::default().most_unsaved_events / 2,
+            )?,
             save_interval: positive(layers, "save-interval")?,
             replay_save_interval: positive(layers, "replay-save-interval")?,
             retention_bytes: layers

@@ -19,6 +19,9 @@ use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
+/// The database stops at 2^63 and gives numbers one by one: from half of it on, a number is a flipped bit, and going on
+/// from there would end the log's writer.
+const SEQUENCE_END: u64 = 1 << 62;
 const TAG_START: u8 = 1;
 const TAG_ITEM: u8 = 2;
 const TAG_END: u8 = 3;
@@ -342,6 +345,11 @@ impl<R: Read> Source<R> {
         }
         let items = u32::from_le_bytes(self.array()?);
         let sequence = u64::from_le_bytes(self.array()?);
+        if sequence >= SEQUENCE_END {
+            return Err(Stop::Broken(
+                "the sequence number of a batch is beyond any that a database gives",
+            ));
+        }
         let mut hasher = Xxh3::new();
         let mut ledger = None;
         for _ in 0..items {
@@ -519,9 +527,11 @@ mod tests {
         let (_path, journal, bytes) = database();
         let mut source = Source::new(bytes.as_slice());
         let mut numbers = std::collections::HashSet::new();
+        let mut highest = std::collections::HashSet::new();
         loop {
             let start = usize::try_from(source.position).expect("small");
             numbers.extend(start + 5..start + 13);
+            highest.extend([(start + 12) * 8 + 6, (start + 12) * 8 + 7]);
             let Ok(Some(_)) = source.batch() else { break };
         }
         for bit in 0..bytes.len() * 8 {
@@ -539,6 +549,10 @@ mod tests {
                 }) => {
                     assert_eq!(ledger.commit, COMMITS);
                     assert!(numbers.contains(&(bit / 8)), "bit {bit}");
+                    assert!(
+                        !highest.contains(&bit),
+                        "bit {bit}: the next batch finds no number"
+                    );
                 }
                 Ok(found) => {
                     let behind = found.behind.map_or(0, |ledger| ledger.commit);

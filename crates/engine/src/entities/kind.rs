@@ -23,7 +23,7 @@ pub(super) type Place = u32;
 const FRESH_LEAST: usize = 64;
 const FRESH_SHARE: usize = 256;
 
-/// So many slots of entities that are gone are kept, and one for each [`GONE_SHARE`] that are there.
+/// So many slots of entities that are gone are kept after a save, and one for each [`GONE_SHARE`] that are there.
 const GONE_LEAST: usize = 64;
 const GONE_SHARE: usize = 4;
 
@@ -105,7 +105,8 @@ impl Kind {
     /// Lets go of entities that are gone, once they are many. Places change: nobody may hold one.
     pub(super) fn tidy(&mut self) {
         let gone = self.slots.len() - self.live;
-        if gone <= GONE_LEAST + self.live / GONE_SHARE {
+        let few = self.live > 0 && gone <= GONE_LEAST + self.live / GONE_SHARE;
+        if gone == 0 || few {
             return;
         }
         self.merge();

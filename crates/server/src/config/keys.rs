@@ -157,13 +157,13 @@ pub(crate) static KEYS: [Key; 35] = [
         name: "save-interval",
         value_name: "DURATION",
         default: "1s",
-        help: "A changed workspace is saved after this time at the latest",
+        help: "A changed workspace of a partition that does not replay is saved after this time at the latest",
     },
     Key {
         name: "replay-save-interval",
         value_name: "DURATION",
         default: "10s",
-        help: "The same while its partition replays; of an entity that is set many times meanwhile only the last value is written",
+        help: "The same while it replays; of an entity that is set many times meanwhile only the last value is written",
     },
     Key {
         name: "retention-bytes",
