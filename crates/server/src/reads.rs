@@ -153,6 +153,11 @@ impl Api {
             }
             Written::At(offset) => offset.next(),
         };
+        // One that is not there counts as `unknown`: a wait for that would be over at once.
+        let met = State::ALL
+            .into_iter()
+            .filter(|state| *state != State::Unknown)
+            .collect();
         loop {
             // Looked at before the workspace is: one with an event below it is known by then.
             let position = discovered(engine, partition);
@@ -168,12 +173,11 @@ impl Api {
             if Instant::now() >= deadline {
                 return Err(problems::not_read_yet(id, end, position));
             }
-            // Over as soon as it is known, in whatever state.
             let _ = self
                 .app
                 .tracker()
                 .wait(id)
-                .until(Condition::AnyOf(State::ALL.into_iter().collect()))
+                .until(Condition::AnyOf(met))
                 .deadline(deadline.min(Instant::now() + LOOK))
                 .await;
         }
@@ -345,8 +349,8 @@ mod tests {
                 }
             })
         });
-        // Both wait, or will find the engine stopped: it makes no difference.
-        tokio::task::yield_now().await;
+        // Long enough for both to look for it again and again, and to leave this thread to others.
+        tokio::time::sleep(LOOK * 4).await;
         api.app.stop();
         for read in reads {
             let problem = read.await.unwrap().map(|loaded| loaded.applied());
