@@ -2,6 +2,7 @@
 //! is measured.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -16,12 +17,53 @@ pub trait Clock: Send + Sync + 'static {
 }
 
 /// The clocks of the operating system.
+///
+/// The wall clock is read every 100 ms; in between its time is that of the monotonic clock and by how much it was
+/// ahead, which saves every change a read. So a wall clock that is set is noticed within 100 ms.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
+/// How long it counts by how much the wall clock was ahead.
+const AHEAD_COUNTS_NANOS: u64 = 100_000_000;
+
+/// Clocks that were read further apart than this do not tell by how much one is ahead: the thread was held up.
+const APART_NANOS_MOST: u64 = 10_000;
+
+/// By how many nanoseconds the wall clock is ahead of the monotonic one, wrapping, and until when that counts.
+static AHEAD_NANOS: AtomicU64 = AtomicU64::new(0);
+static AHEAD_UNTIL_NANOS: AtomicU64 = AtomicU64::new(0);
+
 impl SystemClock {
-    #[cfg(target_os = "linux")]
     #[inline]
+    fn now() -> Moment {
+        let monotonic_nanos = Self::monotonic_nanos();
+        if monotonic_nanos >= AHEAD_UNTIL_NANOS.load(Ordering::Acquire) {
+            return Self::read_both();
+        }
+        let ahead = AHEAD_NANOS.load(Ordering::Relaxed);
+        Moment {
+            wall: WallNanos(monotonic_nanos.wrapping_add(ahead)),
+            monotonic_nanos,
+        }
+    }
+
+    #[cold]
+    fn read_both() -> Moment {
+        let before = Self::monotonic_nanos();
+        let wall = Self::wall_nanos();
+        let monotonic_nanos = Self::monotonic_nanos();
+        if monotonic_nanos.saturating_sub(before) <= APART_NANOS_MOST {
+            AHEAD_NANOS.store(wall.0.wrapping_sub(before), Ordering::Relaxed);
+            let until = monotonic_nanos.saturating_add(AHEAD_COUNTS_NANOS);
+            AHEAD_UNTIL_NANOS.store(until, Ordering::Release);
+        }
+        Moment {
+            wall,
+            monotonic_nanos,
+        }
+    }
+
+    #[cfg(target_os = "linux")]
     fn wall_nanos() -> WallNanos {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
         let Ok(seconds) = u64::try_from(time.tv_sec) else {
@@ -39,7 +81,6 @@ impl SystemClock {
     }
 
     #[cfg(not(target_os = "linux"))]
-    #[inline]
     fn wall_nanos() -> WallNanos {
         WallNanos::from_system(SystemTime::now())
     }
@@ -63,7 +104,7 @@ fn whole_nanos(seconds: u64, nanos: i64) -> u64 {
 
 impl Clock for SystemClock {
     fn wall(&self) -> SystemTime {
-        Self::wall_nanos().to_system()
+        Self::now().wall.to_system()
     }
 
     fn monotonic(&self) -> Duration {
@@ -159,7 +200,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
         .saturating_add(u64::from(duration.subsec_nanos()))
 }
 
-/// Both clocks, read one after the other.
+/// The time on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     pub(crate) wall: WallNanos,
@@ -176,16 +217,19 @@ pub(crate) enum AnyClock {
 impl AnyClock {
     #[inline]
     pub(crate) fn now(&self) -> Moment {
-        Moment {
-            wall: self.wall_nanos(),
-            monotonic_nanos: self.monotonic_nanos(),
+        match self {
+            AnyClock::System => SystemClock::now(),
+            AnyClock::Other(clock) => Moment {
+                wall: WallNanos::from_system(clock.wall()),
+                monotonic_nanos: nanos(clock.monotonic()),
+            },
         }
     }
 
     #[inline]
     pub(crate) fn wall_nanos(&self) -> WallNanos {
         match self {
-            AnyClock::System => SystemClock::wall_nanos(),
+            AnyClock::System => SystemClock::now().wall,
             AnyClock::Other(clock) => WallNanos::from_system(clock.wall()),
         }
     }
@@ -221,13 +265,18 @@ mod tests {
 
     #[test]
     fn the_clocks_are_those_of_the_standard_library() {
-        let before = (SystemTime::now(), std::time::Instant::now());
-        let first = (SystemClock.wall(), SystemClock.monotonic());
-        let second = (SystemClock.wall(), SystemClock.monotonic());
-        let after = (SystemTime::now(), std::time::Instant::now());
-        assert!(before.0 <= first.0 && second.0 <= after.0);
-        let between = second.1.checked_sub(first.1).unwrap();
-        assert!(between <= after.1.duration_since(before.1));
+        let apart = Duration::from_nanos(APART_NANOS_MOST);
+        let began = std::time::Instant::now();
+        // Longer than a reading of the wall clock counts.
+        while began.elapsed() < Duration::from_nanos(3 * AHEAD_COUNTS_NANOS / 2) {
+            let before = (SystemTime::now() - apart, std::time::Instant::now());
+            let first = (SystemClock.wall(), SystemClock.monotonic());
+            let second = (SystemClock.wall(), SystemClock.monotonic());
+            let after = (SystemTime::now() + apart, std::time::Instant::now());
+            assert!(before.0 <= first.0 && second.0 <= after.0);
+            let between = second.1.checked_sub(first.1).unwrap();
+            assert!(between <= after.1.duration_since(before.1));
+        }
     }
 
     #[test]
