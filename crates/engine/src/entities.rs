@@ -52,10 +52,9 @@ impl Entities {
         limit: usize,
     ) -> impl Iterator<Item = EntityRef<'a>> + use<'a> {
         self.kind(kind)
-            .map(|entities| entities.after(after))
+            .map(|entities| entities.page(after, limit))
             .into_iter()
             .flatten()
-            .take(limit)
     }
 
     /// One entity.

@@ -1,15 +1,15 @@
 //! The entities of one type: found by id in a step, and listed in the order of their ids.
 //!
 //! Events look entities up by a hash of their id, because most of a replay's time would be comparing ids on the way
-//! down a tree. Readers page through them in order, so their places are kept sorted too: a long list, and a short one
-//! of those that came since, which is merged into the long one when it has grown. What is restored comes in order, and
-//! is hashed only when the first event comes.
+//! down a tree. Their order is for readers alone, so it is brought up to date when one comes. What is restored comes in
+//! order, and is hashed only when the first event comes.
 
 use std::hash::BuildHasher;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
+use parking_lot::Mutex;
 use workspace_lifecycle::Offset;
 
 use super::EntityRef;
@@ -18,11 +18,6 @@ use crate::workspace::Rejection;
 /// Place of an entity among the slots.
 pub(super) type Place = u32;
 
-/// The short list is merged when it has this many places, and one more for each [`FRESH_SHARE`] of the long one: moving
-/// within the one and copying the other cost about the same then.
-const FRESH_LEAST: usize = 64;
-const FRESH_SHARE: usize = 256;
-
 /// So many slots of entities that are gone are kept after a save, and one for each [`GONE_SHARE`] that are there.
 const GONE_LEAST: usize = 64;
 const GONE_SHARE: usize = 4;
@@ -30,13 +25,11 @@ const GONE_SHARE: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Kind {
     slots: Vec<Slot>,
-    /// Places of the first `indexed` slots, by their ids.
+    /// Places of all slots by the hashes of their ids, or of none, while all slots are in order.
     table: HashTable<Place>,
-    indexed: usize,
     hasher: RandomState,
-    /// Places in the order of their ids: each slot is in one of the two.
-    order: Vec<Place>,
-    fresh: Vec<Place>,
+    /// Places of the first slots, as many as it is long, in the order of their ids. The later ones came since a reader did.
+    order: Mutex<Vec<Place>>,
     /// Slots whose entity is there.
     live: usize,
 }
@@ -46,6 +39,8 @@ pub(super) struct Kind {
 struct Slot {
     id: Box<str>,
     value: Option<Value>,
+    /// Of the id; not set before the slot is in the table.
+    hash: Hash,
     /// Since the last save.
     changed: bool,
 }
@@ -57,6 +52,22 @@ pub(super) struct Value {
     pub(super) offset: Offset,
 }
 
+/// Half of a hash: kept, because to hash an id again when the table grows is to fetch it from memory again.
+#[derive(Debug, Clone, Copy, Default)]
+struct Hash(u32);
+
+impl Hash {
+    fn of(id: &str, hasher: &RandomState) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "half of it is enough")]
+        Self(hasher.hash_one(id) as u32)
+    }
+
+    /// As a table wants it, which takes the place from the low bits and tells neighbours apart by the high ones.
+    fn whole(self) -> u64 {
+        u64::from(self.0) << 32 | u64::from(self.0)
+    }
+}
+
 impl Kind {
     /// How many entities there are.
     pub(super) fn len(&self) -> usize {
@@ -65,13 +76,10 @@ impl Kind {
 
     /// Takes an entity as it was saved.
     pub(super) fn restore(&mut self, id: Box<str>, value: Value) -> Result<(), Rejection> {
-        let is_last = self.fresh.is_empty()
-            && self.last().is_none_or(|last| *last < *id)
-            && self.indexed == 0;
-        if is_last {
-            let place = self.next_place()?;
-            self.push(id, value);
-            self.order.push(place);
+        let is_last = self.slots.last().is_none_or(|last| *last.id < *id);
+        if is_last && self.table.is_empty() {
+            let place = self.push(id, value, Hash::default())?;
+            self.order.get_mut().push(place);
             return Ok(());
         }
         let place = self.put(&id, value)?;
@@ -89,7 +97,8 @@ impl Kind {
 
     /// Removes an entity. Tells its place where this is its first change since the last save.
     pub(super) fn unset(&mut self, id: &str) -> Option<Place> {
-        let place = self.find(id)?;
+        self.fill_table();
+        let place = self.find(id, Hash::of(id, &self.hasher))?;
         self.slot_mut(place)?.value.take()?;
         self.live -= 1;
         self.change(place)
@@ -109,85 +118,55 @@ impl Kind {
         if gone == 0 || few {
             return;
         }
-        self.merge();
+        let order = std::mem::take(&mut *self.in_order());
         let mut before: Vec<_> = std::mem::take(&mut self.slots)
             .into_iter()
             .map(Some)
             .collect();
-        let slots = std::mem::take(&mut self.order)
+        let slots = order
             .into_iter()
             .filter_map(|place| before.get_mut(index(place))?.take())
             .filter(|slot| slot.value.is_some());
         self.slots = slots.collect();
-        self.order = (0..).take(self.slots.len()).collect();
+        *self.order.get_mut() = (0..).take(self.slots.len()).collect();
         self.table = HashTable::new();
-        self.indexed = 0;
     }
 
     /// One entity.
     pub(super) fn get(&self, id: &str) -> Option<EntityRef<'_>> {
-        [&self.order, &self.fresh].into_iter().find_map(|places| {
-            let at = places
-                .binary_search_by(|place| self.id(*place).cmp(id))
-                .ok()?;
-            self.entity(*places.get(at)?)
-        })
+        if !self.table.is_empty() {
+            return self.entity(self.find(id, Hash::of(id, &self.hasher))?);
+        }
+        let at = self.slots.binary_search_by(|slot| (*slot.id).cmp(id));
+        self.slots.get(at.ok()?)?.entity()
     }
 
-    /// Entities in the order of their ids, beginning after one.
-    pub(super) fn after<'a>(
+    /// At most `limit` entities in the order of their ids, beginning after one.
+    pub(super) fn page<'a>(
         &'a self,
-        id: Option<&str>,
+        after: Option<&str>,
+        limit: usize,
     ) -> impl Iterator<Item = EntityRef<'a>> + use<'a> {
-        let mut lists = [&self.order, &self.fresh].map(|places| {
-            let at = places.partition_point(|place| id.is_some_and(|id| self.id(*place) <= id));
-            places
-                .get(at..)
-                .unwrap_or_default()
-                .iter()
-                .copied()
-                .peekable()
-        });
-        std::iter::from_fn(move || {
-            let [order, fresh] = &mut lists;
-            let from_fresh = match (order.peek(), fresh.peek()) {
-                (Some(old), Some(new)) => self.id(*new) < self.id(*old),
-                (old, _) => old.is_none(),
-            };
-            if from_fresh {
-                fresh.next()
-            } else {
-                order.next()
-            }
-        })
-        .filter_map(|place| self.entity(place))
+        let order = self.in_order();
+        let at = order.partition_point(|place| after.is_some_and(|after| self.id(*place) <= after));
+        let places = order.get(at..).unwrap_or_default().iter();
+        let page: Vec<_> = places
+            .filter_map(|place| self.entity(*place))
+            .take(limit)
+            .collect();
+        page.into_iter()
     }
 
     fn entity(&self, place: Place) -> Option<EntityRef<'_>> {
-        let slot = self.slots.get(index(place))?;
-        let value = slot.value.as_ref()?;
-        Some(EntityRef {
-            id: &slot.id,
-            data: &value.data,
-            offset: value.offset,
-        })
+        self.slots.get(index(place))?.entity()
     }
 
     fn id(&self, place: Place) -> &str {
         self.slots.get(index(place)).map_or("", |slot| &slot.id)
     }
 
-    fn last(&self) -> Option<&str> {
-        self.order.last().map(|place| self.id(*place))
-    }
-
     fn slot_mut(&mut self, place: Place) -> Option<&mut Slot> {
         self.slots.get_mut(index(place))
-    }
-
-    fn next_place(&self) -> Result<Place, Rejection> {
-        Place::try_from(self.slots.len())
-            .map_err(|_| Rejection(format!("a type has at most {} entities", Place::MAX)))
     }
 
     fn change(&mut self, place: Place) -> Option<Place> {
@@ -196,17 +175,23 @@ impl Kind {
         is_first.then_some(place)
     }
 
-    fn push(&mut self, id: Box<str>, value: Value) {
+    fn push(&mut self, id: Box<str>, value: Value, hash: Hash) -> Result<Place, Rejection> {
+        let place = Place::try_from(self.slots.len())
+            .map_err(|_| Rejection(format!("a type has at most {} entities", Place::MAX)))?;
         self.slots.push(Slot {
             id,
             value: Some(value),
+            hash,
             changed: false,
         });
         self.live += 1;
+        Ok(place)
     }
 
     fn put(&mut self, id: &str, value: Value) -> Result<Place, Rejection> {
-        if let Some(place) = self.find(id) {
+        self.fill_table();
+        let hash = Hash::of(id, &self.hasher);
+        if let Some(place) = self.find(id, hash) {
             if let Some(slot) = self.slot_mut(place)
                 && slot.value.replace(value).is_none()
             {
@@ -214,58 +199,74 @@ impl Kind {
             }
             return Ok(place);
         }
-        let place = self.next_place()?;
-        let is_last = self.fresh.is_empty() && self.last().is_none_or(|last| last < id);
-        self.push(id.into(), value);
-        if is_last {
-            self.order.push(place);
-        } else {
-            let at = self.fresh.partition_point(|other| self.id(*other) < id);
-            self.fresh.insert(at, place);
-            if self.fresh.len() > FRESH_LEAST + self.order.len() / FRESH_SHARE {
-                self.merge();
-            }
-        }
+        let place = self.push(id.into(), value, hash)?;
+        let Self { slots, table, .. } = self;
+        table.insert_unique(hash.whole(), place, |place| whole_hash(slots, *place));
         Ok(place)
     }
 
-    /// Brings the short list into the long one.
-    fn merge(&mut self) {
-        let mut merged = Vec::with_capacity(self.order.len() + self.fresh.len());
-        let mut rest = self.order.as_slice();
-        for place in &self.fresh {
-            let at = rest.partition_point(|other| self.id(*other) < self.id(*place));
-            let (before, behind) = rest.split_at(at);
-            merged.extend_from_slice(before);
-            merged.push(*place);
-            rest = behind;
-        }
-        merged.extend_from_slice(rest);
-        self.order = merged;
-        self.fresh.clear();
+    fn find(&self, id: &str, hash: Hash) -> Option<Place> {
+        self.table
+            .find(hash.whole(), |place| self.id(*place) == id)
+            .copied()
     }
 
-    fn find(&mut self, id: &str) -> Option<Place> {
+    /// Brings all slots into the table, where they are not.
+    fn fill_table(&mut self) {
         let Self {
             slots,
             table,
-            indexed,
             hasher,
             ..
         } = self;
-        let id_of = |place: &Place| slots.get(index(*place)).map_or("", |slot| &*slot.id);
-        let hash_of = |place: &Place| hasher.hash_one(id_of(place));
-        if *indexed < slots.len() {
-            table.reserve(slots.len() - *indexed, hash_of);
-            for (place, _) in (0..).zip(slots.iter()).skip(*indexed) {
-                table.insert_unique(hash_of(&place), place, hash_of);
-            }
-            *indexed = slots.len();
+        if !table.is_empty() || slots.is_empty() {
+            return;
         }
-        table
-            .find(hasher.hash_one(id), |place| id_of(place) == id)
-            .copied()
+        for slot in slots.iter_mut() {
+            slot.hash = Hash::of(&slot.id, hasher);
+        }
+        table.reserve(slots.len(), |place| whole_hash(slots, *place));
+        for (place, slot) in (0..).zip(slots.iter()) {
+            table.insert_unique(slot.hash.whole(), place, |place| whole_hash(slots, *place));
+        }
     }
+
+    /// The places of all slots in the order of their ids.
+    fn in_order(&self) -> parking_lot::MutexGuard<'_, Vec<Place>> {
+        let mut order = self.order.lock();
+        if order.len() == self.slots.len() {
+            return order;
+        }
+        let mut new: Vec<Place> = (0..).take(self.slots.len()).skip(order.len()).collect();
+        new.sort_unstable_by(|one, other| self.id(*one).cmp(self.id(*other)));
+        let mut merged = Vec::with_capacity(self.slots.len());
+        let mut rest = order.as_slice();
+        for place in new {
+            let at = rest.partition_point(|other| self.id(*other) < self.id(place));
+            let (before, behind) = rest.split_at(at);
+            merged.extend_from_slice(before);
+            merged.push(place);
+            rest = behind;
+        }
+        merged.extend_from_slice(rest);
+        *order = merged;
+        order
+    }
+}
+
+impl Slot {
+    fn entity(&self) -> Option<EntityRef<'_>> {
+        let value = self.value.as_ref()?;
+        Some(EntityRef {
+            id: &self.id,
+            data: &value.data,
+            offset: value.offset,
+        })
+    }
+}
+
+fn whole_hash(slots: &[Slot], place: Place) -> u64 {
+    slots.get(index(place)).map_or(0, |slot| slot.hash.whole())
 }
 
 /// A place is an index that takes half the memory.
@@ -276,6 +277,7 @@ fn index(place: Place) -> usize {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::ops::Bound;
 
     use proptest::prelude::*;
 
@@ -285,6 +287,7 @@ mod tests {
     enum Step {
         Set(String),
         Unset(String),
+        Read(String),
         Save,
     }
 
@@ -301,6 +304,7 @@ mod tests {
         let step = prop_oneof![
             6 => id().prop_map(Step::Set),
             3 => id().prop_map(Step::Unset),
+            1 => id().prop_map(Step::Read),
             1 => Just(Step::Save),
         ];
         prop::collection::vec(step, 0..1500)
@@ -349,13 +353,19 @@ mod tests {
                         prop_assert_eq!(taken, expected);
                         kind.tidy();
                     }
+                    Step::Read(id) => {
+                        let rest: Vec<_> = kind.page(Some(&id), 3).map(|entity| entity.id.to_owned()).collect();
+                        let behind = (Bound::Excluded(id), Bound::Unbounded);
+                        let expected: Vec<_> = model.range(behind).take(3).map(|(id, _)| id.clone()).collect();
+                        prop_assert_eq!(rest, expected);
+                    }
                 }
                 prop_assert_eq!(kind.len(), model.len());
             }
-            let held: Vec<_> = kind.after(None).map(|entity| (entity.id.to_owned(), entity.offset.0)).collect();
+            let held: Vec<_> = kind.page(None, usize::MAX).map(|entity| (entity.id.to_owned(), entity.offset.0)).collect();
             prop_assert_eq!(&held, &model.clone().into_iter().collect::<Vec<_>>());
             if let Some((id, _)) = held.get(held.len() / 2) {
-                let rest: Vec<_> = kind.after(Some(id)).map(|entity| entity.id.to_owned()).collect();
+                let rest: Vec<_> = kind.page(Some(id), usize::MAX).map(|entity| entity.id.to_owned()).collect();
                 let expected: Vec<_> = held.iter().skip(held.len() / 2 + 1).map(|(id, _)| id.clone()).collect();
                 prop_assert_eq!(rest, expected);
                 prop_assert_eq!(kind.get(id).map(|entity| entity.id), Some(id.as_str()));
