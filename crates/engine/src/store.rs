@@ -159,6 +159,16 @@ pub enum StoreError {
         /// The epoch in the store.
         stored: Epoch,
     },
+    /// The workspace was saved from another log than the one that is there.
+    #[error(
+        "workspace {id} was saved from another {log} than the one that is there: it was made anew, and offsets of the one say nothing about the other"
+    )]
+    OtherLog {
+        /// The workspace.
+        id: WorkspaceId,
+        /// What it was saved from, by its name.
+        log: String,
+    },
     /// What is stored is damaged; trying again will not help.
     #[error("{place} is damaged: {reason}")]
     Corrupt {
@@ -257,7 +267,7 @@ pub trait Store: Send + Sync + 'static {
     /// Begins a new epoch of a workspace, and makes it known where it is new. Survives a crash of the process when it returns.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when the epoch is not above the store's.
+    /// [`StoreError::Fenced`] when the epoch is not above the store's, [`StoreError::OtherLog`] where the log was replaced.
     fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError>;
 
     /// Gives every entry of a workspace, ordered by type and id, to `sink`.

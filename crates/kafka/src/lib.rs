@@ -2,6 +2,11 @@
 
 mod config;
 mod context;
+#[expect(
+    unsafe_code,
+    reason = "functions of librdkafka that rdkafka does not wrap"
+)]
+mod topic_id;
 mod topics;
 mod words;
 

@@ -299,6 +299,7 @@ fn append_alone(
             error @ (StoreError::Corrupt { .. }
             | StoreError::Refused { .. }
             | StoreError::Fenced { .. }
+            | StoreError::OtherLog { .. }
             | StoreError::UnknownWorkspace(_)),
         ) => {
             tracing::error!(workspace = %id, %error, "the history of a workspace takes no more transitions");

@@ -184,7 +184,7 @@ fn populate<W: Workspace>(
 fn failure(error: &StoreError) -> LoadFailure {
     match error {
         StoreError::Fenced { stored, .. } => LoadFailure::Fenced { stored: *stored },
-        StoreError::Corrupt { .. } | StoreError::Refused { .. } => {
+        StoreError::Corrupt { .. } | StoreError::Refused { .. } | StoreError::OtherLog { .. } => {
             LoadFailure::Park(error.to_string())
         }
         StoreError::UnknownWorkspace(_) | StoreError::NoSpace(_) | StoreError::Unavailable(_) => {

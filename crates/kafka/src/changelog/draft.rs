@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crossbeam_channel::Sender;
 use workspace_engine_core::routing::partition_of;
 use workspace_engine_core::store::{
-    CacheChange, Claim, HistoryRecord, Save, SaveRefused, StoreError, StoredWorkspace,
+    CacheChange, Claim, HistoryRecord, Save, SaveRefused, Store, StoreError, StoredWorkspace,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
@@ -119,6 +119,7 @@ impl Draft {
         let partition = claim.partition;
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &claim.id, claim.epoch)?;
+        of_this_topic(shared, &owned, &claim.id)?;
         let workspace = shared.cache.plan_claim(claim)?;
         self.saved.insert(workspace.id.clone());
         let change = CacheChange::Workspace(workspace.clone());
@@ -307,6 +308,22 @@ fn of_this_assignment(owned: &Owned, id: &WorkspaceId, epoch: Epoch) -> Result<(
         id: id.clone(),
         attempted: epoch,
         stored: Epoch::new(owned.first_epoch.get().saturating_sub(1)),
+    })
+}
+
+/// A workspace that was saved from a topic that has gone: no offset of it means anything in the one that is there.
+fn of_this_topic(shared: &Shared, owned: &Owned, id: &WorkspaceId) -> Result<(), StoreError> {
+    let saved = if owned.topic_since > Epoch::new(0) {
+        shared.cache.workspace(id)?
+    } else {
+        None
+    };
+    if saved.is_none_or(|saved| saved.epoch >= owned.topic_since) {
+        return Ok(());
+    }
+    Err(StoreError::OtherLog {
+        id: id.clone(),
+        log: format!("topic {}", shared.topic),
     })
 }
 

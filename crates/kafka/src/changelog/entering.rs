@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use workspace_engine_core::store::{Opening, StoreError};
-use workspace_lifecycle::PartitionId;
+use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::Epoch;
 
 use super::draft::{Done, Work};
@@ -69,15 +69,35 @@ fn assign(
 ) -> Result<Entering, StoreError> {
     let end = taken.place.position;
     let highest = taken.place.highest_epoch.get();
+    let first_epoch = Epoch::new(highest.saturating_add(1));
+    let before = taken.assignment;
+    let known_id = before.and_then(|before| before.topic_id);
+    let is_other_topic =
+        matches!((known_id, taken.topic_id), (Some(one), Some(other)) if one != other);
+    if is_other_topic {
+        tracing::error!(%partition, topic = store.shared.topic, "the topic was made anew: what was saved before is not continued from it");
+    }
     let assignment = Assignment {
-        first_epoch: Epoch::new(highest.saturating_add(1)),
-        lineage: taken.lineage.unwrap_or_else(|| fastrand::u64(..)),
+        first_epoch,
+        lineage: before.map_or_else(|| fastrand::u64(..), |before| before.lineage),
+        topic_id: taken.topic_id.or(known_id),
+        topic_since: if is_other_topic {
+            first_epoch
+        } else {
+            before.map_or(Epoch::new(0), |before| before.topic_since)
+        },
     };
     let partitions = &store.shared.partitions;
     let is_owned = partitions.change(partition, Standing::Opening, |owned| {
         owned.standing = Standing::Assigning;
-        owned.committed = taken.committed;
-        owned.first_epoch = assignment.first_epoch;
+        // What the group has committed may be of the topic that has gone.
+        owned.committed = if is_other_topic {
+            Offset::ZERO
+        } else {
+            taken.committed
+        };
+        owned.first_epoch = first_epoch;
+        owned.topic_since = assignment.topic_since;
         owned.place = Some(taken.place);
     });
     if !is_owned {

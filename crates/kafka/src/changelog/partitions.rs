@@ -33,6 +33,8 @@ pub(super) struct Owned {
     /// What the group has committed of the events.
     pub(super) committed: Offset,
     pub(super) first_epoch: Epoch,
+    /// Loads before it were of events of another topic of that name.
+    pub(super) topic_since: Epoch,
     /// Up to where the cache is complete; none before it was read.
     pub(super) place: Option<CachePlace>,
 }
@@ -125,6 +127,7 @@ impl Partitions {
             standing: Standing::Opening,
             committed: Offset::ZERO,
             first_epoch: Epoch::FIRST,
+            topic_since: Epoch::new(0),
             place: None,
         };
         inner.owned.insert(partition, owned);

@@ -2,7 +2,7 @@
 //!
 //! | key | value, after a version byte |
 //! |---|---|
-//! | `a` | the assignment: its first epoch, and the lineage of the partition |
+//! | `a` | the assignment: its first epoch, the lineage of the partition, and of which topic its events are |
 //! | `w` workspace | epoch, next offset, events applied, entries, unloaded, last load, owner |
 //! | `e` workspace, kind, entity | offset, data |
 //! | `h` workspace, epoch, sequence | a transition |
@@ -19,6 +19,8 @@ use workspace_engine_core::store::{
 };
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
+
+use crate::topic_id::TopicId;
 
 /// Of the values; a reader takes no newer one.
 const VERSION: u8 = 1;
@@ -44,6 +46,10 @@ pub(super) struct Assignment {
     pub(super) first_epoch: Epoch,
     /// The partition's random number.
     pub(super) lineage: u64,
+    /// Of the topic of the events; none where the brokers gave it none, or an older engine wrote the record.
+    pub(super) topic_id: Option<TopicId>,
+    /// Loads before it were of events of another topic of that name; 0 where there was none.
+    pub(super) topic_since: Epoch,
 }
 
 /// What a record says.
@@ -62,6 +68,8 @@ pub(super) fn encode_assignment(assignment: Assignment) -> Vec<u8> {
     let mut value = vec![VERSION];
     value.put_u64(assignment.first_epoch.get());
     value.put_u64(assignment.lineage);
+    value.put_u128(assignment.topic_id.map_or(0, TopicId::get));
+    value.put_u64(assignment.topic_since.get());
     value
 }
 
@@ -210,9 +218,21 @@ fn decode_key(kind: u8, rest: &mut &[u8]) -> Result<CacheKey, Damage> {
 
 fn decode_assignment(mut value: &[u8]) -> Result<Assignment, Damage> {
     version(&mut value)?;
+    let first_epoch = Epoch::new(number(&mut value)?);
+    let lineage = number(&mut value)?;
+    // The first engines wrote no more.
+    let knows_topic = !value.is_empty();
+    let (topic_id, topic_since) = if knows_topic {
+        let id = value.try_get_u128().map_err(|_| SHORT)?;
+        (TopicId::new(id), number(&mut value)?)
+    } else {
+        (None, 0)
+    };
     Ok(Assignment {
-        first_epoch: Epoch::new(number(&mut value)?),
-        lineage: number(&mut value)?,
+        first_epoch,
+        lineage,
+        topic_id,
+        topic_since: Epoch::new(topic_since),
     })
 }
 

@@ -19,8 +19,9 @@ use workspace_status::Epoch;
 use super::lineage::{fits, lineage_of, source};
 use super::producer;
 use super::reader::{Ends, Found, Reader};
-use super::record::{self, Said};
+use super::record::{self, Assignment, Said};
 use super::{Shared, now_ms};
+use crate::topic_id::TopicId;
 
 /// How long one call may take.
 const CALL: Duration = Duration::from_millis(800);
@@ -44,6 +45,7 @@ const PORTION_BYTES: usize = 1024 * 1024;
 pub(super) struct Takeover {
     partition: PartitionId,
     committed: Offset,
+    topic_id: Option<TopicId>,
     phase: Phase,
     owner_before: OwnerBefore,
     /// How far it is, and how far it must.
@@ -102,7 +104,8 @@ struct Portion {
 /// The record by which a changelog is known again: the assignment that the cache has seen last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Landmark {
-    Seen,
+    /// The last one that was seen; none where nobody has owned the partition before.
+    Seen(Option<Assignment>),
     /// It was not where it had been: a newer one of the same lineage must come.
     Wanted,
 }
@@ -119,8 +122,10 @@ enum Progress {
 pub(super) struct Taken {
     pub(super) committed: Offset,
     pub(super) place: CachePlace,
-    /// None where nobody has owned the partition before.
-    pub(super) lineage: Option<u64>,
+    /// The one before; none where nobody has owned the partition before.
+    pub(super) assignment: Option<Assignment>,
+    /// Of the topic of the events, as the brokers say it.
+    pub(super) topic_id: Option<TopicId>,
 }
 
 pub(super) enum Step {
@@ -134,6 +139,7 @@ impl Takeover {
         Self {
             partition,
             committed: Offset::ZERO,
+            topic_id: None,
             phase: Phase::Committed,
             owner_before: OwnerBefore::MayHang,
             position: 0,
@@ -177,6 +183,7 @@ impl Takeover {
                 Phase::Ends => {
                     let partitions = shared.readers.partitions(ANSWER)?;
                     shared.partition_count.store(partitions, Ordering::Relaxed);
+                    self.topic_id = shared.readers.topic_id(&shared.topic, ANSWER)?;
                     let ends = shared.readers.ends(self.partition, ANSWER)?;
                     self.end = ends.high;
                     Phase::Stable { ends }
@@ -299,7 +306,7 @@ impl Takeover {
         self.position = place.position;
         let landmark = lineage_of(&place, &shared.readers.topic).map(|_| place.landmark);
         match landmark {
-            None => self.read_from(shared, reader, place, ends, Landmark::Seen),
+            None => self.read_from(shared, reader, place, ends, Landmark::Seen(None)),
             Some(landmark) if landmark < ends.low => {
                 self.read_from(shared, reader, place, ends, Landmark::Wanted)
             }
@@ -327,7 +334,7 @@ impl Takeover {
             Found::Record { offset, key, value } if offset == place.landmark => {
                 match record::decode(self.partition, key, value) {
                     Said::Assigned(assignment) if Some(assignment.lineage) == lineage => {
-                        Some(Landmark::Seen)
+                        Some(Landmark::Seen(Some(assignment)))
                     }
                     Said::Assigned(_) | Said::Changed(_) | Said::Nothing(_) => {
                         Some(Landmark::Wanted)
@@ -359,7 +366,7 @@ impl Takeover {
             highest_epoch: Epoch::new(0),
             at_ms: now_ms(),
         };
-        self.read_from(shared, reader, place, ends, Landmark::Seen)
+        self.read_from(shared, reader, place, ends, Landmark::Seen(None))
     }
 
     fn read_from(
@@ -398,12 +405,11 @@ impl Takeover {
             let read = reader.next(self.partition, until - now, |found| {
                 portion.take(shared, self.partition, found)
             })?;
-            let wanted = portion.landmark == Landmark::Wanted;
             match read {
                 Read::Nothing => {}
                 Read::Record if portion.bytes < PORTION_BYTES => {}
                 Read::Record => portion.import(shared, self.partition)?,
-                Read::End if !wanted => {
+                Read::End if let Landmark::Seen(assignment) = portion.landmark => {
                     // Behind the last record there are only markers and what was aborted.
                     portion.place.position = portion.place.position.max(portion.end);
                     portion.place.at_ms = now_ms();
@@ -411,7 +417,8 @@ impl Takeover {
                     return Ok(Progress::Done(Taken {
                         committed: self.committed,
                         place: portion.place.clone(),
-                        lineage: portion.lineage,
+                        assignment,
+                        topic_id: self.topic_id,
                     }));
                 }
                 Read::End | Read::OtherLineage => {
@@ -502,7 +509,7 @@ impl Portion {
                     return Read::OtherLineage;
                 }
                 self.lineage = Some(assignment.lineage);
-                self.landmark = Landmark::Seen;
+                self.landmark = Landmark::Seen(Some(assignment));
                 place.landmark = offset;
                 place.source = source(&shared.readers.topic, self.lineage);
             }

@@ -44,10 +44,19 @@ fn a_record_says_what_was_written() {
     let assignment = Assignment {
         first_epoch: Epoch::new(9),
         lineage: u64::MAX,
+        topic_id: TopicId::new(u128::MAX - 1),
+        topic_since: Epoch::new(8),
     };
     let value = encode_assignment(assignment);
-    let said = decode(PartitionId(3), ASSIGNMENT_KEY, Some(&value));
-    assert_eq!(said, Said::Assigned(assignment));
+    let decoded = |value| decode(PartitionId(3), ASSIGNMENT_KEY, Some(value));
+    assert_eq!(decoded(&value), Said::Assigned(assignment));
+    let of_the_first_engines = Assignment {
+        topic_id: None,
+        topic_since: Epoch::new(0),
+        ..assignment
+    };
+    assert_eq!(decoded(&value[..17]), Said::Assigned(of_the_first_engines));
+    assert_eq!(decoded(&value[..18]), Said::Nothing(SHORT));
 }
 
 #[test]

@@ -1,0 +1,87 @@
+//! The id that the brokers gave a topic when it was made: a name does not tell a topic from a later one.
+
+use std::ffi::CString;
+use std::num::NonZeroU128;
+use std::time::Duration;
+
+use rdkafka::bindings as rd;
+use rdkafka::client::{Client, ClientContext};
+use rdkafka::error::RDKafkaErrorCode;
+
+/// As a Kafka UUID, most significant bits first.
+pub(crate) type TopicId = NonZeroU128;
+
+/// Asks the brokers for the id of a topic; none where they give their topics no ids (before Kafka 2.8).
+///
+/// # Errors
+/// The client's own, also when `timeout` is over.
+pub(crate) fn ask<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<TopicId>, RDKafkaErrorCode> {
+    let name = CString::new(topic).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
+    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the client lives during the call. Queue, names and options are made here and destroyed here, once; the
+    // call for the topics copies names and options and keeps the queue alive itself for an answer that comes too late.
+    // Only an event that came is looked at, and destroyed after that.
+    unsafe {
+        let handle = client.native_ptr();
+        let queue = rd::rd_kafka_queue_new(handle);
+        let mut names = [name.as_ptr()];
+        let topics = rd::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
+        let options = rd::rd_kafka_AdminOptions_new(
+            handle,
+            rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+        );
+        rd::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, std::ptr::null_mut(), 0);
+        rd::rd_kafka_DescribeTopics(handle, topics, options, queue);
+        let event = rd::rd_kafka_queue_poll(queue, timeout_ms);
+        let id = if event.is_null() {
+            Err(RDKafkaErrorCode::OperationTimedOut)
+        } else {
+            let id = id_of(event);
+            rd::rd_kafka_event_destroy(event);
+            id
+        };
+        rd::rd_kafka_AdminOptions_destroy(options);
+        rd::rd_kafka_TopicCollection_destroy(topics);
+        rd::rd_kafka_queue_destroy(queue);
+        id
+    }
+}
+
+/// # Safety
+/// The event must be the answer to a call for one topic, and live.
+unsafe fn id_of(event: *mut rd::rd_kafka_event_t) -> Result<Option<TopicId>, RDKafkaErrorCode> {
+    use rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR as NONE;
+    // SAFETY: all that is reached from the event belongs to it, and lives as long. `count` says how many topics there
+    // are, and only the first is read where there is one.
+    unsafe {
+        let error = rd::rd_kafka_event_error(event);
+        if error != NONE {
+            return Err(error.into());
+        }
+        let result = rd::rd_kafka_event_DescribeTopics_result(event);
+        if result.is_null() {
+            return Err(RDKafkaErrorCode::InconsistentGroupProtocol);
+        }
+        let mut count = 0;
+        let described = rd::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
+        if count == 0 {
+            return Err(RDKafkaErrorCode::UnknownTopic);
+        }
+        let topic = *described;
+        let error = rd::rd_kafka_TopicDescription_error(topic);
+        if !error.is_null() && rd::rd_kafka_error_code(error) != NONE {
+            return Err(rd::rd_kafka_error_code(error).into());
+        }
+        let id = rd::rd_kafka_TopicDescription_topic_id(topic);
+        if id.is_null() {
+            return Ok(None);
+        }
+        let high = rd::rd_kafka_Uuid_most_significant_bits(id).cast_unsigned();
+        let low = rd::rd_kafka_Uuid_least_significant_bits(id).cast_unsigned();
+        Ok(TopicId::new(u128::from(high) << 64 | u128::from(low)))
+    }
+}
