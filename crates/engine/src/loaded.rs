@@ -30,7 +30,8 @@ pub struct Applied {
     pub events_applied: u64,
 }
 
-/// A workspace in memory. A read waits at most for one batch of its own events to be applied.
+/// A workspace in memory. A read waits at most for one batch of its own events to be applied, or for another
+/// read, which the next batch waits for too.
 #[derive(Debug)]
 pub struct LoadedWorkspace<W> {
     id: WorkspaceId,

@@ -7,6 +7,8 @@ use rdkafka::error::KafkaResult;
 use rdkafka::{Offset, TopicPartitionList};
 use workspace_lifecycle::PartitionId;
 
+use crate::topic_id::TopicId;
+
 /// An offset that the group has committed of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Committed {
@@ -44,6 +46,12 @@ pub(crate) trait Group: Send + Sync {
         partition: PartitionId,
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>>;
+
+    /// The id that the brokers gave a topic; none where they give their topics none.
+    ///
+    /// # Errors
+    /// The client's own, also when `timeout` is over.
+    fn topic_id(&self, topic: &str, timeout: Duration) -> KafkaResult<Option<TopicId>>;
 }
 
 /// Asks the group what it has committed. A client of committed records waits for transactions under way, another

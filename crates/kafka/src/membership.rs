@@ -21,6 +21,7 @@ use crate::config::{GroupProtocol, KafkaConfig, MEMBER};
 use crate::context::{self, Plain};
 use crate::generation::generation;
 use crate::group::{Committed, Group, ask_committed};
+use crate::topic_id::{self, TopicId};
 
 /// Between two looks at the group's events; each look also tells the client that this process lives.
 const POLL: Duration = Duration::from_millis(100);
@@ -303,6 +304,10 @@ impl Group for OwnGroup {
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
         ask_committed(&self.onlooker, topic, partition, timeout)
+    }
+
+    fn topic_id(&self, topic: &str, timeout: Duration) -> KafkaResult<Option<TopicId>> {
+        topic_id::ask(self.onlooker.client(), topic, timeout)
     }
 }
 

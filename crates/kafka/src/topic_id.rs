@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rdkafka::bindings as rd;
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
 /// As a Kafka UUID, most significant bits first.
 pub(crate) type TopicId = NonZeroU128;
@@ -19,8 +19,8 @@ pub(crate) fn ask<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
     timeout: Duration,
-) -> Result<Option<TopicId>, RDKafkaErrorCode> {
-    let name = CString::new(topic).map_err(|_| RDKafkaErrorCode::InvalidTopic)?;
+) -> KafkaResult<Option<TopicId>> {
+    let name = CString::new(topic)?;
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
     // SAFETY: the client lives during the call. Queue, names and options are made here and destroyed here, once; the
     // call for the topics copies names and options and keeps the queue alive itself for an answer that comes too late.
@@ -47,7 +47,7 @@ pub(crate) fn ask<C: ClientContext>(
         rd::rd_kafka_AdminOptions_destroy(options);
         rd::rd_kafka_TopicCollection_destroy(topics);
         rd::rd_kafka_queue_destroy(queue);
-        id
+        id.map_err(KafkaError::MetadataFetch)
     }
 }
 

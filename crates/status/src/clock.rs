@@ -2,7 +2,7 @@
 //! is measured.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -19,7 +19,8 @@ pub trait Clock: Send + Sync + 'static {
 /// The clocks of the operating system.
 ///
 /// The wall clock is read every 100 ms; in between its time is that of the monotonic clock and by how much it was
-/// ahead, which saves every change a read. So a wall clock that is set is noticed within 100 ms.
+/// ahead, which saves every change a read. So a wall clock that is set is noticed within 100 ms, and the time it
+/// shows is exact to 10 µs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -29,18 +30,34 @@ const AHEAD_COUNTS_NANOS: u64 = 100_000_000;
 /// Clocks that were read further apart than this do not tell by how much one is ahead: the thread was held up.
 const APART_NANOS_MOST: u64 = 10_000;
 
-/// By how many nanoseconds the wall clock is ahead of the monotonic one, wrapping, and until when that counts.
-static AHEAD_NANOS: AtomicU64 = AtomicU64::new(0);
-static AHEAD_UNTIL_NANOS: AtomicU64 = AtomicU64::new(0);
+/// By how much the wall clock is ahead of the monotonic one.
+struct Ahead {
+    /// Wrapping.
+    nanos: AtomicU64,
+    /// Until when that counts; 0 before it was measured.
+    until_nanos: AtomicU64,
+    /// Somebody measures: what one measured longer ago must not replace what another one has.
+    measuring: AtomicBool,
+}
 
-impl SystemClock {
-    #[inline]
-    fn now() -> Moment {
-        let monotonic_nanos = Self::monotonic_nanos();
-        if monotonic_nanos >= AHEAD_UNTIL_NANOS.load(Ordering::Acquire) {
-            return Self::read_both();
+static AHEAD: Ahead = Ahead::new();
+
+impl Ahead {
+    const fn new() -> Self {
+        Self {
+            nanos: AtomicU64::new(0),
+            until_nanos: AtomicU64::new(0),
+            measuring: AtomicBool::new(false),
         }
-        let ahead = AHEAD_NANOS.load(Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn now(&self, monotonic: impl Fn() -> u64, wall: impl Fn() -> WallNanos) -> Moment {
+        let monotonic_nanos = monotonic();
+        if monotonic_nanos >= self.until_nanos.load(Ordering::Acquire) {
+            return self.measure(monotonic, wall);
+        }
+        let ahead = self.nanos.load(Ordering::Relaxed);
         Moment {
             wall: WallNanos(monotonic_nanos.wrapping_add(ahead)),
             monotonic_nanos,
@@ -48,19 +65,31 @@ impl SystemClock {
     }
 
     #[cold]
-    fn read_both() -> Moment {
-        let before = Self::monotonic_nanos();
-        let wall = Self::wall_nanos();
-        let monotonic_nanos = Self::monotonic_nanos();
-        if monotonic_nanos.saturating_sub(before) <= APART_NANOS_MOST {
-            AHEAD_NANOS.store(wall.0.wrapping_sub(before), Ordering::Relaxed);
-            let until = monotonic_nanos.saturating_add(AHEAD_COUNTS_NANOS);
-            AHEAD_UNTIL_NANOS.store(until, Ordering::Release);
+    fn measure(&self, monotonic: impl Fn() -> u64, wall: impl Fn() -> WallNanos) -> Moment {
+        let is_alone = !self.measuring.swap(true, Ordering::Acquire);
+        let before = monotonic();
+        let wall = wall();
+        let monotonic_nanos = monotonic();
+        if is_alone {
+            if monotonic_nanos.saturating_sub(before) <= APART_NANOS_MOST {
+                let ahead = wall.0.wrapping_sub(before);
+                self.nanos.store(ahead, Ordering::Relaxed);
+                let until = monotonic_nanos.saturating_add(AHEAD_COUNTS_NANOS);
+                self.until_nanos.store(until, Ordering::Release);
+            }
+            self.measuring.store(false, Ordering::Release);
         }
         Moment {
             wall,
             monotonic_nanos,
         }
+    }
+}
+
+impl SystemClock {
+    #[inline]
+    fn now() -> Moment {
+        AHEAD.now(Self::monotonic_nanos, Self::wall_nanos)
     }
 
     #[cfg(target_os = "linux")]
@@ -227,14 +256,6 @@ impl AnyClock {
     }
 
     #[inline]
-    pub(crate) fn wall_nanos(&self) -> WallNanos {
-        match self {
-            AnyClock::System => SystemClock::now().wall,
-            AnyClock::Other(clock) => WallNanos::from_system(clock.wall()),
-        }
-    }
-
-    #[inline]
     pub(crate) fn monotonic_nanos(&self) -> u64 {
         match self {
             AnyClock::System => SystemClock::monotonic_nanos(),
@@ -266,17 +287,41 @@ mod tests {
     #[test]
     fn the_clocks_are_those_of_the_standard_library() {
         let apart = Duration::from_nanos(APART_NANOS_MOST);
-        let began = std::time::Instant::now();
-        // Longer than a reading of the wall clock counts.
-        while began.elapsed() < Duration::from_nanos(3 * AHEAD_COUNTS_NANOS / 2) {
-            let before = (SystemTime::now() - apart, std::time::Instant::now());
-            let first = (SystemClock.wall(), SystemClock.monotonic());
-            let second = (SystemClock.wall(), SystemClock.monotonic());
-            let after = (SystemTime::now() + apart, std::time::Instant::now());
-            assert!(before.0 <= first.0 && second.0 <= after.0);
-            let between = second.1.checked_sub(first.1).unwrap();
-            assert!(between <= after.1.duration_since(before.1));
-        }
+        let before = (SystemTime::now() - apart, std::time::Instant::now());
+        let first = (SystemClock.wall(), SystemClock.monotonic());
+        let second = (SystemClock.wall(), SystemClock.monotonic());
+        let after = (SystemTime::now() + apart, std::time::Instant::now());
+        assert!(before.0 <= first.0 && second.0 <= after.0);
+        let between = second.1.checked_sub(first.1).unwrap();
+        assert!(between <= after.1.duration_since(before.1));
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_is_noticed_once_the_last_reading_counts_no_more() {
+        let ahead = Ahead::new();
+        let at = |monotonic: u64, wall: u64| {
+            let moment = ahead.now(|| monotonic, || WallNanos(wall));
+            (moment.monotonic_nanos, moment.wall.0)
+        };
+        assert_eq!(at(5, 1000), (5, 1000));
+        assert_eq!(at(7, 9_000_000), (7, 1002));
+        let over = 5 + AHEAD_COUNTS_NANOS;
+        assert_eq!(at(over - 1, 1), (over - 1, 1000 + AHEAD_COUNTS_NANOS - 1));
+        assert_eq!(at(over, 1), (over, 1));
+        assert_eq!(at(over + 3, 9_000_000), (over + 3, 4));
+    }
+
+    #[test]
+    fn clocks_that_were_read_too_far_apart_tell_nothing_for_later() {
+        let ahead = Ahead::new();
+        let reads = std::cell::Cell::new(0);
+        let slow = || {
+            reads.set(reads.get() + 1);
+            reads.get() * (APART_NANOS_MOST + 1)
+        };
+        assert_eq!(ahead.now(slow, || WallNanos(7)).wall, WallNanos(7));
+        assert_eq!(ahead.now(slow, || WallNanos(8)).wall, WallNanos(8));
+        assert_eq!(reads.get(), 6);
     }
 
     #[test]

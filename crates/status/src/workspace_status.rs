@@ -191,7 +191,7 @@ impl WorkspaceStatus {
         if !core.head().metadata.as_ref().is_some_and(held) {
             return false;
         }
-        let now = self.shared.clock.wall_nanos();
+        let now = self.shared.clock.now().wall;
         let revision = self.publish(ChangeKind::Metadata);
         let head = core.edit();
         if let Some(metadata) = &mut head.metadata {
@@ -367,7 +367,7 @@ impl WorkspaceStatus {
         if held.has_all(entries) {
             return Ok(false);
         }
-        let now = self.shared.clock.wall_nanos();
+        let now = self.shared.clock.now().wall;
         let head = core.edit();
         let metadata = Arc::make_mut(head.metadata.get_or_insert_default());
         for (key, value) in entries {

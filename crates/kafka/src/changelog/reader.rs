@@ -13,7 +13,6 @@ use workspace_lifecycle::PartitionId;
 use super::polled::poll;
 use crate::config::KafkaConfig;
 use crate::context::Plain;
-use crate::topic_id::{self, TopicId};
 
 /// Most partitions that are read at the same time: each consumer has threads and buffers of its own.
 const READERS_MOST: usize = 4;
@@ -106,28 +105,6 @@ impl Readers {
             )));
         }
         Ok(u32::try_from(partitions).unwrap_or(u32::MAX))
-    }
-
-    /// The id of the topic of the events, where the brokers tell it. A topic that cannot be asked for its id, or is not there now,
-    /// is taken for the one that was there.
-    pub(super) fn topic_id(
-        &self,
-        topic: &str,
-        timeout: Duration,
-    ) -> Result<Option<TopicId>, StoreError> {
-        match topic_id::ask(self.stable.client(), topic, timeout) {
-            Ok(id) => Ok(id),
-            Err(
-                code @ (RDKafkaErrorCode::OperationTimedOut
-                | RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::RequestTimedOut),
-            ) => Err(self.unavailable(&KafkaError::MetadataFetch(code))),
-            Err(code) => {
-                tracing::warn!(topic, %code, "the brokers do not tell the id of the topic; should it be made anew, that is not noticed");
-                Ok(None)
-            }
-        }
     }
 
     /// The ends of a partition; the high one is asked for first, so a stable end that is not below it

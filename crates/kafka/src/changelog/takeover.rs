@@ -183,7 +183,7 @@ impl Takeover {
                 Phase::Ends => {
                     let partitions = shared.readers.partitions(ANSWER)?;
                     shared.partition_count.store(partitions, Ordering::Relaxed);
-                    self.topic_id = shared.readers.topic_id(&shared.topic, ANSWER)?;
+                    self.topic_id = self.ask_topic_id(shared)?;
                     let ends = shared.readers.ends(self.partition, ANSWER)?;
                     self.end = ends.high;
                     Phase::Stable { ends }
@@ -249,6 +249,28 @@ impl Takeover {
             Err(error) if is_undecided(&error) => Ok(Answer::Undecided(error)),
             Err(error) => Err(self.not_told(&error)),
         }
+    }
+
+    /// A topic whose id is refused, or that is not there now, is taken for the one that was there.
+    fn ask_topic_id(&self, shared: &Shared) -> Result<Option<TopicId>, StoreError> {
+        let topic = &shared.topic;
+        shared.group.topic_id(topic, ANSWER).or_else(|error| {
+            let is_passing = matches!(
+                error.rdkafka_error_code(),
+                Some(
+                    RDKafkaErrorCode::OperationTimedOut
+                        | RDKafkaErrorCode::RequestTimedOut
+                        | RDKafkaErrorCode::BrokerTransportFailure
+                        | RDKafkaErrorCode::AllBrokersDown
+                )
+            );
+            if is_passing {
+                let words = format!("the brokers do not tell the id of topic {topic}: {error}");
+                return Err(StoreError::Unavailable(words));
+            }
+            tracing::warn!(partition = %self.partition, topic, %error, "the brokers refuse the id of the topic: were it made anew, that would not be noticed");
+            Ok(None)
+        })
     }
 
     fn not_told(&self, error: &KafkaError) -> StoreError {

@@ -6,6 +6,7 @@ mod stress;
 
 use super::*;
 use crate::group::{Committed, ask_committed};
+use crate::topic_id::TopicId;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -28,6 +29,7 @@ struct FakeGroup {
     consumer: BaseConsumer,
     onlooker: BaseConsumer,
     member: AtomicBool,
+    topic_id: Mutex<Option<TopicId>>,
 }
 
 impl Group for FakeGroup {
@@ -55,6 +57,10 @@ impl Group for FakeGroup {
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
         ask_committed(&self.onlooker, topic, partition, timeout)
+    }
+
+    fn topic_id(&self, _: &str, _: Duration) -> KafkaResult<Option<TopicId>> {
+        Ok(*self.topic_id.lock())
     }
 }
 
@@ -92,6 +98,10 @@ impl Group for Interrupted {
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
         self.live.committed_before(topic, partition, timeout)
+    }
+
+    fn topic_id(&self, topic: &str, timeout: Duration) -> KafkaResult<Option<TopicId>> {
+        self.live.topic_id(topic, timeout)
     }
 }
 
@@ -184,6 +194,7 @@ fn group(config: &KafkaConfig) -> Arc<FakeGroup> {
         consumer: client("read_committed"),
         onlooker: client("read_uncommitted"),
         member: AtomicBool::new(true),
+        topic_id: Mutex::default(),
     })
 }
 

@@ -29,8 +29,6 @@ const SIZE: paging::Size = paging::Size {
 };
 /// A page ends early where its entities are large; at least one is on it.
 const PAGE_BYTES: usize = 16 << 20;
-/// Pages of more entities are made on a thread that answers no other request.
-const INLINE_ENTITIES: usize = 500;
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 const WAIT_LONGEST: Duration = Duration::from_mins(10);
 const AT_LEAST: &str = "atLeast";
@@ -171,9 +169,7 @@ pub(super) async fn page(
     let parameters = Parameters::read(query.as_deref(), &[paging::LIMIT, paging::CURSOR])?;
     let paging = Paging::read(&parameters, format!("entities/{id}/{kind}"), SIZE)?;
     let loaded = api.loaded(&id, api.cold_read_deadline()).await?;
-    if paging.limit <= INLINE_ENTITIES {
-        return page_of(&loaded, &kind, &paging);
-    }
+    // The first page after many new entities puts them in order, which takes its time.
     tokio::task::spawn_blocking(move || page_of(&loaded, &kind, &paging))
         .await
         .map_err(|_| problems::failed())?

@@ -103,6 +103,52 @@ fn a_damaged_record_parks_its_workspace_alone_and_deleting_is_the_way_out() {
 }
 
 #[test]
+fn what_was_saved_from_a_topic_that_has_gone_is_claimed_no_more() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let (copy, empty) = (dir(), dir());
+    *place.group.topic_id.lock() = TopicId::new(1);
+    let store = place.store(copy.path(), "one");
+    open(&store, 1);
+    fill(&store);
+    drop(store);
+    // Whose id is not told is taken for the one that was there.
+    for (number, (dir, topic, is_other)) in (100..).zip([
+        (&copy, None, false),
+        (&copy, TopicId::new(1), false),
+        (&copy, TopicId::new(2), true),
+        (&copy, TopicId::new(2), true),
+        (&empty, TopicId::new(2), true),
+        (&empty, None, true),
+    ]) {
+        *place.group.topic_id.lock() = topic;
+        let store = place.store(dir.path(), &format!("node-{number}"));
+        open(&store, 1);
+        let claimed = store.claim(claim_of("other", number));
+        if is_other {
+            assert!(
+                matches!(&claimed, Err(StoreError::OtherLog { id, .. }) if id.as_str() == "other"),
+                "{number}: {claimed:?}"
+            );
+            load(&store, "other").expect("what it was is still told");
+        } else {
+            claimed.expect("claimed");
+        }
+        store
+            .claim(claim_of("acme", number))
+            .map_or_else(|error| assert!(is_other, "{error}"), |_| assert!(!is_other));
+        store
+            .claim(claim_of(&format!("new-{number}"), number))
+            .expect("claimed");
+    }
+    let store = place.store(empty.path(), "last");
+    open(&store, 1);
+    store.delete(&id("other")).expect("deleted");
+    store.claim(claim_of("other", 999)).expect("claimed anew");
+    store.claim(claim_of("new-105", 999)).expect("claimed");
+}
+
+#[test]
 fn who_is_not_in_the_group_writes_nothing() {
     let cluster = cluster();
     let place = place(&cluster);
@@ -615,6 +661,10 @@ impl Group for Undecided {
             offset: 7,
             metadata: self.writer.clone(),
         }))
+    }
+
+    fn topic_id(&self, _: &str, _: Duration) -> KafkaResult<Option<TopicId>> {
+        Ok(None)
     }
 }
 

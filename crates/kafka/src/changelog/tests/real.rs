@@ -134,6 +134,10 @@ impl Group for Frozen {
     ) -> KafkaResult<Option<crate::group::Committed>> {
         self.live.committed_before(topic, partition, timeout)
     }
+
+    fn topic_id(&self, topic: &str, timeout: Duration) -> KafkaResult<Option<TopicId>> {
+        self.live.topic_id(topic, timeout)
+    }
 }
 
 #[test]
@@ -219,6 +223,7 @@ fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
             .create()
             .expect("a client"),
         member: AtomicBool::new(true),
+        topic_id: Mutex::default(),
     };
     let new = place.store_of(second.path(), "new", Arc::new(fresh));
     open(&new, moved);
