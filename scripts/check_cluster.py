@@ -19,6 +19,8 @@ Scenarios, each on a topic of its own:
     zombie   three engines; one is stopped in its tracks (SIGSTOP) until the others have its partitions, and goes on
     failover three engines; one is killed (-9), another is stopped: how long until every workspace is ready again
     java     a thousand ids: the Java client's default partitioner and the engine choose the same partitions
+    secure   engines with TLS and SASL: a wrong password and an unknown certificate are told and not shown, a password
+             that is taken away is told, and given back it goes on by itself
 """
 import argparse, collections, gzip, hashlib, json, os, pathlib, random, shutil, signal, socket
 import subprocess, sys, tempfile, threading, time, urllib.error, urllib.parse, urllib.request
@@ -28,6 +30,7 @@ ROOT = HERE.parent
 PATIENCE = 120
 PARTITIONS = 12
 SESSION = 6
+PASSWORD = "correct-horse"
 
 
 def say(text):
@@ -35,9 +38,11 @@ def say(text):
 
 
 class Kafka:
-    def __init__(self, directory, nodes):
-        self.nodes = nodes
+    def __init__(self, directory, nodes, secure):
+        self.nodes, self.directory = nodes, directory
         self.environment = {**os.environ, "KAFKA_DIR": str(directory)}
+        if secure:
+            self.environment["KAFKA_PASSWORD"] = PASSWORD
 
     def start(self):
         self.brokers = self.call("start", str(self.nodes)).strip()
@@ -67,9 +72,19 @@ class Kafka:
         return subprocess.Popen(command, env=self.environment, stdin=subprocess.PIPE)
 
 
+    def secure_brokers(self):
+        return ",".join(path.read_text().strip() for path in sorted(self.directory.glob("*/secure-address")))
+
+    def password(self, *change):
+        """Changes what the brokers know of the user `engine`."""
+        self.tool("kafka.admin.ConfigCommand", "--alter", *change, "--entity-type", "users", "--entity-name", "engine")
+
+
 class Engine:
     def __init__(self, fleet, number):
         self.fleet, self.number = fleet, number
+        # Properties of librdkafka; with some, the brokers are talked to by TLS and SASL.
+        self.properties = {}
         self.directory = fleet.directory / f"engine-{number}"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -79,12 +94,18 @@ class Engine:
     def start(self):
         fleet = self.fleet
         log = open(fleet.directory / f"engine-{self.number}.log", "ab")
+        brokers, flags = fleet.kafka.brokers, fleet.arguments.engine_flags.split()
+        if self.properties:
+            file = fleet.directory / f"engine-{self.number}.properties"
+            file.write_text("".join(f"{name}={value}\n" for name, value in self.properties.items()))
+            brokers = fleet.kafka.secure_brokers()
+            flags += ["--kafka-config", file, "--log-level", "debug"]
         self.process = subprocess.Popen(
-            [fleet.arguments.binary, "serve", "--kafka", fleet.kafka.brokers, "--topic", fleet.topic,
+            [fleet.arguments.binary, "serve", "--kafka", brokers, "--topic", fleet.topic,
              "--group", fleet.group, "--group-protocol", fleet.arguments.protocol,
              "--session-timeout", f"{SESSION}s", "--data-dir", self.directory,
              "--listen", f"127.0.0.1:{self.port}", "--owner", f"engine-{self.number}",
-             *fleet.arguments.engine_flags.split()],
+             *flags],
             stdout=subprocess.DEVNULL, stderr=log)
         say(f"engine-{self.number} starts")
         return self
@@ -101,8 +122,8 @@ class Engine:
             raise AssertionError(f"engine-{self.number} ended by itself: {self.process.returncode}")
         return self.process is not None
 
-    def call(self, path, method="GET"):
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api/v1{path}", method=method)
+    def call(self, path, method="GET", base="/api/v1"):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{base}{path}", method=method)
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return json.load(answer)
@@ -111,6 +132,13 @@ class Engine:
         except OSError:
             return {}
 
+    def wait_until_told(self, words):
+        """Until /readyz says this; tells what it says."""
+        deadline = time.monotonic() + PATIENCE
+        while words not in (told := json.dumps(self.call("/readyz", base=""))):
+            assert self.is_up() and time.monotonic() < deadline, f"engine-{self.number} says {told}, not {words!r}"
+            time.sleep(0.1)
+        return told
 
     def ready(self):
         return self.call("/workspaces/statuses?limit=1").get("stateCounts", {}).get("ready", 0)
@@ -125,10 +153,12 @@ class Fleet:
         self.engines = []
         kafka.create(self.topic)
 
-    def add(self, count=1):
-        added = [Engine(self, len(self.engines) + number).start() for number in range(count)]
-        self.engines += added
-        return added[-1]
+    def add(self, count=1, properties=None):
+        for _ in range(count):
+            engine = Engine(self, len(self.engines))
+            engine.properties = properties or {}
+            self.engines.append(engine.start())
+        return self.engines[-1]
 
     def up(self):
         return [engine for engine in self.engines if engine.is_up()]
@@ -204,7 +234,7 @@ class Fleet:
             engine.end(signal.SIGTERM)
         for log in self.directory.glob("engine-*.log"):
             text = log.read_text(errors="replace")
-            for bad in ("panicked", "MAXPOLL", "max.poll.interval", "not polled for too long"):
+            for bad in ("panicked", "MAXPOLL", "maximum poll interval", "not polled for too long"):
                 assert bad not in text, f"{log} says {bad!r}"
 
 
@@ -465,8 +495,42 @@ def failover(fleet, dice, lines, expected):
         fleet.verify(expected)
 
 
+def secure(fleet, dice, lines, expected):
+    right = {"security.protocol": "SASL_SSL", "ssl.ca.location": fleet.kafka.directory / "certificate.pem",
+             "sasl.mechanism": "SCRAM-SHA-256", "sasl.username": "engine", "sasl.password": PASSWORD,
+             "ssl.key.password": PASSWORD, "debug": "all"}
+    other = fleet.directory / "other.pem"
+    keys = ["-keystore", fleet.directory / "other.p12", "-storepass", PASSWORD, "-alias", "other"]
+    subprocess.run(["keytool", "-genkeypair", *keys, "-keyalg", "RSA", "-dname", "CN=other"], check=True, capture_output=True)
+    other.write_bytes(subprocess.run(["keytool", "-exportcert", "-rfc", *keys], check=True, stdout=subprocess.PIPE).stdout)
+    for wrong, words in [({"sasl.password": f"not-{PASSWORD}"}, "uthentication"),
+                         ({"ssl.ca.location": other}, "certificate verify failed")]:
+        engine = fleet.add(properties={**right, **wrong})
+        say(engine.wait_until_told(words))
+        engine.end(signal.SIGTERM)
+    # In its place, with what is right now.
+    engine.properties = right
+    engine.start()
+    fleet.add(properties=right)
+    half = len(lines) // 2
+    Feed(fleet, lines[:half], 3).finish()
+    fleet.wait_until_settled()
+    fleet.kafka.password("--delete-config", "SCRAM-SHA-256")
+    # Connections that stand are believed; new ones are not.
+    fleet.kafka.call("kill", "1")
+    fleet.kafka.call("restart", "1")
+    fleet.kafka.call("wait")
+    say(engine.wait_until_told("uthentication"))
+    fleet.kafka.password("--add-config", f"SCRAM-SHA-256=[password={PASSWORD}]")
+    Feed(fleet, lines[half:], 3).finish()
+    fleet.verify(expected)
+    for log in fleet.directory.glob("engine-*.log"):
+        assert PASSWORD not in log.read_text(errors="replace"), f"{log} shows a password"
+
+
 SCENARIOS = {
-    scenario.__name__: scenario for scenario in (one, three, churn, produce, broker, parked, zombie, failover, java)
+    scenario.__name__: scenario
+    for scenario in (one, three, churn, produce, broker, parked, zombie, failover, java, secure)
 }
 
 
@@ -496,7 +560,7 @@ def main():
     lines = [keyed(line) for line in lines]
     directory = arguments.directory or pathlib.Path(tempfile.mkdtemp(prefix="cluster-"))
     directory.mkdir(parents=True, exist_ok=True)
-    kafka, fleet = Kafka(directory / "kafka", arguments.nodes), None
+    kafka, fleet = Kafka(directory / "kafka", arguments.nodes, secure in scenarios), None
     try:
         kafka.start()
         for turn in range(arguments.rounds):

@@ -9,6 +9,9 @@
 #   scripts/kafka.sh clean           stops all nodes and removes their data
 #   scripts/kafka.sh run MAIN ARGS   runs one of Kafka's tools, such as org.apache.kafka.tools.TopicCommand
 #
+# With KAFKA_PASSWORD set, `start` also opens a listener with TLS and SASL (SCRAM-SHA-256) for the user `engine`, whose
+# addresses are in KAFKA_DIR/N/secure-address and whose certificate is in KAFKA_DIR/certificate.pem.
+#
 # Needs Java 17, Maven and Python 3. Everything lies under KAFKA_DIR (target/kafka).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -44,20 +47,25 @@ PY
 }
 
 configure() {
-    local nodes=$1 uuid ports voters="" n
-    read -ra ports <<<"$(free_ports $((nodes * 2)))"
+    local nodes=$1 uuid ports voters="" n plain scram=()
+    read -ra ports <<<"$(free_ports $((nodes * 3)))"
     for ((n = 1; n <= nodes; n++)); do
-        voters+="${voters:+,}$n@127.0.0.1:${ports[n * 2 - 1]}"
+        voters+="${voters:+,}$n@127.0.0.1:${ports[n * 3 - 2]}"
     done
+    if [ -n "${KAFKA_PASSWORD:-}" ]; then
+        certify
+        scram=(--add-scram "SCRAM-SHA-256=[name=engine,password=$KAFKA_PASSWORD]")
+    fi
     uuid=$(run kafka.tools.StorageTool random-uuid)
     for ((n = 1; n <= nodes; n++)); do
         mkdir -p "$dir/$n"
+        plain=127.0.0.1:${ports[n * 3 - 3]}
         cat >"$dir/$n/server.properties" <<CONFIG
 process.roles=broker,controller
 node.id=$n
 controller.quorum.voters=$voters
-listeners=PLAINTEXT://127.0.0.1:${ports[n * 2 - 2]},CONTROLLER://127.0.0.1:${ports[n * 2 - 1]}
-advertised.listeners=PLAINTEXT://127.0.0.1:${ports[n * 2 - 2]}
+listeners=PLAINTEXT://$plain,CONTROLLER://127.0.0.1:${ports[n * 3 - 2]}
+advertised.listeners=PLAINTEXT://$plain
 controller.listener.names=CONTROLLER
 log.dirs=$dir/$n/data
 auto.create.topics.enable=false
@@ -76,9 +84,32 @@ group.consumer.session.timeout.ms=6000
 group.consumer.min.heartbeat.interval.ms=500
 group.consumer.heartbeat.interval.ms=1000
 CONFIG
-        echo "127.0.0.1:${ports[n * 2 - 2]}" >"$dir/$n/address"
-        run kafka.tools.StorageTool format -t "$uuid" -c "$dir/$n/server.properties" >/dev/null
+        echo "$plain" >"$dir/$n/address"
+        [ ${#scram[@]} = 0 ] || secure "$n" "127.0.0.1:${ports[n * 3 - 1]}"
+        run kafka.tools.StorageTool format -t "$uuid" -c "$dir/$n/server.properties" "${scram[@]}" >/dev/null
     done
+}
+
+# A key that signs its own certificate, which is the authority that clients are told of.
+certify() {
+    local store=(-keystore "$dir/keys.p12" -storetype PKCS12 -storepass "$KAFKA_PASSWORD" -alias broker)
+    keytool -genkeypair "${store[@]}" -keyalg RSA -validity 30 -dname CN=127.0.0.1 -ext san=ip:127.0.0.1 2>/dev/null
+    keytool -exportcert "${store[@]}" -rfc 2>/dev/null >"$dir/certificate.pem"
+}
+
+secure() {
+    local n=$1 address=$2 settings="$dir/$1/server.properties"
+    sed -i "s%^\(listeners\|advertised.listeners\)=.*%&,SECURE://$address%" "$settings"
+    cat >>"$settings" <<CONFIG
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL
+listener.name.secure.sasl.enabled.mechanisms=SCRAM-SHA-256
+listener.name.secure.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.secure.ssl.keystore.type=PKCS12
+listener.name.secure.ssl.keystore.location=$dir/keys.p12
+listener.name.secure.ssl.keystore.password=$KAFKA_PASSWORD
+listener.name.secure.ssl.key.password=$KAFKA_PASSWORD
+CONFIG
+    echo "$address" >"$dir/$n/secure-address"
 }
 
 start_node() {
