@@ -133,9 +133,9 @@ addresses() {
 
 # The port opens before the broker serves: it is ready when it answers for its metadata.
 wait_ready() {
-    local deadline=$((SECONDS + 60))
+    local deadline=$((SECONDS + 180))
     until run org.apache.kafka.tools.TopicCommand --bootstrap-server "$(addresses)" --list >/dev/null 2>&1; do
-        ((SECONDS < deadline)) || fail "no answer after 60 s; see $dir/*/log"
+        ((SECONDS < deadline)) || fail "no answer after 180 s; see $dir/*/log"
         sleep 0.2
     done
 }
@@ -176,9 +176,9 @@ kill)
 restart) start_node "${2:?which node?}" ;;
 wait)
     wait_ready
-    deadline=$((SECONDS + 60))
+    deadline=$((SECONDS + 180))
     until [ -z "$(run org.apache.kafka.tools.TopicCommand --bootstrap-server "$(addresses)" --describe --under-replicated-partitions)" ]; do
-        ((SECONDS < deadline)) || fail "not all nodes have all that they must hold after 60 s"
+        ((SECONDS < deadline)) || fail "not all nodes have all that they must hold after 180 s"
         sleep 0.2
     done
     ;;
