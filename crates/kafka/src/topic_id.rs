@@ -64,7 +64,7 @@ unsafe fn id_of(event: *mut rd::rd_kafka_event_t) -> Result<Option<TopicId>, RDK
         }
         let result = rd::rd_kafka_event_DescribeTopics_result(event);
         if result.is_null() {
-            return Err(RDKafkaErrorCode::InconsistentGroupProtocol);
+            return Err(RDKafkaErrorCode::BadMessage);
         }
         let mut count = 0;
         let described = rd::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
