@@ -3,6 +3,7 @@
 //! A save is one batch for each few of its workspaces; it survives a crash of the process at
 //! once and a crash of the machine after [`Store::sync`].
 
+mod history;
 mod layout;
 mod places;
 
@@ -13,33 +14,28 @@ mod piece;
 pub use cache::{CacheChange, CacheKey, CachePlace};
 
 use super::{
-    Change, Claim, EntrySink, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, Save,
-    SaveRefused, Store, StoreError, StoredWorkspace,
-    continued::{self, Continued},
-    fence,
+    Change, Claim, EntrySink, HistoryCursor, HistoryRecord, Save, SaveRefused, Store, StoreError,
+    StoredWorkspace, fence,
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{DataDir, DiskError, WriteError, describe, is_damage};
 use crate::routing::partition_of;
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable};
+use history::History;
 use layout::{About, KEY_BYTES_MOST};
 use parking_lot::{Mutex, MutexGuard};
 use places::Places;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
-use std::ops::Bound;
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::{Epoch, WorkspaceId};
+use workspace_status::WorkspaceId;
 
 /// Workspaces share this many locks: two that share one save one after the other.
 const LOCKS: usize = 4096;
 
 /// A save is written in pieces of about this size, so that the claims of other loads come in between.
 const PIECE_BYTES: usize = 512 * 1024;
-
-/// Transitions are removed this many at a time, so that not every append removes one.
-const HISTORY_REMOVALS: usize = 256;
 
 /// Most entries removed in one batch when a workspace is deleted; few enough for what is left of a full disk.
 const REMOVALS_A_BATCH: usize = 2_000;
@@ -50,11 +46,8 @@ pub struct LsmStore {
     entries: Keyspace,
     workspaces: Keyspace,
     committed: Keyspace,
-    history: Keyspace,
-    history_counts: Keyspace,
+    history: History,
     places: Mutex<Places>,
-    /// One a workspace that had a transition since the store was opened.
-    continued: Mutex<HashMap<WorkspaceId, Continued>>,
     locks: Vec<Mutex<()>>,
     hasher: RandomState,
 }
@@ -82,10 +75,8 @@ impl LsmStore {
             entries: dir.keyspace("store-entries", entries)?,
             workspaces: dir.keyspace("store-workspaces", points)?,
             committed: dir.keyspace("store-committed", plain)?,
-            history: dir.keyspace("store-history", plain)?,
-            history_counts: dir.keyspace("store-history-counts", plain)?,
+            history: History::open(dir)?,
             places: Mutex::default(),
-            continued: Mutex::default(),
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
         };
@@ -154,7 +145,8 @@ impl LsmStore {
     /// Removes everything of a workspace that is marked as being deleted; the mark goes last.
     fn remove(&self, id: &WorkspaceId) -> Result<(), StoreError> {
         let prefix = layout::workspace_prefix(id);
-        for keyspace in [&self.entries, &self.history] {
+        self.history.forget(id);
+        for keyspace in [&self.entries, &self.history.transitions] {
             loop {
                 let mut batch = self.dir.database().batch();
                 let mut bytes = 0;
@@ -172,7 +164,7 @@ impl LsmStore {
             }
         }
         let mut batch = self.dir.database().batch();
-        batch.remove(&self.history_counts, id.as_str());
+        batch.remove(&self.history.counts, id.as_str());
         batch.remove(&self.workspaces, id.as_str());
         self.dir
             .write_removal(batch, id.as_str().len())
@@ -223,10 +215,14 @@ impl Store for LsmStore {
 
     fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
         let _locks = self.lock(std::iter::once(&claim.id));
-        if self.about(&claim.id)?.is_some_and(|about| about.deleting) {
-            self.remove(&claim.id)?;
-        }
-        let workspace = fence::claimed(self.known(&claim.id)?, claim)?;
+        let stored = match self.about(&claim.id)? {
+            Some(about) if about.deleting => {
+                self.remove(&claim.id)?;
+                None
+            }
+            about => about.map(|about| about.workspace),
+        };
+        let workspace = fence::claimed(stored, claim)?;
         let about = About {
             workspace,
             deleting: false,
@@ -329,30 +325,12 @@ impl Store for LsmStore {
             Err(error) => return Err(error),
         }
         self.places.lock().remove(id);
-        self.continued.lock().remove(id);
         self.remove(id)
     }
 
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
         let _locks = self.lock(records.iter().map(|record| &record.id));
-        let mut by_workspace: BTreeMap<&WorkspaceId, Vec<&HistoryRecord>> = BTreeMap::new();
-        for record in &records {
-            by_workspace.entry(&record.id).or_default().push(record);
-        }
-        let mut batch = self.dir.database().batch();
-        let mut bytes = 0;
-        let mut first = Ok(());
-        for (id, records) in by_workspace {
-            // All that can fail comes before the batch is touched.
-            match self.new_history(id, &records) {
-                Ok(new) => bytes += new.insert(self, id, &mut batch),
-                Err(error) => first = first.and(Err(error)),
-            }
-        }
-        if !batch.is_empty() {
-            self.dir.write(batch, bytes).map_err(write_error)?;
-        }
-        first
+        self.history.append(&self.dir, &records)
     }
 
     fn history(
@@ -361,127 +339,13 @@ impl Store for LsmStore {
         after: Option<HistoryCursor>,
         limit: usize,
     ) -> Result<Vec<HistoryRecord>, StoreError> {
-        let prefix = layout::workspace_prefix(id);
-        let from = after.map_or(Bound::Included(prefix), |(epoch, sequence)| {
-            Bound::Excluded(layout::history_key(id, epoch, sequence))
-        });
-        let until = Bound::Included(layout::history_key(id, Epoch::new(u64::MAX), u64::MAX));
-        let mut records = Vec::new();
-        for entry in self.history.range((from, until)).take(limit) {
-            let (key, value) = entry
-                .into_inner()
-                .map_err(|error| read_error(&history_of(id), &error))?;
-            let record = layout::decode_history(id, &key, value.into());
-            records.push(record.map_err(|damage| corrupt(history_of(id), damage))?);
-        }
-        Ok(records)
+        self.history.read(id, after, limit)
     }
 
     fn sync(&self) -> Result<(), StoreError> {
         self.dir
             .commit_removal(self.dir.database().batch())
             .map_err(write_error)
-    }
-}
-
-impl LsmStore {
-    fn history_count(&self, id: &WorkspaceId) -> Result<u64, StoreError> {
-        let key = id.as_str();
-        let value = self
-            .history_counts
-            .get(key)
-            .map_err(|error| read_error(&history_of(id), &error))?;
-        let Some(value) = value else { return Ok(0) };
-        let count = Reader::open(key.as_bytes(), value.into()).and_then(|mut reader| reader.u64());
-        count.map_err(|damage| corrupt(history_of(id), damage))
-    }
-
-    /// Number of the last stored transition of an epoch.
-    fn last_of(&self, id: &WorkspaceId, epoch: Epoch) -> Result<u64, StoreError> {
-        let all = layout::history_key(id, epoch, 0)..=layout::history_key(id, epoch, u64::MAX);
-        let Some(last) = self.history.range(all).next_back() else {
-            return Ok(0);
-        };
-        let key = last
-            .key()
-            .map_err(|error| read_error(&history_of(id), &error))?;
-        let number = key.last_chunk().copied().map_or(0, u64::from_be_bytes);
-        Ok(number)
-    }
-
-    /// What of these transitions is new, and what goes for it.
-    fn new_history<'a>(
-        &self,
-        id: &WorkspaceId,
-        records: &[&'a HistoryRecord],
-    ) -> Result<NewHistory<'a>, StoreError> {
-        let failed = |error| read_error(&history_of(id), &error);
-        let mut continued = self.continued.lock().get(id).copied();
-        let mut new = BTreeMap::new();
-        for record in records {
-            let last_of = |epoch| self.last_of(id, epoch);
-            let number = continued::number(&mut continued, record, last_of)?;
-            let key = layout::history_key(id, record.epoch, number);
-            if !self.history.contains_key(&key).map_err(failed)? {
-                new.entry(key).or_insert(*record);
-            }
-        }
-        let continued = continued.map(|continued| (id.clone(), continued));
-        self.continued.lock().extend(continued);
-        let added: Vec<_> = new.into_iter().collect();
-        let mut count = self.history_count(id)? + super::count(added.len());
-        let mut dropped = Vec::new();
-        let most = super::count(HISTORY_TRANSITIONS_MOST);
-        if count > most {
-            let excess = usize::try_from(count - most)
-                .unwrap_or(usize::MAX)
-                .max(HISTORY_REMOVALS);
-            for entry in self
-                .history
-                .prefix(layout::workspace_prefix(id))
-                .take(excess)
-            {
-                dropped.push(entry.key().map_err(failed)?);
-            }
-            count -= super::count(dropped.len());
-        }
-        Ok(NewHistory {
-            added,
-            dropped,
-            count,
-        })
-    }
-}
-
-/// Transitions of one workspace on their way into a batch.
-struct NewHistory<'a> {
-    added: Vec<(Vec<u8>, &'a HistoryRecord)>,
-    dropped: Vec<fjall::Slice>,
-    /// How many are kept then.
-    count: u64,
-}
-
-impl NewHistory<'_> {
-    /// Puts them into a batch and tells how many bytes they take.
-    fn insert(self, store: &LsmStore, id: &WorkspaceId, batch: &mut OwnedWriteBatch) -> usize {
-        if self.added.is_empty() {
-            return 0;
-        }
-        let mut bytes = 0;
-        for (key, record) in self.added {
-            let value = layout::encode_history(&key, record);
-            bytes += key.len() + value.len();
-            batch.insert(&store.history, key, value);
-        }
-        for key in self.dropped {
-            bytes += key.len();
-            batch.remove(&store.history, key);
-        }
-        let key = id.as_str();
-        let count = Writer::default().u64(self.count).seal(key.as_bytes());
-        bytes += key.len() + count.len();
-        batch.insert(&store.history_counts, key, count);
-        bytes
     }
 }
 
@@ -576,10 +440,6 @@ fn place_of(id: &WorkspaceId) -> String {
 
 fn entries_of(id: &WorkspaceId, entries: u64) -> String {
     format!("entry {} of workspace {id}", entries + 1)
-}
-
-fn history_of(id: &WorkspaceId) -> String {
-    format!("the history of workspace {id}")
 }
 
 fn entry_place(id: &WorkspaceId, key: &[u8], prefix_bytes: usize) -> String {

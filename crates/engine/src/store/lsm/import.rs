@@ -8,10 +8,11 @@
 //! [`PLACE_MARK`].
 
 use super::cache::{CacheChange, CacheKey, CachePlace};
+use super::history::place_of as history_of;
 use super::piece::Piece;
 use super::{
-    Claim, HistoryRecord, LsmStore, Save, StoreError, StoredWorkspace, corrupt, history_of, keyed,
-    layout, place_of, read_error, write_error,
+    Claim, HistoryRecord, LsmStore, Save, StoreError, StoredWorkspace, corrupt, keyed, layout,
+    place_of, read_error, write_error,
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::routing::partition_of;
@@ -81,8 +82,8 @@ impl LsmStore {
         for keyspace in [
             &self.workspaces,
             &self.entries,
-            &self.history,
-            &self.history_counts,
+            &self.history.transitions,
+            &self.history.counts,
         ] {
             for id in ids_in(keyspace)? {
                 let place = self.places.lock().partition_of(&id);
@@ -94,7 +95,6 @@ impl LsmStore {
         for id in ids {
             let _locks = self.lock(std::iter::once(&id));
             self.places.lock().remove(&id);
-            self.continued.lock().remove(&id);
             self.remove(&id)?;
         }
         Ok(())
@@ -173,13 +173,12 @@ impl LsmStore {
         records: &[&HistoryRecord],
     ) -> Result<Vec<CacheChange>, StoreError> {
         let _locks = self.lock(std::iter::once(id));
-        let new = self.new_history(id, records)?;
+        let new = self.history.draft(id, records)?;
         let mut changes = Vec::with_capacity(new.added.len() + new.dropped.len());
         if new.added.is_empty() {
             return Ok(changes);
         }
-        for (key, record) in new.added {
-            let (_, sequence) = numbers(id, &key)?;
+        for ((_, sequence), record) in new.added {
             changes.push(CacheChange::Transition(HistoryRecord {
                 sequence,
                 ..record.clone()
@@ -210,7 +209,7 @@ impl LsmStore {
                 entity: entity.into(),
             }));
         }
-        for entry in self.history.prefix(&prefix) {
+        for entry in self.history.transitions.prefix(&prefix) {
             let key = entry
                 .key()
                 .map_err(|error| read_error(&history_of(id), &error))?;
@@ -225,22 +224,9 @@ fn place_key(partition: PartitionId) -> [u8; 5] {
     [a, b, c, d, PLACE_MARK]
 }
 
-/// Epoch and number of a transition, from its key.
-fn numbers(id: &WorkspaceId, key: &[u8]) -> Result<(Epoch, u64), StoreError> {
-    let rest = key
-        .split_last_chunk::<8>()
-        .and_then(|(rest, sequence)| Some((rest.last_chunk::<8>()?, sequence)));
-    let Some((epoch, sequence)) = rest else {
-        return Err(corrupt(history_of(id), "a key in it is too short"));
-    };
-    Ok((
-        Epoch::new(u64::from_be_bytes(*epoch)),
-        u64::from_be_bytes(*sequence),
-    ))
-}
-
 fn transition_key(id: &WorkspaceId, key: &[u8]) -> Result<CacheKey, StoreError> {
-    let (epoch, sequence) = numbers(id, key)?;
+    let (epoch, sequence) =
+        layout::history_place(key).map_err(|damage| corrupt(history_of(id), damage))?;
     Ok(CacheKey::Transition {
         id: id.clone(),
         epoch,

@@ -171,6 +171,18 @@ pub(super) fn history_key(id: &WorkspaceId, epoch: Epoch, sequence: u64) -> Vec<
     key
 }
 
+/// Epoch and number of the transition that a key of [`history_key`] is for.
+pub(super) fn history_place(key: &[u8]) -> Result<(Epoch, u64), Damage> {
+    let place = key
+        .split_last_chunk::<8>()
+        .and_then(|(rest, number)| Some((rest.last_chunk::<8>()?, number)));
+    let (epoch, number) = place.ok_or("a key in it is too short")?;
+    Ok((
+        Epoch::new(u64::from_be_bytes(*epoch)),
+        u64::from_be_bytes(*number),
+    ))
+}
+
 pub(super) fn encode_history(key: &[u8], record: &HistoryRecord) -> Vec<u8> {
     Writer::with_capacity(64 + record.owner.len() + record.message.len())
         .u64(record.at_ms)

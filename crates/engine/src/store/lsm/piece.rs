@@ -1,7 +1,7 @@
 //! Changes that are brought into the database in one batch.
 
 use super::cache::{CacheChange, CacheKey};
-use super::{LsmStore, StoreError, history_of, layout, read_error, write_error};
+use super::{LsmStore, StoreError, layout, write_error};
 use crate::disk::codec::Writer;
 use fjall::{Keyspace, OwnedWriteBatch};
 use std::collections::HashMap;
@@ -63,7 +63,7 @@ impl<'a> Piece<'a> {
                 let key = layout::history_key(&record.id, record.epoch, record.sequence);
                 let value = layout::encode_history(&key, record);
                 self.note_transition(&record.id, &key, true)?;
-                self.put(&store.history, key, value);
+                self.put(&store.history.transitions, key, value);
             }
             CacheChange::Gone(key) => self.remove(key)?,
             CacheChange::Damaged(CacheKey::Workspace(id)) => {
@@ -82,7 +82,7 @@ impl<'a> Piece<'a> {
             }) => {
                 let key = layout::history_key(id, *epoch, *sequence);
                 self.note_transition(id, &key, true)?;
-                self.put(&store.history, key, DAMAGED.to_vec());
+                self.put(&store.history.transitions, key, DAMAGED.to_vec());
             }
         }
         Ok(())
@@ -105,7 +105,7 @@ impl<'a> Piece<'a> {
             } => {
                 let key = layout::history_key(id, *epoch, *sequence);
                 self.note_transition(id, &key, false)?;
-                self.take_away(&store.history, key);
+                self.take_away(&store.history.transitions, key);
             }
         }
         Ok(())
@@ -137,15 +137,12 @@ impl<'a> Piece<'a> {
         let store = self.store;
         let was_there = match self.transitions.insert(key.to_vec(), there) {
             Some(was_there) => was_there,
-            None => store
-                .history
-                .contains_key(key)
-                .map_err(|error| read_error(&history_of(id), &error))?,
+            None => store.history.contains(id, key)?,
         };
         if !self.counts.contains_key(id) {
             // A count that is damaged is damage of the cache alone, and told when it is asked for.
             self.counts
-                .insert(id.clone(), store.history_count(id).unwrap_or_default());
+                .insert(id.clone(), store.history.count(id).unwrap_or_default());
         }
         if let Some(count) = self.counts.get_mut(id) {
             *count = (*count + u64::from(there)).saturating_sub(u64::from(was_there));
@@ -158,10 +155,10 @@ impl<'a> Piece<'a> {
         for (id, count) in std::mem::take(&mut self.counts) {
             let key = id.as_str().as_bytes().to_vec();
             if count == 0 {
-                self.take_away(&store.history_counts, key);
+                self.take_away(&store.history.counts, key);
             } else {
                 let value = Writer::default().u64(count).seal(&key);
-                self.put(&store.history_counts, key, value);
+                self.put(&store.history.counts, key, value);
             }
         }
         let written = if self.removes_only {
@@ -175,7 +172,7 @@ impl<'a> Piece<'a> {
                 store.places.lock().put(&id, partition);
             } else {
                 store.places.lock().remove(&id);
-                store.continued.lock().remove(&id);
+                store.history.forget(&id);
             }
         }
         Ok(())

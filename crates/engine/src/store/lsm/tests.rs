@@ -3,6 +3,8 @@
 use super::*;
 use crate::disk::DataDirSpec;
 use crate::store::conformance::{claim_of, counted, id, load, save_of, set, transition};
+use crate::store::{self, HISTORY_TRANSITIONS_MOST};
+use workspace_status::Epoch;
 
 #[test]
 fn the_lsm_store_does_what_every_store_must() {
@@ -180,7 +182,7 @@ fn history_keeps_the_newest_transitions() {
         .expect("readable");
     assert!(
         all.len() <= HISTORY_TRANSITIONS_MOST
-            && all.len() > HISTORY_TRANSITIONS_MOST - HISTORY_REMOVALS
+            && all.len() > HISTORY_TRANSITIONS_MOST - history::REMOVALS
     );
     assert_eq!(all.last().map(|record| record.sequence), Some(most + 2_000));
 }
@@ -224,7 +226,8 @@ fn a_damaged_history_harms_no_other() {
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
     store
-        .history_counts
+        .history
+        .counts
         .insert("acme", "damaged")
         .expect("written");
     let refused = store.append_history(vec![transition("acme", 1, 1), transition("ber", 1, 1)]);
@@ -271,4 +274,59 @@ fn transitions_of_an_epoch_that_is_used_again_are_kept_behind_those_of_before() 
         history.iter().map(told).eq(expected.iter().map(told)),
         "{history:?}"
     );
+}
+
+#[test]
+fn a_history_counts_a_transition_once_however_often_it_is_appended() {
+    let path = tempfile::tempdir().expect("a directory");
+    let at = |epoch, sequences: std::ops::RangeInclusive<u64>| -> Vec<HistoryRecord> {
+        sequences
+            .map(|sequence| transition("acme", epoch, sequence))
+            .collect()
+    };
+    let store = open(path.path());
+    let append = |store: &LsmStore, records: Vec<HistoryRecord>, expected: u64| {
+        store.append_history(records).expect("kept");
+        let history = store.history(&id("acme"), None, 100).expect("readable");
+        let count = store.history.count(&id("acme")).expect("readable");
+        assert_eq!((count, store::count(history.len())), (expected, expected));
+    };
+    append(&store, at(1, 1..=3), 3);
+    append(&store, at(1, 1..=5), 5);
+    append(&store, at(3, 1..=2), 7);
+    // Late ones of an epoch before the newest, one of which is known.
+    append(&store, at(1, 5..=6), 8);
+    // Twice in one append.
+    append(&store, [at(3, 3..=3), at(3, 3..=3)].concat(), 9);
+    drop(store);
+    let store = open(path.path());
+    append(&store, at(4, 1..=1), 10);
+    store.delete(&id("acme")).expect("deleted");
+    append(&store, at(5, 1..=2), 2);
+}
+
+#[test]
+fn a_history_that_others_wrote_to_is_continued_behind_theirs() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = open(path.path());
+    let append = |records| store.append_history(records).expect("kept");
+    append(vec![transition("acme", 1, 1)]);
+    let others: Vec<_> = (2..=4)
+        .map(|sequence| CacheChange::Transition(transition("acme", 1, sequence)))
+        .collect();
+    let place = CachePlace {
+        source: "elsewhere".to_owned(),
+        position: 3,
+        landmark: 0,
+        highest_epoch: Epoch::new(1),
+        at_ms: 0,
+    };
+    store
+        .import(PartitionId(0), &others, &place)
+        .expect("brought in");
+    append(vec![transition("acme", 1, 4), transition("acme", 1, 5)]);
+    let history = store.history(&id("acme"), None, 10).expect("readable");
+    let sequences: Vec<u64> = history.iter().map(|record| record.sequence).collect();
+    assert_eq!(sequences, [1, 2, 3, 4, 5]);
+    assert_eq!(store.history.count(&id("acme")).expect("readable"), 5);
 }

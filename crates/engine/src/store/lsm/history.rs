@@ -1,0 +1,195 @@
+//! The history of every workspace: its transitions by epoch and number, and how many they are.
+
+use super::{corrupt, layout, read_error, write_error};
+use crate::disk::codec::{Reader, Writer};
+use crate::disk::{DataDir, DiskError};
+use crate::store::continued::{self, Continued};
+use crate::store::{self, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, StoreError};
+use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use workspace_status::{Epoch, WorkspaceId};
+
+/// Transitions are removed this many at a time, so that not every append removes one.
+pub(super) const REMOVALS: usize = 256;
+
+/// The two keyspaces. Who appends holds the workspace's lock.
+pub(super) struct History {
+    pub(super) transitions: Keyspace,
+    pub(super) counts: Keyspace,
+    /// One a workspace that had a transition since the store was opened.
+    continued: Mutex<HashMap<WorkspaceId, Continued>>,
+}
+
+impl History {
+    pub(super) fn open(dir: &DataDir) -> Result<Self, DiskError> {
+        let plain = KeyspaceCreateOptions::default;
+        Ok(Self {
+            transitions: dir.keyspace("store-history", plain)?,
+            counts: dir.keyspace("store-history-counts", plain)?,
+            continued: Mutex::default(),
+        })
+    }
+
+    /// Forgets what is remembered of a workspace whose history is removed.
+    pub(super) fn forget(&self, id: &WorkspaceId) {
+        self.continued.lock().remove(id);
+    }
+
+    pub(super) fn append(
+        &self,
+        dir: &DataDir,
+        records: &[HistoryRecord],
+    ) -> Result<(), StoreError> {
+        let mut by_workspace: BTreeMap<&WorkspaceId, Vec<&HistoryRecord>> = BTreeMap::new();
+        for record in records {
+            by_workspace.entry(&record.id).or_default().push(record);
+        }
+        let mut batch = dir.database().batch();
+        let mut bytes = 0;
+        let mut first = Ok(());
+        for (id, records) in by_workspace {
+            // All that can fail comes before the batch is touched.
+            match self.draft(id, &records) {
+                Ok(draft) => bytes += draft.insert(self, id, &mut batch),
+                Err(error) => first = first.and(Err(error)),
+            }
+        }
+        if !batch.is_empty() {
+            dir.write(batch, bytes).map_err(write_error)?;
+        }
+        first
+    }
+
+    pub(super) fn read(
+        &self,
+        id: &WorkspaceId,
+        after: Option<HistoryCursor>,
+        limit: usize,
+    ) -> Result<Vec<HistoryRecord>, StoreError> {
+        let prefix = layout::workspace_prefix(id);
+        let from = after.map_or(Bound::Included(prefix), |(epoch, sequence)| {
+            Bound::Excluded(layout::history_key(id, epoch, sequence))
+        });
+        let until = Bound::Included(layout::history_key(id, Epoch::new(u64::MAX), u64::MAX));
+        let mut records = Vec::new();
+        for entry in self.transitions.range((from, until)).take(limit) {
+            let (key, value) = entry
+                .into_inner()
+                .map_err(|error| read_error(&place_of(id), &error))?;
+            let record = layout::decode_history(id, &key, value.into());
+            records.push(record.map_err(|damage| corrupt(place_of(id), damage))?);
+        }
+        Ok(records)
+    }
+
+    pub(super) fn contains(&self, id: &WorkspaceId, key: &[u8]) -> Result<bool, StoreError> {
+        self.transitions
+            .contains_key(key)
+            .map_err(|error| read_error(&place_of(id), &error))
+    }
+
+    pub(super) fn count(&self, id: &WorkspaceId) -> Result<u64, StoreError> {
+        let key = id.as_str();
+        let value = self
+            .counts
+            .get(key)
+            .map_err(|error| read_error(&place_of(id), &error))?;
+        let Some(value) = value else { return Ok(0) };
+        let count = Reader::open(key.as_bytes(), value.into()).and_then(|mut reader| reader.u64());
+        count.map_err(|damage| corrupt(place_of(id), damage))
+    }
+
+    /// Number of the last stored transition of an epoch.
+    fn last_of(&self, id: &WorkspaceId, epoch: Epoch) -> Result<u64, StoreError> {
+        let all = layout::history_key(id, epoch, 0)..=layout::history_key(id, epoch, u64::MAX);
+        let Some(last) = self.transitions.range(all).next_back() else {
+            return Ok(0);
+        };
+        let key = last
+            .key()
+            .map_err(|error| read_error(&place_of(id), &error))?;
+        let (_, number) =
+            layout::history_place(&key).map_err(|damage| corrupt(place_of(id), damage))?;
+        Ok(number)
+    }
+
+    /// What of these transitions is new, and what goes for it.
+    pub(super) fn draft<'a>(
+        &self,
+        id: &WorkspaceId,
+        records: &[&'a HistoryRecord],
+    ) -> Result<Draft<'a>, StoreError> {
+        let mut continued = self.continued.lock().get(id).copied();
+        let mut added = BTreeMap::new();
+        for record in records {
+            let last_of = |epoch| self.last_of(id, epoch);
+            let number = continued::number(&mut continued, record, last_of)?;
+            let key = layout::history_key(id, record.epoch, number);
+            if !self.contains(id, &key)? {
+                added.entry((record.epoch, number)).or_insert(*record);
+            }
+        }
+        let continued = continued.map(|continued| (id.clone(), continued));
+        self.continued.lock().extend(continued);
+        let mut count = self.count(id)? + store::count(added.len());
+        let mut dropped = Vec::new();
+        let most = store::count(HISTORY_TRANSITIONS_MOST);
+        if count > most {
+            let excess = usize::try_from(count - most)
+                .unwrap_or(usize::MAX)
+                .max(REMOVALS);
+            let oldest = self.transitions.prefix(layout::workspace_prefix(id));
+            for entry in oldest.take(excess) {
+                let key = entry.key();
+                dropped.push(key.map_err(|error| read_error(&place_of(id), &error))?);
+            }
+            count -= store::count(dropped.len());
+        }
+        Ok(Draft {
+            added,
+            dropped,
+            count,
+        })
+    }
+}
+
+/// Transitions of one workspace on their way into a batch.
+pub(super) struct Draft<'a> {
+    /// By epoch and number.
+    pub(super) added: BTreeMap<(Epoch, u64), &'a HistoryRecord>,
+    /// Keys of those that go for them.
+    pub(super) dropped: Vec<fjall::Slice>,
+    /// How many are kept then.
+    count: u64,
+}
+
+impl Draft<'_> {
+    /// Puts them into a batch and tells how many bytes they take.
+    fn insert(self, history: &History, id: &WorkspaceId, batch: &mut OwnedWriteBatch) -> usize {
+        if self.added.is_empty() {
+            return 0;
+        }
+        let mut bytes = 0;
+        for ((epoch, number), record) in self.added {
+            let key = layout::history_key(id, epoch, number);
+            let value = layout::encode_history(&key, record);
+            bytes += key.len() + value.len();
+            batch.insert(&history.transitions, key, value);
+        }
+        for key in self.dropped {
+            bytes += key.len();
+            batch.remove(&history.transitions, key);
+        }
+        let key = id.as_str();
+        let count = Writer::default().u64(self.count).seal(key.as_bytes());
+        bytes += key.len() + count.len();
+        batch.insert(&history.counts, key, count);
+        bytes
+    }
+}
+
+pub(super) fn place_of(id: &WorkspaceId) -> String {
+    format!("the history of workspace {id}")
+}
