@@ -300,14 +300,15 @@ pub trait Store: Send + Sync + 'static {
     /// Where an epoch was there before the store was opened, its transitions are numbered behind those of before.
     ///
     /// # Errors
-    /// The first of [`StoreError::NoSpace`], [`StoreError::Unavailable`] and [`StoreError::Corrupt`]. What stands
-    /// against one workspace is no reason not to keep the transitions of the others, so all may be appended again.
+    /// The first of [`StoreError::NoSpace`], [`StoreError::Unavailable`], [`StoreError::Corrupt`] and
+    /// [`StoreError::Fenced`], where another owner began the epoch `attempted`. What stands against one workspace
+    /// is no reason not to keep the transitions of the others, so all may be appended again.
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError>;
 
     /// Transitions of a workspace, oldest first, after a place.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`].
+    /// [`StoreError::Unavailable`] and [`StoreError::Corrupt`].
     fn history(
         &self,
         id: &WorkspaceId,

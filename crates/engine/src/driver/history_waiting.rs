@@ -293,6 +293,18 @@ fn append_alone(
 ) -> Answer {
     match store.append_history(records.to_vec()) {
         Ok(()) => Answer::Settled,
+        // Its own epochs go on without the one that is another owner's.
+        Err(error @ StoreError::Fenced { attempted, .. })
+            if records.iter().any(|record| record.epoch == attempted) =>
+        {
+            let (fenced, own): (Vec<_>, Vec<_>) = records
+                .iter()
+                .cloned()
+                .partition(|record| record.epoch == attempted);
+            tracing::warn!(workspace = %id, %error, "the history of a workspace takes none of a load that another owner made");
+            lost(counters, fenced.len());
+            append_alone(store, counters, id, &own)
+        }
         Err(error @ StoreError::NoSpace(_)) => Answer::Full(error),
         Err(error @ StoreError::Unavailable(_)) => Answer::Refused(error),
         Err(
@@ -328,6 +340,7 @@ mod tests {
     use parking_lot::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use workspace_lifecycle::{Offset, PartitionId};
+    use workspace_status::Epoch;
 
     /// A store that does not take the histories of some workspaces.
     #[derive(Default)]
@@ -378,10 +391,18 @@ mod tests {
         fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
             let against = self.against.lock();
             let mut first = Ok(());
-            for record in records {
+            for record in &records {
+                let has_epoch = |epoch| {
+                    records
+                        .iter()
+                        .any(|of| (&of.id, of.epoch) == (&record.id, epoch))
+                };
                 match against.get(&record.id) {
+                    Some(StoreError::Fenced { attempted, .. }) if !has_epoch(*attempted) => {
+                        self.memory.append_history(vec![record.clone()])?;
+                    }
                     Some(error) => first = first.and(Err(error.clone())),
-                    None => self.memory.append_history(vec![record])?,
+                    None => self.memory.append_history(vec![record.clone()])?,
                 }
             }
             if first.is_err() {
@@ -441,6 +462,24 @@ mod tests {
             assert_eq!(store.numbers("acme"), expected);
             assert_eq!(waiting.count(), 0);
         }
+    }
+
+    #[test]
+    fn transitions_of_an_epoch_that_another_owner_began_are_lost_alone() {
+        let (store, counters) = (Choosy::default(), EngineCounters::default());
+        let mut waiting = Waiting::default();
+        let fenced = StoreError::Fenced {
+            id: id("acme"),
+            attempted: Epoch::new(2),
+            stored: Epoch::new(2),
+        };
+        store.against.lock().insert(id("acme"), fenced);
+        for (epoch, number) in [(1, 1), (2, 2), (2, 3), (3, 4)] {
+            waiting.push(transition("acme", epoch, number));
+        }
+        waiting.write(&store, &counters, Instant::now());
+        assert_eq!(store.numbers("acme"), [1, 4]);
+        assert_eq!((waiting.count(), counters.history_lost.get()), (0, 2));
     }
 
     #[test]

@@ -7,34 +7,81 @@
 use super::HistoryRecord;
 use workspace_status::Epoch;
 
-/// The newest epoch of a workspace whose transitions were written since the store was opened,
-/// and the number of its last transition before that.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Most epochs used again that are remembered of a workspace; the oldest is forgotten for a newer one.
+const EPOCHS_MOST: usize = 64;
+
+/// What is known of the epochs of a workspace whose transitions were numbered since the store was opened.
+/// It stays true when the write of such transitions fails: they get the same numbers when they come again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Continued {
-    epoch: Epoch,
-    last_before: u64,
+    newest: Option<Epoch>,
+    /// The epochs that were there before, oldest first, with the number of the last transition they had then.
+    used_before: Vec<(Epoch, u64)>,
 }
 
-/// The number under which a transition is kept. `last_of` tells the number of the last transition of an
-/// epoch that is stored, 0 where there is none; it is asked once an epoch.
-///
-/// What comes of an older epoch than the newest is late and was written before, so its number is its own.
-pub(super) fn number<E>(
-    continued: &mut Option<Continued>,
-    record: &HistoryRecord,
-    last_of: impl FnOnce(Epoch) -> Result<u64, E>,
-) -> Result<u64, E> {
-    let last_before = match continued {
-        Some(known) if known.epoch == record.epoch => known.last_before,
-        Some(known) if known.epoch > record.epoch => 0,
-        Some(_) | None => {
+impl Continued {
+    /// The number under which a transition is kept. `last_of` tells the number of the last transition of an
+    /// epoch that is stored, 0 where there is none; it is asked once an epoch.
+    pub(super) fn number<E>(
+        &mut self,
+        record: &HistoryRecord,
+        last_of: impl FnOnce(Epoch) -> Result<u64, E>,
+    ) -> Result<u64, E> {
+        // One of an older epoch than the newest is late: its epoch was asked for when it began.
+        if self.newest.is_none_or(|newest| newest < record.epoch) {
             let last_before = last_of(record.epoch)?;
-            *continued = Some(Continued {
-                epoch: record.epoch,
-                last_before,
-            });
-            last_before
+            self.newest = Some(record.epoch);
+            if last_before > 0 {
+                if self.used_before.len() == EPOCHS_MOST {
+                    self.used_before.remove(0);
+                }
+                self.used_before.push((record.epoch, last_before));
+            }
         }
-    };
-    Ok(record.sequence.saturating_add(last_before))
+        let used_before = self
+            .used_before
+            .iter()
+            .find(|(epoch, _)| *epoch == record.epoch);
+        let last_before = used_before.map_or(0, |(_, last)| *last);
+        Ok(record.sequence.saturating_add(last_before))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance::transition;
+
+    #[test]
+    fn transitions_that_come_again_get_the_numbers_they_had() {
+        let mut continued = Continued::default();
+        let stored =
+            |epoch: Epoch| Ok::<_, ()>([0, 2, 0, 7][usize::try_from(epoch.get()).expect("small")]);
+        let mut number =
+            |epoch, sequence| continued.number(&transition("acme", epoch, sequence), stored);
+        for _ in 0..2 {
+            let numbers =
+                [(1, 1), (1, 2), (2, 1), (3, 1)].map(|(epoch, sequence)| number(epoch, sequence));
+            assert_eq!(numbers, [Ok(3), Ok(4), Ok(1), Ok(8)]);
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_asked_for_again_where_that_failed() {
+        let mut continued = Continued::default();
+        let record = transition("acme", 1, 1);
+        assert_eq!(continued.number(&record, |_| Err("away")), Err("away"));
+        assert_eq!(continued.number(&record, |_| Ok::<_, ()>(5)), Ok(6));
+        assert_eq!(continued.number(&record, |_| Err("not asked")), Ok(6));
+    }
+
+    #[test]
+    fn only_so_many_epochs_are_remembered() {
+        let mut continued = Continued::default();
+        for epoch in 1..=1000 {
+            let number = continued.number(&transition("acme", epoch, 1), |_| Ok::<_, ()>(1));
+            assert_eq!(number, Ok(2));
+        }
+        assert_eq!(continued.used_before.len(), EPOCHS_MOST);
+    }
 }

@@ -59,7 +59,7 @@ pub struct FileStore {
 struct Slot {
     end: Option<End>,
     history: Option<history::End>,
-    continued: Option<Continued>,
+    continued: Continued,
 }
 
 impl FileStore {

@@ -123,7 +123,13 @@ impl LsmStore {
                 .into_inner()
                 .map_err(|error| read_error("the list of workspaces", &error))?;
             match About::decode(&key, value.into()) {
-                Ok(about) if about.deleting => self.remove(&about.workspace.id)?,
+                // The mark hides it, and a new claim removes what is left.
+                Ok(about) if about.deleting => {
+                    let id = &about.workspace.id;
+                    if let Err(error) = self.remove(id) {
+                        tracing::error!(workspace = %id, %error, "a deletion cannot be finished");
+                    }
+                }
                 Ok(about) => {
                     let StoredWorkspace { id, partition, .. } = about.workspace;
                     self.places.lock().put(&id, partition);
@@ -142,10 +148,9 @@ impl LsmStore {
         Ok(())
     }
 
-    /// Removes everything of a workspace that is marked as being deleted; the mark goes last.
+    /// Removes everything of a workspace; what is known of it goes last, with the mark of a deletion.
     fn remove(&self, id: &WorkspaceId) -> Result<(), StoreError> {
         let prefix = layout::workspace_prefix(id);
-        self.history.forget(id);
         for keyspace in [&self.entries, &self.history.transitions] {
             loop {
                 let mut batch = self.dir.database().batch();
@@ -315,16 +320,17 @@ impl Store for LsmStore {
                     ..about
                 };
                 let mut batch = self.dir.database().batch();
-                batch.insert(&self.workspaces, id.as_str(), about.encode());
-                self.dir
-                    .write_removal(batch, KEY_BYTES_MOST)
-                    .map_err(write_error)?;
+                let value = about.encode();
+                let bytes = value.len();
+                batch.insert(&self.workspaces, id.as_str(), value);
+                self.dir.write_removal(batch, bytes).map_err(write_error)?;
             }
             // Deleting is the way out of damage.
             Ok(None) | Err(StoreError::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
         self.places.lock().remove(id);
+        self.history.forget(id);
         self.remove(id)
     }
 

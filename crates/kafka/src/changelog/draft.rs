@@ -203,7 +203,12 @@ impl Draft {
         records: &[&HistoryRecord],
     ) -> Result<(), StoreError> {
         let partition = shared.partition_of(id);
-        shared.partitions.open(partition)?;
+        let owned = shared.partitions.open(partition)?;
+        for record in records {
+            if record.epoch < owned.first_epoch {
+                begun_by_no_other(shared, record)?;
+            }
+        }
         let changes = shared.cache.plan_history(id, records)?;
         self.told.insert(id.clone());
         self.change(shared, partition, changes)
@@ -308,6 +313,23 @@ fn of_this_assignment(owned: &Owned, id: &WorkspaceId, epoch: Epoch) -> Result<(
         id: id.clone(),
         attempted: epoch,
         stored: Epoch::new(owned.first_epoch.get().saturating_sub(1)),
+    })
+}
+
+/// A late transition of a load that was never claimed: whoever took the partition over has used its epoch since.
+fn begun_by_no_other(shared: &Shared, record: &HistoryRecord) -> Result<(), StoreError> {
+    let before = (record.epoch, 0);
+    let stored = shared.cache.history(&record.id, Some(before), 1)?;
+    let other = stored
+        .first()
+        .filter(|first| first.epoch == record.epoch && first.owner != record.owner);
+    if other.is_none() {
+        return Ok(());
+    }
+    Err(StoreError::Fenced {
+        id: record.id.clone(),
+        attempted: record.epoch,
+        stored: record.epoch,
     })
 }
 

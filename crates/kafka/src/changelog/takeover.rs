@@ -165,11 +165,10 @@ impl Takeover {
     /// Goes on for a while. After an error it begins anew, from where the cache is then.
     pub(super) fn step(&mut self, shared: &Shared) -> Result<Step, StoreError> {
         let until = Instant::now() + CALL;
-        let step = self.steps(shared, until);
-        if step.is_err() {
+        self.steps(shared, until).map_err(|error| {
             self.phase = Phase::Committed;
-        }
-        step
+            with_way_out(error)
+        })
     }
 
     fn steps(&mut self, shared: &Shared, until: Instant) -> Result<Step, StoreError> {
@@ -451,6 +450,19 @@ impl Takeover {
                 }
             }
         }
+    }
+}
+
+/// What is damaged in the changelog harms its workspace alone, so what is told here is damage of the cache.
+fn with_way_out(error: StoreError) -> StoreError {
+    let StoreError::Corrupt { place, reason } = error else {
+        return error;
+    };
+    StoreError::Corrupt {
+        place,
+        reason: format!(
+            "{reason}; it is a copy of the changelog: stop the engine, remove its data directory and start it again"
+        ),
     }
 }
 

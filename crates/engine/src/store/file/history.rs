@@ -2,7 +2,7 @@
 
 use super::entries::ReadFailure;
 use super::lines::{self, BrokenLine, Chain, Draft, Reader};
-use crate::store::continued::{self, Continued};
+use crate::store::continued::Continued;
 use crate::store::{HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -75,7 +75,7 @@ pub(super) fn append(
     path: &Path,
     id: &WorkspaceId,
     end: Option<End>,
-    continued: &mut Option<Continued>,
+    continued: &mut Continued,
     mut records: Vec<HistoryRecord>,
 ) -> Result<End, ReadFailure> {
     let end = match end {
@@ -84,7 +84,7 @@ pub(super) fn append(
     };
     for record in &mut records {
         let last_of = |epoch| last_of(path, id, &end, epoch);
-        record.sequence = continued::number(continued, record, last_of)?;
+        record.sequence = continued.number(record, last_of)?;
     }
     let in_order = records
         .iter()

@@ -3,7 +3,7 @@
 use super::{corrupt, layout, read_error, write_error};
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{DataDir, DiskError};
-use crate::store::continued::{self, Continued};
+use crate::store::continued::Continued;
 use crate::store::{self, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, StoreError};
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch};
 use parking_lot::Mutex;
@@ -12,9 +12,9 @@ use std::ops::Bound;
 use workspace_status::{Epoch, WorkspaceId};
 
 /// Transitions are removed this many at a time, so that not every append removes one.
-pub(super) const REMOVALS: usize = 256;
+pub(super) const TRANSITIONS_REMOVED: usize = 256;
 
-/// The two keyspaces. Who appends holds the workspace's lock.
+/// The two keyspaces. Of a workspace one appends, or makes a draft and brings it in, at a time.
 pub(super) struct History {
     pub(super) transitions: Keyspace,
     pub(super) counts: Keyspace,
@@ -32,7 +32,7 @@ impl History {
         })
     }
 
-    /// Forgets what is remembered of a workspace whose history is removed.
+    /// Forgets what is remembered of a workspace that is deleted.
     pub(super) fn forget(&self, id: &WorkspaceId) {
         self.continued.lock().remove(id);
     }
@@ -52,7 +52,8 @@ impl History {
         for (id, records) in by_workspace {
             // All that can fail comes before the batch is touched.
             match self.draft(id, &records) {
-                Ok(draft) => bytes += draft.insert(self, id, &mut batch),
+                Ok(Some(draft)) => bytes += draft.insert(self, id, &mut batch),
+                Ok(None) => {}
                 Err(error) => first = first.and(Err(error)),
             }
         }
@@ -90,15 +91,28 @@ impl History {
             .map_err(|error| read_error(&place_of(id), &error))
     }
 
+    /// How many transitions a workspace has; counted anew where the count is damaged.
     pub(super) fn count(&self, id: &WorkspaceId) -> Result<u64, StoreError> {
         let key = id.as_str();
-        let value = self
-            .counts
-            .get(key)
-            .map_err(|error| read_error(&place_of(id), &error))?;
-        let Some(value) = value else { return Ok(0) };
-        let count = Reader::open(key.as_bytes(), value.into()).and_then(|mut reader| reader.u64());
-        count.map_err(|damage| corrupt(place_of(id), damage))
+        let stored = match self.counts.get(key) {
+            Ok(None) => return Ok(0),
+            Ok(Some(value)) => Reader::open(key.as_bytes(), value.into())
+                .and_then(|mut reader| reader.u64())
+                .map_err(|damage| corrupt(place_of(id), damage)),
+            Err(error) => Err(read_error(&place_of(id), &error)),
+        };
+        let Err(StoreError::Corrupt { reason, .. }) = stored else {
+            return stored;
+        };
+        tracing::warn!(workspace = %id, reason, "the number of transitions is damaged; they are counted");
+        let mut count = 0;
+        for entry in self.transitions.prefix(layout::workspace_prefix(id)) {
+            entry
+                .key()
+                .map_err(|error| read_error(&place_of(id), &error))?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     /// Number of the last stored transition of an epoch.
@@ -111,35 +125,38 @@ impl History {
             .key()
             .map_err(|error| read_error(&place_of(id), &error))?;
         let (_, number) =
-            layout::history_place(&key).map_err(|damage| corrupt(place_of(id), damage))?;
+            layout::history_place(id, &key).map_err(|damage| corrupt(place_of(id), damage))?;
         Ok(number)
     }
 
-    /// What of these transitions is new, and what goes for it.
+    /// What of these transitions is new, and what goes for it; none where all are known.
+    /// It notes their epochs, so that they get the same numbers when they come again.
     pub(super) fn draft<'a>(
         &self,
         id: &WorkspaceId,
         records: &[&'a HistoryRecord],
-    ) -> Result<Draft<'a>, StoreError> {
-        let mut continued = self.continued.lock().get(id).copied();
+    ) -> Result<Option<Draft<'a>>, StoreError> {
+        let mut continued = self.continued.lock().get(id).cloned().unwrap_or_default();
         let mut added = BTreeMap::new();
         for record in records {
             let last_of = |epoch| self.last_of(id, epoch);
-            let number = continued::number(&mut continued, record, last_of)?;
+            let number = continued.number(record, last_of)?;
             let key = layout::history_key(id, record.epoch, number);
             if !self.contains(id, &key)? {
                 added.entry((record.epoch, number)).or_insert(*record);
             }
         }
-        let continued = continued.map(|continued| (id.clone(), continued));
-        self.continued.lock().extend(continued);
+        self.continued.lock().insert(id.clone(), continued);
+        if added.is_empty() {
+            return Ok(None);
+        }
         let mut count = self.count(id)? + store::count(added.len());
         let mut dropped = Vec::new();
         let most = store::count(HISTORY_TRANSITIONS_MOST);
         if count > most {
             let excess = usize::try_from(count - most)
                 .unwrap_or(usize::MAX)
-                .max(REMOVALS);
+                .max(TRANSITIONS_REMOVED);
             let oldest = self.transitions.prefix(layout::workspace_prefix(id));
             for entry in oldest.take(excess) {
                 let key = entry.key();
@@ -147,11 +164,11 @@ impl History {
             }
             count -= store::count(dropped.len());
         }
-        Ok(Draft {
+        Ok(Some(Draft {
             added,
             dropped,
             count,
-        })
+        }))
     }
 }
 
@@ -168,9 +185,6 @@ pub(super) struct Draft<'a> {
 impl Draft<'_> {
     /// Puts them into a batch and tells how many bytes they take.
     fn insert(self, history: &History, id: &WorkspaceId, batch: &mut OwnedWriteBatch) -> usize {
-        if self.added.is_empty() {
-            return 0;
-        }
         let mut bytes = 0;
         for ((epoch, number), record) in self.added {
             let key = layout::history_key(id, epoch, number);

@@ -70,7 +70,8 @@ impl LsmStore {
     /// belongs of which only transitions are known.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]; the rest is forgotten when it is called again.
+    /// [`StoreError::Unavailable`]; the rest is forgotten when it is called again. [`StoreError::Corrupt`] where the
+    /// disk has lost what is to be forgotten.
     pub fn forget(&self, partition: PartitionId, partitions: u32) -> Result<(), StoreError> {
         // The place goes first: without it nobody relies on what is left.
         let mut batch = self.dir.database().batch();
@@ -104,7 +105,8 @@ impl LsmStore {
     /// What belongs to one workspace and comes in a row becomes visible whole.
     ///
     /// # Errors
-    /// [`StoreError::NoSpace`] and [`StoreError::Unavailable`]: some may be there, the place is as it was.
+    /// [`StoreError::NoSpace`], [`StoreError::Unavailable`] and [`StoreError::Corrupt`]: some may be there, the place is
+    /// as it was.
     pub fn import(
         &self,
         partition: PartitionId,
@@ -173,18 +175,17 @@ impl LsmStore {
         records: &[&HistoryRecord],
     ) -> Result<Vec<CacheChange>, StoreError> {
         let _locks = self.lock(std::iter::once(id));
-        let new = self.history.draft(id, records)?;
-        let mut changes = Vec::with_capacity(new.added.len() + new.dropped.len());
-        if new.added.is_empty() {
-            return Ok(changes);
-        }
-        for ((_, sequence), record) in new.added {
+        let Some(draft) = self.history.draft(id, records)? else {
+            return Ok(Vec::new());
+        };
+        let mut changes = Vec::with_capacity(draft.added.len() + draft.dropped.len());
+        for ((_, sequence), record) in draft.added {
             changes.push(CacheChange::Transition(HistoryRecord {
                 sequence,
                 ..record.clone()
             }));
         }
-        for key in new.dropped {
+        for key in draft.dropped {
             changes.push(CacheChange::Gone(transition_key(id, &key)?));
         }
         Ok(changes)
@@ -226,7 +227,7 @@ fn place_key(partition: PartitionId) -> [u8; 5] {
 
 fn transition_key(id: &WorkspaceId, key: &[u8]) -> Result<CacheKey, StoreError> {
     let (epoch, sequence) =
-        layout::history_place(key).map_err(|damage| corrupt(history_of(id), damage))?;
+        layout::history_place(id, key).map_err(|damage| corrupt(history_of(id), damage))?;
     Ok(CacheKey::Transition {
         id: id.clone(),
         epoch,

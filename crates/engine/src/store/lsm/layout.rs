@@ -7,13 +7,14 @@
 //! | `store-history` | workspace `\0` epoch sequence, big endian | a transition |
 //! | `store-history-counts` | workspace | how many transitions are kept |
 //! | `store-committed` | partition, big endian | offset |
+//! | the same | partition, big endian, `@` | up to where a [cache](super::CachePlace) is complete |
 //!
 //! A kind may hold `\0`, written as `\0 0xff`: UTF-8 has no byte `0xff`, so the order
 //! stays that of the texts and the end of the kind is never mistaken.
 
 use super::super::{HistoryRecord, StoredEntry, StoredWorkspace};
 use crate::disk::codec::{Damage, Reader, Writer};
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use std::borrow::Cow;
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
@@ -172,14 +173,14 @@ pub(super) fn history_key(id: &WorkspaceId, epoch: Epoch, sequence: u64) -> Vec<
 }
 
 /// Epoch and number of the transition that a key of [`history_key`] is for.
-pub(super) fn history_place(key: &[u8]) -> Result<(Epoch, u64), Damage> {
-    let place = key
-        .split_last_chunk::<8>()
-        .and_then(|(rest, number)| Some((rest.last_chunk::<8>()?, number)));
-    let (epoch, number) = place.ok_or("a key in it is too short")?;
+pub(super) fn history_place(id: &WorkspaceId, key: &[u8]) -> Result<(Epoch, u64), Damage> {
+    const LENGTH: Damage = "its key has a wrong length";
+    let place = key.get(id.as_str().len() + 1..).ok_or(LENGTH)?;
+    let (epoch, number) = place.split_first_chunk().ok_or(LENGTH)?;
+    let number = number.try_into().map_err(|_| LENGTH)?;
     Ok((
         Epoch::new(u64::from_be_bytes(*epoch)),
-        u64::from_be_bytes(*number),
+        u64::from_be_bytes(number),
     ))
 }
 
@@ -199,10 +200,7 @@ pub(super) fn decode_history(
     key: &[u8],
     sealed: Bytes,
 ) -> Result<HistoryRecord, Damage> {
-    const PLACE: Damage = "its key has a wrong length";
-    let mut place = key.get(id.as_str().len() + 1..).ok_or(PLACE)?;
-    let epoch = Epoch::new(place.try_get_u64().map_err(|_| PLACE)?);
-    let sequence = place.try_get_u64().map_err(|_| PLACE)?;
+    let (epoch, sequence) = history_place(id, key)?;
     let mut reader = Reader::open(key, sealed)?;
     let at_ms = reader.u64()?;
     let time_in_from_us = reader.u64()?;

@@ -140,9 +140,7 @@ impl<'a> Piece<'a> {
             None => store.history.contains(id, key)?,
         };
         if !self.counts.contains_key(id) {
-            // A count that is damaged is damage of the cache alone, and told when it is asked for.
-            self.counts
-                .insert(id.clone(), store.history.count(id).unwrap_or_default());
+            self.counts.insert(id.clone(), store.history.count(id)?);
         }
         if let Some(count) = self.counts.get_mut(id) {
             *count = (*count + u64::from(there)).saturating_sub(u64::from(was_there));
@@ -172,7 +170,6 @@ impl<'a> Piece<'a> {
                 store.places.lock().put(&id, partition);
             } else {
                 store.places.lock().remove(&id);
-                store.history.forget(&id);
             }
         }
         Ok(())

@@ -182,7 +182,7 @@ fn history_keeps_the_newest_transitions() {
         .expect("readable");
     assert!(
         all.len() <= HISTORY_TRANSITIONS_MOST
-            && all.len() > HISTORY_TRANSITIONS_MOST - history::REMOVALS
+            && all.len() > HISTORY_TRANSITIONS_MOST - history::TRANSITIONS_REMOVED
     );
     assert_eq!(all.last().map(|record| record.sequence), Some(most + 2_000));
 }
@@ -225,19 +225,40 @@ fn an_entry_whose_name_is_too_long_is_refused_alone() {
 fn a_damaged_history_harms_no_other() {
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
+    let mut too_long = layout::history_key(&id("acme"), Epoch::new(1), 5);
+    too_long.push(0);
     store
         .history
-        .counts
-        .insert("acme", "damaged")
+        .transitions
+        .insert(too_long, "damaged")
         .expect("written");
     let refused = store.append_history(vec![transition("acme", 1, 1), transition("ber", 1, 1)]);
     assert!(
         matches!(&refused, Err(StoreError::Corrupt { place, .. }) if place == "the history of workspace acme"),
         "{refused:?}"
     );
-    assert_eq!(store.history(&id("acme"), None, 10).expect("readable"), []);
     let kept = store.history(&id("ber"), None, 10).expect("readable");
     assert_eq!(kept, [transition("ber", 1, 1)]);
+}
+
+#[test]
+fn transitions_are_counted_anew_where_their_number_is_damaged() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = open(path.path());
+    let append = |sequences: [u64; 2]| {
+        let records = sequences.map(|sequence| transition("acme", 1, sequence));
+        store.append_history(records.to_vec()).expect("kept");
+    };
+    append([1, 2]);
+    store
+        .history
+        .counts
+        .insert("acme", "damaged")
+        .expect("written");
+    append([3, 4]);
+    let sealed = store.history.counts.get("acme").expect("readable");
+    let expected = Writer::default().u64(4).seal(b"acme");
+    assert_eq!(sealed.as_deref(), Some(expected.as_slice()));
 }
 
 #[test]
@@ -306,7 +327,7 @@ fn a_history_counts_a_transition_once_however_often_it_is_appended() {
 }
 
 #[test]
-fn a_history_that_others_wrote_to_is_continued_behind_theirs() {
+fn what_others_wrote_to_a_history_is_kept_and_counted() {
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
     let append = |records| store.append_history(records).expect("kept");
@@ -324,9 +345,47 @@ fn a_history_that_others_wrote_to_is_continued_behind_theirs() {
     store
         .import(PartitionId(0), &others, &place)
         .expect("brought in");
+    // One of them is told twice.
     append(vec![transition("acme", 1, 4), transition("acme", 1, 5)]);
     let history = store.history(&id("acme"), None, 10).expect("readable");
     let sequences: Vec<u64> = history.iter().map(|record| record.sequence).collect();
     assert_eq!(sequences, [1, 2, 3, 4, 5]);
     assert_eq!(store.history.count(&id("acme")).expect("readable"), 5);
+}
+
+#[test]
+fn a_deletion_that_cannot_be_finished_does_not_keep_the_others_from_opening() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = open(path.path());
+    filled(&store);
+    let about = store.about(&id("acme")).expect("readable").expect("there");
+    let deleting = About {
+        deleting: true,
+        ..about
+    };
+    store
+        .workspaces
+        .insert("acme", deleting.encode())
+        .expect("written");
+    store
+        .entries
+        .rotate_memtable_and_wait()
+        .expect("written to a table");
+    let tables = store.entries.path().join("tables");
+    drop(store);
+    for table in std::fs::read_dir(tables).expect("a directory") {
+        let table = table.expect("listed").path();
+        let mut bytes = std::fs::read(&table).expect("readable");
+        bytes[16] ^= 1;
+        std::fs::write(&table, bytes).expect("written");
+    }
+
+    let store = open(path.path());
+    assert_eq!(store.workspace(&id("acme")), Ok(None));
+    assert!(store.workspace(&id("other")).expect("readable").is_some());
+    let refused = store.delete(&id("acme"));
+    assert!(
+        matches!(refused, Err(StoreError::Corrupt { .. })),
+        "{refused:?}"
+    );
 }

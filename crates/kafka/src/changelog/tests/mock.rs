@@ -443,6 +443,46 @@ fn a_load_of_an_earlier_assignment_is_fenced_where_nobody_has_loaded_since() {
 }
 
 #[test]
+fn an_epoch_that_the_next_owner_has_used_takes_no_late_transitions_of_the_one_before() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let (one, other) = (dir(), dir());
+    let frozen = place.store(one.path(), "one");
+    open(&frozen, 1);
+    let of = |owner: &str, epoch, sequence| HistoryRecord {
+        owner: owner.to_owned(),
+        ..transition("acme", epoch, sequence)
+    };
+    frozen.claim(claim_of("acme", 1)).expect("claimed");
+    frozen.append_history(vec![of("one", 1, 1)]).expect("kept");
+    let next = place.store(other.path(), "other");
+    open(&next, 1);
+    let epoch = next.first_epoch(PartitionId(1)).get();
+    next.claim(claim_of("acme", epoch)).expect("claimed");
+    next.append_history(vec![of("other", epoch, 1)])
+        .expect("kept");
+    next.close(PartitionId(1));
+
+    // It was frozen meanwhile, and has the partition back.
+    frozen.close(PartitionId(1));
+    open(&frozen, 1);
+    frozen
+        .append_history(vec![of("one", 1, 2)])
+        .expect("late, and its own");
+    let refused = frozen.append_history(vec![of("one", epoch, 2)]);
+    assert!(
+        matches!(&refused, Err(StoreError::Fenced { attempted, .. }) if attempted.get() == epoch),
+        "{refused:?}"
+    );
+    let history = frozen.history(&id("acme"), None, 10).expect("readable");
+    let told: Vec<_> = history
+        .iter()
+        .map(|record| (record.epoch.get(), record.owner.as_str()))
+        .collect();
+    assert_eq!(told, [(1, "one"), (1, "one"), (epoch, "other")]);
+}
+
+#[test]
 fn letting_go_waits_for_the_transaction_under_way() {
     let cluster = cluster();
     let place = place(&cluster);

@@ -106,12 +106,12 @@ fn can_be_made_anew(error: &DiskError) -> bool {
         | DiskError::DamagedBetween { .. }
         | DiskError::DamagedList { .. }
         | DiskError::Lost { .. }
-        | DiskError::Witness { .. } => true,
+        | DiskError::Witness { .. }
+        | DiskError::Database { .. } => true,
         DiskError::Locked { .. }
         | DiskError::PartitionCount { .. }
         | DiskError::NotADataDirectory { .. }
-        | DiskError::Io { .. }
-        | DiskError::Database { .. } => false,
+        | DiskError::Io { .. } => false,
     }
 }
 
