@@ -22,6 +22,8 @@ pub struct Entities {
     kinds: Vec<Kind>,
     /// Entities changed since the last save, by the place of their type, in the order of their first change.
     changed: Vec<(usize, Place)>,
+    /// Of their ids and values, as large as they were since then.
+    changed_bytes: u64,
 }
 
 /// One entity.
@@ -84,9 +86,10 @@ impl Entities {
     fn set(&mut self, kind: &str, id: &str, data: &str, offset: Offset) -> Result<(), Rejection> {
         let (place, entities) = self.kind_mut(kind);
         let data = Bytes::copy_from_slice(data.as_bytes());
-        let first_change = entities.set(id, Value { data, offset })?;
+        let set = entities.set(id, Value { data, offset })?;
         self.changed
-            .extend(first_change.map(|entity| (place, entity)));
+            .extend(set.first_change.map(|entity| (place, entity)));
+        self.changed_bytes += set.grown;
         Ok(())
     }
 
@@ -98,9 +101,15 @@ impl Entities {
             .kinds
             .get_mut(place)
             .and_then(|entities| entities.unset(id));
-        self.changed
-            .extend(first_change.map(|entity| (place, entity)));
+        if let Some(entity) = first_change {
+            self.changed.push((place, entity));
+            self.changed_bytes += bytes_of(id);
+        }
     }
+}
+
+fn bytes_of(text: impl AsRef<[u8]>) -> u64 {
+    u64::try_from(text.as_ref().len()).unwrap_or(u64::MAX)
 }
 
 impl Workspace for Entities {
@@ -132,6 +141,7 @@ impl Workspace for Entities {
 
     fn take_changes(&mut self) -> Vec<Change> {
         let changed = std::mem::take(&mut self.changed);
+        self.changed_bytes = 0;
         let mut names: Vec<Arc<str>> = vec![Arc::default(); self.kinds.len()];
         for (kind, place) in &self.places {
             if let Some(name) = names.get_mut(*place) {
@@ -161,6 +171,10 @@ impl Workspace for Entities {
             entities.tidy();
         }
         changes
+    }
+
+    fn changed_bytes(&self) -> Option<u64> {
+        Some(self.changed_bytes)
     }
 
     fn entries(&self) -> u64 {
@@ -204,6 +218,24 @@ mod tests {
         apply(&mut entities, 4, "r.deleted", r#"{"id":"never"}"#).unwrap();
         assert_eq!(shown(&entities.take_changes()), ["-r/a"]);
         assert!(entities.take_changes().is_empty());
+    }
+
+    #[test]
+    fn an_entity_that_is_set_again_counts_once_among_the_unsaved_bytes() {
+        let mut entities = Entities::default();
+        let mut after = |offset, event_type, data: &str| {
+            apply(&mut entities, offset, event_type, data).unwrap();
+            entities.changed_bytes().unwrap()
+        };
+        assert_eq!(after(0, "r.created", r#"{"id":"a"}"#), 1 + 10);
+        assert_eq!(after(1, "r.updated", r#"{"id":"a","v":1}"#), 1 + 16);
+        assert_eq!(after(2, "r.updated", r#"{"id":"a"}"#), 1 + 16);
+        assert_eq!(after(3, "r.deleted", r#"{"id":"a"}"#), 1 + 16);
+        assert_eq!(after(4, "r.created", r#"{"id":"a"}"#), 1 + 16 + 10);
+        entities.take_changes();
+        assert_eq!(entities.changed_bytes(), Some(0));
+        apply(&mut entities, 5, "r.deleted", r#"{"id":"a"}"#).unwrap();
+        assert_eq!(entities.changed_bytes(), Some(1));
     }
 
     #[test]

@@ -41,6 +41,12 @@ pub trait Workspace: Send + Sync + Sized + 'static {
     /// What changed since the last call, as entries of the store; of two changes of one entry the later counts.
     fn take_changes(&mut self) -> Vec<Change>;
 
+    /// About how many bytes the next [`take_changes`](Workspace::take_changes) gives; until then it only grows. A save
+    /// begins before they are too many. Where it is not known, the values of the events count.
+    fn changed_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Number of entries that a store holds which has saved all changes so far: asked right after
     /// [`take_changes`](Workspace::take_changes) and saved with them. A load that finds another number parks the workspace.
     fn entries(&self) -> u64;

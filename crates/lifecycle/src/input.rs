@@ -185,7 +185,7 @@ pub struct AppliedTo {
     pub slot: Slot,
     /// Events applied.
     pub events: u64,
-    /// Bytes of their values.
+    /// Bytes that a save has more for them.
     pub bytes: u64,
     /// An event asked for a save.
     pub save_requested: bool,

@@ -41,7 +41,7 @@ pub struct Limits {
     pub save_every_in_round: Duration,
     /// Nothing more is applied while this many events are not saved; at half of it a save begins.
     pub most_unsaved_events: u64,
-    /// Nothing more is applied while the values of the events that are not saved have this many bytes;
+    /// Nothing more is applied while what is not saved has this many bytes;
     /// at half of it a save begins. One workspace's save may have as much, and a store must be able to
     /// take that at once, within a transaction's time where it has one.
     pub most_unsaved_bytes: u64,
@@ -64,7 +64,7 @@ impl Default for Limits {
         Self {
             save_every_events: 10_000,
             save_every: Duration::from_secs(1),
-            save_every_in_round: Duration::from_secs(10),
+            save_every_in_round: Duration::from_secs(30),
             most_unsaved_events: 1_000_000,
             most_unsaved_bytes: 64 * 1024 * 1024,
             stale_positions: 50_000,

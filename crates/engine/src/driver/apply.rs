@@ -191,6 +191,8 @@ pub(crate) fn apply<'a, W: Workspace>(
 ) -> AppliedTo {
     loaded.write(|workspace, applied| {
         let mut result = AppliedTo { slot: plan.slot, events: 0, bytes: 0, save_requested: false, poison: None };
+        let mut value_bytes = 0;
+        let before = changed_bytes(workspace);
         let mut stopped = None;
         for record in records.filter(|record| plan.covers(record.offset)) {
             // A panic of a user's workspace type must not take the partition with it.
@@ -215,8 +217,11 @@ pub(crate) fn apply<'a, W: Workspace>(
                 }
             }
             result.events += 1;
-            result.bytes += u64::try_from(record.bytes()).unwrap_or(0);
+            value_bytes += u64::try_from(record.bytes()).unwrap_or(0);
         }
+        result.bytes = before
+            .zip(changed_bytes(workspace))
+            .map_or(value_bytes, |(before, after)| after.saturating_sub(before));
         let end = plan.until.map_or(end, |until| until.min(end));
         let reached = stopped.as_ref().map_or(end, |poison| poison.offset);
         *applied = Applied {
@@ -226,6 +231,11 @@ pub(crate) fn apply<'a, W: Workspace>(
         result.poison = stopped;
         result
     })
+}
+
+/// None also where a user's workspace type panics.
+fn changed_bytes<W: Workspace>(workspace: &W) -> Option<u64> {
+    catch_unwind(AssertUnwindSafe(|| workspace.changed_bytes())).ok()?
 }
 
 enum Effect {

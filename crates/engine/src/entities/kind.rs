@@ -52,6 +52,15 @@ pub(super) struct Value {
     pub(super) offset: Offset,
 }
 
+/// What setting an entity changed.
+#[derive(Debug)]
+pub(super) struct Set {
+    /// Its place, where this is its first change since the last save.
+    pub(super) first_change: Option<Place>,
+    /// How many bytes of ids and values a save has more.
+    pub(super) grown: u64,
+}
+
 /// Half of a hash: kept, because to hash an id again when the table grows is to fetch it from memory again.
 #[derive(Debug, Clone, Copy, Default)]
 struct Hash(u32);
@@ -82,17 +91,25 @@ impl Kind {
             self.order.get_mut().push(place);
             return Ok(());
         }
-        let place = self.put(&id, value)?;
+        let (place, _) = self.put(&id, value)?;
         if let Some(slot) = self.slot_mut(place) {
             slot.changed = false;
         }
         Ok(())
     }
 
-    /// Sets an entity. Tells its place where this is its first change since the last save.
-    pub(super) fn set(&mut self, id: &str, value: Value) -> Result<Option<Place>, Rejection> {
-        let place = self.put(id, value)?;
-        Ok(self.change(place))
+    pub(super) fn set(&mut self, id: &str, value: Value) -> Result<Set, Rejection> {
+        let bytes = value.data.len();
+        let (place, before) = self.put(id, value)?;
+        let first_change = self.change(place);
+        let grown = match first_change {
+            Some(_) => id.len() + bytes,
+            None => bytes.saturating_sub(before),
+        };
+        Ok(Set {
+            first_change,
+            grown: u64::try_from(grown).unwrap_or(u64::MAX),
+        })
     }
 
     /// Removes an entity. Tells its place where this is its first change since the last save.
@@ -189,21 +206,21 @@ impl Kind {
         Ok(place)
     }
 
-    fn put(&mut self, id: &str, value: Value) -> Result<Place, Rejection> {
+    /// Tells where it is now, and how many bytes its value had before.
+    fn put(&mut self, id: &str, value: Value) -> Result<(Place, usize), Rejection> {
         self.fill_table();
         let hash = Hash::of(id, &self.hasher);
         if let Some(place) = self.find(id, hash) {
-            if let Some(slot) = self.slot_mut(place)
-                && slot.value.replace(value).is_none()
-            {
-                self.live += 1;
-            }
-            return Ok(place);
+            let before = self
+                .slot_mut(place)
+                .and_then(|slot| slot.value.replace(value));
+            self.live += usize::from(before.is_none());
+            return Ok((place, before.map_or(0, |before| before.data.len())));
         }
         let place = self.push(id.into(), value, hash)?;
         let Self { slots, table, .. } = self;
         table.insert_unique(hash.whole(), place, |place| whole_hash(slots, *place));
-        Ok(place)
+        Ok((place, 0))
     }
 
     fn find(&self, id: &str, hash: Hash) -> Option<Place> {
@@ -356,7 +373,7 @@ mod tests {
             for (offset, step) in (1..).zip(restores.chain(times.into_iter().flatten())) {
                 match step {
                     Step::Set(id) => {
-                        places.extend(kind.set(&id, value(offset)).unwrap());
+                        places.extend(kind.set(&id, value(offset)).unwrap().first_change);
                         model.insert(id.clone(), offset);
                         changed.insert(id);
                     }
@@ -420,9 +437,12 @@ mod tests {
         let mut kind = Kind::default();
         for number in 0..10_000 {
             let id = number.to_string();
-            for place in [kind.set(&id, value(number)).unwrap(), kind.unset(&id)]
-                .into_iter()
-                .flatten()
+            for place in [
+                kind.set(&id, value(number)).unwrap().first_change,
+                kind.unset(&id),
+            ]
+            .into_iter()
+            .flatten()
             {
                 kind.take_change(place).unwrap();
             }

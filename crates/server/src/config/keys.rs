@@ -162,7 +162,7 @@ pub(crate) static KEYS: [Key; 35] = [
     Key {
         name: "replay-save-interval",
         value_name: "DURATION",
-        default: "10s",
+        default: "30s",
         help: "The same while it replays; of an entity that is set many times meanwhile only the last value is written",
     },
     Key {
