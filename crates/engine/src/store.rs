@@ -235,6 +235,16 @@ pub trait Store: Send + Sync + 'static {
         let _ = partition;
     }
 
+    /// Whether saves of an open partition can be taken now. They are written together with those of others, which
+    /// one that cannot be taken would hold up.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    fn takes_saves(&self, partition: PartitionId) -> Result<(), StoreError> {
+        let _ = partition;
+        Ok(())
+    }
+
     /// The least epoch of a load in this assignment of an open partition: no assignment before it had one as high.
     fn first_epoch(&self, partition: PartitionId) -> Epoch {
         let _ = partition;

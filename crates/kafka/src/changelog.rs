@@ -261,6 +261,10 @@ impl Store for ChangelogStore {
         }
     }
 
+    fn takes_saves(&self, partition: PartitionId) -> Result<(), StoreError> {
+        self.shared.partitions.not_behind(partition)
+    }
+
     fn first_epoch(&self, partition: PartitionId) -> Epoch {
         let owned = self.shared.partitions.of(partition);
         owned.map_or(Epoch::FIRST, |owned| owned.first_epoch)

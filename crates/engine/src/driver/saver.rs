@@ -36,9 +36,19 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
     let mut partitions = Vec::with_capacity(jobs.len());
     let mut slots = Vec::new();
     let mut saves = Vec::new();
+    let mut held_up = None;
     for (job, place) in jobs.into_iter().zip(&places) {
         // The partition may be assigned again: what an assignment before says is committed is old by now.
         if place.is_none() {
+            continue;
+        }
+        if let Err(error) = shared.store.takes_saves(job.post.id()) {
+            let reason = error.to_string();
+            held_up.get_or_insert(error);
+            let _ = job.post.tell(Message::SaveFailed {
+                back: job.saves,
+                reason,
+            });
             continue;
         }
         let workspaces = job.saves.len();
@@ -47,6 +57,9 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
             slots.push(slot);
             saves.push(save);
         }
+    }
+    if let Some(error) = &held_up {
+        failed(shared, error);
     }
     if partitions.is_empty() {
         return;
@@ -65,15 +78,12 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
     shared.counters.save_micros.add(micros(began.elapsed()));
     match &saved {
         Ok(_) => {
-            shared.store_answered(Asked::Saves, Ok(()));
+            if held_up.is_none() {
+                shared.store_answered(Asked::Saves, Ok(()));
+            }
             count(shared, &saves);
         }
-        Err(error) => {
-            shared.counters.save_failures.add(1);
-            if shared.store_answered(Asked::Saves, Err(error.to_string())) {
-                tracing::error!(%error, workspaces = saves.len(), "save failed; it is tried again");
-            }
-        }
+        Err(error) => failed(shared, error),
     }
     let mut saves = slots.into_iter().zip(saves);
     let outcome = saved.map(|refused| {
@@ -93,6 +103,13 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
         };
         // An assignment that was lost needs no answer.
         let _ = post.tell(message);
+    }
+}
+
+fn failed<W: Workspace>(shared: &Shared<W>, error: &StoreError) {
+    shared.counters.save_failures.add(1);
+    if shared.store_answered(Asked::Saves, Err(error.to_string())) {
+        tracing::error!(%error, "save failed; it is tried again");
     }
 }
 

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use workspace_engine_core::disk::DataDir;
 use workspace_engine_core::log::{EmbeddedLog, EmbeddedLogConfig, EventLog, RetentionConfig};
 use workspace_engine_core::populate::{BeginEmpty, Populate, PopulateError};
+use workspace_engine_core::routing::partition_of;
 use workspace_engine_core::store::{
     Claim, EntrySink, HistoryCursor, HistoryRecord, LsmStore, MemoryStore, Save, SaveRefused,
     Store, StoreError, StoredWorkspace,
@@ -24,6 +25,8 @@ use super::{Service, data_dir, id};
 struct Troubled {
     inner: LsmStore,
     refuses: Mutex<HashMap<WorkspaceId, StoreError>>,
+    /// A partition whose saves it cannot take now.
+    holds_up: Mutex<Option<PartitionId>>,
     fails: AtomicBool,
     panics: AtomicBool,
 }
@@ -33,6 +36,7 @@ impl Troubled {
         Arc::new(Self {
             inner: LsmStore::open(data).unwrap(),
             refuses: Mutex::default(),
+            holds_up: Mutex::default(),
             fails: AtomicBool::new(false),
             panics: AtomicBool::new(false),
         })
@@ -42,6 +46,13 @@ impl Troubled {
 impl Store for Troubled {
     fn is_durable(&self) -> bool {
         self.inner.is_durable()
+    }
+
+    fn takes_saves(&self, partition: PartitionId) -> Result<(), StoreError> {
+        if *self.holds_up.lock() == Some(partition) {
+            return Err(StoreError::Unavailable("on purpose".to_owned()));
+        }
+        self.inner.takes_saves(partition)
     }
 
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
@@ -157,6 +168,30 @@ fn a_workspace_that_cannot_be_saved_is_parked_and_the_others_are_saved() {
 }
 
 #[test]
+fn a_partition_whose_saves_cannot_be_taken_holds_up_no_other() {
+    let directory = TempDir::new().unwrap();
+    let (service, store) = start(directory.path());
+    let first = service.append("a", "resource.created", r#"{"id":"x"}"#);
+    wait_saved(&service, &store, "a", first);
+    let held_up = store.workspace(&id("a")).unwrap().unwrap().partition;
+    let elsewhere = (0..100)
+        .map(|number| format!("b{number}"))
+        .find(|text| partition_of(&id(text), 3) != held_up)
+        .unwrap();
+    *store.holds_up.lock() = Some(held_up);
+    let last = service.append("a", "resource.created", r#"{"id":"y"}"#);
+    service.eventually(|| service.engine.counters().save_failures.get() > 0);
+    let of_other = service.append(&elsewhere, "resource.created", r#"{"id":"x"}"#);
+    wait_saved(&service, &store, &elsewhere, of_other);
+    let saved = store.workspace(&id("a")).unwrap().unwrap().next_offset;
+    assert_eq!(saved, Offset(first.0 + 1), "it still waits");
+
+    *store.holds_up.lock() = None;
+    wait_saved(&service, &store, "a", last);
+    service.stop();
+}
+
+#[test]
 fn what_a_full_disk_or_a_panic_keeps_from_being_saved_is_saved_later() {
     let directory = TempDir::new().unwrap();
     let (service, store) = start(directory.path());
@@ -258,7 +293,7 @@ fn a_store_that_misses_what_the_log_has_forgotten_is_refused() {
     service.wait_for("a", State::Ready);
     service.wait_applied("a", last);
     service.stop();
-    let partition = workspace_engine_core::routing::partition_of(&id("a"), 3);
+    let partition = partition_of(&id("a"), 3);
     log.trim(partition, last).unwrap();
     let refused = start(Arc::new(MemoryStore::new()))
         .err()
