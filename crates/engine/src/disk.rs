@@ -344,8 +344,6 @@ fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError>
     };
     let builder = Database::builder(path)
         .cache_size(spec.cache_bytes)
-        // Of several, the first hands a compaction to itself again and again until another one is free.
-        .worker_threads(1)
         .max_journaling_size(spec.journal_bytes.max(JOURNAL_BYTES_LEAST));
     // The database asserts on some kinds of damage where an error is due.
     match catch_unwind(AssertUnwindSafe(|| builder.open())) {

@@ -164,12 +164,12 @@ impl<W: Workspace> Driver<W> {
             if high_watermark > self.machine.position().high_watermark {
                 self.input(Input::Appended { high_watermark });
             }
-            if high_watermark < self.machine.live_position()
-                && !begins_anew
-                && self.has_lost_its_end()
+            if !begins_anew
+                && (self.shared.log.is_replaced(self.id)
+                    || high_watermark < self.machine.live_position() && self.has_lost_its_end())
             {
                 // What is in memory was of that log and is saved. Then it is looked at from its beginning, and who
-                // stands behind its end is told so.
+                // was saved from that log, or stands behind the end of this one, is told so.
                 begins_anew = true;
                 self.input(Input::Revoked);
                 continue;
@@ -488,7 +488,7 @@ impl<W: Workspace> Driver<W> {
                     },
                     low_watermark: self.shared.log.low_watermark(self.id),
                     high_watermark,
-                    first_epoch: self.shared.store.first_epoch(self.id),
+                    first_epoch: self.shared.first_epoch(self.id),
                 })
             }
             Err(error) => {

@@ -277,6 +277,13 @@ pub trait EventLog: Send + Sync + 'static {
         Ok(self.high_watermark(partition))
     }
 
+    /// Whether an open partition is of another log than when it was opened, under the same name: offsets of the one
+    /// say nothing about the other. It must be closed and opened again then.
+    fn is_replaced(&self, partition: PartitionId) -> bool {
+        let _ = partition;
+        false
+    }
+
     /// End of what is durable; readers never see more.
     fn high_watermark(&self, partition: PartitionId) -> Offset;
 

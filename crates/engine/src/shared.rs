@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Mutex, RwLock};
 use workspace_lifecycle::{Admission, Command, Input, Offset, PartitionId, Urgency};
-use workspace_status::{Tracker, WorkspaceId, WorkspaceStatus};
+use workspace_status::{Epoch, Tracker, WorkspaceId, WorkspaceStatus};
 
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
@@ -30,6 +30,8 @@ use crate::workspace::Workspace;
 pub(crate) enum Asked {
     /// To save, or to sync what was saved.
     Saves,
+    /// To save a partition that it cannot take now, while it may take others.
+    SavesOf(PartitionId),
     /// To open or to list a partition.
     Partition(PartitionId),
 }
@@ -54,6 +56,9 @@ pub(crate) struct Shared<W> {
     pub(crate) ending: AtomicBool,
     /// The partitions that are assigned to this process.
     posts: RwLock<BTreeMap<PartitionId, Arc<Post<W>>>>,
+    /// The highest epoch of a load that this process began, of each partition it has had: transitions of loads that the
+    /// store never heard of may still be on their way into the history, so no later load may have their epoch.
+    begun: Mutex<HashMap<PartitionId, Epoch>>,
     admission: Mutex<Admission<Permit<W>>>,
     loads: Sender<LoadJob<W>>,
     saves: Sender<SaveJob<W>>,
@@ -83,6 +88,7 @@ impl<W: Workspace> Shared<W> {
             counters: EngineCounters::default(),
             workspaces: RwLock::new(HashMap::new()),
             left: Mutex::default(),
+            begun: Mutex::default(),
             history: HistoryPasses::default(),
             misplaced: MisplacedRecords::default(),
             began: Instant::now(),
@@ -142,6 +148,20 @@ impl<W: Workspace> Shared<W> {
         Some((post, messages))
     }
 
+    /// A load has begun.
+    pub(crate) fn begun(&self, partition: PartitionId, epoch: Epoch) {
+        let mut begun = self.begun.lock();
+        let highest = begun.entry(partition).or_insert(epoch);
+        *highest = epoch.max(*highest);
+    }
+
+    /// The least epoch of a load in an assignment that begins.
+    pub(crate) fn first_epoch(&self, partition: PartitionId) -> Epoch {
+        let begun = self.begun.lock().get(&partition).copied();
+        let least = self.store.first_epoch(partition);
+        begun.map_or(least, |highest| least.max(highest.next()))
+    }
+
     /// Takes an assignment out of sight: a new one of the partition may be opened.
     pub(crate) fn withdraw(&self, partition: PartitionId) -> Option<Arc<Post<W>>> {
         self.posts.write().remove(&partition)
@@ -160,6 +180,7 @@ impl<W: Workspace> Shared<W> {
         self.log_trouble.lock().remove(&post.id());
         let mut trouble = self.store_trouble.lock();
         trouble.remove(&Asked::Partition(post.id()));
+        trouble.remove(&Asked::SavesOf(post.id()));
         let mut posts = self.posts.write();
         if posts
             .get(&post.id())

@@ -256,8 +256,9 @@ impl EventLog for KafkaLog {
 
     fn open(&self, partition: PartitionId) -> Result<(), ReadError> {
         let part = self.cluster.part(partition)?;
+        self.cluster.identify(cluster::ANSWER);
         self.cluster.ask(partition)?;
-        part.open.store(true, Ordering::Release);
+        self.cluster.opened(part);
         Ok(())
     }
 
@@ -289,6 +290,12 @@ impl EventLog for KafkaLog {
         limit: ReadLimit,
     ) -> Result<Batch, ReadError> {
         reader::read(&self.cluster, &self.readers, partition, from, &limit)
+    }
+
+    fn is_replaced(&self, partition: PartitionId) -> bool {
+        self.cluster
+            .part(partition)
+            .is_ok_and(|part| self.cluster.is_replaced(part))
     }
 
     fn end(&self, partition: PartitionId) -> Result<Offset, ReadError> {

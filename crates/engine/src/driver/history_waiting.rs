@@ -152,8 +152,8 @@ impl Waiting {
                 .or_default()
                 .push(record);
         }
-        while let Some((id, records)) = by_workspace.pop_first() {
-            let stop = match append_alone(store, counters, &id, &records) {
+        while let Some((id, mut records)) = by_workspace.pop_first() {
+            let stop = match append_alone(store, counters, &id, &mut records) {
                 Answer::Settled => None,
                 Answer::Refused(error) => {
                     self.set_apart(id, records, now);
@@ -274,36 +274,39 @@ impl Refused {
     fn write(&mut self, store: &dyn Store, counters: &EngineCounters, id: &WorkspaceId) -> Answer {
         while !self.records.is_empty() {
             let some = self.records.len().min(RECORDS_PER_WRITE);
-            let records: Vec<_> = self.records.range(..some).cloned().collect();
-            match append_alone(store, counters, id, &records) {
-                Answer::Settled => drop(self.records.drain(..some)),
-                answer @ (Answer::Refused(_) | Answer::Full(_)) => return answer,
+            let mut records: Vec<_> = self.records.drain(..some).collect();
+            match append_alone(store, counters, id, &mut records) {
+                Answer::Settled => {}
+                answer @ (Answer::Refused(_) | Answer::Full(_)) => {
+                    let mut all = VecDeque::from(records);
+                    all.append(&mut self.records);
+                    self.records = all;
+                    return answer;
+                }
             }
         }
         Answer::Settled
     }
 }
 
-/// Writes transitions of one workspace. What stands against it for good, such as a damaged file, loses them.
+/// Writes transitions of one workspace. What stands against it for good, such as a damaged file, loses them; those of
+/// an epoch that is another owner's are taken out and lost alone.
 fn append_alone(
     store: &dyn Store,
     counters: &EngineCounters,
     id: &WorkspaceId,
-    records: &[HistoryRecord],
+    records: &mut Vec<HistoryRecord>,
 ) -> Answer {
-    match store.append_history(records.to_vec()) {
+    match store.append_history(records.clone()) {
         Ok(()) => Answer::Settled,
-        // Its own epochs go on without the one that is another owner's.
         Err(error @ StoreError::Fenced { attempted, .. })
             if records.iter().any(|record| record.epoch == attempted) =>
         {
-            let (fenced, own): (Vec<_>, Vec<_>) = records
-                .iter()
-                .cloned()
-                .partition(|record| record.epoch == attempted);
             tracing::warn!(workspace = %id, %error, "the history of a workspace takes none of a load that another owner made");
-            lost(counters, fenced.len());
-            append_alone(store, counters, id, &own)
+            let before = records.len();
+            records.retain(|record| record.epoch != attempted);
+            lost(counters, before - records.len());
+            append_alone(store, counters, id, records)
         }
         Err(error @ StoreError::NoSpace(_)) => Answer::Full(error),
         Err(error @ StoreError::Unavailable(_)) => Answer::Refused(error),
@@ -331,7 +334,7 @@ fn lost(counters: &EngineCounters, count: usize) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::store::conformance::{id, transition};
     use crate::store::{
@@ -342,9 +345,10 @@ mod tests {
     use workspace_lifecycle::{Offset, PartitionId};
     use workspace_status::Epoch;
 
-    /// A store that does not take the histories of some workspaces.
+    /// A store that does not take the histories of some workspaces, or the saves of a partition.
     #[derive(Default)]
-    struct Choosy {
+    pub(crate) struct Choosy {
+        pub(crate) holds_up: Mutex<Option<PartitionId>>,
         memory: MemoryStore,
         against: Mutex<HashMap<WorkspaceId, StoreError>>,
         /// Appends that were refused.
@@ -362,6 +366,12 @@ mod tests {
     impl Store for Choosy {
         fn is_durable(&self) -> bool {
             true
+        }
+        fn takes_saves(&self, partition: PartitionId) -> Result<(), StoreError> {
+            match *self.holds_up.lock() {
+                Some(held) if held == partition => Err(StoreError::Unavailable("held".to_owned())),
+                Some(_) | None => Ok(()),
+            }
         }
         fn workspaces(&self, of: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
             self.memory.workspaces(of)

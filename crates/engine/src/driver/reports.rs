@@ -87,6 +87,7 @@ impl<W: Workspace> Driver<W> {
     fn begin(&mut self, slot: Slot, epoch: Epoch) {
         let id = self.machine.workspace_id(slot).clone();
         let partition = self.id;
+        self.shared.begun(partition, epoch);
         let position = self.shared.queued();
         let status = match self.shared.tracker.try_get_or_create(&id) {
             Ok(status) => status,

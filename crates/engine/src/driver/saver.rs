@@ -36,30 +36,29 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
     let mut partitions = Vec::with_capacity(jobs.len());
     let mut slots = Vec::new();
     let mut saves = Vec::new();
-    let mut held_up = None;
     for (job, place) in jobs.into_iter().zip(&places) {
         // The partition may be assigned again: what an assignment before says is committed is old by now.
         if place.is_none() {
             continue;
         }
+        let asked = Asked::SavesOf(job.post.id());
         if let Err(error) = shared.store.takes_saves(job.post.id()) {
             let reason = error.to_string();
-            held_up.get_or_insert(error);
+            shared.counters.save_failures.add(1);
+            tell(shared, asked, &error);
             let _ = job.post.tell(Message::SaveFailed {
                 back: job.saves,
                 reason,
             });
             continue;
         }
+        shared.store_answered(asked, Ok(()));
         let workspaces = job.saves.len();
         partitions.push((job.post, job.committed, job.refused, workspaces));
         for (slot, save) in job.saves {
             slots.push(slot);
             saves.push(save);
         }
-    }
-    if let Some(error) = &held_up {
-        failed(shared, error);
     }
     if partitions.is_empty() {
         return;
@@ -78,12 +77,13 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
     shared.counters.save_micros.add(micros(began.elapsed()));
     match &saved {
         Ok(_) => {
-            if held_up.is_none() {
-                shared.store_answered(Asked::Saves, Ok(()));
-            }
+            shared.store_answered(Asked::Saves, Ok(()));
             count(shared, &saves);
         }
-        Err(error) => failed(shared, error),
+        Err(error) => {
+            shared.counters.save_failures.add(1);
+            tell(shared, Asked::Saves, error);
+        }
     }
     let mut saves = slots.into_iter().zip(saves);
     let outcome = saved.map(|refused| {
@@ -106,9 +106,8 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
     }
 }
 
-fn failed<W: Workspace>(shared: &Shared<W>, error: &StoreError) {
-    shared.counters.save_failures.add(1);
-    if shared.store_answered(Asked::Saves, Err(error.to_string())) {
+fn tell<W: Workspace>(shared: &Shared<W>, asked: Asked, error: &StoreError) {
+    if shared.store_answered(asked, Err(error.to_string())) {
         tracing::error!(%error, "save failed; it is tried again");
     }
 }
@@ -164,37 +163,85 @@ mod tests {
     use super::*;
     use crate::config::EngineConfig;
     use crate::disk::{DataDir, DataDirSpec};
+    use crate::driver::history_waiting::tests::Choosy;
     use crate::entities::Entities;
     use crate::log::{EmbeddedLog, EmbeddedLogConfig};
     use crate::populate::BeginEmpty;
+    use crate::post::Post;
     use crate::store::{MemoryStore, Store};
     use crossbeam_channel::bounded;
     use workspace_lifecycle::{Offset, PartitionId};
     use workspace_status::Tracker;
 
-    #[test]
-    fn what_an_assignment_leaves_behind_is_not_saved_after_its_end() {
+    fn shared(store: Arc<dyn Store>) -> (tempfile::TempDir, Shared<Entities>) {
         let path = tempfile::tempdir().expect("a directory");
         let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
         let log = EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened");
-        let store = Arc::new(MemoryStore::new());
-        let shared: Shared<Entities> = Shared::new(
+        let shared = Shared::new(
             EngineConfig::default(),
             Arc::new(log),
-            Arc::clone(&store) as Arc<dyn Store>,
+            store,
             Tracker::new(),
             Arc::new(BeginEmpty),
             bounded(1).0,
             bounded(1).0,
         );
-        let (over, unanswered) = shared.open(PartitionId(0)).expect("not assigned before");
-        let (open, answered) = shared.open(PartitionId(1)).expect("not assigned before");
-        let job = |post, committed| SaveJob {
+        (path, shared)
+    }
+
+    fn job(post: &Arc<Post<Entities>>, committed: u64) -> SaveJob<Entities> {
+        SaveJob {
             post: Arc::clone(post),
             saves: Vec::new(),
             refused: Vec::new(),
             committed: Offset(committed),
+        }
+    }
+
+    #[test]
+    fn a_partition_whose_saves_cannot_be_taken_holds_up_no_other_and_is_told_of() {
+        let store = Arc::new(Choosy::default());
+        let (_path, shared) = shared(Arc::clone(&store) as Arc<dyn Store>);
+        let (one, answered) = shared.open(PartitionId(0)).expect("not assigned before");
+        let (other, _) = shared.open(PartitionId(1)).expect("not assigned before");
+        let committed = || [0, 1].map(|partition| store.committed(PartitionId(partition)));
+        let trouble = || {
+            let ready = shared.health().ready;
+            ready.into_iter().find_map(|check| check.outcome.err())
         };
+        *store.holds_up.lock() = Some(PartitionId(0));
+        save(&shared, vec![job(&one, 7), job(&other, 9)]);
+        assert_eq!(committed(), [Ok(Offset::ZERO), Ok(Offset(9))]);
+        assert!(matches!(
+            answered.try_recv(),
+            Ok(Message::SaveFailed { .. })
+        ));
+        save(&shared, vec![job(&other, 10)]);
+        assert!(trouble().is_some(), "also while others are saved");
+
+        *store.holds_up.lock() = None;
+        save(&shared, vec![job(&one, 7)]);
+        assert_eq!(committed(), [Ok(Offset(7)), Ok(Offset(10))]);
+        assert_eq!(trouble(), None);
+    }
+
+    #[test]
+    fn no_load_has_an_epoch_that_one_of_this_process_had() {
+        let (_path, shared) = shared(Arc::new(MemoryStore::new()));
+        let partition = PartitionId(0);
+        assert_eq!(shared.first_epoch(partition), Epoch::FIRST);
+        shared.begun(partition, Epoch::new(7));
+        shared.begun(partition, Epoch::new(3));
+        assert_eq!(shared.first_epoch(partition), Epoch::new(8));
+        assert_eq!(shared.first_epoch(PartitionId(1)), Epoch::FIRST);
+    }
+
+    #[test]
+    fn what_an_assignment_leaves_behind_is_not_saved_after_its_end() {
+        let store = Arc::new(MemoryStore::new());
+        let (_path, shared) = shared(Arc::clone(&store) as Arc<dyn Store>);
+        let (over, unanswered) = shared.open(PartitionId(0)).expect("not assigned before");
+        let (open, answered) = shared.open(PartitionId(1)).expect("not assigned before");
         let jobs = vec![job(&over, 7), job(&open, 9)];
         over.end_saves();
         save(&shared, jobs);

@@ -57,7 +57,7 @@ pub(super) struct Value {
 pub(super) struct Set {
     /// Its place, where this is its first change since the last save.
     pub(super) first_change: Option<Place>,
-    /// How many bytes of ids and values a save has more.
+    /// How many bytes of values a save has more.
     pub(super) grown: u64,
 }
 
@@ -103,7 +103,7 @@ impl Kind {
         let (place, before) = self.put(id, value)?;
         let first_change = self.change(place);
         let grown = match first_change {
-            Some(_) => id.len() + bytes,
+            Some(_) => bytes,
             None => bytes.saturating_sub(before),
         };
         Ok(Set {

@@ -54,7 +54,7 @@ pub struct FileStore {
     _lock: DirLock,
 }
 
-/// What is known of a workspace's files; everything can be read again.
+/// What is known of a workspace's files, which can be read again, and of the epochs numbered since the store was opened.
 #[derive(Debug, Default)]
 struct Slot {
     end: Option<End>,

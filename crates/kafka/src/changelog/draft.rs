@@ -316,14 +316,17 @@ fn of_this_assignment(owned: &Owned, id: &WorkspaceId, epoch: Epoch) -> Result<(
     })
 }
 
-/// A late transition of a load that was never claimed: whoever took the partition over has used its epoch since.
+/// A late transition of a load that was never claimed: whoever took the partition over may have used its epoch since.
 fn begun_by_no_other(shared: &Shared, record: &HistoryRecord) -> Result<(), StoreError> {
+    let is_others = |epoch, owner: &str| epoch == record.epoch && owner != record.owner;
+    let claim = shared.cache.workspace(&record.id)?;
     let before = (record.epoch, 0);
-    let stored = shared.cache.history(&record.id, Some(before), 1)?;
-    let other = stored
-        .first()
-        .filter(|first| first.epoch == record.epoch && first.owner != record.owner);
-    if other.is_none() {
+    let told = shared.cache.history(&record.id, Some(before), 1)?;
+    if claim.is_none_or(|claim| !is_others(claim.epoch, &claim.owner))
+        && told
+            .first()
+            .is_none_or(|told| !is_others(told.epoch, &told.owner))
+    {
         return Ok(());
     }
     Err(StoreError::Fenced {

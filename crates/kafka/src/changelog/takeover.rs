@@ -461,7 +461,8 @@ fn with_way_out(error: StoreError) -> StoreError {
     StoreError::Corrupt {
         place,
         reason: format!(
-            "{reason}; it is a copy of the changelog: stop the engine, remove its data directory and start it again"
+            "{reason}; it is a copy of the changelog: stop the engine, remove the directory `kafka` in its data \
+             directory, and start it again"
         ),
     }
 }

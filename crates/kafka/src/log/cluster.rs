@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -16,6 +16,7 @@ use workspace_lifecycle::{Offset, PartitionId};
 use super::ends::{Change, Ends, Question};
 use super::native::Client;
 use super::reader::Place;
+use crate::topic_id::{self, TopicId};
 
 /// How long the brokers may take to tell where a partition ends, when somebody waits for it.
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
@@ -29,6 +30,8 @@ pub(super) struct Part {
     pub(super) ends: Mutex<Ends>,
     pub(super) place: Mutex<Place>,
     pub(super) open: AtomicBool,
+    /// How many topics of this name there had been before the one it was opened on.
+    opened_on: AtomicU64,
     /// What the brokers say of this partition alone.
     trouble: Mutex<Option<String>>,
 }
@@ -56,6 +59,10 @@ pub(super) struct Cluster {
     pub(super) client: Arc<Client>,
     pub(super) listener: RwLock<Option<AppendListener>>,
     standing: Mutex<Standing>,
+    /// None before the brokers have told it, and where they have none for it.
+    topic_id: Mutex<Option<TopicId>>,
+    /// How often the topic was found to be another one.
+    replaced: AtomicU64,
     append_trouble: Mutex<Option<(Instant, String)>>,
 }
 
@@ -68,6 +75,8 @@ impl Cluster {
             client,
             listener: RwLock::new(None),
             standing: Mutex::new(Standing::Unheard),
+            topic_id: Mutex::new(None),
+            replaced: AtomicU64::new(0),
             append_trouble: Mutex::new(None),
         }
     }
@@ -87,6 +96,35 @@ impl Cluster {
             self.topic,
             self.parts.len()
         )
+    }
+
+    /// Asks which topic it is: one that was deleted and made anew may have grown past where the other ended.
+    pub(super) fn identify(&self, timeout: Duration) {
+        let id = match topic_id::ask(self.client.client(), &self.topic, timeout) {
+            Ok(Some(id)) => id,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(topic = self.topic, %error, "the brokers do not tell the id of the topic");
+                return;
+            }
+        };
+        let mut known = self.topic_id.lock();
+        if known.replace(id).is_some_and(|before| before != id) {
+            self.replaced.fetch_add(1, Ordering::AcqRel);
+            tracing::error!(topic = self.topic, "the topic was deleted and made anew");
+        }
+    }
+
+    /// A partition is read from the topic that is there.
+    pub(super) fn opened(&self, part: &Part) {
+        let replaced = self.replaced.load(Ordering::Acquire);
+        part.opened_on.store(replaced, Ordering::Release);
+        part.open.store(true, Ordering::Release);
+    }
+
+    /// Whether the topic is another one than when a partition was opened.
+    pub(super) fn is_replaced(&self, part: &Part) -> bool {
+        part.opened_on.load(Ordering::Acquire) != self.replaced.load(Ordering::Acquire)
     }
 
     /// Tells whoever listens that a partition has grown.

@@ -14,7 +14,7 @@ use super::reader::READERS;
 /// Between two looks at the clients' own events.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Between two questions where the open partitions end.
+/// Between two questions which topic it is and where its open partitions end.
 const REFRESH: Duration = Duration::from_millis(500);
 
 /// Between two questions where they begin.
@@ -73,6 +73,7 @@ fn run(cluster: &Cluster, readers: &[Arc<Topic>; READERS], stopped: &Receiver<()
             } else {
                 Asked::End
             };
+            cluster.identify(ANSWER);
             refresh(cluster, asked);
             for part in &cluster.parts {
                 // One that is being read is not at rest.

@@ -69,6 +69,24 @@ fn workspaces_that_stand_behind_the_end_of_a_topic_made_anew_are_parked_while_th
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn workspaces_of_a_topic_that_is_made_anew_and_grows_past_them_are_parked_while_the_engine_runs() {
+    let place = Place::new("anew-running-longer", 1, &[]);
+    place.produce(P0, events("old", 0..10));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("old", 10, 10);
+
+    place.delete();
+    place.create(&[]);
+    place.produce(P0, events("old", 100..120));
+    assert_eq!(node.wait_parked("old"), of_another(&place));
+    place.produce(P0, events("new", 0..3));
+    node.wait_ready("new", 3, 3);
+    node.stop();
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn who_is_ready_stays_so_while_the_topic_is_gone_and_nobody_starts_without_it() {
     let place = Place::new("gone", 1, &[]);
     place.produce(P0, events("acme", 0..10));

@@ -106,12 +106,12 @@ fn can_be_made_anew(error: &DiskError) -> bool {
         | DiskError::DamagedBetween { .. }
         | DiskError::DamagedList { .. }
         | DiskError::Lost { .. }
-        | DiskError::Witness { .. }
-        | DiskError::Database { .. } => true,
+        | DiskError::Witness { .. } => true,
         DiskError::Locked { .. }
         | DiskError::PartitionCount { .. }
         | DiskError::NotADataDirectory { .. }
-        | DiskError::Io { .. } => false,
+        | DiskError::Io { .. }
+        | DiskError::Database { .. } => false,
     }
 }
 
