@@ -161,7 +161,7 @@ pub enum StoreError {
     },
     /// The workspace was saved from another log than the one that is there.
     #[error(
-        "workspace {id} was saved from another {log} than the one that is there: it was made anew, and offsets of the one say nothing about the other"
+        "workspace {id} was saved from another {log} than the one that is there: it was made anew, and offsets of the one say nothing about the other; engines of another group begin from the one that is there"
     )]
     OtherLog {
         /// The workspace.

@@ -9,7 +9,7 @@ use crate::place::{P0, Place, events, until};
 /// What is said of a workspace of the topic that has gone.
 fn of_another(place: &Place) -> String {
     format!(
-        "workspace old was saved from another topic {} than the one that is there: it was made anew, and offsets of the one say nothing about the other",
+        "workspace old was saved from another topic {} than the one that is there: it was made anew, and offsets of the one say nothing about the other; engines of another group begin from the one that is there",
         place.config.topic
     )
 }
