@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A real Apache Kafka without a cluster, for the checks and for whoever wants to try `serve --kafka`.
 #
-#   scripts/kafka.sh start [NODES]   starts 1 or 3 nodes and prints their addresses for --kafka
+#   scripts/kafka.sh start [NODES]   starts 1 or 3 nodes, where they are not up, and prints their addresses for --kafka
 #   scripts/kafka.sh kill N          kills node N with SIGKILL
 #   scripts/kafka.sh restart N       starts node N again
 #   scripts/kafka.sh wait            waits until every node has all that it must hold
@@ -165,7 +165,10 @@ start)
     mkdir -p "$dir"
     dir=$(cd "$dir" && pwd)
     [ -e "$dir/1/server.properties" ] || configure "$nodes"
-    for node in "$dir"/*/; do start_node "$(basename "$node")"; done
+    for node in "$dir"/*/; do
+        node=$(basename "$node")
+        is_up "$node" || start_node "$node"
+    done
     wait_ready
     addresses
     ;;
