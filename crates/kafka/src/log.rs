@@ -256,7 +256,6 @@ impl EventLog for KafkaLog {
 
     fn open(&self, partition: PartitionId) -> Result<(), ReadError> {
         let part = self.cluster.part(partition)?;
-        self.cluster.identify(cluster::ANSWER);
         self.cluster.ask(partition)?;
         self.cluster.opened(part);
         Ok(())

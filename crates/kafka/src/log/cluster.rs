@@ -98,14 +98,21 @@ impl Cluster {
         )
     }
 
-    /// Asks which topic it is: one that was deleted and made anew may have grown past where the other ended.
-    pub(super) fn identify(&self, timeout: Duration) {
+    /// Asks which topic it is: one that was deleted and made anew may have grown past where the other ended. False where
+    /// the brokers do not tell.
+    pub(super) fn identify(&self, timeout: Duration) -> bool {
         let id = match topic_id::ask(self.client.client(), &self.topic, timeout) {
             Ok(Some(id)) => id,
-            Ok(None) => return,
+            Ok(None) => return false,
+            Err(error)
+                if error.rdkafka_error_code()
+                    == Some(RDKafkaErrorCode::UnknownTopicOrPartition) =>
+            {
+                return true;
+            }
             Err(error) => {
                 tracing::debug!(topic = self.topic, %error, "the brokers do not tell the id of the topic");
-                return;
+                return false;
             }
         };
         let mut known = self.topic_id.lock();
@@ -113,6 +120,7 @@ impl Cluster {
             self.replaced.fetch_add(1, Ordering::AcqRel);
             tracing::error!(topic = self.topic, "the topic was deleted and made anew");
         }
+        true
     }
 
     /// A partition is read from the topic that is there.

@@ -20,6 +20,9 @@ const REFRESH: Duration = Duration::from_millis(500);
 /// Between two questions where they begin.
 const REFRESH_BEGINNINGS: Duration = Duration::from_secs(5);
 
+/// Between two questions which topic it is, where the brokers do not tell.
+const IDENTIFY_AGAIN: Duration = Duration::from_secs(30);
+
 /// How long the brokers may take for one: whoever closes the log waits for it.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -60,6 +63,7 @@ impl Drop for Upkeep {
 fn run(cluster: &Cluster, readers: &[Arc<Topic>; READERS], stopped: &Receiver<()>) {
     let mut refresh_at = Instant::now();
     let mut beginnings_at = Instant::now();
+    let mut identify_at = Instant::now();
     loop {
         for topic in readers {
             drain(topic.client());
@@ -73,7 +77,9 @@ fn run(cluster: &Cluster, readers: &[Arc<Topic>; READERS], stopped: &Receiver<()
             } else {
                 Asked::End
             };
-            cluster.identify(ANSWER);
+            if now >= identify_at && cluster.answers() && !cluster.identify(ANSWER) {
+                identify_at = now + IDENTIFY_AGAIN;
+            }
             refresh(cluster, asked);
             for part in &cluster.parts {
                 // One that is being read is not at rest.
