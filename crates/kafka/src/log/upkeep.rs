@@ -77,10 +77,10 @@ fn run(cluster: &Cluster, readers: &[Arc<Topic>; READERS], stopped: &Receiver<()
             } else {
                 Asked::End
             };
+            refresh(cluster, asked);
             if now >= identify_at && cluster.answers() && !cluster.identify(ANSWER) {
                 identify_at = now + IDENTIFY_AGAIN;
             }
-            refresh(cluster, asked);
             for part in &cluster.parts {
                 // One that is being read is not at rest.
                 if let Some(mut place) = part.place.try_lock() {

@@ -1,5 +1,7 @@
 //! A topic that is deleted and made anew: what was saved from the one is not continued from the other.
 
+use std::time::Duration;
+
 use rdkafka::Offset as At;
 use workspace_engine_kafka::prepare;
 
@@ -75,6 +77,8 @@ fn workspaces_of_a_topic_that_is_made_anew_and_grows_past_them_are_parked_while_
     let disk = disk();
     let node = Node::start(&place, &disk);
     node.wait_ready("old", 10, 10);
+    // The id of the topic is asked for twice a second.
+    std::thread::sleep(Duration::from_secs(2));
 
     place.delete();
     place.create(&[]);
