@@ -165,6 +165,8 @@ start)
     mkdir -p "$dir"
     dir=$(cd "$dir" && pwd)
     [ -e "$dir/1/server.properties" ] || configure "$nodes"
+    there=$(ls -d "$dir"/[0-9]* | wc -l)
+    ((there == ${2:-$there})) || fail "there is a cluster of $there in $dir, not of $2; remove it with clean"
     for node in "$dir"/*/; do
         node=$(basename "$node")
         is_up "$node" || start_node "$node"

@@ -1,6 +1,6 @@
 //! What the clients of a log share: the partitions, who is told of growth, and how the cluster is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -23,6 +23,9 @@ pub(super) const ANSWER: Duration = Duration::from_secs(2);
 
 /// How long a failed append is told of: where nobody appends because of it, nobody would find that it is over.
 const APPEND_TROUBLE: Duration = Duration::from_secs(10);
+
+/// Most ids of topics of one name that are remembered.
+const TOPIC_IDS_MOST: usize = 16;
 
 /// One partition of the topic.
 #[derive(Default)]
@@ -59,8 +62,8 @@ pub(super) struct Cluster {
     pub(super) client: Arc<Client>,
     pub(super) listener: RwLock<Option<AppendListener>>,
     standing: Mutex<Standing>,
-    /// None before the brokers have told it, and where they have none for it.
-    topic_id: Mutex<Option<TopicId>>,
+    /// Every id that the topic has had, the one it has last; empty before the brokers have told it.
+    topic_ids: Mutex<VecDeque<TopicId>>,
     /// How often the topic was found to be another one.
     replaced: AtomicU64,
     append_trouble: Mutex<Option<(Instant, String)>>,
@@ -75,7 +78,7 @@ impl Cluster {
             client,
             listener: RwLock::new(None),
             standing: Mutex::new(Standing::Unheard),
-            topic_id: Mutex::new(None),
+            topic_ids: Mutex::default(),
             replaced: AtomicU64::new(0),
             append_trouble: Mutex::new(None),
         }
@@ -115,11 +118,19 @@ impl Cluster {
                 return false;
             }
         };
-        let mut known = self.topic_id.lock();
-        if known.replace(id).is_some_and(|before| before != id) {
+        let mut ids = self.topic_ids.lock();
+        // An id that went never comes back: a broker that says so has not heard of the new one yet.
+        if ids.contains(&id) {
+            return true;
+        }
+        if !ids.is_empty() {
             self.replaced.fetch_add(1, Ordering::AcqRel);
             tracing::error!(topic = self.topic, "the topic was deleted and made anew");
         }
+        if ids.len() == TOPIC_IDS_MOST {
+            ids.pop_front();
+        }
+        ids.push_back(id);
         true
     }
 

@@ -21,7 +21,7 @@ const REFRESH: Duration = Duration::from_millis(500);
 const REFRESH_BEGINNINGS: Duration = Duration::from_secs(5);
 
 /// Between two questions which topic it is, where the brokers do not tell.
-const IDENTIFY_AGAIN: Duration = Duration::from_secs(30);
+const IDENTIFY_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long the brokers may take for one: whoever closes the log waits for it.
 const ANSWER: Duration = Duration::from_secs(1);
