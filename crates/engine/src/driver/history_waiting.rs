@@ -239,9 +239,7 @@ impl Waiting {
 
     /// Puts records before those that wait; of each workspace they are the oldest.
     fn put_back(&mut self, records: impl IntoIterator<Item = HistoryRecord>) {
-        let mut all: VecDeque<_> = records.into_iter().collect();
-        all.append(&mut self.records);
-        self.records = all;
+        put_before(&mut self.records, records);
     }
 
     fn count(&self) -> usize {
@@ -278,15 +276,22 @@ impl Refused {
             match append_alone(store, counters, id, &mut records) {
                 Answer::Settled => {}
                 answer @ (Answer::Refused(_) | Answer::Full(_)) => {
-                    let mut all = VecDeque::from(records);
-                    all.append(&mut self.records);
-                    self.records = all;
+                    put_before(&mut self.records, records);
                     return answer;
                 }
             }
         }
         Answer::Settled
     }
+}
+
+fn put_before(
+    waiting: &mut VecDeque<HistoryRecord>,
+    records: impl IntoIterator<Item = HistoryRecord>,
+) {
+    let mut all: VecDeque<_> = records.into_iter().collect();
+    all.append(waiting);
+    *waiting = all;
 }
 
 /// Writes transitions of one workspace. What stands against it for good, such as a damaged file, loses them; those of
