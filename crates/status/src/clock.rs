@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-/// A source of time.
+/// A source of time. It is read while a status is locked, so it must not call the tracker.
 pub trait Clock: Send + Sync + 'static {
     /// The time to show. It may jump, also back.
     fn wall(&self) -> SystemTime;

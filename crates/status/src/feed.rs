@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use futures_core::Stream;
 
-use crate::bells::Listening;
 use crate::change::Change;
 use crate::id::Revision;
 use crate::ring::Found;
 use crate::shared::Shared;
+use crate::wakeups::Listening;
 
 /// How many changes a tracker keeps for its watchers if nothing else is said: a thousand
 /// workspaces may load at once, with a dozen changes each, before a watcher looks.

@@ -48,12 +48,12 @@ mod history;
 
 mod snapshot;
 
-mod bells;
 mod change;
 mod counts;
 mod ring;
 mod shared;
 mod sync;
+mod wakeups;
 
 mod feed;
 

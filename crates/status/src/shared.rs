@@ -8,13 +8,13 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwapOption;
 use arcstr::ArcStr;
 
-use crate::bells::{Bells, Listening};
 use crate::change::ChangeKind;
 use crate::clock::AnyClock;
 use crate::counts::Counts;
 use crate::id::{Revision, WorkspaceId};
 use crate::progress::Active;
 use crate::ring::Ring;
+use crate::wakeups::{Listening, Wakeups};
 
 /// Waits are woken by shard: a wait for one workspace is seldom woken by another's change.
 const WAIT_SHARDS: usize = 256;
@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     pub(crate) active: Active,
     pub(crate) feed: Ring<(WorkspaceId, ChangeKind)>,
     /// One for the feed, then one for each shard of the workspaces.
-    bells: Bells,
+    wakeups: Wakeups,
 }
 
 impl Shared {
@@ -39,7 +39,7 @@ impl Shared {
             metadata_refusals: AtomicU64::new(0),
             active: Active::new(),
             feed: Ring::new(feed_capacity),
-            bells: Bells::new(1 + WAIT_SHARDS),
+            wakeups: Wakeups::new(1 + WAIT_SHARDS),
         }
     }
 
@@ -60,24 +60,24 @@ impl Shared {
     /// every change of a status, with no lock held.
     #[inline]
     pub(crate) fn notify(&self, key: u16) {
-        self.bells.ring(FEED);
-        self.bells.ring(shard(key));
+        self.wakeups.notify(FEED);
+        self.wakeups.notify(shard(key));
     }
 
     /// The same after a workspace came or went, which waits see without a lock.
     pub(crate) fn notify_of_presence(&self, key: u16) {
-        self.bells.ring(FEED);
-        self.bells.ring_after_fence(shard(key));
+        self.wakeups.notify(FEED);
+        self.wakeups.notify_after_fence(shard(key));
     }
 
     /// Hears of every change that is published.
     pub(crate) fn listen_feed(&self) -> Listening {
-        self.bells.listen(FEED)
+        self.wakeups.listen(FEED)
     }
 
     /// Hears of every change of workspaces with this key.
     pub(crate) fn listen_workspace(&self, key: u16) -> Listening {
-        self.bells.listen(shard(key))
+        self.wakeups.listen(shard(key))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Deadlines of futures, without an async runtime.
 //!
-//! One thread of the process, started by the first deadline that somebody awaits, wakes
-//! whoever's time has come, and ends when it has had nothing to do for a while. It holds
-//! no more than one waker for each wait that stands.
+//! One thread of the process, started by the first deadline that is awaited, wakes the futures whose time has come,
+//! and ends when it has had nothing to do for a while. It holds at most one waker for each wait under way. Wakers
+//! are the caller's code, and every deadline of the process shares the lock: see [`crate::wakeups`].
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -11,6 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::wakeups::wake;
 
 static TIMER: Timer = Timer {
     queue: Mutex::new(Queue {
@@ -58,14 +60,16 @@ impl Future for Deadline {
         if Instant::now() >= self.key.0 {
             return Poll::Ready(());
         }
+        let waker = context.waker().clone();
         let mut queue = TIMER.queue.lock();
-        queue.wakers.insert(self.key, context.waker().clone());
+        let replaced = queue.wakers.insert(self.key, waker);
         let is_first = queue.wakers.keys().next() == Some(&self.key);
         start(&mut queue);
         drop(queue);
         if is_first {
             TIMER.changed.notify_one();
         }
+        drop(replaced);
         Poll::Pending
     }
 }
@@ -73,7 +77,6 @@ impl Future for Deadline {
 impl Drop for Deadline {
     fn drop(&mut self) {
         let waker = TIMER.queue.lock().wakers.remove(&self.key);
-        // Outside the lock: dropping a waker may run the executor's code.
         drop(waker);
     }
 }
@@ -106,8 +109,7 @@ fn run() {
             }
             Some(_) => {
                 if let Some((_, waker)) = queue.wakers.pop_first() {
-                    // Waking may poll at once, and come back here.
-                    MutexGuard::unlocked(&mut queue, || waker.wake());
+                    MutexGuard::unlocked(&mut queue, || wake(waker));
                 }
             }
         }

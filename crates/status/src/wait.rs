@@ -9,12 +9,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use crate::bells::Listening;
 use crate::shared::key_of;
 use crate::snapshot::Snapshot;
 use crate::state::{State, StateSet};
 use crate::timer::Deadline;
 use crate::tracker::Tracker;
+use crate::wakeups::Listening;
 
 /// What a wait is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

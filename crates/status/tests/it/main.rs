@@ -16,3 +16,4 @@ mod lists;
 mod properties;
 mod rules;
 mod waits;
+mod wakers;

@@ -13,9 +13,9 @@ use workspace_status::{Condition, State, StateSet, Tracker, WaitBuilder, WaitOut
 
 use crate::feed::Woken;
 
-const LONG: Duration = Duration::from_mins(1);
+pub(crate) const LONG: Duration = Duration::from_mins(1);
 
-fn text(outcome: &WaitOutcome) -> String {
+pub(crate) fn text(outcome: &WaitOutcome) -> String {
     match outcome {
         WaitOutcome::Met(snapshot) => format!("met {}", snapshot.state()),
         WaitOutcome::Failed(snapshot) => format!("failed: {}", snapshot.message()),
@@ -34,7 +34,7 @@ fn both(wait: impl Fn() -> WaitBuilder) -> String {
 }
 
 /// The smallest executor.
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
