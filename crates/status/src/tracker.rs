@@ -106,9 +106,9 @@ impl Tracker {
             Arc::clone(&self.inner.shared),
         ));
         ordered.insert(ById(Arc::clone(&status)));
-        // Before others can find it, so that its creation is the first change of it.
-        status.publish_created();
-        self.inner.by_id.pin().insert(id, Arc::clone(&status));
+        status.publish_created(|| {
+            self.inner.by_id.pin().insert(id, Arc::clone(&status));
+        });
         drop(ordered);
         self.inner.shared.notify_of_presence(key);
         Ok(status)
@@ -194,6 +194,7 @@ impl Tracker {
         let Some(ById(status)) = ordered.take(id) else {
             return false;
         };
+        // Before the removal is published: a watcher that sees it finds no workspace.
         self.inner.by_id.pin().remove(id);
         status.remove();
         drop(ordered);

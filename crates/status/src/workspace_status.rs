@@ -79,9 +79,11 @@ impl WorkspaceStatus {
         }
     }
 
-    /// Tells the feed that it is there.
-    pub(crate) fn publish_created(&self) {
+    /// Makes it findable by `insert`, then publishes its creation: a watcher that sees the creation finds it. Under
+    /// its lock: a writer that finds it meanwhile waits, so that its creation is the first change of it.
+    pub(crate) fn publish_created(&self, insert: impl FnOnce()) {
         let mut core = self.core.lock();
+        insert();
         let revision = self.publish(ChangeKind::Created);
         core.edit().revision = revision;
     }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use workspace_status::{ChangeKind, FeedItem, Revision, State, Tracker, Watcher};
+use workspace_status::{Change, ChangeKind, FeedItem, Revision, State, Tracker, Watcher};
 
 fn drain(watcher: &mut Watcher) -> Vec<FeedItem> {
     std::iter::from_fn(|| watcher.try_next()).collect()
@@ -193,4 +193,80 @@ fn a_watch_as_a_future_is_woken_by_a_change_without_a_runtime() {
     assert!(pin!(watcher.next()).poll(&mut context).is_pending());
     tracker.get_or_create("b");
     assert_eq!(revisions(&drain(&mut watcher)), [2]);
+}
+
+/// The next change as soon as it is published: one that slept until it was woken would come too late for a race.
+fn spin_for(watcher: &mut Watcher) -> Change {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    loop {
+        match watcher.try_next() {
+            Some(FeedItem::Change(change)) => return change,
+            Some(item @ FeedItem::Resync { .. }) => panic!("{item:?}"),
+            None => assert!(Instant::now() < deadline, "no change for a minute"),
+        }
+    }
+}
+
+#[test]
+fn whoever_sees_a_creation_finds_the_workspace_and_after_a_removal_none() {
+    const WORKSPACES: usize = 20_000;
+    let tracker = Tracker::builder().feed_capacity(2 * WORKSPACES).build();
+    let mut watcher = tracker.watch();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..WORKSPACES {
+                tracker.get_or_create(&format!("w{n}"));
+            }
+        });
+        for _ in 0..WORKSPACES {
+            let change = spin_for(&mut watcher);
+            assert_eq!(change.kind, ChangeKind::Created);
+            let id = change.workspace_id.as_str();
+            assert!(tracker.get(id).is_some(), "{id} was created");
+        }
+        scope.spawn(|| {
+            for n in 0..WORKSPACES {
+                assert!(tracker.remove(&format!("w{n}")));
+            }
+        });
+        for _ in 0..WORKSPACES {
+            let change = spin_for(&mut watcher);
+            assert_eq!(change.kind, ChangeKind::Removed);
+            let id = change.workspace_id.as_str();
+            assert!(tracker.get(id).is_none(), "{id} was removed");
+        }
+    });
+}
+
+#[test]
+fn a_creation_is_the_first_change_also_for_a_writer_that_is_at_once_there() {
+    const WORKSPACES: usize = 5_000;
+    let tracker = Tracker::builder().feed_capacity(2 * WORKSPACES).build();
+    let mut watcher = tracker.watch();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..WORKSPACES {
+                let id = format!("w{n}");
+                let status = loop {
+                    if let Some(status) = tracker.get(&id) {
+                        break status;
+                    }
+                    thread::yield_now();
+                };
+                status.set_state(State::Ready, "at once");
+            }
+        });
+        for n in 0..WORKSPACES {
+            let status = tracker.get_or_create(&format!("w{n}"));
+            while !status.is_ready() {
+                thread::yield_now();
+            }
+        }
+    });
+    for n in 0..WORKSPACES {
+        let (first, second) = (spin_for(&mut watcher), spin_for(&mut watcher));
+        assert_eq!(first.workspace_id, *format!("w{n}"));
+        assert_eq!(first.kind, ChangeKind::Created);
+        assert!(matches!(second.kind, ChangeKind::Transition { .. }));
+    }
 }
