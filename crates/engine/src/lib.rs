@@ -28,6 +28,9 @@ mod shared;
 mod driver;
 pub mod engine;
 
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
 pub use config::EngineConfig;
 pub use engine::{Engine, ShutdownReport, StartError};
 pub use entities::Entities;

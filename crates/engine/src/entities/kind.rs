@@ -313,8 +313,10 @@ mod tests {
     use std::ops::Bound;
 
     use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     use super::*;
+    use crate::testing::seed;
 
     #[derive(Debug, Clone)]
     enum Step {
@@ -354,7 +356,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(seed()), ..ProptestConfig::with_cases(64) })]
 
         #[test]
         fn it_holds_what_a_map_would_hold_and_tells_each_change_once(

@@ -1,6 +1,6 @@
 //! A child process is killed at random moments; what it was told to be done must be there.
 
-use super::support::{open, seed};
+use super::support::open;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -9,6 +9,7 @@ use workspace_engine_core::log::conformance::{append, read_all, request};
 use workspace_engine_core::log::{AppendError, EventLog};
 use workspace_engine_core::store::conformance::{claim_of, id, load, save, save_of, set};
 use workspace_engine_core::store::{FileStore, LsmStore, Store};
+use workspace_engine_core::testing::seed;
 use workspace_lifecycle::{Offset, PartitionId};
 
 const CHILD: &str = "SEAMS_CRASH_CHILD";

@@ -1,8 +1,9 @@
-use super::support::{copy, events, fill, journal, open, seed, spec, write};
+use super::support::{copy, events, fill, journal, open, spec, write};
 use std::path::Path;
 use workspace_engine_core::disk::{DataDir, DiskError};
 use workspace_engine_core::store::conformance::{claim_of, id, load, save, save_of, set};
 use workspace_engine_core::store::{LsmStore, Store};
+use workspace_engine_core::testing::seed;
 
 /// A closed directory with so many requests of three events, and a little of a store.
 fn filled(path: &Path, requests: u64) {

@@ -69,16 +69,6 @@ pub(crate) fn journal(path: &Path) -> std::path::PathBuf {
     journals.max().expect("a journal").1
 }
 
-/// A seed that can be given again, printed for when the test fails.
-pub(crate) fn seed() -> u64 {
-    let seed = std::env::var("SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(|| fastrand::u64(..));
-    println!("SEED={seed}");
-    seed
-}
-
 /// Replaces a file. It is removed first: some file systems sync a file that is cut and written again.
 pub(crate) fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
     let _ = std::fs::remove_file(&path);

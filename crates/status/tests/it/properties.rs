@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use workspace_status::{
     Attempt, Epoch, ErrorKind, HISTORY_CAPACITY, ManualClock, Snapshot, State, Tracker, Value,
 };
@@ -160,8 +161,18 @@ fn key(n: u8) -> String {
     format!("key{n}")
 }
 
+/// The seed of the operations, printed: `SEED` in the environment replays one.
+fn seed() -> u64 {
+    let seed = std::env::var("SEED").map_or_else(
+        |_| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0),
+        |text| text.parse().expect("SEED is a number"),
+    );
+    println!("SEED={seed}");
+    seed
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(seed()), ..ProptestConfig::with_cases(400) })]
 
     #[test]
     fn a_status_does_what_its_rules_say(operations in proptest::collection::vec(operations(), 1..120)) {

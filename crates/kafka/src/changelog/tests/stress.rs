@@ -3,6 +3,7 @@
 use super::*;
 use std::collections::BTreeMap;
 use workspace_engine_core::store::Change;
+use workspace_engine_core::testing::seed;
 
 const WORKSPACES: usize = 8;
 
@@ -142,11 +143,7 @@ pub(super) fn what_was_acknowledged_is_there(
     lasting: Duration,
     trouble: impl Fn() + Sync,
 ) {
-    let seed = std::env::var("SEED").map_or_else(
-        |_| fastrand::u64(..),
-        |seed| seed.parse().expect("a number"),
-    );
-    println!("SEED={seed}");
+    let seed = seed();
     let (warm, cold) = (dir(), dir());
     let store = place.store(warm.path(), "one");
     let until = Instant::now() + lasting;
@@ -154,7 +151,14 @@ pub(super) fn what_was_acknowledged_is_there(
         let owners: Vec<_> = (0..PARTITIONS)
             .map(|partition| {
                 let store = &store;
-                scope.spawn(move || owner(store, partition, seed + u64::from(partition), until))
+                scope.spawn(move || {
+                    owner(
+                        store,
+                        partition,
+                        seed.wrapping_add(u64::from(partition)),
+                        until,
+                    )
+                })
             })
             .collect();
         while owners.iter().any(|owner| !owner.is_finished()) {
