@@ -24,7 +24,9 @@ use super::{
 };
 use crate::routing::partition_of;
 use bytes::Bytes;
+use std::fmt::Display;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
@@ -122,17 +124,95 @@ pub fn append(log: &dyn EventLog, append: Append) -> Result<Appended, AppendErro
         .expect("the log answers every request")
 }
 
+/// How long anything may take that must happen, on a machine that does something else too.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Repeats what the log cannot do for now, as the engine does.
+fn insist<T, E: Display>(
+    mut attempt: impl FnMut() -> Result<T, E>,
+    is_passing: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Err(error) if is_passing(&error) => {
+                assert!(Instant::now() < deadline, "it lasts: {error}");
+                thread::sleep(Duration::from_millis(5));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// One read. It may give less than there is, also nothing: a log on a network gives what has arrived.
+fn read(
+    log: &dyn EventLog,
+    partition: PartitionId,
+    from: Offset,
+    limit: ReadLimit,
+) -> Result<Batch, ReadError> {
+    let is_passing = |error: &ReadError| matches!(error, ReadError::Unavailable(_));
+    insist(|| log.read(partition, from, limit), is_passing)
+}
+
+/// Reads with one limit again and again until an offset is reached. Gives every batch.
+fn read_to(
+    log: &dyn EventLog,
+    partition: PartitionId,
+    from: Offset,
+    limit: ReadLimit,
+    end: Offset,
+) -> Vec<Batch> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut next = from;
+    let mut batches = Vec::new();
+    while next < end {
+        let batch = read(log, partition, next, limit).expect("readable");
+        assert!(batch.next_offset >= next, "a read never goes back");
+        assert!(
+            batch.next_offset > next || Instant::now() < deadline,
+            "partition {partition} is read up to {next} and not to {end}"
+        );
+        next = batch.next_offset;
+        batches.push(batch);
+    }
+    batches
+}
+
 /// Everything from an offset to the end of a partition.
 pub fn read_all(log: &dyn EventLog, partition: PartitionId, from: Offset) -> Batch {
-    let mut all = log.read(partition, from, EVERYTHING).expect("readable");
-    while all.next_offset < all.high_watermark {
-        let more = log
-            .read(partition, all.next_offset, EVERYTHING)
-            .expect("readable");
+    let mut all = read(log, partition, from, EVERYTHING).expect("readable");
+    let end = all.high_watermark;
+    for more in read_to(log, partition, all.next_offset, EVERYTHING, end) {
         all.records.extend(more.records);
         all.next_offset = more.next_offset;
+        all.high_watermark = more.high_watermark;
     }
     all
+}
+
+/// Keeps a dead letter. One that was kept without an answer may be kept again.
+pub fn keep(log: &dyn EventLog, letter: &DeadLetter) {
+    insist(
+        || log.append_dead_letter(letter.clone()),
+        |error| matches!(error, AppendError::Unavailable(_)),
+    )
+    .expect("kept");
+}
+
+/// Dead letters of a workspace, or of all.
+pub fn listed(
+    log: &dyn EventLog,
+    workspace: Option<&str>,
+    after: Option<(PartitionId, Offset)>,
+    limit: usize,
+) -> Vec<DeadLetter> {
+    let workspace = workspace.map(id);
+    insist(
+        || log.dead_letters(workspace.as_ref(), after, limit),
+        |error| matches!(error, ReadError::Unavailable(_)),
+    )
+    .expect("listed")
 }
 
 fn an_append_is_readable_when_it_is_answered(log: &dyn EventLog) {
@@ -213,45 +293,58 @@ fn a_read_stops_at_its_limits(log: &dyn EventLog) {
     let answer = append(log, request("limits", 50, None)).expect("appended");
     let range = answer.partitions[0];
     let (partition, first) = (range.partition, range.first_offset);
-    let read = |limit| log.read(partition, first, limit).expect("readable");
+    let end = range.last_offset.next();
+    let batches = |limit, end| read_to(log, partition, first, limit, end);
+    let offsets = |batches: &[Batch]| -> Vec<Offset> {
+        let records = batches.iter().flat_map(|batch| &batch.records);
+        records.map(|record| record.offset).collect()
+    };
+    let every: Vec<Offset> = (first.0..end.0).map(Offset).collect();
+
+    let sevens = ReadLimit {
+        records: 7,
+        ..EVERYTHING
+    };
+    let found = batches(sevens, end);
+    assert!(found.iter().all(|batch| batch.records.len() <= 7));
     assert_eq!(
-        read(ReadLimit {
-            records: 7,
-            ..EVERYTHING
-        })
-        .records
-        .len(),
-        7
+        offsets(&found),
+        every,
+        "what one read leaves the next gives"
     );
-    let one = read(ReadLimit {
+
+    let single = ReadLimit {
         bytes: 1,
         ..EVERYTHING
-    });
-    assert_eq!(
-        (one.records.len(), one.next_offset),
-        (1, first.next()),
-        "at least one record"
+    };
+    let found = batches(single, end);
+    assert!(
+        found.iter().all(|batch| batch.records.len() <= 1),
+        "no more than one record is over the limit"
     );
+    assert_eq!(offsets(&found), every, "at least one record");
+
     let until = Offset(first.0 + 20);
-    let some = read(ReadLimit {
+    let below = ReadLimit {
         until,
         ..EVERYTHING
-    });
-    assert_eq!((some.records.len(), some.next_offset), (20, until));
-    assert_eq!(some.high_watermark, log.high_watermark(partition));
+    };
+    let found = batches(below, until);
+    assert_eq!(offsets(&found), every[..20]);
+    let last = found.last().expect("at least one read");
+    assert_eq!(last.next_offset, until);
+    assert_eq!(last.high_watermark, log.high_watermark(partition));
 }
 
 fn a_read_at_the_end_is_empty_and_beyond_it_an_error(log: &dyn EventLog) {
     let answer = append(log, request("end", 1, None)).expect("appended");
     let partition = answer.partitions[0].partition;
     let end = log.high_watermark(partition);
-    let batch = log
-        .read(partition, end, EVERYTHING)
-        .expect("the end is readable");
+    let batch = read(log, partition, end, EVERYTHING).expect("the end is readable");
     assert!(batch.records.is_empty());
     assert_eq!((batch.next_offset, batch.high_watermark), (end, end));
     let asked = end.next();
-    match log.read(partition, asked, EVERYTHING) {
+    match read(log, partition, asked, EVERYTHING) {
         Err(ReadError::BeyondEnd {
             partition: p,
             asked: a,
@@ -270,7 +363,7 @@ fn the_listener_hears_of_every_append(log: &dyn EventLog) {
     }));
     let answer = append(log, request("listener", 3, None)).expect("appended");
     let range = answer.partitions[0];
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let (partition, end) = heard.recv_timeout(left).expect("the listener is told");
@@ -287,7 +380,7 @@ fn requests_of_many_threads_share_the_log_without_gaps(log: &dyn EventLog) {
         .iter()
         .map(|partition| log.high_watermark(*partition))
         .collect();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for thread in 0..4 {
             scope.spawn(move || {
                 for number in 0..25 {
@@ -326,24 +419,18 @@ fn a_dead_letter_is_kept_once_by_its_address_and_workspace(log: &dyn EventLog) {
         letter(1, 1, "bad"),
     ];
     for place in [3, 1, 0, 2, 0, 3] {
-        let letter: &DeadLetter = &kept[place];
-        log.append_dead_letter(letter.clone()).expect("kept");
+        keep(log, &kept[place]);
     }
-    assert_eq!(log.dead_letters(None, None, 10).expect("listed"), kept);
-    assert_eq!(log.dead_letters(None, None, 3).expect("listed"), kept[..3]);
+    assert_eq!(listed(log, None, None, 10), kept);
+    assert_eq!(listed(log, None, None, 3), kept[..3]);
     assert_eq!(
-        log.dead_letters(None, None, 1).expect("listed"),
+        listed(log, None, None, 1),
         kept[..2],
         "those of an address are not torn apart"
     );
     let after = Some((PartitionId(0), Offset(3)));
-    assert_eq!(
-        log.dead_letters(None, after, 10).expect("listed"),
-        kept[2..]
-    );
-    let of_one = log
-        .dead_letters(Some(&id("bad")), None, 10)
-        .expect("listed");
+    assert_eq!(listed(log, None, after, 10), kept[2..]);
+    let of_one = listed(log, Some("bad"), None, 10);
     assert_eq!(of_one, [kept[0].clone(), kept[3].clone()]);
 }
 

@@ -58,8 +58,6 @@ fn an_engine_applies_what_is_appended_once_also_after_an_outage() {
     // Another process, which knows nothing yet.
     let second = engine(&mock);
     all(&second, 60);
-    let began = Instant::now();
-    second.shutdown(Instant::now() + PATIENCE);
-    drop(second);
-    assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+    let report = second.shutdown(Instant::now() + PATIENCE);
+    assert_eq!(report.abandoned, 0, "it ends by itself");
 }

@@ -1,11 +1,11 @@
 //! Dead letters over more than one process.
 
 use bytes::Bytes;
-use workspace_engine_core::log::conformance::id;
-use workspace_engine_core::log::{DeadLetter, EventLog};
+use workspace_engine_core::log::DeadLetter;
+use workspace_engine_core::log::conformance::{id, keep, listed};
 use workspace_lifecycle::{Offset, PartitionId};
 
-use crate::cluster::{Mock, until};
+use crate::cluster::Mock;
 
 fn letter(partition: u32, offset: u64, workspace: &str) -> DeadLetter {
     DeadLetter {
@@ -24,15 +24,15 @@ fn letter(partition: u32, offset: u64, workspace: &str) -> DeadLetter {
 fn a_letter_of_one_process_is_known_to_the_next() {
     let mock = Mock::new(2);
     let one = mock.log();
-    one.append_dead_letter(letter(0, 7, "a")).expect("kept");
+    keep(&one, &letter(0, 7, "a"));
     let other = mock.log();
     let mut again = letter(0, 7, "a");
     "another reason".clone_into(&mut again.reason);
-    other.append_dead_letter(again).expect("known");
-    other.append_dead_letter(letter(1, 3, "b")).expect("kept");
+    keep(&other, &again);
+    keep(&other, &letter(1, 3, "b"));
     let both = [letter(0, 7, "a"), letter(1, 3, "b")];
-    assert_eq!(one.dead_letters(None, None, 10).expect("listed"), both);
-    assert_eq!(other.dead_letters(None, None, 10).expect("listed"), both);
+    assert_eq!(listed(&one, None, None, 10), both);
+    assert_eq!(listed(&other, None, None, 10), both);
 }
 
 #[test]
@@ -41,23 +41,18 @@ fn many_letters_are_listed_page_by_page() {
     let log = mock.log();
     // The order of their addresses is not the order in which they are skipped.
     for number in 0..60 {
-        log.append_dead_letter(letter(0, (number * 37) % 60, "a"))
-            .expect("kept");
+        keep(&log, &letter(0, (number * 37) % 60, "a"));
     }
     let mut after = None;
     let mut found = Vec::new();
     loop {
-        let page = log.dead_letters(Some(&id("a")), after, 7).expect("listed");
+        let page = listed(&log, Some("a"), after, 7);
         let Some(last) = page.last() else { break };
         after = Some((last.partition, last.offset));
         found.extend(page.iter().map(|letter| letter.offset.0));
     }
     assert_eq!(found, (0..60).collect::<Vec<_>>());
-    assert!(
-        log.dead_letters(Some(&id("b")), None, 7)
-            .expect("listed")
-            .is_empty()
-    );
+    assert_eq!(listed(&log, Some("b"), None, 7), []);
 }
 
 #[test]
@@ -65,12 +60,12 @@ fn letters_are_kept_while_others_are_listed() {
     const LETTERS: u64 = 30;
     let mock = Mock::new(1);
     let log = mock.log();
-    log.append_dead_letter(letter(0, 0, "a")).expect("kept");
+    keep(&log, &letter(0, 0, "a"));
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
                 loop {
-                    let listed = log.dead_letters(None, None, 100).expect("listed");
+                    let listed = listed(&log, None, None, 100);
                     let found: Vec<u64> = listed.iter().map(|letter| letter.offset.0).collect();
                     assert_eq!(found, (0..found.len() as u64).collect::<Vec<_>>());
                     if found.len() as u64 == LETTERS {
@@ -81,9 +76,7 @@ fn letters_are_kept_while_others_are_listed() {
         }
         for offset in 1..LETTERS {
             // A partition whose letter does not get its turn tries again.
-            until("it is kept", || {
-                log.append_dead_letter(letter(0, offset, "a")).ok()
-            });
+            keep(&log, &letter(0, offset, "a"));
         }
     });
 }

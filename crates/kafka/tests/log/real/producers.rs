@@ -50,7 +50,6 @@ fn a_request_of_an_engine_that_is_gone_is_found_behind_many_others() {
         let began = Instant::now();
         let answer = append(&second, append_this);
         println!("{what}: {:?}", began.elapsed());
-        assert!(began.elapsed() < Duration::from_secs(20), "{what}");
         answer
     };
     let again = timed("the first look", all()).expect("answered");

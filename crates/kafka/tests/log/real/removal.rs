@@ -117,7 +117,13 @@ fn a_topic_that_was_made_anew_ends_before_its_readers() {
     until("its end is known", || {
         (log.high_watermark(P0) == Offset(5)).then_some(())
     });
-    match log.read(P0, Offset(100), EVERYTHING) {
+    let beyond = until("an answer", || {
+        match log.read(P0, Offset(100), EVERYTHING) {
+            Err(ReadError::Unavailable(_)) => None,
+            answer => Some(answer),
+        }
+    });
+    match beyond {
         Err(ReadError::BeyondEnd {
             asked,
             high_watermark,
@@ -162,7 +168,7 @@ fn a_flipped_bit_is_damage_with_its_place() {
         ..EVERYTHING
     };
     let batch = until("the first one", || {
-        let batch = log.read(P0, Offset(0), limit).expect("read");
+        let batch = log.read(P0, Offset(0), limit).ok()?;
         (!batch.records.is_empty()).then_some(batch)
     });
     assert_eq!(
