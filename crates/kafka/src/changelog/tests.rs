@@ -22,7 +22,7 @@ use workspace_engine_core::store::conformance::{
 const PARTITIONS: u32 = 4;
 
 /// Long enough for anything on a machine that does something else too.
-const LONG: Duration = Duration::from_mins(1);
+const LONG: Duration = Duration::from_mins(2);
 
 /// A member of a group that nobody rebalances, as long as the test says so.
 struct FakeGroup {
@@ -210,7 +210,7 @@ fn cache(dir: &std::path::Path) -> LsmStore {
 fn open(store: &ChangelogStore, partition: u32) {
     let began = Instant::now();
     let mut last = None;
-    while began.elapsed() < 3 * LONG {
+    while began.elapsed() < LONG {
         match store.open(PartitionId(partition)) {
             Ok(Opening::Done) => return,
             Ok(Opening::Reading { .. }) => {}
@@ -227,6 +227,21 @@ fn open_all(store: &ChangelogStore) {
     for partition in 0..PARTITIONS {
         open(store, partition);
     }
+}
+
+/// Something must take less than `limit`. Where it does not, the machine may have been busy with something else: then
+/// it is tried again.
+fn quick<T>(limit: Duration, what: &str, mut attempt: impl FnMut() -> T) -> T {
+    let mut took = Vec::new();
+    for _ in 0..10 {
+        let began = Instant::now();
+        let done = attempt();
+        took.push(began.elapsed());
+        if took.last() < Some(&limit) {
+            return done;
+        }
+    }
+    panic!("{what} never took less than {limit:?}: {took:?}");
 }
 
 fn dir() -> tempfile::TempDir {

@@ -28,12 +28,13 @@ fn members_of_an_empty_topic_wait_for_events_and_take_up_the_first_of_each_works
     });
     for node in [&one, &two] {
         assert_eq!(node.engine.tracker().count(), 0);
-        let report = node.member();
-        assert_eq!((report.partitions, report.trouble), (1, None));
-        assert!(report.joining_for.is_none());
-        let health = node.engine.health();
-        let bad = health.ready.iter().find(|check| check.outcome.is_err());
-        assert_eq!(bad, None);
+        until("it is a member and healthy", || {
+            let report = node.member();
+            let is_member = report.trouble.is_none() && report.joining_for.is_none();
+            let health = node.engine.health();
+            let is_healthy = health.ready.iter().all(|check| check.outcome.is_ok());
+            (report.partitions == 1 && is_member && is_healthy).then_some(())
+        });
     }
 
     let names: Vec<String> = (0..20).map(|number| format!("new-{number}")).collect();
@@ -88,11 +89,11 @@ fn a_partition_that_is_added_is_not_served_and_says_why_while_the_others_go_on()
         )
     );
     // Health names it as well: events of the added partition are nobody's.
-    let bad = until("health tells", || {
-        let ready = node.engine.health().ready;
-        ready.into_iter().find_map(|check| check.outcome.err())
+    let bad = Err(format!("partition 2 cannot be read: {words}"));
+    until("health tells", || {
+        let mut ready = node.engine.health().ready.into_iter();
+        ready.find(|check| check.outcome == bad)
     });
-    assert_eq!(bad, format!("partition 2 cannot be read: {words}"));
 
     // The old ones go on.
     place.produce(0, events(&a, 5..8));

@@ -21,15 +21,18 @@ pub(crate) struct Start {
     pub(crate) owner: &'static str,
     pub(crate) permits: usize,
     /// What stands before the store of the cluster.
-    pub(crate) store: fn(Arc<dyn Store>) -> Arc<dyn Store>,
+    pub(crate) store: Wrap,
 }
+
+/// Puts something before a store.
+pub(crate) type Wrap = Arc<dyn Fn(Arc<dyn Store>) -> Arc<dyn Store>>;
 
 impl Default for Start {
     fn default() -> Self {
         Self {
             owner: "one",
             permits: 8,
-            store: |store| store,
+            store: Arc::new(|store| store),
         }
     }
 }

@@ -15,8 +15,8 @@ use tokio::runtime::Runtime;
 use workspace_engine_core::routing::partition_of_key;
 use workspace_engine_kafka::{KafkaConfig, prepare};
 
-/// How long anything may take that is expected; the tests share a machine.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// How long anything may take that must happen; the tests share a machine.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 pub(crate) const P0: u32 = 0;
 

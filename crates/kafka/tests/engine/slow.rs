@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex};
 use workspace_engine_core::store::{
     Claim, EntrySink, HistoryCursor, HistoryRecord, Opening, Save, SaveRefused, Store, StoreError,
     StoredWorkspace,
@@ -10,14 +11,37 @@ use workspace_engine_core::store::{
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
 
+use crate::node::Wrap;
+
 /// How long a load takes: longer than the group waits for a member that does not poll.
 const LOAD: Duration = Duration::from_secs(10);
 
 /// A store that takes its time with loads, and is otherwise the one behind it.
-struct Slow(Arc<dyn Store>);
+struct Slow(Arc<dyn Store>, Arc<Gate>);
 
-pub(crate) fn slow(store: Arc<dyn Store>) -> Arc<dyn Store> {
-    Arc::new(Slow(store))
+/// No load ends before it is open.
+#[derive(Default)]
+pub(crate) struct Gate {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    pub(crate) fn open(&self) {
+        *self.is_open.lock() = true;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) {
+        self.opened
+            .wait_while(&mut self.is_open.lock(), |is_open| !*is_open);
+    }
+}
+
+/// Loads take long, and do not end before the gate is open.
+pub(crate) fn slow(gate: &Arc<Gate>) -> Wrap {
+    let gate = Arc::clone(gate);
+    Arc::new(move |store| Arc::new(Slow(store, Arc::clone(&gate))))
 }
 
 impl Store for Slow {
@@ -55,6 +79,7 @@ impl Store for Slow {
 
     fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
         std::thread::sleep(LOAD);
+        self.1.pass();
         self.0.load(id, sink)
     }
 

@@ -370,13 +370,17 @@ fn an_entity_that_no_topic_takes_is_refused_alone() {
 fn without_a_broker_it_opens_at_once_and_everything_is_refused_in_time() {
     let place = Place::new("127.0.0.1:1");
     let dir = dir();
-    let began = Instant::now();
-    let store = place.store(dir.path(), "one");
-    assert!(began.elapsed() < Duration::from_secs(2));
+    let mut open = None;
+    quick(Duration::from_secs(2), "opening", || {
+        // The one before has to let go of its directory first.
+        drop(open.take());
+        open = Some(place.store(dir.path(), "one"));
+    });
+    let store = open.expect("opened");
     for _ in 0..3 {
-        let began = Instant::now();
-        unavailable(store.open(PartitionId(1)));
-        assert!(began.elapsed() < Duration::from_secs(3));
+        quick(Duration::from_secs(3), "opening a partition", || {
+            unavailable(store.open(PartitionId(1)));
+        });
     }
     unavailable(store.claim(claim_of("acme", 1)));
     store.close(PartitionId(1));
@@ -753,7 +757,7 @@ fn the_end_does_not_wait_for_a_broker_that_takes_its_time() {
     open(&store, 1);
     store.claim(claim_of("acme", 1)).expect("claimed");
     cluster
-        .broker_round_trip_time(1, Duration::from_secs(20))
+        .broker_round_trip_time(1, Duration::from_mins(2))
         .expect("slow now");
     let work = Work::Save {
         saves: vec![save_of("acme", 1, 9, one_change(8))],
@@ -767,5 +771,9 @@ fn the_end_does_not_wait_for_a_broker_that_takes_its_time() {
     }
     let began = Instant::now();
     drop(store);
-    assert!(began.elapsed() < 2 * END, "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_mins(1),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -98,7 +98,7 @@ fn a_transaction_of_a_process_that_died_in_it_does_not_hold_up_the_next_owner() 
     let next = place.store(second.path(), "next");
     open(&next, 1);
     assert!(
-        began.elapsed() < Duration::from_secs(20),
+        began.elapsed() < Duration::from_secs(50),
         "{:?}",
         began.elapsed()
     );
@@ -280,7 +280,7 @@ fn a_transaction_that_a_killed_owner_left_is_waited_for_and_never_seen() {
     fill(&store);
     let written = contents(&store, 1);
     drop(store);
-    killed_within_a_transaction(&place, "other", "4000");
+    killed_within_a_transaction(&place, "other", "15000");
 
     let store = place.store(second.path(), "two");
     let began = Instant::now();
@@ -316,7 +316,7 @@ fn an_engine_that_comes_back_ends_its_own_transaction_at_once() {
     let began = Instant::now();
     open(&store, 1);
     assert!(
-        began.elapsed() < Duration::from_secs(15),
+        began.elapsed() < Duration::from_secs(50),
         "{:?}",
         began.elapsed()
     );
@@ -354,7 +354,7 @@ fn what_compaction_leaves_is_the_same() {
     let records = store.counts().records_written + 40;
 
     // The newest segment is never compacted, so something is written until the others are.
-    let until = Instant::now() + LONG;
+    let until = Instant::now() + 2 * LONG;
     let mut round = 100;
     let left = loop {
         let save = counted(&store, save_of("acme", epoch, round, Vec::new()));
