@@ -108,7 +108,7 @@ fn book(log: &dyn EventLog, workspace: &WorkspaceId, booking: &str) -> anyhow::R
 
 #[expect(clippy::print_stdout, reason = "an example shows what it did")]
 fn show(engine: &Engine<Ledger>, workspace: &WorkspaceId, bookings: u64) -> anyhow::Result<()> {
-    let patience = Duration::from_secs(10);
+    let patience = Duration::from_mins(1);
     let outcome = engine
         .tracker()
         .wait(workspace)
@@ -148,11 +148,11 @@ fn main() -> anyhow::Result<()> {
     book(&*log, &acme, r#"{"cash":100,"sales":-100}"#)?;
     book(&*log, &acme, r#"{"cash":-30,"rent":30}"#)?;
     show(&engine, &acme, 2)?;
-    engine.shutdown(Instant::now() + Duration::from_secs(10));
+    engine.shutdown(Instant::now() + Duration::from_mins(1));
     drop((engine, log));
 
     let (engine, _log) = start(directory.path())?;
     show(&engine, &acme, 2)?;
-    engine.shutdown(Instant::now() + Duration::from_secs(10));
+    engine.shutdown(Instant::now() + Duration::from_mins(1));
     Ok(())
 }

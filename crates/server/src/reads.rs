@@ -226,7 +226,7 @@ mod tests {
     use workspace_status::Tracker;
     use workspace_status_http::{Limits, Registry, StatusApi, problem_types};
 
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const PATIENCE: Duration = Duration::from_mins(2);
 
     fn id(text: &str) -> WorkspaceId {
         WorkspaceId::new(text).unwrap()

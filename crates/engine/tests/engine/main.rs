@@ -29,7 +29,8 @@ use workspace_engine_core::{Engine, EngineConfig, Entities, Rejection, Workspace
 use workspace_lifecycle::{Command, Limits, Offset};
 use workspace_status::{ErrorInfo, ErrorKind, Revision, State, Tracker, WaitOutcome, WorkspaceId};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take that must happen, on a machine that does something else too.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 struct Service<W: Workspace = Entities> {
     engine: Engine<W>,

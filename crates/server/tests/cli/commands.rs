@@ -1,6 +1,6 @@
 //! The commands against a running engine, and their exit codes.
 
-use crate::support::{Engine, event, program, run};
+use crate::support::{Engine, Reserved, event, program, run};
 use std::net::TcpListener;
 
 #[test]
@@ -209,15 +209,15 @@ fn flags_can_be_given_as_variables_and_an_empty_one_is_none() {
 
 #[test]
 fn nothing_at_the_url_ends_with_a_code_of_its_own() {
-    let mut engine = Engine::start(&[]);
-    assert!(engine.stop().success());
+    let nobody = Reserved::new();
+    let url = &nobody.address.to_string();
     for arguments in [
         &["list"][..],
         &["get", "a"],
         &["history", "a"],
         &["produce", "-", "--retry-for", "10ms"],
     ] {
-        let ran = engine.run(arguments, &event("a", "b"));
+        let ran = run(&[arguments, &["--url", url]].concat(), &event("a", "b"));
         assert_eq!(ran.code, 3, "{arguments:?} {ran:?}");
         assert!(ran.stderr.contains("no engine answers at "), "{ran:?}");
     }
@@ -228,9 +228,8 @@ fn a_wait_whose_time_is_over_says_so_also_where_no_engine_ever_answered() {
     // Whoever connects is accepted by the system and never answered.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent_url = silent.local_addr().unwrap().to_string();
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody_url = nobody.local_addr().unwrap().to_string();
-    drop(nobody);
+    let nobody = Reserved::new();
+    let nobody_url = nobody.address.to_string();
     for (url, reason) in [
         (silent_url, "no answer in time"),
         (nobody_url, "connection refused"),

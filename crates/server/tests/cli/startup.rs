@@ -1,7 +1,11 @@
 //! How an engine begins and ends: wrong configuration, taken directories and ports, signals.
 
-use crate::support::{Engine, event, program, run, try_get};
-use std::{fs, process::Stdio, time::Duration};
+use crate::support::{Engine, PATIENCE, Reserved, event, program, run, try_get};
+use std::{
+    fs,
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
 
 #[test]
 fn a_second_engine_on_the_same_directory_is_refused() {
@@ -23,10 +27,7 @@ fn a_second_engine_on_the_same_directory_is_refused() {
 #[test]
 fn serve_goes_on_when_nobody_reads_where_it_listens() {
     let temporary = tempfile::tempdir().unwrap();
-    let address = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let Reserved { address, .. } = &Reserved::new();
     let mut child = program()
         .args(["serve", "--listen", &address.to_string(), "--data-dir"])
         .arg(temporary.path().join("data"))
@@ -36,14 +37,18 @@ fn serve_goes_on_when_nobody_reads_where_it_listens() {
         .unwrap();
     drop(child.stdout.take());
     let url = format!("http://{address}/readyz");
-    let ready = (0..2_000).any(|_| {
+    let deadline = Instant::now() + PATIENCE;
+    let mut is_ready = || try_get(&url).is_some_and(|answer| answer.status == 200);
+    let is_alive = |child: &mut Child| child.try_wait().unwrap().is_none();
+    let mut ready = false;
+    while !ready && is_alive(&mut child) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
-        try_get(&url).is_some_and(|answer| answer.status == 200)
-    });
-    let alive = child.try_wait().unwrap().is_none();
+        ready = is_ready();
+    }
+    let alive = is_alive(&mut child);
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(ready && alive);
+    assert!(ready && alive, "ready: {ready}, alive: {alive}");
 }
 
 #[test]

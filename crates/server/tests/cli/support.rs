@@ -1,15 +1,19 @@
 //! A running engine on a free port, and the commands that ask it.
 
 use serde_json::Value;
-use std::time::Duration;
 use std::{
     io::{BufRead, BufReader, Read, Write},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_workspace-engine");
+
+/// How long anything may take that must happen, on a machine that does something else too.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What a command did.
 #[derive(Debug)]
@@ -74,6 +78,25 @@ impl Answer {
     }
 }
 
+/// An address that no other process gets, on which nothing answers: its socket is bound and never listens. An engine
+/// may listen there all the same, because both allow it to be reused.
+pub(crate) struct Reserved {
+    pub(crate) address: SocketAddr,
+    _socket: tokio::net::TcpSocket,
+}
+
+impl Reserved {
+    pub(crate) fn new() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self {
+            address: socket.local_addr().unwrap(),
+            _socket: socket,
+        }
+    }
+}
+
 /// A running engine; killed where it is not stopped.
 pub(crate) struct Engine {
     child: Child,
@@ -108,8 +131,10 @@ impl Engine {
 
     /// Its socket answers before its log is open.
     fn wait_until_open(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
         while self.get("/readyz").status != 200 {
             assert!(self.child.try_wait().unwrap().is_none(), "the engine ended");
+            assert!(Instant::now() < deadline, "it does not become ready");
             // Asking without a pause would take the processor from the engine.
             std::thread::sleep(Duration::from_millis(5));
         }
