@@ -36,12 +36,18 @@ run() {
     java -Xmx256m -cp "$lib/*" -Dlog4j2.configurationFile="file:$here/kafka/log4j2.properties" "$main" "$@"
 }
 
+# Below those that the system gives to connections: a node that is down must find its ports free again.
 free_ports() {
     python3 - "$1" <<'PY'
-import socket, sys
-held = [socket.socket() for _ in range(int(sys.argv[1]))]
-for one in held:
-    one.bind(("127.0.0.1", 0))
+import random, socket, sys
+held = []
+while len(held) < int(sys.argv[1]):
+    one = socket.socket()
+    try:
+        one.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
+        held.append(one)
+    except OSError:
+        one.close()
 print(*[one.getsockname()[1] for one in held])
 PY
 }
