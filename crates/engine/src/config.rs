@@ -19,6 +19,8 @@ pub struct EngineConfig {
     pub fetch_records: usize,
     /// Most bytes of one fetch.
     pub fetch_bytes: usize,
+    /// How long an operator waits for the end of a command at most.
+    pub command_timeout: Duration,
     /// Between two syncs of the store, after which the log may forget.
     pub trim_every: Duration,
 }
@@ -32,6 +34,7 @@ impl Default for EngineConfig {
             limits: Limits::default(),
             fetch_records: 4096,
             fetch_bytes: 4 * 1024 * 1024,
+            command_timeout: Duration::from_secs(30),
             trim_every: Duration::from_secs(10),
         }
     }

@@ -6,6 +6,7 @@
 
 pub(crate) mod apply;
 mod dead_letter;
+pub(crate) mod eraser;
 pub(crate) mod history;
 mod history_waiting;
 pub(crate) mod loader;
@@ -20,19 +21,19 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use workspace_lifecycle::{
-    Action, ApplyTo, CommandError, FetchFailure, Input, Known, Lane, Listing, Offset, Partition,
-    PartitionId, Refusal, Refused, SavePlan, Slot, StateAfter, Ticket, Time,
+    Action, ApplyTo, Command, CommandError, Deleted, FetchFailure, Input, Known, Lane, Listing,
+    Offset, Partition, PartitionId, Refusal, Refused, SavePlan, Slot, StateAfter, Ticket, Time,
 };
 use workspace_status::{Attempt, Epoch, Progress, WorkspaceStatus};
 
 use self::apply::{Grouped, Source, panic_text};
-use crate::jobs::{LoadJob, SaveJob};
+use crate::jobs::{EraseJob, LoadJob, SaveJob};
 use crate::loaded::{Following, LivePosition, LoadedWorkspace};
-use crate::log::{ReadError, ReadLimit};
+use crate::log::{DeletedLetters, ReadError, ReadLimit};
 use crate::message::{CommandReply, LoadDone, Message};
 use crate::post::{Permit, Post};
 use crate::shared::{Asked, Opened, Shared};
-use crate::store::{Change, Opening, Save, StoreError};
+use crate::store::{Change, Deletion, Opening, Save, StoreError, StoredWorkspace};
 use crate::workspace::Workspace;
 
 /// The longest sleep of a partition that has nothing to do; its heart beats at least that often.
@@ -43,6 +44,9 @@ const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long to wait before a log is asked again whether it has lost its end.
 const END_AGAIN: Duration = Duration::from_secs(1);
+
+/// Most marks of deletions that are removed when a partition is listed: each is a write.
+const MAX_PURGES: usize = 100;
 
 /// Most commands of one partition that wait for an answer.
 const TICKETS_MAX: usize = 1024;
@@ -328,11 +332,22 @@ impl<W: Workspace> Driver<W> {
                 }
                 let ticket = Ticket(self.next_ticket);
                 self.next_ticket += 1;
+                // What was acknowledged before the command is deleted with the workspace.
+                if command == Command::Delete {
+                    match self.shared.log.end(self.id) {
+                        Ok(high_watermark) => self.input(Input::Appended { high_watermark }),
+                        Err(error) => {
+                            let _ = reply.send(Err(CommandError::Failed(error.to_string())));
+                            return;
+                        }
+                    }
+                }
                 self.tickets.insert(ticket, reply);
                 self.input(Input::Operator {
                     id,
                     command,
                     ticket,
+                    low_watermark: self.shared.log.low_watermark(self.id),
                 });
             }
             Message::Wake => {}
@@ -352,6 +367,10 @@ impl<W: Workspace> Driver<W> {
 
     fn loaded(&mut self, done: LoadDone<W>) {
         let slot = done.slot;
+        // One that comes too late must not take the place of what is in memory now.
+        if !self.machine.awaits_load(slot, done.epoch) {
+            return;
+        }
         let local = self.local(slot);
         local.workspace = Some(done.workspace);
         local.taken = done.populated;
@@ -362,6 +381,7 @@ impl<W: Workspace> Driver<W> {
         self.input(Input::Loaded {
             slot,
             epoch: done.epoch,
+            first_offset: done.first_offset,
             next_offset: done.applied.next_offset,
             events_applied: done.applied.events_applied,
             unsaved,
@@ -431,6 +451,22 @@ impl<W: Workspace> Driver<W> {
                 offset,
                 reason,
             } => Some(self.dead_letter(slot, offset, reason)),
+            Action::Erase {
+                slot,
+                epoch,
+                erasure,
+            } => {
+                // The log must not forget what a reset applies again.
+                self.post.lower_floor(&self.machine);
+                self.shared.erase(EraseJob::Workspace {
+                    post: Arc::clone(&self.post),
+                    slot,
+                    id: self.machine.workspace_id(slot).clone(),
+                    epoch,
+                    erasure,
+                });
+                None
+            }
             Action::Drop { slot } => {
                 self.withdraw(slot);
                 let local = self.local(slot);
@@ -464,12 +500,17 @@ impl<W: Workspace> Driver<W> {
             .store
             // First: a workspace that another owner claims in between is in the list then.
             .committed(self.id)
-            .and_then(|committed| Ok((self.shared.store.workspaces(self.id)?, committed)));
+            .and_then(|committed| {
+                let workspaces = self.shared.store.workspaces(self.id)?;
+                let deletions = self.shared.store.deletions(self.id)?;
+                Ok((workspaces, deletions, committed))
+            });
         match listed {
-            Ok((workspaces, committed)) => {
+            Ok((workspaces, deletions, committed)) => {
                 self.shared
                     .store_answered(Asked::Partition(self.id), Ok(()));
                 let high_watermark = self.shared.log.high_watermark(self.id);
+                let deleted = self.deleted(&workspaces, deletions);
                 Input::Listed(Listing {
                     workspaces: workspaces
                         .into_iter()
@@ -477,9 +518,11 @@ impl<W: Workspace> Driver<W> {
                             id: stored.id,
                             epoch: stored.epoch,
                             next_offset: stored.next_offset,
+                            first_offset: stored.first_offset,
                             unloaded: stored.unloaded,
                         })
                         .collect(),
+                    deleted,
                     // Beyond the end it is of another log of that name: nobody has looked at this one.
                     committed: if committed > high_watermark {
                         Offset::ZERO
@@ -500,6 +543,41 @@ impl<W: Workspace> Driver<W> {
                 }
             }
         }
+    }
+
+    /// The workspaces that were deleted while the log may still hold their events. The marks of others are removed,
+    /// some at each assignment.
+    fn deleted(&self, workspaces: &[StoredWorkspace], deletions: Vec<Deletion>) -> Vec<Deleted> {
+        let low_watermark = self.shared.log.low_watermark(self.id);
+        let mut purged = 0;
+        let mut deleted = Vec::with_capacity(deletions.len());
+        let mut letters = Vec::with_capacity(deletions.len());
+        for deletion in deletions {
+            let is_taken = workspaces
+                .binary_search_by(|workspace| workspace.id.cmp(&deletion.id))
+                .is_ok();
+            if deletion.next_offset <= low_watermark && !is_taken && purged < MAX_PURGES {
+                purged += 1;
+                if let Err(error) = self.shared.store.purge(&deletion.id) {
+                    tracing::warn!(workspace = %deletion.id, %error, "the mark of a deletion cannot be removed");
+                }
+            }
+            letters.push(DeletedLetters {
+                workspace_id: deletion.id.clone(),
+                partition: self.id,
+                below: deletion.next_offset,
+            });
+            deleted.push(Deleted {
+                id: deletion.id,
+                epoch: deletion.epoch,
+                next_offset: deletion.next_offset,
+            });
+        }
+        if !letters.is_empty() {
+            // A crash may have come between the deletion and its dead letters.
+            self.shared.erase(EraseJob::DeadLetters(letters));
+        }
+        deleted
     }
 
     fn load(&mut self, slot: Slot, epoch: Epoch, first_offset: Offset) -> Option<Input> {

@@ -1,6 +1,6 @@
 //! The engine's handle: starts the threads, takes commands, answers readers, and ends in order.
 //!
-//! Threads: one a partition, one a load permit, one that saves, one that
+//! Threads: one a partition, one a load permit, one that saves, one that erases, one that
 //! writes the history, one for upkeep. They talk by channels; none waits for a
 //! reader.
 
@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, bounded, unbounded};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use workspace_lifecycle::{Command, Input, Offset, PartitionId};
@@ -18,9 +18,9 @@ use workspace_status::{Tracker, WorkspaceId};
 
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
-use crate::driver::{Driver, history, loader, saver, upkeep};
+use crate::driver::{Driver, eraser, history, loader, saver, upkeep};
 use crate::entities::Entities;
-use crate::jobs::{LoadJob, SaveJob};
+use crate::jobs::{EraseJob, LoadJob, SaveJob};
 use crate::loaded::LoadedWorkspace;
 use crate::log::EventLog;
 use crate::message::{ActionError, Message};
@@ -28,7 +28,7 @@ use crate::misplaced::Misplaced;
 use crate::populate::Populate;
 use crate::report::{Health, PartitionReport};
 use crate::routing::partition_of;
-use crate::shared::Shared;
+use crate::shared::{Queues, Shared};
 use crate::store::{HistoryCursor, HistoryRecord, Store, StoreError, StoredWorkspace};
 use crate::workspace::Workspace;
 
@@ -145,8 +145,14 @@ impl<W: Workspace> Engine<W> {
         let (loads, load_jobs) = bounded(config.admission.permits.max(1));
         // One save a partition is under way, and one that an assignment before has left behind.
         let (saves, save_jobs) = bounded(partitions * 2);
+        let (erasures, erase_jobs) = unbounded();
         tracker.set_owner(config.owner.as_str());
-        let shared = Shared::new(config, log, store, tracker, populate, loads, saves);
+        let queues = Queues {
+            loads,
+            saves,
+            erasures,
+        };
+        let shared = Shared::new(config, log, store, tracker, populate, queues);
         let shared = Arc::new(shared);
         let listener = Arc::downgrade(&shared);
         shared.log.set_listener(Arc::new(move |partition, _| {
@@ -154,7 +160,7 @@ impl<W: Workspace> Engine<W> {
                 post.wake();
             }
         }));
-        let others = start_threads(&shared, &load_jobs, save_jobs)?;
+        let others = start_threads(&shared, &load_jobs, save_jobs, erase_jobs)?;
         Ok(Self {
             shared,
             threads: Arc::new(Mutex::new(Some(Threads {
@@ -299,15 +305,23 @@ impl<W: Workspace> Engine<W> {
         self.shared.store.history(id, after, limit)
     }
 
-    /// Hands an operator's command to the partition of the workspace. The answer to `Unload` and
-    /// `Skip` comes when it is done, to the others when it is accepted.
+    /// Hands an operator's command to the partition of the workspace. The answer to `Unload`, `Skip` and `Delete`
+    /// arrives when it is done, to `Reset` when what was stored is erased, to the others when it is accepted.
     ///
     /// # Errors
-    /// [`ActionError`] says what stands against it.
+    /// [`ActionError`] says what stands against it; after [`EngineConfig::command_timeout`] that is
+    /// [`ActionError::TimedOut`].
     pub async fn command(&self, id: &WorkspaceId, command: Command) -> Result<(), ActionError> {
         let (reply, answer) = oneshot::channel();
         self.shared.send_command(id, command, reply)?;
-        Ok(answer.await.map_err(|_| ActionError::Closed)??)
+        let after = self.shared.config.command_timeout;
+        match tokio::time::timeout(after, answer).await {
+            Ok(answer) => Ok(answer.map_err(|_| ActionError::Closed)??),
+            Err(_) => Err(ActionError::TimedOut {
+                after,
+                waits_for: self.shared.obstacle(self.partition_of(id)),
+            }),
+        }
     }
 
     /// Waits until the workspace is in memory and has applied `offset`. It has no deadline of its own.
@@ -396,6 +410,7 @@ fn start_threads<W: Workspace>(
     shared: &Arc<Shared<W>>,
     load_jobs: &Receiver<LoadJob<W>>,
     save_jobs: Receiver<SaveJob<W>>,
+    erase_jobs: Receiver<EraseJob<W>>,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
     let mut others = Vec::new();
     let history_of = Arc::clone(shared);
@@ -412,6 +427,10 @@ fn start_threads<W: Workspace>(
     let saver = Arc::clone(shared);
     others.push(spawn("save".to_owned(), move || {
         saver::run(&saver, &save_jobs);
+    })?);
+    let eraser = Arc::clone(shared);
+    others.push(spawn("erase".to_owned(), move || {
+        eraser.work(&erase_jobs, |job| eraser::erase(&eraser, job));
     })?);
     let upkeep_of = Arc::clone(shared);
     others.push(spawn("upkeep".to_owned(), move || upkeep::run(&upkeep_of))?);

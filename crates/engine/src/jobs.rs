@@ -1,11 +1,12 @@
-//! What partitions want done by others: loads and saves.
+//! What partitions want done by others: loads, saves and erasures.
 
 use std::sync::Arc;
 
-use workspace_lifecycle::{Offset, Refused, Slot};
+use workspace_lifecycle::{Erasure, Offset, Refused, Slot};
 use workspace_status::{Attempt, Epoch, WorkspaceId};
 
 use crate::loaded::LivePosition;
+use crate::log::DeletedLetters;
 use crate::post::Post;
 use crate::store::Save;
 
@@ -18,6 +19,20 @@ pub(crate) struct LoadJob<W> {
     pub(crate) first_offset: Offset,
     pub(crate) attempt: Attempt,
     pub(crate) live: Arc<LivePosition>,
+}
+
+/// Something to erase.
+pub(crate) enum EraseJob<W> {
+    /// What is stored of a workspace.
+    Workspace {
+        post: Arc<Post<W>>,
+        slot: Slot,
+        id: WorkspaceId,
+        epoch: Epoch,
+        erasure: Erasure,
+    },
+    /// Dead letters that a crash may have left of workspaces that were deleted.
+    DeadLetters(Vec<DeletedLetters>),
 }
 
 /// What one partition wants saved.

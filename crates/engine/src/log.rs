@@ -222,6 +222,17 @@ pub struct DeadLetter {
     pub skipped_at_ms: u64,
 }
 
+/// The dead letters of a workspace that was deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletedLetters {
+    /// The workspace.
+    pub workspace_id: WorkspaceId,
+    /// Its partition.
+    pub partition: PartitionId,
+    /// Those of events below this offset; the others are of a workspace that has its name now.
+    pub below: Offset,
+}
+
 /// Called after an append with the partition and its new high watermark. It must not block.
 pub type AppendListener = Arc<dyn Fn(PartitionId, Offset) + Send + Sync>;
 
@@ -319,4 +330,10 @@ pub trait EventLog: Send + Sync + 'static {
         after: Option<(PartitionId, Offset)>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, ReadError>;
+
+    /// Removes skipped events of workspaces that were deleted, durably. Those that are gone already are no error.
+    ///
+    /// # Errors
+    /// [`AppendError`] when not all of them could be removed.
+    fn delete_dead_letters(&self, deleted: &[DeletedLetters]) -> Result<(), AppendError>;
 }

@@ -1,10 +1,10 @@
 //! What a partition is told from outside, and what it is asked.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use workspace_lifecycle::{Command, CommandError, Input, PartitionId, Slot};
+use workspace_lifecycle::{Command, CommandError, Input, Offset, PartitionId, Slot};
 use workspace_status::{Epoch, WorkspaceId};
 
 use crate::loaded::{Applied, LoadedWorkspace};
@@ -19,6 +19,14 @@ pub enum ActionError {
     /// Another process owns the partition of the workspace, or none does yet.
     #[error("partition {0} of the workspace is not assigned to this process")]
     NotAssigned(PartitionId),
+    /// It is not done in time. It goes on, and may still take effect.
+    #[error("no answer within {}s: {waits_for}. The command goes on and may still take effect", after.as_secs_f32())]
+    TimedOut {
+        /// How long it was waited for.
+        after: Duration,
+        /// What stands in its way, as far as that is known.
+        waits_for: String,
+    },
     /// Too many commands wait for the partition.
     #[error("too many commands are waiting, try again")]
     Busy,
@@ -53,6 +61,7 @@ pub(crate) struct LoadDone<W> {
     pub(crate) slot: Slot,
     pub(crate) epoch: Epoch,
     pub(crate) workspace: Arc<LoadedWorkspace<W>>,
+    pub(crate) first_offset: Offset,
     pub(crate) applied: Applied,
     /// Entries that are not in the store yet.
     pub(crate) populated: Vec<Change>,

@@ -141,6 +141,13 @@ impl<W> Post<W> {
             .send_modify(|passes| *passes = passes.wrapping_add(1));
     }
 
+    /// Notes at once that the log must keep more than it had to.
+    pub(crate) fn lower_floor(&self, machine: &Partition) {
+        let mut view = self.view.lock();
+        view.floor_at = Some(Instant::now());
+        view.trim_floor = machine.trim_floor();
+    }
+
     pub(crate) fn view(&self) -> View {
         *self.view.lock()
     }

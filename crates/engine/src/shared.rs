@@ -13,7 +13,7 @@ use workspace_status::{Epoch, Tracker, WorkspaceId, WorkspaceStatus};
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
 use crate::history_passes::HistoryPasses;
-use crate::jobs::{LoadJob, SaveJob};
+use crate::jobs::{EraseJob, LoadJob, SaveJob};
 use crate::loaded::LoadedWorkspace;
 use crate::log::EventLog;
 use crate::message::{ActionError, CommandReply, Message};
@@ -39,6 +39,13 @@ pub(crate) enum Asked {
 /// A new assignment, and the end of its channel that its driver reads.
 pub(crate) type Opened<W> = (Arc<Post<W>>, Receiver<Message<W>>);
 
+/// Where partitions put what they want done by others.
+pub(crate) struct Queues<W> {
+    pub(crate) loads: Sender<LoadJob<W>>,
+    pub(crate) saves: Sender<SaveJob<W>>,
+    pub(crate) erasures: Sender<EraseJob<W>>,
+}
+
 /// What all threads of the engine share.
 pub(crate) struct Shared<W> {
     pub(crate) config: EngineConfig,
@@ -62,6 +69,9 @@ pub(crate) struct Shared<W> {
     admission: Mutex<Admission<Permit<W>>>,
     loads: Sender<LoadJob<W>>,
     saves: Sender<SaveJob<W>>,
+    erasures: Sender<EraseJob<W>>,
+    /// Held from when the floors of the partitions are taken until the log has forgotten what is below them.
+    pub(crate) trimming: Mutex<()>,
     /// What the store last failed in, with its words.
     store_trouble: Mutex<BTreeMap<Asked, String>>,
     /// Partitions whose last read failed, with the log's words.
@@ -75,8 +85,11 @@ impl<W: Workspace> Shared<W> {
         store: Arc<dyn Store>,
         tracker: Tracker,
         populate: Arc<dyn Populate>,
-        loads: Sender<LoadJob<W>>,
-        saves: Sender<SaveJob<W>>,
+        Queues {
+            loads,
+            saves,
+            erasures,
+        }: Queues<W>,
     ) -> Self {
         Self {
             admission: Mutex::new(Admission::new(config.admission)),
@@ -96,6 +109,8 @@ impl<W: Workspace> Shared<W> {
             posts: RwLock::default(),
             loads,
             saves,
+            erasures,
+            trimming: Mutex::default(),
             store_trouble: Mutex::default(),
             log_trouble: Mutex::default(),
         }
@@ -249,6 +264,35 @@ impl<W: Workspace> Shared<W> {
                 reason: "too many saves are under way".to_owned(),
             });
         }
+    }
+
+    /// Never blocks: as many wait as operators do, and one a partition that is assigned.
+    pub(crate) fn erase(&self, job: EraseJob<W>) {
+        let _ = self.erasures.send(job);
+    }
+
+    /// What stands in the way of a command, for the operator who waits for it.
+    pub(crate) fn obstacle(&self, partition: PartitionId) -> String {
+        let Some(post) = self.post(partition) else {
+            return format!("partition {partition} is not assigned to this process any more");
+        };
+        if let Some(opening) = post.opening() {
+            return format!("partition {partition} is being opened: {opening}");
+        }
+        if post.is_stuck(self.now()) {
+            return format!("partition {partition} does not advance");
+        }
+        let trouble = self.store_trouble.lock();
+        let of_partition = [
+            Asked::SavesOf(partition),
+            Asked::Partition(partition),
+            Asked::Saves,
+        ];
+        let reason = of_partition.iter().find_map(|asked| trouble.get(asked));
+        reason.map_or_else(
+            || "the store or the log has not answered yet".to_owned(),
+            Clone::clone,
+        )
     }
 
     /// Tells how the store answered. True where that is news.

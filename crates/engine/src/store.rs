@@ -28,6 +28,8 @@ pub struct StoredWorkspace {
     pub epoch: Epoch,
     /// Who loaded it last.
     pub owner: String,
+    /// Where it begins: no event below this offset belongs to it.
+    pub first_offset: Offset,
     /// First offset not covered by what is saved.
     pub next_offset: Offset,
     /// Events applied so far, saved together with `next_offset`.
@@ -112,6 +114,34 @@ pub struct Claim {
     pub owner: String,
     /// `next_offset` of a workspace that the store does not know yet.
     pub first_offset: Offset,
+}
+
+/// An operator wants what is stored of a workspace erased.
+#[derive(Debug, Clone)]
+pub struct Erase {
+    /// The workspace.
+    pub id: WorkspaceId,
+    /// The partition its events come from.
+    pub partition: PartitionId,
+    /// The epoch of the erasure; it must be above the store's.
+    pub epoch: Epoch,
+    /// Who erases.
+    pub owner: String,
+    /// Where the workspace begins afterwards, or the one that takes its name.
+    pub next_offset: Offset,
+}
+
+/// The mark that a deleted workspace leaves, so that its events are never applied again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deletion {
+    /// The workspace.
+    pub id: WorkspaceId,
+    /// The partition its events come from.
+    pub partition: PartitionId,
+    /// The epoch of the deletion: a load of a workspace that takes the name has a later one.
+    pub epoch: Epoch,
+    /// Events below this offset are deleted with it.
+    pub next_offset: Offset,
 }
 
 /// One transition as it is kept forever (up to the store's limit a workspace).
@@ -300,13 +330,39 @@ pub trait Store: Send + Sync + 'static {
         committed: &[(PartitionId, Offset)],
     ) -> Result<Vec<SaveRefused>, StoreError>;
 
-    /// Removes a workspace, its entries and its history.
+    /// Removes the entries of a workspace. An empty one stays, which begins at `next_offset`, with its history.
+    /// It works on damaged workspaces too, and returns the workspace as it is stored then: its epoch is a later one
+    /// than was given where its own record cannot be read but its history tells of a later load. Durable when it returns;
+    /// a crash before that leaves all or nothing. After an error it may have happened.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when the epoch is not above the store's, [`StoreError::NoSpace`] and
+    /// [`StoreError::Unavailable`].
+    fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError>;
+
+    /// Removes a workspace, its entries and its history, and leaves a [`Deletion`]: a claim of that name begins a new,
+    /// empty workspace at or behind its `next_offset`, with a later epoch. Transitions of loads before it are dropped
+    /// from then on. It works on damaged and on unknown workspaces too. Durable when it returns; a crash before that
+    /// leaves all or nothing. After an error it may have happened.
+    ///
+    /// # Errors
+    /// As [`Store::reset`].
+    fn delete(&self, erase: Erase) -> Result<Deletion, StoreError>;
+
+    /// The marks of workspaces that were deleted from a partition, ordered by id, also where the name was taken since.
+    ///
+    /// # Errors
+    /// As [`Store::workspaces`].
+    fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError>;
+
+    /// Removes a workspace without a trace, the mark of its deletion included: when no event of it can ever be read again.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError>;
+    fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError>;
 
     /// Adds transitions to the histories of their workspaces; one that was added since the store was opened is kept once.
+    /// One of a load before the workspace was deleted is dropped.
     /// Where an epoch was there before the store was opened, its transitions are numbered behind those of before.
     ///
     /// # Errors
@@ -364,6 +420,7 @@ fn damaged(id: WorkspaceId, partition: PartitionId) -> StoredWorkspace {
         partition,
         epoch: Epoch::new(0),
         owner: String::new(),
+        first_offset: Offset::ZERO,
         next_offset: Offset::ZERO,
         events_applied: 0,
         entries: 0,

@@ -40,8 +40,8 @@ use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use workspace_engine_core::store::{
-    Claim, EntrySink, HistoryCursor, HistoryRecord, LsmStore, Opening, Save, SaveRefused, Store,
-    StoreError, StoredWorkspace,
+    Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, LsmStore, Opening, Save,
+    SaveRefused, Store, StoreError, StoredWorkspace,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
@@ -290,7 +290,7 @@ impl Store for ChangelogStore {
     fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
         match self.ask(Work::Claim(claim))? {
             Done::Claimed(workspace) => Ok(workspace),
-            Done::Nothing | Done::Saved(_) => Err(ended()),
+            Done::Nothing | Done::Saved(_) | Done::Reset(_) | Done::Deleted(_) => Err(ended()),
         }
     }
 
@@ -321,8 +321,27 @@ impl Store for ChangelogStore {
         Ok(refused)
     }
 
-    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError> {
-        self.ask(Work::Delete(id.clone())).map(|_| ())
+    fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
+        match self.ask(Work::Reset(erase))? {
+            Done::Reset(workspace) => Ok(workspace),
+            Done::Nothing | Done::Claimed(_) | Done::Saved(_) | Done::Deleted(_) => Err(ended()),
+        }
+    }
+
+    fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
+        match self.ask(Work::Delete(erase))? {
+            Done::Deleted(deletion) => Ok(deletion),
+            Done::Nothing | Done::Claimed(_) | Done::Saved(_) | Done::Reset(_) => Err(ended()),
+        }
+    }
+
+    fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
+        self.shared.partitions.open(partition)?;
+        self.shared.cache.deletions(partition)
+    }
+
+    fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        self.ask(Work::Purge(id.clone())).map(|_| ())
     }
 
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
@@ -356,7 +375,7 @@ impl ChangelogStore {
         }
         match self.ask(Work::Save { saves, committed })? {
             Done::Saved(refused) => Ok(refused),
-            Done::Nothing | Done::Claimed(_) => Err(ended()),
+            Done::Nothing | Done::Claimed(_) | Done::Reset(_) | Done::Deleted(_) => Err(ended()),
         }
     }
 }

@@ -29,8 +29,8 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 use workspace_engine_core::log::{
-    Append, AppendError, AppendListener, Appended, Batch, DeadLetter, EventLog, ReadError,
-    ReadLimit,
+    Append, AppendError, AppendListener, Appended, Batch, DeadLetter, DeletedLetters, EventLog,
+    ReadError, ReadLimit,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
@@ -338,5 +338,9 @@ impl EventLog for KafkaLog {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, ReadError> {
         self.letters.list(workspace, after, limit)
+    }
+
+    fn delete_dead_letters(&self, deleted: &[DeletedLetters]) -> Result<(), AppendError> {
+        self.letters.delete(&self.appends, deleted)
     }
 }

@@ -67,6 +67,16 @@ pub enum Action {
         /// Why it is skipped.
         reason: String,
     },
+    /// Erase what is stored of the workspace. When the answer `Erased` is given, that is durable.
+    /// Answer: `Erased` or `EraseFailed`.
+    Erase {
+        /// Which one.
+        slot: Slot,
+        /// The epoch of the erasure: loads and saves of an older one are refused from then on.
+        epoch: Epoch,
+        /// What of it, and what stays.
+        erasure: Erasure,
+    },
     /// Drop the workspace's memory.
     Drop {
         /// Which one.
@@ -88,6 +98,26 @@ pub enum Action {
     },
     /// Nothing of the partition is left here.
     Released,
+}
+
+/// What an operator wants erased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Erasure {
+    /// Its entries. An empty workspace stays, which begins at `from`.
+    ///
+    /// Before it erases anything the driver makes sure that the log still begins at or below `from`, and
+    /// that it goes on doing so: a trim whose floor was taken earlier must be over.
+    Reset {
+        /// First offset to apply.
+        from: Offset,
+        /// Where the log begins later, begin there.
+        force: bool,
+    },
+    /// Everything, its dead letters included. A mark stays, so that its events are never applied again.
+    Delete {
+        /// Events at or above this offset are not deleted.
+        below: Offset,
+    },
 }
 
 /// One workspace's part in a batch.
@@ -192,6 +222,18 @@ pub enum CommandError {
     /// The partition is being handed over.
     #[error("the partition is being handed over")]
     Leaving,
+    /// The events that it would be rebuilt from are not all in the log.
+    #[error(
+        "the log begins at offset {low_watermark}, but the workspace at {first_offset}: the events in between were \
+         removed by retention and only the store holds what they did; nothing was reset. Reset it with force to \
+         rebuild it from the events that are left"
+    )]
+    LogBeginsLater {
+        /// Where the workspace begins.
+        first_offset: Offset,
+        /// Where the log begins.
+        low_watermark: Offset,
+    },
     /// It was tried and failed.
     #[error("{0}")]
     Failed(String),
@@ -232,6 +274,11 @@ impl fmt::Display for Action {
                 offset,
                 reason,
             } => write!(f, "dead-letter {offset} of {slot}: {reason}"),
+            Self::Erase {
+                slot,
+                epoch,
+                erasure,
+            } => write!(f, "erase {slot} at epoch {epoch}, {erasure}"),
             Self::Drop { slot } => write!(f, "drop {slot}"),
             Self::Report { slot, report } => write!(f, "report {slot} {report}"),
             Self::Reply {
@@ -243,6 +290,16 @@ impl fmt::Display for Action {
                 result: Err(error),
             } => write!(f, "reply to {}: {error}", ticket.0),
             Self::Released => write!(f, "released"),
+        }
+    }
+}
+
+impl fmt::Display for Erasure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reset { from, force: false } => write!(f, "reset to {from}"),
+            Self::Reset { from, force: true } => write!(f, "reset to {from} by force"),
+            Self::Delete { below } => write!(f, "delete below {below}"),
         }
     }
 }

@@ -29,6 +29,8 @@ pub enum Input {
         slot: Slot,
         /// Epoch of the load; the answer of an older one is dropped.
         epoch: Epoch,
+        /// Where the workspace begins: no event below this offset belongs to it.
+        first_offset: Offset,
         /// First offset not covered by what was loaded.
         next_offset: Offset,
         /// Events applied up to there.
@@ -109,6 +111,31 @@ pub enum Input {
         command: Command,
         /// Where the answer goes.
         ticket: Ticket,
+        /// First offset that is still in the log.
+        low_watermark: Offset,
+    },
+    /// What was stored of a workspace is erased, durably.
+    Erased {
+        /// The workspace.
+        slot: Slot,
+        /// Epoch of the erasure; the answer of an older one is dropped.
+        epoch: Epoch,
+        /// Epoch under which the store did it: a later one where the erased record could not be read, but the
+        /// store knows of a later load.
+        stored: Epoch,
+        /// First offset that it applies from now on.
+        next_offset: Offset,
+        /// What is not erased beside the store, and why: its dead letters. The operator is told so.
+        left_over: Option<String>,
+    },
+    /// What is stored of a workspace was not erased.
+    EraseFailed {
+        /// The workspace.
+        slot: Slot,
+        /// Epoch of the erasure.
+        epoch: Epoch,
+        /// What it means.
+        failure: EraseFailure,
     },
     /// Time has passed.
     Tick,
@@ -123,6 +150,8 @@ pub enum Input {
 pub struct Listing {
     /// Its workspaces.
     pub workspaces: Vec<Known>,
+    /// Workspaces that were deleted while the log may still hold their events.
+    pub deleted: Vec<Deleted>,
     /// Below this offset every workspace with events is among them.
     pub committed: Offset,
     /// First offset that is still in the log.
@@ -142,8 +171,21 @@ pub struct Known {
     pub epoch: Epoch,
     /// First offset not covered by what is saved.
     pub next_offset: Offset,
+    /// Where it begins: no event below this offset belongs to it.
+    pub first_offset: Offset,
     /// An operator unloaded it.
     pub unloaded: bool,
+}
+
+/// A workspace that an operator deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deleted {
+    /// Its id.
+    pub id: WorkspaceId,
+    /// Epoch of the deletion; a later load has a later one.
+    pub epoch: Epoch,
+    /// Events below this offset are deleted with it; one at or above it begins a new workspace.
+    pub next_offset: Offset,
 }
 
 /// One of the two reads of a partition.
@@ -176,6 +218,8 @@ pub struct Touched {
     pub id: WorkspaceId,
     /// Offset of its first event in the batch.
     pub first_offset: Offset,
+    /// Offset of its last event in the batch.
+    pub last_offset: Offset,
 }
 
 /// How the events of a batch went for one workspace.
@@ -225,6 +269,23 @@ pub enum LoadFailure {
         /// The epoch that the store holds.
         stored: Epoch,
     },
+}
+
+/// Why a workspace was not erased, by what can be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EraseFailure {
+    /// A newer load than this partition knows has claimed the workspace.
+    Fenced {
+        /// The epoch that the store holds.
+        stored: Epoch,
+    },
+    /// The log has removed events that the workspace would be rebuilt from.
+    LogBeginsLater {
+        /// First offset that is still in the log.
+        low_watermark: Offset,
+    },
+    /// The store or the log refused, with its error text.
+    Failed(String),
 }
 
 /// A workspace whose part of a save is not in the store, while the others' are.
@@ -283,6 +344,14 @@ pub enum Command {
     Reload,
     /// Put the event it stands at into the dead-letter log and go on after it.
     Skip,
+    /// Forget what is stored of it and rebuild it from its events in the log. History and dead letters stay.
+    Reset {
+        /// Also where the log no longer reaches back to its first event: it is rebuilt from what is left.
+        force: bool,
+    },
+    /// Remove its state, its history and its dead letters. Later events begin a new workspace of that name.
+    /// Deleting it again does the same again, so that a request without an answer can be repeated.
+    Delete,
 }
 
 /// Names the asker of a [`Command`].

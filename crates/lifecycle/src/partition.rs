@@ -9,6 +9,7 @@
 //! up the others, and reading never takes longer than the loads it waits for.
 
 mod commands;
+mod erasures;
 mod lanes;
 mod loads;
 mod saves;
@@ -25,8 +26,8 @@ use self::saves::Saving;
 use crate::retry::Failures;
 use crate::workspace::{AfterLeaving, Phase, Slots, Workspace};
 use crate::{
-    Action, CommandError, Input, Lane, Listing, Offset, PartitionId, Report, RetryPolicy, Slot,
-    StandsAt, Time,
+    Action, CommandError, Deleted, Input, Lane, Listing, Offset, PartitionId, Report, RetryPolicy,
+    Slot, StandsAt, Time,
 };
 
 /// What a partition may do at most, and how long it waits for company.
@@ -112,6 +113,8 @@ pub struct Partition {
     list_failures: Failures,
     workspaces: Slots,
     by_id: HashMap<WorkspaceId, Slot>,
+    /// How many of them are in `Phase::Deleted`.
+    deleted: usize,
     high_watermark: Offset,
     live: LaneRun,
     round: Option<LaneRun>,
@@ -148,6 +151,7 @@ impl Partition {
             list_failures: Failures::default(),
             workspaces: Slots::default(),
             by_id: HashMap::new(),
+            deleted: 0,
             high_watermark: Offset::ZERO,
             live: LaneRun::at(Offset::ZERO),
             round: None,
@@ -177,19 +181,19 @@ impl Partition {
             Input::Loaded {
                 slot,
                 epoch,
+                first_offset,
                 next_offset,
                 events_applied,
                 unsaved,
                 high_watermark,
             } => {
                 self.high_watermark = self.high_watermark.max(high_watermark);
-                self.loaded(
-                    slot,
-                    epoch,
-                    next_offset,
-                    events_applied,
-                    Unsaved::from(unsaved),
-                );
+                if self.end_of_load(slot, epoch) {
+                    self.workspaces.at_mut(slot).first_offset = first_offset;
+                    self.loaded(slot, next_offset, events_applied, Unsaved::from(unsaved));
+                } else if !self.workspaces.at(slot).in_memory() {
+                    self.out.push(Action::Drop { slot });
+                }
             }
             Input::LoadFailed {
                 slot,
@@ -218,7 +222,23 @@ impl Partition {
                 id,
                 command,
                 ticket,
-            } => self.operator(&id, command, ticket),
+                low_watermark,
+            } => self.operator(&id, command, ticket, low_watermark),
+            Input::Erased {
+                slot,
+                epoch,
+                stored,
+                next_offset,
+                left_over,
+            } => {
+                let result = left_over.map_or(Ok(()), |reason| Err(CommandError::Failed(reason)));
+                self.erased(slot, epoch, stored, next_offset, result);
+            }
+            Input::EraseFailed {
+                slot,
+                epoch,
+                failure,
+            } => self.erase_failed(slot, epoch, failure),
             Input::Tick => {}
             Input::Revoked => self.revoked(),
             Input::Lost => self.lost(),
@@ -282,7 +302,9 @@ impl Partition {
             | Phase::Parked
             | Phase::Waiting
             | Phase::Stopped { .. }
-            | Phase::Leaving { .. } => workspace.next_offset,
+            | Phase::Leaving { .. }
+            | Phase::Erasing(_)
+            | Phase::Deleted => workspace.next_offset,
         }
     }
 
@@ -307,8 +329,21 @@ impl Partition {
             | Phase::Parked
             | Phase::Waiting
             | Phase::Following { .. }
-            | Phase::Leaving { .. } => None,
+            | Phase::Leaving { .. }
+            | Phase::Erasing(_)
+            | Phase::Deleted => None,
         }
+    }
+
+    /// Whether an answer to the load of an epoch is still waited for; one that is not must change nothing.
+    pub fn awaits_load(&self, slot: Slot, epoch: Epoch) -> bool {
+        let workspace = self.workspaces.at(slot);
+        workspace.phase == Phase::Loading && workspace.epoch == epoch
+    }
+
+    /// Whether a workspace was deleted, and no later event has begun a new one.
+    pub fn is_deleted(&self, slot: Slot) -> bool {
+        self.workspaces.at(slot).phase == Phase::Deleted
     }
 
     /// Workspaces that a lane replays towards their targets.
@@ -346,7 +381,7 @@ impl Partition {
             discovered: self.discovered,
             target: self.round.is_some().then_some(self.live.cursor),
             high_watermark: self.high_watermark,
-            workspaces: self.workspaces.len(),
+            workspaces: self.workspaces.len() - self.deleted,
         }
     }
 
@@ -356,7 +391,7 @@ impl Partition {
             Ownership::Owned => self
                 .workspaces
                 .iter()
-                .map(|(_, workspace)| workspace.saved_next_offset)
+                .filter_map(|(_, workspace)| workspace.floor())
                 .fold(self.saving.committed(), Ord::min),
             Ownership::New
             | Ownership::Listing
@@ -417,8 +452,28 @@ impl Partition {
         self.gather_until = Some(self.now + self.limits.gather);
         for known in listing.workspaces {
             let slot = self.meet(known.id, known.epoch, known.next_offset, KnownToStore::Yes);
+            self.workspaces.at_mut(slot).first_offset = known.first_offset;
             if !known.unloaded {
                 self.begin_load(slot);
+            }
+        }
+        for deleted in listing.deleted {
+            match self.slot(&deleted.id) {
+                // A new one of that name was begun since.
+                Some(slot) => {
+                    let workspace = self.workspaces.at_mut(slot);
+                    workspace.first_offset = workspace.first_offset.max(deleted.next_offset);
+                }
+                None => {
+                    let Deleted {
+                        id,
+                        epoch,
+                        next_offset,
+                    } = deleted;
+                    let slot = self.meet(id, epoch, next_offset, KnownToStore::Yes);
+                    self.workspaces.at_mut(slot).phase = Phase::Deleted;
+                    self.deleted += 1;
+                }
             }
         }
     }
@@ -434,6 +489,7 @@ impl Partition {
             id: id.clone(),
             epoch: epoch.max(self.epoch_before),
             next_offset,
+            first_offset: next_offset,
             saved_next_offset: next_offset,
             events_applied: 0,
             stops_before: None,
@@ -467,10 +523,10 @@ impl Partition {
             }
             Ownership::Leaving => {
                 self.save_if_due();
-                let done = self
-                    .workspaces
-                    .iter()
-                    .all(|(_, workspace)| !workspace.in_memory());
+                // An erasure is waited for too: whoever asked for it wants to know whether it took effect.
+                let done = self.workspaces.iter().all(|(_, workspace)| {
+                    !workspace.in_memory() && !matches!(workspace.phase, Phase::Erasing(_))
+                });
                 if done {
                     self.ownership = Ownership::Over;
                     self.out.push(Action::Released);
@@ -497,7 +553,7 @@ impl Partition {
                     AfterLeaving::HandedOver,
                     "the partition is handed over",
                 );
-            } else {
+            } else if !matches!(self.workspaces.at(slot).phase, Phase::Erasing(_)) {
                 self.let_go(slot, "the partition is handed over");
             }
         }
@@ -509,8 +565,8 @@ impl Partition {
             return;
         }
         for slot in self.workspaces.slots() {
+            self.refuse_ticket(slot, CommandError::Leaving);
             if self.workspaces.at(slot).in_memory() {
-                self.refuse_ticket(slot, CommandError::Leaving);
                 self.out.push(Action::Drop { slot });
             }
             self.let_go(slot, "the partition is lost");

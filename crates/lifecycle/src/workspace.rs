@@ -5,7 +5,7 @@ use std::fmt;
 use workspace_status::{Epoch, WorkspaceId};
 
 use crate::retry::Failures;
-use crate::{Lane, Offset, Ticket, Time};
+use crate::{Erasure, Lane, Offset, Ticket, Time};
 
 /// Names a workspace within its partition; given when it is first met, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +54,42 @@ pub(crate) enum Phase {
     Stopped { at: StandsAt, skip: Option<Ticket> },
     /// Applies nothing more; goes as soon as it is saved.
     Leaving { then: AfterLeaving, planned: bool },
+    /// Not in memory; what is stored of it is being erased.
+    Erasing(Erasing),
+    /// Nothing is left of it but its name and epoch. An event at or above the workspace's `next_offset` begins a new one.
+    Deleted,
+}
+
+/// An erasure under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Erasing {
+    pub(crate) erasure: Erasure,
+    /// Who waits for it.
+    pub(crate) ticket: Option<Ticket>,
+    pub(crate) before: BeforeErasing,
+    /// The store did not know it when the erasure began.
+    pub(crate) was_unclaimed: bool,
+    /// From where to where events of that name were met since.
+    pub(crate) met: Option<(Offset, Offset)>,
+}
+
+impl Erasing {
+    /// Where a new workspace begins whose events begin at `below`; `None` where none was met.
+    pub(crate) fn successor(&self, below: Offset) -> Option<Offset> {
+        self.met
+            .filter(|(_, last)| *last >= below)
+            .map(|(first, _)| first.max(below))
+    }
+}
+
+/// What a workspace was when its erasure began, and is again where that fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BeforeErasing {
+    /// Out of memory because an operator wanted it so.
+    Cold,
+    /// Anything that a load brings back.
+    Loadable,
+    Deleted,
 }
 
 /// What comes after the last save of a workspace in memory.
@@ -73,6 +109,8 @@ pub(crate) struct Workspace {
     /// Of the load under way or done; the next load takes a later one.
     pub(crate) epoch: Epoch,
     pub(crate) next_offset: Offset,
+    /// Where it begins: no event below this offset belongs to it.
+    pub(crate) first_offset: Offset,
     /// What the store holds; never above `next_offset`.
     pub(crate) saved_next_offset: Offset,
     pub(crate) events_applied: u64,
@@ -94,11 +132,37 @@ impl Workspace {
             | Phase::Queued
             | Phase::Loading
             | Phase::Retrying { .. }
-            | Phase::Parked => false,
+            | Phase::Parked
+            | Phase::Erasing(_)
+            | Phase::Deleted => false,
             Phase::Waiting
             | Phase::Following { .. }
             | Phase::Stopped { .. }
             | Phase::Leaving { .. } => true,
+        }
+    }
+
+    /// Below this offset the workspace needs no event any more; `None` where it needs none at all.
+    pub(crate) fn floor(&self) -> Option<Offset> {
+        match &self.phase {
+            Phase::Deleted => None,
+            Phase::Erasing(Erasing {
+                erasure: Erasure::Reset { from, .. },
+                ..
+            }) => Some(self.saved_next_offset.min(*from)),
+            Phase::Erasing(erasing) if erasing.before == BeforeErasing::Deleted => {
+                erasing.successor(self.next_offset)
+            }
+            Phase::Cold
+            | Phase::Queued
+            | Phase::Loading
+            | Phase::Retrying { .. }
+            | Phase::Parked
+            | Phase::Waiting
+            | Phase::Following { .. }
+            | Phase::Stopped { .. }
+            | Phase::Leaving { .. }
+            | Phase::Erasing(_) => Some(self.saved_next_offset),
         }
     }
 

@@ -77,6 +77,16 @@ const ACTION_FAILED: ProblemType = ProblemType::new(
     StatusCode::INTERNAL_SERVER_ERROR,
     "Action failed",
 );
+const LOG_BEGINS_LATER: ProblemType = ProblemType::new(
+    "/problems/log-begins-later",
+    StatusCode::CONFLICT,
+    "Not all events are in the log",
+);
+const ACTION_TIMEOUT: ProblemType = ProblemType::new(
+    "/problems/action-timeout",
+    StatusCode::GATEWAY_TIMEOUT,
+    "Action not done in time",
+);
 const ENTITY_UNKNOWN: ProblemType = ProblemType::new(
     "/problems/entity-unknown",
     StatusCode::NOT_FOUND,
@@ -291,6 +301,13 @@ pub(crate) fn action(id: &WorkspaceId, error: &ActionError) -> Problem {
             CommandError::Busy | CommandError::Opening | CommandError::Leaving,
         )
         | ActionError::Busy => Problem::new(&BUSY, detail).retry_after(SOON),
+        ActionError::Refused(CommandError::LogBeginsLater {
+            first_offset,
+            low_watermark,
+        }) => Problem::new(&LOG_BEGINS_LATER, detail)
+            .with("firstOffset", first_offset.0)
+            .with("lowWatermark", low_watermark.0),
+        ActionError::TimedOut { .. } => Problem::new(&ACTION_TIMEOUT, detail).retry_after(LATER),
         ActionError::Refused(CommandError::Failed(_)) => Problem::new(&ACTION_FAILED, detail),
         ActionError::NotAssigned(_) => {
             Problem::new(&problem_types::UNAVAILABLE, detail).retry_after(LATER)

@@ -135,4 +135,11 @@ impl EventLog for TestLog {
     ) -> Result<Vec<DeadLetter>, ReadError> {
         Ok(Vec::new())
     }
+
+    fn delete_dead_letters(
+        &self,
+        _: &[workspace_engine_core::log::DeletedLetters],
+    ) -> Result<(), AppendError> {
+        Ok(())
+    }
 }

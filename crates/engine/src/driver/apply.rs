@@ -127,10 +127,10 @@ impl Grouped {
         self.groups
             .iter()
             .filter_map(|group| {
-                let first_offset = self.record(group.first)?.offset;
                 Some(Touched {
                     id: group.id.clone(),
-                    first_offset,
+                    first_offset: self.record(group.first)?.offset,
+                    last_offset: self.record(group.last)?.offset,
                 })
             })
             .collect()

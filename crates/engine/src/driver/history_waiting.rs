@@ -343,7 +343,8 @@ pub(super) mod tests {
     use super::*;
     use crate::store::conformance::{id, transition};
     use crate::store::{
-        Claim, EntrySink, HistoryCursor, MemoryStore, Save, SaveRefused, StoredWorkspace,
+        Claim, Deletion, EntrySink, Erase, HistoryCursor, MemoryStore, Save, SaveRefused,
+        StoredWorkspace,
     };
     use parking_lot::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -400,8 +401,17 @@ pub(super) mod tests {
         ) -> Result<Vec<SaveRefused>, StoreError> {
             self.memory.save(saves, committed)
         }
-        fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError> {
-            self.memory.delete(id)
+        fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
+            self.memory.reset(erase)
+        }
+        fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
+            self.memory.delete(erase)
+        }
+        fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
+            self.memory.deletions(partition)
+        }
+        fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+            self.memory.purge(id)
         }
         fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
             let against = self.against.lock();

@@ -104,6 +104,7 @@ fn try_load<W: Workspace>(
             applied,
             Arc::clone(&job.live),
         )),
+        first_offset: claimed.first_offset,
         applied,
         populated,
         entries,

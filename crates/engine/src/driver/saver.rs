@@ -168,6 +168,7 @@ mod tests {
     use crate::log::{EmbeddedLog, EmbeddedLogConfig};
     use crate::populate::BeginEmpty;
     use crate::post::Post;
+    use crate::shared::Queues;
     use crate::store::{MemoryStore, Store};
     use crossbeam_channel::bounded;
     use workspace_lifecycle::{Offset, PartitionId};
@@ -183,8 +184,11 @@ mod tests {
             store,
             Tracker::new(),
             Arc::new(BeginEmpty),
-            bounded(1).0,
-            bounded(1).0,
+            Queues {
+                loads: bounded(1).0,
+                saves: bounded(1).0,
+                erasures: bounded(1).0,
+            },
         );
         (path, shared)
     }

@@ -55,6 +55,8 @@ fn trim<W: Workspace>(shared: &Shared<W>, last_sync: Synced) -> Synced {
     if !shared.store.is_durable() {
         return Synced::Yes;
     }
+    // A reset waits for it: the floor may have been taken before.
+    let _trimming = shared.trimming.lock();
     let floors = shared.trim_floors();
     if let Err(error) = shared.store.sync() {
         if shared.store_answered(Asked::Saves, Err(error.to_string())) {
@@ -94,16 +96,18 @@ mod tests {
         let log = EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened");
         let root = path.path().join("workspaces");
         let store = FileStore::open(&root).expect("opened");
-        let (loads, _load_jobs) = crossbeam_channel::bounded(1);
-        let (saves, _save_jobs) = crossbeam_channel::bounded(1);
+        let queues = crate::shared::Queues {
+            loads: crossbeam_channel::bounded(1).0,
+            saves: crossbeam_channel::bounded(1).0,
+            erasures: crossbeam_channel::bounded(1).0,
+        };
         let shared = Shared::<Entities>::new(
             EngineConfig::default(),
             Arc::new(log),
             Arc::new(store),
             Tracker::new(),
             Arc::new(BeginEmpty),
-            loads,
-            saves,
+            queues,
         );
         let ready = |shared: &Shared<Entities>| {
             let health = shared.health();

@@ -5,10 +5,11 @@
 //! their key, only in their value.
 
 use super::partitions::{Shared, append_error};
-use super::{AppendError, DeadLetter, ReadError};
+use super::{AppendError, DeadLetter, DeletedLetters, ReadError};
 use crate::disk::codec::{Damage, Reader, Writer};
 use crate::disk::describe;
 use bytes::Bytes;
+use std::collections::HashMap;
 use std::ops::Bound;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
@@ -75,6 +76,37 @@ pub(super) fn list(
         }
     }
     Ok(letters)
+}
+
+/// Removes letters of workspaces that were deleted; all are looked at once, however many workspaces there are.
+pub(super) fn delete(shared: &Shared, deleted: &[DeletedLetters]) -> Result<(), AppendError> {
+    let unreadable = |error: &fjall::Error| AppendError::Unavailable(describe(error));
+    let by_place: HashMap<(PartitionId, &WorkspaceId), Offset> = deleted
+        .iter()
+        .map(|of| ((of.partition, &of.workspace_id), of.below))
+        .collect();
+    let mut batch = shared.dir.database().batch();
+    for entry in shared.dead_letters.iter() {
+        let (key, value) = entry.into_inner().map_err(|error| unreadable(&error))?;
+        let (partition, offset) = address(&key);
+        let named = key.get(ADDRESS_BYTES..).filter(|id| !id.is_empty());
+        let id = match named {
+            Some(id) => std::str::from_utf8(id)
+                .ok()
+                .and_then(|id| WorkspaceId::new(id).ok()),
+            None => decode(&key, value.into())
+                .ok()
+                .map(|letter| letter.workspace_id),
+        };
+        let below = id.and_then(|id| by_place.get(&(partition, &id)).copied());
+        if below.is_some_and(|below| offset < below) {
+            batch.remove(&shared.dead_letters, key);
+        }
+    }
+    if batch.is_empty() {
+        return Ok(());
+    }
+    shared.dir.commit_removal(batch).map_err(append_error)
 }
 
 fn address_key(partition: PartitionId, offset: Offset) -> [u8; ADDRESS_BYTES] {

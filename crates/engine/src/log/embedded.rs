@@ -10,8 +10,8 @@ use super::producers::{PRODUCER_ID_BYTES_MOST, Producer, Producers};
 use super::record::{self, KEY_BYTES_MOST, RECORD_OVERHEAD_BYTES};
 use super::writer::{Request, Tail, Writer};
 use super::{
-    Append, AppendError, AppendListener, Appended, Batch, DeadLetter, EventLog, ReadError,
-    ReadLimit, dead_letters,
+    Append, AppendError, AppendListener, Appended, Batch, DeadLetter, DeletedLetters, EventLog,
+    ReadError, ReadLimit, dead_letters,
 };
 use crate::disk::{DataDir, DiskError, LostRange, WriteError};
 use crossbeam_channel::{Sender, TrySendError};
@@ -343,6 +343,10 @@ impl EventLog for EmbeddedLog {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, ReadError> {
         dead_letters::list(&self.shared, workspace, after, limit)
+    }
+
+    fn delete_dead_letters(&self, deleted: &[DeletedLetters]) -> Result<(), AppendError> {
+        dead_letters::delete(&self.shared, deleted)
     }
 }
 

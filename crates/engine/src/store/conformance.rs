@@ -13,8 +13,8 @@
 )]
 
 use super::{
-    Change, Claim, HistoryRecord, Save, SaveRefused, Store, StoreError, StoredEntry,
-    StoredWorkspace,
+    Change, Claim, Deletion, Erase, HistoryRecord, Save, SaveRefused, Store, StoreError,
+    StoredEntry, StoredWorkspace,
 };
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -61,8 +61,28 @@ pub const CASES: &[(&str, Case)] = &[
         committed_offsets_are_kept_by_partition,
     ),
     (
-        "a deleted workspace leaves nothing",
-        a_deleted_workspace_leaves_nothing,
+        "a deleted workspace leaves nothing but a mark",
+        a_deleted_workspace_leaves_nothing_but_a_mark,
+    ),
+    (
+        "a name that was deleted begins again behind the mark",
+        a_name_that_was_deleted_begins_again_behind_the_mark,
+    ),
+    (
+        "nothing of before brings a deleted workspace back",
+        nothing_of_before_brings_a_deleted_workspace_back,
+    ),
+    (
+        "a reset workspace is empty and keeps its history",
+        a_reset_workspace_is_empty_and_keeps_its_history,
+    ),
+    (
+        "an erasure is refused where a newer load stands against it",
+        an_erasure_of_an_old_epoch_is_fenced,
+    ),
+    (
+        "a purged workspace leaves nothing",
+        a_purged_workspace_leaves_nothing,
     ),
     (
         "a sink that refuses ends the load with its reason",
@@ -184,6 +204,7 @@ fn a_claim_makes_a_workspace_known(store: &dyn Store) {
         partition: PartitionId(1),
         epoch: Epoch::new(1),
         owner: "node-1".to_owned(),
+        first_offset: Offset(5),
         next_offset: Offset(5),
         events_applied: 0,
         entries: 0,
@@ -358,7 +379,7 @@ fn an_unknown_workspace_is_an_error(store: &dyn Store) {
         "{refused:?}"
     );
     assert_eq!(store.workspace(&id("nobody")).expect("readable"), None);
-    store.delete(&id("nobody")).expect("nothing to delete");
+    store.purge(&id("nobody")).expect("nothing to purge");
 }
 
 fn workspaces_are_listed_by_partition(store: &dyn Store) {
@@ -454,7 +475,18 @@ fn committed_offsets_are_kept_by_partition(store: &dyn Store) {
     store.sync().expect("synced");
 }
 
-fn a_deleted_workspace_leaves_nothing(store: &dyn Store) {
+pub fn erase_of(text: &str, epoch: u64, next_offset: u64) -> Erase {
+    Erase {
+        id: id(text),
+        partition: PartitionId(1),
+        epoch: Epoch::new(epoch),
+        owner: "node-2".to_owned(),
+        next_offset: Offset(next_offset),
+    }
+}
+
+/// Two workspaces of one entry and one transition each, at epoch 1 and offset 9.
+fn fill_two(store: &dyn Store) {
     for text in ["acme", "acme-2"] {
         store.claim(claim_of(text, 1)).expect("claimed");
         save(store, &[save_of(text, 1, 9, vec![set("k", "a", "1", 1)])]);
@@ -462,13 +494,167 @@ fn a_deleted_workspace_leaves_nothing(store: &dyn Store) {
             .append_history(vec![transition(text, 1, 1)])
             .expect("kept");
     }
-    store.delete(&id("acme")).expect("deleted");
-    assert_eq!(store.workspace(&id("acme")).expect("readable"), None);
+}
+
+fn check_unknown(store: &dyn Store, text: &str) {
+    assert_eq!(store.workspace(&id(text)).expect("readable"), None);
     assert!(matches!(
-        load(store, "acme"),
+        load(store, text),
         Err(StoreError::UnknownWorkspace(_))
     ));
-    assert_eq!(store.history(&id("acme"), None, 10).expect("readable"), []);
+    assert_eq!(store.history(&id(text), None, 10).expect("readable"), []);
+    let listed = store.workspaces(PartitionId(1)).expect("listed");
+    assert!(listed.iter().all(|about| about.id != id(text)));
+}
+
+fn a_deleted_workspace_leaves_nothing_but_a_mark(store: &dyn Store) {
+    fill_two(store);
+    let mark = Deletion {
+        id: id("acme"),
+        partition: PartitionId(1),
+        epoch: Epoch::new(2),
+        next_offset: Offset(20),
+    };
+    assert_eq!(store.delete(erase_of("acme", 2, 20)), Ok(mark.clone()));
+    check_unknown(store, "acme");
+    assert_eq!(store.deletions(PartitionId(1)), Ok(vec![mark]));
+    assert_eq!(store.deletions(PartitionId(2)), Ok(Vec::new()));
+    let (_, other) = load(store, "acme-2").expect("the other one stays");
+    let history = store.history(&id("acme-2"), None, 10).expect("readable");
+    assert_eq!((other.len(), history.len()), (1, 1));
+    // Of one that the store never knew as well, and again: the mark of the last one counts.
+    store.delete(erase_of("acme-3", 1, 21)).expect("deleted");
+    store.delete(erase_of("acme", 3, 22)).expect("deleted");
+    let marks = store.deletions(PartitionId(1)).expect("listed");
+    let marks: Vec<_> = marks
+        .iter()
+        .map(|mark| (mark.id.as_str(), mark.epoch.get(), mark.next_offset.0))
+        .collect();
+    assert_eq!(marks, [("acme", 3, 22), ("acme-3", 1, 21)]);
+}
+
+fn a_name_that_was_deleted_begins_again_behind_the_mark(store: &dyn Store) {
+    fill_two(store);
+    store.delete(erase_of("acme", 2, 20)).expect("deleted");
+    let claimed = store.claim(claim_of("acme", 3)).expect("claimed");
+    let begins = (claimed.first_offset, claimed.next_offset);
+    assert_eq!(begins, (Offset(20), Offset(20)), "not at the claim's 5");
+    assert_eq!((claimed.entries, claimed.events_applied), (0, 0));
+    let refused = save(
+        store,
+        &[save_of("acme", 3, 25, vec![set("k", "b", "2", 24)])],
+    );
+    assert_eq!(refused, []);
+    let (about, entries) = load(store, "acme").expect("loaded");
+    assert_eq!(entries, [entry("k", "b", "2", 24)]);
+    let offsets = (about.first_offset, about.next_offset);
+    assert_eq!(offsets, (Offset(20), Offset(25)));
+    assert_eq!(store.deletions(PartitionId(1)).expect("listed").len(), 1);
+
+    store.delete(erase_of("acme-2", 2, 20)).expect("deleted");
+    let late = Claim {
+        first_offset: Offset(30),
+        ..claim_of("acme-2", 3)
+    };
+    let claimed = store.claim(late).expect("claimed");
+    assert_eq!(claimed.first_offset, Offset(30));
+}
+
+fn nothing_of_before_brings_a_deleted_workspace_back(store: &dyn Store) {
+    fill_two(store);
+    store.delete(erase_of("acme", 2, 20)).expect("deleted");
+    for epoch in [1, 2] {
+        let claim = store.claim(claim_of("acme", epoch));
+        let fenced = matches!(&claim, Err(StoreError::Fenced { stored, .. }) if stored.get() == 2);
+        assert!(fenced, "{claim:?}");
+    }
+    let refused = save(
+        store,
+        &[save_of("acme", 1, 12, vec![set("k", "b", "2", 11)])],
+    );
+    assert_eq!(refused.len(), 1);
+    // The last that its status has shown is written late.
+    store
+        .append_history(vec![transition("acme", 1, 2), transition("acme", 2, 1)])
+        .expect("dropped");
+    check_unknown(store, "acme");
+
+    store.claim(claim_of("acme", 3)).expect("claimed");
+    store
+        .append_history(vec![transition("acme", 1, 3), transition("acme", 3, 1)])
+        .expect("kept");
+    let history = store.history(&id("acme"), None, 10).expect("readable");
+    assert_eq!(history, [transition("acme", 3, 1)]);
+    let refused = save(
+        store,
+        &[save_of("acme", 1, 12, vec![set("k", "b", "2", 11)])],
+    );
+    assert_eq!(refused.len(), 1);
+    assert_eq!(load(store, "acme").expect("loaded").1, []);
+}
+
+fn a_reset_workspace_is_empty_and_keeps_its_history(store: &dyn Store) {
+    fill_two(store);
+    let reset = store.reset(erase_of("acme", 2, 7)).expect("reset");
+    let expected = StoredWorkspace {
+        id: id("acme"),
+        partition: PartitionId(1),
+        epoch: Epoch::new(2),
+        owner: "node-2".to_owned(),
+        first_offset: Offset(7),
+        next_offset: Offset(7),
+        events_applied: 0,
+        entries: 0,
+        last_load_ms: None,
+        unloaded: false,
+    };
+    assert_eq!(reset, expected);
+    assert_eq!(load(store, "acme"), Ok((expected, Vec::new())));
+    let refused = save(
+        store,
+        &[save_of("acme", 1, 12, vec![set("k", "b", "2", 11)])],
+    );
+    assert_eq!(refused.len(), 1, "one of before");
+    store.claim(claim_of("acme", 3)).expect("claimed");
+    let refused = save(
+        store,
+        &[save_of("acme", 3, 12, vec![set("k", "b", "2", 11)])],
+    );
+    assert_eq!(refused, []);
+    let (about, entries) = load(store, "acme").expect("loaded");
+    assert_eq!(entries, [entry("k", "b", "2", 11)]);
+    assert_eq!(about.first_offset, Offset(7));
+    let history = store.history(&id("acme"), None, 10).expect("readable");
+    assert_eq!(history, [transition("acme", 1, 1)]);
+    assert_eq!(store.deletions(PartitionId(1)), Ok(Vec::new()));
+    assert_eq!(load(store, "acme-2").expect("loaded").1.len(), 1);
+}
+
+fn an_erasure_of_an_old_epoch_is_fenced(store: &dyn Store) {
+    fill_two(store);
+    store.claim(claim_of("acme", 4)).expect("claimed");
+    store.delete(erase_of("acme-2", 4, 20)).expect("deleted");
+    for text in ["acme", "acme-2"] {
+        for epoch in [3, 4] {
+            let reset = store.reset(erase_of(text, epoch, 7)).err();
+            let deleted = store.delete(erase_of(text, epoch, 7)).err();
+            for refused in [reset, deleted] {
+                assert!(
+                    matches!(&refused, Some(StoreError::Fenced { stored, .. }) if stored.get() == 4),
+                    "{refused:?}"
+                );
+            }
+        }
+    }
+    assert_eq!(load(store, "acme").expect("loaded").1.len(), 1);
+}
+
+fn a_purged_workspace_leaves_nothing(store: &dyn Store) {
+    fill_two(store);
+    store.delete(erase_of("acme", 2, 20)).expect("deleted");
+    store.purge(&id("acme")).expect("purged");
+    check_unknown(store, "acme");
+    assert_eq!(store.deletions(PartitionId(1)), Ok(Vec::new()));
     let claimed = store.claim(claim_of("acme", 1)).expect("claimed anew");
     assert_eq!((claimed.entries, claimed.events_applied), (0, 0));
     assert_eq!(load(store, "acme").expect("loaded").1, []);
@@ -572,7 +758,10 @@ fn another_number_of_entries_is_damage(store: &dyn Store) {
         }
         assert_eq!(load(store, "other").expect("loaded").1.len(), 2);
         for text in ["acme", "other"] {
-            store.delete(&id(text)).expect("deleting is the way out");
+            let reset = store.reset(erase_of(text, entries + 2, 5));
+            reset.expect("a reset is the way out");
+            assert_eq!(load(store, text).expect("loaded").1, []);
+            store.purge(&id(text)).expect("purged");
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Who may claim and save: the same decision for every store.
 
-use super::{Claim, Save, StoreError, StoredWorkspace};
+use super::{Claim, Deletion, Erase, Save, StoreError, StoredWorkspace};
+use workspace_status::Epoch;
 
-/// What a claim makes of a workspace.
+/// What a claim makes of a workspace; `deletion` is the mark of one of that name that was deleted.
 pub(super) fn claimed(
     stored: Option<StoredWorkspace>,
+    deletion: Option<&Deletion>,
     claim: Claim,
 ) -> Result<StoredWorkspace, StoreError> {
     let Claim {
@@ -15,11 +17,18 @@ pub(super) fn claimed(
         first_offset,
     } = claim;
     let Some(stored) = stored else {
+        if let Some(deletion) = deletion {
+            above(&id, epoch, deletion.epoch)?;
+        }
+        let first_offset = deletion.map_or(first_offset, |deletion| {
+            first_offset.max(deletion.next_offset)
+        });
         return Ok(StoredWorkspace {
             id,
             partition,
             epoch,
             owner,
+            first_offset,
             next_offset: first_offset,
             events_applied: 0,
             entries: 0,
@@ -27,19 +36,73 @@ pub(super) fn claimed(
             unloaded: false,
         });
     };
-    if epoch <= stored.epoch {
-        return Err(StoreError::Fenced {
-            id,
-            attempted: epoch,
-            stored: stored.epoch,
-        });
-    }
+    above(&id, epoch, stored.epoch)?;
     Ok(StoredWorkspace {
         partition,
         epoch,
         owner,
         unloaded: false,
         ..stored
+    })
+}
+
+/// Refuses an erasure that a newer load stands against. Nothing that cannot be read stands against one.
+pub(super) fn erasable(
+    stored: Option<&StoredWorkspace>,
+    deletion: Option<&Deletion>,
+    erase: &Erase,
+) -> Result<(), StoreError> {
+    let stored = stored.map(|stored| stored.epoch);
+    let deleted = deletion.map(|deletion| deletion.epoch);
+    match stored.max(deleted) {
+        Some(epoch) => above(&erase.id, erase.epoch, epoch),
+        None => Ok(()),
+    }
+}
+
+/// What is left of a workspace after a reset; `newest` is the last epoch that its history tells of.
+pub(super) fn emptied(erase: Erase, newest: Option<Epoch>) -> StoredWorkspace {
+    StoredWorkspace {
+        id: erase.id,
+        partition: erase.partition,
+        epoch: later(erase.epoch, newest),
+        owner: erase.owner,
+        first_offset: erase.next_offset,
+        next_offset: erase.next_offset,
+        events_applied: 0,
+        entries: 0,
+        last_load_ms: None,
+        unloaded: false,
+    }
+}
+
+/// The mark that a deletion leaves.
+pub(super) fn deletion(erase: Erase, newest: Option<Epoch>) -> Deletion {
+    Deletion {
+        id: erase.id,
+        partition: erase.partition,
+        epoch: later(erase.epoch, newest),
+        next_offset: erase.next_offset,
+    }
+}
+
+/// The epoch of an erasure: above every load that is known of.
+fn later(epoch: Epoch, newest: Option<Epoch>) -> Epoch {
+    newest.map_or(epoch, |newest| epoch.max(newest.next()))
+}
+
+fn above(
+    id: &workspace_status::WorkspaceId,
+    epoch: Epoch,
+    stored: Epoch,
+) -> Result<(), StoreError> {
+    if epoch > stored {
+        return Ok(());
+    }
+    Err(StoreError::Fenced {
+        id: id.clone(),
+        attempted: epoch,
+        stored,
     })
 }
 

@@ -17,8 +17,8 @@ mod lines;
 mod names;
 
 use super::{
-    Change, Claim, EntrySink, HistoryCursor, HistoryRecord, Save, SaveRefused, Store, StoreError,
-    StoredWorkspace, continued::Continued, fence,
+    Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Save, SaveRefused,
+    Store, StoreError, StoredWorkspace, continued::Continued, fence,
 };
 use crate::disk::{DirLock, DiskError};
 use entries::{End, Entries, ReadFailure};
@@ -30,7 +30,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::WorkspaceId;
+use workspace_status::{Epoch, WorkspaceId};
 
 /// Files below this size are never compacted.
 const COMPACTED_BYTES_LEAST: u64 = 1024 * 1024;
@@ -80,6 +80,7 @@ impl FileStore {
             root,
             _lock: lock,
         };
+        store.finish_deletions();
         store
             .forget_what_was_never_durable()
             .map_err(|error| DiskError::Database {
@@ -100,6 +101,48 @@ impl FileStore {
             }
         }
         Ok(())
+    }
+
+    /// What a crash has left of workspaces that were deleted is removed.
+    fn finish_deletions(&self) {
+        for Deletion { id, .. } in self.index.deletions(None) {
+            if self.is_listed(&id) {
+                continue;
+            }
+            if let Err(error) = self.remove_files(&id) {
+                tracing::error!(workspace = %id, %error, "a deletion cannot be finished");
+            }
+        }
+    }
+
+    fn remove_files(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        let dir = names::directory(&self.root, id);
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error(&dir, &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that nothing stands against an erasure, and tells the last epoch of the history where the file
+    /// of the workspace cannot be read.
+    fn check_erasure(&self, erase: &Erase, slot: &mut Slot) -> Result<Option<Epoch>, StoreError> {
+        let id = &erase.id;
+        let (stored, newest) = if self.is_listed(id) {
+            match self.end(id, slot) {
+                Ok(end) => (Some(end.about), None),
+                // An erasure is the way out of damage.
+                Err(StoreError::Corrupt { .. }) => {
+                    let newest = history::newest_epoch(&self.history_path(id), id);
+                    (None, newest.unwrap_or_default())
+                }
+                Err(error) => return Err(error),
+            }
+        } else {
+            (None, None)
+        };
+        let deletion = self.index.deletion(id);
+        fence::erasable(stored.as_ref(), deletion.as_ref(), erase)?;
+        Ok(newest)
     }
 
     fn slot(&self, id: &WorkspaceId) -> Arc<Mutex<Slot>> {
@@ -339,7 +382,9 @@ impl Store for FileStore {
             None
         };
         let partition = claim.partition;
-        let about = fence::claimed(end.as_ref().map(|end| end.about.clone()), claim)?;
+        let deletion = self.index.deletion(&id);
+        let stored = end.as_ref().map(|end| end.about.clone());
+        let about = fence::claimed(stored, deletion.as_ref(), claim)?;
         let (chain, lines) = end
             .as_ref()
             .map_or((Chain::START, 0), |end| (end.chain, end.lines));
@@ -394,19 +439,69 @@ impl Store for FileStore {
         Ok(refused)
     }
 
-    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+    fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
+        let id = erase.id.clone();
+        let slot = self.slot(&id);
+        let slot = &mut *slot.lock();
+        let newest = self.check_erasure(&erase, slot)?;
+        let about = fence::emptied(erase, newest);
+        let path = self.entries_path(&id);
+        let mut draft = Draft::after(Chain::START);
+        let write = |draft: &mut Draft| {
+            entries::push_commit(draft, &about, 0)?;
+            let dir = path.parent().unwrap_or(&self.root);
+            std::fs::create_dir_all(dir)?;
+            lines::replace(&path, &draft.bytes)?;
+            // The names too, where they are new.
+            for dir in dir
+                .ancestors()
+                .take_while(|dir| dir.starts_with(&self.root))
+            {
+                lines::sync(dir)?;
+            }
+            self.index.add(&id, about.partition)?;
+            self.index.sync()
+        };
+        if let Err(error) = write(&mut draft) {
+            slot.end = None;
+            return Err(io_error(&path, &error));
+        }
+        slot.end = Some(End {
+            about: about.clone(),
+            bytes: super::count(draft.bytes.len()),
+            lines: draft.lines,
+            chain: draft.chain,
+        });
+        Ok(about)
+    }
+
+    fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
+        let id = erase.id.clone();
+        let slot = self.slot(&id);
+        let mut slot = slot.lock();
+        let newest = self.check_erasure(&erase, &mut slot)?;
+        let deletion = fence::deletion(erase, newest);
+        // It is deleted from here on, whatever happens: what a crash leaves behind is removed at the next start.
+        self.index
+            .delete(deletion.clone())
+            .map_err(|error| io_error(&Index::path(&self.root), &error))?;
+        *slot = Slot::default();
+        self.remove_files(&id)?;
+        Ok(deletion)
+    }
+
+    fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
+        Ok(self.index.deletions(Some(partition)))
+    }
+
+    fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
         let slot = self.slot(id);
         let mut slot = slot.lock();
-        // Off the list first: what a crash leaves behind is then nobody's.
+        // Off the list first: what a crash leaves behind belongs to no workspace then.
         self.index
-            .remove(id)
+            .purge(id)
             .map_err(|error| io_error(&Index::path(&self.root), &error))?;
-        let dir = names::directory(&self.root, id);
-        match std::fs::remove_dir_all(&dir) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(io_error(&dir, &error)),
-        }
+        self.remove_files(id)?;
         *slot = Slot::default();
         self.slots.write().remove(id);
         Ok(())
@@ -421,7 +516,13 @@ impl Store for FileStore {
                 .push(record);
         }
         let mut first = Ok(());
-        for (id, records) in by_workspace {
+        for (id, mut records) in by_workspace {
+            if let Some(deletion) = self.index.deletion(&id) {
+                records.retain(|record| record.epoch > deletion.epoch);
+            }
+            if records.is_empty() {
+                continue;
+            }
             first = first.and(self.append_history_of(&id, records));
         }
         first

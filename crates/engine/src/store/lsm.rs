@@ -14,22 +14,23 @@ mod piece;
 pub use cache::{CacheChange, CacheKey, CachePlace};
 
 use super::{
-    Change, Claim, EntrySink, HistoryCursor, HistoryRecord, Save, SaveRefused, Store, StoreError,
-    StoredWorkspace, fence,
+    Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Save, SaveRefused,
+    Store, StoreError, StoredWorkspace, fence,
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{DataDir, DiskError, WriteError, describe, is_damage};
 use crate::routing::partition_of;
+use bytes::Bytes;
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable};
 use history::History;
-use layout::{About, KEY_BYTES_MOST};
+use layout::{About, Condition, KEY_BYTES_MOST};
 use parking_lot::{Mutex, MutexGuard};
 use places::Places;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::WorkspaceId;
+use workspace_status::{Epoch, WorkspaceId};
 
 /// Workspaces share this many locks: two that share one save one after the other.
 const LOCKS: usize = 4096;
@@ -112,8 +113,54 @@ impl LsmStore {
     fn known(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
         Ok(self
             .about(id)?
-            .filter(|about| !about.deleting)
+            .filter(|about| about.condition != Condition::Deleting)
             .map(|about| about.workspace))
+    }
+
+    /// What is known of a workspace whose erasure, if one was cut short, is finished.
+    fn settled(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
+        match self.about(id)? {
+            Some(about) => self.finish(about),
+            None => Ok(None),
+        }
+    }
+
+    /// Finishes an erasure that was cut short.
+    fn finish(&self, about: About) -> Result<Option<StoredWorkspace>, StoreError> {
+        match about.condition {
+            Condition::Whole => Ok(Some(about.workspace)),
+            Condition::Deleting => {
+                self.remove(&about.workspace.id)?;
+                Ok(None)
+            }
+            Condition::Resetting => {
+                self.remove_below(&self.entries, &about.workspace.id)?;
+                let whole = About {
+                    condition: Condition::Whole,
+                    ..about
+                };
+                let mut batch = self.dir.database().batch();
+                let value = whole.encode();
+                let bytes = value.len();
+                batch.insert(&self.workspaces, whole.workspace.id.as_str(), value);
+                self.dir.write_removal(batch, bytes).map_err(write_error)?;
+                Ok(Some(whole.workspace))
+            }
+        }
+    }
+
+    /// Checks that nothing stands against an erasure, and tells the last epoch of the history where the record
+    /// of the workspace cannot be read.
+    fn check_erasure(&self, erase: &Erase) -> Result<Option<Epoch>, StoreError> {
+        let (stored, newest) = match self.known(&erase.id) {
+            Ok(stored) => (stored, None),
+            // An erasure is the way out of damage.
+            Err(StoreError::Corrupt { .. }) => (None, self.history.newest_epoch(&erase.id)),
+            Err(error) => return Err(error),
+        };
+        let deletion = self.places.lock().deletion(&erase.id);
+        fence::erasable(stored.as_ref(), deletion.as_ref(), erase)?;
+        Ok(newest)
     }
 
     /// Reads where every workspace is, and finishes deletions that were cut short.
@@ -122,17 +169,21 @@ impl LsmStore {
             let (key, value) = entry
                 .into_inner()
                 .map_err(|error| read_error("the list of workspaces", &error))?;
+            if let Some(id) = layout::deleted_workspace(&key) {
+                self.read_deletion(id, value.into());
+                continue;
+            }
             match About::decode(&key, value.into()) {
-                // The mark hides it, and a new claim removes what is left.
-                Ok(about) if about.deleting => {
-                    let id = &about.workspace.id;
-                    if let Err(error) = self.remove(id) {
-                        tracing::error!(workspace = %id, %error, "a deletion cannot be finished");
-                    }
-                }
                 Ok(about) => {
-                    let StoredWorkspace { id, partition, .. } = about.workspace;
-                    self.places.lock().put(&id, partition);
+                    let StoredWorkspace { id, partition, .. } = &about.workspace;
+                    if about.condition != Condition::Deleting {
+                        self.places.lock().put(id, *partition);
+                    }
+                    let id = id.clone();
+                    // Its record hides what is left, and a new claim tries again.
+                    if let Err(error) = self.finish(about) {
+                        tracing::error!(workspace = %id, %error, "an erasure cannot be finished");
+                    }
                 }
                 // It is told when it is asked for; its key still tells whose it is.
                 Err(damage) => {
@@ -148,25 +199,53 @@ impl LsmStore {
         Ok(())
     }
 
-    /// Removes everything of a workspace; what is known of it goes last, with the mark of a deletion.
-    fn remove(&self, id: &WorkspaceId) -> Result<(), StoreError> {
-        let prefix = layout::workspace_prefix(id);
-        for keyspace in [&self.entries, &self.history.transitions] {
-            loop {
-                let mut batch = self.dir.database().batch();
-                let mut bytes = 0;
-                for entry in keyspace.prefix(&prefix).take(REMOVALS_A_BATCH) {
-                    let key = entry
-                        .key()
-                        .map_err(|error| read_error(&place_of(id), &error))?;
-                    bytes += key.len();
-                    batch.remove(keyspace, key);
-                }
-                if batch.is_empty() {
-                    break;
-                }
-                self.dir.write_removal(batch, bytes).map_err(write_error)?;
+    fn read_deletion(&self, id: &[u8], value: Bytes) {
+        let id = std::str::from_utf8(id).ok();
+        let Some(id) = id.and_then(|id| WorkspaceId::new(id).ok()) else {
+            return;
+        };
+        match layout::decode_deletion(id.clone(), value) {
+            Ok(deletion) => self.places.lock().note_deletion(deletion),
+            Err(damage) => {
+                tracing::error!(workspace = %id, %damage, "the mark of a deletion is damaged: events that were deleted may be applied again where the log still has them");
             }
+        }
+    }
+
+    /// Leaves out transitions of loads before a deletion.
+    fn not_deleted(&self, mut records: Vec<HistoryRecord>) -> Vec<HistoryRecord> {
+        let places = self.places.lock();
+        records.retain(|record| {
+            let deletion = places.deletion(&record.id);
+            deletion.is_none_or(|deletion| record.epoch > deletion.epoch)
+        });
+        records
+    }
+
+    /// Removes everything in a keyspace that begins with the name of a workspace.
+    fn remove_below(&self, keyspace: &Keyspace, id: &WorkspaceId) -> Result<(), StoreError> {
+        let prefix = layout::workspace_prefix(id);
+        loop {
+            let mut batch = self.dir.database().batch();
+            let mut bytes = 0;
+            for entry in keyspace.prefix(&prefix).take(REMOVALS_A_BATCH) {
+                let key = entry
+                    .key()
+                    .map_err(|error| read_error(&place_of(id), &error))?;
+                bytes += key.len();
+                batch.remove(keyspace, key);
+            }
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.dir.write_removal(batch, bytes).map_err(write_error)?;
+        }
+    }
+
+    /// Removes everything of a workspace but the mark of its deletion; what is known of it goes last.
+    fn remove(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        for keyspace in [&self.entries, &self.history.transitions] {
+            self.remove_below(keyspace, id)?;
         }
         let mut batch = self.dir.database().batch();
         batch.remove(&self.history.counts, id.as_str());
@@ -174,6 +253,18 @@ impl LsmStore {
         self.dir
             .write_removal(batch, id.as_str().len())
             .map_err(write_error)
+    }
+
+    /// Removes everything of a workspace, and the mark of its deletion.
+    fn remove_all(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        self.remove(id)?;
+        let mut batch = self.dir.database().batch();
+        let key = layout::deletion_key(id);
+        let bytes = key.len();
+        batch.remove(&self.workspaces, key);
+        self.dir.write_removal(batch, bytes).map_err(write_error)?;
+        self.places.lock().remove_deletion(id);
+        Ok(())
     }
 }
 
@@ -220,17 +311,12 @@ impl Store for LsmStore {
 
     fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
         let _locks = self.lock(std::iter::once(&claim.id));
-        let stored = match self.about(&claim.id)? {
-            Some(about) if about.deleting => {
-                self.remove(&claim.id)?;
-                None
-            }
-            about => about.map(|about| about.workspace),
-        };
-        let workspace = fence::claimed(stored, claim)?;
+        let stored = self.settled(&claim.id)?;
+        let deletion = self.places.lock().deletion(&claim.id);
+        let workspace = fence::claimed(stored, deletion.as_ref(), claim)?;
         let about = About {
             workspace,
-            deleting: false,
+            condition: Condition::Whole,
         };
         let mut batch = self.dir.database().batch();
         let value = about.encode();
@@ -252,7 +338,7 @@ impl Store for LsmStore {
             .map_err(|error| read_error(&place, &error))?;
         let value = value.ok_or_else(|| StoreError::UnknownWorkspace(id.clone()))?;
         let about = About::decode(key, value.into()).map_err(|damage| corrupt(place, damage))?;
-        if about.deleting {
+        if about.condition == Condition::Deleting {
             return Err(StoreError::UnknownWorkspace(id.clone()));
         }
         let prefix = layout::workspace_prefix(id);
@@ -310,13 +396,61 @@ impl Store for LsmStore {
         Ok(refused)
     }
 
-    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+    fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
+        let _locks = self.lock(std::iter::once(&erase.id));
+        let newest = self.check_erasure(&erase)?;
+        let about = About {
+            workspace: fence::emptied(erase, newest),
+            condition: Condition::Resetting,
+        };
+        // Noted first: a workspace of which some entries are gone must never be loaded. From here on it is reset,
+        // whatever happens.
+        let mut batch = self.dir.database().batch();
+        let id = about.workspace.id.clone();
+        batch.insert(&self.workspaces, id.as_str(), about.encode());
+        self.dir.commit_removal(batch).map_err(write_error)?;
+        self.places.lock().put(&id, about.workspace.partition);
+        let workspace = about.workspace.clone();
+        self.finish(about)?;
+        Ok(workspace)
+    }
+
+    fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
+        let _locks = self.lock(std::iter::once(&erase.id));
+        let newest = self.check_erasure(&erase)?;
+        let about = About {
+            workspace: fence::emptied(erase.clone(), newest),
+            condition: Condition::Deleting,
+        };
+        let deletion = fence::deletion(erase, newest);
+        let id = deletion.id.clone();
+        // Both at once: it is deleted from here on, whatever happens.
+        let mut batch = self.dir.database().batch();
+        batch.insert(&self.workspaces, id.as_str(), about.encode());
+        let mark = layout::encode_deletion(&deletion);
+        batch.insert(&self.workspaces, layout::deletion_key(&id), mark);
+        self.dir.commit_removal(batch).map_err(write_error)?;
+        {
+            let mut places = self.places.lock();
+            places.remove(&id);
+            places.note_deletion(deletion.clone());
+        }
+        self.history.forget(&id);
+        self.remove(&id)?;
+        Ok(deletion)
+    }
+
+    fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
+        Ok(self.places.lock().deletions_of(partition))
+    }
+
+    fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
         let _locks = self.lock(std::iter::once(id));
-        // Marked first: a workspace of which some entries are gone must never be loaded.
+        // Marked first, as above.
         match self.about(id) {
             Ok(Some(about)) => {
                 let about = About {
-                    deleting: true,
+                    condition: Condition::Deleting,
                     ..about
                 };
                 let mut batch = self.dir.database().batch();
@@ -325,17 +459,17 @@ impl Store for LsmStore {
                 batch.insert(&self.workspaces, id.as_str(), value);
                 self.dir.write_removal(batch, bytes).map_err(write_error)?;
             }
-            // Deleting is the way out of damage.
             Ok(None) | Err(StoreError::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
         self.places.lock().remove(id);
         self.history.forget(id);
-        self.remove(id)
+        self.remove_all(id)
     }
 
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
         let _locks = self.lock(records.iter().map(|record| &record.id));
+        let records = self.not_deleted(records);
         self.history.append(&self.dir, &records)
     }
 
@@ -398,7 +532,7 @@ impl<'a> Draft<'a> {
         }
         let about = About {
             workspace,
-            deleting: false,
+            condition: Condition::Whole,
         };
         let value = about.encode();
         self.bytes += value.len();

@@ -1,8 +1,8 @@
 //! The memory store: for tests, and for engines that rebuild everything from the log.
 
 use super::{
-    Change, Claim, EntrySink, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, Save,
-    SaveRefused, Store, StoreError, StoredEntry, StoredWorkspace, fence,
+    Change, Claim, Deletion, EntrySink, Erase, HISTORY_TRANSITIONS_MOST, HistoryCursor,
+    HistoryRecord, Save, SaveRefused, Store, StoreError, StoredEntry, StoredWorkspace, fence,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -21,12 +21,20 @@ struct Inner {
     workspaces: BTreeMap<WorkspaceId, Kept>,
     committed: HashMap<PartitionId, Offset>,
     history: HashMap<WorkspaceId, BTreeMap<HistoryCursor, HistoryRecord>>,
+    deletions: BTreeMap<WorkspaceId, Deletion>,
 }
 
 #[derive(Debug)]
 struct Kept {
     about: StoredWorkspace,
     entries: BTreeMap<(Arc<str>, Box<str>), StoredEntry>,
+}
+
+impl Inner {
+    fn check_erasure(&self, erase: &Erase) -> Result<(), StoreError> {
+        let stored = self.workspaces.get(&erase.id).map(|kept| &kept.about);
+        fence::erasable(stored, self.deletions.get(&erase.id), erase)
+    }
 }
 
 impl MemoryStore {
@@ -75,7 +83,7 @@ impl Store for MemoryStore {
             .workspaces
             .get(&claim.id)
             .map(|kept| kept.about.clone());
-        let about = fence::claimed(stored, claim)?;
+        let about = fence::claimed(stored, state.deletions.get(&claim.id), claim)?;
         state
             .workspaces
             .entry(about.id.clone())
@@ -146,16 +154,53 @@ impl Store for MemoryStore {
         Ok(refused)
     }
 
-    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+    fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
+        let mut state = self.state.lock();
+        state.check_erasure(&erase)?;
+        let about = fence::emptied(erase, None);
+        let kept = Kept {
+            about: about.clone(),
+            entries: BTreeMap::new(),
+        };
+        state.workspaces.insert(about.id.clone(), kept);
+        Ok(about)
+    }
+
+    fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
+        let mut state = self.state.lock();
+        state.check_erasure(&erase)?;
+        state.workspaces.remove(&erase.id);
+        state.history.remove(&erase.id);
+        let deletion = fence::deletion(erase, None);
+        let id = deletion.id.clone();
+        state.deletions.insert(id, deletion.clone());
+        Ok(deletion)
+    }
+
+    fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
+        let state = self.state.lock();
+        let of_partition = state.deletions.values();
+        Ok(of_partition
+            .filter(|deletion| deletion.partition == partition)
+            .cloned()
+            .collect())
+    }
+
+    fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
         let mut state = self.state.lock();
         state.workspaces.remove(id);
         state.history.remove(id);
+        state.deletions.remove(id);
         Ok(())
     }
 
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
         let mut state = self.state.lock();
         for record in records {
+            let deletion = state.deletions.get(&record.id);
+            if deletion.is_some_and(|deletion| record.epoch <= deletion.epoch) {
+                continue;
+            }
             let history = state.history.entry(record.id.clone()).or_default();
             history
                 .entry((record.epoch, record.sequence))

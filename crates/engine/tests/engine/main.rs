@@ -10,6 +10,7 @@
 )]
 
 mod assignments;
+mod erasures;
 mod trouble;
 
 use std::collections::BTreeMap;

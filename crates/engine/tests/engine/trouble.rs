@@ -12,8 +12,8 @@ use workspace_engine_core::log::{EmbeddedLog, EmbeddedLogConfig, EventLog, Reten
 use workspace_engine_core::populate::{BeginEmpty, Populate, PopulateError};
 use workspace_engine_core::routing::partition_of;
 use workspace_engine_core::store::{
-    Claim, EntrySink, HistoryCursor, HistoryRecord, LsmStore, MemoryStore, Save, SaveRefused,
-    Store, StoreError, StoredWorkspace,
+    Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, LsmStore, MemoryStore, Save,
+    SaveRefused, Store, StoreError, StoredWorkspace,
 };
 use workspace_engine_core::{Engine, EngineConfig};
 use workspace_lifecycle::{AdmissionLimits, Command, Offset, PartitionId};
@@ -98,8 +98,20 @@ impl Store for Troubled {
         Ok(all)
     }
 
-    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError> {
-        self.inner.delete(id)
+    fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
+        self.inner.reset(erase)
+    }
+
+    fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
+        self.inner.delete(erase)
+    }
+
+    fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
+        self.inner.deletions(partition)
+    }
+
+    fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        self.inner.purge(id)
     }
 
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {

@@ -190,7 +190,7 @@ fn a_damaged_workspace_harms_no_other_and_is_still_listed() {
         );
     }
     let store = FileStore::open(path.path()).expect("opened");
-    store.delete(&id("acme")).expect("deleting is the way out");
+    store.purge(&id("acme")).expect("deleting is the way out");
     store.claim(claim_of("acme", 1)).expect("claimed anew");
 }
 

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use crossbeam_channel::Sender;
 use workspace_engine_core::routing::partition_of;
 use workspace_engine_core::store::{
-    CacheChange, Claim, HistoryRecord, Save, SaveRefused, Store, StoreError, StoredWorkspace,
+    CacheChange, Claim, Deletion, Erase, HistoryRecord, Save, SaveRefused, Store, StoreError,
+    StoredWorkspace,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
@@ -31,7 +32,9 @@ pub(super) enum Work {
         committed: Vec<(PartitionId, Offset)>,
     },
     History(Vec<HistoryRecord>),
-    Delete(WorkspaceId),
+    Reset(Erase),
+    Delete(Erase),
+    Purge(WorkspaceId),
 }
 
 /// What came of it.
@@ -40,6 +43,8 @@ pub(super) enum Done {
     Nothing,
     Claimed(StoredWorkspace),
     Saved(Vec<SaveRefused>),
+    Reset(StoredWorkspace),
+    Deleted(Deletion),
 }
 
 pub(super) type Reply = Sender<Result<Done, StoreError>>;
@@ -86,7 +91,9 @@ impl Draft {
             Work::Claim(claim) => self.claim(shared, claim),
             Work::Save { saves, committed } => self.save(shared, &saves, &committed),
             Work::History(records) => self.history(shared, &records),
-            Work::Delete(id) => self.delete(shared, &id),
+            Work::Reset(erase) => self.reset(shared, erase),
+            Work::Delete(erase) => self.delete(shared, erase),
+            Work::Purge(id) => self.purge(shared, &id),
         };
         self.answers.push((reply, planned));
         Ok(())
@@ -98,7 +105,9 @@ impl Draft {
             Work::Claim(claim) => self.saved.contains(&claim.id),
             Work::Save { saves, .. } => saves.iter().any(|save| self.saved.contains(&save.id)),
             Work::History(records) => records.iter().any(|record| self.told.contains(&record.id)),
-            Work::Delete(id) => self.saved.contains(id) || self.told.contains(id),
+            Work::Reset(Erase { id, .. }) | Work::Delete(Erase { id, .. }) | Work::Purge(id) => {
+                self.saved.contains(id) || self.told.contains(id)
+            }
         }
     }
 
@@ -214,10 +223,31 @@ impl Draft {
         self.change(shared, partition, changes)
     }
 
-    fn delete(&mut self, shared: &Shared, id: &WorkspaceId) -> Result<Done, StoreError> {
+    fn reset(&mut self, shared: &Shared, erase: Erase) -> Result<Done, StoreError> {
+        let partition = erase.partition;
+        let owned = shared.partitions.open(partition)?;
+        of_this_assignment(&owned, &erase.id, erase.epoch)?;
+        let (changes, workspace) = shared.cache.plan_reset(erase)?;
+        self.saved.insert(workspace.id.clone());
+        self.change(shared, partition, changes)?;
+        Ok(Done::Reset(workspace))
+    }
+
+    fn delete(&mut self, shared: &Shared, erase: Erase) -> Result<Done, StoreError> {
+        let partition = erase.partition;
+        let owned = shared.partitions.open(partition)?;
+        of_this_assignment(&owned, &erase.id, erase.epoch)?;
+        let (changes, deletion) = shared.cache.plan_delete(erase)?;
+        self.saved.insert(deletion.id.clone());
+        self.told.insert(deletion.id.clone());
+        self.change(shared, partition, changes)?;
+        Ok(Done::Deleted(deletion))
+    }
+
+    fn purge(&mut self, shared: &Shared, id: &WorkspaceId) -> Result<Done, StoreError> {
         let partition = shared.partition_of(id);
         shared.partitions.open(partition)?;
-        let changes = shared.cache.plan_delete(id)?;
+        let changes = shared.cache.plan_purge(id)?;
         self.saved.insert(id.clone());
         self.told.insert(id.clone());
         self.change(shared, partition, changes)?;
@@ -296,6 +326,7 @@ impl Part {
         for change in &self.changes {
             match change {
                 CacheChange::Workspace(workspace) => highest = highest.max(workspace.epoch),
+                CacheChange::Deleted(deletion) => highest = highest.max(deletion.epoch),
                 CacheChange::Transition(record) => highest = highest.max(record.epoch),
                 CacheChange::Entry(..) | CacheChange::Gone(_) | CacheChange::Damaged(_) => {}
             }
@@ -356,6 +387,7 @@ fn too_large(change: &CacheChange, bytes: usize) -> StoreError {
     let (kind, id) = match change {
         CacheChange::Entry(_, entry) => (&*entry.kind, &*entry.id),
         CacheChange::Workspace(_)
+        | CacheChange::Deleted(_)
         | CacheChange::Transition(_)
         | CacheChange::Gone(_)
         | CacheChange::Damaged(_) => ("", ""),

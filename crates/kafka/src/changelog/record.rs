@@ -3,7 +3,8 @@
 //! | key | value, after a version byte |
 //! |---|---|
 //! | `a` | the assignment: its first epoch, the lineage of the partition, and of which topic its events are |
-//! | `w` workspace | epoch, next offset, events applied, entries, unloaded, last load, owner |
+//! | `w` workspace | epoch, next offset, events applied, entries, unloaded, last load, owner, first offset |
+//! | `d` workspace | the mark of a deletion: epoch, next offset |
 //! | `e` workspace, kind, entity | offset, data |
 //! | `h` workspace, epoch, sequence | a transition |
 //!
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 use workspace_engine_core::store::{
-    CacheChange, CacheKey, HistoryRecord, StoredEntry, StoredWorkspace,
+    CacheChange, CacheKey, Deletion, HistoryRecord, StoredEntry, StoredWorkspace,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
@@ -30,6 +31,7 @@ pub(super) const RECORD_BYTES_MOST: usize = 16 * 1024 * 1024 - 64 * 1024;
 
 const ASSIGNMENT: u8 = b'a';
 const WORKSPACE: u8 = b'w';
+const DELETION: u8 = b'd';
 const ENTRY: u8 = b'e';
 const TRANSITION: u8 = b'h';
 
@@ -80,6 +82,12 @@ pub(super) fn encode(change: &CacheChange) -> (Vec<u8>, Option<Vec<u8>>) {
             workspace_key(&workspace.id),
             Some(encode_workspace(workspace)),
         ),
+        CacheChange::Deleted(deletion) => {
+            let mut value = vec![VERSION];
+            value.put_u64(deletion.epoch.get());
+            value.put_u64(deletion.next_offset.0);
+            (key_of(DELETION, &deletion.id, 0), Some(value))
+        }
         CacheChange::Entry(id, entry) => {
             let mut value = Vec::with_capacity(entry.data.len() + 9);
             value.put_u8(VERSION);
@@ -95,6 +103,7 @@ pub(super) fn encode(change: &CacheChange) -> (Vec<u8>, Option<Vec<u8>>) {
         CacheChange::Gone(key) | CacheChange::Damaged(key) => {
             let key = match key {
                 CacheKey::Workspace(id) => workspace_key(id),
+                CacheKey::Deletion(id) => key_of(DELETION, id, 0),
                 CacheKey::Entry { id, kind, entity } => entry_key(id, kind, entity),
                 CacheKey::Transition {
                     id,
@@ -127,6 +136,7 @@ pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -
         CacheKey::Workspace(id) => {
             decode_workspace(id, partition, value).map(CacheChange::Workspace)
         }
+        CacheKey::Deletion(id) => decode_deletion(id, partition, value).map(CacheChange::Deleted),
         CacheKey::Entry { id, kind, entity } => {
             decode_entry(kind, entity, value).map(|entry| CacheChange::Entry(id.clone(), entry))
         }
@@ -148,6 +158,7 @@ pub(super) fn epoch_of(said: &Said) -> Option<Epoch> {
         Said::Assigned(assignment) => Some(assignment.first_epoch),
         Said::Changed(change) => match change {
             CacheChange::Workspace(workspace) => Some(workspace.epoch),
+            CacheChange::Deleted(deletion) => Some(deletion.epoch),
             CacheChange::Transition(record) => Some(record.epoch),
             CacheChange::Gone(CacheKey::Transition { epoch, .. })
             | CacheChange::Damaged(CacheKey::Transition { epoch, .. }) => Some(*epoch),
@@ -193,6 +204,7 @@ fn decode_key(kind: u8, rest: &mut &[u8]) -> Result<CacheKey, Damage> {
     let id = id.ok_or("its workspace has no valid id")?;
     let key = match kind {
         WORKSPACE => CacheKey::Workspace(id),
+        DELETION => CacheKey::Deletion(id),
         ENTRY => {
             let kind = text(rest)?.into();
             let entity = std::mem::take(rest);
@@ -247,6 +259,7 @@ fn encode_workspace(workspace: &StoredWorkspace) -> Vec<u8> {
     value.put_u8(u8::from(workspace.last_load_ms.is_some()));
     value.put_u64(workspace.last_load_ms.unwrap_or_default());
     put_text(&mut value, &workspace.owner);
+    value.put_u64(workspace.first_offset.0);
     value
 }
 
@@ -264,16 +277,34 @@ fn decode_workspace(
     let unloaded = value.try_get_u8().map_err(|_| SHORT)? != 0;
     let was_loaded = value.try_get_u8().map_err(|_| SHORT)? != 0;
     let last_load_ms = number(value)?;
+    let owner = text(value)?.to_owned();
+    // The first engines wrote no more, and deleted nothing: their workspaces begin with the log.
+    let first_offset = if value.is_empty() { 0 } else { number(value)? };
     Ok(StoredWorkspace {
         id: id.clone(),
         partition,
         epoch,
-        owner: text(value)?.to_owned(),
+        owner,
+        first_offset: Offset(first_offset),
         next_offset,
         events_applied,
         entries,
         last_load_ms: was_loaded.then_some(last_load_ms),
         unloaded,
+    })
+}
+
+fn decode_deletion(
+    id: &WorkspaceId,
+    partition: PartitionId,
+    mut value: &[u8],
+) -> Result<Deletion, Damage> {
+    version(&mut value)?;
+    Ok(Deletion {
+        id: id.clone(),
+        partition,
+        epoch: Epoch::new(number(&mut value)?),
+        next_offset: Offset(number(&mut value)?),
     })
 }
 

@@ -339,7 +339,7 @@ fn what_was_saved_is_there_with_an_empty_disk_and_with_a_warm_one(
     assert!(store.first_epoch(PartitionId(1)) > second_epoch);
     let epoch = store.first_epoch(PartitionId(1)).get();
     store.claim(claim_of("acme", epoch)).expect("claimed");
-    store.delete(&id("other")).expect("deleted");
+    store.purge(&id("other")).expect("deleted");
     let written = contents(&store, 1);
     assert_eq!(written.len(), 1);
     drop(store);

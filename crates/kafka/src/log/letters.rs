@@ -1,6 +1,7 @@
 //! Dead letters: a topic of one partition, read when somebody asks.
 //!
-//! In memory is only where each letter stands.
+//! In memory is only where each letter stands. The topic is not compacted: a letter that was deleted is followed by
+//! a record of the same key without a value, and is not listed any more; retention removes both.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -9,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use workspace_engine_core::log::{AppendError, Batch, DeadLetter, ReadError, ReadLimit, Record};
+use workspace_engine_core::log::{
+    AppendError, Appended, Batch, DeadLetter, DeletedLetters, ReadError, ReadLimit, Record,
+};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
@@ -71,6 +74,17 @@ impl Index {
         }
     }
 
+    fn remove(&mut self, (partition, offset, workspace): &Address) {
+        if let Some(places) = self.places.get_mut(&(*partition, *offset))
+            && places.remove(workspace).is_some()
+        {
+            self.letters -= 1;
+            if places.is_empty() {
+                self.places.remove(&(*partition, *offset));
+            }
+        }
+    }
+
     /// Forgets what the topic does not hold any more.
     fn forget_below(&mut self, low: Offset) {
         self.places.retain(|_, places| {
@@ -129,13 +143,27 @@ impl Letters {
                 self.cluster.topic
             )));
         }
-        let key = key_of(&address);
         let value = encode_within(letter, LETTER_BYTES_MOST).map_err(AppendError::Unavailable)?;
+        let appended = self.write(appends, &address, &value)?;
+        if let Some(range) = appended.partitions.first() {
+            index.insert(address, range.first_offset);
+        }
+        Ok(())
+    }
+
+    /// Writes a record under the address of a letter, and waits until it is acknowledged.
+    fn write(
+        &self,
+        appends: &Appends,
+        address: &Address,
+        value: &[u8],
+    ) -> Result<Appended, AppendError> {
+        let key = key_of(address);
         let record = Outgoing {
             topic: &self.cluster.topic,
             partition: PARTITION,
             key: key.as_bytes(),
-            value: &value,
+            value,
             headers: None,
         };
         let (answer, answered) = crossbeam_channel::bounded(1);
@@ -146,14 +174,37 @@ impl Letters {
                 let _ = answer.send(result);
             }),
         );
-        let appended = answered.recv_timeout(PATIENCE).map_err(|_| {
+        answered.recv_timeout(PATIENCE).map_err(|_| {
             AppendError::Unavailable(format!(
                 "topic {} did not acknowledge the dead letter in time",
                 self.cluster.topic
             ))
-        })??;
-        if let Some(range) = appended.partitions.first() {
-            index.insert(address, range.first_offset);
+        })?
+    }
+
+    /// Deletes the letters of workspaces that were deleted.
+    pub(super) fn delete(
+        &self,
+        appends: &Appends,
+        deleted: &[DeletedLetters],
+    ) -> Result<(), AppendError> {
+        let Some(mut index) = self.index.try_lock_for(PATIENCE) else {
+            return Err(AppendError::Unavailable(self.is_busy()));
+        };
+        self.look(&mut index)
+            .map_err(|error| AppendError::Unavailable(error.to_string()))?;
+        let mut gone = Vec::new();
+        for ((partition, offset), places) in &index.places {
+            let of_deleted = deleted.iter().filter(|of| {
+                of.partition == *partition
+                    && *offset < of.below
+                    && places.contains_key(&of.workspace_id)
+            });
+            gone.extend(of_deleted.map(|of| (*partition, *offset, of.workspace_id.clone())));
+        }
+        for address in gone {
+            self.write(appends, &address, &[])?;
+            index.remove(&address);
         }
         Ok(())
     }
@@ -223,6 +274,9 @@ impl Letters {
             index.next = batch.next_offset;
             for record in &batch.records {
                 match record.key().and_then(address_of) {
+                    Some(address) if record.value().is_none_or(<[u8]>::is_empty) => {
+                        index.remove(&address);
+                    }
                     Some(address) if index.letters < LETTERS_MOST => {
                         index.insert(address, record.offset);
                     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use workspace_engine_core::store::{
-    Claim, EntrySink, HistoryCursor, HistoryRecord, Opening, Save, SaveRefused, Store, StoreError,
-    StoredWorkspace,
+    Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Opening, Save, SaveRefused,
+    Store, StoreError, StoredWorkspace,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
@@ -91,8 +91,20 @@ impl Store for Slow {
         self.0.save(saves, committed)
     }
 
-    fn delete(&self, id: &WorkspaceId) -> Result<(), StoreError> {
-        self.0.delete(id)
+    fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
+        self.0.reset(erase)
+    }
+
+    fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
+        self.0.delete(erase)
+    }
+
+    fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
+        self.0.deletions(partition)
+    }
+
+    fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        self.0.purge(id)
     }
 
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {

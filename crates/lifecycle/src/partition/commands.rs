@@ -7,10 +7,16 @@ use crate::workspace::{AfterLeaving, Phase};
 use crate::{Action, Command, CommandError, Offset, Report, Slot, Ticket, Urgency};
 
 impl Partition {
-    pub(super) fn operator(&mut self, id: &WorkspaceId, command: Command, ticket: Ticket) {
+    pub(super) fn operator(
+        &mut self,
+        id: &WorkspaceId,
+        command: Command,
+        ticket: Ticket,
+        low_watermark: Offset,
+    ) {
         let answer = match self.ownership {
             Ownership::Owned => match self.slot(id) {
-                Some(slot) => self.command(slot, command, ticket),
+                Some(slot) => self.command(slot, command, ticket, low_watermark),
                 None => Some(Err(CommandError::UnknownWorkspace)),
             },
             Ownership::Listing | Ownership::ListAgain { .. } => Some(Err(CommandError::Busy)),
@@ -29,12 +35,18 @@ impl Partition {
         slot: Slot,
         command: Command,
         ticket: Ticket,
+        low_watermark: Offset,
     ) -> Option<Result<(), CommandError>> {
-        match command {
-            Command::Load => Some(self.load_now(slot)),
-            Command::Unload => self.unload(slot, ticket),
-            Command::Reload => Some(self.reload(slot)),
-            Command::Skip => self.skip(slot, ticket),
+        match (&self.workspaces.at(slot).phase, command) {
+            (Phase::Deleted, Command::Delete) => self.delete(slot, ticket),
+            (Phase::Deleted, _) => Some(Err(CommandError::UnknownWorkspace)),
+            (Phase::Erasing(_), _) => Some(Err(CommandError::Busy)),
+            (_, Command::Load) => Some(self.load_now(slot)),
+            (_, Command::Unload) => self.unload(slot, ticket),
+            (_, Command::Reload) => Some(self.reload(slot)),
+            (_, Command::Skip) => self.skip(slot, ticket),
+            (_, Command::Reset { force }) => self.reset(slot, force, ticket, low_watermark),
+            (_, Command::Delete) => self.delete(slot, ticket),
         }
     }
 
@@ -53,6 +65,7 @@ impl Partition {
                 });
             }
             Phase::Loading | Phase::Waiting => workspace.urgent = true,
+            Phase::Erasing(_) | Phase::Deleted => return Err(CommandError::Busy),
             Phase::Following { .. } | Phase::Stopped { .. } => {}
             Phase::Leaving { then, .. } => match then {
                 AfterLeaving::Reload(_) => {}
@@ -69,9 +82,11 @@ impl Partition {
                 self.let_go(slot, "an operator unloads it");
                 Some(Ok(()))
             }
-            Phase::Loading | Phase::Leaving { .. } | Phase::Stopped { skip: Some(_), .. } => {
-                Some(Err(CommandError::Busy))
-            }
+            Phase::Loading
+            | Phase::Leaving { .. }
+            | Phase::Stopped { skip: Some(_), .. }
+            | Phase::Erasing(_)
+            | Phase::Deleted => Some(Err(CommandError::Busy)),
             Phase::Waiting | Phase::Following { .. } | Phase::Stopped { skip: None, .. } => {
                 self.leave(
                     slot,
@@ -88,9 +103,11 @@ impl Partition {
             Phase::Cold | Phase::Parked | Phase::Retrying { .. } | Phase::Queued => {
                 self.load_now(slot)
             }
-            Phase::Loading | Phase::Leaving { .. } | Phase::Stopped { skip: Some(_), .. } => {
-                Err(CommandError::Busy)
-            }
+            Phase::Loading
+            | Phase::Leaving { .. }
+            | Phase::Stopped { skip: Some(_), .. }
+            | Phase::Erasing(_)
+            | Phase::Deleted => Err(CommandError::Busy),
             Phase::Waiting | Phase::Following { .. } | Phase::Stopped { skip: None, .. } => {
                 self.leave(slot, AfterLeaving::Reload(None), "an operator reloads it");
                 Ok(())
@@ -118,7 +135,9 @@ impl Partition {
             | Phase::Parked
             | Phase::Waiting
             | Phase::Following { .. }
-            | Phase::Leaving { .. } => Some(Err(CommandError::NotStopped)),
+            | Phase::Leaving { .. }
+            | Phase::Erasing(_)
+            | Phase::Deleted => Some(Err(CommandError::NotStopped)),
         }
     }
 

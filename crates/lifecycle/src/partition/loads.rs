@@ -5,7 +5,7 @@ use std::time::Duration;
 use workspace_status::Epoch;
 
 use super::{Partition, Unsaved};
-use crate::workspace::{AfterLeaving, Phase};
+use crate::workspace::{AfterLeaving, BeforeErasing, Erasing, Phase};
 use crate::{
     Action, CommandError, Lane, LoadFailure, Offset, Refusal, Report, Slot, StandsAt, Urgency,
 };
@@ -55,15 +55,10 @@ impl Partition {
     pub(super) fn loaded(
         &mut self,
         slot: Slot,
-        epoch: Epoch,
         next_offset: Offset,
         events_applied: u64,
         unsaved: Unsaved,
     ) {
-        if !self.end_of_load(slot, epoch) {
-            self.out.push(Action::Drop { slot });
-            return;
-        }
         self.unclaimed.remove(&slot);
         let target = self.high_watermark;
         let workspace = self.workspaces.at_mut(slot);
@@ -132,7 +127,7 @@ impl Partition {
     }
 
     /// Ends the load of `epoch`; false when it is not the one under way.
-    fn end_of_load(&mut self, slot: Slot, epoch: Epoch) -> bool {
+    pub(super) fn end_of_load(&mut self, slot: Slot, epoch: Epoch) -> bool {
         let workspace = self.workspaces.at(slot);
         let current = workspace.phase == Phase::Loading && workspace.epoch == epoch;
         if current {
@@ -256,10 +251,18 @@ impl Partition {
 
     /// Ends what a workspace that is not in memory (any more) was doing.
     pub(super) fn let_go(&mut self, slot: Slot, why: &'static str) {
+        if self.workspaces.at(slot).phase == Phase::Deleted {
+            return;
+        }
         let was = std::mem::replace(&mut self.workspaces.at_mut(slot).phase, Phase::Cold);
-        let was_leaving = matches!(was, Phase::Leaving { .. });
+        let was_leaving = matches!(was, Phase::Leaving { .. } | Phase::Erasing(_));
         match was {
-            Phase::Cold => return,
+            Phase::Cold
+            | Phase::Deleted
+            | Phase::Erasing(Erasing {
+                before: BeforeErasing::Cold | BeforeErasing::Deleted,
+                ..
+            }) => return,
             Phase::Queued => {
                 self.loading -= 1;
                 self.out.push(Action::CancelPermit { slot });
@@ -272,7 +275,8 @@ impl Partition {
             | Phase::Waiting
             | Phase::Following { .. }
             | Phase::Stopped { .. }
-            | Phase::Leaving { .. } => {}
+            | Phase::Leaving { .. }
+            | Phase::Erasing(_) => {}
         }
         let workspace = self.workspaces.at_mut(slot);
         workspace.target = None;
@@ -320,7 +324,9 @@ impl Partition {
                 then: AfterLeaving::Cold(ticket) | AfterLeaving::Reload(ticket),
                 ..
             } => ticket.take(),
+            Phase::Erasing(erasing) => erasing.ticket.take(),
             Phase::Leaving { .. }
+            | Phase::Deleted
             | Phase::Cold
             | Phase::Queued
             | Phase::Loading

@@ -265,7 +265,10 @@ impl Partition {
                 continue;
             }
             let workspace = self.workspaces.at_mut(one.slot);
-            workspace.saved_next_offset = workspace.saved_next_offset.max(one.next_offset);
+            // A later epoch may be of an erasure, after which the store holds less again.
+            if workspace.epoch == one.epoch {
+                workspace.saved_next_offset = workspace.saved_next_offset.max(one.next_offset);
+            }
             if let Phase::Leaving {
                 then,
                 planned: true,

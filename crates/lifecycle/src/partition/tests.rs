@@ -13,6 +13,7 @@ struct Story {
     machine: Partition,
     now: Time,
     tickets: u64,
+    low_watermark: Offset,
 }
 
 impl Story {
@@ -28,6 +29,7 @@ impl Story {
             machine: Partition::new(PartitionId(0), limits),
             now: Time::default(),
             tickets: 0,
+            low_watermark: Offset::ZERO,
         }
     }
 
@@ -74,6 +76,7 @@ impl Story {
             id: workspace(id),
             command,
             ticket,
+            low_watermark: self.low_watermark,
         })
     }
 
@@ -113,9 +116,11 @@ fn listed(known: &[(&str, u64)], committed: u64, high: u64) -> Input {
                 id: workspace(id),
                 epoch: Epoch::new(1),
                 next_offset: Offset(*next_offset),
+                first_offset: Offset::ZERO,
                 unloaded: false,
             })
             .collect(),
+        deleted: Vec::new(),
         committed: Offset(committed),
         low_watermark: Offset::ZERO,
         high_watermark: Offset(high),
@@ -131,6 +136,7 @@ fn loaded(slot: usize, epoch: u64, next_offset: u64, high: u64) -> Input {
     Input::Loaded {
         slot: Slot(slot),
         epoch: Epoch::new(epoch),
+        first_offset: Offset::ZERO,
         next_offset: Offset(next_offset),
         events_applied: 0,
         unsaved: false,
@@ -142,6 +148,7 @@ fn fetched(lane: Lane, next_offset: u64, high: u64, touched: &[(&str, u64)]) -> 
     let touched = touched.iter().map(|(id, first)| Touched {
         id: workspace(id),
         first_offset: Offset(*first),
+        last_offset: Offset(next_offset.saturating_sub(1)).max(Offset(*first)),
     });
     Input::Fetched {
         lane,

@@ -50,6 +50,8 @@ struct Commit {
     partition: u32,
     epoch: u64,
     owner: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    first_offset: u64,
     next_offset: u64,
     events_applied: u64,
     entries: u64,
@@ -59,6 +61,11 @@ struct Commit {
     unloaded: bool,
     /// Lines of the file up to here, this one included.
     lines: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(offset: &u64) -> bool {
+    *offset == 0
 }
 
 /// Any line.
@@ -204,6 +211,7 @@ impl Commit {
             partition: PartitionId(self.partition),
             epoch: Epoch::new(self.epoch),
             owner: self.owner,
+            first_offset: Offset(self.first_offset),
             next_offset: Offset(self.next_offset),
             events_applied: self.events_applied,
             entries: self.entries,
@@ -218,6 +226,7 @@ impl Commit {
             partition: about.partition.0,
             epoch: about.epoch.get(),
             owner: about.owner.clone(),
+            first_offset: about.first_offset.0,
             next_offset: about.next_offset.0,
             events_applied: about.events_applied,
             entries: about.entries,

@@ -70,6 +70,12 @@ pub(super) fn read(path: &Path, id: &WorkspaceId) -> Result<(End, History), Read
     Ok((end, history))
 }
 
+/// The epoch of the last transition.
+pub(super) fn newest_epoch(path: &Path, id: &WorkspaceId) -> Result<Option<Epoch>, ReadFailure> {
+    let (end, _) = read(path, id)?;
+    Ok(end.newest.map(|(epoch, _)| epoch))
+}
+
 /// Adds transitions that are not there yet, and tells where the file stands then.
 pub(super) fn append(
     path: &Path,

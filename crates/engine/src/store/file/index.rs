@@ -1,18 +1,19 @@
 //! The list of all workspaces of a file store, and the offsets committed of its partitions.
 //!
 //! A workspace whose directory disappears must not be taken for one that never was, so each is
-//! listed when it is first claimed. A line `synced` tells that everything listed before it was
+//! listed when it is first claimed. One that was deleted leaves a mark here. A line `synced` tells that everything listed before it was
 //! made durable; what is listed after it may be missing after a crash of the machine.
 
 use super::entries::ReadFailure;
 use super::lines::{self, BrokenLine, Chain, Draft, Reader};
+use crate::store::Deletion;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::WorkspaceId;
+use workspace_status::{Epoch, WorkspaceId};
 
 /// Version of the files of the store.
 pub(super) const VERSION: u64 = 1;
@@ -38,6 +39,16 @@ enum Line {
         gone: WorkspaceId,
     },
     #[serde(rename_all = "camelCase")]
+    Deleted {
+        deleted: WorkspaceId,
+        partition: u32,
+        epoch: u64,
+        next_offset: u64,
+    },
+    Purged {
+        purged: WorkspaceId,
+    },
+    #[serde(rename_all = "camelCase")]
     Committed {
         committed: u32,
         next_offset: u64,
@@ -45,6 +56,17 @@ enum Line {
     Synced {
         synced: u64,
     },
+}
+
+impl Line {
+    fn deleted(deletion: &Deletion) -> Self {
+        Self::Deleted {
+            deleted: deletion.id.clone(),
+            partition: deletion.partition.0,
+            epoch: deletion.epoch.get(),
+            next_offset: deletion.next_offset.0,
+        }
+    }
 }
 
 /// A listed workspace.
@@ -74,6 +96,7 @@ struct IndexFile {
 #[derive(Debug, Default)]
 struct Told {
     workspaces: BTreeMap<WorkspaceId, Listed>,
+    deletions: BTreeMap<WorkspaceId, Deletion>,
     /// As of the last sync, on disk; newer ones are in `uncommitted`.
     committed: BTreeMap<PartitionId, Offset>,
     uncommitted: BTreeMap<PartitionId, Offset>,
@@ -194,6 +217,49 @@ impl Index {
         Ok(())
     }
 
+    /// Takes a workspace off the list and leaves a mark, durably.
+    pub(super) fn delete(&self, deletion: Deletion) -> io::Result<()> {
+        let mut file = self.file.lock();
+        file.append(&[Line::deleted(&deletion)])?;
+        lines::sync(&file.path)?;
+        let mut told = self.told.write();
+        told.workspaces.remove(&deletion.id);
+        told.deletions.insert(deletion.id.clone(), deletion);
+        Ok(())
+    }
+
+    /// Takes a workspace and the mark of its deletion off the list.
+    pub(super) fn purge(&self, id: &WorkspaceId) -> io::Result<()> {
+        let mut file = self.file.lock();
+        if self.is_listed(id) || self.deletion(id).is_some() {
+            file.append(&[Line::Purged { purged: id.clone() }])?;
+            let mut told = self.told.write();
+            told.workspaces.remove(id);
+            told.deletions.remove(id);
+        }
+        Ok(())
+    }
+
+    /// The mark of a workspace that was deleted.
+    pub(super) fn deletion(&self, id: &WorkspaceId) -> Option<Deletion> {
+        self.told.read().deletions.get(id).cloned()
+    }
+
+    /// The marks of a partition, or of all, ordered by id.
+    pub(super) fn deletions(&self, partition: Option<PartitionId>) -> Vec<Deletion> {
+        let told = self.told.read();
+        let marks = told.deletions.values();
+        marks
+            .filter(|mark| partition.is_none_or(|partition| mark.partition == partition))
+            .cloned()
+            .collect()
+    }
+
+    /// Makes what is listed durable, where the files that it tells of are so already.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        lines::sync(&self.file.lock().path)
+    }
+
     pub(super) fn committed(&self, partition: PartitionId) -> Offset {
         let told = self.told.read();
         let newer = told
@@ -299,6 +365,25 @@ impl Told {
                 );
             }
             Line::Gone { gone } => drop(self.workspaces.remove(&gone)),
+            Line::Deleted {
+                deleted,
+                partition,
+                epoch,
+                next_offset,
+            } => {
+                self.workspaces.remove(&deleted);
+                let deletion = Deletion {
+                    id: deleted.clone(),
+                    partition: PartitionId(partition),
+                    epoch: Epoch::new(epoch),
+                    next_offset: Offset(next_offset),
+                };
+                self.deletions.insert(deleted, deletion);
+            }
+            Line::Purged { purged } => {
+                self.workspaces.remove(&purged);
+                self.deletions.remove(&purged);
+            }
             Line::Committed {
                 committed,
                 next_offset,
@@ -323,7 +408,7 @@ impl Told {
 
     /// Lines that it takes to tell this.
     fn lines(&self) -> u64 {
-        crate::store::count(self.workspaces.len() + self.committed.len())
+        crate::store::count(self.workspaces.len() + self.deletions.len() + self.committed.len())
     }
 
     /// The lines of a sync. Where more was listed since it began, the next one marks it.
@@ -352,6 +437,10 @@ impl Told {
             format: FORMAT.to_owned(),
             version: VERSION,
         })?;
+        // First: a name that was taken since is listed.
+        for deletion in self.deletions.values() {
+            draft.push(&Line::deleted(deletion))?;
+        }
         for (id, listed) in &self.workspaces {
             draft.push(&Line::Known {
                 known: id.clone(),

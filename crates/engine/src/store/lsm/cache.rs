@@ -1,6 +1,6 @@
 //! What a cached partition consists of, and up to where it is complete.
 
-use crate::store::{HistoryRecord, StoredEntry, StoredWorkspace};
+use crate::store::{Deletion, HistoryRecord, StoredEntry, StoredWorkspace};
 use std::sync::Arc;
 use workspace_status::{Epoch, WorkspaceId};
 
@@ -9,6 +9,8 @@ use workspace_status::{Epoch, WorkspaceId};
 pub enum CacheKey {
     /// What is known of a workspace.
     Workspace(WorkspaceId),
+    /// The mark of its deletion.
+    Deletion(WorkspaceId),
     /// One of its entries.
     Entry {
         /// The workspace.
@@ -34,6 +36,8 @@ pub enum CacheKey {
 pub enum CacheChange {
     /// What is known of a workspace is now this; its number of entries is taken as it is.
     Workspace(StoredWorkspace),
+    /// A workspace was deleted; what there was of it is removed by changes of its own.
+    Deleted(Deletion),
     /// An entry is now this.
     Entry(WorkspaceId, StoredEntry),
     /// A transition; its `sequence` is the number under which it is kept.
@@ -49,6 +53,7 @@ impl CacheChange {
     pub fn workspace(&self) -> &WorkspaceId {
         match self {
             Self::Workspace(workspace) => &workspace.id,
+            Self::Deleted(deletion) => &deletion.id,
             Self::Entry(id, _) => id,
             Self::Transition(record) => &record.id,
             Self::Gone(key) | Self::Damaged(key) => key.workspace(),
@@ -60,7 +65,10 @@ impl CacheKey {
     /// The workspace it belongs to.
     pub fn workspace(&self) -> &WorkspaceId {
         match self {
-            Self::Workspace(id) | Self::Entry { id, .. } | Self::Transition { id, .. } => id,
+            Self::Workspace(id)
+            | Self::Deletion(id)
+            | Self::Entry { id, .. }
+            | Self::Transition { id, .. } => id,
         }
     }
 }

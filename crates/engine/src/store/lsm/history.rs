@@ -37,6 +37,14 @@ impl History {
         self.continued.lock().remove(id);
     }
 
+    /// The epoch of the last transition of a workspace, where that can be told.
+    pub(super) fn newest_epoch(&self, id: &WorkspaceId) -> Option<Epoch> {
+        let prefix = layout::workspace_prefix(id);
+        let key = self.transitions.prefix(prefix).next_back()?.key().ok()?;
+        let (epoch, _) = layout::history_place(id, &key).ok()?;
+        Some(epoch)
+    }
+
     pub(super) fn append(
         &self,
         dir: &DataDir,

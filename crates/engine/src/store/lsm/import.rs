@@ -11,8 +11,8 @@ use super::cache::{CacheChange, CacheKey, CachePlace};
 use super::history::place_of as history_of;
 use super::piece::Piece;
 use super::{
-    Claim, HistoryRecord, LsmStore, Save, StoreError, StoredWorkspace, corrupt, keyed, layout,
-    place_of, read_error, write_error,
+    Claim, Deletion, Erase, HistoryRecord, LsmStore, Save, StoreError, StoredWorkspace, corrupt,
+    keyed, layout, place_of, read_error, write_error,
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::routing::partition_of;
@@ -96,7 +96,7 @@ impl LsmStore {
         for id in ids {
             let _locks = self.lock(std::iter::once(&id));
             self.places.lock().remove(&id);
-            self.remove(&id)?;
+            self.remove_all(&id)?;
         }
         Ok(())
     }
@@ -141,7 +141,8 @@ impl LsmStore {
     /// # Errors
     /// As [`Store::claim`](crate::store::Store::claim).
     pub fn plan_claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
-        fence::claimed(self.known(&claim.id)?, claim)
+        let deletion = self.places.lock().deletion(&claim.id);
+        fence::claimed(self.known(&claim.id)?, deletion.as_ref(), claim)
     }
 
     /// What a save would change, the workspace itself last.
@@ -175,7 +176,13 @@ impl LsmStore {
         records: &[&HistoryRecord],
     ) -> Result<Vec<CacheChange>, StoreError> {
         let _locks = self.lock(std::iter::once(id));
-        let Some(draft) = self.history.draft(id, records)? else {
+        let deletion = self.places.lock().deletion(id);
+        let of_now = |record: &&&HistoryRecord| {
+            let deleted = deletion.as_ref().map(|deletion| deletion.epoch);
+            deleted.is_none_or(|deleted| record.epoch > deleted)
+        };
+        let records: Vec<&HistoryRecord> = records.iter().filter(of_now).copied().collect();
+        let Some(draft) = self.history.draft(id, &records)? else {
             return Ok(Vec::new());
         };
         let mut changes = Vec::with_capacity(draft.added.len() + draft.dropped.len());
@@ -191,13 +198,46 @@ impl LsmStore {
         Ok(changes)
     }
 
-    /// What deleting a workspace would change, the workspace itself first.
+    /// What a reset would change, the workspace itself last, and what it is then.
+    ///
+    /// # Errors
+    /// As [`Store::reset`](crate::store::Store::reset).
+    pub fn plan_reset(
+        &self,
+        erase: Erase,
+    ) -> Result<(Vec<CacheChange>, StoredWorkspace), StoreError> {
+        let newest = self.check_erasure(&erase)?;
+        let workspace = fence::emptied(erase, newest);
+        let mut changes = self.entries_gone(&workspace.id)?;
+        changes.push(CacheChange::Workspace(workspace.clone()));
+        Ok((changes, workspace))
+    }
+
+    /// What a deletion would change, the workspace itself first, and the mark that it leaves.
+    ///
+    /// # Errors
+    /// As [`Store::delete`](crate::store::Store::delete).
+    pub fn plan_delete(&self, erase: Erase) -> Result<(Vec<CacheChange>, Deletion), StoreError> {
+        let newest = self.check_erasure(&erase)?;
+        let deletion = fence::deletion(erase, newest);
+        let mut changes = self.all_gone(&deletion.id)?;
+        changes.push(CacheChange::Deleted(deletion.clone()));
+        Ok((changes, deletion))
+    }
+
+    /// What it would change to remove a workspace without a trace, the workspace itself first.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
-    pub fn plan_delete(&self, id: &WorkspaceId) -> Result<Vec<CacheChange>, StoreError> {
+    pub fn plan_purge(&self, id: &WorkspaceId) -> Result<Vec<CacheChange>, StoreError> {
+        let mut changes = self.all_gone(id)?;
+        changes.push(CacheChange::Gone(CacheKey::Deletion(id.clone())));
+        Ok(changes)
+    }
+
+    fn entries_gone(&self, id: &WorkspaceId) -> Result<Vec<CacheChange>, StoreError> {
         let prefix = layout::workspace_prefix(id);
-        let mut changes = vec![CacheChange::Gone(CacheKey::Workspace(id.clone()))];
+        let mut changes = Vec::new();
         for entry in self.entries.prefix(&prefix) {
             let key = entry
                 .key()
@@ -210,6 +250,13 @@ impl LsmStore {
                 entity: entity.into(),
             }));
         }
+        Ok(changes)
+    }
+
+    fn all_gone(&self, id: &WorkspaceId) -> Result<Vec<CacheChange>, StoreError> {
+        let prefix = layout::workspace_prefix(id);
+        let mut changes = vec![CacheChange::Gone(CacheKey::Workspace(id.clone()))];
+        changes.extend(self.entries_gone(id)?);
         for entry in self.history.transitions.prefix(&prefix) {
             let key = entry
                 .key()

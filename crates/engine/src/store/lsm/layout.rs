@@ -3,7 +3,8 @@
 //! | keyspace | key | value, sealed with a checksum |
 //! |---|---|---|
 //! | `store-entries` | workspace `\0` kind `\0` entity | offset, data |
-//! | `store-workspaces` | workspace | everything of [`StoredWorkspace`], and whether it is being deleted |
+//! | `store-workspaces` | workspace | everything of [`StoredWorkspace`], and whether it is being erased |
+//! | the same | workspace `\0` | the mark of a [`Deletion`] |
 //! | `store-history` | workspace `\0` epoch sequence, big endian | a transition |
 //! | `store-history-counts` | workspace | how many transitions are kept |
 //! | `store-committed` | partition, big endian | offset |
@@ -12,7 +13,7 @@
 //! A kind may hold `\0`, written as `\0 0xff`: UTF-8 has no byte `0xff`, so the order
 //! stays that of the texts and the end of the kind is never mistaken.
 
-use super::super::{HistoryRecord, StoredEntry, StoredWorkspace};
+use super::super::{Deletion, HistoryRecord, StoredEntry, StoredWorkspace};
 use crate::disk::codec::{Damage, Reader, Writer};
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -120,15 +121,43 @@ pub(super) fn decode_entry(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct About {
     pub(super) workspace: StoredWorkspace,
-    /// Its entries are being removed; it counts as gone.
-    pub(super) deleting: bool,
+    pub(super) condition: Condition,
+}
+
+/// Whether everything of a workspace is as its record says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    Whole,
+    /// Its entries and its history are being removed; it counts as removed.
+    Deleting,
+    /// Entries that it had before are being removed; it counts as empty.
+    Resetting,
+}
+
+impl Condition {
+    fn code(self) -> u8 {
+        match self {
+            Self::Whole => 0,
+            Self::Deleting => 1,
+            Self::Resetting => 2,
+        }
+    }
+
+    fn of(code: u8) -> Result<Self, Damage> {
+        match code {
+            0 => Ok(Self::Whole),
+            1 => Ok(Self::Deleting),
+            2 => Ok(Self::Resetting),
+            _ => Err("its condition is not known here"),
+        }
+    }
 }
 
 impl About {
     pub(super) fn encode(&self) -> Vec<u8> {
         let workspace = &self.workspace;
         Writer::with_capacity(64 + workspace.owner.len())
-            .u8(u8::from(self.deleting))
+            .u8(self.condition.code())
             .u32(workspace.partition.0)
             .u64(workspace.epoch.get())
             .u64(workspace.next_offset.0)
@@ -137,6 +166,7 @@ impl About {
             .u8(u8::from(workspace.unloaded))
             .optional_u64(workspace.last_load_ms)
             .block(workspace.owner.as_bytes())
+            .u64(workspace.first_offset.0)
             .seal(workspace.id.as_str().as_bytes())
     }
 
@@ -146,22 +176,57 @@ impl About {
             .ok()
             .and_then(|id| WorkspaceId::new(id).ok());
         let id = id.ok_or("its id is not valid")?;
-        let deleting = reader.u8()? != 0;
+        let condition = Condition::of(reader.u8()?)?;
+        let mut workspace = StoredWorkspace {
+            id,
+            partition: PartitionId(reader.u32()?),
+            epoch: Epoch::new(reader.u64()?),
+            next_offset: Offset(reader.u64()?),
+            events_applied: reader.u64()?,
+            entries: reader.u64()?,
+            unloaded: reader.u8()? != 0,
+            last_load_ms: reader.optional_u64()?,
+            owner: reader.text()?,
+            first_offset: Offset::ZERO,
+        };
+        // The first engines wrote no more, and deleted nothing: their workspaces begin with the log.
+        let rest = reader.rest();
+        if let Some(first_offset) = rest.first_chunk() {
+            workspace.first_offset = Offset(u64::from_le_bytes(*first_offset));
+        }
         Ok(Self {
-            deleting,
-            workspace: StoredWorkspace {
-                id,
-                partition: PartitionId(reader.u32()?),
-                epoch: Epoch::new(reader.u64()?),
-                next_offset: Offset(reader.u64()?),
-                events_applied: reader.u64()?,
-                entries: reader.u64()?,
-                unloaded: reader.u8()? != 0,
-                last_load_ms: reader.optional_u64()?,
-                owner: reader.text()?,
-            },
+            workspace,
+            condition,
         })
     }
+}
+
+/// The key of a deletion's mark: no id holds its last byte.
+pub(super) fn deletion_key(id: &WorkspaceId) -> Vec<u8> {
+    workspace_prefix(id)
+}
+
+/// The workspace of a key of [`deletion_key`]; `None` where it is another key.
+pub(super) fn deleted_workspace(key: &[u8]) -> Option<&[u8]> {
+    key.strip_suffix(&[SEPARATOR])
+}
+
+pub(super) fn encode_deletion(deletion: &Deletion) -> Vec<u8> {
+    Writer::with_capacity(24)
+        .u32(deletion.partition.0)
+        .u64(deletion.epoch.get())
+        .u64(deletion.next_offset.0)
+        .seal(&deletion_key(&deletion.id))
+}
+
+pub(super) fn decode_deletion(id: WorkspaceId, sealed: Bytes) -> Result<Deletion, Damage> {
+    let mut reader = Reader::open(&deletion_key(&id), sealed)?;
+    Ok(Deletion {
+        partition: PartitionId(reader.u32()?),
+        epoch: Epoch::new(reader.u64()?),
+        next_offset: Offset(reader.u64()?),
+        id,
+    })
 }
 
 /// The key of a transition, after the prefix of its workspace.

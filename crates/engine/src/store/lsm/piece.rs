@@ -3,6 +3,7 @@
 use super::cache::{CacheChange, CacheKey};
 use super::{LsmStore, StoreError, layout, write_error};
 use crate::disk::codec::Writer;
+use crate::store::Deletion;
 use fjall::{Keyspace, OwnedWriteBatch};
 use std::collections::HashMap;
 use workspace_lifecycle::PartitionId;
@@ -25,6 +26,8 @@ pub(super) struct Piece<'a> {
     counts: HashMap<WorkspaceId, u64>,
     /// Where workspaces are once it is written; none for those that are gone.
     places: Vec<(WorkspaceId, Option<PartitionId>)>,
+    /// Marks of deletions once it is written; none for those that are gone.
+    deletions: Vec<(WorkspaceId, Option<Deletion>)>,
 }
 
 impl<'a> Piece<'a> {
@@ -38,6 +41,7 @@ impl<'a> Piece<'a> {
             transitions: HashMap::new(),
             counts: HashMap::new(),
             places: Vec::new(),
+            deletions: Vec::new(),
         }
     }
 
@@ -47,12 +51,23 @@ impl<'a> Piece<'a> {
             CacheChange::Workspace(workspace) => {
                 let about = layout::About {
                     workspace: workspace.clone(),
-                    deleting: false,
+                    condition: layout::Condition::Whole,
                 };
                 self.places
                     .push((workspace.id.clone(), Some(self.partition)));
                 let key = workspace.id.as_str().as_bytes().to_vec();
                 self.put(&store.workspaces, key, about.encode());
+            }
+            CacheChange::Deleted(deletion) => {
+                let id = deletion.id.clone();
+                let key = layout::deletion_key(&id);
+                self.put(&store.workspaces, key, layout::encode_deletion(deletion));
+                self.deletions.push((id, Some(deletion.clone())));
+            }
+            CacheChange::Damaged(CacheKey::Deletion(id)) => {
+                let key = layout::deletion_key(id);
+                self.put(&store.workspaces, key, DAMAGED.to_vec());
+                self.deletions.push((id.clone(), None));
             }
             CacheChange::Entry(id, entry) => {
                 let key = layout::entry_key(id, &entry.kind, &entry.id);
@@ -94,6 +109,10 @@ impl<'a> Piece<'a> {
             CacheKey::Workspace(id) => {
                 self.places.push((id.clone(), None));
                 self.take_away(&store.workspaces, id.as_str().as_bytes().to_vec());
+            }
+            CacheKey::Deletion(id) => {
+                self.deletions.push((id.clone(), None));
+                self.take_away(&store.workspaces, layout::deletion_key(id));
             }
             CacheKey::Entry { id, kind, entity } => {
                 self.take_away(&store.entries, layout::entry_key(id, kind, entity));
@@ -165,6 +184,13 @@ impl<'a> Piece<'a> {
             store.dir.write(self.batch, self.bytes)
         };
         written.map_err(write_error)?;
+        for (id, deletion) in self.deletions {
+            let mut places = store.places.lock();
+            match deletion {
+                Some(deletion) => places.note_deletion(deletion),
+                None => places.remove_deletion(&id),
+            }
+        }
         for (id, place) in self.places {
             if let Some(partition) = place {
                 store.places.lock().put(&id, partition);

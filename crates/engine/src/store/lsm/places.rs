@@ -1,8 +1,9 @@
-//! In which partition each workspace is, so that a partition is listed without reading the others.
+//! In which partition each workspace is, and which were deleted, so that a partition is listed without reading the others.
 //!
 //! It is read once when the store is opened, and takes as much memory as the ids of all workspaces.
 
-use std::collections::{BTreeSet, HashMap};
+use crate::store::Deletion;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use workspace_lifecycle::PartitionId;
 use workspace_status::WorkspaceId;
 
@@ -10,6 +11,7 @@ use workspace_status::WorkspaceId;
 pub(super) struct Places {
     partitions: HashMap<WorkspaceId, PartitionId>,
     workspaces: HashMap<PartitionId, BTreeSet<WorkspaceId>>,
+    deletions: BTreeMap<WorkspaceId, Deletion>,
 }
 
 impl Places {
@@ -39,6 +41,28 @@ impl Places {
     pub(super) fn of(&self, partition: PartitionId) -> Vec<WorkspaceId> {
         let of_partition = self.workspaces.get(&partition);
         of_partition.into_iter().flatten().cloned().collect()
+    }
+
+    /// Notes that a workspace was deleted; where it was, another one of its name may be by now.
+    pub(super) fn note_deletion(&mut self, deletion: Deletion) {
+        self.deletions.insert(deletion.id.clone(), deletion);
+    }
+
+    pub(super) fn remove_deletion(&mut self, id: &WorkspaceId) {
+        self.deletions.remove(id);
+    }
+
+    pub(super) fn deletion(&self, id: &WorkspaceId) -> Option<Deletion> {
+        self.deletions.get(id).cloned()
+    }
+
+    /// What was deleted from a partition, ordered by id.
+    pub(super) fn deletions_of(&self, partition: PartitionId) -> Vec<Deletion> {
+        let deletions = self.deletions.values();
+        deletions
+            .filter(|deletion| deletion.partition == partition)
+            .cloned()
+            .collect()
     }
 
     fn leave(&mut self, id: &WorkspaceId, partition: PartitionId) {

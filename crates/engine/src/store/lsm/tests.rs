@@ -2,9 +2,8 @@
 
 use super::*;
 use crate::disk::DataDirSpec;
-use crate::store::conformance::{claim_of, counted, id, load, save_of, set, transition};
+use crate::store::conformance::{claim_of, counted, erase_of, id, load, save_of, set, transition};
 use crate::store::{self, HISTORY_TRANSITIONS_MOST};
-use workspace_status::Epoch;
 
 #[test]
 fn the_lsm_store_does_what_every_store_must() {
@@ -115,7 +114,7 @@ fn a_workspace_whose_record_is_damaged_is_listed_and_refuses_everything_but_dele
         ),
         "{refused:?}"
     );
-    store.delete(&id("acme")).expect("deleted");
+    store.purge(&id("acme")).expect("deleted");
     store.claim(claim_of("acme", 1)).expect("claimed anew");
     assert_eq!(load(&store, "acme").expect("loaded").1, []);
     let listed = store.workspaces(PartitionId(1)).expect("listed");
@@ -138,7 +137,7 @@ fn a_deletion_that_was_cut_short_is_finished_when_the_store_is_opened() {
             "acme",
             About {
                 workspace,
-                deleting: true,
+                condition: Condition::Deleting,
             }
             .encode(),
         )
@@ -322,7 +321,7 @@ fn a_history_counts_a_transition_once_however_often_it_is_appended() {
     drop(store);
     let store = open(path.path());
     append(&store, at(4, 1..=1), 10);
-    store.delete(&id("acme")).expect("deleted");
+    store.purge(&id("acme")).expect("deleted");
     append(&store, at(5, 1..=2), 2);
 }
 
@@ -360,7 +359,7 @@ fn a_deletion_that_cannot_be_finished_does_not_keep_the_others_from_opening() {
     filled(&store);
     let about = store.about(&id("acme")).expect("readable").expect("there");
     let deleting = About {
-        deleting: true,
+        condition: Condition::Deleting,
         ..about
     };
     store
@@ -383,9 +382,68 @@ fn a_deletion_that_cannot_be_finished_does_not_keep_the_others_from_opening() {
     let store = open(path.path());
     assert_eq!(store.workspace(&id("acme")), Ok(None));
     assert!(store.workspace(&id("other")).expect("readable").is_some());
-    let refused = store.delete(&id("acme"));
+    let refused = store.purge(&id("acme"));
     assert!(
         matches!(refused, Err(StoreError::Corrupt { .. })),
         "{refused:?}"
     );
+}
+
+#[test]
+fn a_reset_that_was_cut_short_is_finished_when_the_store_is_opened() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = open(path.path());
+    filled(&store);
+    let resetting = About {
+        workspace: fence::emptied(erase_of("acme", 5, 3), None),
+        condition: Condition::Resetting,
+    };
+    store
+        .workspaces
+        .insert("acme", resetting.encode())
+        .expect("written");
+    store
+        .entries
+        .remove(layout::entry_key(&id("acme"), "kind", "7"))
+        .expect("removed");
+    drop(store);
+    let store = open(path.path());
+    let (about, entries) = load(&store, "acme").expect("loaded");
+    assert_eq!((about, entries), (resetting.workspace, Vec::new()));
+    assert_eq!(load(&store, "other").expect("loaded").1.len(), 10);
+}
+
+#[test]
+fn a_damaged_record_is_erased_under_a_later_epoch_than_its_history_tells_of() {
+    for reset in [true, false] {
+        let path = tempfile::tempdir().expect("a directory");
+        let store = open(path.path());
+        filled(&store);
+        store
+            .append_history(vec![transition("acme", 7, 1)])
+            .expect("kept");
+        store.workspaces.insert("acme", "damaged").expect("written");
+        let erase = erase_of("acme", 1, 3);
+        let epoch = if reset {
+            store.reset(erase).expect("reset").epoch
+        } else {
+            store.delete(erase).expect("deleted").epoch
+        };
+        assert_eq!(epoch.get(), 8);
+    }
+}
+
+#[test]
+fn a_deletion_is_remembered_where_the_record_of_its_successor_is_damaged() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = open(path.path());
+    filled(&store);
+    store.delete(erase_of("acme", 2, 30)).expect("deleted");
+    store.claim(claim_of("acme", 3)).expect("claimed");
+    store.workspaces.insert("acme", "damaged").expect("written");
+    drop(store);
+    let store = open(path.path());
+    let marks = store.deletions(PartitionId(1)).expect("listed");
+    assert_eq!(marks.len(), 1);
+    assert_eq!(marks[0].next_offset, Offset(30));
 }

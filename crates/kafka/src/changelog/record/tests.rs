@@ -9,6 +9,7 @@ fn changes() -> Vec<CacheChange> {
         partition: PartitionId(3),
         epoch: Epoch::new(7),
         owner: "node-1".to_owned(),
+        first_offset: Offset(6),
         next_offset: Offset(11),
         events_applied: 12,
         entries: 13,
@@ -31,6 +32,13 @@ fn changes() -> Vec<CacheChange> {
         CacheChange::Transition(transition("acme", 2, 3)),
         CacheChange::Gone(key),
         CacheChange::Gone(CacheKey::Workspace(id(&"L".repeat(255)))),
+        CacheChange::Deleted(Deletion {
+            id: id("acme"),
+            partition: PartitionId(3),
+            epoch: Epoch::new(8),
+            next_offset: Offset(15),
+        }),
+        CacheChange::Gone(CacheKey::Deletion(id("acme"))),
     ]
 }
 
@@ -69,11 +77,16 @@ fn a_record_that_was_cut_or_is_newer_is_damage_of_its_workspace() {
             // Its data has any length.
             CacheChange::Entry(..) => 9,
             CacheChange::Workspace(_)
+            | CacheChange::Deleted(_)
             | CacheChange::Transition(_)
             | CacheChange::Gone(_)
             | CacheChange::Damaged(_) => value.len(),
         };
         for length in 0..fixed {
+            // The first engines wrote no offset behind the owner.
+            if matches!(change, CacheChange::Workspace(_)) && length == fixed - 8 {
+                continue;
+            }
             let said = decode(PartitionId(3), &key, Some(&value[..length]));
             assert!(
                 matches!(&said, Said::Changed(CacheChange::Damaged(key)) if key.workspace() == change.workspace()),

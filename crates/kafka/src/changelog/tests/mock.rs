@@ -96,7 +96,7 @@ fn a_damaged_record_parks_its_workspace_alone_and_deleting_is_the_way_out() {
     }
     load(&store, "third").expect("harmed by no other");
     for text in ["acme", "other"] {
-        store.delete(&id(text)).expect("deleted");
+        store.purge(&id(text)).expect("deleted");
         store.claim(claim_of(text, 10)).expect("claimed anew");
         assert_eq!(load(&store, text).expect("loaded").1, []);
     }
@@ -143,7 +143,7 @@ fn what_was_saved_from_a_topic_that_has_gone_is_claimed_no_more() {
     }
     let store = place.store(empty.path(), "last");
     open(&store, 1);
-    store.delete(&id("other")).expect("deleted");
+    store.purge(&id("other")).expect("deleted");
     store.claim(claim_of("other", 999)).expect("claimed anew");
     store.claim(claim_of("new-105", 999)).expect("claimed");
 }
@@ -170,7 +170,7 @@ fn who_is_not_in_the_group_writes_nothing() {
     let saves = [save_of("acme", 1, 9, one_change(8))];
     unavailable(store.save(&saves, &[(PartitionId(1), Offset(9))]));
     unavailable(store.append_history(vec![transition("acme", 1, 1)]));
-    unavailable(store.delete(&id("acme")));
+    unavailable(store.purge(&id("acme")));
     assert_eq!(load(&store, "acme").expect("loaded").1, []);
     assert_eq!(store.committed(PartitionId(1)), Ok(Offset::ZERO));
     place.group.member.store(true, Ordering::Relaxed);

@@ -349,7 +349,7 @@ fn what_compaction_leaves_is_the_same() {
         let saved = store.save(&[save], &[]);
         assert_eq!(saved, Ok(Vec::new()));
     }
-    store.delete(&id("other")).expect("deleted");
+    store.purge(&id("other")).expect("deleted");
     let written = contents(&store, 1);
     let records = store.counts().records_written + 40;
 

@@ -174,6 +174,7 @@ impl Desk {
             let log = &env.logs[at.partition];
             let listing = Listing {
                 workspaces: job.listed.unwrap_or_else(|| known(env, at.partition)),
+                deleted: Vec::new(),
                 committed: Offset(job.committed.unwrap_or_default()),
                 low_watermark: Offset(log.low),
                 high_watermark: Offset(log.high()),
@@ -384,6 +385,7 @@ fn known(env: &Env, partition: usize) -> Vec<Known> {
             id: id_of(key.1),
             epoch: Epoch::new(record.epoch),
             next_offset: Offset(record.next_offset),
+            first_offset: Offset::ZERO,
             unloaded: record.unloaded,
         })
         .collect()

@@ -208,6 +208,7 @@ impl Driver {
                 offset,
                 reason: _,
             } => return self.dead_letter(env, slot, offset).map(Some),
+            Action::Erase { .. } => unreachable!("no operator erases"),
             Action::Drop { slot } => {
                 self.unfollow(slot);
                 let local = self.local(slot);
@@ -275,6 +276,7 @@ impl Driver {
         let input = Input::Loaded {
             slot: job.slot,
             epoch: job.epoch,
+            first_offset: Offset::ZERO,
             next_offset: Offset(record.next_offset),
             events_applied: record.events_applied,
             unsaved: populates,
@@ -326,6 +328,7 @@ impl Driver {
             id: id_of(workspace),
             command,
             ticket: Ticket(ticket),
+            low_watermark: Offset(env.logs[self.at.partition].low),
         };
         self.input(env, desk, input)
     }

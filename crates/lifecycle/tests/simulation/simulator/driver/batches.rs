@@ -30,11 +30,14 @@ impl Driver {
                 let mut touched: Vec<Touched> = Vec::new();
                 for event in &batch.events {
                     let id = id_of(event.workspace);
-                    if touched.iter().all(|touch| touch.id != id) {
-                        touched.push(Touched {
+                    let last_offset = Offset(event.offset);
+                    match touched.iter_mut().find(|touch| touch.id == id) {
+                        Some(touch) => touch.last_offset = last_offset,
+                        None => touched.push(Touched {
                             id,
-                            first_offset: Offset(event.offset),
-                        });
+                            first_offset: last_offset,
+                            last_offset,
+                        }),
                     }
                 }
                 let next_offset = Offset(batch.next_offset);

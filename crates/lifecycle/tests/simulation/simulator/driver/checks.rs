@@ -13,7 +13,7 @@ impl Driver {
         let key = (self.at.partition, self.workspace(slot));
         let local = self.local(slot);
         match command {
-            Command::Load | Command::Reload => {}
+            Command::Load | Command::Reload | Command::Reset { .. } | Command::Delete => {}
             Command::Unload => {
                 local.asked_out = true;
                 let left = local.memory.is_none();

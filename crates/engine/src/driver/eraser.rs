@@ -1,0 +1,155 @@
+//! Erasures that operators want: one thread does them, so that no partition waits for the store.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use workspace_lifecycle::{EraseFailure, Erasure, Input, Offset, PartitionId};
+use workspace_status::{Epoch, WorkspaceId};
+
+use super::apply::panic_text;
+use crate::jobs::EraseJob;
+use crate::log::DeletedLetters;
+use crate::message::Message;
+use crate::shared::Shared;
+use crate::store::{Erase, StoreError};
+use crate::workspace::Workspace;
+
+/// What came of an erasure.
+struct Erased {
+    /// The epoch under which the store did it.
+    stored: Epoch,
+    next_offset: Offset,
+    /// What could not be erased, and why.
+    left_over: Option<String>,
+}
+
+/// Does one erasure and answers the partition.
+pub(crate) fn erase<W: Workspace>(shared: &Shared<W>, job: EraseJob<W>) {
+    match job {
+        EraseJob::DeadLetters(deleted) => {
+            let erased = catch_unwind(AssertUnwindSafe(|| {
+                shared.log.delete_dead_letters(&deleted)
+            }));
+            if let Ok(Err(error)) = erased {
+                tracing::warn!(%error, "dead letters of deleted workspaces may be left");
+            }
+        }
+        EraseJob::Workspace {
+            post,
+            slot,
+            id,
+            epoch,
+            erasure,
+        } => {
+            let partition = post.id();
+            let erased = {
+                // Held until the store has answered, so that an assignment does not end in the middle of it.
+                let place = post.begin_save();
+                if place.is_none() {
+                    Err(EraseFailure::Failed(
+                        "the partition is handed over".to_owned(),
+                    ))
+                } else {
+                    catch_unwind(AssertUnwindSafe(|| {
+                        erase_one(shared, partition, &id, epoch, erasure)
+                    }))
+                    .unwrap_or_else(|panic| {
+                        let text = format!("erasing it panicked: {}", panic_text(&*panic));
+                        Err(EraseFailure::Failed(text))
+                    })
+                }
+            };
+            let input = match erased {
+                Ok(erased) => {
+                    tracing::warn!(workspace = %id, %partition, epoch = %erased.stored, "erased: {erasure}");
+                    Input::Erased {
+                        slot,
+                        epoch,
+                        stored: erased.stored,
+                        next_offset: erased.next_offset,
+                        left_over: erased.left_over,
+                    }
+                }
+                Err(failure) => {
+                    tracing::error!(workspace = %id, %partition, %epoch, ?failure, "not erased: {erasure}");
+                    Input::EraseFailed {
+                        slot,
+                        epoch,
+                        failure,
+                    }
+                }
+            };
+            // An assignment that was lost needs no answer.
+            let _ = post.tell(Message::Input(input));
+        }
+    }
+}
+
+fn erase_one<W: Workspace>(
+    shared: &Shared<W>,
+    partition: PartitionId,
+    id: &WorkspaceId,
+    epoch: Epoch,
+    erasure: Erasure,
+) -> Result<Erased, EraseFailure> {
+    let erase = |next_offset| Erase {
+        id: id.clone(),
+        partition,
+        epoch,
+        owner: shared.config.owner.clone(),
+        next_offset,
+    };
+    match erasure {
+        Erasure::Reset { from, force } => {
+            // A trim whose floor was taken before the reset is over then, and later ones keep what it needs.
+            let low_watermark = {
+                let _no_trim = shared.trimming.lock();
+                shared.log.low_watermark(partition)
+            };
+            if low_watermark > from && !force {
+                return Err(EraseFailure::LogBeginsLater { low_watermark });
+            }
+            let stored = shared
+                .store
+                .reset(erase(from.max(low_watermark)))
+                .map_err(|error| failure(&error))?;
+            Ok(Erased {
+                stored: stored.epoch,
+                next_offset: stored.next_offset,
+                left_over: None,
+            })
+        }
+        Erasure::Delete { below } => {
+            let deletion = shared
+                .store
+                .delete(erase(below))
+                .map_err(|error| failure(&error))?;
+            let letters = DeletedLetters {
+                workspace_id: id.clone(),
+                partition,
+                below,
+            };
+            let left_over = shared.log.delete_dead_letters(&[letters]).err();
+            Ok(Erased {
+                stored: deletion.epoch,
+                next_offset: deletion.next_offset,
+                left_over: left_over.map(|error| {
+                    format!(
+                        "it is deleted, but its dead letters are not all: {error}; delete it again"
+                    )
+                }),
+            })
+        }
+    }
+}
+
+fn failure(error: &StoreError) -> EraseFailure {
+    match error {
+        StoreError::Fenced { stored, .. } => EraseFailure::Fenced { stored: *stored },
+        StoreError::UnknownWorkspace(_)
+        | StoreError::OtherLog { .. }
+        | StoreError::Corrupt { .. }
+        | StoreError::Refused { .. }
+        | StoreError::NoSpace(_)
+        | StoreError::Unavailable(_) => EraseFailure::Failed(error.to_string()),
+    }
+}

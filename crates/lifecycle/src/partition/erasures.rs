@@ -1,0 +1,247 @@
+//! Resets and deletions: what is stored of a workspace goes, by order of an operator.
+//!
+//! They work in every phase, because they are the way out of damage. The workspace leaves memory at once,
+//! unsaved; the store is asked to erase under an epoch of its own, so that no load or save of before can
+//! bring back what was there. Until the store has answered that it is durable, nothing has happened.
+
+use workspace_status::Epoch;
+
+use super::{Ownership, Partition};
+use crate::workspace::{BeforeErasing, Erasing, Phase};
+use crate::{Action, CommandError, EraseFailure, Erasure, Offset, Report, Slot, Ticket};
+
+impl Partition {
+    pub(super) fn reset(
+        &mut self,
+        slot: Slot,
+        force: bool,
+        ticket: Ticket,
+        low_watermark: Offset,
+    ) -> Option<Result<(), CommandError>> {
+        let first_offset = self.workspaces.at(slot).first_offset;
+        if low_watermark > first_offset && !force {
+            return Some(Err(CommandError::LogBeginsLater {
+                first_offset,
+                low_watermark,
+            }));
+        }
+        let from = first_offset.max(low_watermark);
+        self.erase(slot, Erasure::Reset { from, force }, ticket);
+        None
+    }
+
+    pub(super) fn delete(
+        &mut self,
+        slot: Slot,
+        ticket: Ticket,
+    ) -> Option<Result<(), CommandError>> {
+        let below = self.high_watermark;
+        self.erase(slot, Erasure::Delete { below }, ticket);
+        None
+    }
+
+    fn erase(&mut self, slot: Slot, erasure: Erasure, ticket: Ticket) {
+        let why = match erasure {
+            Erasure::Reset { .. } => "an operator resets it",
+            Erasure::Delete { .. } => "an operator deletes it",
+        };
+        self.refuse_ticket(slot, CommandError::Failed(why.to_owned()));
+        let before = match self.workspaces.at(slot).phase {
+            Phase::Cold => BeforeErasing::Cold,
+            Phase::Deleted => {
+                self.deleted -= 1;
+                BeforeErasing::Deleted
+            }
+            Phase::Queued => {
+                self.loading -= 1;
+                self.out.push(Action::CancelPermit { slot });
+                BeforeErasing::Loadable
+            }
+            Phase::Loading => {
+                self.loading -= 1;
+                BeforeErasing::Loadable
+            }
+            Phase::Retrying { at } => {
+                self.retries.remove(&(at, slot));
+                BeforeErasing::Loadable
+            }
+            Phase::Waiting
+            | Phase::Following { .. }
+            | Phase::Stopped { .. }
+            | Phase::Leaving { .. } => {
+                self.step_out(slot);
+                self.out.push(Action::Drop { slot });
+                BeforeErasing::Loadable
+            }
+            Phase::Parked | Phase::Erasing(_) => BeforeErasing::Loadable,
+        };
+        self.stopping.remove(&slot);
+        let was_unclaimed = self.unclaimed.contains(&slot);
+        let workspace = self.workspaces.at_mut(slot);
+        workspace.stops_before = None;
+        workspace.target = None;
+        workspace.ready_since = None;
+        workspace.urgent = false;
+        workspace.epoch = workspace.epoch.next();
+        workspace.phase = Phase::Erasing(Erasing {
+            erasure,
+            ticket: Some(ticket),
+            before,
+            was_unclaimed,
+            met: None,
+        });
+        let epoch = workspace.epoch;
+        if before == BeforeErasing::Loadable {
+            self.report(slot, Report::Unloading { why });
+        }
+        self.out.push(Action::Erase {
+            slot,
+            epoch,
+            erasure,
+        });
+    }
+
+    pub(super) fn erased(
+        &mut self,
+        slot: Slot,
+        epoch: Epoch,
+        stored: Epoch,
+        next_offset: Offset,
+        result: Result<(), CommandError>,
+    ) {
+        let Some(erasing) = self.end_of_erasing(slot, epoch) else {
+            return;
+        };
+        self.unclaimed.remove(&slot);
+        let workspace = self.workspaces.at_mut(slot);
+        workspace.epoch = workspace.epoch.max(stored);
+        workspace.next_offset = next_offset;
+        workspace.saved_next_offset = next_offset;
+        workspace.events_applied = 0;
+        workspace.failures.clear();
+        match erasing.erasure {
+            Erasure::Reset { .. } => {
+                workspace.first_offset = next_offset;
+                if self.ownership == Ownership::Owned {
+                    workspace.urgent = true;
+                    self.begin_load(slot);
+                } else if erasing.before == BeforeErasing::Loadable {
+                    self.report(slot, Report::Gone);
+                }
+            }
+            Erasure::Delete { .. } => {
+                workspace.phase = Phase::Deleted;
+                self.deleted += 1;
+                if erasing.before == BeforeErasing::Loadable {
+                    self.report(slot, Report::Gone);
+                }
+                if let Some(first) = erasing.successor(next_offset) {
+                    self.begin_new(slot, first);
+                }
+            }
+        }
+        self.answer_erasing(&erasing, result);
+    }
+
+    pub(super) fn erase_failed(&mut self, slot: Slot, epoch: Epoch, failure: EraseFailure) {
+        let Some(erasing) = self.end_of_erasing(slot, epoch) else {
+            return;
+        };
+        if !erasing.was_unclaimed {
+            self.unclaimed.remove(&slot);
+        }
+        let workspace = self.workspaces.at_mut(slot);
+        let error = match failure {
+            EraseFailure::Fenced { stored } => {
+                workspace.epoch = workspace.epoch.max(stored);
+                CommandError::Failed(format!(
+                    "epoch {epoch} is not above {stored}, which the store holds: a newer load has taken the \
+                     workspace over, try again"
+                ))
+            }
+            EraseFailure::LogBeginsLater { low_watermark } => CommandError::LogBeginsLater {
+                first_offset: workspace.first_offset,
+                low_watermark,
+            },
+            EraseFailure::Failed(reason) => CommandError::Failed(reason),
+        };
+        match erasing.before {
+            BeforeErasing::Cold => {}
+            BeforeErasing::Deleted => {
+                workspace.phase = Phase::Deleted;
+                self.deleted += 1;
+                if let Some(first) = erasing.successor(workspace.next_offset) {
+                    self.begin_new(slot, first);
+                }
+            }
+            BeforeErasing::Loadable if self.ownership == Ownership::Owned => self.begin_load(slot),
+            BeforeErasing::Loadable => self.report(slot, Report::Gone),
+        }
+        self.answer_erasing(&erasing, Err(error));
+    }
+
+    /// Ends the erasure of `epoch`: the workspace is cold then. `None` when it is not the one under way.
+    fn end_of_erasing(&mut self, slot: Slot, epoch: Epoch) -> Option<Erasing> {
+        let workspace = self.workspaces.at_mut(slot);
+        if workspace.epoch != epoch {
+            return None;
+        }
+        let Phase::Erasing(erasing) = &workspace.phase else {
+            return None;
+        };
+        let erasing = erasing.clone();
+        workspace.phase = Phase::Cold;
+        Some(erasing)
+    }
+
+    fn answer_erasing(&mut self, erasing: &Erasing, result: Result<(), CommandError>) {
+        if let Some(ticket) = erasing.ticket {
+            self.out.push(Action::Reply { ticket, result });
+        }
+    }
+
+    /// A batch holds events of a known workspace. Where it was deleted, one after the deletion begins a new
+    /// workspace at `first`, or later.
+    pub(super) fn begin_successor(&mut self, slot: Slot, first: Offset, last_event: Offset) {
+        let workspace = self.workspaces.at_mut(slot);
+        match &mut workspace.phase {
+            Phase::Deleted if last_event >= workspace.next_offset => {
+                let first = first.max(workspace.next_offset);
+                self.begin_new(slot, first);
+            }
+            Phase::Erasing(erasing) => {
+                let (before, after) = erasing.met.unwrap_or((first, last_event));
+                erasing.met = Some((before.min(first), after.max(last_event)));
+                // Until it is known whether they are of a new workspace, they may be of one that nobody has claimed.
+                self.unclaimed.insert(slot);
+            }
+            Phase::Deleted
+            | Phase::Cold
+            | Phase::Queued
+            | Phase::Loading
+            | Phase::Retrying { .. }
+            | Phase::Parked
+            | Phase::Waiting
+            | Phase::Following { .. }
+            | Phase::Stopped { .. }
+            | Phase::Leaving { .. } => {}
+        }
+    }
+
+    /// A new workspace takes the name of one that was deleted.
+    fn begin_new(&mut self, slot: Slot, first: Offset) {
+        self.deleted -= 1;
+        self.unclaimed.insert(slot);
+        let workspace = self.workspaces.at_mut(slot);
+        workspace.next_offset = first;
+        workspace.first_offset = first;
+        workspace.saved_next_offset = first;
+        workspace.events_applied = 0;
+        if self.ownership == Ownership::Owned {
+            self.begin_load(slot);
+        } else {
+            // The next owner meets it in the log, because it holds `committed` back.
+            workspace.phase = Phase::Cold;
+        }
+    }
+}
