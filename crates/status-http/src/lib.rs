@@ -48,6 +48,7 @@ mod cursor;
 mod extract;
 mod query;
 
+mod exposition;
 mod metrics;
 
 mod api;

@@ -7,23 +7,19 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State as Extract};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::api::{Shared, answer};
+use crate::exposition::Format;
 use crate::problem::{Problem, ProblemDocument, types};
 use crate::query::Parameters;
 use crate::source::Check;
 
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-
-/// The text format that Prometheus asks for first; it is a superset of its older one in all that
-/// is used here.
-const OPEN_METRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
 
 pub(crate) fn routes() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::default()
@@ -109,26 +105,30 @@ fn probe(name: &str, checks: &[Check], query: Option<&str>) -> Result<Response, 
 
 /// Metrics, for Prometheus
 ///
-/// No label names a workspace, but that of those in state `error`, which are capped.
+/// As OpenMetrics 1.0.0 where `Accept` prefers it, else in the text format of Prometheus. No label
+/// names a workspace, but that of those in state `error`, which are capped.
 #[utoipa::path(
     get,
     path = "/metrics",
     operation_id = "getMetrics",
     tag = "node",
     responses(
-        (status = 200, description = "All metrics of the node", body = String, content_type = "application/openmetrics-text"),
+        (status = 200, description = "All metrics of the node", content(
+            (String = "text/plain"),
+            (String = "application/openmetrics-text"),
+        )),
         (status = 503, description = "Too many lists are made", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-async fn metrics(Extract(api): Extract<Arc<Shared>>) -> Result<Response, Problem> {
+async fn metrics(
+    Extract(api): Extract<Arc<Shared>>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     api.follow_feed();
-    let text = api
-        .scan(|shared| {
-            let mut text = String::new();
-            let encoded = prometheus_client::encoding::text::encode(&mut text, &shared.registry);
-            encoded.map(|()| text)
-        })
+    let format = Format::preferred(&headers);
+    let page = api
+        .scan(move |shared| format.write(&shared.registry))
         .await?
         .map_err(|_| Problem::new(&types::INTERNAL, "a metric could not be written"))?;
-    Ok(answer(StatusCode::OK, OPEN_METRICS, text))
+    Ok(answer(StatusCode::OK, format.content_type(), page))
 }

@@ -65,6 +65,16 @@ async fn the_metrics_page_is_as_it_was() {
     )
     .await;
     assert_golden("metrics.txt", &page);
+    let open_metrics = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let page = world.get_as("/metrics", open_metrics).await;
+    assert_eq!(page.content_type(), open_metrics);
+    assert_golden("metrics.openmetrics.txt", &page.body);
+    let page = world.get_as("/metrics", "text/plain").await;
+    assert_eq!(
+        page.content_type(),
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
+    assert!(!page.body.contains("# EOF") && !page.body.contains("# UNIT"));
 }
 
 #[tokio::test]

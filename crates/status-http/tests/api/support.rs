@@ -58,6 +58,11 @@ impl World {
         self.send("GET", uri).await
     }
 
+    pub(crate) async fn get_as(&self, uri: &str, accept: &str) -> Answer {
+        let request = Request::builder().uri(uri).header(header::ACCEPT, accept);
+        answer(&self.app, request.body(Body::empty()).unwrap()).await
+    }
+
     pub(crate) async fn send(&self, method: &str, uri: &str) -> Answer {
         let request = Request::builder().method(method).uri(uri);
         answer(&self.app, request.body(Body::empty()).unwrap()).await
