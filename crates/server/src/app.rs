@@ -3,13 +3,15 @@
 //! The HTTP server answers before the engine is there: opening a log after a crash takes seconds,
 //! in which a status is `unknown` and not a refused connection.
 
-use crate::{config::HttpLimits, known::KnownIds, problems};
+use crate::{
+    config::HttpLimits, http_counters::HttpCounters, known::KnownIds, memory::Budget, problems,
+};
 use parking_lot::Mutex;
 use std::{
     fmt,
     sync::{Arc, OnceLock},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use workspace_engine_core::{Engine, Entities, loaded::LoadedWorkspace, store::Store};
 use workspace_engine_kafka::Cluster;
 use workspace_status::Tracker;
@@ -17,9 +19,6 @@ use workspace_status_http::Problem;
 
 /// A workspace in memory.
 pub(crate) type Loaded = Arc<LoadedWorkspace<Entities>>;
-
-/// Unit in which memory for bodies is counted, so that it fits a semaphore.
-const MEMORY_UNIT_BYTES: usize = 1024;
 
 /// Shared by all handlers; clones are the same.
 #[derive(Clone)]
@@ -32,7 +31,9 @@ struct Inner {
     opening: Mutex<Arc<str>>,
     engine: OnceLock<Up>,
     stopping: watch::Sender<bool>,
-    event_memory: Arc<Semaphore>,
+    event_memory: Budget,
+    answer_memory: Budget,
+    http: HttpCounters,
 }
 
 /// What there is once the engine is up.
@@ -52,10 +53,11 @@ impl fmt::Debug for App {
 impl App {
     /// What is shared before the engine is there.
     pub(crate) fn new(tracker: Tracker, limits: HttpLimits) -> Self {
-        let units = limits.event_memory_bytes / MEMORY_UNIT_BYTES;
         Self(Arc::new(Inner {
             tracker,
-            event_memory: Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS))),
+            event_memory: Budget::new(limits.event_memory_bytes),
+            answer_memory: Budget::new(limits.answer_memory_bytes),
+            http: HttpCounters::default(),
             limits,
             opening: Mutex::new("the engine is opening its data directory".into()),
             engine: OnceLock::new(),
@@ -153,12 +155,19 @@ impl App {
         self.engine()
     }
 
-    /// Memory for so many bytes of a body, given back when dropped; `None` where there is too little now.
-    pub(crate) fn reserve_memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let units = u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES)).unwrap_or(u32::MAX);
-        Arc::clone(&self.0.event_memory)
-            .try_acquire_many_owned(units)
-            .ok()
+    /// Memory for the bodies of event requests.
+    pub(crate) fn event_memory(&self) -> &Budget {
+        &self.0.event_memory
+    }
+
+    /// Memory for large answers under way.
+    pub(crate) fn answer_memory(&self) -> &Budget {
+        &self.0.answer_memory
+    }
+
+    /// What the HTTP server counts.
+    pub(crate) fn http(&self) -> &HttpCounters {
+        &self.0.http
     }
 
     /// Does something that blocks, such as reading a disk, where it holds up no other request.

@@ -67,6 +67,7 @@ pub(crate) enum StoreKind {
 pub(crate) struct HttpLimits {
     pub(crate) max_body_bytes: usize,
     pub(crate) event_memory_bytes: usize,
+    pub(crate) answer_memory_bytes: usize,
     pub(crate) max_connections: usize,
     pub(crate) header_timeout: Duration,
     pub(crate) body_timeout: Duration,
@@ -261,10 +262,14 @@ impl EngineSettings {
     }
 }
 
+/// A page of entities, and an entity of the largest size beside it.
+const ANSWER_MEMORY_MIN_BYTES: u64 = 8 << 20;
+
 impl HttpLimits {
     fn from_layers(layers: &Layers) -> Result<Self, InvalidSetting> {
         let max_body: Size = layers.read("max-body")?;
         let event_memory: Size = layers.read("event-memory")?;
+        let answer_memory: Size = layers.read("answer-memory")?;
         if max_body.0 < 1024 {
             return Err(layers.invalid(
                 "max-body",
@@ -277,9 +282,16 @@ impl HttpLimits {
                 format_args!("{event_memory} is less than one body, {max_body}"),
             ));
         }
+        if answer_memory.0 < ANSWER_MEMORY_MIN_BYTES {
+            return Err(layers.invalid(
+                "answer-memory",
+                format_args!("{answer_memory} is less than 8MiB, too little for a large answer"),
+            ));
+        }
         Ok(Self {
             max_body_bytes: max_body.as_usize(),
             event_memory_bytes: event_memory.as_usize(),
+            answer_memory_bytes: answer_memory.as_usize(),
             max_connections: narrow(layers.number("max-connections", 1, 1_000_000)?),
             header_timeout: positive(layers, "header-timeout")?,
             body_timeout: positive(layers, "body-timeout")?,
@@ -323,7 +335,7 @@ fn default_owner() -> String {
 }
 
 /// Variables of flags that are no settings of `serve`, without what all begin with.
-pub(crate) const COMMAND_VARIABLES: [&str; 9] = [
+pub(crate) const COMMAND_VARIABLES: [&str; 10] = [
     "CONFIG",
     "URL",
     "OUTPUT",
@@ -333,6 +345,7 @@ pub(crate) const COMMAND_VARIABLES: [&str; 9] = [
     "RETRY_FOR",
     "BATCH_EVENTS",
     "BATCH_BYTES",
+    "NO_CHECK",
 ];
 
 /// A variable that is probably a setting with a slip in its name, and which one was meant.

@@ -9,6 +9,9 @@ mod config;
 
 mod telemetry;
 
+mod http_counters;
+mod memory;
+
 mod app;
 mod known;
 mod problems;

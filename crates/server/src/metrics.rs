@@ -2,7 +2,7 @@
 //!
 //! Invariant: no label names a workspace.
 
-use crate::app::App;
+use crate::{app::App, http_counters::HttpCounters};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
@@ -238,8 +238,66 @@ impl fmt::Debug for EngineMetrics {
     }
 }
 
+/// A counter of the HTTP server: its name, what it counts, and where it is.
+type HttpRow = (&'static str, &'static str, fn(&HttpCounters) -> &Counter);
+
+const HTTP_COUNTERS: [HttpRow; 4] = [
+    (
+        "workspace_engine_http_requests_refused",
+        "Requests refused because all connections had a request under way",
+        |http| &http.requests_refused,
+    ),
+    (
+        "workspace_engine_http_idle_connections_closed",
+        "Idle connections closed because others needed their place",
+        |http| &http.idle_closed,
+    ),
+    (
+        "workspace_engine_http_stalled_connections_closed",
+        "Connections closed because the client took nothing of its answer",
+        |http| &http.stalled_closed,
+    ),
+    (
+        "workspace_engine_http_answers_limited",
+        "Answers refused or cut short because the answers under way held all memory for them",
+        |http| &http.answers_limited,
+    ),
+];
+
+fn encode_http(app: &App, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    for (name, help, read) in &HTTP_COUNTERS {
+        let encoder = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(read(app.http()).get()).encode(encoder)?;
+    }
+    for (name, help, unit, value) in [
+        (
+            "workspace_engine_http_connections",
+            "Open connections",
+            None,
+            app.http().connections(),
+        ),
+        (
+            "workspace_engine_http_answer_memory",
+            "Memory that large answers under way hold",
+            Some(&Unit::Bytes),
+            app.answer_memory().reserved_bytes(),
+        ),
+        (
+            "workspace_engine_http_event_memory",
+            "Memory that the bodies of event requests under way hold",
+            Some(&Unit::Bytes),
+            app.event_memory().reserved_bytes(),
+        ),
+    ] {
+        let encoder = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(encoder)?;
+    }
+    Ok(())
+}
+
 impl Collector for EngineMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        encode_http(&self.0, &mut encoder)?;
         let Some(engine) = self.0.engine_if_up() else {
             return Ok(());
         };

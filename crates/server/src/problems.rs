@@ -180,6 +180,23 @@ pub(crate) fn out_of_memory() -> Problem {
     .retry_after(SOON)
 }
 
+pub(crate) fn answer_memory_spent() -> Problem {
+    Problem::new(
+        &BUSY,
+        "the answers under way hold all memory for them (answer-memory); try again, or ask for a smaller page",
+    )
+    .retry_after(SOON)
+}
+
+pub(crate) fn connections_taken(most: usize) -> Problem {
+    Problem::new(
+        &problem_types::TOO_MANY_REQUESTS_AT_ONCE,
+        format!("all {most} connections have a request under way (max-connections); try again"),
+    )
+    .with("maximum", most)
+    .retry_after(SOON)
+}
+
 pub(crate) fn append(error: &AppendError) -> Problem {
     let detail = error.to_string();
     match error {

@@ -3,12 +3,16 @@
 //! The socket answers before the engine is there, and until it has let go of its last workspace:
 //! a status is never a refused connection while the process lives.
 
+mod answer;
 mod front;
+mod leftover;
 mod listener;
 mod opening;
+mod places;
 mod signals;
 mod stream;
 
+pub(crate) use answer::{HeldMemory, UNCOUNTED_BYTES};
 pub(crate) use opening::OpenError;
 
 use crate::{
@@ -21,7 +25,7 @@ use crate::{
     telemetry::TelemetryError,
 };
 use axum::Router;
-use listener::{Connections, HttpServer};
+use listener::HttpServer;
 use opening::Opened;
 use signals::Signals;
 use std::{
@@ -150,7 +154,7 @@ async fn run(
         .owner(config.engine.owner.as_str())
         .build();
     let app = App::new(tracker.clone(), config.http.clone());
-    let http = HttpServer::start(listener, router(&app), Connections::new(&config.http));
+    let http = HttpServer::start(listener, router(&app), app.clone());
     info!(
         %address,
         directory = %config.engine.data_dir.display(),

@@ -50,7 +50,7 @@ pub(crate) const OFF: &str = "off";
 pub(crate) const AUTO: &str = "auto";
 
 /// Every setting, in the order in which help and example show them.
-pub(crate) static KEYS: [Key; 35] = [
+pub(crate) static KEYS: [Key; 36] = [
     Key {
         name: "listen",
         value_name: "ADDR:PORT",
@@ -199,7 +199,7 @@ pub(crate) static KEYS: [Key; 35] = [
         name: "max-connections",
         value_name: "N",
         default: "1024",
-        help: "Connections at the same time; further ones wait to be accepted",
+        help: "Connections at the same time. One that was idle for a second is closed for a new one; 64 more are accepted for probes, and any other request there is answered with 503 and Retry-After",
     },
     Key {
         name: "header-timeout",
@@ -224,6 +224,12 @@ pub(crate) static KEYS: [Key; 35] = [
         value_name: "SIZE",
         default: "256MiB",
         help: "Memory for the bodies of event requests under way, taken as they come; when it is full, a body that still comes is answered with 503 and Retry-After",
+    },
+    Key {
+        name: "answer-memory",
+        value_name: "SIZE",
+        default: "256MiB",
+        help: "Memory for answers under way of more than 64KiB, until the client has taken them; when it is full, a page of entities is shorter and other large answers are 503 with Retry-After",
     },
     Key {
         name: "shutdown-timeout",

@@ -3,27 +3,25 @@
 //! Memory is reserved as bytes arrive, not as they are announced: a client that announces much and
 //! sends little holds little.
 
-use crate::{app::App, problems};
+use crate::{
+    app::App,
+    memory::{Buffer, Reserved},
+    problems,
+};
 use axum::{
     body::Body,
     http::{HeaderMap, header},
 };
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 use workspace_status_http::Problem;
-
-/// Memory is reserved in multiples of this.
-const STEP_BYTES: usize = 64 << 10;
 
 /// A whole body; its memory counts as taken until it is dropped.
 #[derive(Debug)]
 pub(super) struct Whole {
     pub(super) bytes: Bytes,
-    _memory: Option<OwnedSemaphorePermit>,
+    _memory: Option<Reserved>,
 }
 
 /// Reads a body.
@@ -38,70 +36,28 @@ pub(super) async fn read(app: &App, headers: &HeaderMap, mut body: Body) -> Resu
         Some(_) => return Err(problems::body_too_large(limits.max_body_bytes, declared)),
         None => limits.max_body_bytes,
     };
-    let mut buffer = Buffer::new(app, most);
+    let mut buffer = Buffer::new(app.event_memory(), most, 0);
     while let Some(frame) = timeout_at(deadline, body.frame())
         .await
         .map_err(|_| problems::body_timeout(limits.body_timeout))?
     {
         let frame = frame.map_err(|error| problems::body_broken(&error.to_string()))?;
-        if let Some(data) = frame.data_ref() {
-            buffer.extend(data)?;
+        let Some(data) = frame.data_ref() else {
+            continue;
+        };
+        if buffer.len() + data.len() > most {
+            return Err(problems::body_too_large(most, None));
         }
+        if !buffer.make_room(data.len()) {
+            return Err(problems::out_of_memory());
+        }
+        buffer.bytes_mut().extend_from_slice(data);
     }
+    let (bytes, memory) = buffer.finish();
     Ok(Whole {
-        bytes: buffer.bytes.into(),
-        _memory: buffer.memory,
+        bytes: bytes.into(),
+        _memory: memory,
     })
-}
-
-/// What came of a body, in memory that is reserved.
-struct Buffer<'a> {
-    app: &'a App,
-    bytes: Vec<u8>,
-    most: usize,
-    memory: Option<OwnedSemaphorePermit>,
-}
-
-impl<'a> Buffer<'a> {
-    /// An empty one that takes at most so many bytes.
-    fn new(app: &'a App, most: usize) -> Self {
-        Self {
-            app,
-            bytes: Vec::new(),
-            most,
-            memory: None,
-        }
-    }
-
-    fn extend(&mut self, data: &[u8]) -> Result<(), Problem> {
-        let needed = self.bytes.len() + data.len();
-        if needed > self.most {
-            return Err(problems::body_too_large(self.most, None));
-        }
-        if needed > self.bytes.capacity() {
-            self.grow(needed)?;
-        }
-        self.bytes.extend_from_slice(data);
-        Ok(())
-    }
-
-    /// Makes room for `needed` bytes; at least doubles it, so that a body is copied a few times only.
-    fn grow(&mut self, needed: usize) -> Result<(), Problem> {
-        let capacity = needed
-            .max(self.bytes.capacity() * 2)
-            .next_multiple_of(STEP_BYTES)
-            .min(self.most);
-        let memory = self
-            .app
-            .reserve_memory(capacity - self.bytes.capacity())
-            .ok_or_else(problems::out_of_memory)?;
-        match &mut self.memory {
-            Some(held) => held.merge(memory),
-            None => self.memory = Some(memory),
-        }
-        self.bytes.reserve_exact(capacity - self.bytes.len());
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,12 @@
 //! The state that events made: counts, pages and single entities of a workspace.
 
 use super::{Api, paging};
-use crate::{app::Loaded, problems};
+use crate::{
+    app::{App, Loaded},
+    memory::{Budget, Buffer, Reserved},
+    problems,
+    serve::{HeldMemory, UNCOUNTED_BYTES},
+};
 use axum::{
     extract::{Path, RawQuery, State as Extract},
     http::StatusCode,
@@ -28,7 +33,11 @@ const SIZE: paging::Size = paging::Size {
     most: 10_000,
 };
 /// A page ends early where its entities are large; at least one is on it.
-const PAGE_BYTES: usize = 16 << 20;
+const PAGE_BYTES: usize = 4 << 20;
+/// A character of an id takes at most so many bytes in JSON.
+const ESCAPED_CHARACTER_BYTES: usize = 6;
+/// What an entity on a page takes beside its id and its value.
+const ENTITY_BYTES: usize = 32;
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 const WAIT_LONGEST: Duration = Duration::from_mins(10);
 const AT_LEAST: &str = "atLeast";
@@ -111,7 +120,8 @@ pub(super) async fn summary(
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the query; Parameters reads it")]
 struct PageParameters {
-    /// At most so many, 1 to 10,000; 100 if not given. A page of large entities may hold fewer.
+    /// At most so many, 1 to 10,000; 100 if not given. A page of large entities holds fewer, and so does one that is
+    /// made while other answers hold most of the memory for them: go on with its `nextCursor`.
     limit: Option<usize>,
     /// Where the page before ended, as its `nextCursor`.
     cursor: Option<String>,
@@ -157,7 +167,7 @@ struct EntityOfPage {
         (status = 200, description = "A page of entities; none where there is none of the type", body = PageDocument),
         (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Nobody knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "It is not in memory yet: `workspaceStatus` says where it stands", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It is not in memory yet: `workspaceStatus` says where it stands; or the answers under way hold all memory for them", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn page(
@@ -170,48 +180,97 @@ pub(super) async fn page(
     let paging = Paging::read(&parameters, format!("entities/{id}/{kind}"), SIZE)?;
     let loaded = api.loaded(&id, api.cold_read_deadline()).await?;
     // The first page after many new entities puts them in order, which takes its time.
-    tokio::task::spawn_blocking(move || page_of(&loaded, &kind, &paging))
+    let app = api.app.clone();
+    tokio::task::spawn_blocking(move || page_of(&app, &loaded, &kind, &paging))
         .await
         .map_err(|_| problems::failed())?
 }
 
-fn page_of(loaded: &Loaded, kind: &str, paging: &Paging) -> Result<Response, Problem> {
+fn page_of(app: &App, loaded: &Loaded, kind: &str, paging: &Paging) -> Result<Response, Problem> {
     let (after, limit) = (paging.after.as_deref(), paging.limit);
-    let document =
-        loaded.read(|entities, _| write_page(entities.page(kind, after, limit + 1), paging));
-    match document {
-        Ok(bytes) => Ok(answer_json(StatusCode::OK, bytes)),
-        Err(_) => Err(problems::failed()),
+    let page = loaded.read(|entities, _| {
+        write_page(
+            entities.page(kind, after, limit + 1),
+            paging,
+            app.answer_memory(),
+        )
+    });
+    let page = page.map_err(|_| problems::failed())?;
+    if page.ended != Ended::ByItself {
+        app.http().answers_limited.add(1);
     }
+    if page.ended == Ended::NoMemoryForOne {
+        return Err(problems::answer_memory_spent());
+    }
+    let mut response = answer_json(StatusCode::OK, page.document);
+    if let Some(memory) = page.memory {
+        response.extensions_mut().insert(HeldMemory::new(memory));
+    }
+    Ok(response)
 }
 
-/// A page of entities; whether there are more is told by one that is given beyond its limit.
+/// A page that is written, and the memory that it holds.
+struct Page {
+    document: Vec<u8>,
+    memory: Option<Reserved>,
+    ended: Ended,
+}
+
+/// What ended a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// Its limits, or the last entity.
+    ByItself,
+    /// The memory for answers was spent; there is at least one entity on it.
+    NoMemory,
+    /// There was no memory even for one entity.
+    NoMemoryForOne,
+}
+
+/// A page of entities; an entity beyond its limit shows that there are more.
 fn write_page<'a>(
     entities: impl Iterator<Item = EntityRef<'a>>,
     paging: &Paging,
-) -> Result<Vec<u8>, serde_json::Error> {
-    let mut document = br#"{"entities":["#.to_vec();
+    memory: &Budget,
+) -> Result<Page, serde_json::Error> {
+    let mut buffer = Buffer::new(memory, PAGE_BYTES, UNCOUNTED_BYTES);
+    buffer.bytes_mut().extend_from_slice(br#"{"entities":["#);
     let mut last = None;
     let mut next_cursor = None;
+    let mut ended = Ended::ByItself;
     for (place, entity) in entities.enumerate() {
-        if place == paging.limit || (place > 0 && document.len() > PAGE_BYTES) {
+        let is_full = place == paging.limit || (place > 0 && buffer.len() > PAGE_BYTES);
+        let bytes = ENTITY_BYTES + entity.id.len() * ESCAPED_CHARACTER_BYTES + entity.data.len();
+        if is_full || !buffer.make_room(bytes) {
+            ended = match (is_full, place) {
+                (true, _) => Ended::ByItself,
+                (false, 0) => Ended::NoMemoryForOne,
+                (false, _) => Ended::NoMemory,
+            };
             next_cursor = last.map(|id| paging.cursor(id));
             break;
         }
+        let document = buffer.bytes_mut();
         if place > 0 {
             document.push(b',');
         }
         document.extend_from_slice(br#"{"id":"#);
-        serde_json::to_writer(&mut document, entity.id)?;
+        serde_json::to_writer(&mut *document, entity.id)?;
         document.extend_from_slice(br#","data":"#);
         document.extend_from_slice(entity.data);
         document.push(b'}');
         last = Some(entity.id);
     }
+    let document = buffer.bytes_mut();
     document.extend_from_slice(br#"],"nextCursor":"#);
-    serde_json::to_writer(&mut document, &next_cursor)?;
+    serde_json::to_writer(&mut *document, &next_cursor)?;
     document.push(b'}');
-    Ok(document)
+    let (document, memory) = buffer.finish();
+    Ok(Page {
+        document,
+        memory,
+        ended,
+    })
 }
 
 /// One entity.
@@ -295,11 +354,11 @@ mod tests {
         };
         let parameters = Parameters::read(None, &[]).unwrap();
         let paging = Paging::read(&parameters, "pages".to_owned(), size).unwrap();
-        let bytes = write_page(entities, &paging).unwrap();
+        let page = write_page(entities, &paging, &Budget::new(0)).unwrap();
         let cursor = next.map(|id| paging.cursor(id));
         let next = serde_json::to_string(&cursor).unwrap();
         assert_eq!(
-            String::from_utf8(bytes).unwrap(),
+            String::from_utf8(page.document).unwrap(),
             format!(r#"{{"entities":[{expected}],"nextCursor":{next}}}"#)
         );
     }
@@ -314,5 +373,31 @@ mod tests {
             r#"{"id":"a","data":{"a":1}},{"id":"b\"/c","data":{"a":1}}"#,
             Some("b\"/c"),
         );
+    }
+
+    #[test]
+    fn a_page_ends_where_the_memory_for_answers_is_spent() {
+        let data = format!("\"{}\"", "x".repeat(40 << 10)).into_bytes();
+        let entities = || {
+            ["a", "b", "c"].iter().map(|id| EntityRef {
+                id,
+                data: &data,
+                offset: Offset(7),
+            })
+        };
+        let size = paging::Size { usual: 9, most: 9 };
+        let parameters = Parameters::read(None, &[]).unwrap();
+        let paging = Paging::read(&parameters, "pages".to_owned(), size).unwrap();
+        let memory = Budget::new(64 << 10);
+        let held = write_page(entities(), &paging, &memory).unwrap();
+        assert_eq!(held.ended, Ended::ByItself);
+        let short = write_page(entities(), &paging, &memory).unwrap();
+        assert_eq!(short.ended, Ended::NoMemory);
+        let document: serde_json::Value = serde_json::from_slice(&short.document).unwrap();
+        assert_eq!(document["entities"].as_array().unwrap().len(), 1);
+        assert_eq!(document["nextCursor"], paging.cursor("a"));
+        drop(held);
+        let whole = write_page(entities(), &paging, &memory).unwrap();
+        assert_eq!(whole.ended, Ended::ByItself);
     }
 }

@@ -1,60 +1,139 @@
-//! What every request passes before it is routed: a limit on its URI, and a line in the log at level debug.
+//! What every request passes before it is routed: whether its connection has a place for it, a limit on its URI, and a
+//! line in the log at level debug.
 //!
 //! A middleware of axum boxes the whole router once more for each of these.
 
-use std::convert::Infallible;
-use std::future::{Future, ready};
-use std::pin::Pin;
-use std::time::Instant;
-
+use super::answer::{AnswerBody, Busy, count_memory};
+use super::leftover::{Leftover, RequestBody};
+use super::places::{Place, Turn};
+use crate::app::App;
+use crate::problems;
 use axum::Router;
+use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
 use tower::Service as _;
-
-use crate::problems;
 
 /// Longest path with its query: type and id of an entity have at most 4,096 bytes each, and three
 /// times as many when each of them is percent-encoded. One over the limit of the whole head is
 /// answered by the HTTP library, without a word.
 const URI_BYTES_MOST: usize = 32 << 10;
 
-/// The router behind what every request passes.
-#[derive(Debug, Clone)]
-pub(super) struct Front(pub(super) Router);
+/// The router behind what every request passes, for the requests of one connection.
+#[derive(Clone)]
+pub(super) struct Front {
+    pub(super) app: App,
+    pub(super) router: Router,
+    pub(super) place: Arc<Place>,
+    pub(super) leftover: Arc<Leftover>,
+}
 
-impl Service<axum::http::Request<Incoming>> for Front {
-    type Response = Response;
+impl Service<Request<Incoming>> for Front {
+    type Response = Response<AnswerBody>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    fn call(&self, request: axum::http::Request<Incoming>) -> Self::Future {
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let mut front = self.clone();
+        Box::pin(async move { Ok(front.answer(request).await) })
+    }
+}
+
+impl Front {
+    async fn answer(&mut self, request: Request<Incoming>) -> Response<AnswerBody> {
+        let awaits_continue = request.headers().contains_key(header::EXPECT);
+        let leftover = Arc::clone(&self.leftover);
+        let request = request.map(|body| RequestBody::new(body, awaits_continue, leftover));
+        let turn = self
+            .place
+            .begin(is_probe(request.method(), request.uri()))
+            .await;
+        let response = match turn {
+            Turn::Served | Turn::LastServed => self.served(request).await,
+            Turn::Refused => {
+                problems::connections_taken(self.app.limits().max_connections).into_response()
+            }
+        };
+        if response.status() == StatusCode::REQUEST_TIMEOUT {
+            // The rest of a body that does not arrive is not waited for once more.
+            self.leftover.discard();
+        }
+        let mut response = count_memory(&self.app, response);
+        response.body_mut().keep_busy(Busy(Arc::clone(&self.place)));
+        if turn != Turn::Served {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        response
+    }
+
+    async fn served(&mut self, request: Request<RequestBody>) -> Response {
         let uri = request.uri();
         let bytes = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
         if bytes > URI_BYTES_MOST {
-            let refusal = problems::uri_too_long(bytes, URI_BYTES_MOST).into_response();
-            return Box::pin(ready(Ok(refusal)));
+            return problems::uri_too_long(bytes, URI_BYTES_MOST).into_response();
         }
-        let mut router = self.0.clone();
         if !tracing::enabled!(tracing::Level::DEBUG) {
-            // A router is always ready.
-            return Box::pin(router.call(request));
+            return self.route(request).await;
         }
         let begun = Instant::now();
         let method = request.method().clone();
         let path = uri.path().to_owned();
-        let answer = router.call(request);
-        Box::pin(async move {
-            let response = answer.await?;
-            tracing::debug!(
-                %method,
-                path,
-                status = response.status().as_u16(),
-                micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
-                "request"
-            );
-            Ok(response)
-        })
+        let response = self.route(request).await;
+        tracing::debug!(
+            %method,
+            path,
+            status = response.status().as_u16(),
+            micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX),
+            "request"
+        );
+        response
+    }
+
+    async fn route(&mut self, request: Request<RequestBody>) -> Response {
+        // A router is always ready.
+        match self.router.call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Whether a request is one that watches over this process or one of its workspaces, and costs next to nothing.
+fn is_probe(method: &Method, uri: &Uri) -> bool {
+    let path = uri.path();
+    let of_workspace = || {
+        let id = path
+            .strip_prefix("/api/v1/workspaces/")
+            .and_then(|rest| rest.strip_suffix("/ready"));
+        id.is_some_and(|id| !id.contains('/'))
+    };
+    matches!(*method, Method::GET | Method::HEAD)
+        && (matches!(path, "/livez" | "/readyz" | "/startupz" | "/recoveredz") || of_workspace())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_are_told_from_other_requests() {
+        for (method, uri, expected) in [
+            (Method::GET, "/livez", true),
+            (Method::HEAD, "/readyz?verbose", true),
+            (Method::GET, "/api/v1/workspaces/a/ready", true),
+            (Method::POST, "/livez", false),
+            (Method::GET, "/metrics", false),
+            (Method::GET, "/api/v1/workspaces/a/b/ready", false),
+            (Method::GET, "/api/v1/workspaces/a/status", false),
+        ] {
+            let uri: Uri = uri.parse().unwrap();
+            assert_eq!(is_probe(&method, &uri), expected, "{method} {uri}");
+        }
     }
 }

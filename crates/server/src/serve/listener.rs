@@ -1,22 +1,23 @@
 //! Accepts connections and serves requests on them, within the limits of what one client may take.
 
 use super::front::Front;
+use super::leftover::Leftover;
+use super::places::{Place, Places, RESERVED_TIME};
 use super::stream::TimedStream;
-use crate::config::HttpLimits;
+use crate::app::App;
 use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
+    error::Error,
     io,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 use tracing::{debug, warn};
@@ -27,24 +28,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Longest head of a request. It also bounds the memory that an idle or slow connection holds.
 const HEAD_BYTES_MOST: usize = 64 << 10;
 
-/// What a connection may take.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Connections {
-    most: usize,
-    header_timeout: Duration,
-    write_timeout: Duration,
-}
-
-impl Connections {
-    pub(super) fn new(limits: &HttpLimits) -> Self {
-        Self {
-            most: limits.max_connections,
-            header_timeout: limits.header_timeout,
-            write_timeout: limits.write_timeout,
-        }
-    }
-}
-
 /// A server that accepts connections until it is shut down.
 pub(super) struct HttpServer {
     stop: watch::Sender<Option<Instant>>,
@@ -52,10 +35,10 @@ pub(super) struct HttpServer {
 }
 
 impl HttpServer {
-    /// Serves `router` on the connections of a listener.
-    pub(super) fn start(listener: TcpListener, router: Router, connections: Connections) -> Self {
+    /// Serves `router` on the connections of a listener, within the limits of `app`.
+    pub(super) fn start(listener: TcpListener, router: Router, app: App) -> Self {
         let (stop, stopped) = watch::channel(None);
-        let accepting = tokio::spawn(accept(listener, router, connections, stopped));
+        let accepting = tokio::spawn(accept(listener, router, app, stopped));
         Self { stop, accepting }
     }
 
@@ -71,34 +54,41 @@ impl HttpServer {
 async fn accept(
     listener: TcpListener,
     router: Router,
-    connections: Connections,
+    app: App,
     mut stopped: watch::Receiver<Option<Instant>>,
 ) {
-    let places = Arc::new(Semaphore::new(connections.most.min(Semaphore::MAX_PERMITS)));
-    let graceful = GracefulShutdown::new();
+    let places = Places::new(app.clone());
     let mut tasks = JoinSet::new();
+    let mut accepted = None;
+    let stopping = stopped.clone();
     let deadline = loop {
         tokio::select! {
             deadline = told(&mut stopped) => break deadline,
-            accepted = next(&listener, &places) => match accepted {
-                Ok((stream, place)) => {
-                    let served = serve(stream, router.clone(), connections, &graceful);
-                    tasks.spawn(async move {
-                        served.await;
-                        drop(place);
-                    });
-                }
+            next = listener.accept(), if accepted.is_none() => match next {
+                Ok((stream, _)) => accepted = Some(stream),
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
+            place = places.admit(), if accepted.is_some() => {
+                if let Some(stream) = accepted.take() {
+                    let connection = Connection {
+                        app: app.clone(),
+                        router: router.clone(),
+                        place: Arc::new(place),
+                        stopping: stopping.clone(),
+                    };
+                    tasks.spawn(connection.serve(stream));
+                }
+            }
             // Those that ended are let go of.
             Some(_) = tasks.join_next() => {}
         }
     };
-    drop(listener);
-    let drained = tokio::time::timeout_at(deadline.into(), graceful.shutdown()).await;
+    drop((listener, accepted));
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    let drained = tokio::time::timeout_at(deadline.into(), ended).await;
     if drained.is_err() {
         debug!(requests = tasks.len(), "requests were cut off");
     }
@@ -114,38 +104,76 @@ async fn told(stopped: &mut watch::Receiver<Option<Instant>>) -> Instant {
         .unwrap_or_else(Instant::now)
 }
 
-/// The next connection, once there is a place for it.
-async fn next(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
+/// One connection.
+struct Connection {
+    app: App,
+    router: Router,
+    place: Arc<Place>,
+    stopping: watch::Receiver<Option<Instant>>,
 }
 
-fn serve(
-    stream: TcpStream,
-    router: Router,
-    connections: Connections,
-    graceful: &GracefulShutdown,
-) -> impl Future<Output = ()> + Send + use<> {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(%error, "small answers may be late");
+impl Connection {
+    async fn serve(mut self, stream: TcpStream) {
+        if let Err(error) = stream.set_nodelay(true) {
+            debug!(%error, "small answers may be late");
+        }
+        let limits = self.app.limits();
+        let stream = TokioIo::new(TimedStream::new(stream, limits.write_timeout));
+        let leftover = Arc::new(Leftover::default());
+        let front = Front {
+            app: self.app.clone(),
+            router: self.router.clone(),
+            place: Arc::clone(&self.place),
+            leftover: Arc::clone(&leftover),
+        };
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_timeout)
+            .max_buf_size(HEAD_BYTES_MOST)
+            .serve_connection(stream, front);
+        let mut served = pin!(served);
+        let mut leftover = pin!(leftover.read());
+        let mut reserved = pin!(tokio::time::sleep(RESERVED_TIME));
+        let mut may_stay_reserved = true;
+        let mut is_closing = false;
+        loop {
+            tokio::select! {
+                ended = served.as_mut() => {
+                    if let Err(error) = ended {
+                        self.failed(&error);
+                    }
+                    return;
+                }
+                () = leftover.as_mut() => {}
+                () = self.place.closing(), if !is_closing => {
+                    if self.place.is_reserved() {
+                        return;
+                    }
+                    // A request that arrives at the same moment is still answered.
+                    served.as_mut().graceful_shutdown();
+                    is_closing = true;
+                }
+                _ = told(&mut self.stopping), if !is_closing => {
+                    served.as_mut().graceful_shutdown();
+                    is_closing = true;
+                }
+                () = reserved.as_mut(), if may_stay_reserved => {
+                    if self.place.is_reserved() {
+                        return;
+                    }
+                    may_stay_reserved = false;
+                }
+            }
+        }
     }
-    let stream = TokioIo::new(TimedStream::new(stream, connections.write_timeout));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(connections.header_timeout)
-        .max_buf_size(HEAD_BYTES_MOST)
-        .serve_connection(stream, Front(router));
-    let connection = graceful.watch(connection);
-    async move {
-        if let Err(error) = connection.await {
-            debug!(%error, "a connection ended");
+
+    fn failed(&self, error: &hyper::Error) {
+        debug!(%error, "a connection ended");
+        let source = error
+            .source()
+            .and_then(<dyn Error>::downcast_ref::<io::Error>);
+        if source.is_some_and(|source| source.kind() == io::ErrorKind::TimedOut) {
+            self.app.http().stalled_closed.add(1);
         }
     }
 }

@@ -12,6 +12,7 @@ mod commands;
 mod demo;
 
 mod bad_input;
+mod connections;
 mod openapi;
 mod operator;
 mod startup;

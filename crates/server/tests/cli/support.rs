@@ -1,9 +1,16 @@
 //! A running engine on a free port, and the commands that ask it.
 
 use serde_json::Value;
+<<<<<<< HEAD
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
+=======
+use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+>>>>>>> 9d0d124 (Probes are answered while every connection is taken, and a refusal is seen)
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -169,6 +176,12 @@ impl Engine {
         assert_eq!(ran.code, 0, "{ran:?}");
     }
 
+    /// Sends events that must be taken although the workspace type cannot apply them.
+    pub(crate) fn produce_unchecked(&self, input: &str) {
+        let ran = self.run(&["produce", "-", "--no-check"], input);
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+
     /// Waits until a workspace is in a state.
     pub(crate) fn wait_for(&self, id: &str, state: &str) {
         let arguments = ["wait", id, "--for", state, "--fail-on", "none"];
@@ -194,6 +207,109 @@ impl Engine {
             &[("content-type", "application/x-ndjson")],
             body.as_bytes(),
         )
+    }
+}
+
+impl Engine {
+    /// Memory that the process holds.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kib << 10
+    }
+}
+
+/// A connection on which a test says exactly what it sends, and when it reads.
+pub(crate) struct Raw(BufReader<TcpStream>);
+
+/// An answer as it came over a [`Raw`] connection.
+#[derive(Debug)]
+pub(crate) struct RawAnswer {
+    pub(crate) status: u16,
+    headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl RawAnswer {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(found, _)| found == name)?;
+        Some(value)
+    }
+}
+
+impl Raw {
+    pub(crate) fn open(engine: &Engine) -> Self {
+        let address = engine.url.strip_prefix("http://").unwrap();
+        let stream = TcpStream::connect(address).unwrap();
+        // A test that waits for longer has failed.
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        stream
+            .set_write_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
+        self.0.get_mut().write_all(bytes).unwrap();
+    }
+
+    /// The answer to a request without a body, such as `GET /livez`.
+    pub(crate) fn ask(&mut self, request: &str) -> RawAnswer {
+        self.send(format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+        self.answer()
+    }
+
+    /// As [`Raw::ask`]; none where the connection is closed.
+    pub(crate) fn try_ask(&mut self, request: &str) -> Option<RawAnswer> {
+        let request = format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        self.0.get_mut().write_all(request.as_bytes()).ok()?;
+        self.try_answer()
+    }
+
+    /// The next answer.
+    pub(crate) fn answer(&mut self) -> RawAnswer {
+        self.try_answer().expect("an answer")
+    }
+
+    fn try_answer(&mut self) -> Option<RawAnswer> {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            if self.0.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            if line.trim_end().is_empty() {
+                break;
+            }
+            lines.push(line.trim_end().to_owned());
+        }
+        let status = lines.first()?.split(' ').nth(1)?.parse().ok()?;
+        let headers: Vec<(String, String)> = lines
+            .iter()
+            .skip(1)
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let mut answer = RawAnswer {
+            status,
+            headers,
+            body: String::new(),
+        };
+        let length = answer
+            .header("content-length")
+            .unwrap_or("0")
+            .parse()
+            .ok()?;
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).ok()?;
+        answer.body = String::from_utf8(body).ok()?;
+        Some(answer)
     }
 }
 
@@ -274,4 +390,16 @@ pub(crate) fn event(workspace: &str, id: &str) -> String {
     format!(
         "{{\"eventType\":\"resource.created\",\"workspaceId\":\"{workspace}\",\"timestamp\":1,\"data\":{{\"id\":\"{id}\"}}}}\n"
     )
+}
+
+/// Asks again and again until an answer is as expected.
+pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(found) = ask() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -1,0 +1,124 @@
+//! The body of an answer, with what it holds until the client has taken it: its memory, and its connection.
+
+use super::places::Place;
+use crate::{app::App, memory::Reserved, problems};
+use axum::{
+    body::{Body, Bytes, HttpBody},
+    response::{IntoResponse, Response},
+};
+use hyper::body::{Frame, SizeHint};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+/// Answers of at most so many bytes are not counted.
+pub(crate) const UNCOUNTED_BYTES: usize = 64 << 10;
+
+/// Memory that an answer holds; a handler that has reserved it hands it on as an extension of its response.
+#[derive(Debug, Clone)]
+pub(crate) struct HeldMemory {
+    _reserved: Arc<Reserved>,
+}
+
+impl HeldMemory {
+    pub(crate) fn new(reserved: Reserved) -> Self {
+        Self {
+            _reserved: Arc::new(reserved),
+        }
+    }
+}
+
+/// The body of an answer.
+pub(crate) struct AnswerBody {
+    body: Body,
+    memory: Option<HeldMemory>,
+    busy: Option<Busy>,
+}
+
+/// A connection with a request under way.
+pub(super) struct Busy(pub(super) Arc<Place>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// An answer whose memory is counted, or the refusal of one that is too large for what is free now.
+pub(super) fn count_memory(app: &App, mut response: Response) -> Response<AnswerBody> {
+    let handed_on = response.extensions_mut().remove::<HeldMemory>();
+    let bytes = response.body().size_hint().exact();
+    let memory = match (handed_on, bytes.map(usize::try_from)) {
+        (Some(held), _) => Some(held),
+        (None, Some(Ok(bytes))) if bytes > UNCOUNTED_BYTES => {
+            match app.answer_memory().reserve(bytes) {
+                Some(reserved) => Some(HeldMemory::new(reserved)),
+                None => {
+                    app.http().answers_limited.add(1);
+                    response = problems::answer_memory_spent().into_response();
+                    None
+                }
+            }
+        }
+        // A stream holds what it says next, and no more.
+        (None, _) => None,
+    };
+    response.map(|body| AnswerBody {
+        body,
+        memory,
+        busy: None,
+    })
+}
+
+impl AnswerBody {
+    /// The connection is busy until the body is dropped.
+    pub(super) fn keep_busy(&mut self, busy: Busy) {
+        self.busy = Some(busy);
+    }
+}
+
+/// Bytes of an answer on their way to the socket. The HTTP library drops the body of an answer when it has taken the
+/// last bytes of it, and the bytes when they are written.
+struct Counted {
+    bytes: Bytes,
+    _memory: HeldMemory,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        let Some(memory) = &self.memory else {
+            return polled;
+        };
+        polled.map_ok(|frame| {
+            frame.map_data(|bytes| {
+                Bytes::from_owner(Counted {
+                    bytes,
+                    _memory: memory.clone(),
+                })
+            })
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
