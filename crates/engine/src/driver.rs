@@ -111,7 +111,7 @@ pub(crate) struct Driver<W: Workspace> {
     pub(super) shared: Arc<Shared<W>>,
     pub(super) machine: Partition,
     pub(super) id: PartitionId,
-    post: Arc<Post<W>>,
+    pub(super) post: Arc<Post<W>>,
     pub(super) locals: Vec<Local<W>>,
     live: Arc<LivePosition>,
     batches: HashMap<Lane, (Grouped, Offset)>,
@@ -119,6 +119,8 @@ pub(crate) struct Driver<W: Workspace> {
     tickets: HashMap<Ticket, CommandReply>,
     next_ticket: u64,
     rounds_ended: u64,
+    /// Announced workspaces with events below it are known another way, or have a load.
+    passed: Offset,
     log_fails: bool,
     /// When the log was last asked whether it has lost what was read.
     end_asked_at: Option<Instant>,
@@ -142,6 +144,7 @@ impl<W: Workspace> Driver<W> {
             tickets: HashMap::new(),
             next_ticket: 0,
             rounds_ended: 0,
+            passed: Offset::ZERO,
             log_fails: false,
             end_asked_at: None,
             metadata_at: None,
@@ -783,6 +786,11 @@ impl<W: Workspace> Driver<W> {
         }
         self.replay_metadata();
         self.post.publish(&self.machine);
+        let discovered = self.machine.position().discovered;
+        if std::mem::replace(&mut self.passed, discovered) != discovered {
+            // After it is published: who announces a workspace now sees that it was met.
+            self.post.announced().pass(&self.shared.tracker, discovered);
+        }
     }
 
     fn all_follow_live(&mut self) {

@@ -18,11 +18,12 @@ use workspace_status::{Tracker, WorkspaceId};
 
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
-use crate::driver::{Driver, eraser, history, loader, saver, upkeep};
+use crate::driver::{Driver, apply, eraser, history, loader, saver, upkeep};
 use crate::entities::Entities;
+use crate::event::Event;
 use crate::jobs::{EraseJob, LoadJob, SaveJob};
 use crate::loaded::LoadedWorkspace;
-use crate::log::EventLog;
+use crate::log::{Appended, EventLog};
 use crate::message::{ActionError, Message};
 use crate::misplaced::Misplaced;
 use crate::populate::Populate;
@@ -30,7 +31,7 @@ use crate::report::{Health, PartitionReport};
 use crate::routing::partition_of;
 use crate::shared::{Queues, Shared};
 use crate::store::{HistoryCursor, HistoryRecord, Store, StoreError, StoredWorkspace};
-use crate::workspace::Workspace;
+use crate::workspace::{Rejection, Workspace};
 
 /// Why the engine cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -303,6 +304,35 @@ impl<W: Workspace> Engine<W> {
         limit: usize,
     ) -> Result<Vec<HistoryRecord>, StoreError> {
         self.shared.store.history(id, after, limit)
+    }
+
+    /// Whether a workspace could ever apply an event: the check before an event is appended.
+    ///
+    /// # Errors
+    /// [`Rejection`] with the reason why none could.
+    pub fn check(&self, event: &Event<'_>) -> Result<(), Rejection> {
+        apply::check::<W>(event)
+    }
+
+    /// Shows workspaces whose events were appended before their partitions have read them: each that has no status here
+    /// and is not in the store is in `initializing` from now on. Only where this process owns the partition. Blocks on
+    /// the store.
+    pub fn announce(&self, ids: &[WorkspaceId], appended: &Appended) {
+        for id in ids {
+            let partition = self.partition_of(id);
+            let range = appended
+                .partitions
+                .iter()
+                .find(|range| range.partition == partition);
+            if let Some(range) = range {
+                self.shared.announce(id, partition, range.last_offset);
+            }
+        }
+    }
+
+    /// Whether a workspace has a status only because its first event was acknowledged: its partition has not met it.
+    pub fn is_announced(&self, id: &WorkspaceId) -> bool {
+        self.shared.is_announced(id, self.partition_of(id))
     }
 
     /// Hands an operator's command to the partition of the workspace. The answer to `Unload`, `Skip` and `Delete`

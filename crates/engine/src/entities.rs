@@ -138,11 +138,12 @@ impl Workspace for Entities {
         entities.restore(id, Value { data, offset })
     }
 
+    fn check(event: &Event<'_>) -> Result<(), Rejection> {
+        entity(event).map(|_| ())
+    }
+
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Rejection> {
-        match event
-            .entity()
-            .map_err(|error| Rejection(error.to_string()))?
-        {
+        match entity(event)? {
             EntityEvent::Set { kind, id, data } => self.set(kind, &id, data, event.offset())?,
             EntityEvent::Unset { kind, id } => self.unset(kind, &id),
         }
@@ -191,6 +192,10 @@ impl Workspace for Entities {
         let count: usize = self.kinds.iter().map(Kind::len).sum();
         u64::try_from(count).unwrap_or(u64::MAX)
     }
+}
+
+fn entity<'a>(event: &'a Event<'_>) -> Result<EntityEvent<'a>, Rejection> {
+    event.entity().map_err(|error| Rejection(error.to_string()))
 }
 
 #[cfg(test)]
@@ -264,8 +269,20 @@ mod tests {
     #[test]
     fn a_poison_event_changes_nothing() {
         let mut entities = Entities::default();
-        apply(&mut entities, 0, "r.exploded", r#"{"id":"a"}"#).unwrap_err();
-        apply(&mut entities, 0, "r.created", r#"{"noid":1}"#).unwrap_err();
+        for (event_type, data) in [
+            ("r.exploded", r#"{"id":"a"}"#),
+            ("r.created", r#"{"noid":1}"#),
+        ] {
+            let applied = apply(&mut entities, 0, event_type, data);
+            let json = format!(r#"{{"eventType":"{event_type}","workspaceId":"w","data":{data}}}"#);
+            let event = Event::parse(Offset(0), "w", Some(json.as_bytes())).unwrap();
+            assert_eq!(
+                Entities::check(&event),
+                applied,
+                "the door refuses what is poison"
+            );
+            applied.unwrap_err();
+        }
         assert_eq!(entities.counts().count(), 0);
         assert!(entities.take_changes().is_empty());
     }

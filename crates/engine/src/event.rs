@@ -109,25 +109,30 @@ struct DataId<'a> {
     id: Option<Text<'a>>,
 }
 
-/// What the door needs to know of an event before it is appended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EventEnvelope {
+/// An event that is in no log yet.
+#[derive(Debug)]
+pub struct EventEnvelope<'a> {
     /// Whose event it is.
     pub workspace_id: WorkspaceId,
+    /// The event, to be checked by its workspace type; its offset is 0.
+    pub event: Event<'a>,
 }
 
-impl EventEnvelope {
+impl<'a> EventEnvelope<'a> {
     /// Checks that `json` is one event with a valid workspace and a type. Whether the
-    /// workspace can apply it is not decided here.
+    /// workspace can apply it is decided by [`Workspace::check`](crate::Workspace::check).
     ///
     /// # Errors
     /// [`EventError`] says which field is wrong.
-    pub fn parse(json: &[u8]) -> Result<Self, EventError> {
+    pub fn parse(json: &'a [u8]) -> Result<Self, EventError> {
         let said = Said::parse(json)?;
         let workspace_id = WorkspaceId::new(&said.workspace_id).map_err(EventError::WorkspaceId)?;
-        let event_type = said.event_type.ok_or(EventError::Missing("eventType"))?;
-        check_length("eventType", &event_type)?;
-        Ok(Self { workspace_id })
+        let event = Event::new(Offset::ZERO, said)?;
+        check_length("eventType", event.event_type())?;
+        Ok(Self {
+            workspace_id,
+            event,
+        })
     }
 }
 
@@ -239,6 +244,10 @@ impl<'a> Event<'a> {
                 workspace_id: said.workspace_id.into_owned(),
             });
         }
+        Self::new(offset, said)
+    }
+
+    fn new(offset: Offset, said: Said<'a>) -> Result<Self, EventError> {
         Ok(Self {
             offset,
             event_type: said.event_type.ok_or(EventError::Missing("eventType"))?,

@@ -19,6 +19,7 @@ pub mod counters;
 pub mod misplaced;
 pub mod report;
 
+mod announced;
 mod history_passes;
 mod jobs;
 mod message;

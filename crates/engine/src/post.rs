@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
 use workspace_lifecycle::{Offset, Partition, PartitionId, Position, Slot};
 use workspace_status::WorkspaceId;
 
+use crate::announced::Announced;
 use crate::message::Message;
 
 /// Most messages of one assignment among which a command still finds a place.
@@ -50,6 +51,8 @@ pub(crate) struct Post<W> {
     opening: Mutex<Option<String>>,
     /// Milliseconds since the engine began.
     beat_ms: AtomicU64,
+    /// Workspaces that are shown before the driver has met them.
+    announced: Mutex<Announced>,
     /// Counts passes, for those who wait for an offset.
     passes: watch::Sender<u64>,
 }
@@ -68,6 +71,7 @@ impl<W> Post<W> {
             view: Mutex::default(),
             opening: Mutex::new(Some("log and store are asked for it".to_owned())),
             beat_ms: AtomicU64::new(0),
+            announced: Mutex::default(),
             passes: watch::Sender::new(0),
         };
         post.beat(now);
@@ -146,6 +150,11 @@ impl<W> Post<W> {
         let mut view = self.view.lock();
         view.floor_at = Some(Instant::now());
         view.trim_floor = machine.trim_floor();
+    }
+
+    /// Workspaces that are shown before the driver has met them.
+    pub(crate) fn announced(&self) -> MutexGuard<'_, Announced> {
+        self.announced.lock()
     }
 
     pub(crate) fn view(&self) -> View {

@@ -186,6 +186,7 @@ impl<W: Workspace> Shared<W> {
     /// seen go back, and who waits for an answer gets none.
     pub(crate) fn close(&self, post: &Arc<Post<W>>, messages: &Receiver<Message<W>>) {
         post.close();
+        post.announced().close(&self.tracker);
         for message in messages.try_iter() {
             if let Message::Input(Input::PermitGranted { .. }) = message {
                 self.release_permit();
@@ -207,6 +208,29 @@ impl<W: Workspace> Shared<W> {
             // Nobody is left whose save could tell that it is over.
             trouble.clear();
         }
+    }
+
+    /// Shows a workspace whose event was appended at `offset` or before, unless it has a status or the store knows it.
+    pub(crate) fn announce(&self, id: &WorkspaceId, partition: PartitionId, offset: Offset) {
+        let Some(post) = self.post(partition) else {
+            return;
+        };
+        if self.tracker.get(id).is_some() {
+            return;
+        }
+        // What the store has of a partition that is being opened is not known yet.
+        if post.opening().is_none() && !matches!(self.store.workspace(id), Ok(None)) {
+            return;
+        }
+        let mut announced = post.announced();
+        let discovered = post.view().position.discovered;
+        announced.announce(&self.tracker, id, offset, discovered);
+    }
+
+    /// Whether a workspace has a status only because its first event was acknowledged.
+    pub(crate) fn is_announced(&self, id: &WorkspaceId, partition: PartitionId) -> bool {
+        self.post(partition)
+            .is_some_and(|post| post.announced().contains(id))
     }
 
     pub(crate) fn ask_permit(&self, permit: Permit<W>, urgency: Urgency) {

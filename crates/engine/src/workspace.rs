@@ -32,6 +32,19 @@ pub trait Workspace: Send + Sync + Sized + 'static {
     /// All entries were given.
     fn restored(&mut self) {}
 
+    /// Whether an event can be applied at all, whatever the state of its workspace is. It is asked before an event that
+    /// arrives over HTTP is appended: a refused one is a bad line of its request, and is in no log.
+    ///
+    /// The event is in no log yet: its offset is 0. [`apply`](Workspace::apply) may still reject what is accepted here,
+    /// and is also asked to apply events that arrived another way.
+    ///
+    /// # Errors
+    /// No state of a workspace could apply the event; the reason is what the sender reads.
+    fn check(event: &Event<'_>) -> Result<(), Rejection> {
+        let _ = event;
+        Ok(())
+    }
+
     /// Applies one event. On a rejection the state must be as it was before.
     ///
     /// # Errors

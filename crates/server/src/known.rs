@@ -24,6 +24,8 @@ pub(crate) struct KnownIds {
 struct All {
     /// The partitions, and how many workspaces each had met.
     met: Arc<[(PartitionId, usize)]>,
+    /// How many workspaces had a status: more than were met where some are announced.
+    here: usize,
     /// Ordered.
     ids: Arc<[WorkspaceId]>,
 }
@@ -81,8 +83,9 @@ impl KnownIds {
             .iter()
             .map(|report| (report.partition, report.workspaces))
             .collect();
+        let here = engine.tracker().count();
         let kept = self.all.lock().clone();
-        if let Some(kept) = kept.filter(|kept| kept.met == met) {
+        if let Some(kept) = kept.filter(|kept| kept.met == met && kept.here == here) {
             return Ok(kept.ids);
         }
         let mut ids = in_memory(engine.tracker());
@@ -94,6 +97,7 @@ impl KnownIds {
         let ids: Arc<[WorkspaceId]> = ids.into();
         *self.all.lock() = Some(All {
             met,
+            here,
             ids: Arc::clone(&ids),
         });
         Ok(ids)

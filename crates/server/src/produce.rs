@@ -34,6 +34,16 @@ pub(crate) struct ProduceOptions {
     pub(crate) batch_events: usize,
     pub(crate) batch_bytes: usize,
     pub(crate) retry_for: Duration,
+    pub(crate) check: Check,
+}
+
+/// What the engine checks before it takes an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// That it is an event which its workspace type could apply.
+    WorkspaceType,
+    /// That it is an event.
+    EventAlone,
 }
 
 impl Default for ProduceOptions {
@@ -42,6 +52,7 @@ impl Default for ProduceOptions {
             batch_events: 5_000,
             batch_bytes: 1 << 20,
             retry_for: Duration::from_mins(1),
+            check: Check::WorkspaceType,
         }
     }
 }
@@ -149,7 +160,7 @@ pub(crate) fn produce(
         thread::spawn(move || read(input, &queue))
     };
     let mut run = Run {
-        sender: Sender::new(client, options.retry_for),
+        sender: Sender::new(client, options.retry_for, options.check),
         produced: Produced::default(),
         observer,
     };

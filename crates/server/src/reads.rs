@@ -63,7 +63,7 @@ impl Api {
     /// Nothing, where the workspace is known here or to the store, or becomes known by what stands
     /// in the log now.
     pub(crate) async fn known(&self, id: &WorkspaceId, deadline: Instant) -> Result<(), Problem> {
-        if self.app.tracker().get(id).is_some() {
+        if self.app.tracker().get(id).is_some() && !self.app.engine()?.is_announced(id) {
             return Ok(());
         }
         self.waiting(self.met(id, Written::Anything, deadline))
@@ -141,10 +141,12 @@ impl Api {
         written: Written,
         deadline: Instant,
     ) -> Result<(), Problem> {
-        if self.app.tracker().get(id).is_some() || self.is_stored(id).await? {
+        let engine = self.app.engine()?;
+        // One that is announced has a status before its partition knows it.
+        let is_met = || self.app.tracker().get(id).is_some() && !engine.is_announced(id);
+        if is_met() || self.is_stored(id).await? {
             return Ok(());
         }
-        let engine = self.app.engine()?;
         let partition = partition_of(id, engine.log().partitions());
         let end = match written {
             Written::Anything => {
@@ -153,15 +155,10 @@ impl Api {
             }
             Written::At(offset) => offset.next(),
         };
-        // One that is not there counts as `unknown`: a wait for that would be over at once.
-        let met = State::ALL
-            .into_iter()
-            .filter(|state| *state != State::Unknown)
-            .collect();
         loop {
             // Looked at before the workspace is: one with an event below it is known by then.
             let position = discovered(engine, partition);
-            if self.app.tracker().get(id).is_some() {
+            if is_met() {
                 return Ok(());
             }
             if position >= end {
@@ -173,13 +170,7 @@ impl Api {
             if Instant::now() >= deadline {
                 return Err(problems::not_read_yet(id, end, position));
             }
-            let _ = self
-                .app
-                .tracker()
-                .wait(id)
-                .until(Condition::AnyOf(met))
-                .deadline(deadline.min(Instant::now() + LOOK))
-                .await;
+            tokio::time::sleep_until(deadline.min(Instant::now() + LOOK).into()).await;
         }
     }
 
@@ -219,7 +210,7 @@ mod tests {
     use std::sync::Arc;
     use workspace_engine_core::{
         EngineConfig,
-        log::EventLog,
+        log::{Appended, AppendedRange, EventLog},
         populate::BeginEmpty,
         store::{MemoryStore, Store},
     };
@@ -286,6 +277,41 @@ mod tests {
         drop(held);
         let loaded = waits.await.unwrap().unwrap();
         assert_eq!(loaded.applied().events_applied, 1);
+    }
+
+    #[tokio::test]
+    async fn an_acknowledged_workspace_has_a_status_before_it_is_met() {
+        let log = TestLog::default();
+        let api = api_over(&log);
+        let held = log.hold_reads();
+        log.append("new");
+        let engine = api.app.engine().unwrap().clone();
+        let offset = Offset(0);
+        let range = AppendedRange {
+            partition: engine.partition_of(&id("new")),
+            first_offset: offset,
+            last_offset: offset,
+        };
+        let appended = Appended {
+            accepted: 1,
+            partitions: vec![range],
+            repeated: false,
+        };
+        engine.announce(&[id("new"), id("new")], &appended);
+        let shown = api.app.tracker().snapshot("new").unwrap();
+        assert_eq!(shown.state(), State::Initializing);
+        assert!(engine.is_announced(&id("new")));
+        // Its partition does not know it yet, so a read waits for that.
+        let (status, _) = refused(api.loaded(&id("new"), Instant::now()).await);
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+
+        drop(held);
+        let loaded = api.loaded(&id("new"), Instant::now() + PATIENCE).await;
+        assert_eq!(loaded.unwrap().id(), &id("new"));
+        assert!(!engine.is_announced(&id("new")));
+        // Late, as by a request whose answer was slow.
+        engine.announce(&[id("new"), id("nobody")], &appended);
+        assert!(api.app.tracker().get("nobody").is_none());
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 /// A text format of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
-    /// OpenMetrics 1.0.0.
+    /// `OpenMetrics` 1.0.0.
     OpenMetrics,
     /// The text format of Prometheus, version 0.0.4.
     Text,

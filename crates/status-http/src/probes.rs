@@ -105,7 +105,7 @@ fn probe(name: &str, checks: &[Check], query: Option<&str>) -> Result<Response, 
 
 /// Metrics, for Prometheus
 ///
-/// As OpenMetrics 1.0.0 where `Accept` prefers it, else in the text format of Prometheus. No label
+/// As `OpenMetrics` 1.0.0 where `Accept` prefers it, else in the text format of Prometheus. No label
 /// names a workspace, but that of those in state `error`, which are capped.
 #[utoipa::path(
     get,

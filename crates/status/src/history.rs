@@ -190,7 +190,7 @@ fn drift_nanos(before: WallNanos, after: WallNanos, stay_micros: u64) -> Option<
 }
 
 impl Core {
-    pub(crate) fn new(id: WorkspaceId, now: Moment) -> Core {
+    pub(crate) fn new(id: WorkspaceId, message: Message, now: Moment) -> Core {
         let head = Head {
             id,
             epoch: Epoch::FIRST,
@@ -198,7 +198,7 @@ impl Core {
             sequence: 0,
             updated: now.wall,
             entered: now,
-            message: Message::default(),
+            message,
             metadata: None,
             rare: None,
             oldest_from: State::Initializing,

@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use crate::clock::{AnyClock, Clock};
 use crate::feed::{FEED_CAPACITY, Watcher};
 use crate::id::{InvalidWorkspaceId, Revision, WorkspaceId};
+use crate::message::Message;
 use crate::page::{IdPage, Page, PageQuery};
 use crate::shared::{Shared, key_of};
 use crate::snapshot::Snapshot;
@@ -94,14 +95,36 @@ impl Tracker {
         if let Some(status) = self.get(id) {
             return Ok(status);
         }
-        let id = WorkspaceId::new(id)?;
+        let (Ok(status) | Err(status)) = self.insert(WorkspaceId::new(id)?, Message::default());
+        Ok(status)
+    }
+
+    /// A new status in `initializing`, whose message says why it exists; none where the workspace has a status already.
+    pub fn create(
+        &self,
+        id: &WorkspaceId,
+        message: impl Into<Message>,
+    ) -> Option<Arc<WorkspaceStatus>> {
+        if self.inner.by_id.pin().contains_key(id.as_str()) {
+            return None;
+        }
+        self.insert(id.clone(), message.into()).ok()
+    }
+
+    /// A new status, or the one that exists.
+    fn insert(
+        &self,
+        id: WorkspaceId,
+        message: Message,
+    ) -> Result<Arc<WorkspaceStatus>, Arc<WorkspaceStatus>> {
         let key = key_of(&id);
         let mut ordered = self.inner.ordered.write();
         if let Some(ById(status)) = ordered.get(id.as_str()) {
-            return Ok(Arc::clone(status));
+            return Err(Arc::clone(status));
         }
         let status = Arc::new(WorkspaceStatus::new(
             id.clone(),
+            message,
             key,
             Arc::clone(&self.inner.shared),
         ));

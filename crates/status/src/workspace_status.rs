@@ -67,8 +67,8 @@ const KEY_SHIFT: u32 = 16;
 
 impl WorkspaceStatus {
     /// A status that counts from now on.
-    pub(crate) fn new(id: WorkspaceId, key: u16, shared: Arc<Shared>) -> Self {
-        let core = Core::new(id.clone(), shared.clock.now());
+    pub(crate) fn new(id: WorkspaceId, message: Message, key: u16, shared: Arc<Shared>) -> Self {
+        let core = Core::new(id.clone(), message, shared.clock.now());
         shared.counts.made();
         Self {
             id,

@@ -11,7 +11,7 @@ use crate::loaded::{Applied, LoadedWorkspace};
 use crate::log::{Batch, Record};
 use crate::misplaced::Misplaced;
 use crate::routing::partition_of;
-use crate::workspace::Workspace;
+use crate::workspace::{Rejection, Workspace};
 
 /// A batch whose records are grouped by workspace. The records stay where they are: those of a
 /// group are chained by their places.
@@ -243,6 +243,22 @@ enum Effect {
     SaveRequested,
 }
 
+/// Whether a workspace of type `W` could ever apply an event.
+pub(crate) fn check<W: Workspace>(event: &Event<'_>) -> Result<(), Rejection> {
+    match event.event_type() {
+        SAVE | TICK => Ok(()),
+        // A panic of a user's workspace type is a bug there, and no failure of the request.
+        _ => catch_unwind(AssertUnwindSafe(|| W::check(event))).unwrap_or_else(|panic| {
+            let reason = format!("checking it panicked: {}", panic_text(&*panic));
+            Err(Rejection(reason))
+        }),
+    }
+}
+
+/// The events that the engine handles itself.
+const SAVE: &str = "workspace.save";
+const TICK: &str = "workspace.tick";
+
 fn apply_one<W: Workspace>(
     workspace: &mut W,
     id: &WorkspaceId,
@@ -251,8 +267,8 @@ fn apply_one<W: Workspace>(
     let event = Event::parse(record.offset, id, record.value())
         .map_err(|error| (error.to_string(), StateAfter::Intact))?;
     match event.event_type() {
-        "workspace.save" => Ok(Effect::SaveRequested),
-        "workspace.tick" => Ok(Effect::Applied),
+        SAVE => Ok(Effect::SaveRequested),
+        TICK => Ok(Effect::Applied),
         _ => workspace
             .apply(&event)
             .map(|()| Effect::Applied)

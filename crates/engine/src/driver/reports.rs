@@ -96,6 +96,7 @@ impl<W: Workspace> Driver<W> {
                 return;
             }
         };
+        self.post.announced().begin(&id);
         match status.begin_attempt(epoch, format!("assigned with partition {partition}")) {
             Ok(attempt) => {
                 let topic = Value::from(self.shared.log.topic());

@@ -4,7 +4,9 @@ use super::{CommandError, Remote};
 use crate::{
     exit::Exit,
     output::{self, Format},
-    produce::{Observer, Pace, ProduceError, ProduceOptions, Produced, RetryNotice, produce},
+    produce::{
+        Check, Observer, Pace, ProduceError, ProduceOptions, Produced, RetryNotice, produce,
+    },
     size::Size,
     span::{self, Span},
 };
@@ -44,6 +46,10 @@ pub(super) struct Arguments {
         default_value = "1MiB"
     )]
     batch_bytes: Size,
+    /// Send events that the engine's workspace type cannot apply yet: it must know them before it reads them, else it
+    /// parks the workspace
+    #[arg(long, env = "WORKSPACE_ENGINE_NO_CHECK", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
+    no_check: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -77,6 +83,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         batch_events: arguments.batch_events as usize,
         batch_bytes: arguments.batch_bytes.as_usize(),
         retry_for: arguments.retry_for.0,
+        check: if arguments.no_check {
+            Check::EventAlone
+        } else {
+            Check::WorkspaceType
+        },
     };
     let pace = Pace::begin();
     let mut bar = Bar::new(size, pace);

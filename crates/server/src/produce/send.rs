@@ -1,7 +1,7 @@
 //! Sends a batch until it is acknowledged: the same request with the same number again and again,
 //! so that the engine answers it once and appends it once.
 
-use super::{Observer, batch::Batch};
+use super::{Check, Observer, batch::Batch};
 use crate::client::{ANSWER_TIMEOUT, Answer, Client, ClientError, Post};
 use std::{
     thread,
@@ -21,6 +21,7 @@ pub(super) struct Sender<'a> {
     /// Number of the next request; it grows when a request is acknowledged, and only then.
     sequence: u64,
     retry_for: Duration,
+    path: &'static str,
 }
 
 /// Why a batch was not taken.
@@ -56,12 +57,16 @@ enum Next {
 }
 
 impl<'a> Sender<'a> {
-    pub(super) fn new(client: &'a Client, retry_for: Duration) -> Self {
+    pub(super) fn new(client: &'a Client, retry_for: Duration, check: Check) -> Self {
         Self {
             client,
             producer_id: format!("produce-{:032x}", fastrand::u128(..)),
             sequence: 1,
             retry_for,
+            path: match check {
+                Check::WorkspaceType => "/api/v1/events",
+                Check::EventAlone => "/api/v1/events?check=off",
+            },
         }
     }
 
@@ -76,7 +81,7 @@ impl<'a> Sender<'a> {
         let mut pause = FIRST_PAUSE;
         loop {
             let answer = self.client.post(
-                "/api/v1/events",
+                self.path,
                 Post {
                     content_type: "application/x-ndjson",
                     body: batch.body(),

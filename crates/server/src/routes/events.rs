@@ -7,17 +7,22 @@ use super::body;
 use crate::{app::App, problems};
 use axum::{
     body::Body,
-    extract::{FromRequestParts, Path, State as Extract},
+    extract::{FromRequestParts, Path, RawQuery, State as Extract},
     http::{HeaderMap, StatusCode, header, request::Parts},
     response::Response,
 };
 use bytes::Bytes;
 use parse::{MediaType, parse};
 use serde::Serialize;
-use utoipa::ToSchema;
-use workspace_engine_core::log::{Append, Appended};
+use utoipa::{IntoParams, ToSchema};
+use workspace_engine_core::{
+    Engine,
+    log::{Append, Appended},
+};
 use workspace_status::WorkspaceId;
-use workspace_status_http::{Problem, ProblemDocument, WorkspaceIdPath, answer_document};
+use workspace_status_http::{
+    Parameters, Problem, ProblemDocument, WorkspaceIdPath, answer_document, invalid_parameter,
+};
 
 /// Bodies longer than this are read on a thread that answers no other request.
 const INLINE_BYTES: usize = 64 << 10;
@@ -63,6 +68,38 @@ struct AcceptedRange {
     last_offset: u64,
 }
 
+/// Whether the workspace type is asked.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes the query; Parameters reads it")]
+struct CheckParameters {
+    /// `on` (if not given) refuses an event that the workspace type could never apply. `off` appends it: for producers
+    /// that are deployed before the workspace type that knows their events. An engine that cannot apply it parks the
+    /// workspace at it, so its type must be there before the event is read.
+    #[param(inline)]
+    check: Option<CheckName>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "describes the query; Parameters reads it")]
+enum CheckName {
+    On,
+    Off,
+}
+
+const CHECK: &str = "check";
+
+fn read_check(query: Option<&str>) -> Result<Check, Problem> {
+    match Parameters::read(query, &[CHECK])?.one(CHECK)? {
+        None | Some("on") => Ok(Check::WorkspaceType),
+        Some("off") => Ok(Check::EventAlone),
+        Some(other) => Err(invalid_parameter(CHECK, "the value is neither on nor off")
+            .with("value", other)
+            .with("allowed", ["on", "off"])),
+    }
+}
+
 /// Makes a route of each way to append: they differ in whether the path names the workspace.
 macro_rules! appends {
     ($(
@@ -77,6 +114,7 @@ macro_rules! appends {
             tag = "events",
             params(
                 $(($id = String, Path, description = "The workspace"),)?
+                CheckParameters,
                 ("Producer-Id" = Option<String>, Header, description = "Name of the producer, 1 to 255 bytes; together with Producer-Sequence"),
                 ("Producer-Sequence" = Option<u64>, Header, description = "Number of the request, from 1, growing by 1"),
             ),
@@ -86,7 +124,7 @@ macro_rules! appends {
             )),
             responses(
                 (status = 202, description = "All events are durable", body = AcceptedDocument),
-                (status = 400, description = "Nothing was appended: `errors` holds the first 20 lines that are not valid", body = ProblemDocument, content_type = "application/problem+json"),
+                (status = 400, description = "Nothing was appended: `errors` holds the first 20 lines that are no event, or that the workspace type could never apply", body = ProblemDocument, content_type = "application/problem+json"),
                 (status = 408, description = "The body was not there as a whole in time", body = ProblemDocument, content_type = "application/problem+json"),
                 (status = 409, description = "The producer left out a request: `expectedSequence` is next", body = ProblemDocument, content_type = "application/problem+json"),
                 (status = 413, description = "The body is over the limit", body = ProblemDocument, content_type = "application/problem+json"),
@@ -98,10 +136,11 @@ macro_rules! appends {
         pub(super) async fn $name(
             Extract(app): Extract<App>,
             Workspace(id): Workspace,
+            RawQuery(query): RawQuery,
             headers: HeaderMap,
             body: Body,
         ) -> Result<Response, Problem> {
-            append(&app, id, &headers, body).await
+            append(&app, id, query.as_deref(), &headers, body).await
         }
     )*};
 }
@@ -110,7 +149,8 @@ appends! {
     /// Append events
     ///
     /// One event as `application/json`, or one a line as `application/x-ndjson`. The answer comes when
-    /// all are durable; one that is not valid and none is appended. A producer that numbers its
+    /// all are durable; one that is not valid and none is appended. Not valid is what is no event, and what the
+    /// workspace type could never apply, such as an unknown `eventType`. A producer that numbers its
     /// requests (`Producer-Id`, `Producer-Sequence`) may repeat one whose answer it lost: the repeated
     /// request is answered as the first was and appends nothing. A refused request (4xx, 503, 507) does
     /// not use up its number.
@@ -143,35 +183,99 @@ impl<S: Send + Sync> FromRequestParts<S> for Workspace {
 async fn append(
     app: &App,
     id: Option<WorkspaceId>,
+    query: Option<&str>,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
     let engine = app.working_engine()?;
+    let check = read_check(query)?;
     let media_type = media_type(headers)?;
     let producer = producer::read(headers)?;
     let whole = body::read(app, headers, body).await?;
-    let events = parse_somewhere(media_type, whole.bytes.clone(), id).await?;
+    let parser = Parser {
+        engine: engine.clone(),
+        media_type,
+        id,
+        check,
+    };
+    let events = parse_somewhere(parser, whole.bytes.clone()).await?;
+    let unseen = unseen(engine, &events);
     let answer = engine.log().submit(Append { producer, events });
     let appended = answer
         .await
         .map_err(|_| problems::append_unanswered())?
         .map_err(|error| problems::append(&error))?;
     drop(whole);
+    let appended = if unseen.is_empty() {
+        appended
+    } else {
+        app.blocking(move |engine| {
+            engine.announce(&unseen, &appended);
+            appended
+        })
+        .await?
+    };
     Ok(answer_document(StatusCode::ACCEPTED, &document(&appended)))
+}
+
+/// The workspaces of events that have no status here; most often none.
+fn unseen(engine: &Engine, events: &[(WorkspaceId, Bytes)]) -> Vec<WorkspaceId> {
+    let mut last = None;
+    let mut unseen: Vec<WorkspaceId> = events
+        .iter()
+        .map(|(id, _)| id)
+        // Events of one workspace often follow each other.
+        .filter(|id| last.replace(*id) != Some(*id))
+        .filter(|id| engine.tracker().get(id).is_none())
+        .cloned()
+        .collect();
+    unseen.sort_unstable();
+    unseen.dedup();
+    unseen
 }
 
 /// Reads the events of a body, a long one where it holds up no other request.
 async fn parse_somewhere(
-    media_type: MediaType,
+    parser: Parser,
     bytes: Bytes,
-    id: Option<WorkspaceId>,
 ) -> Result<Vec<(WorkspaceId, Bytes)>, Problem> {
     if bytes.len() <= INLINE_BYTES {
-        return parse(media_type, &bytes, id.as_ref());
+        return parser.parse(&bytes);
     }
-    tokio::task::spawn_blocking(move || parse(media_type, &bytes, id.as_ref()))
+    tokio::task::spawn_blocking(move || parser.parse(&bytes))
         .await
         .map_err(|_| problems::failed())?
+}
+
+/// What a body must be.
+struct Parser {
+    engine: Engine,
+    media_type: MediaType,
+    id: Option<WorkspaceId>,
+    check: Check,
+}
+
+/// What an event must pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Check {
+    /// It is an event of a workspace.
+    EventAlone,
+    /// It is one that the workspace type could apply.
+    WorkspaceType,
+}
+
+impl Parser {
+    fn parse(&self, body: &Bytes) -> Result<Vec<(WorkspaceId, Bytes)>, Problem> {
+        parse(
+            self.media_type,
+            body,
+            self.id.as_ref(),
+            |event| match self.check {
+                Check::EventAlone => Ok(()),
+                Check::WorkspaceType => self.engine.check(event),
+            },
+        )
+    }
 }
 
 fn media_type(headers: &HeaderMap) -> Result<MediaType, Problem> {

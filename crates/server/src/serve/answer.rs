@@ -53,14 +53,12 @@ pub(super) fn count_memory(app: &App, mut response: Response) -> Response<Answer
     let memory = match (handed_on, bytes.map(usize::try_from)) {
         (Some(held), _) => Some(held),
         (None, Some(Ok(bytes))) if bytes > UNCOUNTED_BYTES => {
-            match app.answer_memory().reserve(bytes) {
-                Some(reserved) => Some(HeldMemory::new(reserved)),
-                None => {
-                    app.http().answers_limited.add(1);
-                    response = problems::answer_memory_spent().into_response();
-                    None
-                }
+            let reserved = app.answer_memory().reserve(bytes);
+            if reserved.is_none() {
+                app.http().answers_limited.add(1);
+                response = problems::answer_memory_spent().into_response();
             }
+            reserved.map(HeldMemory::new)
         }
         // A stream holds what it says next, and no more.
         (None, _) => None,

@@ -131,7 +131,7 @@ fn produce_splits_a_request_that_is_over_the_engines_limit() {
 fn the_exit_code_of_a_wait_tells_how_it_ended() {
     let engine = Engine::start(&[]);
     engine.produce(&event("good", "a"));
-    engine.produce("{\"eventType\":\"nonsense\",\"workspaceId\":\"bad\"}\n");
+    engine.produce_unchecked("{\"eventType\":\"nonsense\",\"workspaceId\":\"bad\"}\n");
     engine.wait_for("bad", "error");
     for (arguments, code, said) in [
         (&["wait", "good"][..], 0, "good is ready after "),

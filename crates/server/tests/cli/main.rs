@@ -13,6 +13,7 @@ mod demo;
 
 mod bad_input;
 mod connections;
+mod door;
 mod openapi;
 mod operator;
 mod startup;

@@ -8,7 +8,7 @@ fn a_poisoned_event_parks_its_workspace_alone_and_can_be_skipped() {
     let mut engine = Engine::start(&["--partitions", "1"]);
     engine.produce(&event("good", "a"));
     engine.produce(&event("bad", "a"));
-    engine.produce("{\"eventType\":\"nonsense\",\"workspaceId\":\"bad\"}\n");
+    engine.produce_unchecked("{\"eventType\":\"nonsense\",\"workspaceId\":\"bad\"}\n");
     engine.produce(&event("bad", "b"));
     engine.wait_for("bad", "error");
     engine.wait_for("good", "ready");

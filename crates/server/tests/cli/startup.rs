@@ -38,7 +38,7 @@ fn serve_goes_on_when_nobody_reads_where_it_listens() {
     drop(child.stdout.take());
     let url = format!("http://{address}/readyz");
     let deadline = Instant::now() + PATIENCE;
-    let mut is_ready = || try_get(&url).is_some_and(|answer| answer.status == 200);
+    let is_ready = || try_get(&url).is_some_and(|answer| answer.status == 200);
     let is_alive = |child: &mut Child| child.try_wait().unwrap().is_none();
     let mut ready = false;
     while !ready && is_alive(&mut child) && Instant::now() < deadline {

@@ -1,16 +1,9 @@
 //! A running engine on a free port, and the commands that ask it.
 
 use serde_json::Value;
-<<<<<<< HEAD
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::SocketAddr,
-=======
-use std::time::{Duration, Instant};
-use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
->>>>>>> 9d0d124 (Probes are answered while every connection is taken, and a refusal is seen)
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -246,12 +239,8 @@ impl Raw {
         let address = engine.url.strip_prefix("http://").unwrap();
         let stream = TcpStream::connect(address).unwrap();
         // A test that waits for longer has failed.
-        stream
-            .set_read_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
-        stream
-            .set_write_timeout(Some(Duration::from_secs(60)))
-            .unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Self(BufReader::new(stream))
     }
 
@@ -274,7 +263,7 @@ impl Raw {
 
     /// The next answer.
     pub(crate) fn answer(&mut self) -> RawAnswer {
-        self.try_answer().expect("an answer")
+        self.try_answer().unwrap()
     }
 
     fn try_answer(&mut self) -> Option<RawAnswer> {
@@ -394,7 +383,7 @@ pub(crate) fn event(workspace: &str, id: &str) -> String {
 
 /// Asks again and again until an answer is as expected.
 pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(found) = ask() {
             return found;

@@ -2,7 +2,10 @@
 
 use crate::problems::{self, InvalidLine};
 use bytes::Bytes;
-use workspace_engine_core::event::{EventEnvelope, EventError};
+use workspace_engine_core::{
+    Rejection,
+    event::{Event, EventEnvelope, EventError},
+};
 use workspace_status::WorkspaceId;
 use workspace_status_http::Problem;
 
@@ -18,17 +21,19 @@ pub(super) enum MediaType {
     Ndjson,
 }
 
-/// The events of a body, each with its workspace. With `id` they are that workspace's, and need not say so.
+/// The events of a body, each with its workspace, all of which pass `check`. With `id` they are that workspace's, and
+/// need not say so.
 pub(super) fn parse(
     media_type: MediaType,
     body: &Bytes,
     id: Option<&WorkspaceId>,
+    check: impl Fn(&Event<'_>) -> Result<(), Rejection>,
 ) -> Result<Vec<(WorkspaceId, Bytes)>, Problem> {
     let mut events = Vec::new();
     let mut errors = Vec::new();
     let mut invalid_lines = 0;
     for (number, line) in lines(media_type, body) {
-        match event(line, body, id) {
+        match event(line, body, id, &check) {
             Ok(event) => events.push(event),
             Err(detail) => {
                 invalid_lines += 1;
@@ -75,6 +80,7 @@ fn event(
     line: &[u8],
     body: &Bytes,
     id: Option<&WorkspaceId>,
+    check: &impl Fn(&Event<'_>) -> Result<(), Rejection>,
 ) -> Result<(WorkspaceId, Bytes), String> {
     if let Err(error) = str::from_utf8(line) {
         return Err(format!(
@@ -82,23 +88,36 @@ fn event(
             error.valid_up_to()
         ));
     }
-    let (envelope, value) = match (EventEnvelope::parse(line), id) {
-        (Ok(envelope), _) => (envelope, one_line(line, body)),
-        (Err(EventError::Missing("workspaceId")), Some(id)) => {
-            let value = with_workspace_id(line, id);
+    match (EventEnvelope::parse(line), id) {
+        (Ok(envelope), _) => Ok((accept(envelope, id, check)?, one_line(line, body))),
+        (Err(EventError::Missing("workspaceId")), Some(filled_in)) => {
+            let value = with_workspace_id(line, filled_in);
             let envelope = EventEnvelope::parse(&value).map_err(|error| error.to_string())?;
+            let workspace_id = accept(envelope, id, check)?;
             let value = Bytes::from(value);
-            (envelope, one_line(&value, &value))
+            Ok((workspace_id, one_line(&value, &value)))
         }
-        (Err(error), _) => return Err(error.to_string()),
-    };
-    match id {
-        Some(id) if envelope.workspace_id != *id => Err(format!(
-            "the event is of workspace {}, the request of {id}",
-            envelope.workspace_id
-        )),
-        Some(_) | None => Ok((envelope.workspace_id, value)),
+        (Err(error), _) => Err(error.to_string()),
     }
+}
+
+/// The workspace of an event that is taken.
+fn accept(
+    envelope: EventEnvelope<'_>,
+    id: Option<&WorkspaceId>,
+    check: &impl Fn(&Event<'_>) -> Result<(), Rejection>,
+) -> Result<WorkspaceId, String> {
+    let EventEnvelope {
+        workspace_id,
+        event,
+    } = envelope;
+    if let Some(id) = id.filter(|id| **id != workspace_id) {
+        return Err(format!(
+            "the event is of workspace {workspace_id}, the request of {id}"
+        ));
+    }
+    check(&event).map_err(|rejection| rejection.to_string())?;
+    Ok(workspace_id)
 }
 
 /// An event without line ends; they can only stand between its parts, since JSON's strings hold none.
@@ -136,12 +155,21 @@ fn with_workspace_id(line: &[u8], id: &WorkspaceId) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    /// A workspace type that applies all events but one.
+    fn known_types(event: &Event<'_>) -> Result<(), Rejection> {
+        match event.event_type() {
+            "ledger.exploded" => Err(Rejection("a ledger does not explode".to_owned())),
+            _ => Ok(()),
+        }
+    }
+
     fn check(media_type: MediaType, body: &str, id: Option<&str>, expected: &str) {
         let id = id.map(|id| WorkspaceId::new(id).unwrap());
         let found = match parse(
             media_type,
             &Bytes::copy_from_slice(body.as_bytes()),
             id.as_ref(),
+            known_types,
         ) {
             Ok(events) => events
                 .iter()
@@ -191,9 +219,22 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_the_workspace_type_refuses_is_a_bad_line() {
+        let refused = r#"{"eventType":"ledger.exploded"}"#;
+        for id in ["a", "b"] {
+            check(
+                MediaType::Ndjson,
+                &format!("{NONE}\n{refused}"),
+                Some(id),
+                "400: line 2: a ledger does not explode",
+            );
+        }
+    }
+
+    #[test]
     fn the_first_twenty_bad_lines_are_named_and_all_are_counted() {
         let body = Bytes::from(format!("{NONE}\n").repeat(50));
-        let problem = parse(MediaType::Ndjson, &body, None).unwrap_err();
+        let problem = parse(MediaType::Ndjson, &body, None, known_types).unwrap_err();
         let document: serde_json::Value = serde_json::from_slice(&problem.to_bytes()).unwrap();
         assert_eq!(document["errors"].as_array().unwrap().len(), 20);
         assert_eq!(document["invalidLines"], 50);
@@ -234,7 +275,7 @@ mod tests {
         let body = Bytes::from_static(
             b"{\"eventType\":\"x.created\",\"workspaceId\":\"a\",\"x\":\"\xff\"}",
         );
-        let problem = parse(MediaType::Json, &body, None).unwrap_err();
+        let problem = parse(MediaType::Json, &body, None, known_types).unwrap_err();
         assert_eq!(
             problem.detail(),
             "line 1: not UTF-8 after byte 48 of the line"
