@@ -3,6 +3,7 @@
 use super::{Api, paging};
 use crate::problems;
 use axum::{
+    body::Bytes,
     extract::{RawQuery, State as Extract},
     http::StatusCode,
     response::Response,
@@ -17,7 +18,9 @@ use workspace_status_http::{
     Parameters, Problem, ProblemDocument, WorkspaceIdPath, answer_document, invalid_cursor,
 };
 
-/// An event has at most 1 MiB, so a page stays within what one answer may take.
+/// A page ends early where its events are large; at least one is on it.
+const PAGE_BYTES: usize = 4 << 20;
+
 const SIZE: paging::Size = paging::Size {
     usual: 100,
     most: 100,
@@ -28,7 +31,7 @@ const SIZE: paging::Size = paging::Size {
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the query; Parameters reads it")]
 struct ListParameters {
-    /// At most so many, 1 to 100; 100 if not given.
+    /// At most so many, 1 to 100; 100 if not given. A page of large events holds fewer.
     limit: Option<usize>,
     /// Where the page before ended, as its `nextCursor`.
     cursor: Option<String>,
@@ -102,7 +105,7 @@ impl From<DeadLetter> for DeadLetterDocument {
         (status = 200, description = "A page of skipped events", body = DeadLettersDocument),
         (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Nobody knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "The engine is starting", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The engine is starting, or too many lists are made", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn list(
@@ -119,13 +122,16 @@ pub(super) async fn list(
         .transpose()?;
     api.known(&id, api.cold_read_deadline()).await?;
     let limit = paging.limit;
+    let engine = api.app.engine()?.clone();
+    // A few at a time: each reads up to 100 events of 1 MiB.
     let mut letters = api
-        .app
-        .blocking(move |engine| engine.log().dead_letters(Some(&id), after, limit + 1))
+        .status
+        .scan_apart(move || engine.log().dead_letters(Some(&id), after, limit + 1))
         .await?
         .map_err(|error| problems::log_read(&error))?;
-    let more = letters.len() > limit;
-    letters.truncate(limit);
+    let shown = shown(&letters, limit);
+    let more = letters.len() > shown;
+    letters.truncate(shown);
     let next_cursor = letters
         .last()
         .filter(|_| more)
@@ -137,10 +143,51 @@ pub(super) async fn list(
     Ok(answer_document(StatusCode::OK, &document))
 }
 
+/// How many of the events fit on a page.
+fn shown(letters: &[DeadLetter], limit: usize) -> usize {
+    let mut bytes = 0;
+    let fits = letters.iter().take(limit).take_while(|letter| {
+        let is_full = bytes >= PAGE_BYTES;
+        bytes += letter.value.as_ref().map_or(0, Bytes::len) + letter.reason.len();
+        !is_full
+    });
+    fits.count()
+}
+
 fn place(position: &str) -> Option<(PartitionId, Offset)> {
     let (partition, offset) = position.split_once(':')?;
     Some((
         PartitionId(partition.parse().ok()?),
         Offset(offset.parse().ok()?),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use workspace_status::WorkspaceId;
+
+    #[test]
+    fn a_page_of_large_events_holds_fewer() {
+        let letter = |bytes: usize| DeadLetter {
+            topic: "events".to_owned(),
+            partition: PartitionId(0),
+            offset: Offset(0),
+            workspace_id: WorkspaceId::new("w").unwrap(),
+            key: None,
+            value: Some(vec![b'x'; bytes].into()),
+            reason: String::new(),
+            skipped_at_ms: 0,
+        };
+        for (bytes, limit, expected) in
+            [(10, 100, 7), (10, 3, 3), (1 << 20, 100, 4), (5 << 20, 9, 1)]
+        {
+            let letters: Vec<_> = (0..7).map(|_| letter(bytes)).collect();
+            assert_eq!(
+                shown(&letters, limit),
+                expected,
+                "{bytes} bytes, limit {limit}"
+            );
+        }
+    }
 }
