@@ -27,6 +27,8 @@ pub struct PartitionReport {
     pub owner: String,
     /// What log and store still do before it can be served; none when it is.
     pub opening: Option<String>,
+    /// What was missing when it was opened, and what was done about it; none where nothing was.
+    pub notice: Option<String>,
 }
 
 /// Whether the engine is alive and can answer.

@@ -397,6 +397,7 @@ impl<W: Workspace> Shared<W> {
                     workspaces: view.position.workspaces,
                     owner: self.config.owner.clone(),
                     opening: post.opening(),
+                    notice: self.store.notice(partition),
                 }
             })
             .collect()

@@ -199,6 +199,28 @@ pub enum StoreError {
         /// What it was saved from, by its name.
         log: String,
     },
+    /// The log has lost records that the workspace was saved from.
+    #[error(
+        "workspace {id} was saved up to offset {next_offset}, but {log} has lost the records from offset {from} on, and others may have taken their places; `reset` rebuilds it from those that are there"
+    )]
+    LostEnd {
+        /// The workspace.
+        id: WorkspaceId,
+        /// What it was saved from, by its name.
+        log: String,
+        /// Up to where it was saved.
+        next_offset: Offset,
+        /// The first offset that was lost.
+        from: Offset,
+    },
+    /// Something is missing of what was saved of a partition: an operator decides whether it is served without.
+    #[error("partition {partition} is not served: {missing}")]
+    NotServed {
+        /// The partition.
+        partition: PartitionId,
+        /// What is missing, and what to do.
+        missing: String,
+    },
     /// What is stored is damaged; trying again will not help.
     #[error("{place} is damaged: {reason}")]
     Corrupt {
@@ -254,7 +276,7 @@ pub trait Store: Send + Sync + 'static {
     /// partition's own thread until it answers [`Opening::Done`]; a call takes about a second at most.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]; it is asked again.
+    /// [`StoreError::Unavailable`] and [`StoreError::NotServed`]; it is asked again.
     fn open(&self, partition: PartitionId) -> Result<Opening, StoreError> {
         let _ = partition;
         Ok(Opening::Done)
@@ -279,6 +301,12 @@ pub trait Store: Send + Sync + 'static {
     fn first_epoch(&self, partition: PartitionId) -> Epoch {
         let _ = partition;
         Epoch::FIRST
+    }
+
+    /// What was missing when an open partition was opened, and what was done about it, as an operator reads it.
+    fn notice(&self, partition: PartitionId) -> Option<String> {
+        let _ = partition;
+        None
     }
 
     /// What is known of every workspace of a partition, ordered by id.
@@ -307,7 +335,8 @@ pub trait Store: Send + Sync + 'static {
     /// Begins a new epoch of a workspace, and makes it known where it is new. Survives a crash of the process when it returns.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] when the epoch is not above the store's, [`StoreError::OtherLog`] where the log was replaced.
+    /// [`StoreError::Fenced`] when the epoch is not above the store's, [`StoreError::OtherLog`] and
+    /// [`StoreError::LostEnd`] where the log is not what the workspace was saved from.
     fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError>;
 
     /// Gives every entry of a workspace, ordered by type and id, to `sink`.

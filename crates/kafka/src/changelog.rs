@@ -11,17 +11,20 @@
 //! One workspace's records are in the partition of the changelog with the number of its partition of the events.
 
 mod counts;
+mod ownership;
 mod partitions;
 mod record;
 
 mod entering;
 mod lineage;
+mod plan;
 #[expect(
     unsafe_code,
     reason = "what rdkafka makes of the end of a partition does not tell where it is"
 )]
 mod polled;
 mod reader;
+mod set_aside;
 mod takeover;
 
 mod draft;
@@ -46,8 +49,9 @@ use workspace_engine_core::store::{
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
 
-use crate::config::KafkaConfig;
+use crate::config::{AcceptLoss, KafkaConfig};
 use crate::group::Group;
+use crate::seen::SeenRecords;
 use counts::Counters;
 use draft::{Done, Job, Work, save_bytes};
 use entering::Entering;
@@ -84,6 +88,10 @@ pub enum ChangelogError {
 struct Shared {
     /// The topic of the events.
     topic: String,
+    group_name: String,
+    accept_loss: AcceptLoss,
+    /// What was read of the events.
+    seen: Arc<SeenRecords>,
     /// Of this process's producer.
     transactional_id: String,
     /// What the ids of all producers begin with that write this changelog.
@@ -138,11 +146,15 @@ impl ChangelogStore {
         config: &KafkaConfig,
         cache: LsmStore,
         group: Arc<dyn Group>,
+        seen: Arc<SeenRecords>,
         transactional_id: String,
     ) -> Result<Self, ChangelogError> {
         let transactions = Transactions::new(config, &transactional_id)?;
         let shared = Arc::new(Shared {
             topic: config.topic.clone(),
+            group_name: config.group.clone(),
+            accept_loss: config.accept_loss,
+            seen,
             producer: transactions.config().clone(),
             transactional_id,
             producers_of_group: format!("{}-{}-", config.group, config.topic),
@@ -231,7 +243,7 @@ impl Store for ChangelogStore {
                         end: 0,
                     });
                 }
-                Entering::Reading(Takeover::new(partition))
+                Entering::Reading(Box::new(Takeover::new(partition)))
             }
         };
         match entering.step(self, partition)? {
@@ -268,6 +280,11 @@ impl Store for ChangelogStore {
     fn first_epoch(&self, partition: PartitionId) -> Epoch {
         let owned = self.shared.partitions.of(partition);
         owned.map_or(Epoch::FIRST, |owned| owned.first_epoch)
+    }
+
+    fn notice(&self, partition: PartitionId) -> Option<String> {
+        let owned = self.shared.partitions.of(partition)?;
+        owned.notice.map(|notice| notice.to_string())
     }
 
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {

@@ -71,7 +71,13 @@ impl Cluster {
         // Of this process alone: one that was stopped for a while must not fence the one that was started in its place.
         let life = fastrand::u64(..);
         let transactional_id = format!("{}-{}-{owner}-{life:016x}", config.group, config.topic);
-        let store = ChangelogStore::open(config, copy, membership.group(), transactional_id)?;
+        let store = ChangelogStore::open(
+            config,
+            copy,
+            membership.group(),
+            log.seen(),
+            transactional_id,
+        )?;
         Ok(Self {
             log: Arc::new(log),
             store: Arc::new(store),
@@ -102,7 +108,8 @@ mod tests {
             let data = DataDir::open(dir.path(), &DataDirSpec::default()).unwrap();
             let copy = LsmStore::open(&data).unwrap();
             let group = Membership::new(&KafkaConfig::default()).unwrap().group();
-            let store = ChangelogStore::open(&config, copy, group, "id".to_owned());
+            let seen = Arc::default();
+            let store = ChangelogStore::open(&config, copy, group, seen, "id".to_owned());
             let errors: [Box<dyn std::error::Error>; 4] = [
                 Box::new(prepare(&config).unwrap_err()),
                 Box::new(Membership::new(&config).err().unwrap()),

@@ -18,6 +18,16 @@ pub enum GroupProtocol {
     Consumer,
 }
 
+/// Whether a partition is served of which something is missing that was saved: its changelog, or who committed its offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AcceptLoss {
+    /// It is refused, with what is missing and what to do.
+    #[default]
+    No,
+    /// It begins with what is there, and says so.
+    Yes,
+}
+
 /// The client that is the member of the group.
 pub(crate) const MEMBER: &str = "group";
 
@@ -117,6 +127,8 @@ pub struct KafkaConfig {
     pub create_topic: Option<u32>,
     /// Replicas of topics that the engine creates; none asks for the cluster's default.
     pub replication: Option<u16>,
+    /// Whether a partition is served of which something that was saved is missing.
+    pub accept_loss: AcceptLoss,
     /// Any property of librdkafka, such as `security.protocol`; it goes before what the engine sets by itself.
     pub properties: BTreeMap<String, String>,
 }
@@ -132,6 +144,7 @@ impl Default for KafkaConfig {
             session_timeout: Duration::from_secs(10),
             create_topic: None,
             replication: None,
+            accept_loss: AcceptLoss::No,
             properties: BTreeMap::new(),
         }
     }
@@ -149,6 +162,7 @@ impl fmt::Debug for KafkaConfig {
             .field("session_timeout", &self.session_timeout)
             .field("create_topic", &self.create_topic)
             .field("replication", &self.replication)
+            .field("accept_loss", &self.accept_loss)
             .field("properties", &self.properties.keys())
             .finish()
     }

@@ -2,6 +2,7 @@
 
 mod config;
 mod context;
+mod seen;
 #[expect(
     unsafe_code,
     reason = "functions of librdkafka that rdkafka does not wrap"
@@ -26,7 +27,7 @@ mod cluster;
 
 pub use changelog::{ChangelogCounts, ChangelogError, ChangelogStore};
 pub use cluster::{Cluster, ClusterError};
-pub use config::{GroupProtocol, KafkaConfig, PropertyError, read_properties};
+pub use config::{AcceptLoss, GroupProtocol, KafkaConfig, PropertyError, read_properties};
 pub use log::{KafkaLog, KafkaLogError};
 pub use membership::{Assignments, MemberReport, MemberTrouble, Membership, MembershipError};
 pub use topics::{TopicError, prepare};

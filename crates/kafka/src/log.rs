@@ -36,6 +36,7 @@ use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
 use crate::config::KafkaConfig;
+use crate::seen::SeenRecords;
 use crate::words::{self, Words};
 use appends::Appends;
 use cluster::Cluster;
@@ -171,6 +172,13 @@ impl KafkaLog {
             cluster,
             readers,
         })
+    }
+}
+
+impl KafkaLog {
+    /// What was read of the topic.
+    pub(crate) fn seen(&self) -> Arc<SeenRecords> {
+        Arc::clone(&self.cluster.seen)
     }
 }
 

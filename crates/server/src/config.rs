@@ -452,6 +452,19 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_that_is_a_switch_needs_no_value() {
+        for (arguments, expected) in [
+            (&[][..], None),
+            (&["--accept-loss"], Some("true")),
+            (&["--accept-loss", "--topic", "events"], Some("true")),
+            (&["--accept-loss=false"], Some("false")),
+        ] {
+            let found = flags(arguments).value("accept-loss");
+            assert_eq!(found.as_deref(), expected, "{arguments:?}");
+        }
+    }
+
+    #[test]
     fn a_slip_in_a_variable_is_noticed_but_an_orchestrators_is_not() {
         for (variable, expected) in [
             (
@@ -476,6 +489,7 @@ mod tests {
         for key in &KEYS {
             let value = match key.default.parse::<u64>() {
                 Ok(number) => number.to_string(),
+                Err(_) if key.is_switch() => key.default.to_owned(),
                 Err(_) => format!("{:?}", key.default),
             };
             write!(

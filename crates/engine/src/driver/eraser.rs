@@ -150,6 +150,8 @@ fn failure(error: &StoreError) -> EraseFailure {
         | StoreError::Corrupt { .. }
         | StoreError::Refused { .. }
         | StoreError::NoSpace(_)
+        | StoreError::LostEnd { .. }
+        | StoreError::NotServed { .. }
         | StoreError::Unavailable(_) => EraseFailure::Failed(error.to_string()),
     }
 }

@@ -314,12 +314,15 @@ fn append_alone(
             append_alone(store, counters, id, records)
         }
         Err(error @ StoreError::NoSpace(_)) => Answer::Full(error),
-        Err(error @ StoreError::Unavailable(_)) => Answer::Refused(error),
+        Err(error @ (StoreError::Unavailable(_) | StoreError::NotServed { .. })) => {
+            Answer::Refused(error)
+        }
         Err(
             error @ (StoreError::Corrupt { .. }
             | StoreError::Refused { .. }
             | StoreError::Fenced { .. }
             | StoreError::OtherLog { .. }
+            | StoreError::LostEnd { .. }
             | StoreError::UnknownWorkspace(_)),
         ) => {
             tracing::error!(workspace = %id, %error, "the history of a workspace takes no more transitions");

@@ -185,11 +185,13 @@ fn populate<W: Workspace>(
 fn failure(error: &StoreError) -> LoadFailure {
     match error {
         StoreError::Fenced { stored, .. } => LoadFailure::Fenced { stored: *stored },
-        StoreError::Corrupt { .. } | StoreError::Refused { .. } | StoreError::OtherLog { .. } => {
-            LoadFailure::Park(error.to_string())
-        }
-        StoreError::UnknownWorkspace(_) | StoreError::NoSpace(_) | StoreError::Unavailable(_) => {
-            LoadFailure::Retry(error.to_string())
-        }
+        StoreError::Corrupt { .. }
+        | StoreError::Refused { .. }
+        | StoreError::OtherLog { .. }
+        | StoreError::LostEnd { .. } => LoadFailure::Park(error.to_string()),
+        StoreError::UnknownWorkspace(_)
+        | StoreError::NoSpace(_)
+        | StoreError::NotServed { .. }
+        | StoreError::Unavailable(_) => LoadFailure::Retry(error.to_string()),
     }
 }

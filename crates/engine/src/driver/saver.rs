@@ -130,10 +130,13 @@ fn answer<W>(
 fn refusal(error: &StoreError) -> Refusal {
     match error {
         StoreError::Fenced { .. } | StoreError::UnknownWorkspace(_) => Refusal::TakenOver,
-        StoreError::Corrupt { .. } | StoreError::Refused { .. } | StoreError::OtherLog { .. } => {
-            Refusal::ForGood(error.to_string())
+        StoreError::Corrupt { .. }
+        | StoreError::Refused { .. }
+        | StoreError::OtherLog { .. }
+        | StoreError::LostEnd { .. } => Refusal::ForGood(error.to_string()),
+        StoreError::NoSpace(_) | StoreError::NotServed { .. } | StoreError::Unavailable(_) => {
+            Refusal::ForNow(error.to_string())
         }
-        StoreError::NoSpace(_) | StoreError::Unavailable(_) => Refusal::ForNow(error.to_string()),
     }
 }
 

@@ -87,6 +87,11 @@ impl LsmStore {
         Ok(store)
     }
 
+    /// The data directory that it is in.
+    pub fn directory(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
     /// Locks the workspaces of one call, in one order for all callers.
     fn lock<'a>(&self, ids: impl Iterator<Item = &'a WorkspaceId>) -> Vec<MutexGuard<'_, ()>> {
         let count = u64::try_from(LOCKS).unwrap_or(1);

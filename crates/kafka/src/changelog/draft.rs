@@ -4,6 +4,7 @@
 //! transaction. So of each workspace a transaction takes one job, and another one waits for the next.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 use workspace_engine_core::routing::partition_of;
@@ -15,16 +16,17 @@ use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
 
 use super::Shared;
+use super::ownership::{LossKind, OwnershipRecord, loss_of};
 use super::partitions::{Owned, Standing};
 use super::producer::Record;
-use super::record::{self, Assignment, RECORD_BYTES_MOST};
+use super::record::{self, RECORD_BYTES_MOST};
 
 /// What is asked of the writer.
 #[derive(Debug)]
 pub(super) enum Work {
     Assign {
         partition: PartitionId,
-        assignment: Assignment,
+        record: Arc<OwnershipRecord>,
     },
     Claim(Claim),
     Save {
@@ -61,7 +63,8 @@ pub(super) struct Part {
     pub(super) owned: Owned,
     pub(super) changes: Vec<CacheChange>,
     pub(super) committed: Offset,
-    pub(super) assignment: Option<Assignment>,
+    /// The ownership record, where it is written.
+    pub(super) record: Option<Arc<OwnershipRecord>>,
 }
 
 /// What a transaction will be.
@@ -84,10 +87,7 @@ impl Draft {
         }
         let Job { work, reply } = job;
         let planned = match work {
-            Work::Assign {
-                partition,
-                assignment,
-            } => self.assign(shared, partition, assignment),
+            Work::Assign { partition, record } => self.assign(shared, partition, record),
             Work::Claim(claim) => self.claim(shared, claim),
             Work::Save { saves, committed } => self.save(shared, &saves, &committed),
             Work::History(records) => self.history(shared, &records),
@@ -115,12 +115,12 @@ impl Draft {
         &mut self,
         shared: &Shared,
         partition: PartitionId,
-        assignment: Assignment,
+        record: Arc<OwnershipRecord>,
     ) -> Result<Done, StoreError> {
+        let value = record::encode_ownership(&record);
         let part = self.part(shared, partition, Standing::Assigning)?;
-        part.assignment = Some(assignment);
-        let value = record::encode_assignment(assignment);
-        self.write(partition, record::ASSIGNMENT_KEY.to_vec(), Some(value));
+        part.record = Some(record);
+        self.write(partition, record::OWNERSHIP_KEY.to_vec(), Some(value));
         Ok(Done::Nothing)
     }
 
@@ -128,7 +128,7 @@ impl Draft {
         let partition = claim.partition;
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &claim.id, claim.epoch)?;
-        of_this_topic(shared, &owned, &claim.id)?;
+        of_this_log(shared, &owned, &claim.id)?;
         let workspace = shared.cache.plan_claim(claim)?;
         self.saved.insert(workspace.id.clone());
         let change = CacheChange::Workspace(workspace.clone());
@@ -305,7 +305,7 @@ impl Draft {
                     committed: owned.committed,
                     owned,
                     changes: Vec::new(),
-                    assignment: None,
+                    record: None,
                 }))
             }
         }
@@ -320,8 +320,8 @@ impl Part {
             .place
             .as_ref()
             .map_or(Epoch::new(0), |place| place.highest_epoch);
-        if let Some(assignment) = self.assignment {
-            highest = highest.max(assignment.first_epoch);
+        if let Some(record) = &self.owned.record {
+            highest = highest.max(record.first_epoch);
         }
         for change in &self.changes {
             match change {
@@ -367,20 +367,32 @@ fn begun_by_no_other(shared: &Shared, record: &HistoryRecord) -> Result<(), Stor
     })
 }
 
-/// A workspace that was saved from a topic that has gone: no offset of it means anything in the one that is there.
-fn of_this_topic(shared: &Shared, owned: &Owned, id: &WorkspaceId) -> Result<(), StoreError> {
-    let saved = if owned.topic_since > Epoch::new(0) {
-        shared.cache.workspace(id)?
-    } else {
-        None
-    };
-    if saved.is_none_or(|saved| saved.epoch >= owned.topic_since) {
+/// A workspace that was saved from what the log has lost: no later offset of it continues what is saved.
+fn of_this_log(shared: &Shared, owned: &Owned, id: &WorkspaceId) -> Result<(), StoreError> {
+    let losses = owned.record.as_ref().map(|record| record.losses.as_slice());
+    let losses = losses.unwrap_or_default();
+    if losses.is_empty() {
         return Ok(());
     }
-    Err(StoreError::OtherLog {
-        id: id.clone(),
-        log: format!("topic {}", shared.topic),
-    })
+    let Some(saved) = shared.cache.workspace(id)? else {
+        return Ok(());
+    };
+    let log = format!("topic {}", shared.topic);
+    match loss_of(losses, saved.epoch, saved.next_offset) {
+        None => Ok(()),
+        Some(loss) => Err(match loss.kind {
+            LossKind::Recreated => StoreError::OtherLog {
+                id: id.clone(),
+                log,
+            },
+            LossKind::End => StoreError::LostEnd {
+                id: id.clone(),
+                log,
+                next_offset: saved.next_offset,
+                from: Offset(loss.from),
+            },
+        }),
+    }
 }
 
 fn too_large(change: &CacheChange, bytes: usize) -> StoreError {

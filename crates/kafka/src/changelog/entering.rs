@@ -1,15 +1,17 @@
 //! Opening a partition, from one call to the next.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use workspace_engine_core::store::{Opening, StoreError};
-use workspace_lifecycle::{Offset, PartitionId};
+use workspace_lifecycle::PartitionId;
 use workspace_status::Epoch;
 
 use super::draft::{Done, Work};
+use super::ownership::{LogLoss, OwnershipRecord};
 use super::partitions::{Standing, not_open};
-use super::record::Assignment;
+use super::plan::{Facts, GroupOffset, Notice, Plan, plan};
 use super::takeover::{Step, Taken, Takeover};
 use super::{ChangelogStore, ended};
 
@@ -19,7 +21,7 @@ const ANSWER: Duration = Duration::from_millis(800);
 /// A partition that is being opened.
 pub(super) enum Entering {
     /// What others have written is read.
-    Reading(Takeover),
+    Reading(Box<Takeover>),
     /// This process says that it is the owner now.
     Assigning {
         end: u64,
@@ -40,7 +42,7 @@ impl Entering {
                     let opening = Opening::Reading { position, end };
                     Ok(Some((Self::Reading(takeover), opening)))
                 }
-                Step::Done(taken) => assign(store, partition, taken)?.wait(),
+                Step::Done(taken) => assign(store, partition, *taken)?.wait(),
             },
             assigning @ Self::Assigning { .. } => assigning.wait(),
         }
@@ -61,52 +63,97 @@ impl Entering {
     }
 }
 
-/// Has the beginning of this assignment written.
+/// Decides how the partition begins, and has the ownership record written.
 fn assign(
     store: &ChangelogStore,
     partition: PartitionId,
     taken: Taken,
 ) -> Result<Entering, StoreError> {
-    let end = taken.place.position;
-    let highest = taken.place.highest_epoch.get();
-    let first_epoch = Epoch::new(highest.saturating_add(1));
-    let before = taken.assignment;
-    let known_id = before.and_then(|before| before.topic_id);
-    let is_other_topic =
-        matches!((known_id, taken.topic_id), (Some(one), Some(other)) if one != other);
-    if is_other_topic {
-        tracing::error!(%partition, topic = store.shared.topic, "the topic was made anew: what was saved before is not continued from it");
-    }
-    let assignment = Assignment {
-        first_epoch,
-        lineage: before.map_or_else(|| fastrand::u64(..), |before| before.lineage),
-        topic_id: taken.topic_id.or(known_id),
-        topic_since: if is_other_topic {
-            first_epoch
-        } else {
-            before.map_or(Epoch::new(0), |before| before.topic_since)
-        },
+    let shared = &store.shared;
+    let facts = Facts {
+        partition,
+        topic: &shared.topic,
+        group: &shared.group_name,
+        changelog: &shared.readers.topic,
+        group_offset: &taken.group_offset,
+        record: taken.record.as_ref(),
+        changelog_end: taken.place.position,
+        topic_id: taken.topic_id,
+        low: taken.low,
+        high: taken.high,
+        lost_from: taken.lost_from,
+        set_aside: taken.set_aside,
+        accept_loss: shared.accept_loss,
     };
-    let partitions = &store.shared.partitions;
-    let is_owned = partitions.change(partition, Standing::Opening, |owned| {
-        owned.standing = Standing::Assigning;
-        // What the group has committed may be of the topic that has gone.
-        owned.committed = if is_other_topic {
-            Offset::ZERO
-        } else {
-            taken.committed
-        };
-        owned.first_epoch = first_epoch;
-        owned.topic_since = assignment.topic_since;
-        owned.place = Some(taken.place);
+    let (committed, loss, notice) = match plan(&facts) {
+        Plan::Refuse(missing) => {
+            return Err(StoreError::NotServed {
+                partition,
+                missing: missing.to_string(),
+            });
+        }
+        Plan::Serve {
+            committed,
+            loss,
+            notice,
+        } => (committed, loss, notice),
+    };
+    tell(partition, &shared.topic, notice.as_ref());
+    let mark = match taken.group_offset {
+        GroupOffset::Engine { mark, .. } => Some(mark),
+        GroupOffset::None | GroupOffset::Foreign { .. } => None,
+    };
+    let highest = mark
+        .as_ref()
+        .map_or(Epoch::new(0), |mark| mark.highest_epoch)
+        .max(taken.place.highest_epoch);
+    let first_epoch = Epoch::new(highest.get().saturating_add(1));
+    let known_id = taken.record.as_ref().and_then(|record| record.topic_id);
+    let mut record = taken.record.unwrap_or_else(|| OwnershipRecord {
+        first_epoch,
+        lineage: fastrand::u64(..),
+        topic_id: None,
+        losses: Vec::new(),
     });
+    record.first_epoch = first_epoch;
+    record.topic_id = taken.topic_id.or(known_id);
+    if let Some((kind, from)) = loss {
+        record.add_loss(LogLoss {
+            kind,
+            since: first_epoch,
+            from: from.0,
+        });
+    }
+    let mut seen = mark.map_or_else(Vec::new, |mark| mark.seen);
+    seen.retain(|seen| loss.is_none_or(|(_, from)| seen.offset < from.0));
+    // The earlier leaders were compared just now.
+    shared
+        .seen
+        .begin(partition, seen.pop().into_iter().collect());
+    let record = Arc::new(record);
+    let end = taken.place.position;
+    let is_owned = shared
+        .partitions
+        .change(partition, Standing::Opening, |owned| {
+            owned.standing = Standing::Assigning;
+            owned.committed = committed;
+            owned.first_epoch = first_epoch;
+            owned.record = Some(Arc::clone(&record));
+            owned.notice = notice;
+            owned.place = Some(taken.place);
+        });
     if !is_owned {
         // It was taken away meanwhile.
         return Err(not_open(partition));
     }
-    let answer = store.send(Work::Assign {
-        partition,
-        assignment,
-    })?;
+    let answer = store.send(Work::Assign { partition, record })?;
     Ok(Entering::Assigning { end, answer })
+}
+
+fn tell(partition: PartitionId, topic: &str, notice: Option<&Notice>) {
+    match notice {
+        None => {}
+        Some(notice) if notice.is_error() => tracing::error!(%partition, topic, "{notice}"),
+        Some(notice) => tracing::warn!(%partition, topic, "{notice}"),
+    }
 }

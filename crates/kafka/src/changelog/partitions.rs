@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
@@ -13,12 +14,15 @@ use workspace_engine_core::store::{CachePlace, StoreError};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::Epoch;
 
+use super::ownership::OwnershipRecord;
+use super::plan::Notice;
+
 /// Where a partition stands that this process owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     /// The changelog is being read into the cache.
     Opening,
-    /// The record of the assignment is being written.
+    /// The ownership record is being written.
     Assigning,
     /// It answers.
     Open,
@@ -33,8 +37,10 @@ pub(super) struct Owned {
     /// What the group has committed of the events.
     pub(super) committed: Offset,
     pub(super) first_epoch: Epoch,
-    /// Loads before it were of events of another topic of that name.
-    pub(super) topic_since: Epoch,
+    /// The beginning of this ownership; none before it is decided.
+    pub(super) record: Option<Arc<OwnershipRecord>>,
+    /// What was missing when it was taken over.
+    pub(super) notice: Option<Notice>,
     /// Up to where the cache is complete; none before it was read.
     pub(super) place: Option<CachePlace>,
 }
@@ -127,7 +133,8 @@ impl Partitions {
             standing: Standing::Opening,
             committed: Offset::ZERO,
             first_epoch: Epoch::FIRST,
-            topic_since: Epoch::new(0),
+            record: None,
+            notice: None,
             place: None,
         };
         inner.owned.insert(partition, owned);

@@ -42,8 +42,11 @@ impl Polled<'_> {
             // SAFETY: the message says where its key and value are; both live as long as it does.
             let (key, value) =
                 unsafe { (bytes(seen.key, seen.key_len), bytes(seen.payload, seen.len)) };
+            // SAFETY: it is a message of a consumer that lives, and is only read.
+            let leader_epoch = unsafe { rd::rd_kafka_message_leader_epoch(self.message.as_ptr()) };
             let record = Found::Record {
                 offset,
+                leader_epoch,
                 key: key.unwrap_or_default(),
                 value,
             };

@@ -87,6 +87,25 @@ impl Readers {
         })
     }
 
+    /// Where the events of a partition begin, and where they end for readers of what is committed.
+    pub(super) fn ends_of_events(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> Result<(u64, u64), StoreError> {
+        let ends = self
+            .stable
+            .fetch_watermarks(topic, number(partition), timeout);
+        let (low, high) = ends.map_err(|error| {
+            StoreError::Unavailable(format!(
+                "the brokers do not say where topic {topic} partition {partition} begins and ends: {error}"
+            ))
+        })?;
+        let place = |offset: i64| u64::try_from(offset).unwrap_or_default();
+        Ok((place(low), place(high)))
+    }
+
     /// How many partitions the changelog has.
     pub(super) fn partitions(&self, timeout: Duration) -> Result<u32, StoreError> {
         let metadata = self
@@ -176,6 +195,8 @@ pub(super) struct Reader {
 pub(super) enum Found<'a> {
     Record {
         offset: u64,
+        /// Of the leader that wrote it; below 0 where the brokers give none.
+        leader_epoch: i32,
         key: &'a [u8],
         value: Option<&'a [u8]>,
     },
@@ -187,15 +208,25 @@ pub(super) enum Found<'a> {
 }
 
 impl Reader {
-    /// Reads a partition from a place on, and nothing else any more.
+    /// Reads a partition of the changelog from a place on, and nothing else any more.
     pub(super) fn assign(&self, partition: PartitionId, from: u64) -> Result<(), StoreError> {
+        self.assign_of(&self.readers.topic, partition, from)
+    }
+
+    /// The same of any topic.
+    pub(super) fn assign_of(
+        &self,
+        topic: &str,
+        partition: PartitionId,
+        from: u64,
+    ) -> Result<(), StoreError> {
         let Some(consumer) = &self.consumer else {
             return Ok(());
         };
         let from = Offset::Offset(i64::try_from(from).unwrap_or(i64::MAX));
         let mut assigned = TopicPartitionList::new();
         assigned
-            .add_partition_offset(&self.readers.topic, number(partition), from)
+            .add_partition_offset(topic, number(partition), from)
             .and_then(|()| consumer.assign(&assigned))
             .map_err(|error| self.readers.unavailable(&error))
     }

@@ -2,15 +2,14 @@
 //!
 //! | key | value, after a version byte |
 //! |---|---|
-//! | `a` | the assignment: its first epoch, the lineage of the partition, and of which topic its events are |
+//! | `a` | the ownership record, as JSON |
 //! | `w` workspace | epoch, next offset, events applied, entries, unloaded, last load, owner, first offset |
 //! | `d` workspace | the mark of a deletion: epoch, next offset |
 //! | `e` workspace, kind, entity | offset, data |
 //! | `h` workspace, epoch, sequence | a transition |
 //!
 //! Numbers are big endian, texts carry their length. There is no checksum: a record batch of Kafka has one, and
-//! readers check it. The lineage is a random number that the first owner of a partition gives it; a
-//! topic that was deleted and made anew has another one, so no cache is taken for its copy by mistake.
+//! readers check it.
 
 use std::sync::Arc;
 
@@ -21,7 +20,7 @@ use workspace_engine_core::store::{
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
 
-use crate::topic_id::TopicId;
+use super::ownership::OwnershipRecord;
 
 /// Of the values; a reader takes no newer one.
 const VERSION: u8 = 1;
@@ -29,7 +28,7 @@ const VERSION: u8 = 1;
 /// The longest record that is written: what the topic takes in one batch, less what a batch adds.
 pub(super) const RECORD_BYTES_MOST: usize = 16 * 1024 * 1024 - 64 * 1024;
 
-const ASSIGNMENT: u8 = b'a';
+const OWNERSHIP: u8 = b'a';
 const WORKSPACE: u8 = b'w';
 const DELETION: u8 = b'd';
 const ENTRY: u8 = b'e';
@@ -41,37 +40,21 @@ type Damage = &'static str;
 const SHORT: Damage = "it ends too early";
 const NEWER: Damage = "a newer version of the engine wrote it";
 
-/// The beginning of an owner's time with a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Assignment {
-    /// No load before had an epoch as high.
-    pub(super) first_epoch: Epoch,
-    /// The partition's random number.
-    pub(super) lineage: u64,
-    /// Of the topic of the events; none where the brokers gave it none, or an older engine wrote the record.
-    pub(super) topic_id: Option<TopicId>,
-    /// Loads before it were of events of another topic of that name; 0 where there was none.
-    pub(super) topic_since: Epoch,
-}
-
 /// What a record says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said {
-    Assigned(Assignment),
+pub(super) enum DecodedRecord {
+    Owned(OwnershipRecord),
     Changed(CacheChange),
     /// Of nothing that is known here, and why.
     Nothing(Damage),
 }
 
-/// The key under which a partition's assignment is kept.
-pub(super) const ASSIGNMENT_KEY: &[u8] = &[ASSIGNMENT];
+/// The key under which a partition's ownership record is kept.
+pub(super) const OWNERSHIP_KEY: &[u8] = &[OWNERSHIP];
 
-pub(super) fn encode_assignment(assignment: Assignment) -> Vec<u8> {
+pub(super) fn encode_ownership(record: &OwnershipRecord) -> Vec<u8> {
     let mut value = vec![VERSION];
-    value.put_u64(assignment.first_epoch.get());
-    value.put_u64(assignment.lineage);
-    value.put_u128(assignment.topic_id.map_or(0, TopicId::get));
-    value.put_u64(assignment.topic_since.get());
+    value.extend(serde_json::to_vec(record).unwrap_or_default());
     value
 }
 
@@ -117,20 +100,20 @@ pub(super) fn encode(change: &CacheChange) -> (Vec<u8>, Option<Vec<u8>>) {
 }
 
 /// What a record of a partition says.
-pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -> Said {
+pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -> DecodedRecord {
     let Some((kind, mut rest)) = key.split_first() else {
-        return Said::Nothing("it has no key");
+        return DecodedRecord::Nothing("it has no key");
     };
-    if *kind == ASSIGNMENT {
-        let assignment = value.ok_or("it was removed").and_then(decode_assignment);
-        return assignment.map_or_else(Said::Nothing, Said::Assigned);
+    if *kind == OWNERSHIP {
+        let record = value.ok_or("it was removed").and_then(decode_ownership);
+        return record.map_or_else(DecodedRecord::Nothing, DecodedRecord::Owned);
     }
     let key = match decode_key(*kind, &mut rest) {
         Ok(key) => key,
-        Err(damage) => return Said::Nothing(damage),
+        Err(damage) => return DecodedRecord::Nothing(damage),
     };
     let Some(value) = value else {
-        return Said::Changed(CacheChange::Gone(key));
+        return DecodedRecord::Changed(CacheChange::Gone(key));
     };
     let decoded = match &key {
         CacheKey::Workspace(id) => {
@@ -146,17 +129,17 @@ pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -
             sequence,
         } => decode_transition(id, *epoch, *sequence, value).map(CacheChange::Transition),
     };
-    Said::Changed(decoded.unwrap_or_else(|damage| {
+    DecodedRecord::Changed(decoded.unwrap_or_else(|damage| {
         tracing::error!(%partition, workspace = %key.workspace(), damage, "a record of the changelog is damaged");
         CacheChange::Damaged(key)
     }))
 }
 
 /// The epoch that a record tells of.
-pub(super) fn epoch_of(said: &Said) -> Option<Epoch> {
+pub(super) fn epoch_of(said: &DecodedRecord) -> Option<Epoch> {
     match said {
-        Said::Assigned(assignment) => Some(assignment.first_epoch),
-        Said::Changed(change) => match change {
+        DecodedRecord::Owned(record) => Some(record.first_epoch),
+        DecodedRecord::Changed(change) => match change {
             CacheChange::Workspace(workspace) => Some(workspace.epoch),
             CacheChange::Deleted(deletion) => Some(deletion.epoch),
             CacheChange::Transition(record) => Some(record.epoch),
@@ -164,7 +147,7 @@ pub(super) fn epoch_of(said: &Said) -> Option<Epoch> {
             | CacheChange::Damaged(CacheKey::Transition { epoch, .. }) => Some(*epoch),
             CacheChange::Entry(..) | CacheChange::Gone(_) | CacheChange::Damaged(_) => None,
         },
-        Said::Nothing(_) => None,
+        DecodedRecord::Nothing(_) => None,
     }
 }
 
@@ -228,24 +211,9 @@ fn decode_key(kind: u8, rest: &mut &[u8]) -> Result<CacheKey, Damage> {
     }
 }
 
-fn decode_assignment(mut value: &[u8]) -> Result<Assignment, Damage> {
+fn decode_ownership(mut value: &[u8]) -> Result<OwnershipRecord, Damage> {
     version(&mut value)?;
-    let first_epoch = Epoch::new(number(&mut value)?);
-    let lineage = number(&mut value)?;
-    // The first engines wrote no more.
-    let knows_topic = !value.is_empty();
-    let (topic_id, topic_since) = if knows_topic {
-        let id = value.try_get_u128().map_err(|_| SHORT)?;
-        (TopicId::new(id), number(&mut value)?)
-    } else {
-        (None, 0)
-    };
-    Ok(Assignment {
-        first_epoch,
-        lineage,
-        topic_id,
-        topic_since: Epoch::new(topic_since),
-    })
+    serde_json::from_slice(value).map_err(|_| "it is no ownership record")
 }
 
 fn encode_workspace(workspace: &StoredWorkspace) -> Vec<u8> {

@@ -16,11 +16,16 @@ use workspace_engine_core::store::{CacheChange, CachePlace, StoreError};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::Epoch;
 
-use super::lineage::{fits, lineage_of, source};
+use super::lineage::{Fate, fate, lineage_of, source};
+use super::ownership::{CommitMark, OwnershipRecord};
+use super::plan::{GroupOffset, SetAside};
 use super::producer;
 use super::reader::{Ends, Found, Reader};
-use super::record::{self, Assignment, Said};
+use super::record::{self, DecodedRecord};
+use super::set_aside::{self, SettingAside};
 use super::{Shared, now_ms};
+use crate::group::Committed;
+use crate::seen::{Seen, lost_from};
 use crate::topic_id::TopicId;
 
 /// How long one call may take.
@@ -35,6 +40,9 @@ const AT_ONCE: Duration = Duration::from_millis(200);
 /// How long the brokers may take for one answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
+/// How long it may take to find out whether the log still holds what was read of it.
+const COMPARED: Duration = Duration::from_secs(5);
+
 /// Between two looks whether transactions are decided.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -44,13 +52,25 @@ const PORTION_BYTES: usize = 1024 * 1024;
 /// A partition on its way into the cache.
 pub(super) struct Takeover {
     partition: PartitionId,
-    committed: Offset,
+    kind: Kind,
+    group_offset: GroupOffset,
     topic_id: Option<TopicId>,
+    /// Where the events begin and end.
+    events: (Offset, Offset),
     phase: Phase,
     owner_before: OwnerBefore,
     /// How far it is, and how far it must.
     position: u64,
     end: u64,
+}
+
+/// Why a changelog is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The group has given the partition to this process.
+    New,
+    /// This process has had it all the time.
+    Again,
 }
 
 /// Whether the owner before may have died in a transaction.
@@ -63,7 +83,7 @@ enum OwnerBefore {
 
 /// What the group answers to the question what it has committed.
 enum Answer {
-    Committed(Offset),
+    Committed(GroupOffset),
     /// Nothing in time, or that a transaction is under way.
     Undecided(KafkaError),
 }
@@ -83,6 +103,12 @@ enum Phase {
         place: CachePlace,
         ends: Ends,
     },
+    /// A copy that cannot be used is kept under another name.
+    SetAside {
+        reader: Reader,
+        setting_aside: Box<SettingAside>,
+        ends: Ends,
+    },
     Read(Box<Reading>),
 }
 
@@ -98,38 +124,45 @@ struct Portion {
     landmark: Landmark,
     changes: Vec<CacheChange>,
     bytes: usize,
-    end: u64,
+    ends: Ends,
 }
 
-/// The record by which a changelog is known again: the assignment that the cache has seen last.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The record by which a changelog is known again: the ownership record that the cache has seen last.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Landmark {
     /// The last one that was seen; none where nobody has owned the partition before.
-    Seen(Option<Assignment>),
+    Seen(Option<OwnershipRecord>),
     /// It was not where it had been: a newer one of the same lineage must come.
     Wanted,
 }
 
 /// How far a reading is.
 enum Progress {
-    Done(Taken),
+    Done(Box<Taken>),
     Reading,
-    /// What was read is not of the cache's changelog; the cache is forgotten.
+    /// What was read is not of the copy's changelog.
     DoesNotFit,
 }
 
 /// A partition of which the cache has everything.
 pub(super) struct Taken {
-    pub(super) committed: Offset,
+    pub(super) group_offset: GroupOffset,
     pub(super) place: CachePlace,
-    /// The one before; none where nobody has owned the partition before.
-    pub(super) assignment: Option<Assignment>,
+    /// The newest one; none where nobody has owned the partition before, or the changelog has lost it.
+    pub(super) record: Option<OwnershipRecord>,
     /// Of the topic of the events, as the brokers say it.
     pub(super) topic_id: Option<TopicId>,
+    /// Where the events begin.
+    pub(super) low: Offset,
+    /// Where they end.
+    pub(super) high: Offset,
+    /// From where on the events are not those that were read.
+    pub(super) lost_from: Option<Offset>,
+    pub(super) set_aside: SetAside,
 }
 
 pub(super) enum Step {
-    Done(Taken),
+    Done(Box<Taken>),
     Reading { position: u64, end: u64 },
 }
 
@@ -138,8 +171,10 @@ impl Takeover {
     pub(super) fn new(partition: PartitionId) -> Self {
         Self {
             partition,
-            committed: Offset::ZERO,
+            kind: Kind::New,
+            group_offset: GroupOffset::None,
             topic_id: None,
+            events: (Offset::ZERO, Offset::ZERO),
             phase: Phase::Committed,
             owner_before: OwnerBefore::MayHang,
             position: 0,
@@ -151,6 +186,7 @@ impl Takeover {
     /// this process, whose producer was let in anew just before and so has decided it.
     pub(super) fn again(partition: PartitionId) -> Self {
         Self {
+            kind: Kind::Again,
             owner_before: OwnerBefore::Settled,
             ..Self::new(partition)
         }
@@ -176,14 +212,18 @@ impl Takeover {
             let phase = std::mem::replace(&mut self.phase, Phase::Committed);
             self.phase = match phase {
                 Phase::Committed => {
-                    self.committed = self.ask_group(shared)?;
+                    self.group_offset = self.ask_group(shared)?;
                     Phase::Ends
                 }
                 Phase::Ends => {
                     let partitions = shared.readers.partitions(ANSWER)?;
                     shared.partition_count.store(partitions, Ordering::Relaxed);
                     self.topic_id = self.ask_topic_id(shared)?;
-                    let ends = shared.readers.ends(self.partition, ANSWER)?;
+                    let readers = &shared.readers;
+                    let (low, high) =
+                        readers.ends_of_events(&shared.topic, self.partition, ANSWER)?;
+                    self.events = (Offset(low), Offset(high));
+                    let ends = readers.ends(self.partition, ANSWER)?;
                     self.end = ends.high;
                     Phase::Stable { ends }
                 }
@@ -193,13 +233,22 @@ impl Takeover {
                     place,
                     ends,
                 } => self.look(shared, reader, place, ends)?,
+                Phase::SetAside {
+                    reader,
+                    setting_aside,
+                    ends,
+                } => self.set_aside(shared, reader, setting_aside, ends, until)?,
                 Phase::Read(mut reading) => match self.read(shared, &mut reading, until)? {
                     Progress::Done(taken) => return Ok(Step::Done(taken)),
                     Progress::Reading => {
                         self.position = reading.portion.place.position;
                         Phase::Read(reading)
                     }
-                    Progress::DoesNotFit => Phase::Committed,
+                    Progress::DoesNotFit => {
+                        let Reading { reader, portion } = *reading;
+                        let why = "it is of another changelog";
+                        self.replace(shared, reader, portion.ends, why)?
+                    }
                 },
             };
             if Instant::now() >= until {
@@ -211,7 +260,7 @@ impl Takeover {
         }
     }
 
-    fn ask_group(&mut self, shared: &Shared) -> Result<Offset, StoreError> {
+    fn ask_group(&mut self, shared: &Shared) -> Result<GroupOffset, StoreError> {
         if self.owner_before == OwnerBefore::MayHang {
             if let Answer::Committed(offset) = self.ask_once(shared, DECIDED)? {
                 return Ok(offset);
@@ -240,10 +289,16 @@ impl Takeover {
             .committed(&shared.topic, self.partition, patience);
         match asked {
             Ok(committed) => {
-                let offset = committed.map_or(0, |committed| committed.offset);
-                Ok(Answer::Committed(Offset(
-                    u64::try_from(offset).unwrap_or_default(),
-                )))
+                let committed = committed.map(|Committed { offset, metadata }| {
+                    let offset = Offset(u64::try_from(offset).unwrap_or_default());
+                    let mark = CommitMark::decode(&metadata);
+                    match mark.filter(|mark| mark.producer.starts_with(&shared.producers_of_group))
+                    {
+                        Some(mark) => GroupOffset::Engine { offset, mark },
+                        None => GroupOffset::Foreign { offset, metadata },
+                    }
+                });
+                Ok(Answer::Committed(committed.unwrap_or(GroupOffset::None)))
             }
             Err(error) if is_undecided(&error) => Ok(Answer::Undecided(error)),
             Err(error) => Err(self.not_told(&error)),
@@ -289,7 +344,7 @@ impl Takeover {
         // The first question may have to make a connection.
         let told = ask().or_else(|_| ask());
         let writer = match told {
-            Ok(committed) => committed?.metadata,
+            Ok(committed) => CommitMark::decode(&committed?.metadata)?.producer,
             Err(error) => {
                 tracing::debug!(partition = %self.partition, %error, "the group does not tell at once who wrote last");
                 return None;
@@ -321,15 +376,19 @@ impl Takeover {
             Err(StoreError::Corrupt { .. }) => None,
             Err(error) => return Err(error),
         };
-        let Some(place) = cached.filter(|place| fits(place, &shared.readers.topic, ends)) else {
-            return self.read_all(shared, reader, ends);
+        let topic = &shared.readers.topic;
+        let fate = |place: &CachePlace| fate(place, topic, ends, self.committed_lineage());
+        let place = match cached.map(|place| (fate(&place), place)) {
+            Some((Fate::Continue, place)) => place,
+            Some((Fate::SetAside(why), _)) => return self.replace(shared, reader, ends, why),
+            Some((Fate::Forget, _)) | None => return self.read_all(shared, reader, ends),
         };
         self.position = place.position;
-        let landmark = lineage_of(&place, &shared.readers.topic).map(|_| place.landmark);
+        let landmark = lineage_of(&place, topic).map(|_| place.landmark);
         match landmark {
             None => self.read_from(shared, reader, place, ends, Landmark::Seen(None)),
             Some(landmark) if landmark < ends.low => {
-                self.read_from(shared, reader, place, ends, Landmark::Wanted)
+                self.look_for_a_newer(shared, reader, place, ends)
             }
             Some(landmark) => {
                 reader.assign(self.partition, landmark)?;
@@ -352,20 +411,21 @@ impl Takeover {
         let lineage = lineage_of(&place, &shared.readers.topic);
         let seen = reader.next(self.partition, LOOK, |found| match found {
             Found::Nothing => None,
-            Found::Record { offset, key, value } if offset == place.landmark => {
-                match record::decode(self.partition, key, value) {
-                    Said::Assigned(assignment) if Some(assignment.lineage) == lineage => {
-                        Some(Landmark::Seen(Some(assignment)))
-                    }
-                    Said::Assigned(_) | Said::Changed(_) | Said::Nothing(_) => {
-                        Some(Landmark::Wanted)
-                    }
+            Found::Record {
+                offset, key, value, ..
+            } if offset == place.landmark => match record::decode(self.partition, key, value) {
+                DecodedRecord::Owned(record) if Some(record.lineage) == lineage => {
+                    Some(Landmark::Seen(Some(record)))
                 }
-            }
+                DecodedRecord::Owned(_) | DecodedRecord::Changed(_) | DecodedRecord::Nothing(_) => {
+                    Some(Landmark::Wanted)
+                }
+            },
             Found::End { offset } if is_before(offset, place.landmark, ends) => None,
             Found::Record { .. } | Found::End { .. } => Some(Landmark::Wanted),
         })?;
         match seen {
+            Some(Landmark::Wanted) => self.look_for_a_newer(shared, reader, place, ends),
             Some(landmark) => self.read_from(shared, reader, place, ends, landmark),
             None => Ok(Phase::Landmark {
                 reader,
@@ -375,11 +435,136 @@ impl Takeover {
         }
     }
 
+    /// The lineage that the group's offset goes with.
+    fn committed_lineage(&self) -> Option<u64> {
+        match &self.group_offset {
+            GroupOffset::Engine { mark, .. } => Some(mark.lineage),
+            GroupOffset::None | GroupOffset::Foreign { .. } => None,
+        }
+    }
+
+    /// The ownership record that the copy has seen last is not there: a newer one took its place, or it is another changelog.
+    fn look_for_a_newer(
+        &self,
+        shared: &Shared,
+        reader: Reader,
+        place: CachePlace,
+        ends: Ends,
+    ) -> Result<Phase, StoreError> {
+        let lineage = lineage_of(&place, &shared.readers.topic);
+        if lineage == self.committed_lineage() {
+            return self.read_from(shared, reader, place, ends, Landmark::Wanted);
+        }
+        // What is read could be of another changelog, and would be mixed into the copy before that is known.
+        let why = "it cannot be told whether the changelog is the one that it is a copy of";
+        self.replace(shared, reader, ends, why)
+    }
+
+    /// Begins a new copy, and keeps what is of the partition in the old one.
+    fn replace(
+        &self,
+        shared: &Shared,
+        reader: Reader,
+        ends: Ends,
+        why: &str,
+    ) -> Result<Phase, StoreError> {
+        match SettingAside::begin(&shared.cache, &shared.topic, self.partition)? {
+            None => self.read_all(shared, reader, ends),
+            Some(setting_aside) => {
+                tracing::error!(
+                    partition = %self.partition,
+                    changelog = shared.readers.topic,
+                    workspaces = setting_aside.workspaces(),
+                    "the copy of the partition on this disk is not used: {why}; it is set aside"
+                );
+                Ok(Phase::SetAside {
+                    reader,
+                    setting_aside: Box::new(setting_aside),
+                    ends,
+                })
+            }
+        }
+    }
+
+    fn set_aside(
+        &mut self,
+        shared: &Shared,
+        reader: Reader,
+        mut setting_aside: Box<SettingAside>,
+        ends: Ends,
+        until: Instant,
+    ) -> Result<Phase, StoreError> {
+        if let Some(directory) = setting_aside.step(&shared.cache, until)? {
+            tracing::error!(
+                partition = %self.partition,
+                directory = %directory.display(),
+                "the copy of the partition was set aside; remove it when it is not needed"
+            );
+            return self.read_all(shared, reader, ends);
+        }
+        self.position = u64::try_from(setting_aside.done()).unwrap_or(u64::MAX);
+        Ok(Phase::SetAside {
+            reader,
+            setting_aside,
+            ends,
+        })
+    }
+
+    /// From where on the events are not those that were read, by the epochs of their leaders.
+    fn compare_events(
+        &self,
+        shared: &Shared,
+        reader: &mut Reader,
+        record: Option<&OwnershipRecord>,
+    ) -> Result<Option<Offset>, StoreError> {
+        let GroupOffset::Engine { mark, .. } = &self.group_offset else {
+            return Ok(None);
+        };
+        let known_id = record.map_or(mark.topic_id, |record| record.topic_id);
+        if self.kind == Kind::Again || known_id != self.topic_id {
+            return Ok(None);
+        }
+        let (low, high) = self.events;
+        let deadline = Instant::now() + COMPARED;
+        lost_from(&mark.seen, low, &mut |from| {
+            if from >= high.0 {
+                return Ok(None);
+            }
+            reader.assign_of(&shared.topic, self.partition, from)?;
+            loop {
+                let found = reader.next(self.partition, LOOK, |found| match found {
+                    Found::Nothing => None,
+                    // A leader that was just elected may not know yet how far it is.
+                    Found::End { offset } if offset < high.0 => None,
+                    Found::End { .. } => Some(None),
+                    Found::Record {
+                        offset,
+                        leader_epoch,
+                        ..
+                    } => Some(Some(Seen {
+                        leader_epoch,
+                        offset,
+                    })),
+                })?;
+                match found {
+                    Some(found) => return Ok(found),
+                    None if Instant::now() < deadline => {}
+                    None => {
+                        return Err(StoreError::Unavailable(format!(
+                            "topic {} partition {} cannot be compared with what was read of it in time",
+                            shared.topic, self.partition
+                        )));
+                    }
+                }
+            }
+        })
+    }
+
     fn read_all(&self, shared: &Shared, reader: Reader, ends: Ends) -> Result<Phase, StoreError> {
         let partitions = shared.partition_count.load(Ordering::Relaxed);
         shared.cache.forget(self.partition, partitions)?;
         shared.counters.rebuilt.add(1);
-        tracing::info!(partition = %self.partition, end = ends.high, "there is no cache of the partition that fits: all of the changelog is read");
+        tracing::info!(partition = %self.partition, end = ends.high, "there is no copy of the partition that fits: all of the changelog is read");
         let place = CachePlace {
             source: source(&shared.readers.topic, None),
             position: ends.low,
@@ -405,7 +590,7 @@ impl Takeover {
             landmark,
             changes: Vec::new(),
             bytes: 0,
-            end: ends.high,
+            ends,
         };
         Ok(Phase::Read(Box::new(Reading { reader, portion })))
     }
@@ -430,24 +615,33 @@ impl Takeover {
                 Read::Nothing => {}
                 Read::Record if portion.bytes < PORTION_BYTES => {}
                 Read::Record => portion.import(shared, self.partition)?,
-                Read::End if let Landmark::Seen(assignment) = portion.landmark => {
+                Read::End if let Landmark::Seen(record) = &portion.landmark => {
+                    let record = record.clone();
                     // Behind the last record there are only markers and what was aborted.
-                    portion.place.position = portion.place.position.max(portion.end);
+                    portion.place.position = portion.place.position.max(portion.ends.high);
                     portion.place.at_ms = now_ms();
                     portion.import(shared, self.partition)?;
-                    return Ok(Progress::Done(Taken {
-                        committed: self.committed,
-                        place: portion.place.clone(),
-                        assignment,
+                    let place = portion.place.clone();
+                    let lost_from = self.compare_events(shared, reader, record.as_ref())?;
+                    let is_set_aside =
+                        set_aside::is_there(&shared.cache, &shared.topic, self.partition);
+                    let (low, high) = self.events;
+                    return Ok(Progress::Done(Box::new(Taken {
+                        group_offset: self.group_offset.clone(),
+                        place,
+                        record,
                         topic_id: self.topic_id,
-                    }));
+                        low,
+                        high,
+                        lost_from,
+                        set_aside: if is_set_aside {
+                            SetAside::Copy
+                        } else {
+                            SetAside::Nothing
+                        },
+                    })));
                 }
-                Read::End | Read::OtherLineage => {
-                    tracing::warn!(partition = %self.partition, "the cache is of another changelog");
-                    let partitions = shared.partition_count.load(Ordering::Relaxed);
-                    shared.cache.forget(self.partition, partitions)?;
-                    return Ok(Progress::DoesNotFit);
-                }
+                Read::End | Read::OtherLineage => return Ok(Progress::DoesNotFit),
             }
         }
     }
@@ -520,9 +714,11 @@ impl Portion {
         let (offset, key, value) = match found {
             Found::Nothing => return Read::Nothing,
             // A leader that was just elected may not know yet how far it is. The end is told again where it grows.
-            Found::End { offset } if offset < self.end => return Read::Nothing,
+            Found::End { offset } if offset < self.ends.high => return Read::Nothing,
             Found::End { .. } => return Read::End,
-            Found::Record { offset, key, value } => (offset, key, value),
+            Found::Record {
+                offset, key, value, ..
+            } => (offset, key, value),
         };
         let size = key.len() + value.map_or(0, <[u8]>::len);
         shared.counters.records_read.add(1);
@@ -535,20 +731,17 @@ impl Portion {
             place.highest_epoch = place.highest_epoch.max(epoch);
         }
         match said {
-            Said::Changed(change) => self.changes.push(change),
-            Said::Assigned(assignment) => {
-                if self
-                    .lineage
-                    .is_some_and(|known| known != assignment.lineage)
-                {
+            DecodedRecord::Changed(change) => self.changes.push(change),
+            DecodedRecord::Owned(record) => {
+                if self.lineage.is_some_and(|known| known != record.lineage) {
                     return Read::OtherLineage;
                 }
-                self.lineage = Some(assignment.lineage);
-                self.landmark = Landmark::Seen(Some(assignment));
+                self.lineage = Some(record.lineage);
+                self.landmark = Landmark::Seen(Some(record));
                 place.landmark = offset;
                 place.source = source(&shared.readers.topic, self.lineage);
             }
-            Said::Nothing(reason) => {
+            DecodedRecord::Nothing(reason) => {
                 tracing::warn!(%partition, offset, reason, "a record of the changelog is passed over");
             }
         }

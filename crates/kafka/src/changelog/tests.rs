@@ -148,13 +148,35 @@ impl Place {
         self
     }
 
+    /// So many events in each partition of their topic.
+    fn fill_events(&self, events: usize) {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &self.config.brokers)
+            .set("linger.ms", "20")
+            .create()
+            .expect("a client");
+        for _ in 0..events {
+            for partition in 0..4 {
+                let mut record = BaseRecord::<[u8], [u8]>::to(&self.config.topic)
+                    .partition(partition)
+                    .payload(b"{}");
+                while let Err((_, back)) = producer.send(record) {
+                    producer.poll(Duration::from_millis(10));
+                    record = back;
+                }
+            }
+        }
+        producer.flush(LONG).expect("written");
+    }
+
     fn store(&self, dir: &std::path::Path, name: &str) -> ChangelogStore {
         self.store_of(dir, name, Arc::clone(&self.group) as Arc<dyn Group>)
     }
 
     fn store_of(&self, dir: &std::path::Path, name: &str, group: Arc<dyn Group>) -> ChangelogStore {
         let id = format!("{}-{name}", self.config.changelog_topic());
-        ChangelogStore::open(&self.config, cache(dir), group, id).expect("opened")
+        let seen = Arc::default();
+        ChangelogStore::open(&self.config, cache(dir), group, seen, id).expect("opened")
     }
 
     /// What anybody writes into the changelog, without a transaction.

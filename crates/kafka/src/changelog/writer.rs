@@ -12,13 +12,16 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::{Offset, TopicPartitionList};
 use workspace_engine_core::store::{CachePlace, StoreError};
 use workspace_lifecycle::PartitionId;
+use workspace_status::Epoch;
 
 use super::draft::{Draft, Job, Part, Positions};
 use super::lineage::source;
+use super::ownership::CommitMark;
 use super::partitions::Standing;
+use super::plan::GroupOffset;
 use super::producer::{Outcome, Transactions};
 use super::reader::number;
-use super::takeover::{Step, Takeover, Takeovers};
+use super::takeover::{Step, Taken, Takeover, Takeovers};
 use super::{Shared, now_ms};
 
 /// Jobs that wait for the writer: a saver, a history, and the loads; who finds it full waits.
@@ -157,8 +160,7 @@ impl Writer {
             element
                 .set_offset(offset)
                 .map_err(|error| StoreError::Unavailable(error.to_string()))?;
-            // Who takes the partition over from a process that died finds its producer by this.
-            element.set_metadata(&*self.shared.transactional_id);
+            element.set_metadata(self.mark(*partition, part).encode());
         }
         if draft.records.iter().any(|record| record.value.is_some()) {
             // Before it is committed: what the cache cannot take would have to be read again.
@@ -186,6 +188,20 @@ impl Writer {
         }
     }
 
+    /// What the next owner must know to rely on the offset, and to find the producer of a process that died.
+    fn mark(&self, partition: PartitionId, part: &Part) -> CommitMark {
+        let record = part.owned.record.as_deref();
+        CommitMark {
+            producer: self.shared.transactional_id.clone(),
+            lineage: record.map_or(0, |record| record.lineage),
+            first_epoch: record.map_or(Epoch::new(0), |record| record.first_epoch),
+            highest_epoch: part.highest_epoch(),
+            position: part.owned.place.as_ref().map_or(0, |place| place.position),
+            topic_id: record.and_then(|record| record.topic_id),
+            seen: self.shared.seen.of(partition),
+        }
+    }
+
     /// Brings what was committed into the cache. Where that fails the changelog is read again.
     fn apply(&self, draft: &mut Draft, ends: &Positions) -> Result<(), StoreError> {
         let mut first = Ok(());
@@ -209,7 +225,7 @@ impl Writer {
         let shared = &self.shared;
         let standing = part.owned.standing;
         let (place, committed) = (self.place_after(part, end), part.committed);
-        let nothing_written = part.changes.is_empty() && part.assignment.is_none();
+        let nothing_written = part.changes.is_empty() && part.record.is_none();
         match (&place, end) {
             (Some(place), Some(_)) => shared.cache.import(partition, &part.changes, place)?,
             _ if nothing_written => {}
@@ -234,10 +250,10 @@ impl Writer {
         if let Some(end) = end {
             place.position = place.position.max(end);
         }
-        if let (Some(assignment), Some(end)) = (part.assignment, end) {
+        if let (Some(record), Some(end)) = (&part.record, end) {
             // Nothing else of the partition is written with it.
             place.landmark = end.saturating_sub(1);
-            place.source = source(&self.shared.readers.topic, Some(assignment.lineage));
+            place.source = source(&self.shared.readers.topic, Some(record.lineage));
         }
         Some(place)
     }
@@ -274,14 +290,7 @@ impl Writer {
             Ok(Step::Reading { .. }) => {}
             Ok(Step::Done(taken)) => {
                 self.takeovers.remove(&partition);
-                self.shared
-                    .partitions
-                    .change(partition, Standing::Behind, |owned| {
-                        owned.standing = Standing::Open;
-                        owned.committed = taken.committed;
-                        owned.place = Some(taken.place);
-                    });
-                tracing::info!(%partition, "the cache has everything again");
+                self.have_again(partition, *taken);
             }
             Err(error) => {
                 self.failed_last = Some(partition);
@@ -289,6 +298,32 @@ impl Writer {
                 tracing::warn!(%partition, %error, "the changelog cannot be read again yet");
             }
         }
+    }
+
+    /// The changelog was read again up to its end.
+    fn have_again(&mut self, partition: PartitionId, taken: Taken) {
+        let partitions = &self.shared.partitions;
+        let own = partitions.of(partition).and_then(|owned| owned.record);
+        if taken.record.as_ref() != own.as_deref() {
+            // Workspaces in memory go on from what is not there any more.
+            self.failed_last = Some(partition);
+            self.catch_up_at = Instant::now() + AGAIN;
+            tracing::error!(
+                %partition,
+                topic = self.shared.readers.topic,
+                "the changelog does not hold the ownership record of this process: it was recreated or has lost its end; \
+                 nothing is saved until this engine is restarted, or another one has the partition"
+            );
+            return;
+        }
+        partitions.change(partition, Standing::Behind, |owned| {
+            owned.standing = Standing::Open;
+            if let GroupOffset::Engine { offset, .. } = taken.group_offset {
+                owned.committed = offset;
+            }
+            owned.place = Some(taken.place);
+        });
+        tracing::info!(%partition, "the cache has everything again");
     }
 }
 

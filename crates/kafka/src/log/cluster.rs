@@ -16,6 +16,7 @@ use workspace_lifecycle::{Offset, PartitionId};
 use super::ends::{Change, Ends, Question};
 use super::native::Client;
 use super::reader::Place;
+use crate::seen::SeenRecords;
 use crate::topic_id::{self, TopicId};
 
 /// How long the brokers may take to tell where a partition ends, when somebody waits for it.
@@ -35,6 +36,8 @@ pub(super) struct Part {
     pub(super) open: AtomicBool,
     /// How many topics of this name there had been before the one it was opened on.
     opened_on: AtomicU64,
+    /// Since it was opened it seems to have lost its end.
+    lost_end: AtomicBool,
     /// What the brokers say of this partition alone.
     trouble: Mutex<Option<String>>,
 }
@@ -58,6 +61,8 @@ pub(super) struct Cluster {
     pub(super) topic: String,
     pub(super) brokers: String,
     pub(super) parts: Vec<Part>,
+    /// What was read of them.
+    pub(super) seen: Arc<SeenRecords>,
     /// Of a client that fetches nothing: what it asks does not wait behind fetches.
     pub(super) client: Arc<Client>,
     pub(super) listener: RwLock<Option<AppendListener>>,
@@ -75,6 +80,7 @@ impl Cluster {
             topic: topic.to_owned(),
             brokers: brokers.to_owned(),
             parts: (0..partitions).map(|_| Part::default()).collect(),
+            seen: Arc::default(),
             client,
             listener: RwLock::new(None),
             standing: Mutex::new(Standing::Unheard),
@@ -138,12 +144,14 @@ impl Cluster {
     pub(super) fn opened(&self, part: &Part) {
         let replaced = self.replaced.load(Ordering::Acquire);
         part.opened_on.store(replaced, Ordering::Release);
+        part.lost_end.store(false, Ordering::Release);
         part.open.store(true, Ordering::Release);
     }
 
-    /// Whether the topic is another one than when a partition was opened.
+    /// Whether the topic is another one than when a partition was opened, or the partition may have lost its end.
     pub(super) fn is_replaced(&self, part: &Part) -> bool {
-        part.opened_on.load(Ordering::Acquire) != self.replaced.load(Ordering::Acquire)
+        part.lost_end.load(Ordering::Acquire)
+            || part.opened_on.load(Ordering::Acquire) != self.replaced.load(Ordering::Acquire)
     }
 
     /// Tells whoever listens that a partition has grown.
@@ -387,13 +395,17 @@ impl Cluster {
         match change {
             Change::None => {}
             Change::Grew(end) => self.tell(id, end),
-            Change::Shrank { from } => tracing::error!(
-                topic = self.topic,
-                partition = %id,
-                %from,
-                to = %end,
-                "the partition ends before where it had ended: the topic was made anew, or lost its end"
-            ),
+            Change::Shrank { from } => {
+                tracing::error!(
+                    topic = self.topic,
+                    partition = %id,
+                    %from,
+                    to = %end,
+                    "the partition ends before where it had ended: the topic was recreated, or lost its end"
+                );
+                // It may have grown past that again before its reader looks.
+                part.lose_end();
+            }
         }
     }
 
@@ -479,6 +491,11 @@ fn left(deadline: Instant) -> Duration {
 impl Part {
     pub(super) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
+    }
+
+    /// What was read of it may not be what it holds now.
+    pub(super) fn lose_end(&self) {
+        self.lost_end.store(true, Ordering::Release);
     }
 
     fn trouble(&self) -> Option<String> {

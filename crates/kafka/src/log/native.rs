@@ -70,7 +70,8 @@ impl Drop for Topic {
 
 /// What a fetch brought.
 pub(super) enum Fetched {
-    Record(Record),
+    /// A record, and the epoch of the leader that wrote it.
+    Record(Record, i32),
     /// Nothing follows below this offset now.
     End(Offset),
     Failed(Failure),
@@ -199,7 +200,8 @@ unsafe fn owned(message: *mut RDKafkaMessage) -> Fetched {
         let offset = Offset(u64::try_from(seen.offset).unwrap_or(0));
         if seen.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
             let (key, value) = (bytes(seen.key, seen.key_len), bytes(seen.payload, seen.len));
-            Fetched::Record(Record::new(offset, key, value))
+            let leader_epoch = rd::rd_kafka_message_leader_epoch(message);
+            Fetched::Record(Record::new(offset, key, value), leader_epoch)
         } else if seen.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF {
             Fetched::End(offset)
         } else {

@@ -12,6 +12,7 @@ use workspace_lifecycle::{Offset, PartitionId};
 
 use super::cluster::{Cluster, Part};
 use super::native::{Failure, Fetch, Fetched, Topic};
+use crate::seen::{self, Seen};
 
 /// Clients that fetch; a partition has at most one fetch of each.
 pub(super) const READERS: usize = 2;
@@ -44,6 +45,8 @@ struct Run {
     next: Offset,
     /// Everything below was brought, and is in the buffer or was read.
     brought: Offset,
+    /// The last records that were brought, a leader each, until they are noted.
+    seen: Vec<Seen>,
     /// Where the partition had ended the last time that was told.
     ended: Option<Offset>,
     /// Why it goes no further, behind what is in the buffer.
@@ -58,6 +61,7 @@ impl Run {
             buffer: VecDeque::new(),
             next: from,
             brought: from,
+            seen: Vec::new(),
             ended: None,
             failure: None,
             used: Instant::now(),
@@ -80,6 +84,7 @@ impl Run {
             fetch,
             buffer,
             brought,
+            seen,
             ended,
             failure,
             ..
@@ -87,9 +92,17 @@ impl Run {
         fetch.take(wait, |fetched| match fetched {
             // What lies behind a failure is fetched again from there.
             _ if failure.is_some() => {}
-            Fetched::Record(record) if record.offset < *brought => {}
-            Fetched::Record(record) => {
+            Fetched::Record(record, _) if record.offset < *brought => {}
+            Fetched::Record(record, leader_epoch) => {
                 *brought = record.offset.next();
+                let offset = record.offset.0;
+                seen::note(
+                    seen,
+                    Seen {
+                        leader_epoch,
+                        offset,
+                    },
+                );
                 buffer.push_back(record);
             }
             Fetched::End(offset) => {
@@ -247,6 +260,9 @@ pub(super) fn read(
         return Err(ReadError::Unavailable("there is no reader".to_owned()));
     };
     let records = run.read(limit, end);
+    for record in run.seen.drain(..) {
+        cluster.seen.note(partition, record);
+    }
     let next_offset = run.next;
     if next_offset > from {
         let mut ends = part.ends.lock();
@@ -342,12 +358,16 @@ fn failed(
         failure.code,
         RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange
     );
-    if is_out_of_range
-        && let Err(error) = cluster
+    if is_out_of_range {
+        if let Err(error) = cluster
             .ask(partition)
             .and_then(|_| check(cluster, part, partition, from, Side::Both))
-    {
-        return error;
+        {
+            return error;
+        }
+        // The client compares the epochs of the leaders: it was within the partition, but not of what was read before.
+        tracing::error!(%partition, %from, words = failure.words, "the partition has lost its end, or seems to have");
+        part.lose_end();
     }
     ReadError::Unavailable(format!(
         "topic {} partition {partition} cannot be read at offset {from}: {}",

@@ -19,6 +19,7 @@ mod slow;
 
 mod anew;
 mod growth;
+mod lost_changelog;
 mod rebalance;
 mod records;
 mod removal;

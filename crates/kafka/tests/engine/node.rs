@@ -88,7 +88,7 @@ impl Node {
     }
 
     pub(crate) fn start_as(place: &Place, disk: &TempDir, start: &Start) -> Self {
-        let partitions = prepare(&place.config).expect("topics");
+        let partitions = until("topics", || prepare(&place.config).ok());
         let spec = DataDirSpec {
             partitions,
             ..DataDirSpec::default()
@@ -237,6 +237,15 @@ impl Node {
             };
             partitions.iter().all(is_open).then_some(())
         });
+    }
+
+    /// What was missing when a partition was taken over.
+    pub(crate) fn notice(&self, partition: u32) -> Option<String> {
+        let reports = self.engine.partitions();
+        let report = reports
+            .into_iter()
+            .find(|report| report.partition.0 == partition);
+        report.expect("it is assigned").notice
     }
 
     /// What an assigned partition still waits for.

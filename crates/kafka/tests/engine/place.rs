@@ -7,7 +7,7 @@ use rdkafka::admin::{
     TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset as At, TopicPartitionList};
@@ -94,11 +94,59 @@ impl Place {
     }
 
     pub(crate) fn delete(&self) {
-        let topics = [self.config.topic.as_str()];
-        let deleted = self.admin.delete_topics(&topics, &AdminOptions::new());
+        self.delete_topic(&self.config.topic);
+    }
+
+    /// Deletes the topic that keeps the workspaces, and waits until the brokers do not know it any more.
+    pub(crate) fn delete_changelog(&self) {
+        let topic = self.config.changelog_topic();
+        self.delete_topic(&topic);
+        until("the changelog is deleted", || {
+            let client = self.producer.client();
+            let metadata = client.fetch_metadata(None, PATIENCE).expect("told");
+            let mut topics = metadata.topics().iter();
+            topics.all(|found| found.name() != topic).then_some(())
+        });
+    }
+
+    fn delete_topic(&self, topic: &str) {
+        let deleted = self.admin.delete_topics(&[topic], &AdminOptions::new());
         self.runtime.block_on(deleted).expect("answered")[0]
             .as_ref()
             .expect("deleted");
+    }
+
+    /// Commits an offset of the engine's group, as another application does.
+    pub(crate) fn commit(&self, partition: u32, offset: i64, metadata: &str) {
+        let number = i32::try_from(partition).expect("small");
+        let mut offsets = TopicPartitionList::new();
+        let mut element = offsets.add_partition(&self.config.topic, number);
+        element.set_offset(At::Offset(offset)).expect("an offset");
+        element.set_metadata(metadata);
+        let group = self.group();
+        until("the offset is committed", || {
+            group.commit(&offsets, CommitMode::Sync).ok()
+        });
+    }
+
+    /// Deletes the offsets of the engine's group, which must have no member.
+    pub(crate) fn delete_offsets(&self) {
+        until("the group is deleted", || {
+            let groups = [self.config.group.as_str()];
+            let deleted = self.admin.delete_groups(&groups, &AdminOptions::new());
+            self.runtime.block_on(deleted).expect("answered")[0]
+                .is_ok()
+                .then_some(())
+        });
+    }
+
+    /// A client that asks what the engine's group has committed, and is no member.
+    fn group(&self) -> BaseConsumer {
+        ClientConfig::new()
+            .set("bootstrap.servers", &self.config.brokers)
+            .set("group.id", &self.config.group)
+            .create()
+            .expect("a client")
     }
 
     /// Adds partitions until there are so many.
@@ -191,11 +239,7 @@ impl Place {
 
     /// What the engine's group has committed of a partition.
     pub(crate) fn committed(&self, partition: u32) -> At {
-        let group: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &self.config.brokers)
-            .set("group.id", &self.config.group)
-            .create()
-            .expect("a client");
+        let group = self.group();
         let number = i32::try_from(partition).expect("small");
         let mut asked = TopicPartitionList::new();
         asked.add_partition(&self.config.topic, number);

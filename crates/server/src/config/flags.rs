@@ -61,17 +61,22 @@ impl Args for ServeFlags {
             .value_parser(value_parser!(PathBuf))
             .help("TOML file with any of the settings below under their names, such as `listen = \"0.0.0.0:8081\"`");
         KEYS.iter().fold(command.arg(config), |command, key| {
-            command.arg(
-                Arg::new(key.name)
-                    .long(key.name)
-                    .value_name(key.value_name)
-                    .help(format!(
-                        "{} [env: {}] [default: {}]",
-                        key.help,
-                        key.variable(),
-                        key.default
-                    )),
-            )
+            let arg = Arg::new(key.name)
+                .long(key.name)
+                .value_name(key.value_name)
+                .help(format!(
+                    "{} [env: {}] [default: {}]",
+                    key.help,
+                    key.variable(),
+                    key.default
+                ));
+            command.arg(if key.is_switch() {
+                arg.num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("true")
+            } else {
+                arg
+            })
         })
     }
 

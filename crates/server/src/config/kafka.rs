@@ -7,7 +7,7 @@ use super::{
 };
 use std::{collections::BTreeMap, fs, time::Duration};
 use workspace_engine_core::disk::PARTITIONS_MOST;
-use workspace_engine_kafka::{GroupProtocol, KafkaConfig, read_properties};
+use workspace_engine_kafka::{AcceptLoss, GroupProtocol, KafkaConfig, read_properties};
 
 /// Longest name of a topic of Kafka; the engine's own topics have longer names than the events'.
 const NAME_BYTES_MOST: usize = 249;
@@ -48,6 +48,10 @@ pub(super) fn from_layers(layers: &Layers) -> Result<Option<KafkaConfig>, Invali
             None => None,
             Some(_) => Some(number(layers, "topic-replication", 1_000)?),
         },
+        accept_loss: layers.choice(
+            "accept-loss",
+            &[("false", AcceptLoss::No), ("true", AcceptLoss::Yes)],
+        )?,
         properties: properties(layers)?,
     };
     for name in ["topic", "group"] {

@@ -24,6 +24,11 @@ impl Key {
         name
     }
 
+    /// Whether its flag alone means `true`.
+    pub(crate) fn is_switch(&self) -> bool {
+        self.value_name == SWITCH
+    }
+
     /// The setting of this name.
     pub(crate) fn find(name: &str) -> Option<&'static Self> {
         KEYS.iter().find(|key| key.name == name)
@@ -49,8 +54,11 @@ pub(crate) const OFF: &str = "off";
 /// Value of a setting that is found out at the start.
 pub(crate) const AUTO: &str = "auto";
 
+/// Form of the value of a setting that is on or off; as a flag it may be left out.
+const SWITCH: &str = "true|false";
+
 /// Every setting, in the order in which help and example show them.
-pub(crate) static KEYS: [Key; 36] = [
+pub(crate) static KEYS: [Key; 37] = [
     Key {
         name: "listen",
         value_name: "ADDR:PORT",
@@ -122,6 +130,12 @@ pub(crate) static KEYS: [Key; 36] = [
         value_name: "N",
         default: AUTO,
         help: "Replicas of the topics that the engine creates; auto is the cluster's default",
+    },
+    Key {
+        name: "accept-loss",
+        value_name: SWITCH,
+        default: "false",
+        help: "Serves a partition of the cluster although its changelog, or who committed the offset of the group, is missing, and begins with what is there; without it such a partition is refused and says what is missing",
     },
     Key {
         name: "kafka-config",

@@ -51,6 +51,9 @@ struct PartitionDocument {
     /// What log and store still do before it can be served; null when it is.
     #[schema(required)]
     opening: Option<String>,
+    /// What was missing when it was taken over, such as a lost changelog, and what was done about it; null where nothing was.
+    #[schema(required)]
+    notice: Option<String>,
 }
 
 impl From<PartitionReport> for PartitionDocument {
@@ -66,6 +69,7 @@ impl From<PartitionReport> for PartitionDocument {
             workspaces: report.workspaces,
             owner: report.owner,
             opening: report.opening,
+            notice: report.notice,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Every record is read as it was written, and what cannot be read is damage of its workspace.
 
 use super::*;
+use crate::changelog::ownership::{LogLoss, LossKind};
 use workspace_engine_core::store::conformance::{entry, id, transition};
 
 fn changes() -> Vec<CacheChange> {
@@ -47,24 +48,33 @@ fn a_record_says_what_was_written() {
     for change in changes() {
         let (key, value) = encode(&change);
         let said = decode(PartitionId(3), &key, value.as_deref());
-        assert_eq!(said, Said::Changed(change));
+        assert_eq!(said, DecodedRecord::Changed(change));
     }
-    let assignment = Assignment {
+    let record = OwnershipRecord {
         first_epoch: Epoch::new(9),
         lineage: u64::MAX,
-        topic_id: TopicId::new(u128::MAX - 1),
-        topic_since: Epoch::new(8),
+        topic_id: std::num::NonZeroU128::new(u128::MAX - 1),
+        losses: vec![LogLoss {
+            kind: LossKind::Recreated,
+            since: Epoch::new(8),
+            from: 0,
+        }],
     };
-    let value = encode_assignment(assignment);
-    let decoded = |value| decode(PartitionId(3), ASSIGNMENT_KEY, Some(value));
-    assert_eq!(decoded(&value), Said::Assigned(assignment));
-    let of_the_first_engines = Assignment {
-        topic_id: None,
-        topic_since: Epoch::new(0),
-        ..assignment
-    };
-    assert_eq!(decoded(&value[..17]), Said::Assigned(of_the_first_engines));
-    assert_eq!(decoded(&value[..18]), Said::Nothing(SHORT));
+    let value = encode_ownership(&record);
+    let decoded = |value| decode(PartitionId(3), OWNERSHIP_KEY, Some(value));
+    assert_eq!(decoded(&value), DecodedRecord::Owned(record.clone()));
+    let unlisted = [&value[..2], b"\"later\":{\"a\":1},", &value[2..]].concat();
+    assert_eq!(
+        decoded(&unlisted),
+        DecodedRecord::Owned(record),
+        "what is not known"
+    );
+    for cut in 0..value.len() {
+        assert!(
+            matches!(decoded(&value[..cut]), DecodedRecord::Nothing(_)),
+            "{cut}"
+        );
+    }
 }
 
 #[test]
@@ -89,14 +99,17 @@ fn a_record_that_was_cut_or_is_newer_is_damage_of_its_workspace() {
             }
             let said = decode(PartitionId(3), &key, Some(&value[..length]));
             assert!(
-                matches!(&said, Said::Changed(CacheChange::Damaged(key)) if key.workspace() == change.workspace()),
+                matches!(&said, DecodedRecord::Changed(CacheChange::Damaged(key)) if key.workspace() == change.workspace()),
                 "cut at {length}: {said:?}"
             );
         }
         let mut newer = value;
         newer[0] = VERSION + 1;
         let said = decode(PartitionId(3), &key, Some(&newer));
-        assert!(matches!(said, Said::Changed(CacheChange::Damaged(_))));
+        assert!(matches!(
+            said,
+            DecodedRecord::Changed(CacheChange::Damaged(_))
+        ));
     }
 }
 
@@ -112,6 +125,9 @@ fn any_key_at_all_is_an_answer() {
         b"w\x01/",
     ] {
         let said = decode(PartitionId(0), key, None);
-        assert!(matches!(said, Said::Nothing(_)), "{key:?}: {said:?}");
+        assert!(
+            matches!(said, DecodedRecord::Nothing(_)),
+            "{key:?}: {said:?}"
+        );
     }
 }

@@ -712,9 +712,18 @@ impl Group for Undecided {
         if self.takes > timeout {
             return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OperationTimedOut));
         }
+        let mark = ownership::CommitMark {
+            producer: self.writer.clone(),
+            lineage: 1,
+            first_epoch: Epoch::FIRST,
+            highest_epoch: Epoch::FIRST,
+            position: 0,
+            topic_id: None,
+            seen: Vec::new(),
+        };
         Ok(Some(Committed {
             offset: 7,
-            metadata: self.writer.clone(),
+            metadata: mark.encode(),
         }))
     }
 

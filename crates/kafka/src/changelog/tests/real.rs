@@ -9,6 +9,9 @@ const SETTINGS: &[(&str, &str)] = &[
     ("max.message.bytes", "16777216"),
 ];
 
+/// More events than any test counts: an offset beyond their end would mean that the topic has lost them.
+const EVENTS: usize = 20_000;
+
 /// Compacted within seconds.
 const QUICK: &[(&str, &str)] = &[
     ("cleanup.policy", "compact"),
@@ -27,7 +30,9 @@ fn place_with(settings: &[(&str, &str)]) -> Place {
     let mut place = Place::new(&brokers);
     place.config.group = format!("engine-{:08x}", fastrand::u32(..));
     place.group = group(&place.config);
-    place.with_topics(settings)
+    let place = place.with_topics(settings);
+    place.fill_events(EVENTS);
+    place
 }
 
 #[test]

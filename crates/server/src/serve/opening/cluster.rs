@@ -3,8 +3,8 @@
 use super::{OpenError, Opened, engine_config, populate};
 use crate::{app::App, config::EngineSettings, span::Span};
 use std::{
-    fs, io,
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     sync::{Arc, Weak},
     thread,
     time::{Duration, Instant},
@@ -80,50 +80,57 @@ fn find_topics(kafka: &KafkaConfig, app: &App) -> Result<u32, OpenError> {
     }
 }
 
-/// The copy of the workspaces on this disk. One that cannot be read is made anew: the changelog has them all.
+/// The copy of the workspaces on this disk. One that is damaged is set aside and rebuilt: the changelog has them all.
 fn open_copy(path: &Path, partitions: u32) -> Result<LsmStore, OpenError> {
     let spec = DataDirSpec {
         partitions,
         ..DataDirSpec::default()
     };
     let open = || LsmStore::open(&DataDir::open(path, &spec)?);
-    match open() {
+    let damage = match open() {
         Ok(copy) => return Ok(copy),
-        Err(error) if can_be_made_anew(&error) => {
-            warn!(%error, directory = %path.display(), "the copy of the workspaces is made anew from the changelog");
-        }
+        Err(error) if can_be_rebuilt(&error) => error,
         Err(error) => return Err(error.into()),
-    }
-    remove(path)?;
+    };
+    let aside = set_aside(path)?;
+    error!(
+        error = %damage,
+        directory = %path.display(),
+        set_aside = %aside.display(),
+        "the copy of the workspaces cannot be used: it is set aside and rebuilt from the changelog; remove it when it is not needed"
+    );
     Ok(open()?)
 }
 
-fn can_be_made_anew(error: &DiskError) -> bool {
+fn can_be_rebuilt(error: &DiskError) -> bool {
     match error {
         DiskError::Version { .. }
         | DiskError::Partitions { .. }
+        | DiskError::NotADataDirectory { .. }
         | DiskError::Damaged { .. }
         | DiskError::DamagedBetween { .. }
         | DiskError::DamagedList { .. }
         | DiskError::Lost { .. }
         | DiskError::Witness { .. } => true,
+        // Nothing says that it is damaged: another engine has it, or the disk or a setting is wrong.
         DiskError::Locked { .. }
         | DiskError::PartitionCount { .. }
-        | DiskError::NotADataDirectory { .. }
         | DiskError::Io { .. }
         | DiskError::Database { .. } => false,
     }
 }
 
-fn remove(path: &Path) -> Result<(), DiskError> {
-    match fs::remove_dir_all(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DiskError::Io {
-            doing: "remove",
-            path: path.to_owned(),
-            source,
-        }),
-        Ok(()) | Err(_) => Ok(()),
-    }
+/// Gives a directory another name beside it.
+fn set_aside(path: &Path) -> Result<PathBuf, DiskError> {
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = path.with_file_name(format!("{name}-damaged-{now_ms}"));
+    fs::rename(path, &aside).map_err(|source| DiskError::Io {
+        doing: "rename",
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(aside)
 }
 
 /// Hands what the group decides to the engine and the store.

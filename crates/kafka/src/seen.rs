@@ -1,0 +1,249 @@
+//! Up to where each partition of the events was read, and under which leader: what a log that has lost its end no longer
+//! holds.
+//!
+//! A leader writes its epoch into every batch. Records keep the epoch that they were written under, and epochs never
+//! fall along a partition. So a record of a later epoch at or before a place that was read once means that the records from
+//! there on are not those that were read.
+
+use std::collections::HashMap;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use workspace_lifecycle::{Offset, PartitionId};
+
+/// Most leaders of a partition that are remembered; takeovers compare all of them and keep the last.
+const MAX_LEADERS: usize = 4;
+
+/// The last record of one leader that was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Seen {
+    pub(crate) leader_epoch: i32,
+    pub(crate) offset: u64,
+}
+
+/// What this process has read of each partition, ordered by offset.
+#[derive(Debug, Default)]
+pub(crate) struct SeenRecords(Mutex<HashMap<PartitionId, Vec<Seen>>>);
+
+impl SeenRecords {
+    /// Notes a record that was read. Brokers that give no epochs are not noted.
+    pub(crate) fn note(&self, partition: PartitionId, record: Seen) {
+        if record.leader_epoch < 0 {
+            return;
+        }
+        note(self.0.lock().entry(partition).or_default(), record);
+    }
+
+    /// What is remembered of a partition.
+    pub(crate) fn of(&self, partition: PartitionId) -> Vec<Seen> {
+        self.0.lock().get(&partition).cloned().unwrap_or_default()
+    }
+
+    /// Begins a partition with what its previous owner had read and the log still holds.
+    pub(crate) fn begin(&self, partition: PartitionId, seen: Vec<Seen>) {
+        self.0.lock().insert(partition, seen);
+    }
+}
+
+/// Adds a record to those of a run of reads, in the order in which they are read.
+pub(crate) fn note(seen: &mut Vec<Seen>, record: Seen) {
+    match seen.last_mut() {
+        Some(last) if record.offset <= last.offset => {}
+        Some(last) if record.leader_epoch == last.leader_epoch => last.offset = record.offset,
+        Some(_) | None => {
+            if seen.len() == MAX_LEADERS {
+                seen.remove(0);
+            }
+            seen.push(record);
+        }
+    }
+}
+
+/// From where on a log does not hold what was read of it; none where it does, as far as can be known.
+///
+/// `low` is its beginning, and `record_at` finds the first record at or behind an offset. What was removed at the beginning
+/// is not compared. A record that was compacted away says nothing.
+///
+/// # Errors
+/// Those of `record_at`.
+pub(crate) fn lost_from<E>(
+    seen: &[Seen],
+    low: Offset,
+    record_at: &mut impl FnMut(u64) -> Result<Option<Seen>, E>,
+) -> Result<Option<Offset>, E> {
+    let mut lost: Option<u64> = None;
+    for seen in seen {
+        if seen.offset < low.0 || record_at(seen.offset)? == Some(*seen) {
+            continue;
+        }
+        // The first place behind which no record of this leader or an earlier one follows.
+        let (mut least, mut most) = (low.0, seen.offset.saturating_add(1));
+        while least < most {
+            let middle = least + (most - least) / 2;
+            match record_at(middle)? {
+                Some(record) if record.leader_epoch <= seen.leader_epoch => {
+                    least = record.offset.saturating_add(1);
+                }
+                Some(_) | None => most = middle,
+            }
+        }
+        let is_lost = match record_at(least)? {
+            Some(record) => record.offset <= seen.offset,
+            None => least <= seen.offset,
+        };
+        if is_lost {
+            lost = Some(lost.map_or(least, |lost| lost.min(least)));
+        }
+    }
+    Ok(lost.map(Offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(leader_epoch: i32, offset: u64) -> Seen {
+        Seen {
+            leader_epoch,
+            offset,
+        }
+    }
+
+    /// A log of some leaders, each with its epoch and the offsets of its records.
+    fn lost(
+        of: &[Seen],
+        low: u64,
+        leaders: &[(i32, std::ops::Range<u64>)],
+        without: &[u64],
+    ) -> Option<u64> {
+        let records: Vec<_> = leaders
+            .iter()
+            .flat_map(|(epoch, offsets)| offsets.clone().map(|offset| seen(*epoch, offset)))
+            .filter(|record| record.offset >= low && !without.contains(&record.offset))
+            .collect();
+        let mut asked = 0;
+        let lost = lost_from(of, Offset(low), &mut |from| {
+            asked += 1;
+            let found = records.iter().find(|record| record.offset >= from);
+            Ok::<_, ()>(found.copied())
+        });
+        assert!(asked < 40, "{asked} questions");
+        lost.unwrap().map(|offset| offset.0)
+    }
+
+    #[test]
+    fn a_log_is_known_again_by_the_leaders_of_its_records() {
+        let read = [seen(3, 29)];
+        for (what, low, leaders, without, expected) in [
+            ("as it was", 0, &[(3, 0..30)][..], &[][..], None),
+            ("grown", 0, &[(3, 0..40)], &[], None),
+            (
+                "under another leader",
+                0,
+                &[(3, 0..30), (5, 30..60)],
+                &[],
+                None,
+            ),
+            (
+                "with a beginning removed",
+                30,
+                &[(3, 0..30), (5, 30..60)],
+                &[],
+                None,
+            ),
+            ("with nothing left", 40, &[(3, 0..30)], &[], None),
+            ("cut", 0, &[(3, 0..10)], &[], Some(10)),
+            ("cut to nothing", 0, &[], &[], Some(0)),
+            (
+                "cut and grown less",
+                0,
+                &[(3, 0..10), (5, 10..20)],
+                &[],
+                Some(10),
+            ),
+            (
+                "cut and grown past",
+                0,
+                &[(3, 0..10), (5, 10..60)],
+                &[],
+                Some(10),
+            ),
+            (
+                "cut within what is left",
+                7,
+                &[(3, 0..10), (5, 10..60)],
+                &[],
+                Some(10),
+            ),
+            (
+                "cut to nothing and grown past",
+                0,
+                &[(5, 0..60)],
+                &[],
+                Some(0),
+            ),
+            (
+                "cut twice",
+                0,
+                &[(3, 0..10), (5, 10..12), (7, 12..60)],
+                &[],
+                Some(10),
+            ),
+            (
+                "the record compacted away",
+                0,
+                &[(3, 0..30), (5, 30..60)],
+                &[29],
+                None,
+            ),
+            (
+                "more compacted away",
+                0,
+                &[(3, 0..30), (5, 30..60)],
+                &[27, 28, 29, 30, 31],
+                None,
+            ),
+            (
+                "all of the leader compacted away",
+                0,
+                &[(3, 0..30), (5, 30..60)],
+                &(0..30).collect::<Vec<_>>(),
+                None,
+            ),
+            (
+                "cut, a marker in the place",
+                0,
+                &[(3, 0..10), (5, 10..60)],
+                &[29],
+                Some(10),
+            ),
+        ] {
+            assert_eq!(lost(&read, low, leaders, without), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_loss_between_two_leaders_that_were_read_is_found() {
+        // A reader went on behind the loss without noticing it.
+        let read = [seen(3, 29), seen(5, 34)];
+        let leaders = [(3, 0..10), (5, 10..50)];
+        assert_eq!(lost(&read, 0, &leaders, &[]), Some(10));
+        let leaders = [(3, 0..30), (5, 30..50)];
+        assert_eq!(lost(&read, 0, &leaders, &[]), None);
+    }
+
+    #[test]
+    fn the_last_record_of_each_leader_is_remembered() {
+        let records = SeenRecords::default();
+        let partition = PartitionId(1);
+        for (leader_epoch, offset) in [(-1, 0), (2, 3), (2, 9), (2, 4), (4, 10), (4, 12)] {
+            records.note(partition, seen(leader_epoch, offset));
+        }
+        assert_eq!(records.of(partition), [seen(2, 9), seen(4, 12)]);
+        for (leader_epoch, offset) in (5..9).zip(13..) {
+            records.note(partition, seen(leader_epoch, offset));
+        }
+        assert_eq!(records.of(partition).len(), MAX_LEADERS);
+        assert_eq!(records.of(PartitionId(2)), []);
+    }
+}

@@ -1,0 +1,190 @@
+//! A changelog that is lost: the group's offset says nothing without the ownership record that goes with it.
+
+use std::path::Path;
+
+use rdkafka::Offset as At;
+use workspace_engine_kafka::{AcceptLoss, GroupProtocol};
+
+use crate::node::{Node, disk};
+use crate::place::{P0, Place, events, until};
+
+fn place(name: &str, protocol: GroupProtocol) -> Place {
+    let mut place = Place::new(name, 1, &[]);
+    place.config.protocol = protocol;
+    place
+}
+
+/// What was set aside on a disk.
+fn set_aside(disk: &Path) -> Vec<String> {
+    let Ok(found) = std::fs::read_dir(disk.join("set-aside")) else {
+        return Vec::new();
+    };
+    let names = found.map(|entry| entry.expect("readable").file_name().into_string());
+    names.collect::<Result<_, _>>().expect("text")
+}
+
+/// Waits until a partition is refused. Tells why.
+fn refused(node: &Node) -> String {
+    until("the partition is refused", || {
+        let words = node.opening(P0)?;
+        words.contains("is not served").then_some(words)
+    })
+}
+
+fn a_lost_changelog_is_rebuilt(protocol: GroupProtocol) {
+    let place = place("changelog-lost", protocol);
+    place.produce(P0, events("acme", 0..30));
+    let (warm, empty) = (disk(), disk());
+    let node = Node::start(&place, &warm);
+    node.wait_ready("acme", 30, 30);
+    node.stop();
+    let mut total = 30;
+    for disk in [&warm, &empty] {
+        place.delete_changelog();
+        place.produce(P0, events("acme", total..total + 1));
+        total += 1;
+        let node = Node::start(&place, disk);
+        node.wait_ready("acme", total.into(), total as usize);
+        let notice = node.notice(P0).expect("it is told");
+        assert!(
+            notice.ends_with("; all of the topic is read again, from offset 0"),
+            "{notice}"
+        );
+        node.stop();
+    }
+    // The copy held what the changelog had lost, and people can read it.
+    let aside = set_aside(warm.path());
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    let entries = warm.path().join("set-aside").join(&aside[0]).join("acme");
+    let entries = std::fs::read_to_string(entries.join("entries.jsonl")).expect("readable");
+    assert!(entries.contains("e29"), "{entries}");
+    assert!(set_aside(empty.path()).is_empty());
+    // All is well from then on, also without the beginning of the topic.
+    place.remove_below(P0, 20);
+    let node = Node::start(&place, &warm);
+    node.wait_ready("acme", 32, 32);
+    assert_eq!(node.notice(P0), None);
+    node.stop();
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_lost_changelog_is_rebuilt_from_a_topic_that_has_everything() {
+    a_lost_changelog_is_rebuilt(GroupProtocol::Classic);
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_lost_changelog_is_rebuilt_where_the_broker_assigns() {
+    a_lost_changelog_is_rebuilt(GroupProtocol::Consumer);
+}
+
+fn a_lost_changelog_is_refused(protocol: GroupProtocol) {
+    let mut place = place("changelog-refused", protocol);
+    place.produce(P0, events("acme", 0..30));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 30, 30);
+    node.stop();
+    place.remove_below(P0, 5);
+    place.delete_changelog();
+    place.produce(P0, events("acme", 30..31));
+    for _ in 0..2 {
+        let node = Node::start(&place, &disk);
+        let words = refused(&node);
+        let expected = format!(
+            "partition 0 is not served: the group has committed offset 30 of topic {} partition 0, but the ownership \
+             record that goes with it is not in topic {}, which was deleted, recreated or has lost its end; the events \
+             begin at offset 5; start the engines with --accept-loss to begin at offset 5 with what is there",
+            place.config.topic,
+            place.config.changelog_topic()
+        );
+        assert_eq!(words, expected);
+        assert!(node.snapshot("acme").is_none(), "nothing is served");
+        node.stop();
+    }
+    assert_eq!(place.committed(P0), At::Offset(30), "as it was");
+    assert_eq!(set_aside(disk.path()).len(), 1);
+
+    place.config.accept_loss = AcceptLoss::Yes;
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 26, 26);
+    let notice = node.notice(P0).expect("it is told");
+    assert!(
+        notice.ends_with("; this loss was accepted (accept-loss), and the partition begins at offset 5 with what is there"),
+        "{notice}"
+    );
+    node.stop();
+    // What was accepted once is not missing any more.
+    place.config.accept_loss = AcceptLoss::No;
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 26, 26);
+    assert_eq!(node.notice(P0), None);
+    node.stop();
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_lost_changelog_is_refused_where_the_topic_has_lost_its_beginning() {
+    a_lost_changelog_is_refused(GroupProtocol::Classic);
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_lost_changelog_is_refused_where_the_broker_assigns() {
+    a_lost_changelog_is_refused(GroupProtocol::Consumer);
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn an_offset_that_something_else_has_committed_is_not_believed() {
+    let mut place = place("foreign-offset", GroupProtocol::Classic);
+    place.produce(P0, events("acme", 0..30));
+    place.commit(P0, 20, "");
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    let words = refused(&node);
+    let expected = format!(
+        "partition 0 is not served: offset 20 of topic {} partition 0 was not committed by an engine of group {}",
+        place.config.topic, place.config.group
+    );
+    assert!(words.starts_with(&expected), "{words}");
+    node.stop();
+    place.config.accept_loss = AcceptLoss::Yes;
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 30, 30);
+    node.stop();
+
+    // Nor where an engine has owned the partition before.
+    place.config.accept_loss = AcceptLoss::No;
+    place.produce(P0, events("acme", 30..40));
+    place.produce(P0, events("new", 0..2));
+    place.commit(P0, 42, "by hand");
+    let node = Node::start(&place, &disk);
+    refused(&node);
+    node.stop();
+    // The way out that it names beside the others: without the offset each workspace knows how far it is.
+    place.delete_offsets();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 40, 40);
+    node.wait_ready("new", 2, 2);
+    node.stop();
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_new_group_begins_where_the_topic_begins() {
+    let place = place("new-group", GroupProtocol::Classic);
+    place.produce(P0, events("acme", 0..30));
+    place.remove_below(P0, 5);
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 25, 25);
+    assert_eq!(
+        node.notice(P0).as_deref(),
+        Some(
+            "the group begins at offset 5, where the topic begins now: earlier events were removed"
+        )
+    );
+    node.stop();
+}
