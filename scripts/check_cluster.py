@@ -18,6 +18,9 @@ Scenarios, each on a topic of its own:
     parked   a record that is no event parks its workspace alone; `skip` moves it on
     zombie   three engines; one is stopped in its tracks (SIGSTOP) until the others have its partitions, and goes on
     failover three engines; one is killed (-9), another is stopped: how long until every workspace is ready again
+    cutoff   two engines; the brokers fall silent (SIGSTOP), first while nothing moves, then within a rebalance: no
+             workspace stays ready, and all are ready again when the brokers are back
+    fenced   two engines with the same group-instance-id: one serves, the other says why it does not, and takes over
     java     a thousand ids: the Java client's default partitioner and the engine choose the same partitions
     secure   engines with TLS and SASL: a wrong password and an unknown certificate are told and not shown, a password
              that is taken away is told, and given back it goes on by itself
@@ -53,6 +56,11 @@ class Kafka:
             [HERE / "kafka.sh", *arguments], env=self.environment, check=True, text=True,
             stdout=subprocess.PIPE, **options).stdout
 
+    def signal(self, how):
+        for pid in self.directory.glob("*/pid"):
+            os.kill(int(pid.read_text()), how)
+        say(f"the brokers get {how.name}")
+
     def tool(self, main, *arguments, **options):
         return self.call("run", main, "--bootstrap-server", self.brokers, *arguments, **options)
 
@@ -84,6 +92,7 @@ class Kafka:
 class Engine:
     def __init__(self, fleet, number):
         self.fleet, self.number = fleet, number
+        self.flags = []
         # Properties of librdkafka; with some, the brokers are talked to by TLS and SASL.
         self.properties = {}
         self.directory = fleet.directory / f"engine-{number}"
@@ -108,7 +117,7 @@ class Engine:
              "--group", fleet.group, "--group-protocol", fleet.arguments.protocol,
              "--session-timeout", f"{SESSION}s", "--data-dir", self.directory,
              "--listen", f"127.0.0.1:{self.port}", "--owner", f"engine-{self.number}",
-             *flags],
+             *flags, *self.flags],
             stdout=subprocess.DEVNULL, stderr=log)
         say(f"engine-{self.number} starts")
         return self
@@ -156,10 +165,10 @@ class Fleet:
         self.engines = []
         kafka.create(self.topic)
 
-    def add(self, count=1, properties=None):
+    def add(self, count=1, properties=None, flags=()):
         for _ in range(count):
             engine = Engine(self, len(self.engines))
-            engine.properties = properties or {}
+            engine.properties, engine.flags = properties or {}, list(flags)
             self.engines.append(engine.start())
         return self.engines[-1]
 
@@ -519,6 +528,64 @@ def failover(fleet, dice, lines, expected):
         fleet.verify(expected)
 
 
+def wait_until_cut_off(engines):
+    """Until no workspace of these engines is ready; the brokers have just fallen silent."""
+    began = time.monotonic()
+    while any(engine.ready() for engine in engines):
+        seconds = time.monotonic() - began
+        assert seconds < 3 * SESSION, f"still ready after {seconds:.1f} s without the brokers"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def cutoff(fleet, dice, lines, expected):
+    fleet.add(2)
+    Feed(fleet, lines[:len(lines) // 2], 2).finish()
+    fleet.wait_until_settled()
+    for engine in fleet.up():
+        assert engine.ready(), f"engine-{engine.number} has no workspace that is ready"
+    fleet.kafka.signal(signal.SIGSTOP)
+    seconds = wait_until_cut_off(fleet.up())
+    say(f"nothing moved: no workspace is ready after {seconds:.2f} s (session timeout {SESSION} s)")
+    fleet.kafka.signal(signal.SIGCONT)
+    began = time.monotonic()
+    fleet.wait_until_settled()
+    say(f"all partitions are served, and nothing moves, {time.monotonic() - began:.2f} s after the brokers are back")
+    # A rebalance waits for a member that does not answer: the other one is within it.
+    held, waiting = fleet.up()
+    held.process.send_signal(signal.SIGSTOP)
+    fleet.add()
+    time.sleep(SESSION / 3)
+    fleet.kafka.signal(signal.SIGSTOP)
+    seconds = wait_until_cut_off([waiting])
+    say(f"within a rebalance: no workspace is ready after {seconds:.2f} s")
+    fleet.kafka.signal(signal.SIGCONT)
+    held.process.send_signal(signal.SIGCONT)
+    Feed(fleet, lines[len(lines) // 2:], 2).finish()
+    fleet.verify(expected)
+    say(f"histories show {fleet.histories(expected)} changes of the owner")
+
+
+def fenced(fleet, dice, lines, expected):
+    fleet.add(flags=["--group-instance-id", "twin"])
+    Feed(fleet, lines, 2).finish()
+    fleet.verify(expected)
+    fleet.add(flags=["--group-instance-id", "twin"])
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        told = {engine: json.dumps(engine.call("/readyz?verbose", base="")) for engine in fleet.up()}
+        refused = [engine for engine, text in told.items() if "group-instance-id" in text]
+        serving = [engine for engine in fleet.up() if engine.ready() == len(expected)]
+        if len(refused) == len(serving) == 1 and refused != serving:
+            break
+        assert time.monotonic() < deadline, f"{told}; {[engine.number for engine in serving]} serve"
+        time.sleep(0.05)
+    say(told[refused[0]])
+    serving[0].end(signal.SIGTERM)
+    fleet.verify(expected)
+    assert fleet.up() == refused
+
+
 def secure(fleet, dice, lines, expected):
     right = {"security.protocol": "SASL_SSL", "ssl.ca.location": fleet.kafka.directory / "certificate.pem",
              "sasl.mechanism": "SCRAM-SHA-256", "sasl.username": "engine", "sasl.password": PASSWORD,
@@ -554,7 +621,7 @@ def secure(fleet, dice, lines, expected):
 
 SCENARIOS = {
     scenario.__name__: scenario
-    for scenario in (one, three, churn, produce, broker, parked, zombie, failover, java, secure)
+    for scenario in (one, three, churn, produce, broker, parked, zombie, failover, cutoff, fenced, java, secure)
 }
 
 

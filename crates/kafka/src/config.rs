@@ -121,7 +121,8 @@ pub struct KafkaConfig {
     pub protocol: GroupProtocol,
     /// A name that stays when the process comes back (static membership): it gets its partitions back without a rebalance.
     pub instance_id: Option<String>,
-    /// A member that is not heard of for this long has lost its partitions (classic protocol; with the other one the broker says).
+    /// A member that is not heard of for this long has lost its partitions (classic protocol; with the other one the brokers
+    /// say). With both protocols, a member whose coordinator does not answer for this long gives its partitions up.
     pub session_timeout: Duration,
     /// Creates the topic with this many partitions where it does not exist.
     pub create_topic: Option<u32>,

@@ -54,6 +54,18 @@ pub(crate) trait Group: Send + Sync {
     fn topic_id(&self, topic: &str, timeout: Duration) -> KafkaResult<Option<TopicId>>;
 }
 
+/// Whether the group's coordinator answers a client within the time.
+pub(crate) fn coordinator_answers<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    topic: &str,
+    timeout: Duration,
+) -> bool {
+    let mut queried = TopicPartitionList::new();
+    // No topic has this partition: no transaction under way holds the answer up. What is answered of it is nothing.
+    queried.add_partition(topic, i32::MAX);
+    consumer.committed_offsets(queried, timeout).is_ok()
+}
+
 /// Asks the group what it has committed. A client of committed records waits for transactions under way, another
 /// one does not.
 ///

@@ -13,6 +13,7 @@ mod words;
 
 mod log;
 
+mod coordinator;
 #[expect(
     unsafe_code,
     reason = "a function of librdkafka that rdkafka does not wrap"

@@ -4,12 +4,13 @@
 //! always polled, and neither a load nor a save can make the group believe that this process is dead.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
+use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -19,8 +20,9 @@ use workspace_lifecycle::PartitionId;
 
 use crate::config::{GroupProtocol, KafkaConfig, MEMBER};
 use crate::context::{self, Plain};
+use crate::coordinator::{Silence, SilenceLimits};
 use crate::generation::generation;
-use crate::group::{Committed, Group, ask_committed};
+use crate::group::{Committed, Group, ask_committed, coordinator_answers};
 use crate::topic_id::{self, TopicId};
 
 /// Between two looks at the group's events; each look also tells the client that this process lives.
@@ -40,6 +42,15 @@ const POLL_MOST: Duration = Duration::from_mins(5);
 
 /// How long such a look may take.
 const LOOK_MOST: Duration = Duration::from_millis(500);
+
+/// Longest time before a member with a fatal error joins again.
+const MAX_REJOIN_WAIT: Duration = Duration::from_mins(1);
+
+/// A membership that lasts this long makes the next wait short again.
+const STABLE_MEMBERSHIP: Duration = Duration::from_mins(1);
+
+/// Clients that are being closed, at most: closing one can take as long as the brokers are silent.
+const MAX_CLOSING_CLIENTS: usize = 4;
 
 /// What a member does with its partitions. Calls come one after the other from one thread.
 pub trait Assignments: Send + Sync + 'static {
@@ -118,24 +129,51 @@ struct Refusal {
     told_at: Instant,
 }
 
-struct MemberContext {
+/// What every client that is the member, one after the other, shares.
+struct Common {
     topic: String,
     protocol: GroupProtocol,
-    /// How long partitions that are revoked may take to be saved.
-    handover: Duration,
+    session_timeout: Duration,
     assignments: OnceLock<Box<dyn Assignments>>,
     standing: Mutex<Standing>,
 }
 
+/// One client of the group.
+struct MemberContext {
+    common: Arc<Common>,
+    /// Another client takes its place: what it reports no longer counts.
+    retired: AtomicBool,
+}
+
+impl std::ops::Deref for MemberContext {
+    type Target = Common;
+
+    fn deref(&self) -> &Common {
+        &self.common
+    }
+}
+
 type Member = BaseConsumer<MemberContext>;
+
+/// What the threads of a membership share.
+struct Inner {
+    common: Arc<Common>,
+    /// What a client of the group is made of.
+    config: ClientConfig,
+    /// Another one after the member was cut off from its group, or had a fatal error.
+    consumer: RwLock<Arc<Member>>,
+    /// Queries the group without being a member, and without waiting for transactions.
+    onlooker: Arc<BaseConsumer<Plain>>,
+    leaving: AtomicBool,
+    /// The coordinator was silent for longer than a session.
+    cut_off: AtomicBool,
+    closing_clients: Arc<AtomicUsize>,
+}
 
 /// A membership in the consumer group.
 pub struct Membership {
-    consumer: Arc<Member>,
-    /// Asks the group without being a member, and without waiting for transactions.
-    onlooker: Arc<BaseConsumer<Plain>>,
-    leaving: Arc<AtomicBool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    inner: Arc<Inner>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Membership {
@@ -171,10 +209,10 @@ impl Membership {
         if let Some(id) = &config.instance_id {
             defaults.push(("group.instance.id", id.as_str()));
         }
-        let context = MemberContext {
+        let common = Arc::new(Common {
             topic: config.topic.clone(),
             protocol: config.protocol,
-            handover: config.session_timeout / 2,
+            session_timeout: config.session_timeout,
             assignments: OnceLock::new(),
             standing: Mutex::new(Standing {
                 is_member: false,
@@ -186,10 +224,9 @@ impl Membership {
                 rebalances: 0,
                 losses: 0,
             }),
-        };
-        let consumer: Member = config
-            .client(MEMBER, &defaults)
-            .create_with_context(context)?;
+        });
+        let member_config = config.client(MEMBER, &defaults);
+        let consumer = member_config.create_with_context(MemberContext::new(&common))?;
         let onlooker = [
             ("group.id", config.group.as_str()),
             ("enable.auto.commit", "false"),
@@ -199,37 +236,49 @@ impl Membership {
             .client("group-onlooker", &onlooker)
             .create_with_context(Plain)?;
         Ok(Self {
-            consumer: Arc::new(consumer),
-            onlooker: Arc::new(onlooker),
-            leaving: Arc::new(AtomicBool::new(false)),
-            thread: Mutex::new(None),
+            inner: Arc::new(Inner {
+                common,
+                config: member_config,
+                consumer: RwLock::new(Arc::new(consumer)),
+                onlooker: Arc::new(onlooker),
+                leaving: AtomicBool::new(false),
+                cut_off: AtomicBool::new(false),
+                closing_clients: Arc::default(),
+            }),
+            threads: Mutex::default(),
         })
     }
 
     /// What the other clients of this process ask of the membership.
     pub(crate) fn group(&self) -> Arc<dyn Group> {
-        Arc::new(OwnGroup {
-            member: Arc::clone(&self.consumer),
-            onlooker: Arc::clone(&self.onlooker),
-        })
+        Arc::clone(&self.inner) as Arc<dyn Group>
     }
 
-    /// Joins the group; `assignments` is told of every partition that comes or goes.
+    /// Joins the group; `assignments` is called for every partition that is assigned, revoked or lost.
+    ///
+    /// Partitions also count as lost once the coordinator has not answered for longer than the session timeout, whatever
+    /// the member is doing then (librdkafka looks at the session in some of its states only, and with the consumer
+    /// protocol never), and after a fatal error, such as another process with the same `instance_id`. The process joins
+    /// again by itself, with another client.
     ///
     /// # Errors
     /// [`MembershipError`].
     pub fn join(&self, assignments: impl Assignments) -> Result<(), MembershipError> {
-        let context = self.consumer.context();
+        let common = &self.inner.common;
         // A second call changes nothing.
-        let _ = context.assignments.set(Box::new(assignments));
-        context.standing.lock().joining_since = Some(Instant::now());
-        self.consumer.subscribe(&[context.topic.as_str()])?;
-        let (consumer, leaving) = (Arc::clone(&self.consumer), Arc::clone(&self.leaving));
-        let thread = std::thread::Builder::new()
-            .name("group".to_owned())
-            .spawn(move || poll(&consumer, &leaving))
-            .map_err(MembershipError::Thread)?;
-        *self.thread.lock() = Some(thread);
+        let _ = common.assignments.set(Box::new(assignments));
+        common.standing.lock().joining_since = Some(Instant::now());
+        let consumer = self.inner.member();
+        consumer.subscribe(&[common.topic.as_str()])?;
+        // A thread of its own queries the coordinator, because a query blocks.
+        for (name, run) in [("group", poll as fn(&Inner)), ("coordinator", watch)] {
+            let inner = Arc::clone(&self.inner);
+            let thread = std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || run(&inner))
+                .map_err(MembershipError::Thread)?;
+            self.threads.lock().push(thread);
+        }
         Ok(())
     }
 
@@ -239,25 +288,24 @@ impl Membership {
     /// One with a name of its own (`instance_id`) is taken for one that comes back: it revokes its partitions, but the
     /// group gives them to others only when the session timeout is over.
     pub fn leave(&self, deadline: Instant) {
-        self.leaving.store(true, Ordering::Release);
-        let Some(thread) = self.thread.lock().take() else {
-            return;
-        };
-        while !thread.is_finished() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        if thread.is_finished() {
-            if thread.join().is_err() {
-                tracing::error!("the thread of the consumer group had panicked");
+        self.inner.leaving.store(true, Ordering::Release);
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            thread.thread().unpark();
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(2));
             }
-        } else {
-            tracing::warn!("the consumer group was not left in time; it notices by itself");
+            if !thread.is_finished() {
+                tracing::warn!("the consumer group was not left in time; it notices by itself");
+            } else if thread.join().is_err() {
+                tracing::error!("a thread of the consumer group had panicked");
+            }
         }
     }
 
     /// Where this process stands in its group.
     pub fn report(&self) -> MemberReport {
-        let standing = self.consumer.context().standing.lock();
+        let standing = self.inner.common.standing.lock();
         MemberReport {
             joining_for: standing.joining_since.map(|since| since.elapsed()),
             trouble: standing.trouble(),
@@ -268,23 +316,95 @@ impl Membership {
     }
 }
 
-struct OwnGroup {
-    member: Arc<Member>,
-    onlooker: Arc<BaseConsumer<Plain>>,
+impl Inner {
+    fn member(&self) -> Arc<Member> {
+        Arc::clone(&self.consumer.read())
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// The partitions of this process are lost, and what its client still reports no longer counts. Called on the
+    /// thread that calls back, so that no rebalance is under way.
+    fn lose_all(&self) {
+        self.member().context().retire();
+        let lost: Vec<PartitionId> = {
+            let mut standing = self.common.standing.lock();
+            standing.is_member = false;
+            standing.joining_since.get_or_insert_with(Instant::now);
+            let lost = std::mem::take(&mut standing.partitions);
+            standing.losses += u64::from(!lost.is_empty());
+            lost.into_iter().collect()
+        };
+        if !lost.is_empty()
+            && let Some(assignments) = self.common.assignments.get()
+        {
+            assignments.lost(&lost);
+        }
+    }
+
+    /// Joins with another client, in the place of one that was retired.
+    fn rejoin(&self) -> KafkaResult<()> {
+        let consumer: Member = self
+            .config
+            .create_with_context(MemberContext::new(&self.common))?;
+        consumer.subscribe(&[self.common.topic.as_str()])?;
+        let retired = std::mem::replace(&mut *self.consumer.write(), Arc::new(consumer));
+        close(retired, &self.closing_clients);
+        Ok(())
+    }
+
+    /// Whether the group's coordinator answers within the time. A member of the classic protocol cannot query it while it
+    /// waits for a rebalance, so another client does.
+    fn coordinator_answers(&self, timeout: Duration) -> bool {
+        let topic = &self.common.topic;
+        match self.common.protocol {
+            GroupProtocol::Classic => coordinator_answers(&self.onlooker, topic, timeout),
+            GroupProtocol::Consumer => coordinator_answers(&self.member(), topic, timeout),
+        }
+    }
 }
 
-impl Group for OwnGroup {
+/// Closes a client that was retired, on a thread of its own: it takes as long as the brokers are silent.
+fn close(retired: Arc<Member>, closing: &Arc<AtomicUsize>) {
+    closing.fetch_add(1, Ordering::AcqRel);
+    let counter = Arc::clone(closing);
+    let thread = std::thread::Builder::new()
+        .name("group-closing".to_owned())
+        .spawn(move || {
+            if retired.close_queue().is_ok() {
+                while !retired.closed() {
+                    let _ = retired.poll(POLL);
+                }
+            }
+            // The last who holds a client waits for its threads.
+            while Arc::strong_count(&retired) > 1 {
+                std::thread::sleep(POLL);
+            }
+            drop(retired);
+            counter.fetch_sub(1, Ordering::AcqRel);
+        });
+    if let Err(error) = thread {
+        closing.fetch_sub(1, Ordering::AcqRel);
+        tracing::error!(%error, "a client of the consumer group cannot be closed");
+    }
+}
+
+impl Group for Inner {
     fn metadata(&self) -> Option<ConsumerGroupMetadata> {
         // A client that is no member hands metadata out as well: with those the broker lets anybody commit. It is
         // thrown out before this process is told, so the generation is looked at on both sides of the question.
+        let member = self.member();
         let now = || {
-            let is_member = self.member.context().standing.lock().is_member;
-            is_member
-                .then(|| generation(self.member.client()))
+            let is_member = self.common.standing.lock().is_member;
+            let is_current = !member.context().is_retired();
+            (is_member && is_current)
+                .then(|| generation(member.client()))
                 .flatten()
         };
         let before = now()?;
-        let metadata = self.member.group_metadata();
+        let metadata = member.group_metadata();
         metadata.filter(|_| now() == Some(before))
     }
 
@@ -294,7 +414,7 @@ impl Group for OwnGroup {
         partition: PartitionId,
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
-        ask_committed(&self.member, topic, partition, timeout)
+        ask_committed(&self.member(), topic, partition, timeout)
     }
 
     fn committed_before(
@@ -311,15 +431,34 @@ impl Group for OwnGroup {
     }
 }
 
-fn poll(consumer: &Member, leaving: &AtomicBool) {
-    while !leaving.load(Ordering::Acquire) {
+fn poll(inner: &Inner) {
+    let mut rejoins = Rejoins::new(inner.common.session_timeout);
+    while !inner.is_leaving() {
+        let consumer = inner.member();
         // An error was told to the context before, in better words.
         let _ = consumer.poll(POLL);
-        if consumer.context().protocol == GroupProtocol::Consumer {
-            see_empty_handed(consumer);
+        if inner.cut_off.swap(false, Ordering::AcqRel) {
+            tracing::warn!(
+                "the group's coordinator has not answered for the session timeout: all partitions count as lost"
+            );
+            inner.common.standing.lock().connections =
+                Some("the group's coordinator does not answer".to_owned());
+            inner.lose_all();
+            rejoins.at_once();
         }
-        look(consumer);
+        if !consumer.context().is_retired() {
+            if inner.common.protocol == GroupProtocol::Consumer {
+                see_empty_handed(&consumer);
+            }
+            if look(&consumer) == Look::Fatal {
+                inner.lose_all();
+                rejoins.after_a_wait();
+            }
+        }
+        drop(consumer);
+        rejoins.go_on(inner);
     }
+    let consumer = inner.member();
     if let Err(error) = consumer.close_queue() {
         tracing::error!(%error, "the consumer group cannot be left");
         return;
@@ -327,7 +466,89 @@ fn poll(consumer: &Member, leaving: &AtomicBool) {
     while !consumer.closed() {
         let _ = consumer.poll(POLL);
     }
-    consumer.context().standing.lock().is_member = false;
+    inner.common.standing.lock().is_member = false;
+}
+
+/// When the process joins again after its client was retired.
+struct Rejoins {
+    first_wait: Duration,
+    wait: Duration,
+    due: Option<Instant>,
+    joined_at: Instant,
+}
+
+impl Rejoins {
+    /// A group that does not take a name twice releases it after a session, so the first wait is one session long.
+    fn new(session_timeout: Duration) -> Self {
+        Self {
+            first_wait: session_timeout,
+            wait: session_timeout,
+            due: None,
+            joined_at: Instant::now(),
+        }
+    }
+
+    fn at_once(&mut self) {
+        self.due = Some(Instant::now());
+    }
+
+    /// Two processes with one name throw each other out: each time the next one waits longer.
+    fn after_a_wait(&mut self) {
+        if self.joined_at.elapsed() > self.wait + STABLE_MEMBERSHIP {
+            self.wait = self.first_wait;
+        }
+        self.due = Some(Instant::now() + self.wait);
+        self.wait = (self.wait * 2).min(MAX_REJOIN_WAIT.max(self.first_wait));
+    }
+
+    fn go_on(&mut self, inner: &Inner) {
+        if self.due.is_none_or(|due| due > Instant::now())
+            || inner.closing_clients.load(Ordering::Acquire) >= MAX_CLOSING_CLIENTS
+        {
+            return;
+        }
+        self.joined_at = Instant::now();
+        match inner.rejoin() {
+            Ok(()) => {
+                tracing::info!("joining the consumer group again");
+                self.due = None;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the consumer group cannot be joined again");
+                self.after_a_wait();
+            }
+        }
+    }
+}
+
+/// Queries the coordinator as long as this process is a member, and notices where it is silent.
+fn watch(inner: &Inner) {
+    let limits = SilenceLimits::of_session(inner.common.session_timeout);
+    let mut silence = Silence::new(limits);
+    while !inner.is_leaving() {
+        // Whoever leaves wakes it.
+        std::thread::park_timeout(limits.pause);
+        let is_member = inner.common.standing.lock().is_member;
+        let asked_at = Instant::now();
+        if !is_member || inner.coordinator_answers(limits.query) {
+            silence.answered();
+            continue;
+        }
+        silence.unanswered(asked_at.elapsed());
+        if !silence.is_over() {
+            continue;
+        }
+        silence.answered();
+        // The connection of the other client alone may be broken.
+        let topic = &inner.common.topic;
+        let confirm = limits.query.min(LOOK_MOST);
+        if inner.common.protocol == GroupProtocol::Classic
+            && coordinator_answers(&inner.member(), topic, confirm)
+        {
+            continue;
+        }
+        inner.cut_off.store(true, Ordering::Release);
+    }
 }
 
 /// Whether one without partitions is a member: where the broker assigns, the client tells nothing of an assignment that
@@ -351,21 +572,29 @@ fn see_empty_handed(consumer: &Member) {
     }
 }
 
+/// What a look at a member found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    GoesOn,
+    /// Its client does not go on.
+    Fatal,
+}
+
 /// Forgets a trouble that is over: the client tells only when one begins.
-fn look(consumer: &Member) {
+fn look(consumer: &Member) -> Look {
     let context = consumer.context();
     {
         let mut standing = context.standing.lock();
         if standing.trouble().is_none() || standing.looked_at.elapsed() < TROUBLE_LOOK {
-            return;
+            return Look::GoesOn;
         }
         standing.looked_at = Instant::now();
     }
     if let Some((code, words)) = consumer.client().fatal_error() {
-        context.standing.lock().refuse(format!(
-            "{words} ({code}); it does not go on by itself: start this engine anew"
-        ));
-        return;
+        let words = fatal_error_text(code, &words);
+        tracing::error!(words, "the consumer group: all partitions count as lost");
+        context.standing.lock().refuse(words);
+        return Look::Fatal;
     }
     let has_connection_trouble = context.standing.lock().connections.is_some();
     if has_connection_trouble && consumer.fetch_metadata(None, LOOK_MOST).is_ok() {
@@ -376,6 +605,21 @@ fn look(consumer: &Member) {
         tracing::info!("the group's coordinator answers again");
         context.standing.lock().refusal = None;
     }
+    Look::GoesOn
+}
+
+/// What an operator reads of an error after which a client does not go on.
+fn fatal_error_text(code: RDKafkaErrorCode, reason: &str) -> String {
+    let is_about_the_name = matches!(
+        code,
+        RDKafkaErrorCode::FencedInstanceId | RDKafkaErrorCode::UnreleasedInstanceId
+    );
+    let way_out = if is_about_the_name {
+        "another process has the same group-instance-id: give each engine one of its own; this one joins again after a while"
+    } else {
+        "it joins again after a while"
+    };
+    format!("{reason} ({code}); {way_out}")
 }
 
 /// Whether a member that was refused something is still one, and the coordinator answers it: nothing is assigned to it
@@ -427,9 +671,28 @@ fn is_about_connections(code: Option<RDKafkaErrorCode>) -> bool {
 }
 
 impl MemberContext {
+    fn new(common: &Arc<Common>) -> Self {
+        Self {
+            common: Arc::clone(common),
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
     /// Keeps what stands between this process and its group.
     fn note(&self, error: &KafkaError, words: &str) {
         let code = error.rdkafka_error_code();
+        if self.is_retired() {
+            tracing::debug!(words, "a client of the consumer group that was retired");
+            return;
+        }
         if code == Some(RDKafkaErrorCode::AutoOffsetReset) {
             // Of a partition that is paused: nobody reads it here.
             return;
@@ -471,6 +734,9 @@ impl MemberContext {
         if let Err(error) = consumer.pause(&from_end) {
             tracing::warn!(%error, "partitions of the group's consumer are not paused; it reads them for nothing");
         }
+        if self.is_retired() {
+            return;
+        }
         {
             let mut standing = self.standing.lock();
             standing.is_member = true;
@@ -489,6 +755,11 @@ impl MemberContext {
     }
 
     fn revoke(&self, consumer: &Member, partitions: &TopicPartitionList) {
+        if self.is_retired() {
+            // They were lost before.
+            let _ = consumer.incremental_unassign(partitions);
+            return;
+        }
         let ids = self.ids(partitions);
         let lost = consumer.assignment_lost();
         if lost {
@@ -502,7 +773,7 @@ impl MemberContext {
                 assignments.lost(&ids);
             } else {
                 tracing::info!(partitions = %Listed(&ids), "revoked: saving and letting go");
-                assignments.revoked(&ids, Instant::now() + self.handover);
+                assignments.revoked(&ids, Instant::now() + self.session_timeout / 2);
             }
         }
         {
@@ -578,8 +849,8 @@ mod tests {
     }
 
     fn tell(membership: &Membership, code: RDKafkaErrorCode, words: &str) {
-        let context = membership.consumer.context();
-        context.error(KafkaError::Global(code), words);
+        let member = membership.inner.member();
+        member.context().error(KafkaError::Global(code), words);
     }
 
     fn trouble(membership: &Membership) -> Option<(&'static str, String)> {
@@ -624,17 +895,11 @@ mod tests {
         let refused = RDKafkaErrorCode::GroupAuthorizationFailed;
         tell(&membership, refused, "not authorized");
         let deadline = Instant::now() + Duration::from_mins(2);
-        while membership
-            .consumer
-            .context()
-            .standing
-            .lock()
-            .connections
-            .is_some()
-        {
+        let member = membership.inner.member();
+        while member.context().standing.lock().connections.is_some() {
             assert!(Instant::now() < deadline, "a broker answers");
-            let _ = membership.consumer.poll(Duration::from_millis(10));
-            look(&membership.consumer);
+            let _ = member.poll(Duration::from_millis(10));
+            look(&member);
         }
         let (kind, _) = trouble(&membership).unwrap();
         assert_eq!(kind, "group");
@@ -647,6 +912,70 @@ mod tests {
             ..KafkaConfig::default()
         };
         assert!(Membership::new(&config).is_ok());
+    }
+
+    /// Counts what it is called for.
+    #[derive(Clone, Default)]
+    struct Counted(Arc<[AtomicUsize; 2]>);
+
+    impl Counted {
+        fn assigned(&self) -> usize {
+            self.0[0].load(Ordering::Acquire)
+        }
+
+        fn lost(&self) -> usize {
+            self.0[1].load(Ordering::Acquire)
+        }
+    }
+
+    impl Assignments for Counted {
+        fn assigned(&self, partitions: &[PartitionId]) {
+            self.0[0].fetch_add(partitions.len(), Ordering::AcqRel);
+        }
+
+        fn revoked(&self, _: &[PartitionId], _: Instant) {}
+
+        fn lost(&self, partitions: &[PartitionId]) {
+            self.0[1].fetch_add(partitions.len(), Ordering::AcqRel);
+        }
+    }
+
+    fn a_member_is_cut_off(protocol: GroupProtocol) {
+        let cluster = rdkafka::mocking::MockCluster::new(1).unwrap();
+        cluster.create_topic("events", 2, 1).unwrap();
+        let config = KafkaConfig {
+            brokers: cluster.bootstrap_servers(),
+            topic: "events".to_owned(),
+            session_timeout: Duration::from_secs(3),
+            protocol,
+            ..KafkaConfig::default()
+        };
+        let membership = Membership::new(&config).unwrap();
+        let counted = Counted::default();
+        membership.join(counted.clone()).unwrap();
+        until("both partitions are assigned", || counted.assigned() == 2);
+        assert_eq!(membership.report().partitions, 2);
+        cluster.broker_down(1).unwrap();
+        until("both are lost", || counted.lost() == 2);
+        let report = membership.report();
+        assert_eq!(report.partitions, 0);
+        assert!(report.joining_for.is_some());
+        assert!(membership.group().metadata().is_none(), "it writes nothing");
+        cluster.broker_up(1).unwrap();
+        until("both are assigned again", || counted.assigned() == 4);
+        assert_eq!(counted.lost(), 2);
+        assert_eq!(membership.report().losses, 1);
+        membership.leave(Instant::now() + Duration::from_secs(20));
+    }
+
+    #[test]
+    fn a_member_that_is_cut_off_loses_its_partitions_and_joins_again() {
+        a_member_is_cut_off(GroupProtocol::Classic);
+    }
+
+    #[test]
+    fn a_member_whose_broker_assigns_loses_its_partitions_too_when_cut_off() {
+        a_member_is_cut_off(GroupProtocol::Consumer);
     }
 
     struct Nothing;

@@ -117,7 +117,7 @@ pub(crate) static KEYS: [Key; 37] = [
         name: "session-timeout",
         value_name: "DURATION",
         default: "10s",
-        help: "An engine that the group has not heard of for this long has lost its partitions (classic protocol; else the broker says)",
+        help: "An engine that the group has not heard of for this long has lost its partitions (classic protocol; else the brokers say). With both, an engine whose coordinator does not answer for this long gives its partitions up",
     },
     Key {
         name: "create-topic",
