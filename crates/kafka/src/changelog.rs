@@ -18,11 +18,6 @@ mod record;
 mod entering;
 mod lineage;
 mod plan;
-#[expect(
-    unsafe_code,
-    reason = "what rdkafka makes of the end of a partition does not tell where it is"
-)]
-mod polled;
 mod reader;
 mod set_aside;
 mod takeover;

@@ -2,6 +2,11 @@
 
 mod config;
 mod context;
+#[expect(
+    unsafe_code,
+    reason = "functions of librdkafka that rdkafka does not wrap"
+)]
+mod polled;
 mod seen;
 #[expect(
     unsafe_code,

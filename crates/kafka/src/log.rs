@@ -85,8 +85,8 @@ pub enum KafkaLogError {
 /// one ended, and happens on a thread of its own; a request that waits for 20 seconds is refused as
 /// [`AppendError::Unavailable`], to be repeated. Requests without a name never wait for it.
 ///
-/// What remains: the look ends where the brokers say that the partitions end after the request came. Records that
-/// are still on their way from the process that is gone, or stand behind somebody's open transaction, are not seen,
+/// What remains: the look ends where the leaders say, after the request came, that the partitions end; a broker that
+/// has less than its leader named (a new leader, a follower) is waited for. Records that are still on their way from the process that is gone, or stand behind somebody's open transaction, are not seen,
 /// nor are those beyond the bounds above; such a request is doubled when it is repeated.
 ///
 /// ```
@@ -198,7 +198,10 @@ fn consumer(config: &KafkaConfig, role: &str, partitions: u32) -> Result<Client,
 /// that. Without a subscription it is never a member.
 fn recovering(config: &KafkaConfig) -> ClientConfig {
     let mut client = reading(config, "log-recovery", 1);
-    client.set("group.id", &config.group);
+    client
+        .set("group.id", &config.group)
+        // It reads to the ends that the leaders name: a follower may be behind them.
+        .remove("client.rack");
     client
 }
 

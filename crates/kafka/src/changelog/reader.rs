@@ -10,9 +10,9 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use workspace_engine_core::store::StoreError;
 use workspace_lifecycle::PartitionId;
 
-use super::polled::poll;
 use crate::config::KafkaConfig;
 use crate::context::Plain;
+use crate::polled::{self, poll};
 
 /// Most partitions that are read at the same time: each consumer has threads and buffers of its own.
 const READERS_MOST: usize = 4;
@@ -241,8 +241,28 @@ impl Reader {
         let Some(polled) = self.consumer.as_ref().and_then(|one| poll(one, timeout)) else {
             return Ok(take(Found::Nothing));
         };
-        let error = match polled.what(number(partition)) {
-            Ok(found) => return Ok(take(found)),
+        let of_it = number(partition);
+        let error = match polled.found() {
+            Ok(polled::Found::Record {
+                partition,
+                offset,
+                leader_epoch,
+                key,
+                value,
+            }) if partition == of_it => {
+                return Ok(take(Found::Record {
+                    offset,
+                    leader_epoch,
+                    key: key.unwrap_or_default(),
+                    value,
+                }));
+            }
+            Ok(polled::Found::End { partition, offset }) if partition == of_it => {
+                return Ok(take(Found::End { offset }));
+            }
+            Ok(polled::Found::Record { .. } | polled::Found::End { .. }) => {
+                return Ok(take(Found::Nothing));
+            }
             // One broker of several may be away for long; whoever leads the partition is asked all the same.
             Err(error) if is_about_connections(&error) => {
                 tracing::debug!(%error, "a reader of the changelog goes on");

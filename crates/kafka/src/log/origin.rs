@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use rdkafka::message::{Header, Headers, OwnedHeaders};
+use rdkafka::message::{Header, OwnedHeaders};
 use workspace_engine_core::log::{AppendError, PRODUCER_ID_BYTES_MOST, ProducerSequence};
 
 const PRODUCER_ID: &str = "producer-id";
@@ -52,11 +52,8 @@ pub(super) fn write(producer: &ProducerSequence, index: usize) -> OwnedHeaders {
 }
 
 /// None where a record is not of a named producer.
-pub(super) fn read<H: Headers>(headers: &H) -> Option<Origin<'_>> {
-    let text = |name: &str| {
-        let found = headers.iter().find(|header| header.key == name)?;
-        std::str::from_utf8(found.value?).ok()
-    };
+pub(super) fn read<'a>(header: impl Fn(&str) -> Option<&'a [u8]>) -> Option<Origin<'a>> {
+    let text = |name: &str| std::str::from_utf8(header(name)?).ok();
     Some(Origin {
         producer_id: text(PRODUCER_ID)?,
         sequence: text(SEQUENCE)?.parse().ok()?,
@@ -74,6 +71,11 @@ pub(super) fn fingerprint(key: &[u8], value: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rdkafka::message::Headers;
+
+    fn read_back(headers: &OwnedHeaders) -> Option<Origin<'_>> {
+        read(|name| headers.iter().find(|header| header.key == name)?.value)
+    }
 
     #[test]
     fn a_record_tells_who_sent_it_as_it_was_written() {
@@ -86,11 +88,11 @@ mod tests {
             sequence: u64::MAX,
             index: 12,
         };
-        assert_eq!(read(&write(&producer, 12)), Some(origin));
+        assert_eq!(read_back(&write(&producer, 12)), Some(origin));
         let other = OwnedHeaders::new().insert(Header {
             key: PRODUCER_ID,
             value: Some("orders-7"),
         });
-        assert_eq!(read(&other), None, "without a number");
+        assert_eq!(read_back(&other), None, "without a number");
     }
 }

@@ -13,7 +13,6 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{ClientConfig, Offset as At, TopicPartitionList};
 use workspace_engine_core::log::{Append, AppendError};
 use workspace_lifecycle::{Offset, PartitionId};
@@ -25,6 +24,7 @@ use super::origin;
 use super::pending::Waiter;
 use super::tail::{AGE_MOST, Placed, Tail};
 use super::words::Words;
+use crate::polled::{Found, Polled, poll};
 
 /// How long a request waits for the look; then it is refused, and its repeat finds the look further on.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -272,7 +272,7 @@ impl Look {
 
     fn take(&mut self, client: &Client, spans: &[Span], until: Instant) -> Result<(), String> {
         let mut list = TopicPartitionList::with_capacity(spans.len());
-        let mut open = HashMap::with_capacity(spans.len());
+        let mut unread = Unread::default();
         for Span {
             partition,
             from,
@@ -283,57 +283,92 @@ impl Look {
             let from = At::Offset(i64::try_from(from.0).unwrap_or(i64::MAX));
             list.add_partition_offset(&self.cluster.topic, number, from)
                 .map_err(|error| error.to_string())?;
-            open.insert(*partition, *end);
+            unread.0.insert(*partition, *end);
         }
         client.assign(&list).map_err(|error| error.to_string())?;
-        while !open.is_empty() {
+        while !unread.0.is_empty() {
             if self.is_stopped() || Instant::now() >= until {
                 return Err(format!(
                     "{} partitions are not read to their end yet",
-                    open.len()
+                    unread.0.len()
                 ));
             }
-            match client.poll(POLL) {
-                None => {}
-                Some(Ok(message)) => {
-                    let Some((partition, next)) = self.note(&message) else {
-                        continue;
-                    };
-                    if open.get(&partition).is_some_and(|end| next >= *end) {
-                        open.remove(&partition);
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(number))) => {
-                    // What lies between the last record and the end is no record.
-                    let partition = PartitionId(u32::try_from(number).unwrap_or(u32::MAX));
-                    if let Some(end) = open.remove(&partition) {
-                        self.tail.reach(partition, end);
-                    }
-                }
-                Some(Err(error)) => return Err(client.context().explain(&error)),
-            }
+            let Some(polled) = poll(client, POLL) else {
+                continue;
+            };
+            let (partition, next) = match polled.found() {
+                Ok(found) => self.note(found, &polled),
+                Err(error) => return Err(client.context().explain(&error)),
+            };
+            self.tail.reach(partition, next);
+            unread.reach(partition, next);
         }
         client.context().forget();
         Ok(())
     }
 
-    /// Takes a record in. Tells where its partition goes on.
-    fn note(&mut self, message: &BorrowedMessage<'_>) -> Option<(PartitionId, Offset)> {
-        let partition = PartitionId(u32::try_from(message.partition()).ok()?);
-        let offset = Offset(u64::try_from(message.offset()).ok()?);
-        if let Some(origin) = message.headers().and_then(origin::read) {
-            let place = Placed {
-                index: origin.index,
+    /// Takes in what was found. Returns up to where its partition is read then.
+    fn note(&mut self, found: Found<'_>, polled: &Polled<'_>) -> (PartitionId, Offset) {
+        let id = |number: i32| PartitionId(u32::try_from(number).unwrap_or(u32::MAX));
+        match found {
+            Found::Record {
                 partition,
                 offset,
-                fingerprint: origin::fingerprint(
-                    message.key().unwrap_or_default(),
-                    message.payload().unwrap_or_default(),
-                ),
-            };
-            self.tail.note(&origin, place, Instant::now());
+                key,
+                value,
+                ..
+            } => {
+                let (partition, offset) = (id(partition), Offset(offset));
+                if let Some(origin) = origin::read(|name| polled.header(name)) {
+                    let place = Placed {
+                        index: origin.index,
+                        partition,
+                        offset,
+                        fingerprint: origin::fingerprint(
+                            key.unwrap_or_default(),
+                            value.unwrap_or_default(),
+                        ),
+                    };
+                    self.tail.note(&origin, place, Instant::now());
+                }
+                (partition, offset.next())
+            }
+            // What lies between the last record and this end is no record.
+            Found::End { partition, offset } => (id(partition), Offset(offset)),
         }
-        self.tail.reach(partition, offset.next());
-        Some((partition, offset.next()))
+    }
+}
+
+/// Partitions that are not read to their ends, as their leaders named them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Unread(HashMap<PartitionId, Offset>);
+
+impl Unread {
+    /// Everything of a partition below `next` was read. Where a broker ends before the leader's end, it has not caught
+    /// up yet, and what the request left may stand behind it: that is not the end.
+    fn reach(&mut self, partition: PartitionId, next: Offset) {
+        if self.0.get(&partition).is_some_and(|end| next >= *end) {
+            self.0.remove(&partition);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_before_the_one_that_the_leader_named_is_no_end() {
+        let p = PartitionId;
+        let mut unread = Unread(HashMap::from([(p(0), Offset(7)), (p(1), Offset(3))]));
+        unread.reach(p(1), Offset(4));
+        assert_eq!(unread, Unread(HashMap::from([(p(0), Offset(7))])));
+        // The first record, then the end of a broker that lags behind.
+        unread.reach(p(0), Offset(1));
+        unread.reach(p(0), Offset(6));
+        assert_eq!(unread, Unread(HashMap::from([(p(0), Offset(7))])));
+        // The end again, behind a control record.
+        unread.reach(p(0), Offset(7));
+        assert_eq!(unread, Unread::default());
     }
 }

@@ -1,5 +1,6 @@
 //! Polls a consumer as rdkafka does, but keeps where a partition ended, which rdkafka drops.
 
+use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -9,16 +10,29 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::types::{RDKafkaMessage, RDKafkaRespErr};
 
-use super::reader::Found;
-
 /// A message or an error of a consumer, which must outlive it.
-pub(super) struct Polled<'a> {
+pub(crate) struct Polled<'a> {
     message: NonNull<RDKafkaMessage>,
     consumer: PhantomData<&'a ()>,
 }
 
+/// What a consumer found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found<'a> {
+    Record {
+        partition: i32,
+        offset: u64,
+        leader_epoch: i32,
+        key: Option<&'a [u8]>,
+        value: Option<&'a [u8]>,
+    },
+    /// The broker that it fetches from has nothing at this offset or behind it. It may not be the leader, or not have
+    /// caught up with the previous one yet: an end that the leader has named before may be larger.
+    End { partition: i32, offset: u64 },
+}
+
 /// What the consumer has next, within the time.
-pub(super) fn poll<C: ConsumerContext>(
+pub(crate) fn poll<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     timeout: Duration,
 ) -> Option<Polled<'_>> {
@@ -32,33 +46,54 @@ pub(super) fn poll<C: ConsumerContext>(
 }
 
 impl Polled<'_> {
-    /// What it says of a partition; of another one it says nothing, unless it failed.
-    pub(super) fn what(&self, partition: i32) -> Result<Found<'_>, KafkaError> {
+    /// What it holds.
+    ///
+    /// # Errors
+    /// The client's own.
+    pub(crate) fn found(&self) -> Result<Found<'_>, KafkaError> {
         // SAFETY: it is valid until it is destroyed, which happens when `self` is dropped.
         let seen = unsafe { self.message.as_ref() };
         let offset = u64::try_from(seen.offset).unwrap_or_default();
-        let is_of_it = seen.partition == partition;
+        let partition = seen.partition;
         if seen.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
             // SAFETY: the message says where its key and value are; both live as long as it does.
             let (key, value) =
                 unsafe { (bytes(seen.key, seen.key_len), bytes(seen.payload, seen.len)) };
             // SAFETY: it is a message of a consumer that lives, and is only read.
             let leader_epoch = unsafe { rd::rd_kafka_message_leader_epoch(self.message.as_ptr()) };
-            let record = Found::Record {
+            Ok(Found::Record {
+                partition,
                 offset,
                 leader_epoch,
-                key: key.unwrap_or_default(),
+                key,
                 value,
-            };
-            Ok(if is_of_it { record } else { Found::Nothing })
-        } else if seen.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF {
-            Ok(if is_of_it {
-                Found::End { offset }
-            } else {
-                Found::Nothing
             })
+        } else if seen.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF {
+            Ok(Found::End { partition, offset })
         } else {
             Err(KafkaError::MessageConsumption(seen.err.into()))
+        }
+    }
+
+    /// The value of the first header of this name.
+    pub(crate) fn header(&self, name: &str) -> Option<&[u8]> {
+        let name = CString::new(name).ok()?;
+        let mut headers = std::ptr::null_mut();
+        let mut value = std::ptr::null::<c_void>();
+        let mut length = 0;
+        // SAFETY: the message, its headers and their values live as long as `self`; the name lives during the calls.
+        unsafe {
+            if rd::rd_kafka_message_headers(self.message.as_ptr(), &raw mut headers)
+                != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+            {
+                return None;
+            }
+            let found =
+                rd::rd_kafka_header_get(headers, 0, name.as_ptr(), &raw mut value, &raw mut length);
+            if found != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return None;
+            }
+            bytes(value, length)
         }
     }
 }
@@ -72,7 +107,7 @@ impl Drop for Polled<'_> {
 
 /// # Safety
 /// The pointer is null, or valid for so many bytes as long as what is returned is used.
-unsafe fn bytes<'a>(pointer: *const std::ffi::c_void, length: usize) -> Option<&'a [u8]> {
+unsafe fn bytes<'a>(pointer: *const c_void, length: usize) -> Option<&'a [u8]> {
     // SAFETY: of a null pointer no slice is made; the rest is the caller's word.
     (!pointer.is_null())
         .then(|| unsafe { std::slice::from_raw_parts(pointer.cast::<u8>(), length) })
