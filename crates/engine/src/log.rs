@@ -158,6 +158,19 @@ pub enum AppendError {
     Unavailable(String),
     /// The log is closed.
     #[error("the event log is closed")]
+    /// Some events of the request are in the log; of the others that is not known. Only a log whose partitions fail one by
+    /// one refuses so. The same request of the same producer, repeated, appends what is missing alone.
+    #[error("{appended} of {events} events were appended, the others may be missing: {reason}")]
+    Partly {
+        /// How many are in the log.
+        appended: u64,
+        /// How many the request held.
+        events: u64,
+        /// Where those that are in the log are, one range a partition.
+        partitions: Vec<AppendedRange>,
+        /// Why the others were not acknowledged.
+        reason: String,
+    },
     Closed,
 }
 

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use std::time::Duration;
 use workspace_engine_core::{
     ActionError,
-    log::{AppendError, ReadError},
+    log::{AppendError, AppendedRange, ProducerSequence, ReadError},
     store::StoreError,
 };
 use workspace_lifecycle::{CommandError, Offset};
@@ -41,6 +41,11 @@ const BUSY: ProblemType = ProblemType::new(
     "/problems/busy",
     StatusCode::SERVICE_UNAVAILABLE,
     "Too busy",
+);
+const PARTLY_APPENDED: ProblemType = ProblemType::new(
+    "/problems/partly-appended",
+    StatusCode::SERVICE_UNAVAILABLE,
+    "Appended in part",
 );
 const NO_SPACE: ProblemType = ProblemType::new(
     "/problems/no-space",
@@ -197,7 +202,8 @@ pub(crate) fn connections_taken(most: usize) -> Problem {
     .retry_after(SOON)
 }
 
-pub(crate) fn append(error: &AppendError) -> Problem {
+/// Why events of a request were not appended, or not all of them.
+pub(crate) fn append(error: &AppendError, producer: Option<&ProducerSequence>) -> Problem {
     let detail = error.to_string();
     match error {
         AppendError::Busy => Problem::new(&BUSY, detail).retry_after(SOON),
@@ -211,7 +217,50 @@ pub(crate) fn append(error: &AppendError) -> Problem {
         AppendError::Unavailable(_) => {
             Problem::new(&problem_types::UNAVAILABLE, detail).retry_after(LATER)
         }
+        AppendError::Partly {
+            appended,
+            events,
+            partitions,
+            ..
+        } => {
+            let ranges: Vec<AppendedPart> = partitions.iter().map(AppendedPart::from).collect();
+            let way_out = match producer {
+                Some(ProducerSequence {
+                    producer_id,
+                    sequence,
+                }) => format!(
+                    "repeat the same request with Producer-Id {producer_id} and Producer-Sequence {sequence}: it appends what is missing alone"
+                ),
+                None => "a repeat of this request appends the others, and those that are there once more; requests with \
+                         Producer-Id and Producer-Sequence can be repeated without that"
+                    .to_owned(),
+            };
+            Problem::new(&PARTLY_APPENDED, format!("{detail}; {way_out}"))
+                .with("appended", appended)
+                .with("events", events)
+                .with("partitions", ranges)
+                .retry_after(LATER)
+        }
         AppendError::Closed => stopping(),
+    }
+}
+
+/// Where events of a request are that was appended in part.
+#[derive(Debug, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AppendedPart {
+    partition: u32,
+    first_offset: u64,
+    last_offset: u64,
+}
+
+impl From<&AppendedRange> for AppendedPart {
+    fn from(range: &AppendedRange) -> Self {
+        Self {
+            partition: range.partition.0,
+            first_offset: range.first_offset.0,
+            last_offset: range.last_offset.0,
+        }
     }
 }
 
@@ -351,21 +400,24 @@ mod tests {
         let id = WorkspaceId::new("w").unwrap();
         for (problem, status, detail) in [
             (
-                append(&AppendError::NoSpace("3 bytes free".to_owned())),
+                append(&AppendError::NoSpace("3 bytes free".to_owned()), None),
                 507,
                 "no space left for the event log: 3 bytes free",
             ),
             (
-                append(&AppendError::Sequence {
-                    producer_id: "p".to_owned(),
-                    sequence: 9,
-                    expected: 7,
-                }),
+                append(
+                    &AppendError::Sequence {
+                        producer_id: "p".to_owned(),
+                        sequence: 9,
+                        expected: 7,
+                    },
+                    None,
+                ),
                 409,
                 "producer p sent request 9, but 7 is next",
             ),
             (
-                append(&AppendError::Busy),
+                append(&AppendError::Busy, None),
                 503,
                 "too many requests are waiting to be appended, try again",
             ),
@@ -383,5 +435,31 @@ mod tests {
             assert_eq!(problem.status().as_u16(), status, "{detail}");
             assert_eq!(problem.detail(), detail);
         }
+    }
+
+    #[test]
+    fn a_request_appended_in_part_says_what_is_there_and_how_to_go_on() {
+        let partly = AppendError::Partly {
+            appended: 1,
+            events: 2,
+            partitions: vec![AppendedRange {
+                partition: workspace_lifecycle::PartitionId(3),
+                first_offset: Offset(7),
+                last_offset: Offset(7),
+            }],
+            reason: "no leader".to_owned(),
+        };
+        let producer = ProducerSequence {
+            producer_id: "orders".to_owned(),
+            sequence: 4,
+        };
+        let named = append(&partly, Some(&producer));
+        assert_eq!(named.status().as_u16(), 503);
+        assert_eq!(
+            named.detail(),
+            "1 of 2 events were appended, the others may be missing: no leader; repeat the same request with Producer-Id \
+             orders and Producer-Sequence 4: it appends what is missing alone"
+        );
+        assert!(append(&partly, None).detail().contains("once more"));
     }
 }

@@ -1,7 +1,7 @@
 //! Appends through one idempotent producer: a request is answered when all of its records are acknowledged.
 //!
-//! A request is refused before any of it is sent where that can be known. One that fails later is refused as a
-//! whole, though some of its records may be there: the topic is not transactional. When a producer with a name
+//! A request is refused before any of it is sent where that can be known. One that fails later says what of it was
+//! appended: the topic is not transactional. When a producer with a name
 //! sends it again, only what was not acknowledged, and is not found in the topic, is sent.
 
 use std::sync::Arc;

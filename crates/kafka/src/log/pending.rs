@@ -199,13 +199,16 @@ impl Pending {
         &self,
         last: impl Fn(PartitionId) -> Offset,
     ) -> Result<Appended, AppendError> {
-        let accepted = {
+        let (events, appended, failed) = {
             let state = self.state.lock();
-            if let Some(error) = &state.failed {
-                return Err(error.clone());
-            }
-            u64::try_from(state.acknowledged.len()).unwrap_or(u64::MAX)
+            let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+            let appended = state.acknowledged.iter().flatten().count();
+            let events = state.acknowledged.len();
+            (count(events), count(appended), state.failed.clone())
         };
+        if let Some(error) = failed.as_ref().filter(|_| appended == 0) {
+            return Err(error.clone());
+        }
         let ranges = self.ranges().into_iter().map(|(partition, range)| {
             let (first_offset, last_offset) = range.unwrap_or_else(|| {
                 let last = last(partition);
@@ -217,11 +220,20 @@ impl Pending {
                 last_offset,
             }
         });
-        Ok(Appended {
-            accepted,
-            partitions: ranges.collect(),
-            repeated: false,
-        })
+        let partitions = ranges.collect();
+        match failed {
+            Some(error) => Err(AppendError::Partly {
+                appended,
+                events,
+                partitions,
+                reason: error.to_string(),
+            }),
+            None => Ok(Appended {
+                accepted: events,
+                partitions,
+                repeated: false,
+            }),
+        }
     }
 }
 
@@ -280,7 +292,13 @@ mod tests {
         first.settle(0, Ok(at(0, 4)));
         first.settle(1, Err(AppendError::Unavailable("gone".to_owned())));
         first.settle(2, Ok(at(1, 7)));
-        assert!(first.answer(|_| Offset(0)).is_err());
+        let partly = AppendError::Partly {
+            appended: 2,
+            events: 3,
+            partitions: vec![range(0, 4, 4), range(1, 7, 7)],
+            reason: "the event log cannot write: gone".to_owned(),
+        };
+        assert_eq!(first.answer(|_| Offset(0)), Err(partly));
 
         let again = pending(&values);
         again.go_on_from(&first);
@@ -292,6 +310,14 @@ mod tests {
         let other = pending(&[b"a", b"x", b"c"]);
         other.go_on_from(&first);
         assert_eq!(other.open(), [true; 3], "another request with its number");
+    }
+
+    #[test]
+    fn a_request_of_which_nothing_was_acknowledged_is_refused_as_a_whole() {
+        let pending = pending(&[b"a"]);
+        let gone = AppendError::Unavailable("gone".to_owned());
+        pending.settle(0, Err(gone.clone()));
+        assert_eq!(pending.answer(|_| Offset(0)), Err(gone));
     }
 
     #[test]

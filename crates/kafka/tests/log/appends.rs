@@ -198,10 +198,27 @@ fn a_request_that_was_appended_in_part_is_completed_when_it_comes_again() {
     };
     insist_on(&log, || request(1));
     mock.cluster.broker_down(2).expect("down");
-    for _ in 0..2 {
-        let error = append(&log, request(2)).expect_err("one partition takes nothing");
-        assert!(matches!(error, AppendError::Unavailable(_)), "{error}");
-    }
+    let error = append(&log, request(2)).expect_err("one partition takes nothing");
+    let AppendError::Partly {
+        appended,
+        events,
+        partitions,
+        ..
+    } = &error
+    else {
+        panic!("{error:?}");
+    };
+    assert_eq!((*appended, *events), (1, 2));
+    assert_eq!(partitions[0].partition, PartitionId(0));
+    // What is there of it cannot be looked for meanwhile.
+    let error = append(&log, request(2)).expect_err("one partition takes nothing");
+    assert!(
+        matches!(
+            error,
+            AppendError::Unavailable(_) | AppendError::Partly { .. }
+        ),
+        "{error}"
+    );
     mock.cluster.broker_up(2).expect("up");
     let answer = insist_on(&log, || request(2));
     for range in answer.partitions {

@@ -129,7 +129,7 @@ macro_rules! appends {
                 (status = 409, description = "The producer left out a request: `expectedSequence` is next", body = ProblemDocument, content_type = "application/problem+json"),
                 (status = 413, description = "The body is over the limit", body = ProblemDocument, content_type = "application/problem+json"),
                 (status = 415, description = "Neither application/json nor application/x-ndjson", body = ProblemDocument, content_type = "application/problem+json"),
-                (status = 503, description = "The engine is starting, stopping or too busy: repeat it later", body = ProblemDocument, content_type = "application/problem+json"),
+                (status = 503, description = "The engine is starting, stopping or too busy, or its log does not answer: repeat it later. With the type `/problems/partly-appended` (on Kafka) some of the events are in the log: `appended` of `events`, at `partitions`; the same request with the same `Producer-Id` and `Producer-Sequence` appends the others alone", body = ProblemDocument, content_type = "application/problem+json"),
                 (status = 507, description = "The disk is full: repeat it later", body = ProblemDocument, content_type = "application/problem+json"),
             )
         )]
@@ -152,7 +152,8 @@ appends! {
     /// all are durable; one that is not valid and none is appended. Not valid is what is no event, and what the
     /// workspace type could never apply, such as an unknown `eventType`. A producer that numbers its
     /// requests (`Producer-Id`, `Producer-Sequence`) may repeat one whose answer it lost: the repeated
-    /// request is answered as the first was and appends nothing. A refused request (4xx, 503, 507) does
+    /// request is answered as the first was and appends nothing, or what is missing of one that was appended in
+    /// part (on Kafka). A refused request (4xx, 503, 507) does
     /// not use up its number.
     post_events at "/api/v1/events" as "postEvents",
     such as "{\"eventType\":\"resource.created\",\"workspaceId\":\"tenant-1\",\"data\":{\"id\":\"a\"}}\n";
@@ -200,11 +201,14 @@ async fn append(
     };
     let events = parse_somewhere(parser, whole.bytes.clone()).await?;
     let unseen = unseen(engine, &events);
-    let answer = engine.log().submit(Append { producer, events });
+    let answer = engine.log().submit(Append {
+        producer: producer.clone(),
+        events,
+    });
     let appended = answer
         .await
         .map_err(|_| problems::append_unanswered())?
-        .map_err(|error| problems::append(&error))?;
+        .map_err(|error| problems::append(&error, producer.as_ref()))?;
     drop(whole);
     let appended = if unseen.is_empty() {
         appended
