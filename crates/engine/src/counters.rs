@@ -30,7 +30,7 @@ pub struct EngineCounters {
     /// Records without a valid workspace id as their key.
     pub records_unroutable: Counter,
     /// Records whose key belongs on another partition.
-    pub records_misplaced: Counter,
+    pub records_misrouted: Counter,
     /// Bytes of records read from the log.
     pub bytes_read: Counter,
     /// Workspaces saved.

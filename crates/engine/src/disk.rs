@@ -38,6 +38,8 @@ use std::sync::Arc;
 use witness::Witness;
 use workspace_lifecycle::{Offset, PartitionId};
 
+use crate::routing::Partitioner;
+
 /// Most partitions of the embedded log: each is a tree of its own in the database.
 pub const PARTITIONS_MOST: u32 = 256;
 
@@ -49,6 +51,8 @@ pub const PARTITIONS_DEFAULT: u32 = 12;
 pub struct DataDirSpec {
     /// Number of partitions of the embedded log, 1 to [`PARTITIONS_MOST`]; fixed when the directory is created.
     pub partitions: u32,
+    /// Where workspaces belong whose own record does not say it any more; of a copy of a topic, that of the topic.
+    pub partitioner: Partitioner,
     /// Memory for blocks of the database that were read, in bytes.
     pub cache_bytes: u64,
     /// Most bytes of journals on disk; they are read back when the engine starts. At least 64 MiB.
@@ -59,6 +63,7 @@ impl Default for DataDirSpec {
     fn default() -> Self {
         Self {
             partitions: PARTITIONS_DEFAULT,
+            partitioner: Partitioner::default(),
             cache_bytes: 64 * 1024 * 1024,
             journal_bytes: 256 * 1024 * 1024,
         }
@@ -80,6 +85,7 @@ pub struct DataDir {
 struct Inner {
     path: PathBuf,
     partitions: u32,
+    partitioner: Partitioner,
     journal_bytes: u64,
     /// The witness was removed: what is there is taken as what was acknowledged.
     loss_accepted: bool,
@@ -180,6 +186,7 @@ impl DataDir {
         Ok(Self {
             inner: Arc::new(Inner {
                 partitions: spec.partitions,
+                partitioner: spec.partitioner,
                 journal_bytes: spec.journal_bytes.max(JOURNAL_BYTES_LEAST),
                 loss_accepted: !strict,
                 space: FreeSpace::new(&path),
@@ -200,6 +207,10 @@ impl DataDir {
     /// Number of partitions of the embedded log.
     pub fn partitions(&self) -> u32 {
         self.inner.partitions
+    }
+
+    pub(crate) fn partitioner(&self) -> Partitioner {
+        self.inner.partitioner
     }
 
     pub(crate) fn journal_bytes(&self) -> u64 {

@@ -26,11 +26,12 @@ use workspace_lifecycle::{
 };
 use workspace_status::{Attempt, Epoch, Progress, WorkspaceStatus};
 
-use self::apply::{Grouped, Source, panic_text};
+use self::apply::{Grouped, OwnPartition, Source, panic_text};
 use crate::jobs::{EraseJob, LoadJob, SaveJob};
 use crate::loaded::{Following, LivePosition, LoadedWorkspace};
 use crate::log::{DeletedLetters, ReadError, ReadLimit};
 use crate::message::{CommandReply, LoadDone, Message};
+use crate::misrouted::{MAX_MISROUTED, Noted};
 use crate::post::{Permit, Post};
 use crate::shared::{Asked, Opened, Shared};
 use crate::store::{Change, Deletion, Opening, Save, StoreError, StoredWorkspace};
@@ -204,6 +205,7 @@ impl<W: Workspace> Driver<W> {
         self.post.end_saves();
         self.shared.store.close(self.id);
         self.shared.log.close(self.id);
+        self.shared.misrouted.forget(self.id, &self.shared.tracker);
         let next = begins_anew.then(|| self.shared.renew(&self.post)).flatten();
         self.shared.close(&self.post, messages);
         next
@@ -619,14 +621,19 @@ impl<W: Workspace> Driver<W> {
                     self.shared.log_answered(self.id, Ok(()));
                 }
                 let (next_offset, high_watermark) = (batch.next_offset, batch.high_watermark);
-                let grouped = Grouped::new(batch, self.id, self.shared.log.partitions());
+                let grouped = Grouped::new(batch, self.own_partition());
                 let counters = &self.shared.counters;
                 counters.bytes_read.add(grouped.bytes);
                 counters.records_unroutable.add(grouped.unroutable);
-                counters.records_misplaced.add(grouped.misplaced_records);
-                for (id, record) in &grouped.misplaced {
-                    if self.shared.misplaced.note(id, *record) {
-                        tracing::error!(workspace = %id, "{record}");
+                counters.records_misrouted.add(grouped.misrouted_records);
+                for record in &grouped.misrouted {
+                    match self.shared.misrouted.note(record, &self.shared.tracker) {
+                        Noted::First => tracing::error!(workspace = %record.id, "{record}"),
+                        Noted::TooMany => tracing::error!(
+                            shown = MAX_MISROUTED,
+                            "more workspaces have records on a wrong partition than are shown; those of all others are only counted"
+                        ),
+                        Noted::Again => {}
                     }
                 }
                 let touched = grouped.touched();
@@ -661,6 +668,16 @@ impl<W: Workspace> Driver<W> {
             }
         };
         self.input(input);
+    }
+
+    fn own_partition(&self) -> OwnPartition<'_> {
+        let log = &self.shared.log;
+        OwnPartition {
+            topic: log.topic(),
+            partition: self.id,
+            partitions: log.partitions(),
+            partitioner: log.partitioner(),
+        }
     }
 
     fn apply(&mut self, lane: Lane, plan: &[ApplyTo]) -> Input {

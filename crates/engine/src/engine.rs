@@ -25,10 +25,9 @@ use crate::jobs::{EraseJob, LoadJob, SaveJob};
 use crate::loaded::LoadedWorkspace;
 use crate::log::{Appended, EventLog};
 use crate::message::{ActionError, Message};
-use crate::misplaced::Misplaced;
+use crate::misrouted::Misrouted;
 use crate::populate::Populate;
 use crate::report::{Health, PartitionReport};
-use crate::routing::partition_of;
 use crate::shared::{Queues, Shared};
 use crate::store::{HistoryCursor, HistoryRecord, Store, StoreError, StoredWorkspace};
 use crate::workspace::{Rejection, Workspace};
@@ -241,13 +240,13 @@ impl<W: Workspace> Engine<W> {
     }
 
     /// The last record of a workspace that this process met on a partition that is not the workspace's.
-    pub fn misplaced(&self, id: &WorkspaceId) -> Option<Misplaced> {
-        self.shared.misplaced.of(id)
+    pub fn misrouted(&self, id: &WorkspaceId) -> Option<Misrouted> {
+        self.shared.misrouted.of(id)
     }
 
     /// The partition of a workspace, assigned to this process or not.
     pub fn partition_of(&self, id: &WorkspaceId) -> PartitionId {
-        partition_of(id, self.shared.log.partitions())
+        self.shared.log.partition_of(id)
     }
 
     /// Whether this process owns a partition.

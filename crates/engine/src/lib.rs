@@ -16,7 +16,7 @@ pub mod populate;
 
 pub mod config;
 pub mod counters;
-pub mod misplaced;
+pub mod misrouted;
 pub mod report;
 
 mod announced;

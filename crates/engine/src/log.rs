@@ -20,6 +20,8 @@ use tokio::sync::oneshot;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
+use crate::routing::Partitioner;
+
 /// One record as it is read from a partition.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -156,8 +158,6 @@ pub enum AppendError {
     /// The log cannot write; nothing was acknowledged.
     #[error("the event log cannot write: {0}")]
     Unavailable(String),
-    /// The log is closed.
-    #[error("the event log is closed")]
     /// Some events of the request are in the log; of the others that is not known. Only a log whose partitions fail one by
     /// one refuses so. The same request of the same producer, repeated, appends what is missing alone.
     #[error("{appended} of {events} events were appended, the others may be missing: {reason}")]
@@ -171,6 +171,8 @@ pub enum AppendError {
         /// Why the others were not acknowledged.
         reason: String,
     },
+    /// The log is closed.
+    #[error("the event log is closed")]
     Closed,
 }
 
@@ -256,6 +258,16 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// Number of partitions.
     fn partitions(&self) -> u32;
+
+    /// How the partition of a workspace is chosen. A log that only engines write keeps the default.
+    fn partitioner(&self) -> Partitioner {
+        Partitioner::default()
+    }
+
+    /// The partition of a workspace.
+    fn partition_of(&self, id: &WorkspaceId) -> PartitionId {
+        self.partitioner().partition_of(id, self.partitions())
+    }
 
     /// Whether records stay until [`EventLog::trim`] lets them go. Then a store that holds less than
     /// the log has forgotten cannot be the store of this log.

@@ -1,4 +1,7 @@
-//! Which partition a workspace's events go to: Kafka's default partitioner.
+//! Which partition a workspace's events go to: the default partitioners of Kafka's clients.
+
+use std::fmt;
+use std::str::FromStr;
 
 use workspace_lifecycle::PartitionId;
 use workspace_status::WorkspaceId;
@@ -7,20 +10,101 @@ const SEED: u32 = 0x9747_b28c;
 const MULTIPLIER: u32 = 0x5bd1_e995;
 const SHIFT: u32 = 24;
 
-/// Partition of a workspace: `(murmur2(id) & 0x7fffffff) % partitions`, as every Kafka producer computes it.
+const FNV_OFFSET: u32 = 0x811c_9dc5;
+const FNV_PRIME: u32 = 0x0100_0193;
+
+/// How the producers of a topic choose the partition of a key, by librdkafka's names.
 ///
-/// With no partitions at all it is partition 0.
+/// Records without a key go to any partition, so the names end in "random"; a workspace always is a key.
+///
+/// ```
+/// use workspace_engine_core::routing::Partitioner;
+///
+/// let id = workspace_status::WorkspaceId::new("acme")?;
+/// assert_eq!(Partitioner::default().partition_of(&id, 12).0, 0);
+/// assert_eq!("consistent_random".parse(), Ok(Partitioner::ConsistentRandom));
+/// # Ok::<(), workspace_status::InvalidWorkspaceId>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Partitioner {
+    /// `(murmur2(key) & 0x7fffffff) % partitions`: the default of Java, kafkajs, franz-go, and of this engine.
+    #[default]
+    Murmur2Random,
+    /// `crc32(key) % partitions`: the default of librdkafka, and so of Python, Go, Node, .NET and Ruby clients on it.
+    ConsistentRandom,
+    /// The FNV-1a hash as a signed number, `% partitions`, without its sign: the default of Sarama.
+    Fnv1aRandom,
+}
+
+impl Partitioner {
+    /// All of them.
+    pub const ALL: [Self; 3] = [
+        Self::Murmur2Random,
+        Self::ConsistentRandom,
+        Self::Fnv1aRandom,
+    ];
+
+    /// Its name, as librdkafka's `partitioner` and the setting of this engine take it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Murmur2Random => "murmur2_random",
+            Self::ConsistentRandom => "consistent_random",
+            Self::Fnv1aRandom => "fnv1a_random",
+        }
+    }
+
+    /// Partition of a workspace. With no partitions at all it is partition 0.
+    pub fn partition_of(self, id: &WorkspaceId, partitions: u32) -> PartitionId {
+        self.partition_of_key(id.as_str().as_bytes(), partitions)
+    }
+
+    /// [`Partitioner::partition_of`] for the key of a record as it is.
+    pub fn partition_of_key(self, key: &[u8], partitions: u32) -> PartitionId {
+        let hash = match self {
+            Self::Murmur2Random => murmur2(key) & 0x7fff_ffff,
+            Self::ConsistentRandom => crc32fast::hash(key),
+            Self::Fnv1aRandom => fnv1a(key).cast_signed().unsigned_abs(),
+        };
+        PartitionId(hash.checked_rem(partitions).unwrap_or(0))
+    }
+}
+
+impl fmt::Display for Partitioner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is no partitioner's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no partitioner; there are murmur2_random, consistent_random and fnv1a_random")]
+pub struct UnknownPartitioner(String);
+
+impl FromStr for Partitioner {
+    type Err = UnknownPartitioner;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPartitioner> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|partitioner| partitioner.name() == name)
+            .ok_or_else(|| UnknownPartitioner(name.to_owned()))
+    }
+}
+
+/// Partition of a workspace by the default partitioner.
 pub fn partition_of(id: &WorkspaceId, partitions: u32) -> PartitionId {
-    partition_of_key(id.as_str().as_bytes(), partitions)
+    Partitioner::default().partition_of(id, partitions)
 }
 
 /// [`partition_of`] for the key of a record as it is.
 pub fn partition_of_key(key: &[u8], partitions: u32) -> PartitionId {
-    PartitionId(
-        (murmur2(key) & 0x7fff_ffff)
-            .checked_rem(partitions)
-            .unwrap_or(0),
-    )
+    Partitioner::default().partition_of_key(key, partitions)
+}
+
+/// The 32-bit FNV-1a hash.
+fn fnv1a(key: &[u8]) -> u32 {
+    key.iter().fold(FNV_OFFSET, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(FNV_PRIME)
+    })
 }
 
 /// The 32-bit murmur2 hash with Kafka's seed.
@@ -112,11 +196,60 @@ mod tests {
     }
 
     #[test]
+    fn crc32_and_fnv1a_are_those_of_librdkafka_and_sarama() {
+        // The check value of CRC-32/ISO-HDLC, which is zlib's.
+        assert_eq!(crc32fast::hash(b"123456789"), 0xcbf4_3926);
+        // librdkafka's own vectors, which are those of Go's hash/fnv without the sign.
+        let unaligned = "PreAmbleWillBeRemoved,ThePrePartThatIs";
+        for (key, expected) in [
+            ("kafka", 0x0d33_c4e1),
+            ("giberish123456789", 0x77a5_8295),
+            ("1234", 0x023b_dd03),
+            ("234", 0x2dea_3cd2),
+            ("34", 0x740f_a83e),
+            ("4", 0x310c_a263),
+            (unaligned, 0x65cb_d69c),
+            (&unaligned[1..], 0x6e49_c79a),
+            (&unaligned[2..], 0x69ee_d356),
+            (&unaligned[3..], 0x6abc_c023),
+            ("", 0x7ee3_623b),
+        ] {
+            let hash = fnv1a(key.as_bytes()).cast_signed().unsigned_abs();
+            assert_eq!(hash, expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn each_partitioner_puts_a_key_where_its_clients_do() {
+        // By kafkajs and the Java client, by confluent-kafka for Python, and by Sarama.
+        for (key, expected) in [
+            ("acme", [0, 2, 7]),
+            ("kafka", [4, 11, 5]),
+            ("giberish123456789", [8, 11, 5]),
+            ("1234", [0, 7, 3]),
+            ("34", [6, 2, 10]),
+        ] {
+            let found = Partitioner::ALL.map(|by| by.partition_of_key(key.as_bytes(), 12).0);
+            assert_eq!(found, expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_partitioner_is_found_by_its_name_alone() {
+        for partitioner in Partitioner::ALL {
+            assert_eq!(partitioner.to_string().parse(), Ok(partitioner));
+        }
+        assert!("murmur2".parse::<Partitioner>().is_err());
+    }
+
+    #[test]
     fn a_workspace_always_goes_to_a_partition_that_exists() {
         let id = WorkspaceId::new("acme").expect("valid");
-        for partitions in 1..100 {
-            assert!(partition_of(&id, partitions).0 < partitions);
+        for partitioner in Partitioner::ALL {
+            for partitions in 1..100 {
+                assert!(partitioner.partition_of(&id, partitions).0 < partitions);
+            }
+            assert_eq!(partitioner.partition_of(&id, 0), PartitionId(0));
         }
-        assert_eq!(partition_of(&id, 0), PartitionId(0));
     }
 }

@@ -17,11 +17,10 @@ use crate::jobs::{EraseJob, LoadJob, SaveJob};
 use crate::loaded::LoadedWorkspace;
 use crate::log::EventLog;
 use crate::message::{ActionError, CommandReply, Message};
-use crate::misplaced::MisplacedRecords;
+use crate::misrouted::MisroutedRecords;
 use crate::populate::Populate;
 use crate::post::{Permit, Post};
 use crate::report::{Check, Health, PartitionReport};
-use crate::routing::partition_of;
 use crate::store::Store;
 use crate::workspace::Workspace;
 
@@ -58,7 +57,7 @@ pub(crate) struct Shared<W> {
     /// Statuses that left the tracker, until their last transitions are written to the history.
     pub(crate) left: Mutex<Vec<Arc<WorkspaceStatus>>>,
     pub(crate) history: HistoryPasses,
-    pub(crate) misplaced: MisplacedRecords,
+    pub(crate) misrouted: MisroutedRecords,
     pub(crate) began: Instant,
     pub(crate) ending: AtomicBool,
     /// The partitions that are assigned to this process.
@@ -103,7 +102,7 @@ impl<W: Workspace> Shared<W> {
             left: Mutex::default(),
             begun: Mutex::default(),
             history: HistoryPasses::default(),
-            misplaced: MisplacedRecords::default(),
+            misrouted: MisroutedRecords::default(),
             began: Instant::now(),
             ending: AtomicBool::new(false),
             posts: RwLock::default(),
@@ -365,7 +364,7 @@ impl<W: Workspace> Shared<W> {
         command: Command,
         reply: CommandReply,
     ) -> Result<(), ActionError> {
-        let partition = partition_of(id, self.log.partitions());
+        let partition = self.log.partition_of(id);
         let post = self
             .post(partition)
             .ok_or(ActionError::NotAssigned(partition))?;

@@ -29,8 +29,8 @@ mod writer;
 
 pub use counts::ChangelogCounts;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -105,9 +105,10 @@ struct Shared {
 impl Shared {
     /// Where a workspace belongs.
     fn partition_of(&self, id: &WorkspaceId) -> PartitionId {
-        self.cache
-            .cached_in(id)
-            .unwrap_or_else(|| draft::home_of(id, self.partition_count.load(Ordering::Relaxed)))
+        self.cache.cached_in(id).unwrap_or_else(|| {
+            let partitions = self.partition_count.load(Ordering::Relaxed);
+            self.cache.home_of(id, partitions)
+        })
     }
 }
 
@@ -115,6 +116,8 @@ impl Shared {
 pub struct ChangelogStore {
     shared: Arc<Shared>,
     entering: Mutex<std::collections::HashMap<PartitionId, Entering>>,
+    /// Why this engine cannot serve its group.
+    refusal: OnceLock<String>,
     /// There until the store is dropped.
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -169,6 +172,7 @@ impl ChangelogStore {
         Ok(Self {
             shared,
             entering: Mutex::default(),
+            refusal: OnceLock::new(),
             jobs: Some(jobs),
             thread: Some(thread),
         })
@@ -186,6 +190,12 @@ impl ChangelogStore {
     /// [let go of](ChangelogStore::let_go) ever.
     pub fn given(&self, partitions: &[PartitionId]) {
         self.shared.partitions.given(partitions);
+    }
+
+    /// Why this engine cannot serve its group at all, once that is known: it was started with another partitioner than
+    /// the group's. The process should end with this text.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.get().map(String::as_str)
     }
 
     /// What it has done so far.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
+use workspace_engine_core::routing::Partitioner;
 
 /// Which protocol the consumer group speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -117,6 +118,8 @@ pub struct KafkaConfig {
     pub topic: String,
     /// The consumer group; the names of the engine's own topics begin with it.
     pub group: String,
+    /// How the producers of the topic choose the partition of a workspace.
+    pub partitioner: Partitioner,
     /// How the group shares the partitions.
     pub protocol: GroupProtocol,
     /// A name that stays when the process comes back (static membership): it gets its partitions back without a rebalance.
@@ -140,6 +143,7 @@ impl Default for KafkaConfig {
             brokers: "127.0.0.1:9092".to_owned(),
             topic: "workspace-events".to_owned(),
             group: "workspace-engine".to_owned(),
+            partitioner: Partitioner::default(),
             protocol: GroupProtocol::default(),
             instance_id: None,
             session_timeout: Duration::from_secs(10),
@@ -158,6 +162,7 @@ impl fmt::Debug for KafkaConfig {
             .field("brokers", &self.brokers)
             .field("topic", &self.topic)
             .field("group", &self.group)
+            .field("partitioner", &self.partitioner)
             .field("protocol", &self.protocol)
             .field("instance_id", &self.instance_id)
             .field("session_timeout", &self.session_timeout)

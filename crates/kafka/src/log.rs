@@ -32,6 +32,7 @@ use workspace_engine_core::log::{
     Append, AppendError, AppendListener, Appended, Batch, DeadLetter, DeletedLetters, EventLog,
     ReadError, ReadLimit,
 };
+use workspace_engine_core::routing::Partitioner;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
@@ -147,11 +148,18 @@ impl KafkaLog {
             &config.topic,
             &config.brokers,
             partitions,
+            config.partitioner,
             Arc::clone(&asking),
         ));
         let letter_topic = config.dead_letter_topic();
         let letters = Letters::new(
-            Cluster::new(&letter_topic, &config.brokers, 1, asking),
+            Cluster::new(
+                &letter_topic,
+                &config.brokers,
+                1,
+                config.partitioner,
+                asking,
+            ),
             topics(&letter_topic)?,
         );
         let readers = topics(&config.topic)?;
@@ -258,6 +266,10 @@ impl EventLog for KafkaLog {
 
     fn partitions(&self) -> u32 {
         u32::try_from(self.cluster.parts.len()).unwrap_or(u32::MAX)
+    }
+
+    fn partitioner(&self) -> Partitioner {
+        self.cluster.partitioner
     }
 
     fn keeps_until_trimmed(&self) -> bool {

@@ -402,6 +402,28 @@ mod tests {
     }
 
     #[test]
+    fn a_partitioner_is_named_for_a_kafka_topic_alone() {
+        let named = ["--partitioner", "fnv1a_random"];
+        check(
+            &named,
+            &[],
+            "--partitioner: is of a Kafka topic: it needs --kafka (the log in the data directory is written by engines \
+             alone, by murmur2_random)",
+        );
+        check(
+            &["--partitioner", "crc", "--kafka", "broker:9092"],
+            &[],
+            "--partitioner: \"crc\" is not one of murmur2_random, consistent_random, fnv1a_random",
+        );
+        let on_kafka = [named.as_slice(), &["--kafka", "broker:9092"]].concat();
+        let config = ServeConfig::from_parts(&flags(&on_kafka), &[])
+            .unwrap()
+            .config;
+        let kafka = config.engine.kafka.unwrap();
+        assert_eq!(kafka.partitioner.name(), "fnv1a_random");
+    }
+
+    #[test]
     fn a_value_that_cannot_be_used_is_refused_with_its_place() {
         check(
             &["--listen", "nowhere"],

@@ -47,10 +47,10 @@ const COUNTERS: [CounterRow; 15] = [
         |counters| &counters.records_unroutable,
     ),
     (
-        "workspace_engine_records_misplaced",
-        "Records whose key belongs on another partition: their producer does not partition by murmur2",
+        "workspace_engine_records_misrouted",
+        "Records whose key belongs on another partition: their producer uses another partitioner than this engine",
         None,
-        |counters| &counters.records_misplaced,
+        |counters| &counters.records_misrouted,
     ),
     (
         "workspace_engine_dead_letters",

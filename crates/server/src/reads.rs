@@ -6,7 +6,7 @@
 use crate::{app::Loaded, problems, routes::Api};
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
-use workspace_engine_core::{Engine, routing::partition_of};
+use workspace_engine_core::Engine;
 use workspace_lifecycle::{Command, Offset, PartitionId};
 use workspace_status::{Condition, State, StateSet, WaitOutcome, WorkspaceId};
 use workspace_status_http::Problem;
@@ -147,7 +147,7 @@ impl Api {
         if is_met() || self.is_stored(id).await? {
             return Ok(());
         }
-        let partition = partition_of(id, engine.log().partitions());
+        let partition = engine.partition_of(id);
         let end = match written {
             Written::Anything => {
                 let asked = self.app.blocking(move |engine| engine.log().end(partition));

@@ -35,7 +35,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{net::TcpListener, sync::watch};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use workspace_engine_core::{Engine, ShutdownReport};
 use workspace_engine_kafka::Cluster;
 use workspace_status::Tracker;
@@ -44,6 +44,9 @@ use workspace_status_http::{Limits, Registry, StatusApi, document_routes, with_p
 /// How long requests may go on after the engine has let go of its workspaces. Those that wait were
 /// answered when the stop began.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// Between two looks whether the group refuses this engine for good.
+const REFUSAL_LOOK: Duration = Duration::from_millis(500);
 
 /// Why an engine does not run.
 #[derive(Debug, thiserror::Error)]
@@ -61,13 +64,15 @@ pub(crate) enum ServeError {
     },
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl ServeError {
     /// The exit code that this failure means.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Telemetry(_) => Exit::Usage,
+            Self::Telemetry(_) | Self::Refused(_) => Exit::Usage,
             Self::Runtime(_) | Self::Signals(_) | Self::Listen { .. } | Self::Open(_) => {
                 Exit::Failed
             }
@@ -186,12 +191,16 @@ async fn run(
     let ended = tokio::select! {
         signal = signals.next() => {
             info!(signal, "stopping; a second signal ends the process at once");
-            Ended::Signal
+            Ok(Ended::Signal)
+        }
+        refusal = refused(cluster.as_ref()) => {
+            error!("{refusal}");
+            Err(ServeError::Refused(refusal))
         }
         // A sender that is gone asks for nothing.
         Ok(_) = stopped.wait_for(|stop| *stop) => {
             info!("stopping");
-            Ended::Told
+            Ok(Ended::Told)
         }
     };
     let deadline = Instant::now() + config.shutdown_timeout;
@@ -204,12 +213,25 @@ async fn run(
     tokio::select! {
         report = end => {
             tell(&report);
-            Ok(ended)
+            ended
         }
         signal = signals.next() => {
             warn!(signal, "ended at once; what was not saved is replayed at the next start");
             Ok(Ended::AtOnce)
         }
+    }
+}
+
+/// Until the group refuses this engine for good; never without a group.
+async fn refused(cluster: Option<&Arc<Cluster>>) -> String {
+    let Some(cluster) = cluster else {
+        return std::future::pending().await;
+    };
+    loop {
+        if let Some(refusal) = cluster.store.refusal() {
+            return refusal.to_owned();
+        }
+        tokio::time::sleep(REFUSAL_LOOK).await;
     }
 }
 

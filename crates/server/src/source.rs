@@ -50,13 +50,13 @@ impl StatusSource for EngineSource {
             if app.is_stopping() {
                 return STOPPING.into();
             }
-            let misplaced = app.engine_if_up().and_then(|engine| engine.misplaced(&id));
-            match (not_here(&app, &id), misplaced) {
-                (Some(elsewhere), Some(misplaced)) => {
-                    return format!("{elsewhere}; {misplaced}").into();
+            let misrouted = app.engine_if_up().and_then(|engine| engine.misrouted(&id));
+            match (not_here(&app, &id), misrouted) {
+                (Some(elsewhere), Some(misrouted)) => {
+                    return format!("{elsewhere}; {misrouted}").into();
                 }
                 (Some(elsewhere), None) => return elsewhere.into(),
-                (None, Some(misplaced)) => return misplaced.to_string().into(),
+                (None, Some(misrouted)) => return misrouted.to_string().into(),
                 (None, None) => {}
             }
             match app.blocking(move |engine| engine.stored(&id)).await {

@@ -9,8 +9,8 @@ use workspace_status::WorkspaceId;
 use crate::event::Event;
 use crate::loaded::{Applied, LoadedWorkspace};
 use crate::log::{Batch, Record};
-use crate::misplaced::Misplaced;
-use crate::routing::partition_of;
+use crate::misrouted::Misrouted;
+use crate::routing::Partitioner;
 use crate::workspace::{Rejection, Workspace};
 
 /// A batch whose records are grouped by workspace. The records stay where they are: those of a
@@ -23,9 +23,18 @@ pub(crate) struct Grouped {
     groups: Vec<Group>,
     pub(crate) unroutable: u64,
     /// Workspaces whose own partition is another one, each with its first record here.
-    pub(crate) misplaced: Vec<(WorkspaceId, Misplaced)>,
-    pub(crate) misplaced_records: u64,
+    pub(crate) misrouted: Vec<Misrouted>,
+    pub(crate) misrouted_records: u64,
     pub(crate) bytes: u64,
+}
+
+/// The partition that a batch is of, and which keys are its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OwnPartition<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) partition: PartitionId,
+    pub(crate) partitions: u32,
+    pub(crate) partitioner: Partitioner,
 }
 
 #[derive(Debug)]
@@ -41,20 +50,20 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug, Clone, Copy)]
 enum Route {
     Group(usize),
-    Misplaced,
+    Misrouted,
     /// No workspace has such an id.
     Nowhere,
 }
 
 impl Grouped {
     /// Groups records of a partition by their keys; those without a valid one and those that belong on another
-    /// of `partitions` are counted and left out.
-    pub(crate) fn new(batch: Batch, partition: PartitionId, partitions: u32) -> Self {
+    /// partition are counted and left out.
+    pub(crate) fn new(batch: Batch, own: OwnPartition<'_>) -> Self {
         let records = batch.records;
         let mut next = vec![NONE; records.len()];
         let mut groups: Vec<Group> = Vec::new();
-        let (mut unroutable, mut misplaced_records, mut bytes) = (0, 0, 0);
-        let mut misplaced = Vec::new();
+        let (mut unroutable, mut misrouted_records, mut bytes) = (0, 0, 0);
+        let mut misrouted = Vec::new();
         let mut by_key: HashMap<&[u8], Route> = HashMap::new();
         let mut before: Option<(&[u8], usize)> = None;
         for (place, record) in (0..NONE).zip(&records) {
@@ -63,15 +72,18 @@ impl Grouped {
                 let Some(id) = workspace_of(key) else {
                     return Route::Nowhere;
                 };
-                let expected = partition_of(&id, partitions);
-                if expected != partition {
-                    let record = Misplaced {
-                        found: partition,
+                let expected = own.partitioner.partition_of(&id, own.partitions);
+                if expected != own.partition {
+                    misrouted.push(Misrouted {
+                        topic: own.topic.into(),
+                        found: own.partition,
                         offset: record.offset,
+                        id,
                         expected,
-                    };
-                    misplaced.push((id, record));
-                    return Route::Misplaced;
+                        partitioner: own.partitioner,
+                        partitions: own.partitions,
+                    });
+                    return Route::Misrouted;
                 }
                 groups.push(Group {
                     id,
@@ -92,8 +104,8 @@ impl Grouped {
             });
             let group = match route {
                 Route::Group(index) => groups.get_mut(index),
-                Route::Misplaced => {
-                    misplaced_records += 1;
+                Route::Misrouted => {
+                    misrouted_records += 1;
                     continue;
                 }
                 Route::Nowhere => None,
@@ -116,8 +128,8 @@ impl Grouped {
             next,
             groups,
             unroutable,
-            misplaced,
-            misplaced_records,
+            misrouted,
+            misrouted_records,
             bytes,
         }
     }
@@ -165,7 +177,7 @@ impl Grouped {
     pub(crate) fn routable(&self) -> u64 {
         u64::try_from(self.records.len())
             .unwrap_or(0)
-            .saturating_sub(self.unroutable + self.misplaced_records)
+            .saturating_sub(self.unroutable + self.misrouted_records)
     }
 }
 
@@ -291,11 +303,17 @@ mod tests {
 
     #[test]
     fn records_of_another_partition_and_of_no_workspace_are_left_out_and_counted() {
-        let (own, partitions) = (PartitionId(0), 2);
+        let own = OwnPartition {
+            topic: "events",
+            partition: PartitionId(0),
+            partitions: 2,
+            partitioner: Partitioner::ConsistentRandom,
+        };
         let id_on = |partition: u32| {
+            let by = own.partitioner;
             (0..100)
                 .map(|number| format!("w{number}"))
-                .find(|id| partition_of(&WorkspaceId::new(id).unwrap(), partitions).0 == partition)
+                .find(|id| by.partition_of_key(id.as_bytes(), own.partitions).0 == partition)
                 .unwrap()
         };
         let (here, elsewhere) = (id_on(0), id_on(1));
@@ -316,22 +334,23 @@ mod tests {
             next_offset: Offset(16),
             high_watermark: Offset(16),
         };
-        let grouped = Grouped::new(batch, own, partitions);
+        let grouped = Grouped::new(batch, own);
         let offsets: Vec<Vec<u64>> = grouped
             .groups()
             .map(|(_, records)| records.map(|record| record.offset.0).collect())
             .collect();
         assert_eq!(offsets, [[10, 15]]);
-        assert_eq!((grouped.unroutable, grouped.misplaced_records), (2, 2));
-        let misplaced = Misplaced {
-            found: own,
+        assert_eq!((grouped.unroutable, grouped.misrouted_records), (2, 2));
+        let misrouted = Misrouted {
+            topic: "events".into(),
+            found: own.partition,
             offset: Offset(11),
+            id: WorkspaceId::new(&elsewhere).unwrap(),
             expected: PartitionId(1),
+            partitioner: own.partitioner,
+            partitions: 2,
         };
-        assert_eq!(
-            grouped.misplaced,
-            [(WorkspaceId::new(&elsewhere).unwrap(), misplaced)]
-        );
+        assert_eq!(grouped.misrouted, [misrouted]);
         assert_eq!(grouped.routable(), 2);
     }
 }

@@ -60,7 +60,7 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, mut watcher: Watcher) {
         for status in std::mem::take(&mut *shared.left.lock()) {
             taken.take(&status, &mut waiting);
         }
-        for id in &changed {
+        for id in changed.iter().filter(|id| !shared.misrouted.is_shown(id)) {
             if let Some(status) = shared.tracker.get(id) {
                 taken.take(&status, &mut waiting);
             }

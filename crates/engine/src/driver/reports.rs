@@ -89,7 +89,7 @@ impl<W: Workspace> Driver<W> {
         let partition = self.id;
         self.shared.begun(partition, epoch);
         let position = self.shared.queued();
-        let status = match self.shared.tracker.try_get_or_create(&id) {
+        let status = match self.shared.misrouted.own_status(&id, &self.shared.tracker) {
             Ok(status) => status,
             Err(error) => {
                 tracing::error!(workspace = %id, %error, "no status for it");

@@ -19,7 +19,6 @@ use super::{
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{DataDir, DiskError, WriteError, describe, is_damage};
-use crate::routing::partition_of;
 use bytes::Bytes;
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable};
 use history::History;
@@ -195,7 +194,10 @@ impl LsmStore {
                     tracing::error!(workspace = %key.escape_ascii(), %damage, "what the store knows of a workspace is damaged");
                     let id = std::str::from_utf8(&key).ok();
                     if let Some(id) = id.and_then(|id| WorkspaceId::new(id).ok()) {
-                        let partition = partition_of(&id, self.dir.partitions());
+                        let partition = self
+                            .dir
+                            .partitioner()
+                            .partition_of(&id, self.dir.partitions());
                         self.places.lock().put(&id, partition);
                     }
                 }

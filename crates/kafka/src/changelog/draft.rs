@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
-use workspace_engine_core::routing::partition_of;
 use workspace_engine_core::store::{
     CacheChange, Claim, Deletion, Erase, HistoryRecord, Save, SaveRefused, Store, StoreError,
     StoredWorkspace,
@@ -423,8 +422,3 @@ pub(super) fn save_bytes(save: &Save) -> usize {
 
 /// Ends of partitions by number, from delivery reports.
 pub(super) type Positions = HashMap<PartitionId, u64>;
-
-/// The partition a workspace belongs to where the cache does not know it.
-pub(super) fn home_of(id: &WorkspaceId, partitions: u32) -> PartitionId {
-    partition_of(id, partitions)
-}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use workspace_engine_core::routing::Partitioner;
 use workspace_engine_core::store::{Opening, StoreError};
 use workspace_lifecycle::PartitionId;
 use workspace_status::Epoch;
@@ -63,6 +64,15 @@ impl Entering {
     }
 }
 
+/// Why an engine cannot serve its group.
+fn refusal(topic: &str, own: Partitioner, of_group: Partitioner) -> String {
+    format!(
+        "this engine was started with --partitioner {own}, but its group keeps the workspaces of topic {topic} by \
+         {of_group}: start it with --partitioner {of_group}, or, if the producers use {own}, start all engines with another \
+         --group, which builds the workspaces from the topic again"
+    )
+}
+
 /// Decides how the partition begins, and has the ownership record written.
 fn assign(
     store: &ChangelogStore,
@@ -70,6 +80,14 @@ fn assign(
     taken: Taken,
 ) -> Result<Entering, StoreError> {
     let shared = &store.shared;
+    let partitioner = shared.cache.partitioner();
+    if let Some(before) = &taken.record
+        && before.partitioner != partitioner
+    {
+        let reason = refusal(&shared.topic, partitioner, before.partitioner);
+        let reason = store.refusal.get_or_init(|| reason);
+        return Err(StoreError::Unavailable(reason.clone()));
+    }
     let facts = Facts {
         partition,
         topic: &shared.topic,
@@ -114,6 +132,7 @@ fn assign(
         lineage: fastrand::u64(..),
         topic_id: None,
         losses: Vec::new(),
+        partitioner,
     });
     record.first_epoch = first_epoch;
     record.topic_id = taken.topic_id.or(known_id);

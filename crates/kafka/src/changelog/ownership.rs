@@ -2,6 +2,7 @@
 //! offset of the group is committed with. Both are JSON, of which unknown fields are ignored.
 
 use serde::{Deserialize, Serialize};
+use workspace_engine_core::routing::Partitioner;
 use workspace_lifecycle::Offset;
 use workspace_status::Epoch;
 
@@ -27,6 +28,9 @@ pub(super) struct OwnershipRecord {
     /// What the log has lost of what was saved before, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) losses: Vec<LogLoss>,
+    /// How the partitions of workspaces are chosen: engines of one group must agree.
+    #[serde(with = "partitioner", default)]
+    pub(super) partitioner: Partitioner,
 }
 
 /// A loss of the log: whatever an earlier load has saved beyond it is not continued.
@@ -130,6 +134,20 @@ mod epoch {
     }
 }
 
+mod partitioner {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use workspace_engine_core::routing::Partitioner;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    pub(super) fn serialize<S: Serializer>(by: &Partitioner, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(by.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Partitioner, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
 mod hexadecimal {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -179,6 +197,7 @@ mod tests {
             lineage: 1 << 63,
             topic_id: TopicId::new(u128::MAX - 1),
             losses: Vec::new(),
+            partitioner: Partitioner::default(),
         }
     }
 

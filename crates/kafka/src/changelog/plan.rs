@@ -290,6 +290,7 @@ impl fmt::Display for Missing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use workspace_engine_core::routing::Partitioner;
     use workspace_status::Epoch;
 
     const LINEAGE: u64 = 7;
@@ -300,6 +301,7 @@ mod tests {
             lineage,
             topic_id: TopicId::new(topic),
             losses: Vec::new(),
+            partitioner: Partitioner::default(),
         }
     }
 

@@ -19,7 +19,6 @@ use workspace_engine_core::log::{
     Append, AppendError, Appended, PRODUCER_ID_BYTES_MOST, ProducerSequence, QUEUED_BYTES_MOST,
     QUEUED_REQUESTS_MOST,
 };
-use workspace_engine_core::routing::partition_of;
 use workspace_lifecycle::{Offset, PartitionId};
 
 use super::cluster::Shared;
@@ -112,7 +111,7 @@ impl Appends {
             .enumerate()
             .map(|(index, (id, event))| Outgoing {
                 topic: &cluster.topic,
-                partition: partition_of(id, partitions),
+                partition: cluster.partitioner.partition_of(id, partitions),
                 key: id.as_str().as_bytes(),
                 value: event.as_ref(),
                 headers: append

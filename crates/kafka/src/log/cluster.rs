@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::{Offset as At, TopicPartitionList};
 use workspace_engine_core::log::{AppendListener, ReadError};
+use workspace_engine_core::routing::Partitioner;
 use workspace_lifecycle::{Offset, PartitionId};
 
 use super::ends::{Change, Ends, Question};
@@ -63,6 +64,7 @@ pub(super) struct Cluster {
     pub(super) parts: Vec<Part>,
     /// What was read of them.
     pub(super) seen: Arc<SeenRecords>,
+    pub(super) partitioner: Partitioner,
     /// Of a client that fetches nothing: what it asks does not wait behind fetches.
     pub(super) client: Arc<Client>,
     pub(super) listener: RwLock<Option<AppendListener>>,
@@ -75,12 +77,19 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    pub(super) fn new(topic: &str, brokers: &str, partitions: u32, client: Arc<Client>) -> Self {
+    pub(super) fn new(
+        topic: &str,
+        brokers: &str,
+        partitions: u32,
+        partitioner: Partitioner,
+        client: Arc<Client>,
+    ) -> Self {
         Self {
             topic: topic.to_owned(),
             brokers: brokers.to_owned(),
             parts: (0..partitions).map(|_| Part::default()).collect(),
             seen: Arc::default(),
+            partitioner,
             client,
             listener: RwLock::new(None),
             standing: Mutex::new(Standing::Unheard),

@@ -1,6 +1,7 @@
 //! Topics that are empty, get new workspaces, or more partitions than the engine was started with.
 
-use workspace_engine_core::misplaced::Misplaced;
+use workspace_engine_core::misrouted::Misrouted;
+use workspace_engine_core::routing::Partitioner;
 use workspace_engine_kafka::prepare;
 use workspace_lifecycle::{Offset, PartitionId};
 
@@ -104,13 +105,17 @@ fn a_partition_that_is_added_is_not_served_and_says_why_while_the_others_go_on()
     // A producer that counts the new partition puts workspaces elsewhere; those that it still puts where the
     // engine reads are named, and not applied.
     place.produce(1, [event(&a, 99)]);
-    let misplaced = until("it is noticed", || node.engine.misplaced(&id(&a)));
-    let expected = Misplaced {
+    let misrouted = until("it is noticed", || node.engine.misrouted(&id(&a)));
+    let expected = Misrouted {
+        topic: place.config.topic.as_str().into(),
         found: PartitionId(1),
         offset: Offset(8),
+        id: id(&a),
         expected: PartitionId(0),
+        partitioner: Partitioner::Murmur2Random,
+        partitions: 2,
     };
-    assert_eq!(misplaced, expected);
+    assert_eq!(misrouted, expected);
     node.wait_ready(&a, 8, 8);
     assert_eq!(node.member().losses, 0);
     node.stop();

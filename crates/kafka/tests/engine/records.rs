@@ -1,7 +1,9 @@
 //! Records that are no events of a workspace: each is passed and counted, or parks one workspace at its address.
 
-use workspace_engine_core::misplaced::Misplaced;
+use workspace_engine_core::misrouted::Misrouted;
+use workspace_engine_core::routing::Partitioner;
 use workspace_lifecycle::{Command, Offset, PartitionId};
+use workspace_status::State;
 
 use crate::node::{Node, disk, id};
 use crate::place::{P0, Place, Raw, event, events, raw, until};
@@ -45,7 +47,7 @@ fn records_of_nobody_are_passed_and_counted() {
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_record_on_a_partition_that_is_not_its_own_is_named_and_not_applied() {
-    let place = Place::new("misplaced", 2, &[]);
+    let place = Place::new("misrouted", 2, &[]);
     let (here, stranger) = (place.name_on(0, "here"), place.name_on(1, "stranger"));
     place.produce(0, events(&here, 0..2));
     place.produce(0, events(&stranger, 0..3));
@@ -53,21 +55,22 @@ fn a_record_on_a_partition_that_is_not_its_own_is_named_and_not_applied() {
     let disk = disk();
     let node = Node::start(&place, &disk);
     node.wait_ready(&here, 4, 4);
-    let expected = Misplaced {
+    let expected = Misrouted {
+        topic: place.config.topic.as_str().into(),
         found: PartitionId(0),
         offset: Offset(2),
+        id: id(&stranger),
         expected: PartitionId(1),
+        partitioner: Partitioner::Murmur2Random,
+        partitions: 2,
     };
-    let found = until("it is named", || node.engine.misplaced(&id(&stranger)));
+    let found = until("it is named", || node.engine.misrouted(&id(&stranger)));
     assert_eq!(found, expected);
-    assert_eq!(
-        found.to_string(),
-        "a record on partition 0 offset 2 belongs on partition 1: its producer must partition by murmur2 as Kafka's \
-         default partitioner does (librdkafka: partitioner=murmur2_random); it is not applied"
-    );
-    assert_eq!(node.engine.counters().records_misplaced.get(), 3);
-    assert!(node.snapshot(&stranger).is_none());
-    assert_eq!(node.engine.misplaced(&id(&here)), None);
+    assert_eq!(node.engine.counters().records_misrouted.get(), 3);
+    let shown = node.snapshot(&stranger).expect("it is in the lists");
+    assert_eq!(shown.state(), State::Error);
+    assert_eq!(shown.error_message(), Some(&*found.to_string()));
+    assert_eq!(node.engine.misrouted(&id(&here)), None);
 
     // Where its producer is put right, its events on its own partition are applied, and those alone.
     place.produce(1, events(&stranger, 10..12));

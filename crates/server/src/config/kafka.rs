@@ -6,7 +6,7 @@ use super::{
     positive,
 };
 use std::{collections::BTreeMap, fs, time::Duration};
-use workspace_engine_core::disk::PARTITIONS_MOST;
+use workspace_engine_core::{disk::PARTITIONS_MOST, routing::Partitioner};
 use workspace_engine_kafka::{AcceptLoss, GroupProtocol, KafkaConfig, read_properties};
 
 /// Longest name of a topic of Kafka; the engine's own topics have longer names than the events'.
@@ -19,6 +19,12 @@ const SESSION: [Duration; 2] = [Duration::from_secs(1), Duration::from_mins(30)]
 pub(super) fn from_layers(layers: &Layers) -> Result<Option<KafkaConfig>, InvalidSetting> {
     let brokers = layers.text("kafka").trim();
     if brokers == OFF {
+        if partitioner(layers)? != Partitioner::default() {
+            return Err(layers.invalid(
+                "partitioner",
+                format_args!("is of a Kafka topic: it needs --kafka (the log in the data directory is written by engines alone, by {})", Partitioner::default()),
+            ));
+        }
         return Ok(None);
     }
     if brokers.split(',').any(|broker| broker.trim().is_empty()) {
@@ -31,6 +37,7 @@ pub(super) fn from_layers(layers: &Layers) -> Result<Option<KafkaConfig>, Invali
         brokers: brokers.to_owned(),
         topic: layers.text("topic").trim().to_owned(),
         group: layers.text("group").trim().to_owned(),
+        partitioner: partitioner(layers)?,
         protocol: layers.choice(
             "group-protocol",
             &[
@@ -80,6 +87,11 @@ fn unless<'a>(off: &str, layers: &'a Layers, name: &str) -> Option<&'a str> {
 fn number<T: TryFrom<u64>>(layers: &Layers, name: &str, most: u64) -> Result<T, InvalidSetting> {
     T::try_from(layers.number(name, 1, most)?)
         .map_err(|_| layers.invalid(name, format_args!("is not a number from 1 to {most}")))
+}
+
+fn partitioner(layers: &Layers) -> Result<Partitioner, InvalidSetting> {
+    let choices = Partitioner::ALL.map(|partitioner| (partitioner.name(), partitioner));
+    layers.choice("partitioner", &choices)
 }
 
 fn session_timeout(layers: &Layers) -> Result<Duration, InvalidSetting> {

@@ -96,6 +96,12 @@ pub(crate) static KEYS: [Key; 37] = [
         help: "Kafka topic of the events; their key is the workspace id",
     },
     Key {
+        name: "partitioner",
+        value_name: "murmur2_random|consistent_random|fnv1a_random",
+        default: "murmur2_random",
+        help: "How the producers of the Kafka topic choose the partition of a key: murmur2_random (Java, kafkajs, franz-go), consistent_random (librdkafka, and so Python, Go, Node, .NET and Ruby by default) or fnv1a_random (Sarama); the same for all engines of a group, which keeps it",
+    },
+    Key {
         name: "group",
         value_name: "GROUP",
         default: "workspace-engine",

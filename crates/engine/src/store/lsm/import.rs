@@ -15,7 +15,7 @@ use super::{
     keyed, layout, place_of, read_error, write_error,
 };
 use crate::disk::codec::{Reader, Writer};
-use crate::routing::partition_of;
+use crate::routing::Partitioner;
 use crate::store::{Change, fence};
 use fjall::Keyspace;
 use std::collections::BTreeSet;
@@ -53,6 +53,16 @@ impl LsmStore {
             .map_err(|damage| corrupt(named(), damage))
     }
 
+    /// The partition of a workspace that the cache does not know, of so many.
+    pub fn home_of(&self, id: &WorkspaceId, partitions: u32) -> PartitionId {
+        self.dir.partitioner().partition_of(id, partitions)
+    }
+
+    /// How partitions are chosen.
+    pub fn partitioner(&self) -> Partitioner {
+        self.dir.partitioner()
+    }
+
     /// In which partition the cache has a workspace.
     pub fn cached_in(&self, id: &WorkspaceId) -> Option<PartitionId> {
         self.places.lock().partition_of(id)
@@ -88,7 +98,7 @@ impl LsmStore {
         ] {
             for id in ids_in(keyspace)? {
                 let place = self.places.lock().partition_of(&id);
-                if place.unwrap_or_else(|| partition_of(&id, partitions)) == partition {
+                if place.unwrap_or_else(|| self.home_of(&id, partitions)) == partition {
                     ids.insert(id);
                 }
             }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::changelog::ownership::{LogLoss, LossKind};
+use workspace_engine_core::routing::Partitioner;
 use workspace_engine_core::store::conformance::{entry, id, transition};
 
 fn changes() -> Vec<CacheChange> {
@@ -59,6 +60,7 @@ fn a_record_says_what_was_written() {
             since: Epoch::new(8),
             from: 0,
         }],
+        partitioner: Partitioner::Fnv1aRandom,
     };
     let value = encode_ownership(&record);
     let decoded = |value| decode(PartitionId(3), OWNERSHIP_KEY, Some(value));

@@ -14,6 +14,7 @@ use workspace_engine_core::{
     Engine,
     disk::{DataDir, DataDirSpec, DiskError},
     log::EventLog,
+    routing::Partitioner,
     store::{LsmStore, Store},
 };
 use workspace_engine_kafka::{Assignments, ChangelogStore, Cluster, KafkaConfig, prepare};
@@ -33,7 +34,7 @@ pub(super) fn open(
     let populate = populate(settings)?;
     let partitions = find_topics(kafka, app)?;
     app.tell_opening("the engine is opening its data directory");
-    let copy = open_copy(&settings.data_dir.join(COPY), partitions)?;
+    let copy = open_copy(&settings.data_dir.join(COPY), partitions, kafka.partitioner)?;
     let cluster = Arc::new(Cluster::new(kafka, partitions, copy, &settings.owner)?);
     let store = Arc::clone(&cluster.store) as Arc<dyn Store>;
     let engine = Engine::start_unassigned(
@@ -81,9 +82,14 @@ fn find_topics(kafka: &KafkaConfig, app: &App) -> Result<u32, OpenError> {
 }
 
 /// The copy of the workspaces on this disk. One that is damaged is set aside and rebuilt: the changelog has them all.
-fn open_copy(path: &Path, partitions: u32) -> Result<LsmStore, OpenError> {
+fn open_copy(
+    path: &Path,
+    partitions: u32,
+    partitioner: Partitioner,
+) -> Result<LsmStore, OpenError> {
     let spec = DataDirSpec {
         partitions,
+        partitioner,
         ..DataDirSpec::default()
     };
     let open = || LsmStore::open(&DataDir::open(path, &spec)?);
