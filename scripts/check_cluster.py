@@ -22,6 +22,9 @@ Scenarios, each on a topic of its own:
              workspace stays ready, and all are ready again when the brokers are back
     fenced   two engines with the same group-instance-id: one serves, the other says why it does not, and takes over
     java     a thousand ids: the Java client's default partitioner and the engine choose the same partitions
+    clients  confluent-kafka for Python, kafkajs and Sarama send with their default partitioners to an engine with the
+             fitting --partitioner, and to one without, which names the setting; an engine with another partitioner than
+             its group's ends (needs npm and Go; the clients are kept in target/kafka-clients)
     secure   engines with TLS and SASL: a wrong password and an unknown certificate are told and not shown, a password
              that is taken away is told, and given back it goes on by itself
 """
@@ -151,6 +154,15 @@ class Engine:
             assert self.is_up() and time.monotonic() < deadline, f"engine-{self.number} says {told}, not {words!r}"
             time.sleep(0.1)
         return told
+
+    def readiness(self):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz?verbose", timeout=30) as answer:
+                return answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.read().decode()
+        except OSError as error:
+            return str(error)
 
     def ready(self):
         return self.call("/workspaces/statuses?limit=1").get("stateCounts", {}).get("ready", 0)
@@ -573,7 +585,7 @@ def fenced(fleet, dice, lines, expected):
     fleet.add(flags=["--group-instance-id", "twin"])
     deadline = time.monotonic() + PATIENCE
     while True:
-        told = {engine: json.dumps(engine.call("/readyz?verbose", base="")) for engine in fleet.up()}
+        told = {engine: engine.readiness() for engine in fleet.up()}
         refused = [engine for engine, text in told.items() if "group-instance-id" in text]
         serving = [engine for engine in fleet.up() if engine.ready() == len(expected)]
         if len(refused) == len(serving) == 1 and refused != serving:
@@ -584,6 +596,91 @@ def fenced(fleet, dice, lines, expected):
     serving[0].end(signal.SIGTERM)
     fleet.verify(expected)
     assert fleet.up() == refused
+
+
+def confluent_kafka(fleet, kept):
+    python = kept / "venv/bin/python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", kept / "venv"], check=True)
+        subprocess.run([python, "-m", "pip", "install", "-q", CONFLUENT_KAFKA], check=True)
+    return [python, CLIENTS / "confluent_kafka_send.py"]
+
+
+def kafkajs(fleet, kept):
+    for name in ("package.json", "package-lock.json", "kafkajs_send.js"):
+        shutil.copy(CLIENTS / name, kept)
+    if not (kept / "node_modules/kafkajs").exists():
+        subprocess.run(["npm", "ci", "--silent", "--no-audit", "--no-fund"], cwd=kept, check=True)
+    return ["node", kept / "kafkajs_send.js"]
+
+
+def sarama(fleet, kept):
+    subprocess.run(["go", "build", "-o", kept / "sarama_send", "."], cwd=CLIENTS / "sarama", check=True)
+    return [kept / "sarama_send"]
+
+
+CLIENTS = HERE / "clients"
+CONFLUENT_KAFKA = "confluent-kafka==2.16.1"
+PARTITIONERS = {confluent_kafka: "consistent_random", kafkajs: "murmur2_random", sarama: "fnv1a_random"}
+
+
+def clients(fleet, dice, lines, expected):
+    kept = ROOT / "target/kafka-clients"
+    kept.mkdir(parents=True, exist_ok=True)
+    for client, partitioner in PARTITIONERS.items():
+        command = client(fleet, kept)
+        own = Fleet(fleet.arguments, fleet.kafka, fleet.directory, f"{fleet.topic}-{client.__name__}")
+        try:
+            sender = subprocess.Popen([*command, fleet.kafka.brokers, own.topic], stdin=subprocess.PIPE)
+            sender.communicate(b"".join(lines))
+            assert sender.returncode == 0, f"{client.__name__} ended with {sender.returncode}"
+            flags = ["--partitioner", partitioner]
+            engine = own.add(flags=flags)
+            own.verify(expected)
+            say(f"{client.__name__}: exact with --partitioner {partitioner}")
+            other = next(name for name in PARTITIONERS.values() if name != partitioner)
+            check_other_partitioner(own, engine, other, partitioner)
+            if partitioner != "murmur2_random":
+                check_misrouted(own, expected, partitioner)
+            own.end()
+        finally:
+            for engine in own.up():
+                engine.process.kill()
+
+
+def check_other_partitioner(fleet, engine, other, partitioner):
+    """Another engine of the group, or the same one, that is started with another partitioner ends and says why."""
+    engine.end(signal.SIGTERM)
+    engine.flags = ["--partitioner", other]
+    engine.start()
+    code = engine.process.wait(PATIENCE)
+    engine.process = None
+    text = (fleet.directory / f"engine-{engine.number}.log").read_text(errors="replace").splitlines()[-1]
+    assert code == 64 and f"--partitioner {other}" in text and f"by {partitioner}" in text, (code, text)
+    say(text)
+
+
+def check_misrouted(fleet, expected, partitioner):
+    """An engine of a new group with the default partitioner lists what it cannot take, with the setting that would."""
+    fleet.group += "-default"
+    engine = fleet.add()
+    deadline, rows = time.monotonic() + PATIENCE, {}
+    while set(rows) != set(expected):
+        assert time.monotonic() < deadline, f"not in the list: {set(expected) - set(rows)}"
+        try:
+            rows = {row["workspaceId"]: row for row in pages(engine, "/workspaces/statuses", "workspaces")}
+        except Moved:
+            pass  # It does not answer yet.
+        time.sleep(0.1)
+    parked = [row for row in rows.values() if row["state"] == "error"]
+    assert len(parked) > len(expected) / 2, f"{len(parked)} of {len(expected)} are parked"
+    for row in parked:
+        status = engine.call(f"/workspaces/{row['workspaceId']}/status")
+        assert status["error"]["kind"] == "parked", status
+        for part in (f"topic {fleet.topic}", "partition", "offset", f"key {row['workspaceId']}", partitioner):
+            assert part in status["errorMessage"], (part, status)
+    say(f"{len(parked)} of {len(expected)} are parked, such as: {parked[0]['errorMessage']}")
+    engine.end(signal.SIGTERM)
 
 
 def secure(fleet, dice, lines, expected):
@@ -621,7 +718,7 @@ def secure(fleet, dice, lines, expected):
 
 SCENARIOS = {
     scenario.__name__: scenario
-    for scenario in (one, three, churn, produce, broker, parked, zombie, failover, cutoff, fenced, java, secure)
+    for scenario in (one, three, churn, produce, broker, parked, zombie, failover, cutoff, fenced, java, clients, secure)
 }
 
 
