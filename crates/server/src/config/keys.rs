@@ -58,7 +58,7 @@ pub(crate) const AUTO: &str = "auto";
 const SWITCH: &str = "true|false";
 
 /// Every setting, in the order in which help and example show them.
-pub(crate) static KEYS: [Key; 37] = [
+pub(crate) static KEYS: [Key; 38] = [
     Key {
         name: "listen",
         value_name: "ADDR:PORT",
