@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::disk::DataDirSpec;
+use crate::routing::partition_of;
 use crate::store::conformance::{claim_of, counted, erase_of, id, load, save_of, set, transition};
 use crate::store::{self, HISTORY_TRANSITIONS_MOST};
 
