@@ -12,11 +12,12 @@ mod writer;
 
 pub use embedded::{EmbeddedLog, EmbeddedLogConfig, QUEUED_BYTES_MOST, QUEUED_REQUESTS_MOST};
 pub use partitions::RetentionConfig;
-pub use producers::{ANSWERS_KEPT, PRODUCER_ID_BYTES_MOST, PRODUCERS_MOST};
+pub use producers::{ANSWERS_KEPT, PRODUCER_ID_BYTES_MOST, PRODUCER_IDLE, PRODUCERS_MOST};
 
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use tokio::sync::oneshot;
+use std::time::Duration;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
@@ -153,6 +154,17 @@ pub enum AppendError {
     #[error("producer {0}")]
     Producer(String),
     /// The disk is full; nothing was appended.
+    /// As many producers as are remembered have sent requests of late, so a new one cannot be recognised.
+    #[error(
+        "{most} producers have sent a request within {} minutes, the most that are remembered: send with one of \
+         their names or without one, or try again when one of them was silent for that long", PRODUCER_IDLE.as_secs() / 60
+    )]
+    Producers {
+        /// How many are remembered.
+        most: usize,
+        /// When there is room for a new one, if no other takes it and none that is known sends until then.
+        retry_after: Duration,
+    },
     #[error("no space left for the event log: {0}")]
     NoSpace(String),
     /// The log cannot write; nothing was acknowledged.

@@ -47,6 +47,11 @@ const PARTLY_APPENDED: ProblemType = ProblemType::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "Appended in part",
 );
+const TOO_MANY_PRODUCERS: ProblemType = ProblemType::new(
+    "/problems/too-many-producers",
+    StatusCode::SERVICE_UNAVAILABLE,
+    "Too many producers",
+);
 const NO_SPACE: ProblemType = ProblemType::new(
     "/problems/no-space",
     StatusCode::INSUFFICIENT_STORAGE,
@@ -213,6 +218,9 @@ pub(crate) fn append(error: &AppendError, producer: Option<&ProducerSequence>) -
             .with("sequence", sequence)
             .with("expectedSequence", expected),
         AppendError::Producer(_) => Problem::new(&INVALID_PRODUCER, detail),
+        AppendError::Producers { most, retry_after } => Problem::new(&TOO_MANY_PRODUCERS, detail)
+            .with("maximumProducers", most)
+            .retry_after((*retry_after).max(SOON)),
         AppendError::NoSpace(_) => Problem::new(&NO_SPACE, detail).retry_after(LATER),
         AppendError::Unavailable(_) => {
             Problem::new(&problem_types::UNAVAILABLE, detail).retry_after(LATER)

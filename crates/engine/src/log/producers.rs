@@ -11,14 +11,18 @@ use crate::disk::codec::{Damage, Reader, Writer};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 use workspace_lifecycle::{Offset, PartitionId};
 
 /// Answers kept a producer: how many requests it may have under way at once and still repeat them all.
 pub const ANSWERS_KEPT: usize = 8;
 
-/// Most producers that are remembered; beyond, the one that was silent the longest is forgotten,
-/// and begins again with request 1.
+/// Most producers that are remembered. For a new one beyond them, the one that was silent the longest is forgotten and
+/// begins again with request 1; but none that was heard within [`PRODUCER_IDLE`]: then the new one is refused.
 pub const PRODUCERS_MOST: usize = 10_000;
+
+/// A producer that was silent for less than this is never forgotten: it may still repeat its last requests.
+pub const PRODUCER_IDLE: Duration = Duration::from_hours(1);
 
 /// Most bytes of a producer's name.
 pub const PRODUCER_ID_BYTES_MOST: usize = 255;
@@ -28,7 +32,8 @@ pub const PRODUCER_ID_BYTES_MOST: usize = 255;
 pub(crate) struct Producer {
     /// Number of its last answered request.
     pub(crate) sequence: u64,
-    /// When it was last heard, as a number that only grows.
+    /// When it was last heard, in microseconds since the Unix epoch; each request has a number of its own, which grows
+    /// also where the clock does not.
     pub(crate) used: u64,
     /// Its last answers, the newest last.
     answers: VecDeque<Appended>,
@@ -165,7 +170,7 @@ fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-/// All producers that are remembered, at most [`PRODUCERS_MOST`].
+/// All producers that are remembered, about [`PRODUCERS_MOST`].
 #[derive(Debug, Default)]
 pub(crate) struct Producers {
     by_id: HashMap<String, Producer>,
@@ -201,11 +206,13 @@ impl Producers {
     }
 
     /// Begins a group of requests that becomes known together, or not at all.
-    pub(crate) fn stage(&self) -> Staged<'_> {
+    pub(crate) fn stage(&self, now_ms: u64) -> Staged<'_> {
         Staged {
             base: self,
             changed: HashMap::new(),
+            new: 0,
             used: self.used,
+            now_us: now_ms.saturating_mul(1000),
         }
     }
 
@@ -242,7 +249,10 @@ impl Producers {
 pub(crate) struct Staged<'a> {
     base: &'a Producers,
     changed: HashMap<String, Producer>,
+    /// How many of those that changed were not known before.
+    new: usize,
     used: u64,
+    now_us: u64,
 }
 
 impl Staged<'_> {
@@ -253,13 +263,54 @@ impl Staged<'_> {
             .or_else(|| self.base.by_id.get(&asked.producer_id));
         match known {
             Some(producer) => producer.judge(asked),
-            None => Producer::default().judge(asked),
+            None => {
+                let verdict = Producer::default().judge(asked)?;
+                self.room_for_one_more()?;
+                Ok(verdict)
+            }
         }
     }
 
+    /// Refuses a new producer where one that may still repeat a request would have to be forgotten for it.
+    fn room_for_one_more(&self) -> Result<(), AppendError> {
+        let excess = self.excess(self.new + 1);
+        let Some(last) = excess.checked_sub(1) else {
+            return Ok(());
+        };
+        match self.silent().nth(last) {
+            Some((used, _)) if !self.is_idle(used) => Err(AppendError::Producers {
+                most: PRODUCERS_MOST,
+                retry_after: PRODUCER_IDLE
+                    .saturating_sub(Duration::from_micros(self.now_us.saturating_sub(used))),
+            }),
+            // In a group alone are more new ones than are remembered: what they sent is remembered all the same.
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// How many are too many with so many new ones.
+    fn excess(&self, new: usize) -> usize {
+        (self.base.by_id.len() + new).saturating_sub(PRODUCERS_MOST)
+    }
+
+    /// Those that do not take part in this group, the one that was silent the longest first.
+    fn silent(&self) -> impl Iterator<Item = (u64, &String)> {
+        let all = self.base.by_use.iter();
+        all.filter(|(_, id)| !self.changed.contains_key(*id))
+            .map(|(used, id)| (*used, id))
+    }
+
+    /// A clock that was set back far makes everyone idle, so that the bound holds whatever it says.
+    fn is_idle(&self, used: u64) -> bool {
+        Duration::from_micros(self.now_us.abs_diff(used)) >= PRODUCER_IDLE
+    }
+
     pub(crate) fn answered(&mut self, producer_id: &str, answer: Appended) {
-        self.used += 1;
+        self.used = self.used.saturating_add(1).max(self.now_us);
         let base = self.base;
+        if !self.changed.contains_key(producer_id) && !base.by_id.contains_key(producer_id) {
+            self.new += 1;
+        }
         let producer = self
             .changed
             .entry(producer_id.to_owned())
@@ -269,18 +320,13 @@ impl Staged<'_> {
 
     /// What becomes of the producers, and what the batch must write and remove.
     pub(crate) fn changes(self) -> Changes {
-        let new = self
-            .changed
-            .keys()
-            .filter(|id| !self.base.by_id.contains_key(*id))
-            .count();
-        let excess = (self.base.by_id.len() + new).saturating_sub(PRODUCERS_MOST);
-        let silent = self
-            .base
-            .by_use
-            .values()
-            .filter(|id| !self.changed.contains_key(*id));
-        let forgotten: Vec<String> = silent.take(excess).cloned().collect();
+        let forgotten: Vec<String> = self
+            .silent()
+            .take(self.excess(self.new))
+            // One of those that were idle may have been heard in this group after all.
+            .take_while(|(used, _)| self.is_idle(*used))
+            .map(|(_, id)| id.clone())
+            .collect();
         let mut written = Vec::new();
         let mut removed = Vec::new();
         let none = Producer::default();
@@ -320,6 +366,8 @@ pub(crate) struct Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW_MS: u64 = 1_700_000_000_000;
 
     fn asked(id: &str, sequence: u64) -> ProducerSequence {
         ProducerSequence {
@@ -373,11 +421,11 @@ mod tests {
     fn an_unknown_producer_begins_with_request_1() {
         let producers = Producers::default();
         assert_eq!(
-            producers.stage().judge(&asked("new", 1)),
+            producers.stage(NOW_MS).judge(&asked("new", 1)),
             Ok(Verdict::Append)
         );
         let refused = producers
-            .stage()
+            .stage(NOW_MS)
             .judge(&asked("new", 7))
             .expect_err("a gap");
         assert!(matches!(refused, AppendError::Sequence { expected: 1, .. }));
@@ -386,7 +434,7 @@ mod tests {
     #[test]
     fn a_repeat_in_the_same_group_sees_the_answer_of_the_first() {
         let producers = Producers::default();
-        let mut staged = producers.stage();
+        let mut staged = producers.stage(NOW_MS);
         staged.answered("p", answer(1));
         assert!(matches!(
             staged.judge(&asked("p", 1)),
@@ -398,35 +446,109 @@ mod tests {
     #[test]
     fn a_group_that_failed_leaves_no_trace() {
         let producers = Producers::default();
-        let mut staged = producers.stage();
+        let mut staged = producers.stage(NOW_MS);
         staged.answered("p", answer(1));
         drop(staged);
-        assert_eq!(producers.stage().judge(&asked("p", 1)), Ok(Verdict::Append));
+        assert_eq!(
+            producers.stage(NOW_MS).judge(&asked("p", 1)),
+            Ok(Verdict::Append)
+        );
+    }
+
+    /// Sends the next request of a producer, in a group of its own.
+    fn send(producers: &mut Producers, now_ms: u64, id: &str) -> Result<Vec<String>, AppendError> {
+        let mut staged = producers.stage(now_ms);
+        let known = producers.by_id.get(id).map_or(0, |known| known.sequence);
+        staged.judge(&asked(id, known + 1))?;
+        staged.answered(id, answer(1));
+        let changes = staged.changes();
+        let forgotten = changes.forgotten.clone();
+        producers.apply(changes);
+        Ok(forgotten)
+    }
+
+    /// As many producers as are remembered, each heard a millisecond after the one before.
+    fn full() -> Producers {
+        let mut producers = Producers::default();
+        for (now_ms, i) in (NOW_MS..).zip(0..PRODUCERS_MOST) {
+            send(&mut producers, now_ms, &format!("p{i}")).expect("there is room");
+        }
+        producers
+    }
+
+    #[test]
+    fn a_new_producer_is_refused_while_all_others_were_heard_of_late() {
+        let mut producers = full();
+        let refused = send(&mut producers, NOW_MS + 60_000, "one more").expect_err("no room");
+        let left = PRODUCER_IDLE - Duration::from_mins(1);
+        assert_eq!(
+            refused,
+            AppendError::Producers {
+                most: PRODUCERS_MOST,
+                retry_after: left
+            }
+        );
+        assert!(
+            refused.to_string().contains("within 60 minutes"),
+            "{refused}"
+        );
+        // A gap is a gap, whether there is room or not, and those that are known go on.
+        let gap = producers.stage(NOW_MS).judge(&asked("one more", 2));
+        assert!(matches!(
+            gap,
+            Err(AppendError::Sequence { expected: 1, .. })
+        ));
+        assert_eq!(send(&mut producers, NOW_MS + 60_000, "p0"), Ok(Vec::new()));
+        let repeat = producers.stage(NOW_MS).judge(&asked("p1", 1));
+        assert!(matches!(repeat, Ok(Verdict::Repeated(_))));
+        assert_eq!(producers.len(), PRODUCERS_MOST);
     }
 
     #[test]
     fn the_producer_that_was_silent_the_longest_is_forgotten_first() {
-        let mut producers = Producers::default();
-        for i in 0..PRODUCERS_MOST {
-            let mut staged = producers.stage();
-            staged.answered(&format!("p{i}"), answer(1));
-            producers.apply(staged.changes());
+        let mut producers = full();
+        let idle_ms = u64::try_from(PRODUCER_IDLE.as_millis()).expect("small");
+        send(&mut producers, NOW_MS + 20_000, "p0").expect("known");
+        // Of the others only p1 and p2 were silent for so long.
+        let now_ms = NOW_MS + 2 + idle_ms;
+        let mut staged = producers.stage(now_ms);
+        for id in ["one more", "another"] {
+            staged.judge(&asked(id, 1)).expect("there is room");
+            staged.answered(id, answer(1));
         }
-        let mut staged = producers.stage();
-        staged.answered("p0", answer(2));
-        staged.answered("one more", answer(1));
+        let refused = staged.judge(&asked("a third", 1));
+        assert!(matches!(refused, Err(AppendError::Producers { .. })));
         let changes = staged.changes();
-        assert_eq!(changes.forgotten, ["p1"]);
+        assert_eq!(changes.forgotten, ["p1", "p2"]);
         producers.apply(changes);
         assert_eq!(producers.len(), PRODUCERS_MOST);
         assert!(matches!(
-            producers.stage().judge(&asked("p0", 2)),
+            producers.stage(now_ms).judge(&asked("p0", 2)),
             Ok(Verdict::Repeated(_))
         ));
-        assert_eq!(
-            producers.stage().judge(&asked("p1", 1)),
-            Ok(Verdict::Append)
-        );
+    }
+
+    #[test]
+    fn one_that_is_heard_again_in_the_same_group_is_not_forgotten() {
+        let mut producers = full();
+        let idle_ms = u64::try_from(PRODUCER_IDLE.as_millis()).expect("small");
+        let mut staged = producers.stage(NOW_MS + idle_ms);
+        staged.judge(&asked("one more", 1)).expect("p0 was silent");
+        staged.answered("one more", answer(1));
+        staged.judge(&asked("p0", 2)).expect("still known");
+        staged.answered("p0", answer(1));
+        let changes = staged.changes();
+        assert_eq!(changes.forgotten, Vec::<String>::new());
+        producers.apply(changes);
+        assert_eq!(producers.len(), PRODUCERS_MOST + 1);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_leaves_room() {
+        let mut producers = full();
+        let idle_ms = u64::try_from(PRODUCER_IDLE.as_millis()).expect("small");
+        let forgotten = send(&mut producers, NOW_MS - 2 * idle_ms, "one more");
+        assert_eq!(forgotten, Ok(vec!["p0".to_owned()]));
     }
 
     #[test]
@@ -434,7 +556,7 @@ mod tests {
         let mut disk = BTreeMap::new();
         let mut producers = Producers::default();
         for round in 1..=30 {
-            let mut staged = producers.stage();
+            let mut staged = producers.stage(NOW_MS);
             // A name that is the beginning of another, and more answers at once than are kept.
             for (id, requests) in [("p", 1), ("p\0", 3), ("many", 10)] {
                 if round % (requests + 1) == 0 {
@@ -463,7 +585,7 @@ mod tests {
     fn a_request_writes_its_own_answer_alone() {
         let mut producers = Producers::default();
         for sequence in 1..=20 {
-            let mut staged = producers.stage();
+            let mut staged = producers.stage(NOW_MS);
             staged.answered("p", answer(sequence));
             let changes = staged.changes();
             assert_eq!(changes.written.len(), 1);

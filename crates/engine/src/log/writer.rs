@@ -90,8 +90,8 @@ impl Writer {
             batch_bytes: 0,
             tails: self.tails.clone(),
             ends: BTreeMap::new(),
-            staged: self.producers.stage(),
-            now_ms: now_ms(),
+            staged: self.producers.stage(now_ms),
+            now_ms,
         };
         let answers: Vec<_> = requests
             .into_iter()
@@ -154,6 +154,7 @@ impl Group<'_> {
     /// Puts a request into the batch and tells the answer that it gets when the batch is durable.
     fn take(&mut self, append: Append) -> Result<Appended, AppendError> {
         if let Some(producer) = &append.producer {
+        let now_ms = now_ms();
             match self.staged.judge(producer)? {
                 Verdict::Append => {}
                 Verdict::Repeated(answer) => return Ok(answer),

@@ -210,6 +210,12 @@ fn the_database_is_written_as_version_2() {
                 value[1..9].fill(0);
                 value[end - 4..].fill(0);
             }
+            if name == "log-answers" {
+                // The time of the request, and the checksum over it.
+                let end = value.len();
+                value[..8].fill(0);
+                value[end - 4..].fill(0);
+            }
             writeln!(text, "{} = {}", key.escape_ascii(), value.escape_ascii()).expect("written");
         }
     }

@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use workspace_engine_core::log::{
-    ANSWERS_KEPT, AppendError, Appended, PRODUCERS_MOST, ProducerSequence,
+    ANSWERS_KEPT, AppendError, Appended, PRODUCER_IDLE, PRODUCERS_MOST, ProducerSequence,
 };
 
 /// What a request is.
@@ -39,6 +40,7 @@ struct Producer<P> {
     first: u64,
     slots: VecDeque<Slot<P>>,
     used: u64,
+    heard_at: Instant,
 }
 
 impl<P> Producer<P> {
@@ -80,7 +82,8 @@ impl<P> Producer<P> {
     }
 }
 
-/// The producers of this process, at most [`PRODUCERS_MOST`].
+/// The producers of this process, at most [`PRODUCERS_MOST`]. For a new one beyond them, the one that was silent the
+/// longest is forgotten, but none that was heard within [`PRODUCER_IDLE`].
 #[derive(Debug)]
 pub(super) struct Sequences<P> {
     by_id: HashMap<String, Producer<P>>,
@@ -123,6 +126,9 @@ impl<P> Sequences<P> {
         highest: u64,
         is_there: impl Fn(u64, &P) -> bool,
     ) {
+        if self.room_for(producer_id).is_err() {
+            return;
+        }
         let kept = u64::try_from(ANSWERS_KEPT).unwrap_or(u64::MAX);
         let lowest = highest.saturating_add(1).saturating_sub(kept).max(1);
         let producer = self.touch(producer_id, lowest);
@@ -137,6 +143,23 @@ impl<P> Sequences<P> {
             if matches!(slot, Slot::Failed(failed) if is_there(number, failed)) {
                 *slot = Slot::Elsewhere;
             }
+        }
+    }
+
+    /// Refuses a new producer where one that may still repeat a request would have to be forgotten for it.
+    fn room_for(&self, producer_id: &str) -> Result<(), AppendError> {
+        if self.by_id.contains_key(producer_id) || self.by_id.len() < PRODUCERS_MOST {
+            return Ok(());
+        }
+        let silent = self.by_use.first_key_value();
+        let silent = silent.and_then(|(_, id)| self.by_id.get(id));
+        let left = silent.map(|silent| PRODUCER_IDLE.saturating_sub(silent.heard_at.elapsed()));
+        match left {
+            Some(retry_after) if !retry_after.is_zero() => Err(AppendError::Producers {
+                most: PRODUCERS_MOST,
+                retry_after,
+            }),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -157,8 +180,10 @@ impl<P> Sequences<P> {
                 first,
                 slots: VecDeque::new(),
                 used: 0,
+                heard_at: Instant::now(),
             });
         self.by_use.remove(&producer.used);
+        producer.heard_at = Instant::now();
         producer.used = self.uses;
         self.by_use.insert(self.uses, producer_id.to_owned());
         producer
@@ -167,10 +192,11 @@ impl<P> Sequences<P> {
     /// Decides what a request is.
     ///
     /// # Errors
-    /// [`AppendError::Sequence`] for one out of its turn, [`AppendError::Busy`] where too many are under way.
+    /// [`AppendError::Sequence`] for one out of its turn, [`AppendError::Busy`] where too many are under way,
+    /// [`AppendError::Producers`] where one more producer cannot be remembered.
     pub(super) fn judge(&self, asked: &ProducerSequence) -> Result<Verdict<P>, AppendError> {
         let Some(producer) = self.by_id.get(&asked.producer_id) else {
-            return Ok(Verdict::New);
+            return self.room_for(&asked.producer_id).map(|()| Verdict::New);
         };
         let kept = producer
             .numbered()

@@ -129,7 +129,7 @@ macro_rules! appends {
                 (status = 409, description = "The producer left out a request: `expectedSequence` is next", body = ProblemDocument, content_type = "application/problem+json"),
                 (status = 413, description = "The body is over the limit", body = ProblemDocument, content_type = "application/problem+json"),
                 (status = 415, description = "Neither application/json nor application/x-ndjson", body = ProblemDocument, content_type = "application/problem+json"),
-                (status = 503, description = "The engine is starting, stopping or too busy, or its log does not answer: repeat it later. With the type `/problems/partly-appended` (on Kafka) some of the events are in the log: `appended` of `events`, at `partitions`; the same request with the same `Producer-Id` and `Producer-Sequence` appends the others alone", body = ProblemDocument, content_type = "application/problem+json"),
+                (status = 503, description = "The engine is starting, stopping or too busy, its log does not answer, or it cannot remember one more producer: repeat it after Retry-After. With the type `/problems/partly-appended` (on Kafka) some of the events are in the log: `appended` of `events`, at `partitions`; the same request with the same `Producer-Id` and `Producer-Sequence` appends the others alone", body = ProblemDocument, content_type = "application/problem+json"),
                 (status = 507, description = "The disk is full: repeat it later", body = ProblemDocument, content_type = "application/problem+json"),
             )
         )]

@@ -166,20 +166,49 @@ fn no_more_requests_are_under_way_than_answers_are_kept() {
     append(&mut sequences, 9);
 }
 
+/// As many producers as are remembered.
+fn full() -> Sequences<()> {
+    let mut sequences = Sequences::default();
+    for number in 0..PRODUCERS_MOST {
+        use_one(&mut sequences, &format!("p{number}"), 1);
+    }
+    sequences
+}
+
+fn use_one(sequences: &mut Sequences<()>, id: &str, sequence: u64) {
+    sequences.begin(&asked(id, sequence), Arc::new(()));
+    sequences.end(&asked(id, sequence), Some(&answer(1)));
+}
+
+#[test]
+fn a_new_producer_is_refused_while_all_others_were_heard_of_late() {
+    let mut sequences = full();
+    let judged = sequences.judge(&asked("one more", 1));
+    assert!(matches!(judged, Err(AppendError::Producers { .. })));
+    // What the topic knows of it takes nobody's place either.
+    sequences.reach("one more", 3, |_, ()| false);
+    let judged = sequences.judge(&asked("one more", 4));
+    assert!(matches!(judged, Err(AppendError::Producers { .. })));
+    assert!(matches!(
+        sequences.judge(&asked("p0", 1)),
+        Ok(Verdict::Answered(_))
+    ));
+    assert!(matches!(sequences.judge(&asked("p0", 2)), Ok(Verdict::New)));
+}
+
 #[test]
 fn the_producer_that_was_silent_the_longest_is_forgotten_first() {
-    let mut sequences = Sequences::default();
-    let mut use_one = |id: String, sequence| {
-        sequences.begin(&asked(&id, sequence), Arc::new(()));
-        sequences.end(&asked(&id, sequence), Some(&answer(1)));
-    };
-    for number in 0..PRODUCERS_MOST {
-        use_one(format!("p{number}"), 1);
-    }
-    use_one("p0".to_owned(), 2);
-    use_one("one more".to_owned(), 1);
+    let mut sequences = full();
+    use_one(&mut sequences, "p0", 2);
+    let silent = sequences.by_id.get_mut("p1").expect("known");
+    silent.heard_at = Instant::now() - PRODUCER_IDLE;
+    let judged = sequences.judge(&asked("one more", 1));
+    assert!(matches!(judged, Ok(Verdict::New)));
+    use_one(&mut sequences, "one more", 1);
     assert_eq!(sequences.by_id.len(), PRODUCERS_MOST);
     assert_eq!(sequences.by_use.len(), PRODUCERS_MOST);
     assert!(sequences.by_id.contains_key("p0"));
     assert!(!sequences.by_id.contains_key("p1"));
+    let judged = sequences.judge(&asked("another", 1));
+    assert!(matches!(judged, Err(AppendError::Producers { .. })));
 }
