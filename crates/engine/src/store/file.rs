@@ -152,6 +152,12 @@ impl FileStore {
         Arc::clone(self.slots.write().entry(id.clone()).or_default())
     }
 
+    /// The slot of a workspace that is listed or was written to.
+    fn slot_of_known(&self, id: &WorkspaceId) -> Option<Arc<Mutex<Slot>>> {
+        let slot = self.slots.read().get(id).cloned();
+        slot.or_else(|| self.is_listed(id).then(|| self.slot(id)))
+    }
+
     fn entries_path(&self, id: &WorkspaceId) -> PathBuf {
         names::directory(&self.root, id).join(entries::FILE)
     }
@@ -534,12 +540,18 @@ impl Store for FileStore {
         after: Option<HistoryCursor>,
         limit: usize,
     ) -> Result<Vec<HistoryRecord>, StoreError> {
-        let slot = self.slot(id);
-        let mut slot = slot.lock();
         let path = self.history_path(id);
-        let (end, history) =
-            history::read(&path, id).map_err(|failure| read_error(&path, failure))?;
-        slot.history = Some(end);
+        let read = || history::read(&path, id).map_err(|failure| read_error(&path, failure));
+        let history = match self.slot_of_known(id) {
+            Some(slot) => {
+                let mut slot = slot.lock();
+                let (end, history) = read()?;
+                slot.history = Some(end);
+                history
+            }
+            // Nothing is written to its file now, and nothing is kept for whoever asks for it.
+            None => read()?.1,
+        };
         let behind = history
             .into_iter()
             .filter(|(cursor, _)| after.is_none_or(|after| *cursor > after));
