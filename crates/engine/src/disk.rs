@@ -60,6 +60,8 @@ pub struct DataDirSpec {
 }
 
 impl Default for DataDirSpec {
+    /// Most tables of the database that are kept open, at least 10. A flush or a compaction opens some more.
+    pub open_files: usize,
     fn default() -> Self {
         Self {
             partitions: PARTITIONS_DEFAULT,
@@ -69,12 +71,16 @@ impl Default for DataDirSpec {
         }
     }
 }
+            open_files: 900,
 
 /// Least that the database takes as [`DataDirSpec::journal_bytes`].
 const JOURNAL_BYTES_LEAST: u64 = 64 * 1024 * 1024;
 
 /// More than a commit takes that holds little beside the ledger of all partitions.
 const COMMIT_BYTES_MOST: u64 = 16 * 1024;
+
+/// Fewest files that the database takes as [`DataDirSpec::open_files`].
+const OPEN_FILES_MIN: usize = 10;
 
 /// An open data directory; clones share it, and the last one closes it.
 #[derive(Clone)]
@@ -399,3 +405,4 @@ fn read_ledger(keyspace: &Keyspace, path: &Path, partitions: u32) -> Result<Ledg
         .map_err(|damage| failed(format!("its ledger is damaged: {damage}")))?;
     Ok(ledger)
 }
+        .max_cached_files(Some(spec.open_files.max(OPEN_FILES_MIN)))

@@ -16,7 +16,7 @@ use layers::{InvalidSetting, Layers};
 use std::{
     env, fs, net::SocketAddr, num::NonZeroUsize, path::PathBuf, process, thread, time::Duration,
 };
-use workspace_engine_core::disk::PARTITIONS_MOST;
+use workspace_engine_core::disk::{DataDirSpec, PARTITIONS_MOST};
 use workspace_engine_kafka::KafkaConfig;
 use workspace_lifecycle::Limits;
 
@@ -39,6 +39,8 @@ pub(crate) struct EngineSettings {
     /// The cluster that keeps log and workspaces; none keeps them in the data directory.
     pub(crate) kafka: Option<KafkaConfig>,
     pub(crate) store: StoreKind,
+    /// Tables that the database keeps open; fitted to the limit of the process at the start.
+    pub(crate) database_files: usize,
     pub(crate) partitions: u32,
     pub(crate) owner: String,
     pub(crate) permits: usize,
@@ -239,6 +241,7 @@ impl EngineSettings {
             data_dir: PathBuf::from(data_dir),
             kafka,
             store,
+            database_files: DataDirSpec::default().open_files,
             partitions: u32::try_from(layers.number("partitions", 1, PARTITIONS_MOST.into())?)
                 .unwrap_or(PARTITIONS_MOST),
             owner,

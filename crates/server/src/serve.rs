@@ -4,6 +4,7 @@
 //! a status is never a refused connection while the process lives.
 
 mod answer;
+mod descriptors;
 mod front;
 mod leftover;
 mod listener;
@@ -136,7 +137,7 @@ pub(crate) fn serve(
         .enable_all()
         .build()
         .map_err(ServeError::Runtime)?;
-    let result = runtime.block_on(run(config, running));
+    let result = runtime.block_on(run(&descriptors::fit(config), running));
     // A request that waits for a disk must not hold up the end.
     runtime.shutdown_background();
     result

@@ -81,6 +81,7 @@ fn open_here(settings: &EngineSettings, app: &App) -> Result<Opened, OpenError> 
     let populate = populate(settings)?;
     let spec = DataDirSpec {
         partitions: settings.partitions,
+        open_files: settings.database_files,
         ..DataDirSpec::default()
     };
     let dir = DataDir::open(&settings.data_dir, &spec)?;

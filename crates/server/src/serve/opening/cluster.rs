@@ -34,7 +34,13 @@ pub(super) fn open(
     let populate = populate(settings)?;
     let partitions = find_topics(kafka, app)?;
     app.tell_opening("the engine is opening its data directory");
-    let copy = open_copy(&settings.data_dir.join(COPY), partitions, kafka.partitioner)?;
+    let spec = DataDirSpec {
+        partitions,
+        partitioner: kafka.partitioner,
+        open_files: settings.database_files,
+        ..DataDirSpec::default()
+    };
+    let copy = open_copy(&settings.data_dir.join(COPY), &spec)?;
     let cluster = Arc::new(Cluster::new(kafka, partitions, copy, &settings.owner)?);
     let store = Arc::clone(&cluster.store) as Arc<dyn Store>;
     let engine = Engine::start_unassigned(
@@ -82,17 +88,8 @@ fn find_topics(kafka: &KafkaConfig, app: &App) -> Result<u32, OpenError> {
 }
 
 /// The copy of the workspaces on this disk. One that is damaged is set aside and rebuilt: the changelog has them all.
-fn open_copy(
-    path: &Path,
-    partitions: u32,
-    partitioner: Partitioner,
-) -> Result<LsmStore, OpenError> {
-    let spec = DataDirSpec {
-        partitions,
-        partitioner,
-        ..DataDirSpec::default()
-    };
-    let open = || LsmStore::open(&DataDir::open(path, &spec)?);
+fn open_copy(path: &Path, spec: &DataDirSpec) -> Result<LsmStore, OpenError> {
+    let open = || LsmStore::open(&DataDir::open(path, spec)?);
     let damage = match open() {
         Ok(copy) => return Ok(copy),
         Err(error) if can_be_rebuilt(&error) => error,

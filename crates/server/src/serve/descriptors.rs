@@ -1,0 +1,157 @@
+//! Open files: the limit of the process is raised, and what may take many of them is fitted to it.
+//!
+//! A database that cannot open a file in the middle of a flush takes no more writes, so connections must
+//! never use up what it needs.
+
+use crate::config::ServeConfig;
+use tracing::{info, warn};
+
+/// Files that are open beside connections and the database's tables: journals and the tables that a flush or a
+/// compaction writes, files of the file store, event loops, standard streams.
+const RESERVED_FILES: u64 = 160;
+
+/// Sockets of the Kafka clients, to every broker.
+const KAFKA_FILES: u64 = 256;
+
+/// Tables that the database keeps open where nothing stands against it.
+const DATABASE_FILES_DEFAULT: usize = 900;
+
+/// The database takes no fewer.
+const DATABASE_FILES_MIN: usize = 16;
+
+/// So that a probe and an operator are answered, however low the limit is.
+const CONNECTIONS_MIN: usize = 8;
+
+/// How many files each part may have open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shares {
+    connections: usize,
+    database_files: usize,
+}
+
+/// Raises the limit and fits the configuration to what is left. Logs what had to be less than it was set to.
+pub(super) fn fit(config: &ServeConfig) -> ServeConfig {
+    let limit = raise();
+    let shares = shares(
+        limit,
+        config.http.max_connections,
+        config.engine.kafka.is_some(),
+    );
+    let mut fitted = config.clone();
+    fitted.engine.database_files = shares.database_files;
+    if shares.connections < config.http.max_connections {
+        warn!(
+            max_connections = config.http.max_connections,
+            connections = shares.connections,
+            open_files = limit,
+            "the limit of open files is too low for max-connections: fewer are accepted at a time; raise the hard \
+             limit (ulimit -Hn, LimitNOFILE)"
+        );
+        fitted.http.max_connections = shares.connections;
+    }
+    if shares.database_files < DATABASE_FILES_DEFAULT {
+        warn!(
+            default = DATABASE_FILES_DEFAULT,
+            tables = shares.database_files,
+            open_files = limit,
+            "the limit of open files is low: the database keeps fewer tables open, and reads are slower"
+        );
+    }
+    fitted
+}
+
+/// Divides what the limit leaves; without a limit everyone has what it wants.
+fn shares(limit: Option<u64>, connections: usize, kafka: bool) -> Shares {
+    let Some(limit) = limit else {
+        return Shares {
+            connections,
+            database_files: DATABASE_FILES_DEFAULT,
+        };
+    };
+    let reserved = RESERVED_FILES + if kafka { KAFKA_FILES } else { 0 };
+    let left = usize::try_from(limit.saturating_sub(reserved)).unwrap_or(usize::MAX);
+    // Connections first, but a quarter for the database at least: more files only make it faster.
+    let database_files = left
+        .saturating_sub(connections)
+        .max(left / 4)
+        .clamp(DATABASE_FILES_MIN, DATABASE_FILES_DEFAULT);
+    let for_connections = left.saturating_sub(database_files).max(CONNECTIONS_MIN);
+    Shares {
+        connections: connections.min(for_connections),
+        database_files,
+    }
+}
+
+/// Raises the soft limit of open files to the hard one, and returns it; none where there is no limit.
+#[cfg(target_os = "linux")]
+fn raise() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    if before.current == before.maximum {
+        return before.current;
+    }
+    let raised = Rlimit {
+        current: before.maximum,
+        maximum: before.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => {
+            info!(
+                from = before.current,
+                to = before.maximum,
+                "the soft limit of open files is raised to the hard one"
+            );
+            before.maximum
+        }
+        Err(error) => {
+            warn!(%error, limit = before.current, "the limit of open files cannot be raised");
+            before.current
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn raise() -> Option<u64> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_and_tables_share_what_the_reserve_leaves() {
+        let check = |limit, connections, kafka, expected: (usize, usize)| {
+            let found = shares(limit, connections, kafka);
+            assert_eq!(
+                (found.connections, found.database_files),
+                expected,
+                "{limit:?}"
+            );
+        };
+        check(None, 1_024, false, (1_024, 900));
+        check(Some(1 << 20), 1_024, true, (1_024, 900));
+        check(Some(4_096), 1_024, false, (1_024, 900));
+        check(Some(1_024), 1_024, false, (648, 216));
+        check(Some(1_024), 100, false, (100, 764));
+        check(Some(1_024), 1_024, true, (456, 152));
+        check(Some(256), 1_024, false, (72, 24));
+        check(Some(64), 1_024, false, (8, 16));
+        check(Some(0), 1, false, (1, 16));
+    }
+
+    #[test]
+    fn no_limit_that_has_room_for_the_reserve_is_exceeded() {
+        for limit in 200..6_000 {
+            for kafka in [false, true] {
+                let Shares {
+                    connections,
+                    database_files,
+                } = shares(Some(limit), 1_024, kafka);
+                let reserved = RESERVED_FILES + if kafka { KAFKA_FILES } else { 0 };
+                let used = u64::try_from(connections + database_files).unwrap() + reserved;
+                assert!(limit < reserved + 24 || used <= limit, "{limit} {kafka}");
+            }
+        }
+    }
+}
