@@ -1,14 +1,17 @@
 //! The data directory: one engine's disk, with one database for the embedded log and the LSM store.
 //!
 //! ```text
-//! lock          held while an engine runs, with its process number
-//! format.json   version of the format, number of partitions
-//! witness       copy of the newest acknowledged ledger, outside of the database
-//! damaged-*     journals as they were before a loss in them was accepted
-//! db/           the database
-//! workspaces/   the file store, where it is used
+//! lock                 held while an engine runs, with its process number
+//! format.json          version of the format, number of partitions
+//! witness              copy of the newest acknowledged ledger, outside of the database
+//! witness.accepted     the same, renamed by an operator who accepts a loss
+//! damaged-*            journals as they were before a loss in them was accepted
+//! *.set-aside-SECONDS  what could not be used and may hold something; nothing deletes it
+//! db/                  the database
+//! workspaces/          the file store, where it is used
 //! ```
 
+pub(crate) mod aside;
 pub(crate) mod codec;
 mod error;
 mod format;
@@ -34,7 +37,7 @@ use recovery::{Expected, expected};
 use space::FreeSpace;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use witness::Witness;
 use workspace_lifecycle::{Offset, PartitionId};
 
@@ -57,30 +60,30 @@ pub struct DataDirSpec {
     pub cache_bytes: u64,
     /// Most bytes of journals on disk; they are read back when the engine starts. At least 64 MiB.
     pub journal_bytes: u64,
+    /// Most tables of the database that are kept open, at least 10. A flush or a compaction opens some more.
+    pub open_files: usize,
 }
 
 impl Default for DataDirSpec {
-    /// Most tables of the database that are kept open, at least 10. A flush or a compaction opens some more.
-    pub open_files: usize,
     fn default() -> Self {
         Self {
             partitions: PARTITIONS_DEFAULT,
             partitioner: Partitioner::default(),
             cache_bytes: 64 * 1024 * 1024,
             journal_bytes: 256 * 1024 * 1024,
+            open_files: 900,
         }
     }
 }
-            open_files: 900,
 
 /// Least that the database takes as [`DataDirSpec::journal_bytes`].
 const JOURNAL_BYTES_LEAST: u64 = 64 * 1024 * 1024;
 
-/// More than a commit takes that holds little beside the ledger of all partitions.
-const COMMIT_BYTES_MOST: u64 = 16 * 1024;
-
 /// Fewest files that the database takes as [`DataDirSpec::open_files`].
 const OPEN_FILES_MIN: usize = 10;
+
+/// More than a commit takes that holds little beside the ledger of all partitions.
+const COMMIT_BYTES_MOST: u64 = 16 * 1024;
 
 /// An open data directory; clones share it, and the last one closes it.
 #[derive(Clone)]
@@ -93,11 +96,13 @@ struct Inner {
     partitions: u32,
     partitioner: Partitioner,
     journal_bytes: u64,
-    /// The witness was removed: what is there is taken as what was acknowledged.
+    /// The witness was renamed or removed: the engine goes on with what is there.
     loss_accepted: bool,
     database: Database,
     ledger_keyspace: Keyspace,
     space: FreeSpace,
+    /// Why the database takes no more writes until it is opened again.
+    gave_up: OnceLock<String>,
     durable: Mutex<Durable>,
     // Dropped last, when the database is closed.
     _lock: DirLock,
@@ -148,18 +153,16 @@ impl DataDir {
                 return Err(DiskError::NotADataDirectory { path, reason });
             }
             Found::Nothing => {
+                let expected = expected(&path, &database_path, spec)?;
                 format::write(&path, spec)?;
-                Expected::New
+                expected
             }
         };
-        let strict = !matches!(acknowledged, Expected::Anything);
+        let accepted = witness::read_accepted(&path, spec.partitions)?;
+        let loss_accepted = accepted.is_some() || matches!(acknowledged, Expected::Anything);
         match &acknowledged {
             Expected::New => {
-                // What an interrupted creation left behind holds nothing and cannot be opened.
-                if database_path.exists() {
-                    std::fs::remove_dir_all(&database_path)
-                        .map_err(DiskError::io("remove", &database_path))?;
-                }
+                recovery::clear_away(&database_path)?;
                 Witness::create(&path, &Ledger::new(spec.partitions), spec.partitions)?;
             }
             Expected::Anything | Expected::AtLeast(..) => {}
@@ -181,28 +184,42 @@ impl DataDir {
             }
             aside.map_or(Ok(()), journal::Aside::remove)?;
         }
-        if !strict {
+        if loss_accepted {
             tracing::warn!(
                 path = %path.display(),
                 commit = ledger.commit,
-                "the witness file was missing: what the database holds is taken as all that was acknowledged"
+                "the witness file was renamed or removed: the engine goes on with what the database holds"
             );
         }
         let witness = Witness::create(&path, &ledger, spec.partitions)?;
-        Ok(Self {
+        let dir = Self {
             inner: Arc::new(Inner {
                 partitions: spec.partitions,
                 partitioner: spec.partitioner,
                 journal_bytes: spec.journal_bytes.max(JOURNAL_BYTES_LEAST),
-                loss_accepted: !strict,
+                loss_accepted,
                 space: FreeSpace::new(&path),
+                gave_up: OnceLock::new(),
                 path,
                 database,
                 ledger_keyspace,
                 durable: Mutex::new(Durable { ledger, witness }),
                 _lock: lock,
             }),
-        })
+        };
+        if let Some(accepted) = accepted {
+            dir.take_accepted(&accepted)?;
+        }
+        Ok(dir)
+    }
+
+    /// Takes over what the witness knew by which a loss was accepted: partitions go on behind the ends that it names.
+    fn take_accepted(&self, accepted: &Ledger) -> Result<(), DiskError> {
+        let ends = self.inner.durable.lock().ledger.further_ends(accepted);
+        self.commit_unchecked(self.inner.database.batch(), &ends)
+            .map_err(|error| self.unreadable(error.to_string()))?;
+        let path = witness::accepted_path(&self.inner.path);
+        std::fs::remove_file(&path).map_err(DiskError::io("remove", &path))
     }
 
     /// Where the directory is.
@@ -252,13 +269,13 @@ impl DataDir {
         self.inner.durable.lock().ledger.high_watermark(partition)
     }
 
-    /// Takes the end of a partition as it was found, durably, where the loss was accepted.
-    pub(crate) fn accept_end(&self, range: LostRange) -> Result<(), DiskError> {
-        let LostRange {
-            partition,
-            found,
-            acknowledged,
-        } = range;
+    /// Whether the operator accepted, at this start, that acknowledged events may be lost.
+    pub(crate) fn loss_accepted(&self) -> bool {
+        self.inner.loss_accepted
+    }
+
+    /// Refuses a partition that does not end where it should, unless the loss was accepted.
+    pub(crate) fn accept_end(&self, range: &LostRange) -> Result<(), DiskError> {
         if !self.inner.loss_accepted {
             let commit = self.inner.durable.lock().ledger.commit;
             return Err(DiskError::Lost {
@@ -266,14 +283,43 @@ impl DataDir {
                 lost: Loss {
                     found_commit: commit,
                     acknowledged_commit: commit,
-                    partitions: vec![range],
+                    partitions: vec![*range],
                 },
                 witness: witness::path(&self.inner.path),
             });
         }
-        tracing::warn!(%partition, %found, %acknowledged, "the end of a partition is taken as it was found");
-        self.commit_unchecked(self.inner.database.batch(), &[(partition, found)])
-            .map_err(|error| self.unreadable(error.to_string()))
+        let LostRange {
+            partition,
+            found,
+            acknowledged,
+        } = range;
+        tracing::warn!(
+            %partition,
+            %found,
+            %acknowledged,
+            "a partition does not end where it was acknowledged; the loss is accepted, and appends go on behind both"
+        );
+        Ok(())
+    }
+
+    /// Why nothing is written any more until the process is started again; none while all is well.
+    pub(crate) fn gave_up(&self) -> Option<&str> {
+        self.inner.gave_up.get().map(String::as_str)
+    }
+
+    /// Notes whether the database has given up with a failed write.
+    fn write_failed(&self, error: &fjall::Error) -> WriteError {
+        let failure = WriteError::from_database(error);
+        // Flushing what is buffered does nothing that a later write would not do, and finds out.
+        let is_poisoned = matches!(error, fjall::Error::Poisoned)
+            || matches!(
+                self.inner.database.persist(PersistMode::Buffer),
+                Err(fjall::Error::Poisoned)
+            );
+        if is_poisoned && self.inner.gave_up.set(failure.to_string()).is_ok() {
+            tracing::error!(error = %failure, path = %self.inner.path.display(), "the database has given up");
+        }
+        failure
     }
 
     /// Refuses a write for which there is no space, before it can break the database.
@@ -295,7 +341,7 @@ impl DataDir {
         batch_bytes: usize,
     ) -> Result<(), WriteError> {
         self.check_space(batch_bytes)?;
-        write_buffered(batch)
+        self.write_buffered(batch)
     }
 
     /// As [`DataDir::write`] for a batch that removes: the reserve is kept for it, because it makes space.
@@ -306,7 +352,14 @@ impl DataDir {
     ) -> Result<(), WriteError> {
         let needed_bytes = self.needed_bytes(batch_bytes);
         self.inner.space.check_with_reserve(needed_bytes)?;
-        write_buffered(batch)
+        self.write_buffered(batch)
+    }
+
+    fn write_buffered(&self, batch: OwnedWriteBatch) -> Result<(), WriteError> {
+        batch
+            .durability(Some(PersistMode::Buffer))
+            .commit()
+            .map_err(|error| self.write_failed(&error))
     }
 
     /// Writes a batch durably, with everything that was written before it, and notes the new ends of partitions.
@@ -338,20 +391,13 @@ impl DataDir {
         batch
             .durability(Some(PersistMode::SyncAll))
             .commit()
-            .map_err(|error| WriteError::from_database(&error))?;
+            .map_err(|error| self.write_failed(&error))?;
         if let Err(error) = durable.witness.note(&next) {
             tracing::warn!(%error, path = %self.inner.path.display(), "the witness file could not be written and lags behind");
         }
         durable.ledger = next;
         Ok(())
     }
-}
-
-fn write_buffered(batch: OwnedWriteBatch) -> Result<(), WriteError> {
-    batch
-        .durability(Some(PersistMode::Buffer))
-        .commit()
-        .map_err(|error| WriteError::from_database(&error))
 }
 
 fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError> {
@@ -361,6 +407,7 @@ fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError>
     };
     let builder = Database::builder(path)
         .cache_size(spec.cache_bytes)
+        .max_cached_files(Some(spec.open_files.max(OPEN_FILES_MIN)))
         .max_journaling_size(spec.journal_bytes.max(JOURNAL_BYTES_LEAST));
     // The database asserts on some kinds of damage where an error is due.
     match catch_unwind(AssertUnwindSafe(|| builder.open())) {
@@ -405,4 +452,3 @@ fn read_ledger(keyspace: &Keyspace, path: &Path, partitions: u32) -> Result<Ledg
         .map_err(|damage| failed(format!("its ledger is damaged: {damage}")))?;
     Ok(ledger)
 }
-        .max_cached_files(Some(spec.open_files.max(OPEN_FILES_MIN)))

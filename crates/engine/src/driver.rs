@@ -252,6 +252,7 @@ impl<W: Workspace> Driver<W> {
                         let words = match error {
                             ReadError::Unavailable(reason) => reason,
                             ReadError::FellOut { .. }
+                            | ReadError::Lost { .. }
                             | ReadError::BeyondEnd { .. }
                             | ReadError::Corrupt { .. } => error.to_string(),
                         };
@@ -651,6 +652,7 @@ impl<W: Workspace> Driver<W> {
                     ReadError::FellOut { low_watermark, .. } => {
                         FetchFailure::FellOut { low_watermark }
                     }
+                    ReadError::Lost { until, .. } => FetchFailure::Lost { until },
                     ReadError::BeyondEnd { high_watermark, .. } => {
                         FetchFailure::BeyondEnd { high_watermark }
                     }

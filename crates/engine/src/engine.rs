@@ -23,7 +23,7 @@ use crate::entities::Entities;
 use crate::event::Event;
 use crate::jobs::{EraseJob, LoadJob, SaveJob};
 use crate::loaded::LoadedWorkspace;
-use crate::log::{Appended, EventLog};
+use crate::log::{AppendError, Appended, EventLog};
 use crate::message::{ActionError, Message};
 use crate::misrouted::Misrouted;
 use crate::populate::Populate;
@@ -59,6 +59,14 @@ pub enum StartError {
     /// The store cannot be read.
     #[error("the store cannot be read: {0}")]
     Store(#[from] StoreError),
+    /// The log ends before what the store has seen, and cannot note that it goes on behind it.
+    #[error("the event log of partition {partition} cannot go on behind what the store holds")]
+    ContinueLog {
+        /// The partition.
+        partition: PartitionId,
+        /// Why not.
+        source: AppendError,
+    },
 }
 
 /// Every event that the log has forgotten must be in the store.
@@ -76,6 +84,50 @@ fn check_store(log: &dyn EventLog, store: &dyn Store) -> Result<(), StartError> 
                 committed,
             });
         }
+    }
+    Ok(())
+}
+
+/// Most workspaces whose ids the log line about a lost end names.
+const NAMED_WORKSPACES_MAX: usize = 20;
+
+/// The next event of each partition goes behind everything that the store has seen. A log that was restored from an
+/// older copy, or that lost its end, would otherwise give the same offsets to other events, and a workspace that was
+/// saved behind them would never apply these.
+fn continue_behind_store(log: &dyn EventLog, store: &dyn Store) -> Result<(), StartError> {
+    if !log.keeps_until_trimmed() {
+        return Ok(());
+    }
+    for partition in (0..log.partitions()).map(PartitionId) {
+        let deletions = store.deletions(partition)?;
+        let deleted = deletions.iter().map(|deletion| deletion.next_offset).max();
+        let seen = store
+            .saved_end(partition)?
+            .max(store.committed(partition)?)
+            .max(deleted.unwrap_or_default());
+        let continued = log.continue_at(partition, seen);
+        let continued =
+            continued.map_err(|source| StartError::ContinueLog { partition, source })?;
+        let Some(end) = continued else { continue };
+        let workspaces = store.workspaces(partition)?;
+        let (ahead, behind): (Vec<_>, Vec<_>) = workspaces
+            .iter()
+            .partition(|workspace| workspace.next_offset >= seen);
+        let named: Vec<&str> = ahead
+            .iter()
+            .take(NAMED_WORKSPACES_MAX)
+            .map(|workspace| workspace.id.as_str())
+            .collect();
+        tracing::error!(
+            %partition,
+            log_ended_at = %end,
+            continues_at = %seen,
+            complete = ahead.len(),
+            incomplete = behind.len(),
+            complete_ids = named.join(","),
+            "the log has lost its end: the store has seen events that it does not have any more. New events go behind \
+             them. Workspaces that were saved with them are complete; others are parked, because events of theirs may be lost"
+        );
     }
     Ok(())
 }
@@ -141,6 +193,7 @@ impl<W: Workspace> Engine<W> {
         populate: Arc<dyn Populate>,
     ) -> Result<Self, StartError> {
         check_store(&*log, &*store)?;
+        continue_behind_store(&*log, &*store)?;
         let partitions = usize::try_from(log.partitions()).unwrap_or(1).max(1);
         let (loads, load_jobs) = bounded(config.admission.permits.max(1));
         // One save a partition is under way, and one that an assignment before has left behind.

@@ -4,6 +4,7 @@
 pub mod conformance;
 mod dead_letters;
 mod embedded;
+mod gaps;
 mod partitions;
 mod producers;
 mod record;
@@ -16,8 +17,8 @@ pub use producers::{ANSWERS_KEPT, PRODUCER_ID_BYTES_MOST, PRODUCER_IDLE, PRODUCE
 
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
-use tokio::sync::oneshot;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
@@ -153,7 +154,6 @@ pub enum AppendError {
     /// The producer's name or number is not valid.
     #[error("producer {0}")]
     Producer(String),
-    /// The disk is full; nothing was appended.
     /// As many producers as are remembered have sent requests of late, so a new one cannot be recognised.
     #[error(
         "{most} producers have sent a request within {} minutes, the most that are remembered: send with one of \
@@ -165,6 +165,7 @@ pub enum AppendError {
         /// When there is room for a new one, if no other takes it and none that is known sends until then.
         retry_after: Duration,
     },
+    /// The disk is full; nothing was appended.
     #[error("no space left for the event log: {0}")]
     NoSpace(String),
     /// The log cannot write; nothing was acknowledged.
@@ -212,6 +213,18 @@ pub enum ReadError {
         asked: Offset,
         /// The end of the partition.
         high_watermark: Offset,
+    },
+    /// The log has lost what it had there: it was restored from an older copy, or lost its end.
+    #[error(
+        "events of partition {partition} from offset {asked} to before {until} are lost: the log had lost its end"
+    )]
+    Lost {
+        /// The partition.
+        partition: PartitionId,
+        /// The offset that was asked for.
+        asked: Offset,
+        /// The first offset behind what is lost.
+        until: Offset,
     },
     /// A record is damaged.
     #[error("record at partition {partition} offset {offset} is damaged: {reason}")]
@@ -341,6 +354,11 @@ pub trait EventLog: Send + Sync + 'static {
     /// What an operator can read and act on.
     fn health(&self) -> Result<(), String>;
 
+    /// Why nothing helps the log but a restart of the process; none where it works, or may work again by itself.
+    fn needs_restart(&self) -> Option<String> {
+        None
+    }
+
     /// Sets who is told of appends; one listener a log.
     fn set_listener(&self, listener: AppendListener);
 
@@ -349,6 +367,20 @@ pub trait EventLog: Send + Sync + 'static {
     /// # Errors
     /// [`ReadError::Unavailable`] when the removal could not be written.
     fn trim(&self, partition: PartitionId, floor: Offset) -> Result<(), ReadError>;
+
+    /// Gives no offset below `next` to an event from now on: the store has seen other events there. Returns where the
+    /// partition had ended, if that was before `next`. It changes nothing in a log whose offsets others give.
+    ///
+    /// # Errors
+    /// [`AppendError`] when it could not be made durable.
+    fn continue_at(
+        &self,
+        partition: PartitionId,
+        next: Offset,
+    ) -> Result<Option<Offset>, AppendError> {
+        let _ = (partition, next);
+        Ok(None)
+    }
 
     /// Keeps a skipped event; one of a workspace with the same address is kept once.
     ///

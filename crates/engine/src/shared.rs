@@ -427,8 +427,11 @@ impl<W: Workspace> Shared<W> {
             .first_key_value()
             .map(|(partition, reason)| format!("partition {partition} cannot be read: {reason}"));
         let log = Check::new("log", unreadable.map_or_else(|| self.log.health(), Err));
+        let restart = |needed: Option<String>| needed.map_or(Ok(()), Err);
+        let log_lives = Check::new("log", restart(self.log.needs_restart()));
+        let store_lives = Check::new("store", restart(self.store.needs_restart()));
         Health {
-            alive: vec![loops],
+            alive: vec![loops, log_lives, store_lives],
             ready: vec![log, store],
         }
     }

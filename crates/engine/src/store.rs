@@ -326,6 +326,16 @@ pub trait Store: Send + Sync + 'static {
     /// As [`Store::workspaces`].
     fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError>;
 
+    /// First offset that no workspace of the partition has seen, by what was saved when the store was opened.
+    ///
+    /// # Errors
+    /// As [`Store::workspaces`].
+    fn saved_end(&self, partition: PartitionId) -> Result<Offset, StoreError> {
+        let workspaces = self.workspaces(partition)?;
+        let ends = workspaces.iter().map(|workspace| workspace.next_offset);
+        Ok(ends.max().unwrap_or_default())
+    }
+
     /// Below this offset every workspace with events in the partition is known to the store.
     ///
     /// # Errors
@@ -410,6 +420,11 @@ pub trait Store: Send + Sync + 'static {
         after: Option<HistoryCursor>,
         limit: usize,
     ) -> Result<Vec<HistoryRecord>, StoreError>;
+
+    /// Why nothing helps the store but a restart of the process; none where it works, or may work again by itself.
+    fn needs_restart(&self) -> Option<String> {
+        None
+    }
 
     /// Makes everything saved before the call durable: after it the log may forget what the saves cover.
     ///

@@ -16,6 +16,7 @@ mod seams {
     mod file_store;
     mod frozen;
     mod full_disk;
+    mod lost_end;
     mod retention;
     mod support;
 }

@@ -380,6 +380,10 @@ impl Store for ChangelogStore {
         self.shared.cache.history(id, after, limit)
     }
 
+    fn needs_restart(&self) -> Option<String> {
+        self.shared.cache.needs_restart()
+    }
+
     /// What is committed is durable already.
     fn sync(&self) -> Result<(), StoreError> {
         Ok(())

@@ -325,6 +325,11 @@ pub enum FetchFailure {
         /// First offset that is still there.
         low_watermark: Offset,
     },
+    /// The log has lost what it had there, and goes on behind it.
+    Lost {
+        /// First offset behind what is lost.
+        until: Offset,
+    },
     /// The log ends earlier.
     BeyondEnd {
         /// Its end.

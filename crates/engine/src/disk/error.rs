@@ -5,6 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use workspace_lifecycle::{Offset, PartitionId};
 
+/// Name of the witness file by which an operator accepts a loss.
+const WITNESS_ACCEPTED: &str = "witness.accepted";
+
 /// Why a data directory, or what is in it, cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
@@ -45,7 +48,7 @@ pub enum DiskError {
         most: u32,
     },
     /// The directory holds something, but its format file does not tell what.
-    #[error("{} is not a data directory of an engine: {reason}", .path.display())]
+    #[error("{} is not a data directory of an engine: {reason}; restore it from a copy, or give the engine another directory", .path.display())]
     NotADataDirectory {
         /// The directory.
         path: PathBuf,
@@ -53,7 +56,7 @@ pub enum DiskError {
         reason: String,
     },
     /// A file is damaged at a place where nothing may be lost.
-    #[error("{} is damaged at byte {position}: {reason}; nothing was changed: restore the directory from a copy, or, to go on without what is lost, remove {}", .file.display(), .witness.display())]
+    #[error("{} is damaged at byte {position}: {reason}; nothing was changed: restore the directory from a copy, or, to go on without what is lost, rename {} to {WITNESS_ACCEPTED}", .file.display(), .witness.display())]
     Damaged {
         /// The file.
         file: PathBuf,
@@ -61,7 +64,15 @@ pub enum DiskError {
         position: u64,
         /// What is wrong there.
         reason: String,
-        /// The file whose removal accepts the loss.
+        /// The file whose renaming accepts the loss.
+        witness: PathBuf,
+    },
+    /// The file is missing by which the database knows its directory; the rest of the database is there.
+    #[error("{} is missing, without which the database does not open; nothing was changed: restore it from a copy of the directory, or copy it from any other data directory of this version; or, to begin with an empty database, rename {} to {WITNESS_ACCEPTED}: what is there is set aside", .file.display(), .witness.display())]
+    NoMarker {
+        /// The file that is missing.
+        file: PathBuf,
+        /// The file whose renaming accepts the loss.
         witness: PathBuf,
     },
     /// A journal is damaged that others build on, or one is missing between others: cutting it would not help.
@@ -83,17 +94,17 @@ pub enum DiskError {
         reason: String,
     },
     /// The database holds less than what was acknowledged.
-    #[error("the data directory {} has lost acknowledged data: {lost}; nothing was appended to it: restore it from a copy, or, to go on without what is lost, remove {}", .path.display(), .witness.display())]
+    #[error("the data directory {} has lost acknowledged data: {lost}; nothing was appended to it: restore it from a copy, or, to go on without what is lost, rename {} to {WITNESS_ACCEPTED}", .path.display(), .witness.display())]
     Lost {
         /// The directory.
         path: PathBuf,
         /// How much.
         lost: Loss,
-        /// The file whose removal accepts the loss.
+        /// The file whose renaming accepts the loss.
         witness: PathBuf,
     },
     /// The witness file itself cannot be read.
-    #[error("the witness file {} is damaged, so nobody can say whether acknowledged events were lost; restore the directory from a copy, or remove the file to go on with what is there", .path.display())]
+    #[error("the witness file {} is damaged, so it is not known whether acknowledged events were lost; restore the directory from a copy, or rename the file to {WITNESS_ACCEPTED} to go on with what is there", .path.display())]
     Witness {
         /// The file.
         path: PathBuf,

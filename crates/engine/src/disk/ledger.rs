@@ -47,6 +47,16 @@ impl Ledger {
         place.copied().unwrap_or_default()
     }
 
+    /// The ends that `other` knows to be further than they are here.
+    pub(crate) fn further_ends(&self, other: &Self) -> Vec<(PartitionId, Offset)> {
+        (0..)
+            .map(PartitionId)
+            .zip(&other.high_watermarks)
+            .filter(|(partition, end)| self.high_watermark(*partition) < **end)
+            .map(|(partition, end)| (partition, *end))
+            .collect()
+    }
+
     /// What is missing here of what `witness` knows to have been acknowledged.
     pub(crate) fn loss(&self, witness: &Self) -> Option<Loss> {
         let partitions: Vec<LostRange> = (0..)

@@ -2,15 +2,18 @@
 
 use super::ledger::Ledger;
 use super::witness::{self, Witness};
-use super::{DataDirSpec, DiskError, Loss, journal, versions};
+use super::{DataDirSpec, DiskError, Loss, aside, journal, versions};
 use std::path::Path;
+
+/// The file by which the database knows a directory as its own.
+const MARKER: &str = "version";
 
 /// What a database must hold before it is used.
 #[derive(Debug)]
 pub(super) enum Expected {
-    /// Nothing: the directory is new.
+    /// Nothing: the directory is new, or has no database that can be opened.
     New,
-    /// Whatever is there: the witness was removed.
+    /// Whatever is there: the witness was renamed or removed.
     Anything,
     /// At least this; otherwise the journal that was set aside comes back.
     AtLeast(Ledger, Option<journal::Aside>),
@@ -24,9 +27,15 @@ pub(super) fn expected(
 ) -> Result<Expected, DiskError> {
     let witness_path = witness::path(path);
     let witness = witness::read(path, spec.partitions)?;
-    if !database.join("version").exists() {
+    if !database.join(MARKER).exists() {
         return match witness {
             Some(witness) if witness.commit > 0 => {
+                if holds_something(database)? {
+                    return Err(DiskError::NoMarker {
+                        file: database.join(MARKER),
+                        witness: witness_path,
+                    });
+                }
                 let lost = Ledger::new(spec.partitions).loss(&witness);
                 let lost = lost.unwrap_or(Loss {
                     found_commit: 0,
@@ -100,6 +109,33 @@ pub(super) fn expected(
     }
 }
 
+/// Whether there is anything in a database's directory.
+fn holds_something(database: &Path) -> Result<bool, DiskError> {
+    match aside::is_blank(database) {
+        Ok(is_blank) => Ok(!is_blank),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(DiskError::io("read", database)(error)),
+    }
+}
+
+/// Makes room for a new database. What an interrupted creation has left holds nothing; anything else is set aside.
+pub(super) fn clear_away(database: &Path) -> Result<(), DiskError> {
+    if holds_something(database)? {
+        let copy = aside::set_aside(database)?;
+        tracing::warn!(
+            database = %database.display(),
+            set_aside = %copy.display(),
+            "the database cannot be opened without its version file, and nothing says that it was acknowledged: \
+             it is set aside, and a new one begun"
+        );
+        return Ok(());
+    }
+    match std::fs::remove_dir_all(database) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(DiskError::io("remove", database)),
+    }
+}
+
 /// Cuts the tail of the newest journal, where nothing acknowledged is lost with it. `ledger` is the newest
 /// before the tail, `behind` the newest in intact batches after what is torn.
 fn cut_torn_tail(
@@ -157,7 +193,7 @@ fn cut_torn_tail(
     Ok(Expected::AtLeast(witness, aside))
 }
 
-/// Makes the newest journal end where it is broken: the witness was removed, so the loss is accepted.
+/// Makes the newest journal end where it is broken: there is no witness any more, so the loss is accepted.
 /// The database itself would refuse some breaks and skip others.
 fn cut_what_is_broken(
     path: &Path,
@@ -176,7 +212,7 @@ fn cut_what_is_broken(
         position,
         reason,
         copy = %copy.display(),
-        "the witness file was removed: the journal is cut where it is broken, and a copy of it is set aside"
+        "the loss is accepted: the journal is cut where it is broken, and a copy of it is set aside"
     );
     journal::cut(&file, position)
 }

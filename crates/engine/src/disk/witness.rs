@@ -3,7 +3,10 @@
 //! The database ends its recovery at the first broken batch of a journal without a word.
 //! The witness is written after each acknowledged commit and tells afterwards what must be there.
 //! It is not synced: it may lag behind the database, and never leads. Two slots are written in
-//! turn, so that one is whole at any moment. Removing the file accepts whatever was lost.
+//! turn, so that one is whole at any moment.
+//!
+//! Renaming the file to `witness.accepted` accepts whatever was lost: what it knows is used once more, so that no
+//! offset of a lost event is given to another one. A witness that was removed accepts the loss too.
 
 use super::DiskError;
 use super::ledger::{self, Ledger};
@@ -25,9 +28,29 @@ pub(crate) fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
 }
 
+/// Where the operator puts the witness to accept a loss.
+pub(crate) fn accepted_path(dir: &Path) -> PathBuf {
+    dir.join("witness.accepted")
+}
+
 /// What the witness file of a directory knows; `None` where there is no file.
 pub(crate) fn read(dir: &Path, partitions: u32) -> Result<Option<Ledger>, DiskError> {
-    let path = path(dir);
+    read_file(path(dir), partitions)
+}
+
+/// What the witness knows by which the operator accepts a loss; `None` where there is none. One that is damaged
+/// knows nothing, and accepts the loss all the same.
+pub(crate) fn read_accepted(dir: &Path, partitions: u32) -> Result<Option<Ledger>, DiskError> {
+    match read_file(accepted_path(dir), partitions) {
+        Err(error @ DiskError::Witness { .. }) => {
+            tracing::warn!(%error, "the loss is accepted; offsets of lost events may be used again");
+            Ok(Some(Ledger::new(partitions)))
+        }
+        read => read,
+    }
+}
+
+fn read_file(path: PathBuf, partitions: u32) -> Result<Option<Ledger>, DiskError> {
     let mut bytes = Vec::new();
     match File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes)) {
         Ok(_) => {}

@@ -101,7 +101,10 @@ fn contents(
         }
         // What cannot be read is skipped too: the letter keeps its address and the reason.
         Err(
-            ReadError::Corrupt { .. } | ReadError::FellOut { .. } | ReadError::BeyondEnd { .. },
+            ReadError::Corrupt { .. }
+            | ReadError::Lost { .. }
+            | ReadError::FellOut { .. }
+            | ReadError::BeyondEnd { .. },
         ) => Ok(NONE),
         Err(ReadError::Unavailable(reason)) => Err(reason),
     }
@@ -146,6 +149,11 @@ mod tests {
             offset: ASKED,
             reason: "on purpose".to_owned(),
         };
+        let lost = ReadError::Lost {
+            partition,
+            asked: ASKED,
+            until: Offset(6),
+        };
         let not_yet = "the event log has not given the event at offset 5 yet, try again";
         for (name, read, low_watermark, expected) in [
             ("it is there", batch(vec![record(5)], 6), 0, whole),
@@ -160,6 +168,7 @@ mod tests {
             ("removed meanwhile", batch(Vec::new(), 5), 6, without()),
             ("removed", Err(fell_out), 7, without()),
             ("damaged", Err(damaged), 0, without()),
+            ("lost", Err(lost), 0, without()),
             (
                 "away",
                 Err(ReadError::Unavailable("a pause".to_owned())),

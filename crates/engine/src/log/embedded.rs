@@ -3,12 +3,13 @@
 //! Appends go through one thread that commits them in groups (see [`writer`](super::writer));
 //! reads go straight to the database and see nothing that is not durable.
 
+use super::gaps::{Gap, Loss, read_gaps};
 use super::partitions::{
     Partition, RetentionConfig, Shared, append_error, offset_of, record_bytes,
 };
 use super::producers::{PRODUCER_ID_BYTES_MOST, Producer, Producers};
 use super::record::{self, KEY_BYTES_MOST, RECORD_OVERHEAD_BYTES};
-use super::writer::{Request, Tail, Writer};
+use super::writer::{ContinueAt, Request, Tail, Work, Writer};
 use super::{
     Append, AppendError, AppendListener, Appended, Batch, DeadLetter, DeletedLetters, EventLog,
     ReadError, ReadLimit, dead_letters,
@@ -51,7 +52,7 @@ impl Default for EmbeddedLogConfig {
 /// An event log in a data directory. Dropping it answers what waits, and closes it.
 pub struct EmbeddedLog {
     shared: Arc<Shared>,
-    queue: Option<Sender<Request>>,
+    queue: Option<Sender<Work>>,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -70,10 +71,11 @@ impl EmbeddedLog {
     /// [`DiskError`] when the database cannot be read, or holds less than it must.
     pub fn open(dir: &DataDir, config: EmbeddedLogConfig) -> Result<Self, DiskError> {
         let beginnings = dir.keyspace("log-beginnings", KeyspaceCreateOptions::default)?;
+        let gaps = dir.keyspace("log-gaps", KeyspaceCreateOptions::default)?;
         let mut partitions = Vec::new();
         let mut tails = Vec::new();
         for id in (0..dir.partitions()).map(PartitionId) {
-            let (partition, tail) = open_partition(dir, id, &beginnings)?;
+            let (partition, tail) = open_partition(dir, id, &beginnings, &gaps)?;
             partitions.push(partition);
             tails.push(tail);
         }
@@ -87,6 +89,7 @@ impl EmbeddedLog {
             partitions,
             answers,
             beginnings,
+            gaps,
             dead_letters: dir.keyspace("log-dead-letters", KeyspaceCreateOptions::default)?,
             queued_bytes: AtomicUsize::new(0),
             trouble: Mutex::new(None),
@@ -118,6 +121,9 @@ impl Drop for EmbeddedLog {
     }
 }
 
+/// More than a gap takes in a batch.
+const GAP_BYTES: usize = 64;
+
 /// Options of a keyspace of records: written in order, read in order, never looked up by chance.
 fn record_options(dir: &DataDir) -> KeyspaceCreateOptions {
     const LEAST: u64 = 4 * 1024 * 1024;
@@ -134,6 +140,7 @@ fn open_partition(
     dir: &DataDir,
     id: PartitionId,
     beginnings: &Keyspace,
+    gaps_keyspace: &Keyspace,
 ) -> Result<(Partition, Tail), DiskError> {
     let records = dir.keyspace(&format!("log-{}", id.0), || record_options(dir))?;
     let beginning = super::retention::read_beginning(beginnings, id)
@@ -142,7 +149,8 @@ fn open_partition(
         None => None,
         Some(last) => Some(last.into_inner().map_err(|error| dir.failed(&error))?),
     };
-    let tail = match last {
+    let mut gaps = read_gaps(gaps_keyspace, id).map_err(|reason| dir.unreadable(reason))?;
+    let mut tail = match last {
         None => Tail {
             next_offset: beginning.low,
             bytes: 0,
@@ -162,6 +170,9 @@ fn open_partition(
             }
         }
     };
+    if let Some(gap) = gaps.last() {
+        tail.next_offset = tail.next_offset.max(gap.until);
+    }
     let acknowledged = dir.acknowledged_end(id);
     if tail.next_offset != acknowledged {
         let range = LostRange {
@@ -169,7 +180,28 @@ fn open_partition(
             found: tail.next_offset,
             acknowledged,
         };
-        dir.accept_end(range)?;
+        dir.accept_end(&range)?;
+    }
+    let mut batch = dir.database().batch();
+    if tail.next_offset < acknowledged {
+        // The lost offsets are left out: whoever has seen the events there must not take others for them.
+        gaps.push(Gap {
+            from: tail.next_offset,
+            until: acknowledged,
+            loss: Loss::Accepted,
+        });
+        tail.next_offset = acknowledged;
+    }
+    if dir.loss_accepted() {
+        for gap in &mut gaps {
+            gap.loss = Loss::Accepted;
+            batch.insert(gaps_keyspace, gap.key(id), gap.encode(id));
+        }
+    }
+    if tail.next_offset != acknowledged || !batch.is_empty() {
+        let bytes = batch.len() * GAP_BYTES;
+        dir.commit(batch, bytes, &[(id, tail.next_offset)])
+            .map_err(|error| dir.unreadable(error.to_string()))?;
     }
     let partition = Partition {
         id,
@@ -177,6 +209,7 @@ fn open_partition(
         low: AtomicU64::new(beginning.low.0),
         high: AtomicU64::new(tail.next_offset.0),
         removed: Mutex::new(beginning.removed),
+        gaps: RwLock::new(gaps),
     };
     Ok((partition, tail))
 }
@@ -261,21 +294,19 @@ impl EventLog for EmbeddedLog {
         };
         let sent = match &self.queue {
             Some(queue) if queued == 0 || queued.saturating_add(bytes) <= QUEUED_BYTES_MOST => {
-                queue.try_send(request)
+                queue.try_send(Work::Append(request))
             }
-            Some(_) => Err(TrySendError::Full(request)),
-            None => Err(TrySendError::Disconnected(request)),
+            Some(_) => Err(TrySendError::Full(Work::Append(request))),
+            None => Err(TrySendError::Disconnected(Work::Append(request))),
         };
-        match sent {
-            Ok(()) => {}
-            Err(TrySendError::Full(request)) => {
-                self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                refuse(request.answer, AppendError::Busy);
-            }
-            Err(TrySendError::Disconnected(request)) => {
-                self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                refuse(request.answer, AppendError::Closed);
-            }
+        let (refused, error) = match sent {
+            Ok(()) => return answered,
+            Err(TrySendError::Full(refused)) => (refused, AppendError::Busy),
+            Err(TrySendError::Disconnected(refused)) => (refused, AppendError::Closed),
+        };
+        if let Work::Append(request) = refused {
+            self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            refuse(request.answer, error);
         }
         answered
     }
@@ -319,6 +350,10 @@ impl EventLog for EmbeddedLog {
         .map_err(|error| append_error(error).to_string())
     }
 
+    fn needs_restart(&self) -> Option<String> {
+        self.shared.dir.gave_up().map(str::to_owned)
+    }
+
     fn set_listener(&self, listener: AppendListener) {
         *self.shared.listener.write() = Some(listener);
     }
@@ -330,6 +365,22 @@ impl EventLog for EmbeddedLog {
             ))),
             Some(place) => super::retention::trim(&self.shared, place, floor),
         }
+    }
+
+    fn continue_at(
+        &self,
+        partition: PartitionId,
+        next: Offset,
+    ) -> Result<Option<Offset>, AppendError> {
+        let (answer, answered) = crossbeam_channel::bounded(1);
+        let work = Work::ContinueAt(ContinueAt {
+            partition,
+            next,
+            answer,
+        });
+        let queue = self.queue.as_ref().ok_or(AppendError::Closed)?;
+        queue.send(work).map_err(|_| AppendError::Closed)?;
+        answered.recv().map_err(|_| AppendError::Closed)?
     }
 
     fn append_dead_letter(&self, letter: DeadLetter) -> Result<(), AppendError> {

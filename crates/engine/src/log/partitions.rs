@@ -1,5 +1,6 @@
 //! What the parts of the embedded log share: its partitions on disk, and how they are read.
 
+use super::gaps::{Gap, Loss};
 use super::record;
 use super::{AppendError, AppendListener, Batch, ReadError, ReadLimit};
 use crate::disk::{DataDir, WriteError};
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     pub(super) answers: Keyspace,
     /// Where each partition begins.
     pub(super) beginnings: Keyspace,
+    /// What each partition leaves out.
+    pub(super) gaps: Keyspace,
     pub(super) dead_letters: Keyspace,
     pub(super) queued_bytes: AtomicUsize,
     /// Why the last group of appends was refused, and its size in bytes; nothing when it was not.
@@ -50,6 +53,8 @@ pub(super) struct Partition {
     pub(super) high: AtomicU64,
     /// Held while records are removed; below the offset in it everything is.
     pub(super) removed: Mutex<Offset>,
+    /// Offsets without records, ordered; there is one for each time that the end of the log was lost.
+    pub(super) gaps: RwLock<Vec<Gap>>,
 }
 
 impl Partition {
@@ -59,6 +64,18 @@ impl Partition {
 
     pub(super) fn high_watermark(&self) -> Offset {
         Offset(self.high.load(Ordering::Acquire))
+    }
+
+    /// The gap that an offset is in.
+    pub(super) fn gap_at(&self, offset: Offset) -> Option<Gap> {
+        let gaps = self.gaps.read();
+        gaps.iter().find(|gap| gap.covers(offset)).copied()
+    }
+
+    /// Where the first gap behind an offset begins.
+    fn gap_after(&self, offset: Offset) -> Option<Offset> {
+        let gaps = self.gaps.read();
+        gaps.iter().map(|gap| gap.from).find(|from| *from > offset)
     }
 }
 
@@ -97,13 +114,46 @@ impl Partition {
             next_offset: from,
             high_watermark,
         };
-        if from >= until {
-            return Ok(batch);
-        }
         let mut bytes = 0;
+        while batch.next_offset < until {
+            match self.gap_at(batch.next_offset) {
+                Some(gap) if gap.loss == Loss::Accepted => {
+                    batch.next_offset = gap.until.min(until);
+                }
+                // What was read before the gap is given first.
+                Some(_) if !batch.records.is_empty() => break,
+                Some(gap) => {
+                    return Err(ReadError::Lost {
+                        partition: self.id,
+                        asked: batch.next_offset,
+                        until: gap.until.min(until),
+                    });
+                }
+                None => {
+                    let end = self
+                        .gap_after(batch.next_offset)
+                        .map_or(until, |from| from.min(until));
+                    if !self.read_run(&mut batch, &mut bytes, limit, end)? {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Adds the records up to `end`, between which there is no gap. False where the limits end the batch before.
+    fn read_run(
+        &self,
+        batch: &mut Batch,
+        bytes: &mut usize,
+        limit: ReadLimit,
+        end: Offset,
+    ) -> Result<bool, ReadError> {
+        let from = batch.next_offset;
         for entry in self
             .records
-            .range(from.0.to_be_bytes()..until.0.to_be_bytes())
+            .range(from.0.to_be_bytes()..end.0.to_be_bytes())
         {
             let expected = batch.next_offset;
             let (key, value) = entry
@@ -114,19 +164,19 @@ impl Partition {
             }
             let record = record::decode(expected, Bytes::from(value))
                 .map_err(|reason| self.corrupt(expected, reason.to_owned()))?;
-            bytes += record.bytes();
+            *bytes += record.bytes();
             batch.records.push(record);
             batch.next_offset = expected.next();
-            if batch.records.len() >= limit.records || bytes >= limit.bytes {
-                return Ok(batch);
+            if batch.records.len() >= limit.records || *bytes >= limit.bytes {
+                return Ok(false);
             }
         }
-        if batch.next_offset < until {
-            // Retention may have removed it since; otherwise offsets have no gaps here.
+        if batch.next_offset < end {
+            // Retention may have removed it since; otherwise every offset outside of the gaps has a record.
             self.not_removed(batch.next_offset)?;
             return Err(self.corrupt(batch.next_offset, "it is missing".to_owned()));
         }
-        Ok(batch)
+        Ok(true)
     }
 
     fn not_removed(&self, asked: Offset) -> Result<(), ReadError> {

@@ -126,7 +126,7 @@ fn target(
     floor: Offset,
 ) -> Result<Offset, ReadError> {
     let low = partition.low_watermark();
-    let Some(last) = partition.high_watermark().0.checked_sub(1).map(Offset) else {
+    let Some(last) = last_record(partition) else {
         return Ok(low);
     };
     let most = floor.min(last);
@@ -148,6 +148,19 @@ fn target(
     Ok(target)
 }
 
+/// The last offset that has a record, where one has.
+fn last_record(partition: &Partition) -> Option<Offset> {
+    let mut end = partition.high_watermark();
+    loop {
+        let last = Offset(end.0.checked_sub(1)?);
+        match partition.gap_at(last) {
+            Some(gap) => end = gap.from,
+            None if last >= partition.low_watermark() => return Some(last),
+            None => return None,
+        }
+    }
+}
+
 /// The first offset from `from` on that is kept, at most `until`; all behind a kept one are kept.
 fn first(
     partition: &Partition,
@@ -167,7 +180,13 @@ fn first(
     Ok(Offset(low))
 }
 
+/// The stamp of the record at an offset; in a gap, of the first record behind it. There is one: nobody asks
+/// behind the last record.
 fn stamp(partition: &Partition, offset: Offset) -> Result<record::Stamp, ReadError> {
+    let mut offset = offset;
+    while let Some(gap) = partition.gap_at(offset) {
+        offset = gap.until;
+    }
     let corrupt = |reason: &str| ReadError::Corrupt {
         partition: partition.id,
         offset,

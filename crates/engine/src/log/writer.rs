@@ -3,12 +3,13 @@
 //! While one group is synced the next gathers in the queue, so the more producers
 //! there are the more of them share one sync.
 
+use super::gaps::{Gap, Loss};
 use super::partitions::{Shared, append_error, now_ms, record_bytes};
 use super::producers::{Producers, Staged, Verdict};
 use super::record::{self, RECORD_OVERHEAD_BYTES, Stamp};
 use super::{Append, AppendError, Appended, AppendedRange};
 use crate::routing::partition_of;
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use fjall::OwnedWriteBatch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +19,19 @@ use workspace_lifecycle::{Offset, PartitionId};
 
 /// A group is closed when it holds this many bytes, which bounds the memory and the time of a commit.
 const GROUP_BYTES_MOST: usize = 8 * 1024 * 1024;
+
+/// What the writer is asked for.
+pub(super) enum Work {
+    Append(Request),
+    ContinueAt(ContinueAt),
+}
+
+/// The next append to a partition stands at `next` or behind.
+pub(super) struct ContinueAt {
+    pub(super) partition: PartitionId,
+    pub(super) next: Offset,
+    pub(super) answer: Sender<Result<Option<Offset>, AppendError>>,
+}
 
 /// A request in the queue.
 pub(super) struct Request {
@@ -36,7 +50,7 @@ pub(super) struct Tail {
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    requests: Receiver<Request>,
+    queue: Receiver<Work>,
     producers: Producers,
     tails: Vec<Tail>,
 }
@@ -55,13 +69,13 @@ struct Group<'a> {
 impl Writer {
     pub(super) fn new(
         shared: Arc<Shared>,
-        requests: Receiver<Request>,
+        queue: Receiver<Work>,
         producers: Producers,
         tails: Vec<Tail>,
     ) -> Self {
         Self {
             shared,
-            requests,
+            queue,
             producers,
             tails,
         }
@@ -69,21 +83,78 @@ impl Writer {
 
     /// Runs until the log is dropped and the queue is empty.
     pub(super) fn run(mut self) {
-        while let Ok(first) = self.requests.recv() {
+        let mut after_group = None;
+        while let Some(work) = after_group.take().or_else(|| self.queue.recv().ok()) {
+            let first = match work {
+                Work::Append(first) => first,
+                Work::ContinueAt(asked) => {
+                    let result = self.continue_at(asked.partition, asked.next);
+                    // Whoever asked and went away needs no answer.
+                    let _ = asked.answer.send(result);
+                    continue;
+                }
+            };
             let mut bytes = first.bytes;
             let mut group = vec![first];
             while bytes < GROUP_BYTES_MOST
-                && let Ok(request) = self.requests.try_recv()
+                && let Ok(work) = self.queue.try_recv()
             {
-                bytes += request.bytes;
-                group.push(request);
+                match work {
+                    Work::Append(request) => {
+                        bytes += request.bytes;
+                        group.push(request);
+                    }
+                    Work::ContinueAt(_) => {
+                        after_group = Some(work);
+                        break;
+                    }
+                }
             }
             self.append(group);
             self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }
     }
 
+    /// Leaves out what lies between the end of a partition and `next`, durably. Returns the end, if it was before.
+    fn continue_at(
+        &mut self,
+        id: PartitionId,
+        next: Offset,
+    ) -> Result<Option<Offset>, AppendError> {
+        let place = usize::try_from(id.0)
+            .ok()
+            .and_then(|place| self.tails.get_mut(place));
+        let (Some(tail), Some(partition)) = (place, self.shared.partition(id)) else {
+            return Err(no_partition(id));
+        };
+        if tail.next_offset >= next {
+            return Ok(None);
+        }
+        let gap = Gap {
+            from: tail.next_offset,
+            until: next,
+            loss: if self.shared.dir.loss_accepted() {
+                Loss::Accepted
+            } else {
+                Loss::Unexplained
+            },
+        };
+        let (key, value) = (gap.key(id), gap.encode(id));
+        let bytes = key.len() + value.len();
+        let mut batch = self.shared.dir.database().batch();
+        batch.insert(&self.shared.gaps, key, value);
+        self.shared
+            .dir
+            .commit(batch, bytes, &[(id, next)])
+            .map_err(append_error)?;
+        tail.next_offset = next;
+        partition.gaps.write().push(gap);
+        self.shared.publish(id, next);
+        Ok(Some(gap.from))
+    }
+
     fn append(&mut self, requests: Vec<Request>) {
+        let now_ms = now_ms();
         let mut group = Group {
             shared: &self.shared,
             batch: self.shared.dir.database().batch(),
@@ -154,7 +225,6 @@ impl Group<'_> {
     /// Puts a request into the batch and tells the answer that it gets when the batch is durable.
     fn take(&mut self, append: Append) -> Result<Appended, AppendError> {
         if let Some(producer) = &append.producer {
-        let now_ms = now_ms();
             match self.staged.judge(producer)? {
                 Verdict::Append => {}
                 Verdict::Repeated(answer) => return Ok(answer),
@@ -190,9 +260,7 @@ impl Group<'_> {
             .ok()
             .and_then(|place| self.tails.get_mut(place));
         let (Some(tail), Some(partition)) = (place, self.shared.partition(id)) else {
-            return Err(AppendError::Unavailable(format!(
-                "there is no partition {id}"
-            )));
+            return Err(no_partition(id));
         };
         let offset = tail.next_offset;
         let stamp = Stamp {
@@ -210,4 +278,8 @@ impl Group<'_> {
         self.ends.insert(id, tail.next_offset);
         Ok(offset)
     }
+}
+
+fn no_partition(id: PartitionId) -> AppendError {
+    AppendError::Unavailable(format!("there is no partition {id}"))
 }

@@ -20,7 +20,7 @@ use super::{
     Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Save, SaveRefused,
     Store, StoreError, StoredWorkspace, continued::Continued, fence,
 };
-use crate::disk::{DirLock, DiskError};
+use crate::disk::{DirLock, DiskError, aside};
 use entries::{End, Entries, ReadFailure};
 use index::{Index, OpenFailure};
 use lines::{Chain, Draft};
@@ -183,6 +183,35 @@ impl FileStore {
         let end = self.read_end(id)?.ok_or_else(|| self.missing(id))?;
         slot.end = Some(end.clone());
         Ok(end)
+    }
+
+    /// Makes room for the file of a workspace that is not listed. A claim that a crash cut short leaves a file without
+    /// entries; any other is set aside: the index may be older than the directories beside it.
+    fn clear_away(&self, id: &WorkspaceId, path: &Path) -> Result<(), StoreError> {
+        let bytes = match std::fs::metadata(path) {
+            Ok(about) => about.len(),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(io_error(path, &error)),
+        };
+        let holds_nothing = bytes == 0
+            // What is left of it was to be deleted.
+            || self.index.deletion(id).is_some()
+            || entries::read(path).is_ok_and(|read| {
+                read.is_none_or(|(end, entries)| {
+                    entries.is_empty() && end.about.events_applied == 0
+                })
+            });
+        if holds_nothing {
+            return std::fs::remove_file(path).map_err(|error| io_error(path, &error));
+        }
+        let copy =
+            aside::set_aside(path).map_err(|error| StoreError::Unavailable(error_text(&error)))?;
+        tracing::warn!(
+            workspace = %id,
+            set_aside = %copy.display(),
+            "the index does not list the workspace, but its file is there: it is set aside, and the workspace begins anew"
+        );
+        Ok(())
     }
 
     fn missing(&self, id: &WorkspaceId) -> StoreError {
@@ -380,10 +409,9 @@ impl Store for FileStore {
         let end = if listed {
             Some(self.end(&id, slot)?)
         } else {
-            // Left behind by a claim or a deletion that a crash cut short.
-            let prepared = remove_file(&path)
-                .and_then(|()| std::fs::create_dir_all(path.parent().unwrap_or(&self.root)));
-            prepared.map_err(|error| io_error(&path, &error))?;
+            self.clear_away(&id, &path)?;
+            let dir = path.parent().unwrap_or(&self.root);
+            std::fs::create_dir_all(dir).map_err(|error| io_error(&path, &error))?;
             slot.end = None;
             None
         };
@@ -572,10 +600,11 @@ impl Store for FileStore {
     }
 }
 
-fn remove_file(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        removed => removed,
+/// The text of an error with that of its source.
+fn error_text(error: &DiskError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }
 

@@ -179,10 +179,18 @@ impl LsmStore {
             }
             match About::decode(&key, value.into()) {
                 Ok(about) => {
-                    let StoredWorkspace { id, partition, .. } = &about.workspace;
+                    let StoredWorkspace {
+                        id,
+                        partition,
+                        next_offset,
+                        ..
+                    } = &about.workspace;
+                    let mut places = self.places.lock();
+                    places.note_saved(*partition, *next_offset);
                     if about.condition != Condition::Deleting {
-                        self.places.lock().put(id, *partition);
+                        places.put(id, *partition);
                     }
+                    drop(places);
                     let id = id.clone();
                     // Its record hides what is left, and a new claim tries again.
                     if let Err(error) = self.finish(about) {
@@ -300,6 +308,10 @@ impl Store for LsmStore {
 
     fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
         self.known(id)
+    }
+
+    fn saved_end(&self, partition: PartitionId) -> Result<Offset, StoreError> {
+        Ok(self.places.lock().saved_end(partition))
     }
 
     fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
@@ -487,6 +499,10 @@ impl Store for LsmStore {
         limit: usize,
     ) -> Result<Vec<HistoryRecord>, StoreError> {
         self.history.read(id, after, limit)
+    }
+
+    fn needs_restart(&self) -> Option<String> {
+        self.dir.gave_up().map(str::to_owned)
     }
 
     fn sync(&self) -> Result<(), StoreError> {

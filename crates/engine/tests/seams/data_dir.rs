@@ -1,4 +1,4 @@
-use super::support::{copy, events, fill, open, spec};
+use super::support::{copy, events, fill, journal, open, spec, write};
 use std::path::Path;
 use workspace_engine_core::disk::{DataDir, DataDirSpec, DiskError};
 
@@ -148,4 +148,174 @@ fn a_database_that_disappeared_is_a_loss() {
         text.contains("it holds 0 of 5 commits") && text.contains("ends at offset 0 and not at"),
         "{text}"
     );
+}
+
+/// Directories, as many as are in the place of one that could not be used.
+fn set_aside(path: &Path) -> usize {
+    let entries = std::fs::read_dir(path).expect("listed");
+    entries
+        .filter(|entry| {
+            let name = entry.as_ref().expect("listed").file_name();
+            name.to_str()
+                .is_some_and(|name| name.starts_with("db.set-aside-"))
+        })
+        .count()
+}
+
+#[test]
+fn every_way_out_that_an_error_names_opens_the_directory() {
+    type Step = fn(&Path, &Path);
+    let rename: Step = |path, _| {
+        std::fs::rename(path.join("witness"), path.join("witness.accepted")).expect("renamed");
+    };
+    let remove: Step = |path, _| std::fs::remove_file(path.join("witness")).expect("removed");
+    let restore: Step = |path, whole| {
+        std::fs::remove_dir_all(path).expect("removed");
+        copy(whole, path);
+    };
+    let empty: Step = |path, _| {
+        std::fs::rename(path, path.with_file_name("moved")).expect("moved");
+    };
+    let marker: Step = |path, whole| {
+        std::fs::copy(whole.join("db/version"), path.join("db/version")).expect("copied");
+    };
+    let cut: Step = |path, _| {
+        let file = journal(path);
+        let bytes = std::fs::read(&file).expect("readable");
+        write(&file, &bytes[..bytes.len() / 2]);
+    };
+    let flip: Step = |path, _| {
+        let file = journal(path);
+        let mut bytes = std::fs::read(&file).expect("readable");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        write(&file, bytes);
+    };
+    let no_database: Step = |path, _| {
+        std::fs::remove_dir_all(path.join("db")).expect("removed");
+    };
+    let no_marker: Step = |path, _| {
+        std::fs::remove_file(path.join("db/version")).expect("removed");
+    };
+    let no_format: Step = |path, _| {
+        std::fs::remove_file(path.join("format.json")).expect("removed");
+    };
+    let nothing_but_the_witness: Step = |path, _| {
+        std::fs::remove_dir_all(path.join("db")).expect("removed");
+        std::fs::remove_file(path.join("format.json")).expect("removed");
+    };
+    let other_version: Step = |path, _| {
+        let text = std::fs::read_to_string(path.join("format.json")).expect("readable");
+        let text = text.replace("\"version\": 2", "\"version\": 7");
+        std::fs::write(path.join("format.json"), text).expect("written");
+    };
+    let bad_witness: Step = |path, _| write(path.join("witness"), [7; 2000]);
+    let bad_list: Step = |path, _| write(path.join("db/keyspaces/1/current"), [7; 25]);
+
+    let whole = tempfile::tempdir().expect("a directory");
+    drop(open(whole.path()).expect("opened"));
+    let (dir, log) = open(whole.path()).expect("opened");
+    fill(&log, 1, 12);
+    drop((dir, log));
+    let all = Some(36);
+    for (name, break_it, text, way_out, expected) in [
+        ("cut", cut, "rename", rename, None),
+        ("cut", cut, "restore the directory", restore, all),
+        ("flip", flip, "rename", rename, None),
+        ("flip", flip, "", remove, None),
+        (
+            "flip",
+            flip,
+            "restore the directory from a copy",
+            restore,
+            all,
+        ),
+        ("no database", no_database, "rename", rename, Some(0)),
+        (
+            "no marker",
+            no_marker,
+            "copy it from any other",
+            marker,
+            all,
+        ),
+        (
+            "no marker",
+            no_marker,
+            "what is there is set aside",
+            rename,
+            Some(0),
+        ),
+        ("no marker", no_marker, "", remove, Some(0)),
+        (
+            "no format",
+            no_format,
+            "restore it from a copy",
+            restore,
+            all,
+        ),
+        (
+            "no format",
+            no_format,
+            "give the engine another directory",
+            empty,
+            Some(0),
+        ),
+        (
+            "only a witness",
+            nothing_but_the_witness,
+            "rename",
+            rename,
+            Some(0),
+        ),
+        (
+            "version",
+            other_version,
+            "with an empty directory",
+            empty,
+            Some(0),
+        ),
+        ("bad witness", bad_witness, "rename", rename, all),
+        (
+            "bad witness",
+            bad_witness,
+            "restore the directory",
+            restore,
+            all,
+        ),
+        ("bad list", bad_list, "restore it", restore, all),
+    ] {
+        let parent = tempfile::tempdir().expect("a directory");
+        let path = parent.path().join("data");
+        copy(whole.path(), &path);
+        break_it(&path, whole.path());
+        let refused = open(&path).expect_err(name).to_string();
+        assert!(refused.contains(text), "{name}: {refused}");
+        way_out(&path, whole.path());
+        let (dir, log) = open(&path).unwrap_or_else(|error| panic!("{name}, {text}: {error}"));
+        let found = events(&log);
+        if let Some(expected) = expected {
+            assert_eq!(found, expected, "{name}, {text}");
+        } else {
+            assert!((1..36).contains(&found), "{name}, {text}: {found}");
+        }
+        fill(&log, u64::try_from(found).expect("small") / 3 + 1, 1);
+        drop((dir, log));
+        let (_dir, log) = open(&path).expect("it stays open to be used");
+        assert_eq!(events(&log), found + 3, "{name}, {text}");
+        let lost_all = name == "no marker" && expected == Some(0);
+        assert_eq!(set_aside(&path), usize::from(lost_all), "{name}, {text}");
+    }
+}
+
+#[test]
+fn what_an_interrupted_creation_leaves_is_not_set_aside() {
+    let path = tempfile::tempdir().expect("a directory");
+    drop(open(path.path()).expect("opened"));
+    std::fs::remove_dir_all(path.path().join("db")).expect("removed");
+    std::fs::create_dir_all(path.path().join("db/keyspaces")).expect("created");
+    std::fs::write(path.path().join("db/lock"), "").expect("written");
+    std::fs::write(path.path().join("db/0.jnl"), [0; 4096]).expect("written");
+    let (_dir, log) = open(path.path()).expect("opened");
+    fill(&log, 1, 2);
+    assert_eq!(set_aside(path.path()), 0);
 }

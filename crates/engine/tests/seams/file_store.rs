@@ -450,3 +450,49 @@ fn transitions_of_an_epoch_that_is_used_again_are_kept_behind_those_of_before() 
         "{history:?}"
     );
 }
+
+#[test]
+fn a_workspace_that_an_older_index_does_not_list_is_set_aside_by_its_next_claim() {
+    let path = tempfile::tempdir().expect("a directory");
+    let index = path.path().join("index.jsonl");
+    let store = FileStore::open(path.path()).expect("opened");
+    let older = std::fs::read(&index).expect("readable");
+    for name in ["acme", "empty"] {
+        store.claim(claim_of(name, 1)).expect("claimed");
+    }
+    assert!(save(&store, &[save_of("acme", 1, 9, changes(1))]).is_empty());
+    drop(store);
+    let entries = std::fs::read(path.path().join("acme/entries.jsonl")).expect("readable");
+    write(&index, older);
+
+    let store = FileStore::open(path.path()).expect("opened");
+    for name in ["acme", "empty"] {
+        let claimed = store.claim(claim_of(name, 1)).expect("claimed");
+        assert_eq!(claimed.entries, 0, "{name} begins again");
+    }
+    let copies = |name: &str| -> Vec<Vec<u8>> {
+        let files = std::fs::read_dir(path.path().join(name)).expect("listed");
+        files
+            .map(|file| file.expect("listed").path())
+            .filter(|file| {
+                file.to_str()
+                    .is_some_and(|file| file.contains(".set-aside-"))
+            })
+            .map(|file| std::fs::read(file).expect("readable"))
+            .collect()
+    };
+    assert_eq!(copies("acme"), [entries]);
+    assert_eq!(copies("empty"), Vec::<Vec<u8>>::new());
+}
+
+#[test]
+fn the_history_of_an_unknown_workspace_is_empty_and_of_an_unclaimed_one_there() {
+    let path = tempfile::tempdir().expect("a directory");
+    let store = FileStore::open(path.path()).expect("opened");
+    let one = transition("acme", 1, 1);
+    store.append_history(vec![one.clone()]).expect("kept");
+    drop(store);
+    let store = FileStore::open(path.path()).expect("opened");
+    assert_eq!(store.history(&id("nobody"), None, 10), Ok(Vec::new()));
+    assert_eq!(store.history(&id("acme"), None, 10), Ok(vec![one]));
+}

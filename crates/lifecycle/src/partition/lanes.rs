@@ -210,10 +210,7 @@ impl Partition {
             FetchFailure::Damaged { offset, reason } => {
                 self.stop_followers(lane, offset, &reason);
                 if from <= self.discovered && offset >= self.discovered {
-                    self.damaged_from = Some(
-                        self.damaged_from
-                            .map_or(offset, |before| before.min(offset)),
-                    );
+                    self.note_damage(offset);
                 }
                 self.pass(lane, offset.next());
             }
@@ -224,6 +221,18 @@ impl Partition {
                 );
                 self.stop_followers_below(lane, low_watermark, &reason);
                 self.pass(lane, low_watermark);
+            }
+            FetchFailure::Lost { until } => {
+                let last = until.0.saturating_sub(1);
+                let reason = format!(
+                    "the log of partition {id} has lost the events from offset {from} to {last}; \
+                     whether this workspace had any of them is not known: skip goes on without them"
+                );
+                self.stop_followers_below(lane, until, &reason);
+                if from <= self.discovered && until > self.discovered {
+                    self.note_damage(self.discovered);
+                }
+                self.pass(lane, until);
             }
             FetchFailure::BeyondEnd { high_watermark } => {
                 let reason = format!(
@@ -238,6 +247,14 @@ impl Partition {
                 }
             }
         }
+    }
+
+    /// What cannot be read at `offset` may have been the first event of any workspace that is met behind it.
+    fn note_damage(&mut self, offset: Offset) {
+        let first = self
+            .damaged_from
+            .map_or(offset, |before| before.min(offset));
+        self.damaged_from = Some(first);
     }
 
     /// The log cannot be read for a while: replays do not go on. They are errors that are tried again, for

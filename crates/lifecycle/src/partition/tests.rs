@@ -913,6 +913,28 @@ fn what_retention_removed_stops_its_workspaces_before_it_and_a_skip_goes_on_afte
 }
 
 #[test]
+fn what_the_log_has_lost_stops_those_that_did_not_pass_it_and_a_skip_goes_on() {
+    let mut story = Story::owned(&[("a", 0)], 10, 10);
+    story.load(0, 2, 0, 10);
+    let failure = FetchFailure::Lost { until: Offset(6) };
+    let wanted = story.tell(failed(Lane::CatchUp, failure));
+    assert_eq!(
+        wanted,
+        [
+            "report #0 parked: the log of partition 0 has lost the events from offset 0 to 5; whether this workspace \
+             had any of them is not known: skip goes on without them",
+            "fetch 6..10 for the catch-up lane",
+        ]
+    );
+    assert_eq!(story.command("a", Command::Skip).len(), 1);
+    let wanted = story.tell(Input::DeadLettered {
+        slot: Slot(0),
+        offset: Offset(5),
+    });
+    assert_eq!(wanted[1], "save #0 at 6 epoch 2, committed 10");
+}
+
+#[test]
 fn a_store_that_is_ahead_of_the_log_parks_its_workspace() {
     let mut story = Story::owned(&[("a", 9)], 4, 4);
     let wanted = story.load(0, 2, 9, 4);

@@ -3,6 +3,7 @@
 //! A database that cannot open a file in the middle of a flush takes no more writes, so connections must
 //! never use up what it needs.
 
+use super::places::RESERVED_CONNECTIONS;
 use crate::config::ServeConfig;
 use tracing::{info, warn};
 
@@ -70,6 +71,7 @@ fn shares(limit: Option<u64>, connections: usize, kafka: bool) -> Shares {
     };
     let reserved = RESERVED_FILES + if kafka { KAFKA_FILES } else { 0 };
     let left = usize::try_from(limit.saturating_sub(reserved)).unwrap_or(usize::MAX);
+    let left = left.saturating_sub(RESERVED_CONNECTIONS);
     // Connections first, but a quarter for the database at least: more files only make it faster.
     let database_files = left
         .saturating_sub(connections)
@@ -132,10 +134,10 @@ mod tests {
         check(None, 1_024, false, (1_024, 900));
         check(Some(1 << 20), 1_024, true, (1_024, 900));
         check(Some(4_096), 1_024, false, (1_024, 900));
-        check(Some(1_024), 1_024, false, (648, 216));
-        check(Some(1_024), 100, false, (100, 764));
-        check(Some(1_024), 1_024, true, (456, 152));
-        check(Some(256), 1_024, false, (72, 24));
+        check(Some(1_024), 1_024, false, (600, 200));
+        check(Some(1_024), 100, false, (100, 700));
+        check(Some(1_024), 1_024, true, (408, 136));
+        check(Some(256), 1_024, false, (16, 16));
         check(Some(64), 1_024, false, (8, 16));
         check(Some(0), 1, false, (1, 16));
     }
@@ -148,7 +150,7 @@ mod tests {
                     connections,
                     database_files,
                 } = shares(Some(limit), 1_024, kafka);
-                let reserved = RESERVED_FILES + if kafka { KAFKA_FILES } else { 0 };
+                let reserved = 64 + RESERVED_FILES + if kafka { KAFKA_FILES } else { 0 };
                 let used = u64::try_from(connections + database_files).unwrap() + reserved;
                 assert!(limit < reserved + 24 || used <= limit, "{limit} {kafka}");
             }

@@ -13,6 +13,8 @@ mod demo;
 
 mod bad_input;
 mod connections;
+#[cfg(target_os = "linux")]
+mod disk;
 mod door;
 mod openapi;
 mod operator;

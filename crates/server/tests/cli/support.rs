@@ -55,7 +55,11 @@ pub(crate) fn run(arguments: &[&str], input: &str) -> Ran {
 
 /// The program, without whatever the environment of the tests sets for it.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(PROGRAM);
+    program_as(PROGRAM)
+}
+
+fn program_as(program: &str) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("WORKSPACE_ENGINE_") {
             command.env_remove(name);
@@ -103,6 +107,8 @@ pub(crate) struct Engine {
     pub(crate) url: String,
     directory: PathBuf,
     flags: Vec<String>,
+    /// What a shell does before it becomes the engine, such as to lower a limit.
+    before: Option<String>,
     temporary: Option<TempDir>,
 }
 
@@ -117,12 +123,27 @@ impl Engine {
 
     pub(crate) fn start_in(directory: &Path, flags: &[&str]) -> Self {
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let (child, url) = spawn(directory, &flags);
+        Self::start_as(directory, flags, None)
+    }
+
+    /// An engine in a directory of its own, with a limit that a shell sets first.
+    pub(crate) fn start_limited(limit: &str, flags: &[&str]) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let directory = temporary.path().join("data");
+        let mut engine = Self::start_as(&directory, flags, Some(limit.to_owned()));
+        engine.temporary = Some(temporary);
+        engine
+    }
+
+    fn start_as(directory: &Path, flags: Vec<String>, before: Option<String>) -> Self {
+        let (child, url) = spawn(directory, &flags, before.as_deref());
         let mut engine = Self {
             child,
             url,
             directory: directory.to_owned(),
             flags,
+            before,
             temporary: None,
         };
         engine.wait_until_open();
@@ -152,9 +173,20 @@ impl Engine {
         self.child.wait().unwrap()
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Kills it, so that it saves nothing more.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Begins again in the same directory, at another port.
     pub(crate) fn restart(&mut self) {
-        (self.child, self.url) = spawn(&self.directory, &self.flags);
+        (self.child, self.url) = spawn(&self.directory, &self.flags, self.before.as_deref());
         self.wait_until_open();
     }
 
@@ -310,8 +342,16 @@ impl Drop for Engine {
     }
 }
 
-fn spawn(directory: &Path, flags: &[String]) -> (Child, String) {
-    let mut child = program()
+fn spawn(directory: &Path, flags: &[String], before: Option<&str>) -> (Child, String) {
+    let mut command = match before {
+        None => program(),
+        Some(before) => {
+            let mut shell = program_as("sh");
+            shell.args(["-c", &format!("{before} && exec \"$0\" \"$@\""), PROGRAM]);
+            shell
+        }
+    };
+    let mut child = command
         .args([
             "serve",
             "--listen",

@@ -14,7 +14,6 @@ use workspace_engine_core::{
     Engine,
     disk::{DataDir, DataDirSpec, DiskError},
     log::EventLog,
-    routing::Partitioner,
     store::{LsmStore, Store},
 };
 use workspace_engine_kafka::{Assignments, ChangelogStore, Cluster, KafkaConfig, prepare};
@@ -111,6 +110,7 @@ fn can_be_rebuilt(error: &DiskError) -> bool {
         | DiskError::Partitions { .. }
         | DiskError::NotADataDirectory { .. }
         | DiskError::Damaged { .. }
+        | DiskError::NoMarker { .. }
         | DiskError::DamagedBetween { .. }
         | DiskError::DamagedList { .. }
         | DiskError::Lost { .. }
