@@ -17,6 +17,8 @@ Scenarios, each on a topic of its own:
     broker   one engine and then two; the brokers are killed (-9) and started again, in turn
     parked   a record that is no event parks its workspace alone; `skip` moves it on
     zombie   three engines; one is stopped in its tracks (SIGSTOP) until the others have its partitions, and goes on
+    lostend  one engine; a broker loses the end of a partition and other records take its place, first while no engine
+             runs, then while one does: what was saved beyond is parked and stays so, the others are served
     failover three engines; one is killed (-9), another is stopped: how long until every workspace is ready again
     cutoff   two engines; the brokers fall silent (SIGSTOP), first while nothing moves, then within a rebalance: no
              workspace stays ready, and all are ready again when the brokers are back
@@ -516,6 +518,111 @@ def zombie(fleet, dice, lines, expected):
     say(f"histories show {fleet.histories(expected)} changes of the owner")
 
 
+def murmur2(key):
+    """The hash of Kafka's default partitioner."""
+    mask, m = 0xffffffff, 0x5bd1e995
+    h = (0x9747b28c ^ len(key)) & mask
+    whole = len(key) & ~3
+    for at in range(0, whole, 4):
+        k = int.from_bytes(key[at:at + 4], "little") * m & mask
+        k = (k ^ k >> 24) * m & mask
+        h = (h * m & mask) ^ k
+    if rest := key[whole:]:
+        h = (h ^ int.from_bytes(rest, "little")) * m & mask
+    h = (h ^ h >> 13) * m & mask
+    return h ^ h >> 15
+
+
+def names_on(partition, prefix):
+    """Workspaces of a partition, one after the other."""
+    number = 0
+    while True:
+        name = f"{prefix}-{number}"
+        if (murmur2(name.encode()) & 0x7fffffff) % PARTITIONS == partition:
+            yield name
+        number += 1
+
+
+def created(workspace, numbers):
+    event = {"eventType": "resource.created", "workspaceId": workspace, "timestamp": 0}
+    return [keyed(canonical({**event, "data": {"id": f"e{number}"}})) for number in numbers]
+
+
+def lose_end(kafka, topic, partition, offset):
+    """Cuts the files of a partition of a stopped broker before the batch with this offset."""
+    kafka.call("stop")
+    [directory] = kafka.directory.glob(f"1/data/{topic}-{partition}")
+    [segment] = directory.glob("*.log")
+    data, at = segment.read_bytes(), 0
+    while at < len(data) and int.from_bytes(data[at:at + 8], "big") < offset:
+        at += 12 + int.from_bytes(data[at + 8:at + 12], "big")
+    assert 0 < at < len(data), f"offset {offset} begins no batch of {segment}"
+    os.truncate(segment, at)
+    for index in [*directory.glob("*.index"), *directory.glob("*.timeindex"), *directory.glob("*.snapshot")]:
+        index.unlink()
+    kafka.start()
+    say(f"partition {partition} of {topic} has lost the records from offset {offset} on")
+
+
+def lostend(fleet, dice, lines, expected):
+    def until(what, check):
+        deadline = time.monotonic() + PATIENCE
+        while not (found := check()):
+            assert time.monotonic() < deadline, f"waited too long: {what}"
+            time.sleep(0.05)
+        return found
+
+    def parked(workspace):
+        status = fleet.owner(workspace)[1]
+        return isinstance(status, dict) and (status.get("error") or {}).get("kind") == "parked" and status["errorMessage"]
+
+    for partition in (3, 7):
+        names = names_on(partition, "lost")
+        cold, hot, other = next(names), next(names), next(names)
+        if not fleet.up():
+            fleet.add()
+        first = created(cold, range(5)) + created(hot, range(5)) + created(other, range(5))
+        Feed(fleet, first, 0).finish()
+        fleet.wait_until_ready({name: {"events": 5} for name in (cold, hot, other)})
+        # It is saved where the partition will end.
+        answer = fleet.up()[0].call(f"/workspaces/{cold}/unload", "POST")
+        assert "problem" not in answer, answer
+        Feed(fleet, created(hot, range(5, 15)) + created(other, range(5, 10)), 0).finish()
+        fleet.wait_until_ready({hot: {"events": 15}, other: {"events": 10}})
+        for name in (hot, other):
+            # An unload is answered when it is saved.
+            for action in ("unload", "load"):
+                answer = fleet.up()[0].call(f"/workspaces/{name}/{action}", "POST")
+                assert "problem" not in answer, answer
+        fleet.wait_until_ready({hot: {"events": 15}, other: {"events": 10}})
+        runs = partition == 7
+        if not runs:
+            fleet.up()[0].end(signal.SIGTERM)
+        lose_end(fleet.kafka, fleet.topic, partition, len(first))
+        new = next(names)
+        feed = created(cold, range(5, 7)) + created(hot, range(20, 60)) + created(new, range(3))
+        Feed(fleet, feed, 0).finish()
+        if not runs:
+            fleet.engines[0].start()
+        for again in range(3):
+            for name in (hot, other):
+                told = until(f"{name} is parked", lambda: parked(name))
+                assert f"has lost the records from offset {len(first)} on" in told, told
+            engine = until("it is served", lambda: fleet.owner(new)[0])
+            if again == 0:
+                engine.call(f"/workspaces/{cold}/load", "POST")
+            fleet.wait_until_ready({cold: {"events": 7}, new: {"events": 3 + again}})
+            engine.call(f"/workspaces/{hot}/reload", "POST")
+            until(f"{hot} is parked after a reload", lambda: parked(hot))
+            say(f"{hot}: {parked(hot)}")
+            Feed(fleet, created(new, [3 + again]), 0).finish()
+            engine.end(signal.SIGTERM)
+            if again == 1:
+                shutil.rmtree(engine.directory)
+            engine.start()
+        fleet.wait_until_ready({new: {"events": 6}})
+
+
 def failover(fleet, dice, lines, expected):
     fleet.add(3)
     Feed(fleet, lines, 3).finish()
@@ -718,7 +825,8 @@ def secure(fleet, dice, lines, expected):
 
 SCENARIOS = {
     scenario.__name__: scenario
-    for scenario in (one, three, churn, produce, broker, parked, zombie, failover, cutoff, fenced, java, clients, secure)
+    for scenario in (one, three, churn, produce, broker, parked, zombie, lostend, failover, cutoff, fenced, java, clients,
+                     secure)
 }
 
 
