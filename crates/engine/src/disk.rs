@@ -248,6 +248,14 @@ impl DataDir {
         }
     }
 
+    /// The error for something in the database that is damaged.
+    pub(crate) fn damaged(&self, reason: String) -> DiskError {
+        DiskError::DamagedDatabase {
+            path: self.inner.path.clone(),
+            reason,
+        }
+    }
+
     pub(crate) fn failed(&self, error: &fjall::Error) -> DiskError {
         self.unreadable(describe(error))
     }
@@ -409,6 +417,10 @@ fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError>
         .cache_size(spec.cache_bytes)
         .max_cached_files(Some(spec.open_files.max(OPEN_FILES_MIN)))
         .max_journaling_size(spec.journal_bytes.max(JOURNAL_BYTES_LEAST));
+    let damaged = |reason: String| DiskError::DamagedDatabase {
+        path: path.to_owned(),
+        reason,
+    };
     // The database asserts on some kinds of damage where an error is due.
     match catch_unwind(AssertUnwindSafe(|| builder.open())) {
         Ok(Ok(database)) => Ok(database),
@@ -416,11 +428,24 @@ fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError>
             path: path.to_owned(),
             pid: None,
         }),
+        Ok(Err(error)) if is_damage(&error) || is_cut(&error) => Err(damaged(describe(&error))),
         Ok(Err(error)) => Err(failed(describe(&error))),
-        Err(_) => Err(failed(
+        Err(_) => Err(damaged(
             "its files are damaged in a way that it does not expect".to_owned(),
         )),
     }
+}
+
+/// Whether a file ends before its contents do.
+fn is_cut(error: &fjall::Error) -> bool {
+    let (fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error))) = error
+    else {
+        return false;
+    };
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData
+    )
 }
 
 fn keyspace(
@@ -429,12 +454,14 @@ fn keyspace(
     name: &str,
     options: impl FnOnce() -> KeyspaceCreateOptions,
 ) -> Result<Keyspace, DiskError> {
-    database
-        .keyspace(name, options)
-        .map_err(|error| DiskError::Database {
-            path: path.to_owned(),
-            reason: describe(&error),
-        })
+    database.keyspace(name, options).map_err(|error| {
+        let (path, reason) = (path.to_owned(), describe(&error));
+        if is_damage(&error) || is_cut(&error) {
+            DiskError::DamagedDatabase { path, reason }
+        } else {
+            DiskError::Database { path, reason }
+        }
+    })
 }
 
 fn read_ledger(keyspace: &Keyspace, path: &Path, partitions: u32) -> Result<Ledger, DiskError> {
@@ -448,7 +475,9 @@ fn read_ledger(keyspace: &Keyspace, path: &Path, partitions: u32) -> Result<Ledg
     else {
         return Ok(Ledger::new(partitions));
     };
-    let ledger = Ledger::decode(value.into())
-        .map_err(|damage| failed(format!("its ledger is damaged: {damage}")))?;
+    let ledger = Ledger::decode(value.into()).map_err(|damage| DiskError::DamagedDatabase {
+        path: path.to_owned(),
+        reason: format!("its ledger: {damage}"),
+    })?;
     Ok(ledger)
 }

@@ -247,6 +247,18 @@ pub enum StoreError {
     Unavailable(String),
 }
 
+impl StoreError {
+    /// Whether what a [`LsmStore`] holds as a copy of something else cannot be read: the source may still have it. What was
+    /// damaged in the source, or was saved with another number of entries, is the same in every copy.
+    pub fn is_damage_of_a_copy(&self) -> bool {
+        matches!(self, Self::Corrupt { reason, .. }
+            if reason != lsm::DAMAGED_AT_SOURCE && !reason.ends_with(OTHER_COUNT))
+    }
+}
+
+/// How the reason ends where there are not as many entries as were saved.
+const OTHER_COUNT: &str = "should be";
+
 /// Takes the entries of a workspace while it is loaded; the text of a refusal ends the load.
 pub type EntrySink<'a> = &'a mut dyn FnMut(StoredEntry) -> Result<(), String>;
 
@@ -453,7 +465,7 @@ fn check_entries(
     }
     Err(StoreError::Corrupt {
         place: place(),
-        reason: format!("{found} are there, and {} should be", about.entries),
+        reason: format!("{found} are there, and {} {OTHER_COUNT}", about.entries),
     })
 }
 

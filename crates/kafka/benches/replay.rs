@@ -12,6 +12,7 @@
     reason = "a measurement prints its figures and fails by panicking"
 )]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use workspace_engine_core::populate::BeginEmpty;
 use workspace_engine_core::routing::partition_of;
 use workspace_engine_core::store::{LsmStore, Store};
 use workspace_engine_core::{Engine, EngineConfig, Entities};
-use workspace_engine_kafka::{Assignments, Cluster, KafkaConfig, KafkaLog, prepare};
+use workspace_engine_kafka::{Assignments, Cluster, KafkaConfig, KafkaLog, LocalCopy, prepare};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{State, Tracker, WorkspaceId};
 
@@ -275,8 +276,8 @@ fn engine(config: &KafkaConfig, workspaces: usize) -> (Took, Took) {
         partitions: PARTITIONS,
         ..DataDirSpec::default()
     };
-    let copy =
-        LsmStore::open(&DataDir::open(directory.path(), &spec).expect("opens")).expect("opens");
+    let open = move |path: &Path| LsmStore::open(&DataDir::open(path, &spec)?);
+    let copy = LocalCopy::open(directory.path().join("copy"), open).expect("opens");
     let cluster = Cluster::new(config, PARTITIONS, copy, "bench").expect("clients");
     let tracker = Tracker::new();
     let engine = Engine::start_unassigned(

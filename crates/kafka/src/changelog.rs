@@ -46,6 +46,7 @@ use workspace_status::{Epoch, WorkspaceId};
 
 use crate::config::{AcceptLoss, KafkaConfig};
 use crate::group::Group;
+use crate::local_copy::LocalCopy;
 use crate::seen::SeenRecords;
 use counts::Counters;
 use draft::{Done, Job, Work, save_bytes};
@@ -93,7 +94,7 @@ struct Shared {
     producers_of_group: String,
     /// What a producer is made of.
     producer: ClientConfig,
-    cache: LsmStore,
+    copy: LocalCopy,
     group: Arc<dyn Group>,
     readers: Arc<Readers>,
     partitions: Partitions,
@@ -103,11 +104,22 @@ struct Shared {
 }
 
 impl Shared {
+    /// The copy on this disk.
+    fn cache(&self) -> Arc<LsmStore> {
+        self.copy.store()
+    }
+
+    /// What an error of the copy means to whoever asked it.
+    fn seen(&self, error: StoreError) -> StoreError {
+        self.copy.seen(&self.cache(), error)
+    }
+
     /// Where a workspace belongs.
     fn partition_of(&self, id: &WorkspaceId) -> PartitionId {
-        self.cache.cached_in(id).unwrap_or_else(|| {
+        let cache = self.cache();
+        cache.cached_in(id).unwrap_or_else(|| {
             let partitions = self.partition_count.load(Ordering::Relaxed);
-            self.cache.home_of(id, partitions)
+            cache.home_of(id, partitions)
         })
     }
 }
@@ -127,22 +139,22 @@ impl std::fmt::Debug for ChangelogStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ChangelogStore")
             .field("topic", &self.shared.readers.topic)
-            .field("cache", &self.shared.cache)
+            .field("copy", &self.shared.copy)
             .finish_non_exhaustive()
     }
 }
 
 impl ChangelogStore {
-    /// A store over the changelog of `config`, with `cache` as its copy on this machine. It waits for no broker.
+    /// A store over the changelog of `config`, with its copy on this machine. It waits for no broker.
     ///
-    /// The data directory of the cache has as many partitions as the topics. No two processes have one
+    /// The data directory of the copy has as many partitions as the topics. No two processes have one
     /// `transactional_id`: each would fence the other whenever it can write again.
     ///
     /// # Errors
     /// [`ChangelogError`].
     pub(crate) fn open(
         config: &KafkaConfig,
-        cache: LsmStore,
+        copy: LocalCopy,
         group: Arc<dyn Group>,
         seen: Arc<SeenRecords>,
         transactional_id: String,
@@ -156,7 +168,7 @@ impl ChangelogStore {
             producer: transactions.config().clone(),
             transactional_id,
             producers_of_group: format!("{}-{}-", config.group, config.topic),
-            cache,
+            copy,
             group,
             readers: Arc::new(Readers::new(config)?),
             partitions: Partitions::default(),
@@ -270,9 +282,10 @@ impl Store for ChangelogStore {
             return;
         }
         // It was complete until now, however long nothing was written.
-        if let Ok(Some(mut place)) = self.shared.cache.cached_place(partition) {
+        let cache = self.shared.cache();
+        if let Ok(Some(mut place)) = cache.cached_place(partition) {
             place.at_ms = now_ms();
-            if let Err(error) = self.shared.cache.import(partition, &[], &place) {
+            if let Err(error) = cache.import(partition, &[], &place) {
                 tracing::warn!(%partition, %error, "the cache's place cannot be renewed");
             }
         }
@@ -294,12 +307,12 @@ impl Store for ChangelogStore {
 
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
         self.shared.partitions.open(partition)?;
-        self.shared.cache.workspaces(partition)
+        self.read(|cache| cache.workspaces(partition))
     }
 
     fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
         self.must_be_open(id)?;
-        self.shared.cache.workspace(id)
+        self.read(|cache| cache.workspace(id))
     }
 
     fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
@@ -318,7 +331,7 @@ impl Store for ChangelogStore {
 
     fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
         self.must_be_open(id)?;
-        self.shared.cache.load(id, sink)
+        self.read(|cache| cache.load(id, sink))
     }
 
     fn save(
@@ -359,7 +372,7 @@ impl Store for ChangelogStore {
 
     fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
         self.shared.partitions.open(partition)?;
-        self.shared.cache.deletions(partition)
+        self.read(|cache| cache.deletions(partition))
     }
 
     fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
@@ -377,7 +390,7 @@ impl Store for ChangelogStore {
         limit: usize,
     ) -> Result<Vec<HistoryRecord>, StoreError> {
         self.must_be_open(id)?;
-        self.shared.cache.history(id, after, limit)
+        self.read(|cache| cache.history(id, after, limit))
     }
 
     fn needs_restart(&self) -> Option<String> {
@@ -391,6 +404,15 @@ impl Store for ChangelogStore {
 }
 
 impl ChangelogStore {
+    /// Asks the copy.
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&LsmStore) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let cache = self.shared.cache();
+        read(&cache).map_err(|error| self.shared.copy.seen(&cache, error))
+    }
+
     fn save_portion(
         &self,
         saves: Vec<Save>,
@@ -429,7 +451,7 @@ fn ended() -> StoreError {
     StoreError::Unavailable("the thread that writes the changelog has ended".to_owned())
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| {

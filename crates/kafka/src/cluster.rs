@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use rdkafka::error::KafkaError;
-use workspace_engine_core::store::LsmStore;
 
 use crate::changelog::{ChangelogError, ChangelogStore};
 use crate::config::{KafkaConfig, refusal};
+use crate::local_copy::LocalCopy;
 use crate::log::{KafkaLog, KafkaLogError};
 use crate::membership::{Membership, MembershipError};
 
@@ -63,7 +63,7 @@ impl Cluster {
     pub fn new(
         config: &KafkaConfig,
         partitions: u32,
-        copy: LsmStore,
+        copy: LocalCopy,
         owner: &str,
     ) -> Result<Self, ClusterError> {
         let membership = Membership::new(config)?;
@@ -90,7 +90,9 @@ impl Cluster {
 mod tests {
     use super::*;
     use crate::topics::prepare;
+    use std::path::Path;
     use workspace_engine_core::disk::{DataDir, DataDirSpec};
+    use workspace_engine_core::store::LsmStore;
 
     #[test]
     fn a_property_that_is_refused_is_named_and_its_value_is_not_shown() {
@@ -105,8 +107,8 @@ mod tests {
             let secret = "hunter2".to_owned();
             config.properties.insert(name.to_owned(), secret);
             let dir = tempfile::tempdir().unwrap();
-            let data = DataDir::open(dir.path(), &DataDirSpec::default()).unwrap();
-            let copy = LsmStore::open(&data).unwrap();
+            let open = |path: &Path| LsmStore::open(&DataDir::open(path, &DataDirSpec::default())?);
+            let copy = LocalCopy::open(dir.path().join("copy"), open).unwrap();
             let group = Membership::new(&KafkaConfig::default()).unwrap().group();
             let seen = Arc::default();
             let store = ChangelogStore::open(&config, copy, group, seen, "id".to_owned());

@@ -2,6 +2,7 @@
 
 mod config;
 mod context;
+mod local_copy;
 #[expect(
     unsafe_code,
     reason = "functions of librdkafka that rdkafka does not wrap"
@@ -34,6 +35,7 @@ mod cluster;
 pub use changelog::{ChangelogCounts, ChangelogError, ChangelogStore};
 pub use cluster::{Cluster, ClusterError};
 pub use config::{AcceptLoss, GroupProtocol, KafkaConfig, PropertyError, read_properties};
+pub use local_copy::LocalCopy;
 pub use log::{KafkaLog, KafkaLogError};
 pub use membership::{Assignments, MemberReport, MemberTrouble, Membership, MembershipError};
 pub use topics::{TopicError, prepare};

@@ -119,6 +119,14 @@ pub enum DiskError {
         /// Why not.
         source: io::Error,
     },
+    /// What the database reads of its files when it is opened is damaged.
+    #[error("the database in {} is damaged: {reason}; nothing was changed: restore the directory from a copy", .path.display())]
+    DamagedDatabase {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The database refused.
     #[error("the database in {} cannot be used: {reason}", .path.display())]
     Database {

@@ -12,6 +12,7 @@ mod import;
 mod piece;
 
 pub use cache::{CacheChange, CacheKey, CachePlace};
+pub(super) use layout::DAMAGED_AT_SOURCE;
 
 use super::{
     Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Save, SaveRefused,
@@ -80,9 +81,14 @@ impl LsmStore {
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
         };
-        store
-            .read_places()
-            .map_err(|error| dir.unreadable(error.to_string()))?;
+        store.read_places().map_err(|error| {
+            let text = error.to_string();
+            if matches!(error, StoreError::Corrupt { .. }) {
+                dir.damaged(text)
+            } else {
+                dir.unreadable(text)
+            }
+        })?;
         Ok(store)
     }
 

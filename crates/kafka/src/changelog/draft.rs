@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::Sender;
 use workspace_engine_core::store::{
-    CacheChange, Claim, Deletion, Erase, HistoryRecord, Save, SaveRefused, Store, StoreError,
-    StoredWorkspace,
+    CacheChange, Claim, Deletion, Erase, HistoryRecord, LsmStore, Save, SaveRefused, Store,
+    StoreError, StoredWorkspace,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
@@ -26,6 +26,8 @@ pub(super) enum Work {
     Assign {
         partition: PartitionId,
         record: Arc<OwnershipRecord>,
+        /// The copy that the partition was read into.
+        cache: Arc<LsmStore>,
     },
     Claim(Claim),
     Save {
@@ -86,7 +88,11 @@ impl Draft {
         }
         let Job { work, reply } = job;
         let planned = match work {
-            Work::Assign { partition, record } => self.assign(shared, partition, record),
+            Work::Assign {
+                partition,
+                record,
+                cache,
+            } => self.assign(shared, partition, record, &cache),
             Work::Claim(claim) => self.claim(shared, claim),
             Work::Save { saves, committed } => self.save(shared, &saves, &committed),
             Work::History(records) => self.history(shared, &records),
@@ -94,6 +100,7 @@ impl Draft {
             Work::Delete(erase) => self.delete(shared, erase),
             Work::Purge(id) => self.purge(shared, &id),
         };
+        let planned = planned.map_err(|error| shared.seen(error));
         self.answers.push((reply, planned));
         Ok(())
     }
@@ -115,10 +122,33 @@ impl Draft {
         shared: &Shared,
         partition: PartitionId,
         record: Arc<OwnershipRecord>,
+        cache: &Arc<LsmStore>,
     ) -> Result<Done, StoreError> {
+        if !Arc::ptr_eq(cache, &shared.cache()) {
+            return Err(StoreError::Unavailable(format!(
+                "the copy that partition {partition} was read into is damaged; it is read again"
+            )));
+        }
         let value = record::encode_ownership(&record);
+        // What was deleted of a log that is lost says nothing about the one that is there.
+        let mut changes = Vec::new();
+        for deletion in cache.deletions(partition)? {
+            if let Some(loss) = loss_of(&record.losses, deletion.epoch, deletion.next_offset) {
+                let next_offset = Offset(loss.from);
+                changes.push(CacheChange::Deleted(Deletion {
+                    next_offset,
+                    ..deletion
+                }));
+            }
+        }
+        let encoded: Vec<_> = changes.iter().map(record::encode).collect();
         let part = self.part(shared, partition, Standing::Assigning)?;
         part.record = Some(record);
+        part.changes = changes;
+        for (key, value) in encoded {
+            self.write(partition, key, value);
+        }
+        // Last, so that its offset is known.
         self.write(partition, record::OWNERSHIP_KEY.to_vec(), Some(value));
         Ok(Done::Nothing)
     }
@@ -128,7 +158,7 @@ impl Draft {
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &claim.id, claim.epoch)?;
         of_this_log(shared, &owned, &claim.id)?;
-        let workspace = shared.cache.plan_claim(claim)?;
+        let workspace = shared.cache().plan_claim(claim)?;
         self.saved.insert(workspace.id.clone());
         let change = CacheChange::Workspace(workspace.clone());
         self.change(shared, partition, vec![change])?;
@@ -156,7 +186,7 @@ impl Draft {
                 Err(error) => refused.push(SaveRefused {
                     id: save.id.clone(),
                     epoch: save.epoch,
-                    error,
+                    error: shared.seen(error),
                 }),
             }
         }
@@ -184,7 +214,7 @@ impl Draft {
             stale.insert(partition);
         }
         of_this_assignment(&owned, &save.id, save.epoch)?;
-        let changes = shared.cache.plan_save(save)?;
+        let changes = shared.cache().plan_save(save)?;
         self.saved.insert(save.id.clone());
         self.change(shared, partition, changes)
     }
@@ -217,7 +247,7 @@ impl Draft {
                 begun_by_no_other(shared, record)?;
             }
         }
-        let changes = shared.cache.plan_history(id, records)?;
+        let changes = shared.cache().plan_history(id, records)?;
         self.told.insert(id.clone());
         self.change(shared, partition, changes)
     }
@@ -226,7 +256,7 @@ impl Draft {
         let partition = erase.partition;
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &erase.id, erase.epoch)?;
-        let (changes, workspace) = shared.cache.plan_reset(erase)?;
+        let (changes, workspace) = shared.cache().plan_reset(erase)?;
         self.saved.insert(workspace.id.clone());
         self.change(shared, partition, changes)?;
         Ok(Done::Reset(workspace))
@@ -236,7 +266,7 @@ impl Draft {
         let partition = erase.partition;
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &erase.id, erase.epoch)?;
-        let (changes, deletion) = shared.cache.plan_delete(erase)?;
+        let (changes, deletion) = shared.cache().plan_delete(erase)?;
         self.saved.insert(deletion.id.clone());
         self.told.insert(deletion.id.clone());
         self.change(shared, partition, changes)?;
@@ -246,7 +276,7 @@ impl Draft {
     fn purge(&mut self, shared: &Shared, id: &WorkspaceId) -> Result<Done, StoreError> {
         let partition = shared.partition_of(id);
         shared.partitions.open(partition)?;
-        let changes = shared.cache.plan_purge(id)?;
+        let changes = shared.cache().plan_purge(id)?;
         self.saved.insert(id.clone());
         self.told.insert(id.clone());
         self.change(shared, partition, changes)?;
@@ -349,9 +379,9 @@ fn of_this_assignment(owned: &Owned, id: &WorkspaceId, epoch: Epoch) -> Result<(
 /// A late transition of a load that was never claimed: whoever took the partition over may have used its epoch since.
 fn begun_by_no_other(shared: &Shared, record: &HistoryRecord) -> Result<(), StoreError> {
     let is_others = |epoch, owner: &str| epoch == record.epoch && owner != record.owner;
-    let claim = shared.cache.workspace(&record.id)?;
+    let claim = shared.cache().workspace(&record.id)?;
     let before = (record.epoch, 0);
-    let told = shared.cache.history(&record.id, Some(before), 1)?;
+    let told = shared.cache().history(&record.id, Some(before), 1)?;
     if claim.is_none_or(|claim| !is_others(claim.epoch, &claim.owner))
         && told
             .first()
@@ -373,7 +403,7 @@ fn of_this_log(shared: &Shared, owned: &Owned, id: &WorkspaceId) -> Result<(), S
     if losses.is_empty() {
         return Ok(());
     }
-    let Some(saved) = shared.cache.workspace(id)? else {
+    let Some(saved) = shared.cache().workspace(id)? else {
         return Ok(());
     };
     let log = format!("topic {}", shared.topic);

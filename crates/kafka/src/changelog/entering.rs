@@ -80,7 +80,7 @@ fn assign(
     taken: Taken,
 ) -> Result<Entering, StoreError> {
     let shared = &store.shared;
-    let partitioner = shared.cache.partitioner();
+    let partitioner = shared.cache().partitioner();
     if let Some(before) = &taken.record
         && before.partitioner != partitioner
     {
@@ -165,7 +165,12 @@ fn assign(
         // It was taken away meanwhile.
         return Err(not_open(partition));
     }
-    let answer = store.send(Work::Assign { partition, record })?;
+    let cache = taken.cache;
+    let answer = store.send(Work::Assign {
+        partition,
+        record,
+        cache,
+    })?;
     Ok(Entering::Assigning { end, answer })
 }
 

@@ -58,6 +58,11 @@ pub(super) fn source(topic: &str, lineage: Option<u64>) -> String {
     )
 }
 
+/// The topic that a copy is of, by what it says.
+pub(super) fn topic_of(source: &str) -> Option<&str> {
+    source.rsplit_once('#').map(|(topic, _)| topic)
+}
+
 pub(super) fn lineage_of(place: &CachePlace, topic: &str) -> Option<u64> {
     let lineage = place.source.strip_prefix(topic)?.strip_prefix('#')?;
     u64::from_str_radix(lineage, 16).ok()

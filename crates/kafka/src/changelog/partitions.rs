@@ -157,6 +157,15 @@ impl Partitions {
         true
     }
 
+    /// Those that answer.
+    pub(super) fn answering(&self) -> Vec<PartitionId> {
+        let inner = self.inner.lock();
+        let open = inner.owned.iter();
+        open.filter(|(_, owned)| owned.standing == Standing::Open)
+            .map(|(partition, _)| *partition)
+            .collect()
+    }
+
     /// Those that must be read again.
     pub(super) fn behind(&self) -> Vec<PartitionId> {
         let inner = self.inner.lock();

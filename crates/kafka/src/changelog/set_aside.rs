@@ -10,6 +10,7 @@ use workspace_engine_core::store::{
 };
 use workspace_lifecycle::PartitionId;
 
+use super::lineage::topic_of;
 use super::now_ms;
 
 /// Directory of what was set aside within that of the copy.
@@ -34,14 +35,17 @@ impl SettingAside {
     /// Begins with a partition; none where the copy has no workspace of it.
     pub(super) fn begin(
         cache: &LsmStore,
-        topic: &str,
+        changelog: &str,
         partition: PartitionId,
     ) -> Result<Option<Self>, StoreError> {
         let waiting = VecDeque::from(cache.workspaces(partition)?);
         if waiting.is_empty() {
             return Ok(None);
         }
-        let beginning = name(topic, partition);
+        let place = cache.cached_place(partition)?;
+        // It may be a copy of what another group has.
+        let source = place.as_ref().and_then(|place| topic_of(&place.source));
+        let beginning = name(source.unwrap_or(changelog), partition);
         let directory = cache.directory().join(DIRECTORY);
         for entry in std::fs::read_dir(&directory)
             .into_iter()
@@ -105,12 +109,12 @@ impl SettingAside {
     }
 }
 
-/// Whether a copy of a partition was set aside on this disk.
-pub(super) fn is_there(cache: &LsmStore, topic: &str, partition: PartitionId) -> bool {
+/// Whether a copy of a partition of the changelog was set aside on this disk.
+pub(super) fn is_there(cache: &LsmStore, changelog: &str, partition: PartitionId) -> bool {
     let Ok(entries) = std::fs::read_dir(cache.directory().join(DIRECTORY)) else {
         return false;
     };
-    let beginning = name(topic, partition);
+    let beginning = name(changelog, partition);
     entries.flatten().any(|entry| {
         let name = entry.file_name();
         let name = name.to_string_lossy();
@@ -119,8 +123,8 @@ pub(super) fn is_there(cache: &LsmStore, topic: &str, partition: PartitionId) ->
 }
 
 /// What the names of those of a partition begin with.
-fn name(topic: &str, partition: PartitionId) -> String {
-    format!("{topic}-partition-{partition}-")
+fn name(changelog: &str, partition: PartitionId) -> String {
+    format!("{changelog}-partition-{partition}-")
 }
 
 fn copy(cache: &LsmStore, to: &FileStore, workspace: &StoredWorkspace) -> Result<(), StoreError> {
@@ -130,7 +134,7 @@ fn copy(cache: &LsmStore, to: &FileStore, workspace: &StoredWorkspace) -> Result
         partition: workspace.partition,
         epoch: workspace.epoch,
         owner: workspace.owner.clone(),
-        first_offset: workspace.next_offset,
+        first_offset: workspace.first_offset,
     })?;
     let mut changes = Vec::new();
     cache.load(id, &mut |entry| {

@@ -8,11 +8,12 @@
 //! transaction come to each partition in their own time, so the end of what is committed may still be
 //! below records that are committed already.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use workspace_engine_core::store::{CacheChange, CachePlace, StoreError};
+use workspace_engine_core::store::{CacheChange, CachePlace, LsmStore, StoreError};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::Epoch;
 
@@ -53,6 +54,8 @@ const PORTION_BYTES: usize = 1024 * 1024;
 pub(super) struct Takeover {
     partition: PartitionId,
     kind: Kind,
+    /// The copy that it is read into; none before the first step.
+    cache: Option<Arc<LsmStore>>,
     group_offset: GroupOffset,
     topic_id: Option<TopicId>,
     /// Where the events begin and end.
@@ -159,6 +162,8 @@ pub(super) struct Taken {
     /// From where on the events are not those that were read.
     pub(super) lost_from: Option<Offset>,
     pub(super) set_aside: SetAside,
+    /// The copy that it was read into.
+    pub(super) cache: Arc<LsmStore>,
 }
 
 pub(super) enum Step {
@@ -172,6 +177,7 @@ impl Takeover {
         Self {
             partition,
             kind: Kind::New,
+            cache: None,
             group_offset: GroupOffset::None,
             topic_id: None,
             events: (Offset::ZERO, Offset::ZERO),
@@ -198,16 +204,27 @@ impl Takeover {
         self.owner_before == OwnerBefore::Settled
     }
 
-    /// Goes on for a while. After an error it begins anew, from where the cache is then.
+    /// Goes on for a while. After an error it begins again, from where the copy is then.
     pub(super) fn step(&mut self, shared: &Shared) -> Result<Step, StoreError> {
         let until = Instant::now() + CALL;
-        self.steps(shared, until).map_err(|error| {
+        let cache = shared.cache();
+        let is_the_same = |before: &Arc<LsmStore>| Arc::ptr_eq(before, &cache);
+        if !self.cache.as_ref().is_some_and(is_the_same) {
+            self.cache = Some(Arc::clone(&cache));
             self.phase = Phase::Committed;
-            with_way_out(error)
+        }
+        self.steps(shared, &cache, until).map_err(|error| {
+            self.phase = Phase::Committed;
+            shared.copy.seen(&cache, error)
         })
     }
 
-    fn steps(&mut self, shared: &Shared, until: Instant) -> Result<Step, StoreError> {
+    fn steps(
+        &mut self,
+        shared: &Shared,
+        cache: &Arc<LsmStore>,
+        until: Instant,
+    ) -> Result<Step, StoreError> {
         loop {
             let phase = std::mem::replace(&mut self.phase, Phase::Committed);
             self.phase = match phase {
@@ -227,18 +244,18 @@ impl Takeover {
                     self.end = ends.high;
                     Phase::Stable { ends }
                 }
-                Phase::Stable { ends } => self.wait_stable(shared, ends)?,
+                Phase::Stable { ends } => self.wait_stable(shared, cache, ends)?,
                 Phase::Landmark {
                     reader,
                     place,
                     ends,
-                } => self.look(shared, reader, place, ends)?,
+                } => self.look(shared, cache, reader, place, ends)?,
                 Phase::SetAside {
                     reader,
                     setting_aside,
                     ends,
-                } => self.set_aside(shared, reader, setting_aside, ends, until)?,
-                Phase::Read(mut reading) => match self.read(shared, &mut reading, until)? {
+                } => self.set_aside(shared, cache, reader, setting_aside, ends, until)?,
+                Phase::Read(mut reading) => match self.read(shared, cache, &mut reading, until)? {
                     Progress::Done(taken) => return Ok(Step::Done(taken)),
                     Progress::Reading => {
                         self.position = reading.portion.place.position;
@@ -247,7 +264,7 @@ impl Takeover {
                     Progress::DoesNotFit => {
                         let Reading { reader, portion } = *reading;
                         let why = "it is of another changelog";
-                        self.replace(shared, reader, portion.ends, why)?
+                        self.replace(shared, cache, reader, portion.ends, why)?
                     }
                 },
             };
@@ -355,7 +372,12 @@ impl Takeover {
     }
 
     /// Waits until what was written when it began is decided, and begins to read then.
-    fn wait_stable(&mut self, shared: &Shared, ends: Ends) -> Result<Phase, StoreError> {
+    fn wait_stable(
+        &mut self,
+        shared: &Shared,
+        cache: &LsmStore,
+        ends: Ends,
+    ) -> Result<Phase, StoreError> {
         let now = if ends.stable < ends.high {
             shared.readers.ends(self.partition, ANSWER)?
         } else {
@@ -371,24 +393,22 @@ impl Takeover {
             std::thread::sleep(LOOK);
             return Ok(Phase::Stable { ends });
         };
-        let cached = match shared.cache.cached_place(self.partition) {
-            Ok(cached) => cached,
-            Err(StoreError::Corrupt { .. }) => None,
-            Err(error) => return Err(error),
-        };
+        let cached = cache.cached_place(self.partition)?;
         let topic = &shared.readers.topic;
         let fate = |place: &CachePlace| fate(place, topic, ends, self.committed_lineage());
         let place = match cached.map(|place| (fate(&place), place)) {
             Some((Fate::Continue, place)) => place,
-            Some((Fate::SetAside(why), _)) => return self.replace(shared, reader, ends, why),
-            Some((Fate::Forget, _)) | None => return self.read_all(shared, reader, ends),
+            Some((Fate::SetAside(why), _)) => {
+                return self.replace(shared, cache, reader, ends, why);
+            }
+            Some((Fate::Forget, _)) | None => return self.read_all(shared, cache, reader, ends),
         };
         self.position = place.position;
         let landmark = lineage_of(&place, topic).map(|_| place.landmark);
         match landmark {
             None => self.read_from(shared, reader, place, ends, Landmark::Seen(None)),
             Some(landmark) if landmark < ends.low => {
-                self.look_for_a_newer(shared, reader, place, ends)
+                self.look_for_a_newer(shared, cache, reader, place, ends)
             }
             Some(landmark) => {
                 reader.assign(self.partition, landmark)?;
@@ -404,6 +424,7 @@ impl Takeover {
     fn look(
         &self,
         shared: &Shared,
+        cache: &LsmStore,
         mut reader: Reader,
         place: CachePlace,
         ends: Ends,
@@ -425,7 +446,7 @@ impl Takeover {
             Found::Record { .. } | Found::End { .. } => Some(Landmark::Wanted),
         })?;
         match seen {
-            Some(Landmark::Wanted) => self.look_for_a_newer(shared, reader, place, ends),
+            Some(Landmark::Wanted) => self.look_for_a_newer(shared, cache, reader, place, ends),
             Some(landmark) => self.read_from(shared, reader, place, ends, landmark),
             None => Ok(Phase::Landmark {
                 reader,
@@ -447,6 +468,7 @@ impl Takeover {
     fn look_for_a_newer(
         &self,
         shared: &Shared,
+        cache: &LsmStore,
         reader: Reader,
         place: CachePlace,
         ends: Ends,
@@ -457,19 +479,20 @@ impl Takeover {
         }
         // What is read could be of another changelog, and would be mixed into the copy before that is known.
         let why = "it cannot be told whether the changelog is the one that it is a copy of";
-        self.replace(shared, reader, ends, why)
+        self.replace(shared, cache, reader, ends, why)
     }
 
     /// Begins a new copy, and keeps what is of the partition in the old one.
     fn replace(
         &self,
         shared: &Shared,
+        cache: &LsmStore,
         reader: Reader,
         ends: Ends,
         why: &str,
     ) -> Result<Phase, StoreError> {
-        match SettingAside::begin(&shared.cache, &shared.topic, self.partition)? {
-            None => self.read_all(shared, reader, ends),
+        match SettingAside::begin(cache, &shared.readers.topic, self.partition)? {
+            None => self.read_all(shared, cache, reader, ends),
             Some(setting_aside) => {
                 tracing::error!(
                     partition = %self.partition,
@@ -489,18 +512,19 @@ impl Takeover {
     fn set_aside(
         &mut self,
         shared: &Shared,
+        cache: &LsmStore,
         reader: Reader,
         mut setting_aside: Box<SettingAside>,
         ends: Ends,
         until: Instant,
     ) -> Result<Phase, StoreError> {
-        if let Some(directory) = setting_aside.step(&shared.cache, until)? {
+        if let Some(directory) = setting_aside.step(cache, until)? {
             tracing::error!(
                 partition = %self.partition,
                 directory = %directory.display(),
                 "the copy of the partition was set aside; remove it when it is not needed"
             );
-            return self.read_all(shared, reader, ends);
+            return self.read_all(shared, cache, reader, ends);
         }
         self.position = u64::try_from(setting_aside.done()).unwrap_or(u64::MAX);
         Ok(Phase::SetAside {
@@ -560,9 +584,15 @@ impl Takeover {
         })
     }
 
-    fn read_all(&self, shared: &Shared, reader: Reader, ends: Ends) -> Result<Phase, StoreError> {
+    fn read_all(
+        &self,
+        shared: &Shared,
+        cache: &LsmStore,
+        reader: Reader,
+        ends: Ends,
+    ) -> Result<Phase, StoreError> {
         let partitions = shared.partition_count.load(Ordering::Relaxed);
-        shared.cache.forget(self.partition, partitions)?;
+        cache.forget(self.partition, partitions)?;
         shared.counters.rebuilt.add(1);
         tracing::info!(partition = %self.partition, end = ends.high, "there is no copy of the partition that fits: all of the changelog is read");
         let place = CachePlace {
@@ -598,13 +628,14 @@ impl Takeover {
     fn read(
         &self,
         shared: &Shared,
+        cache: &Arc<LsmStore>,
         reading: &mut Reading,
         until: Instant,
     ) -> Result<Progress, StoreError> {
         loop {
             let now = Instant::now();
             if now >= until {
-                reading.portion.import(shared, self.partition)?;
+                reading.portion.import(cache, self.partition)?;
                 return Ok(Progress::Reading);
             }
             let Reading { reader, portion } = reading;
@@ -614,17 +645,17 @@ impl Takeover {
             match read {
                 Read::Nothing => {}
                 Read::Record if portion.bytes < PORTION_BYTES => {}
-                Read::Record => portion.import(shared, self.partition)?,
+                Read::Record => portion.import(cache, self.partition)?,
                 Read::End if let Landmark::Seen(record) = &portion.landmark => {
                     let record = record.clone();
                     // Behind the last record there are only markers and what was aborted.
                     portion.place.position = portion.place.position.max(portion.ends.high);
                     portion.place.at_ms = now_ms();
-                    portion.import(shared, self.partition)?;
+                    portion.import(cache, self.partition)?;
                     let place = portion.place.clone();
                     let lost_from = self.compare_events(shared, reader, record.as_ref())?;
                     let is_set_aside =
-                        set_aside::is_there(&shared.cache, &shared.topic, self.partition);
+                        set_aside::is_there(cache, &shared.readers.topic, self.partition);
                     let (low, high) = self.events;
                     return Ok(Progress::Done(Box::new(Taken {
                         group_offset: self.group_offset.clone(),
@@ -639,25 +670,12 @@ impl Takeover {
                         } else {
                             SetAside::Nothing
                         },
+                        cache: Arc::clone(cache),
                     })));
                 }
                 Read::End | Read::OtherLineage => return Ok(Progress::DoesNotFit),
             }
         }
-    }
-}
-
-/// What is damaged in the changelog harms its workspace alone, so what is told here is damage of the cache.
-fn with_way_out(error: StoreError) -> StoreError {
-    let StoreError::Corrupt { place, reason } = error else {
-        return error;
-    };
-    StoreError::Corrupt {
-        place,
-        reason: format!(
-            "{reason}; it is a copy of the changelog: stop the engine, remove the directory `kafka` in its data \
-             directory, and start it again"
-        ),
     }
 }
 
@@ -750,8 +768,8 @@ impl Portion {
 
     /// Brings it into the cache. The place keeps the time at which the cache was complete last, or the reading
     /// began: a removal that compaction forgets meanwhile would be missed.
-    fn import(&mut self, shared: &Shared, partition: PartitionId) -> Result<(), StoreError> {
-        shared.cache.import(partition, &self.changes, &self.place)?;
+    fn import(&mut self, cache: &LsmStore, partition: PartitionId) -> Result<(), StoreError> {
+        cache.import(partition, &self.changes, &self.place)?;
         self.changes.clear();
         self.bytes = 0;
         Ok(())

@@ -14,7 +14,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::KafkaResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use std::sync::atomic::AtomicBool;
-use workspace_engine_core::disk::{DataDir, DataDirSpec};
+use workspace_engine_core::disk::{DataDir, DataDirSpec, DiskError};
 use workspace_engine_core::store::conformance::{
     self, claim_of, counted, id, load, save_of, set, transition, unset,
 };
@@ -176,7 +176,8 @@ impl Place {
     fn store_of(&self, dir: &std::path::Path, name: &str, group: Arc<dyn Group>) -> ChangelogStore {
         let id = format!("{}-{name}", self.config.changelog_topic());
         let seen = Arc::default();
-        ChangelogStore::open(&self.config, cache(dir), group, seen, id).expect("opened")
+        let copy = LocalCopy::open(dir.join("copy"), open_cache).expect("opened");
+        ChangelogStore::open(&self.config, copy, group, seen, id).expect("opened")
     }
 
     /// What anybody writes into the changelog, without a transaction.
@@ -220,12 +221,17 @@ fn group(config: &KafkaConfig) -> Arc<FakeGroup> {
     })
 }
 
+/// The copy that a store in the directory has.
 fn cache(dir: &std::path::Path) -> LsmStore {
+    open_cache(&dir.join("copy")).expect("opened")
+}
+
+fn open_cache(path: &std::path::Path) -> Result<LsmStore, DiskError> {
     let spec = DataDirSpec {
         partitions: PARTITIONS,
         ..DataDirSpec::default()
     };
-    LsmStore::open(&DataDir::open(dir, &spec).expect("opened")).expect("opened")
+    LsmStore::open(&DataDir::open(path, &spec)?)
 }
 
 /// Opens a partition, however often it must be asked.
@@ -373,7 +379,7 @@ fn what_was_saved_is_there_with_an_empty_disk_and_with_a_warm_one(
     assert_eq!(counts.partitions_rebuilt, 0);
     // An assignment, a claim, and a deletion: a workspace, 9 entries and 2 transitions.
     assert_eq!(counts.records_read, 1 + 1 + 12, "{counts:?}");
-    let history = store.shared.cache.history(&id("other"), None, 10);
+    let history = store.shared.cache().history(&id("other"), None, 10);
     assert_eq!(history, Ok(Vec::new()));
 }
 

@@ -39,6 +39,9 @@ const IDLE: Duration = Duration::from_millis(250);
 /// How long to wait after the changelog could not be read again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How long to wait after another copy could not be begun.
+const HEAL_AGAIN: Duration = Duration::from_secs(5);
+
 /// The writer.
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -47,6 +50,8 @@ pub(super) struct Writer {
     /// Jobs for the next transaction, oldest first.
     later: VecDeque<Job>,
     takeovers: Takeovers,
+    /// When another copy is begun at the earliest.
+    heal_at: Instant,
     /// When partitions that could not be read again are tried next.
     catch_up_at: Instant,
     /// The partition that could not be read again the last time.
@@ -67,6 +72,7 @@ impl Writer {
             transactions,
             later: VecDeque::new(),
             takeovers: Takeovers::new(),
+            heal_at: Instant::now(),
             catch_up_at: Instant::now(),
             failed_last: None,
             told: None,
@@ -87,6 +93,7 @@ impl Writer {
                     Err(RecvTimeoutError::Disconnected) => return,
                 },
             };
+            self.heal();
             self.catch_up();
             // Before the draft looks which partitions are this process's own. The brokers look at the generation
             // only: with one that began after a partition was let go of they would take its records.
@@ -104,6 +111,7 @@ impl Writer {
             }
             self.told = reason;
         }
+        self.heal();
         self.catch_up();
     }
 
@@ -164,7 +172,7 @@ impl Writer {
         }
         if draft.records.iter().any(|record| record.value.is_some()) {
             // Before it is committed: what the cache cannot take would have to be read again.
-            self.shared.cache.check_room(draft.bytes)?;
+            self.shared.cache().check_room(draft.bytes)?;
         }
         match self.transactions.run(&draft.records, offsets, member) {
             Outcome::Committed(ends) => {
@@ -227,7 +235,10 @@ impl Writer {
         let (place, committed) = (self.place_after(part, end), part.committed);
         let nothing_written = part.changes.is_empty() && part.record.is_none();
         match (&place, end) {
-            (Some(place), Some(_)) => shared.cache.import(partition, &part.changes, place)?,
+            (Some(place), Some(_)) => shared
+                .cache()
+                .import(partition, &part.changes, place)
+                .map_err(|error| shared.seen(error))?,
             _ if nothing_written => {}
             _ => {
                 let words = "the brokers did not tell where its records are".to_owned();
@@ -267,6 +278,27 @@ impl Writer {
             });
         if changed {
             tracing::warn!(%partition, "the cache may lack what is in the changelog: it is read again");
+        }
+    }
+
+    /// Begins another copy where the one in use was found damaged. No transaction is under way: what is put together is
+    /// planned and applied with one copy.
+    fn heal(&mut self) {
+        if !self.shared.copy.is_damaged() || Instant::now() < self.heal_at {
+            return;
+        }
+        match self.shared.copy.replace() {
+            Ok(false) => {}
+            Ok(true) => {
+                self.takeovers.clear();
+                for partition in self.shared.partitions.answering() {
+                    self.fall_behind(partition);
+                }
+            }
+            Err(error) => {
+                self.heal_at = Instant::now() + HEAL_AGAIN;
+                tracing::error!(%error, "the copy of the changelog is damaged, and no other can be begun yet");
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use rdkafka::Offset as At;
 use workspace_engine_kafka::{AcceptLoss, GroupProtocol};
 
-use crate::node::{Node, disk};
+use crate::node::{Node, copy_on, disk};
 use crate::place::{P0, Place, events, until};
 
 fn place(name: &str, protocol: GroupProtocol) -> Place {
@@ -15,8 +15,8 @@ fn place(name: &str, protocol: GroupProtocol) -> Place {
 }
 
 /// What was set aside on a disk.
-fn set_aside(disk: &Path) -> Vec<String> {
-    let Ok(found) = std::fs::read_dir(disk.join("set-aside")) else {
+fn set_aside(copy: &Path) -> Vec<String> {
+    let Ok(found) = std::fs::read_dir(copy.join("set-aside")) else {
         return Vec::new();
     };
     let names = found.map(|entry| entry.expect("readable").file_name().into_string());
@@ -53,12 +53,15 @@ fn a_lost_changelog_is_rebuilt(protocol: GroupProtocol) {
         node.stop();
     }
     // The copy held what the changelog had lost, and people can read it.
-    let aside = set_aside(warm.path());
+    let aside = set_aside(&copy_on(&warm));
     assert_eq!(aside.len(), 1, "{aside:?}");
-    let entries = warm.path().join("set-aside").join(&aside[0]).join("acme");
+    let entries = copy_on(&warm)
+        .join("set-aside")
+        .join(&aside[0])
+        .join("acme");
     let entries = std::fs::read_to_string(entries.join("entries.jsonl")).expect("readable");
     assert!(entries.contains("e29"), "{entries}");
-    assert!(set_aside(empty.path()).is_empty());
+    assert!(set_aside(&copy_on(&empty)).is_empty());
     // All is well from then on, also without the beginning of the topic.
     place.remove_below(P0, 20);
     let node = Node::start(&place, &warm);
@@ -104,7 +107,7 @@ fn a_lost_changelog_is_refused(protocol: GroupProtocol) {
         node.stop();
     }
     assert_eq!(place.committed(P0), At::Offset(30), "as it was");
-    assert_eq!(set_aside(disk.path()).len(), 1);
+    assert_eq!(set_aside(&copy_on(&disk)).len(), 1);
 
     place.config.accept_loss = AcceptLoss::Yes;
     let node = Node::start(&place, &disk);

@@ -18,6 +18,7 @@ mod place;
 mod slow;
 
 mod anew;
+mod damaged_copy;
 mod growth;
 mod lost_changelog;
 mod rebalance;

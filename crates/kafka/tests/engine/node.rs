@@ -1,5 +1,6 @@
 //! One engine as the server wires it: a member of the group, its log, its store, and its copy on a disk.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,9 @@ use workspace_engine_core::log::DeadLetter;
 use workspace_engine_core::populate::BeginEmpty;
 use workspace_engine_core::store::{LsmStore, Store};
 use workspace_engine_core::{Engine, EngineConfig, Entities};
-use workspace_engine_kafka::{Assignments, ChangelogStore, Cluster, MemberReport, prepare};
+use workspace_engine_kafka::{
+    Assignments, ChangelogStore, Cluster, LocalCopy, MemberReport, prepare,
+};
 use workspace_lifecycle::{AdmissionLimits, Command, Limits, PartitionId};
 use workspace_status::{ErrorInfo, ErrorKind, Snapshot, State, Tracker, WorkspaceId};
 
@@ -93,8 +96,8 @@ impl Node {
             partitions,
             ..DataDirSpec::default()
         };
-        let data = DataDir::open(disk.path(), &spec).expect("a directory");
-        let copy = LsmStore::open(&data).expect("a copy");
+        let open = move |path: &Path| LsmStore::open(&DataDir::open(path, &spec)?);
+        let copy = LocalCopy::open(copy_on(disk), open).expect("a copy");
         let cluster = Cluster::new(&place.config, partitions, copy, start.owner).expect("clients");
         let config = EngineConfig {
             owner: start.owner.to_owned(),
@@ -256,6 +259,11 @@ impl Node {
 
 pub(crate) fn id(text: &str) -> WorkspaceId {
     WorkspaceId::new(text).expect("a valid id")
+}
+
+/// Where the copy of the changelog is on a disk.
+pub(crate) fn copy_on(disk: &TempDir) -> PathBuf {
+    disk.path().join("kafka")
 }
 
 pub(crate) fn disk() -> TempDir {

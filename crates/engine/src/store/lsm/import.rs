@@ -277,6 +277,36 @@ impl LsmStore {
     }
 }
 
+/// Damage for tests, as of a disk that flips bits behind the checksums.
+#[cfg(any(test, feature = "testing"))]
+impl LsmStore {
+    /// Damages what is known of a workspace.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub fn damage_workspace(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+        let mut batch = self.dir.database().batch();
+        batch.insert(&self.workspaces, id.as_str(), [0; 64]);
+        self.dir.write(batch, 64).map_err(write_error)
+    }
+
+    /// Damages an entry of a workspace.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub fn damage_entry(
+        &self,
+        id: &WorkspaceId,
+        kind: &str,
+        entity: &str,
+    ) -> Result<(), StoreError> {
+        let mut batch = self.dir.database().batch();
+        let key = layout::entry_key(id, kind, entity);
+        batch.insert(&self.entries, key, [0; 64]);
+        self.dir.write(batch, 64).map_err(write_error)
+    }
+}
+
 fn place_key(partition: PartitionId) -> [u8; 5] {
     let [a, b, c, d] = partition.0.to_be_bytes();
     [a, b, c, d, PLACE_MARK]

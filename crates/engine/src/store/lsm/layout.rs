@@ -24,6 +24,12 @@ use workspace_status::{Epoch, State, WorkspaceId};
 /// The longest key that the database takes; it would cut longer ones without a word.
 pub(super) const KEY_BYTES_MOST: usize = u16::MAX as usize;
 
+/// What is wrong with what a cache holds of a value that was damaged in its source: reading the source again does not help.
+pub(in crate::store) const DAMAGED_AT_SOURCE: &str = "it was damaged where it was copied from";
+
+/// What stands for such a value: it has no valid checksum.
+pub(super) const DAMAGED: &[u8] = b"damaged where it came from";
+
 const SEPARATOR: u8 = 0;
 const ESCAPE: u8 = 0xff;
 
@@ -89,6 +95,14 @@ fn unescape(kind: &[u8]) -> Result<String, Damage> {
     String::from_utf8(plain).map_err(|_| "its key is not UTF-8")
 }
 
+/// Opens a value, or says what is wrong with it.
+fn open(key: &[u8], sealed: Bytes) -> Result<Reader, Damage> {
+    if &*sealed == DAMAGED {
+        return Err(DAMAGED_AT_SOURCE);
+    }
+    Reader::open(key, sealed)
+}
+
 pub(super) fn encode_entry(key: &[u8], entry: &StoredEntry) -> Vec<u8> {
     Writer::with_capacity(entry.data.len() + 12)
         .u64(entry.offset.0)
@@ -103,7 +117,7 @@ pub(super) fn decode_entry(
     sealed: Bytes,
     last_kind: &mut Arc<str>,
 ) -> Result<StoredEntry, Damage> {
-    let mut reader = Reader::open(key, sealed)?;
+    let mut reader = open(key, sealed)?;
     let offset = Offset(reader.u64()?);
     let (kind, id) = entry_name(key.get(prefix_bytes..).unwrap_or_default())?;
     if **last_kind != *kind {
@@ -171,7 +185,7 @@ impl About {
     }
 
     pub(super) fn decode(key: &[u8], sealed: Bytes) -> Result<Self, Damage> {
-        let mut reader = Reader::open(key, sealed)?;
+        let mut reader = open(key, sealed)?;
         let id = std::str::from_utf8(key)
             .ok()
             .and_then(|id| WorkspaceId::new(id).ok());
@@ -266,7 +280,7 @@ pub(super) fn decode_history(
     sealed: Bytes,
 ) -> Result<HistoryRecord, Damage> {
     let (epoch, sequence) = history_place(id, key)?;
-    let mut reader = Reader::open(key, sealed)?;
+    let mut reader = open(key, sealed)?;
     let at_ms = reader.u64()?;
     let time_in_from_us = reader.u64()?;
     let mut state = || {

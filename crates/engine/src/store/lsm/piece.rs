@@ -1,6 +1,7 @@
 //! Changes that are brought into the database in one batch.
 
 use super::cache::{CacheChange, CacheKey};
+use super::layout::DAMAGED;
 use super::{LsmStore, StoreError, layout, write_error};
 use crate::disk::codec::Writer;
 use crate::store::Deletion;
@@ -8,9 +9,6 @@ use fjall::{Keyspace, OwnedWriteBatch};
 use std::collections::HashMap;
 use workspace_lifecycle::PartitionId;
 use workspace_status::WorkspaceId;
-
-/// What stands for a value that was damaged where it came from: it has no valid checksum.
-const DAMAGED: &[u8] = b"damaged where it came from";
 
 /// Changes on their way into the database.
 pub(super) struct Piece<'a> {

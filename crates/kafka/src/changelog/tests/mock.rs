@@ -149,6 +149,35 @@ fn what_was_saved_from_a_topic_that_has_gone_is_claimed_no_more() {
 }
 
 #[test]
+fn what_was_deleted_of_a_topic_that_has_gone_hides_nothing_of_the_next() {
+    let cluster = cluster();
+    let place = place(&cluster);
+    let (copy, empty) = (dir(), dir());
+    *place.group.topic_id.lock() = TopicId::new(1);
+    let store = place.store(copy.path(), "one");
+    open(&store, 1);
+    fill(&store);
+    let epoch = store.first_epoch(PartitionId(1)).get();
+    store
+        .delete(conformance::erase_of("acme", epoch + 1, 12))
+        .expect("deleted");
+    drop(store);
+    *place.group.topic_id.lock() = TopicId::new(2);
+    for (dir, name) in [(&copy, "two"), (&empty, "three")] {
+        let store = place.store(dir.path(), name);
+        open(&store, 1);
+        let deletions = store.deletions(PartitionId(1)).expect("listed");
+        let marks: Vec<_> = deletions.iter().map(|mark| mark.next_offset).collect();
+        assert_eq!(marks, [Offset::ZERO], "{name}");
+    }
+    let store = place.store(empty.path(), "four");
+    open(&store, 1);
+    let epoch = store.first_epoch(PartitionId(1)).get();
+    let claimed = store.claim(claim_of("acme", epoch)).expect("claimed");
+    assert_eq!((claimed.next_offset, claimed.entries), (Offset(5), 0));
+}
+
+#[test]
 fn who_is_not_in_the_group_writes_nothing() {
     let cluster = cluster();
     let place = place(&cluster);

@@ -3,7 +3,6 @@
 use super::{OpenError, Opened, engine_config, populate};
 use crate::{app::App, config::EngineSettings, span::Span};
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, Weak},
     thread,
@@ -12,11 +11,13 @@ use std::{
 use tracing::{error, info, warn};
 use workspace_engine_core::{
     Engine,
-    disk::{DataDir, DataDirSpec, DiskError},
+    disk::{DataDir, DataDirSpec},
     log::EventLog,
     store::{LsmStore, Store},
 };
-use workspace_engine_kafka::{Assignments, ChangelogStore, Cluster, KafkaConfig, prepare};
+use workspace_engine_kafka::{
+    Assignments, ChangelogStore, Cluster, KafkaConfig, LocalCopy, prepare,
+};
 use workspace_lifecycle::PartitionId;
 
 /// Directory of the copy of the workspaces within the data directory.
@@ -39,7 +40,7 @@ pub(super) fn open(
         open_files: settings.database_files,
         ..DataDirSpec::default()
     };
-    let copy = open_copy(&settings.data_dir.join(COPY), &spec)?;
+    let copy = open_copy(settings.data_dir.join(COPY), spec)?;
     let cluster = Arc::new(Cluster::new(kafka, partitions, copy, &settings.owner)?);
     let store = Arc::clone(&cluster.store) as Arc<dyn Store>;
     let engine = Engine::start_unassigned(
@@ -86,54 +87,10 @@ fn find_topics(kafka: &KafkaConfig, app: &App) -> Result<u32, OpenError> {
     }
 }
 
-/// The copy of the workspaces on this disk. One that is damaged is set aside and rebuilt: the changelog has them all.
-fn open_copy(path: &Path, spec: &DataDirSpec) -> Result<LsmStore, OpenError> {
-    let open = || LsmStore::open(&DataDir::open(path, spec)?);
-    let damage = match open() {
-        Ok(copy) => return Ok(copy),
-        Err(error) if can_be_rebuilt(&error) => error,
-        Err(error) => return Err(error.into()),
-    };
-    let aside = set_aside(path)?;
-    error!(
-        error = %damage,
-        directory = %path.display(),
-        set_aside = %aside.display(),
-        "the copy of the workspaces cannot be used: it is set aside and rebuilt from the changelog; remove it when it is not needed"
-    );
-    Ok(open()?)
-}
-
-fn can_be_rebuilt(error: &DiskError) -> bool {
-    match error {
-        DiskError::Version { .. }
-        | DiskError::Partitions { .. }
-        | DiskError::NotADataDirectory { .. }
-        | DiskError::Damaged { .. }
-        | DiskError::NoMarker { .. }
-        | DiskError::DamagedBetween { .. }
-        | DiskError::DamagedList { .. }
-        | DiskError::Lost { .. }
-        | DiskError::Witness { .. } => true,
-        // Nothing says that it is damaged: another engine has it, or the disk or a setting is wrong.
-        DiskError::Locked { .. }
-        | DiskError::PartitionCount { .. }
-        | DiskError::Io { .. }
-        | DiskError::Database { .. } => false,
-    }
-}
-
-/// Gives a directory another name beside it.
-fn set_aside(path: &Path) -> Result<PathBuf, DiskError> {
-    let now_ms = jiff::Timestamp::now().as_millisecond();
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let aside = path.with_file_name(format!("{name}-damaged-{now_ms}"));
-    fs::rename(path, &aside).map_err(|source| DiskError::Io {
-        doing: "rename",
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok(aside)
+/// The copy of the workspaces on this disk.
+fn open_copy(path: PathBuf, spec: DataDirSpec) -> Result<LocalCopy, OpenError> {
+    let open = move |path: &Path| LsmStore::open(&DataDir::open(path, &spec)?);
+    Ok(LocalCopy::open(path, open)?)
 }
 
 /// Hands what the group decides to the engine and the store.

@@ -1,0 +1,97 @@
+//! A copy of the changelog that is damaged on the disk: it is set aside, and rebuilt while the engine runs.
+
+use std::path::Path;
+
+use workspace_engine_core::disk::{DataDir, DataDirSpec};
+use workspace_engine_core::store::LsmStore;
+use workspace_lifecycle::Command;
+
+use crate::node::{Node, copy_on, disk, id};
+use crate::place::{P0, Place, events, until};
+
+/// The names in a directory that begin with this.
+fn names(directory: &Path, beginning: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).expect("listed");
+    let names = entries.map(|entry| entry.expect("listed").file_name().into_string());
+    let mut names: Vec<_> = names.map(|name| name.expect("text")).collect();
+    names.retain(|name| name.starts_with(beginning));
+    names.sort();
+    names
+}
+
+/// A place where two workspaces were saved, and the disk with the copy.
+fn saved(name: &str) -> (Place, tempfile::TempDir) {
+    let place = Place::new(name, 1, &[]);
+    place.produce(P0, events("acme", 0..10));
+    place.produce(P0, events("other", 0..5));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 10, 10);
+    node.wait_ready("other", 5, 5);
+    node.stop();
+    (place, disk)
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_copy_whose_checksums_fail_while_it_is_loaded_heals_itself() {
+    let (place, disk) = saved("copy-damaged");
+    let spec = DataDirSpec {
+        partitions: 1,
+        ..DataDirSpec::default()
+    };
+    {
+        let data = DataDir::open(copy_on(&disk), &spec).expect("opened");
+        let copy = LsmStore::open(&data).expect("opened");
+        copy.damage_entry(&id("acme"), "resource", "e3")
+            .expect("written");
+        copy.damage_workspace(&id("other")).expect("written");
+    }
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 10, 10);
+    node.wait_ready("other", 5, 5);
+    place.produce(P0, events("acme", 10..12));
+    node.wait_ready("acme", 12, 12);
+    until("the damaged one is set aside", || {
+        (names(disk.path(), "kafka-damaged-").len() == 1).then_some(())
+    });
+    assert_eq!(names(disk.path(), "kafka-2"), ["kafka-2"]);
+    node.stop();
+
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 12, 12);
+    node.command("other", Command::Reload).expect("reloaded");
+    node.wait_ready("other", 5, 5);
+    node.stop();
+    assert_eq!(names(disk.path(), "kafka-damaged-").len(), 1);
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_copy_that_cannot_be_opened_is_set_aside_and_rebuilt() {
+    let (place, disk) = saved("copy-broken");
+    let journals = copy_on(&disk).join("db");
+    let journals = std::fs::read_dir(journals).expect("listed");
+    let mut journals = journals.map(|entry| entry.expect("listed").path());
+    let journal = journals
+        .find(|file| file.extension().is_some_and(|extension| extension == "jnl"))
+        .expect("a journal");
+    let mut bytes = std::fs::read(&journal).expect("readable");
+    // The file is longer than what was written to it.
+    let written = bytes
+        .iter()
+        .rposition(|byte| *byte != 0)
+        .expect("something");
+    bytes[written / 2] ^= 1;
+    std::fs::write(&journal, &bytes).expect("written");
+
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 10, 10);
+    node.wait_ready("other", 5, 5);
+    node.stop();
+    let aside = names(disk.path(), "kafka-damaged-");
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    let name = journal.file_name().expect("a name");
+    let kept = disk.path().join(&aside[0]).join("db").join(name);
+    assert_eq!(std::fs::read(kept).expect("readable"), bytes, "as it was");
+}
