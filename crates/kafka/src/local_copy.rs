@@ -159,6 +159,7 @@ fn can_be_rebuilt(error: &DiskError) -> bool {
         | DiskError::Partitions { .. }
         | DiskError::NotADataDirectory { .. }
         | DiskError::Damaged { .. }
+        | DiskError::NoMarker { .. }
         | DiskError::DamagedBetween { .. }
         | DiskError::DamagedList { .. }
         | DiskError::Lost { .. }
