@@ -394,7 +394,7 @@ impl Store for ChangelogStore {
     }
 
     fn needs_restart(&self) -> Option<String> {
-        self.shared.cache.needs_restart()
+        self.shared.cache().needs_restart()
     }
 
     /// What is committed is durable already.
