@@ -2,16 +2,21 @@
 
 mod answer;
 mod document;
+mod tls;
 
 pub(crate) use answer::{Answer, ClientError};
 pub(crate) use document::{HistoryPage, HistoryTransition, Phase, Status, StatusPage};
 
-use crate::exit::Exit;
+use crate::{exit::Exit, secret::Secret};
 use serde::de::DeserializeOwned;
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    path::Path,
+    time::{Duration, Instant},
+};
 use ureq::{
-    Agent,
-    http::{Uri, header},
+    Agent, RequestBuilder,
+    http::{HeaderValue, Uri, header},
 };
 
 /// How long a connection may take to be made.
@@ -22,10 +27,41 @@ pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_LIMIT_BYTES: u64 = 256 << 20;
 
 /// An engine at a URL.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Client {
     agent: Agent,
     base: String,
+    /// The header that says who asks.
+    authorization: Option<HeaderValue>,
+}
+
+/// Where an engine is, whom to trust there, and who asks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Endpoint<'a> {
+    pub(crate) url: &'a str,
+    pub(crate) token: Option<&'a Secret>,
+    /// The authorities that its certificate is signed by; the public ones where none is given.
+    pub(crate) ca_file: Option<&'a Path>,
+    /// Files of a certificate and its key.
+    pub(crate) identity: Option<(&'a Path, &'a Path)>,
+}
+
+impl<'a> Endpoint<'a> {
+    /// An engine at a URL that wants to know nothing of who asks.
+    pub(crate) fn of_url(url: &'a str) -> Self {
+        Self {
+            url,
+            ..Self::default()
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("base", &self.base)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A body to post, with what belongs to it.
@@ -38,11 +74,13 @@ pub(crate) struct Post<'a> {
 }
 
 impl Client {
-    /// A client of the engine at `url`; nothing is sent yet.
+    /// A client of an engine; nothing is sent yet.
     ///
     /// # Errors
-    /// [`ClientError::Url`] where the text is not an http URL with a host.
-    pub(crate) fn new(url: &str) -> Result<Self, ClientError> {
+    /// [`ClientError::Url`] where the URL is not one of http with a host, [`ClientError::Token`] and
+    /// [`ClientError::File`] where what is given besides cannot be used.
+    pub(crate) fn new(endpoint: &Endpoint<'_>) -> Result<Self, ClientError> {
+        let url = endpoint.url;
         let with_scheme = if url.contains("://") {
             url.to_owned()
         } else {
@@ -67,6 +105,7 @@ impl Client {
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
+            .tls_config(tls::config(endpoint)?)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .user_agent(concat!("workspace-engine/", env!("CARGO_PKG_VERSION")));
         if is_loopback(host) {
@@ -76,6 +115,7 @@ impl Client {
         Ok(Self {
             agent: config.build().into(),
             base,
+            authorization: endpoint.token.map(authorization).transpose()?,
         })
     }
 
@@ -90,9 +130,7 @@ impl Client {
     /// [`ClientError::Unreachable`] where no answer came; any answer is one, also a refusal.
     pub(crate) fn get(&self, path: &str, timeout: Duration) -> Result<Answer, ClientError> {
         let response = self
-            .agent
-            .get(format!("{}{path}", self.base))
-            .header(header::ACCEPT, "application/json")
+            .with_headers(self.agent.get(format!("{}{path}", self.base)))
             .config()
             .timeout_global(Some(timeout))
             .build()
@@ -111,9 +149,7 @@ impl Client {
         timeout: Duration,
     ) -> Result<Answer, ClientError> {
         let mut request = self
-            .agent
-            .post(format!("{}{path}", self.base))
-            .header(header::ACCEPT, "application/json")
+            .with_headers(self.agent.post(format!("{}{path}", self.base)))
             .header(header::CONTENT_TYPE, post.content_type);
         if let Some((producer_id, sequence)) = post.producer {
             request = request
@@ -141,13 +177,28 @@ impl Client {
         Ok((document, answer))
     }
 
+    /// A request with what all of them say.
+    fn with_headers<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        let request = request.header(header::ACCEPT, "application/json");
+        match &self.authorization {
+            Some(authorization) => request.header(header::AUTHORIZATION, authorization),
+            None => request,
+        }
+    }
+
     fn answer(
         &self,
         response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
     ) -> Result<Answer, ClientError> {
-        let unreachable = |error: ureq::Error| ClientError::Unreachable {
-            url: self.base.clone(),
-            reason: reason(&error),
+        let unreachable = |error: ureq::Error| match tls::reason(&error) {
+            Some(reason) => ClientError::Tls {
+                url: self.base.clone(),
+                reason,
+            },
+            None => ClientError::Unreachable {
+                url: self.base.clone(),
+                reason: reason(&error),
+            },
         };
         let mut response = response.map_err(unreachable)?;
         let retry_after = response
@@ -170,6 +221,14 @@ impl Client {
     }
 }
 
+/// The header for a token; white space around it, such as a file's last line end, is none of it.
+fn authorization(token: &Secret) -> Result<HeaderValue, ClientError> {
+    let text = format!("Bearer {}", token.expose().trim());
+    let mut value = HeaderValue::from_str(&text).map_err(|_| ClientError::Token)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 /// Why no answer came, in words that leave the library's types out.
 fn reason(error: &ureq::Error) -> String {
     #[expect(
@@ -186,6 +245,9 @@ fn reason(error: &ureq::Error) -> String {
         },
         ureq::Error::Timeout(_) => "no answer in time".to_owned(),
         ureq::Error::HostNotFound => "unknown host".to_owned(),
+        ureq::Error::Protocol(error) => {
+            format!("the answer is not HTTP ({error}): does it take https?")
+        }
         other => other.to_string(),
     }
 }
@@ -209,11 +271,12 @@ impl ClientError {
     /// The exit code that this failure means.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Url { .. } => Exit::Usage,
+            Self::Url { .. } | Self::Token | Self::File { .. } => Exit::Usage,
             Self::Refused { status, .. } if (400..500).contains(status) => Exit::Failed,
-            Self::Unreachable { .. } | Self::Refused { .. } | Self::Malformed { .. } => {
-                Exit::Unanswered
-            }
+            Self::Tls { .. }
+            | Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Malformed { .. } => Exit::Unanswered,
         }
     }
 }
@@ -237,7 +300,7 @@ mod tests {
             ),
             ("", Err("cannot use the URL \"\": it is empty")),
         ] {
-            match (Client::new(url), expected) {
+            match (Client::new(&Endpoint::of_url(url)), expected) {
                 (Ok(client), Ok(base)) => assert_eq!(client.url(), base),
                 (Err(error), Err(text)) => assert_eq!(error.to_string(), text),
                 (found, expected) => panic!("{url}: {found:?}, expected {expected:?}"),
@@ -251,7 +314,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let client = Client::new(&address.to_string()).unwrap();
+        let client = Client::new(&Endpoint::of_url(&address.to_string())).unwrap();
         let error = client.get("/livez", ANSWER_TIMEOUT).unwrap_err();
         assert_eq!(
             error.to_string(),

@@ -6,14 +6,17 @@ mod history;
 mod list;
 mod produce;
 mod serve;
+mod token;
 mod wait;
 
 use crate::{
-    client::{Client, ClientError},
+    access::NoRandomness,
+    client::{Client, ClientError, Endpoint},
     config::{ConfigError, ServeFlags},
     exit::{EXIT_CODES, Exit},
     output::{Format, Tone},
     produce::ProduceError,
+    secret::Secret,
     serve::ServeError,
 };
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Resettable};
@@ -52,6 +55,8 @@ enum Command {
     Wait(wait::Arguments),
     /// Show every change of state of a workspace
     History(history::Arguments),
+    /// Make a token, and the line for the tokens file of an engine
+    Token(token::Arguments),
 }
 
 /// Which engine is asked, and how its answers are shown.
@@ -64,6 +69,33 @@ pub(crate) struct Remote {
         default_value = "http://127.0.0.1:8081"
     )]
     url: String,
+    /// Token that says who asks, as `workspace-engine token` makes it; the variable keeps it out of the list of processes
+    #[arg(
+        long,
+        env = "WORKSPACE_ENGINE_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    token: Option<Secret>,
+    /// PEM file of the authorities that the engine's certificate must be signed by, instead of the public ones
+    #[arg(long, env = "WORKSPACE_ENGINE_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// PEM file of a client certificate that says who asks
+    #[arg(
+        long,
+        env = "WORKSPACE_ENGINE_CLIENT_CERT",
+        value_name = "FILE",
+        requires = "client_key"
+    )]
+    client_cert: Option<PathBuf>,
+    /// PEM file of the private key of --client-cert
+    #[arg(
+        long,
+        env = "WORKSPACE_ENGINE_CLIENT_KEY",
+        value_name = "FILE",
+        requires = "client_cert"
+    )]
+    client_key: Option<PathBuf>,
     /// How results are shown
     #[arg(
         short,
@@ -87,6 +119,8 @@ pub(crate) enum CommandError {
     Serve(Box<ServeError>),
     #[error(transparent)]
     Demo(Box<DemoError>),
+    #[error(transparent)]
+    Token(#[from] NoRandomness),
     #[error("cannot read {path}", path = path.display())]
     Open { path: PathBuf, source: io::Error },
     #[error("{input}: {source}")]
@@ -116,7 +150,7 @@ impl CommandError {
             Self::Config(_) => Exit::Usage,
             Self::Serve(error) => error.exit(),
             Self::Demo(error) => error.exit(),
-            Self::Open { .. } => Exit::Failed,
+            Self::Token(_) | Self::Open { .. } => Exit::Failed,
             Self::Produce { source, .. } => source.exit(),
         }
     }
@@ -124,7 +158,13 @@ impl CommandError {
 
 impl Remote {
     fn client(&self) -> Result<Client, ClientError> {
-        Client::new(&self.url)
+        let identity = self.client_cert.as_deref().zip(self.client_key.as_deref());
+        Client::new(&Endpoint {
+            url: &self.url,
+            token: self.token.as_ref(),
+            ca_file: self.ca_file.as_deref(),
+            identity,
+        })
     }
 }
 
@@ -151,6 +191,7 @@ impl Cli {
             Command::Get(arguments) => get::run(&arguments),
             Command::Wait(arguments) => wait::run(&arguments),
             Command::History(arguments) => history::run(&arguments),
+            Command::Token(arguments) => token::run(&arguments),
         }
     }
 }

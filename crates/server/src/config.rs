@@ -1,5 +1,6 @@
 //! The configuration of `serve`, from flags, variables, a TOML file and defaults.
 
+mod access;
 mod file;
 mod flags;
 mod kafka;
@@ -9,7 +10,7 @@ mod layers;
 pub(crate) use flags::ServeFlags;
 pub(crate) use keys::VARIABLE_PREFIX;
 
-use crate::{size::Size, span::Span};
+use crate::{access::AccessSettings, size::Size, span::Span};
 use file::FileError;
 use keys::{AUTO, KEYS, Key, OFF};
 use layers::{InvalidSetting, Layers};
@@ -24,6 +25,7 @@ use workspace_lifecycle::Limits;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServeConfig {
     pub(crate) listen: SocketAddr,
+    pub(crate) access: AccessSettings,
     pub(crate) engine: EngineSettings,
     pub(crate) http: HttpLimits,
     pub(crate) shutdown_timeout: Duration,
@@ -174,8 +176,10 @@ impl ServeConfig {
     }
 
     fn from_layers(layers: &Layers) -> Result<Self, InvalidSetting> {
+        let listen: SocketAddr = layers.read("listen")?;
         Ok(Self {
-            listen: layers.read("listen")?,
+            listen,
+            access: access::from_layers(layers, listen.ip())?,
             engine: EngineSettings::from_layers(layers)?,
             http: HttpLimits::from_layers(layers)?,
             shutdown_timeout: positive(layers, "shutdown-timeout")?,
@@ -338,9 +342,13 @@ fn default_owner() -> String {
 }
 
 /// Variables of flags that are no settings of `serve`, without what all begin with.
-pub(crate) const COMMAND_VARIABLES: [&str; 10] = [
+pub(crate) const COMMAND_VARIABLES: [&str; 14] = [
     "CONFIG",
     "URL",
+    "TOKEN",
+    "CA_FILE",
+    "CLIENT_CERT",
+    "CLIENT_KEY",
     "OUTPUT",
     "FOR",
     "FAIL_ON",
@@ -452,6 +460,36 @@ mod tests {
             &["--save-interval", "0s"],
             &[],
             "--save-interval: must be longer than nothing",
+        );
+        check(
+            &["--listen", "0.0.0.0:8081"],
+            &[],
+            "--listen: this is not a loopback address, and no caller would have any right: give --tokens FILE (`workspace-engine token` makes tokens), --tls-client-ca FILE, or --anonymous ROLE for callers without either",
+        );
+        check(
+            &["--anonymous", "root"],
+            &[],
+            "--anonymous: \"root\" is not one of none, viewer, reader, producer, operator, admin, auto",
+        );
+        check(
+            &["--tls-cert", "cert.pem"],
+            &[],
+            "--tls-cert: needs --tls-key as well",
+        );
+        check(
+            &["--tls-key", "key.pem"],
+            &[],
+            "--tls-key: needs --tls-cert as well",
+        );
+        check(
+            &["--tls-client-ca", "ca.pem"],
+            &[],
+            "--tls-client-ca: needs --tls-cert and --tls-key as well",
+        );
+        check(
+            &["--allowed-host", "engine.example, https://x"],
+            &[],
+            "--allowed-host: \"https://x\" is not a host such as engine.example or engine.example:8443",
         );
         check(
             &["--event-memory", "1MiB"],

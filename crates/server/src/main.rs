@@ -2,12 +2,16 @@
 
 mod exit;
 mod output;
+mod secret;
 mod size;
 mod span;
 
 mod config;
 
 mod telemetry;
+
+mod access;
+mod tls;
 
 mod http_counters;
 mod memory;

@@ -2,14 +2,17 @@
 //!
 //! Invariant: no label names a workspace.
 
-use crate::{app::App, http_counters::HttpCounters};
+use crate::{access::Access, app::App, http_counters::HttpCounters};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::Unit,
 };
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 use workspace_engine_core::{counters::Counter, counters::EngineCounters, report::PartitionReport};
 use workspace_engine_kafka::{ChangelogCounts, Cluster, MemberReport};
 
@@ -363,4 +366,68 @@ fn encode_cluster(cluster: &Cluster, mut encoder: DescriptorEncoder<'_>) -> fmt:
         Some(&Unit::Seconds),
         MetricType::Gauge,
     )?)
+}
+
+/// Requests that were refused by who may do what.
+const ACCESS_REFUSED: &str = "workspace_engine_access_refused";
+/// TLS handshakes that failed.
+const TLS_HANDSHAKES_FAILED: &str = "workspace_engine_tls_handshakes_failed";
+/// Changes of a file that could not be used.
+const RELOADS_FAILED: &str = "workspace_engine_reloads_failed";
+
+/// Reads the counters of who may do what at each scrape.
+pub(crate) struct AccessMetrics(Arc<Access>);
+
+impl AccessMetrics {
+    pub(crate) fn new(access: Arc<Access>) -> Self {
+        Self(access)
+    }
+}
+
+impl fmt::Debug for AccessMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessMetrics").finish_non_exhaustive()
+    }
+}
+
+impl Collector for AccessMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let counts = &self.0.counts;
+        let (tokens, tls) = self.0.reload_failures();
+        let families = [
+            (
+                ACCESS_REFUSED,
+                "Requests refused: of a foreign site, without a known caller, or without the right",
+                "reason",
+                vec![
+                    ("foreign", counts.foreign.load(Ordering::Relaxed)),
+                    (
+                        "unauthenticated",
+                        counts.unauthenticated.load(Ordering::Relaxed),
+                    ),
+                    ("forbidden", counts.forbidden.load(Ordering::Relaxed)),
+                ],
+            ),
+            (
+                RELOADS_FAILED,
+                "Changes of a file that could not be used; the content before stays in use",
+                "file",
+                vec![("tokens", tokens), ("tls", tls)],
+            ),
+        ];
+        for (name, help, label, values) in families {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (value, count) in values {
+                let labels = [(label, value)];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let failed = counts.failed_handshakes.load(Ordering::Relaxed);
+        ConstCounter::new(failed).encode(encoder.encode_descriptor(
+            TLS_HANDSHAKES_FAILED,
+            "TLS handshakes that failed or took too long",
+            None,
+            MetricType::Counter,
+        )?)
+    }
 }

@@ -1,6 +1,7 @@
 //! Every problem of the engine's own routes: the one place that maps errors to HTTP.
 
-use axum::http::StatusCode;
+use crate::access::{Caller, Missing, Right, Role};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use serde_json::value::RawValue;
 use std::time::Duration;
 use workspace_engine_core::{
@@ -10,7 +11,9 @@ use workspace_engine_core::{
 };
 use workspace_lifecycle::{CommandError, Offset};
 use workspace_status::{Snapshot, WorkspaceId};
-use workspace_status_http::{Problem, ProblemType, problem_types, status_document};
+use workspace_status_http::{
+    Problem, ProblemType, problem_types, status_document, unknown_method, unknown_route,
+};
 
 const INVALID_EVENTS: ProblemType = ProblemType::new(
     "/problems/invalid-events",
@@ -103,8 +106,144 @@ const ENTITY_UNKNOWN: ProblemType = ProblemType::new(
     "Unknown entity",
 );
 
+const FOREIGN_HOST: ProblemType = ProblemType::new(
+    "/problems/foreign-host",
+    StatusCode::FORBIDDEN,
+    "Foreign host",
+);
+const FOREIGN_ORIGIN: ProblemType = ProblemType::new(
+    "/problems/foreign-origin",
+    StatusCode::FORBIDDEN,
+    "Foreign origin",
+);
+const UNAUTHENTICATED: ProblemType = ProblemType::new(
+    "/problems/unauthenticated",
+    StatusCode::UNAUTHORIZED,
+    "Unknown caller",
+);
+const FORBIDDEN: ProblemType =
+    ProblemType::new("/problems/forbidden", StatusCode::FORBIDDEN, "Not allowed");
+
 const SOON: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(5);
+
+pub(crate) fn no_route(path: &str) -> Problem {
+    unknown_route(path)
+}
+
+/// `allow` are the methods of the path, as the header lists them.
+pub(crate) fn no_method(method: &Method, path: &str, allow: &str) -> Problem {
+    let problem = unknown_method(method, path);
+    match HeaderValue::from_str(allow) {
+        Ok(allow) => problem.with_header(header::ALLOW, allow),
+        Err(_) => problem,
+    }
+}
+
+/// A request that does not name this engine: its sender was led here by a name of somebody else.
+pub(crate) fn foreign_host(host: Option<String>) -> Problem {
+    Problem::new(
+        &FOREIGN_HOST,
+        "the Host header names another host than this engine; a proxy in front of it needs --allowed-host NAME",
+    )
+    .with("host", host)
+}
+
+/// A request that a web page of another site made a browser send.
+pub(crate) fn foreign_origin(origin: Option<String>) -> Problem {
+    Problem::new(
+        &FOREIGN_ORIGIN,
+        "a web page of another site sent this request; --allowed-host NAME allows the pages of a host",
+    )
+    .with("origin", origin)
+}
+
+/// A token that is none of this engine's.
+pub(crate) fn bad_token() -> Problem {
+    Problem::new(
+        &UNAUTHENTICATED,
+        "the token is not one of this engine's: it is mistyped, was removed, or belongs to another engine",
+    )
+    .with_header(
+        header::WWW_AUTHENTICATE,
+        HeaderValue::from_static("Bearer realm=\"workspace-engine\", error=\"invalid_token\""),
+    )
+}
+
+/// A request without a token that needs one; `has_tokens` is whether this engine knows any.
+pub(crate) fn unauthenticated(missing: &Missing, tokens: KnownTokens) -> Problem {
+    let way_out = match tokens {
+        KnownTokens::File => "send a token as `Authorization: Bearer …`",
+        KnownTokens::None => {
+            "this engine has no tokens (--tokens FILE), and --anonymous says what a caller without one may do"
+        }
+    };
+    let problem = Problem::new(&UNAUTHENTICATED, format!("{}: {way_out}", needed(missing)));
+    with_missing(problem, missing).with_header(
+        header::WWW_AUTHENTICATE,
+        HeaderValue::from_static("Bearer realm=\"workspace-engine\""),
+    )
+}
+
+/// Whether an engine knows tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KnownTokens {
+    File,
+    None,
+}
+
+/// A request of a caller that is known, and may not do this.
+pub(crate) fn forbidden(caller: &Caller, missing: &Missing) -> Problem {
+    let (name, role) = (caller.name(), caller.role());
+    let detail = match (missing, caller.prefix()) {
+        (Missing::Workspace | Missing::AllWorkspaces, Some(prefix)) => format!(
+            "{}; {name:?} is limited to those that begin with {prefix:?}",
+            needed(missing)
+        ),
+        _ => format!("{}; {name:?} is {role}", needed(missing)),
+    };
+    with_missing(Problem::new(&FORBIDDEN, detail), missing)
+        .with("name", name)
+        .with("role", role.as_str())
+        .with("prefix", caller.prefix())
+}
+
+/// A request of events of which one is not of the caller's workspaces; none of them was appended.
+pub(crate) fn foreign_event(caller: &Caller, id: &WorkspaceId) -> Problem {
+    forbidden(caller, &Missing::Workspace).with("workspaceId", id.as_str())
+}
+
+/// What a request needs, as the beginning of a sentence.
+fn needed(missing: &Missing) -> String {
+    match missing {
+        Missing::Role => "this needs a role".to_owned(),
+        Missing::Right(right) => {
+            let roles: Vec<&str> = roles_with(*right).collect();
+            match roles.as_slice() {
+                [first @ .., last] if !first.is_empty() => {
+                    format!("this needs the role {} or {last}", first.join(", "))
+                }
+                roles => format!("this needs the role {}", roles.concat()),
+            }
+        }
+        Missing::Workspace => "a workspace of this request is not the caller's".to_owned(),
+        Missing::AllWorkspaces => "this concerns all workspaces".to_owned(),
+    }
+}
+
+fn with_missing(problem: Problem, missing: &Missing) -> Problem {
+    match missing {
+        Missing::Right(right) => problem
+            .with("requiredRole", right.least_role().as_str())
+            .with("roles", roles_with(*right).collect::<Vec<_>>()),
+        Missing::Role | Missing::Workspace | Missing::AllWorkspaces => problem,
+    }
+}
+
+fn roles_with(right: Right) -> impl Iterator<Item = &'static str> {
+    let roles = Role::GRANTABLE.into_iter();
+    roles.filter(move |role| role.has(right)).map(Role::as_str)
+}
 
 /// A line of a request that is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

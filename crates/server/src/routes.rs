@@ -5,6 +5,7 @@ mod body;
 mod dead_letters;
 mod entities;
 mod events;
+mod me;
 mod paging;
 mod partitions;
 mod workspaces;
@@ -58,5 +59,6 @@ pub(crate) fn engine_routes(api: Api) -> OpenApiRouter {
         .routes(routes!(actions::skip))
         .routes(routes!(dead_letters::list))
         .routes(routes!(partitions::list))
+        .routes(routes!(me::me))
         .with_state(api)
 }

@@ -17,10 +17,11 @@ pub(crate) use answer::{HeldMemory, UNCOUNTED_BYTES};
 pub(crate) use opening::OpenError;
 
 use crate::{
+    access::{Access, AccessError, Scheme, document_access},
     app::App,
     config::ServeConfig,
     exit::Exit,
-    metrics::EngineMetrics,
+    metrics::{AccessMetrics, EngineMetrics},
     routes::{self, Api},
     source::EngineSource,
     telemetry::TelemetryError,
@@ -35,7 +36,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::{error, info, warn};
 use workspace_engine_core::{Engine, ShutdownReport};
 use workspace_engine_kafka::Cluster;
@@ -58,6 +59,8 @@ pub(crate) enum ServeError {
     Runtime(#[source] io::Error),
     #[error("cannot take signals")]
     Signals(#[source] io::Error),
+    #[error(transparent)]
+    Access(#[from] AccessError),
     #[error("cannot listen on {address}")]
     Listen {
         address: SocketAddr,
@@ -73,7 +76,7 @@ impl ServeError {
     /// The exit code that this failure means.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Telemetry(_) | Self::Refused(_) => Exit::Usage,
+            Self::Telemetry(_) | Self::Access(_) | Self::Refused(_) => Exit::Usage,
             Self::Runtime(_) | Self::Signals(_) | Self::Listen { .. } | Self::Open(_) => {
                 Exit::Failed
             }
@@ -86,6 +89,7 @@ impl ServeError {
 pub(crate) struct Running {
     /// Where it answers.
     pub(crate) address: SocketAddr,
+    scheme: Scheme,
     pub(crate) tracker: Tracker,
     stop: watch::Sender<bool>,
 }
@@ -101,7 +105,10 @@ impl Running {
                 SocketAddr::V6(_) => address.set_ip(std::net::Ipv6Addr::LOCALHOST.into()),
             }
         }
-        format!("http://{address}")
+        match self.scheme {
+            Scheme::Http => format!("http://{address}"),
+            Scheme::Https => format!("https://{address}"),
+        }
     }
 
     /// Stops it, as a signal would.
@@ -148,6 +155,8 @@ async fn run(
     running: impl FnOnce(Running) + Send,
 ) -> Result<Ended, ServeError> {
     let mut signals = Signals::install().map_err(ServeError::Signals)?;
+    let (access, seen_files) = Access::open(&config.access, config.listen.ip())?;
+    let access = Arc::new(access);
     let listen_error = |source| ServeError::Listen {
         address: config.listen,
         source,
@@ -160,7 +169,11 @@ async fn run(
         .owner(config.engine.owner.as_str())
         .build();
     let app = App::new(tracker.clone(), config.http.clone());
-    let http = HttpServer::start(listener, router(&app), app.clone());
+    let router = router(&app, &access);
+    let http = HttpServer::start(listener, router, app.clone(), Arc::clone(&access));
+    // Ended when it is dropped.
+    let mut following = JoinSet::new();
+    following.spawn(Arc::clone(&access).follow_files(seen_files));
     info!(
         %address,
         directory = %config.engine.data_dir.display(),
@@ -185,6 +198,7 @@ async fn run(
     let (stop, mut stopped) = watch::channel(false);
     running(Running {
         address,
+        scheme: access.scheme(),
         tracker,
         stop,
     });
@@ -268,15 +282,17 @@ fn tell(report: &ShutdownReport) {
 }
 
 /// All routes: those of the status, and the engine's.
-fn router(app: &App) -> Router {
+fn router(app: &App, access: &Arc<Access>) -> Router {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(EngineMetrics::new(app.clone())));
+    registry.register_collector(Box::new(AccessMetrics::new(Arc::clone(access))));
     let status = StatusApi::new(EngineSource::new(app.clone()), limits(app), registry);
     if let Some(feed) = status.metrics_feed() {
         tokio::spawn(feed);
     }
     let api = Api::new(app.clone(), status.clone());
-    let routes = status.routes().merge(routes::engine_routes(api));
+    let mut routes = status.routes().merge(routes::engine_routes(api));
+    document_access(routes.get_openapi_mut());
     with_problems(document_routes(routes))
 }
 

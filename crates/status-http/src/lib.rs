@@ -69,7 +69,7 @@ pub use metrics::names as metric_names;
 pub use openapi::document_routes;
 pub use problem::{
     CONTENT_TYPE_PROBLEM, Problem, ProblemDocument, ProblemType, method_not_allowed,
-    route_not_found, types as problem_types,
+    route_not_found, types as problem_types, unknown_method, unknown_route,
 };
 pub use prometheus_client::registry::Registry;
 pub use query::{Parameters, invalid_parameter, meaningless_without};

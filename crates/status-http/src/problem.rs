@@ -223,21 +223,31 @@ pub struct ProblemDocument {
 
 /// Answers a path that no route has.
 pub async fn route_not_found(uri: Uri) -> Problem {
-    Problem::new(
-        &types::ROUTE_NOT_FOUND,
-        "no route has this path; /openapi.json lists those there are",
-    )
-    .with("path", uri.path())
+    unknown_route(uri.path())
 }
 
 /// Answers a method that the route does not have; the router adds the `Allow` header.
 pub async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
+    unknown_method(&method, uri.path())
+}
+
+/// No route has this path.
+pub fn unknown_route(path: &str) -> Problem {
+    Problem::new(
+        &types::ROUTE_NOT_FOUND,
+        "no route has this path; /openapi.json lists those there are",
+    )
+    .with("path", path)
+}
+
+/// The route of this path does not have this method; the caller adds the `Allow` header.
+pub fn unknown_method(method: &Method, path: &str) -> Problem {
     Problem::new(
         &types::METHOD_NOT_ALLOWED,
         "the route does not have this method; the Allow header names those it has",
     )
     .with("method", method.as_str())
-    .with("path", uri.path())
+    .with("path", path)
 }
 
 /// Gives an error answer of a foreign handler, such as a served file that does not exist, the

@@ -1,7 +1,7 @@
 //! An engine's answer, and why there is none that can be used.
 
 use serde::{Deserialize, de::DeserializeOwned};
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 /// An answer with its whole body.
 #[derive(Debug)]
@@ -33,11 +33,20 @@ pub(crate) enum ClientError {
     /// The URL names no engine.
     #[error("cannot use the URL {url:?}: {reason}")]
     Url { url: String, reason: String },
+    /// The token cannot be sent.
+    #[error("the token holds a character that no token has")]
+    Token,
+    /// A file of certificates or keys cannot be used.
+    #[error("cannot use {path}: {reason}", path = path.display())]
+    File { path: PathBuf, reason: String },
+    /// There is no connection that can be trusted; it does not help to try again.
+    #[error("no trusted connection to {url}: {reason}")]
+    Tls { url: String, reason: String },
     /// Nobody answered; the engine may have done what was asked.
     #[error("no engine answers at {url}: {reason}")]
     Unreachable { url: String, reason: String },
     /// The engine refused.
-    #[error("{problem} ({status} from {url})")]
+    #[error("{problem} ({status} from {url}{hint})", hint = hint(*.status))]
     Refused {
         url: String,
         status: u16,
@@ -46,6 +55,16 @@ pub(crate) enum ClientError {
     /// The answer is not one of an engine.
     #[error("what answers at {url} is no workspace engine: {reason}")]
     Malformed { url: String, reason: String },
+}
+
+/// What a person does about a refusal that commands can do something about.
+fn hint(status: u16) -> &'static str {
+    match status {
+        401 => {
+            "; --token or WORKSPACE_ENGINE_TOKEN gives a token, which `workspace-engine token` makes"
+        }
+        _ => "",
+    }
 }
 
 impl Answer {

@@ -2,7 +2,8 @@
 
 use super::{CommandError, workspace_path};
 use crate::{
-    client::{ANSWER_TIMEOUT, Client, ClientError, Post, StatusPage},
+    access::is_loopback_address,
+    client::{ANSWER_TIMEOUT, Client, ClientError, Endpoint, Post, StatusPage},
     config::{ServeConfig, ServeFlags},
     demo::{Events, Screen},
     exit::Exit,
@@ -16,7 +17,7 @@ use serde::Deserialize;
 use std::{
     fmt::Display,
     io,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::PathBuf,
     sync::mpsc,
     thread,
@@ -51,6 +52,10 @@ pub(super) struct Arguments {
 /// Why a demonstration fails.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DemoError {
+    #[error(
+        "--listen: {0} is not a loopback address, and the demonstration lets every caller do everything"
+    )]
+    Elsewhere(SocketAddr),
     #[error("cannot make a temporary directory")]
     Directory(#[source] io::Error),
     #[error("cannot begin to feed the engine")]
@@ -73,6 +78,7 @@ impl DemoError {
     /// The exit code that this failure means.
     pub(crate) fn exit(&self) -> Exit {
         match self {
+            Self::Elsewhere(_) => Exit::Usage,
             Self::Directory(_)
             | Self::Begin(_)
             | Self::Workspace { .. }
@@ -91,6 +97,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         .tempdir()
         .map_err(DemoError::Directory)?;
     let listen = arguments.listen.clone().unwrap_or_else(usual_or_any);
+    if let Ok(address) = listen.parse::<SocketAddr>()
+        && !is_loopback_address(address.ip())
+    {
+        return Err(DemoError::Elsewhere(address).into());
+    }
     let flags = ServeFlags::default()
         .with("listen", listen)
         .with("data-dir", directory.path().to_string_lossy())
@@ -207,7 +218,7 @@ fn usual_or_any() -> String {
 fn show(events: Events, stage: &Stage) -> Result<(), DemoError> {
     let running = &stage.running;
     let url = running.url();
-    let client = Client::new(&url)?;
+    let client = Client::new(&Endpoint::of_url(&url))?;
     line(format_args!("workspace-engine listens on {url}"))?;
     line(format_args!("feeding it with {}", events.title))?;
     let screen = stage.screen()?;

@@ -248,7 +248,11 @@ fn is_passing(error: &ClientError) -> bool {
     match error {
         ClientError::Unreachable { .. } => true,
         ClientError::Refused { status, .. } => matches!(status, 429 | 502 | 503 | 504),
-        ClientError::Url { .. } | ClientError::Malformed { .. } => false,
+        ClientError::Url { .. }
+        | ClientError::Token
+        | ClientError::File { .. }
+        | ClientError::Tls { .. }
+        | ClientError::Malformed { .. } => false,
     }
 }
 

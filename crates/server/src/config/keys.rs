@@ -58,12 +58,48 @@ pub(crate) const AUTO: &str = "auto";
 const SWITCH: &str = "true|false";
 
 /// Every setting, in the order in which help and example show them.
-pub(crate) static KEYS: [Key; 38] = [
+pub(crate) static KEYS: [Key; 44] = [
     Key {
         name: "listen",
         value_name: "ADDR:PORT",
         default: "127.0.0.1:8081",
         help: "Address of the HTTP server; port 0 takes a free one and prints it",
+    },
+    Key {
+        name: "tokens",
+        value_name: "FILE",
+        default: OFF,
+        help: "TOML file of the callers with their roles, a line each as `workspace-engine token` prints it; a change is taken over within two seconds",
+    },
+    Key {
+        name: "anonymous",
+        value_name: "none|viewer|reader|producer|operator|admin",
+        default: AUTO,
+        help: "Role of a caller without a token or a client certificate; auto is admin on a loopback address and none elsewhere",
+    },
+    Key {
+        name: "allowed-host",
+        value_name: "HOST,...",
+        default: OFF,
+        help: "Hosts, with a port or any, that requests may name in Host and Origin besides the engine's own, such as that of a proxy; on a loopback address all others are refused, elsewhere only where this is set",
+    },
+    Key {
+        name: "tls-cert",
+        value_name: "FILE",
+        default: OFF,
+        help: "PEM file of the server's certificate with its chain: the engine serves https alone; a change is taken over within two seconds",
+    },
+    Key {
+        name: "tls-key",
+        value_name: "FILE",
+        default: OFF,
+        help: "PEM file of the private key of --tls-cert",
+    },
+    Key {
+        name: "tls-client-ca",
+        value_name: "FILE",
+        default: OFF,
+        help: "PEM file of the authorities that sign client certificates; the common name is the caller's name, its role is that of the name in --tokens, or the organizational unit `workspace-engine:ROLE`",
     },
     Key {
         name: "data-dir",

@@ -4,8 +4,9 @@ mod parse;
 mod producer;
 
 use super::body;
-use crate::{app::App, problems};
+use crate::{access::Caller, app::App, problems};
 use axum::{
+    Extension,
     body::Body,
     extract::{FromRequestParts, Path, RawQuery, State as Extract},
     http::{HeaderMap, StatusCode, header, request::Parts},
@@ -135,12 +136,13 @@ macro_rules! appends {
         )]
         pub(super) async fn $name(
             Extract(app): Extract<App>,
+            Extension(caller): Extension<Caller>,
             Workspace(id): Workspace,
             RawQuery(query): RawQuery,
             headers: HeaderMap,
             body: Body,
         ) -> Result<Response, Problem> {
-            append(&app, id, query.as_deref(), &headers, body).await
+            append(&app, &caller, id, query.as_deref(), &headers, body).await
         }
     )*};
 }
@@ -183,6 +185,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Workspace {
 
 async fn append(
     app: &App,
+    caller: &Caller,
     id: Option<WorkspaceId>,
     query: Option<&str>,
     headers: &HeaderMap,
@@ -191,7 +194,7 @@ async fn append(
     let engine = app.working_engine()?;
     let check = read_check(query)?;
     let media_type = media_type(headers)?;
-    let producer = producer::read(headers)?;
+    let producer = producer::read(headers, caller)?;
     let whole = body::read(app, headers, body).await?;
     let parser = Parser {
         engine: engine.clone(),
@@ -200,6 +203,7 @@ async fn append(
         check,
     };
     let events = parse_somewhere(parser, whole.bytes.clone()).await?;
+    check_reach(caller, &events)?;
     let unseen = unseen(engine, &events);
     let answer = engine.log().submit(Append {
         producer: producer.clone(),
@@ -236,6 +240,17 @@ fn unseen(engine: &Engine, events: &[(WorkspaceId, Bytes)]) -> Vec<WorkspaceId> 
     unseen.sort_unstable();
     unseen.dedup();
     unseen
+}
+
+/// Refuses a request with an event of a workspace that is none of the caller's.
+fn check_reach(caller: &Caller, events: &[(WorkspaceId, Bytes)]) -> Result<(), Problem> {
+    if caller.prefix().is_none() {
+        return Ok(());
+    }
+    match events.iter().find(|(id, _)| !caller.may_reach(id.as_str())) {
+        None => Ok(()),
+        Some((id, _)) => Err(problems::foreign_event(caller, id)),
+    }
 }
 
 /// Reads the events of a body, a long one where it holds up no other request.

@@ -1,11 +1,12 @@
-//! What every request passes before it is routed: whether its connection has a place for it, a limit on its URI, and a
-//! line in the log at level debug.
+//! What every request passes before it is routed: whether its connection has a place for it, a limit on its URI, who may
+//! do what, and a line in the log at level debug.
 //!
 //! A middleware of axum boxes the whole router once more for each of these.
 
 use super::answer::{AnswerBody, Busy, count_memory};
 use super::leftover::{Leftover, RequestBody};
 use super::places::{Place, Turn};
+use crate::access::{Access, Action, Peer};
 use crate::app::App;
 use crate::problems;
 use axum::Router;
@@ -29,6 +30,8 @@ const URI_BYTES_MOST: usize = 32 << 10;
 pub(super) struct Front {
     pub(super) app: App,
     pub(super) router: Router,
+    pub(super) access: Arc<Access>,
+    pub(super) peer: Arc<Peer>,
     pub(super) place: Arc<Place>,
     pub(super) leftover: Arc<Leftover>,
 }
@@ -72,18 +75,36 @@ impl Front {
         response
     }
 
-    async fn served(&mut self, request: Request<RequestBody>) -> Response {
+    async fn served(&mut self, mut request: Request<RequestBody>) -> Response {
         let uri = request.uri();
         let bytes = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
         if bytes > URI_BYTES_MOST {
             return problems::uri_too_long(bytes, URI_BYTES_MOST).into_response();
         }
+        let (caller, action) = match self.access.admit(&request, &self.peer) {
+            Ok(admitted) => (
+                admitted.for_handler(),
+                Action::of(&admitted, uri.query(), self.peer.remote),
+            ),
+            Err(refusal) => return refusal.into_response(),
+        };
+        if let Some(caller) = caller {
+            request.extensions_mut().insert(caller);
+        }
+        let response = self.logged(request).await;
+        if let Some(action) = action {
+            action.answered(response.status());
+        }
+        response
+    }
+
+    async fn logged(&mut self, request: Request<RequestBody>) -> Response {
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return self.route(request).await;
         }
         let begun = Instant::now();
         let method = request.method().clone();
-        let path = uri.path().to_owned();
+        let path = request.uri().path().to_owned();
         let response = self.route(request).await;
         tracing::debug!(
             %method,

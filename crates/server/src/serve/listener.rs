@@ -4,22 +4,29 @@ use super::front::Front;
 use super::leftover::Leftover;
 use super::places::{Place, Places, RESERVED_TIME};
 use super::stream::TimedStream;
-use crate::app::App;
+use crate::{
+    access::{Access, Peer},
+    app::App,
+    tls,
+};
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     error::Error,
     io,
+    net::SocketAddr,
     pin::pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{JoinHandle, JoinSet},
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, warn};
 
 /// Pause after an accept that failed, such as for too many open files.
@@ -35,10 +42,15 @@ pub(super) struct HttpServer {
 }
 
 impl HttpServer {
-    /// Serves `router` on the connections of a listener, within the limits of `app`.
-    pub(super) fn start(listener: TcpListener, router: Router, app: App) -> Self {
+    /// Serves `router` on the connections of a listener, within the limits of `app`, to those whom `access` lets in.
+    pub(super) fn start(
+        listener: TcpListener,
+        router: Router,
+        app: App,
+        access: Arc<Access>,
+    ) -> Self {
         let (stop, stopped) = watch::channel(None);
-        let accepting = tokio::spawn(accept(listener, router, app, stopped));
+        let accepting = tokio::spawn(accept(listener, router, app, access, stopped));
         Self { stop, accepting }
     }
 
@@ -55,6 +67,7 @@ async fn accept(
     listener: TcpListener,
     router: Router,
     app: App,
+    access: Arc<Access>,
     mut stopped: watch::Receiver<Option<Instant>>,
 ) {
     let places = Places::new(app.clone());
@@ -65,17 +78,19 @@ async fn accept(
         tokio::select! {
             deadline = told(&mut stopped) => break deadline,
             next = listener.accept(), if accepted.is_none() => match next {
-                Ok((stream, _)) => accepted = Some(stream),
+                Ok(connected) => accepted = Some(connected),
                 Err(error) => {
                     warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
             place = places.admit(), if accepted.is_some() => {
-                if let Some(stream) = accepted.take() {
+                if let Some((stream, remote)) = accepted.take() {
                     let connection = Connection {
                         app: app.clone(),
                         router: router.clone(),
+                        access: Arc::clone(&access),
+                        remote,
                         place: Arc::new(place),
                         stopping: stopping.clone(),
                     };
@@ -108,6 +123,8 @@ async fn told(stopped: &mut watch::Receiver<Option<Instant>>) -> Instant {
 struct Connection {
     app: App,
     router: Router,
+    access: Arc<Access>,
+    remote: SocketAddr,
     place: Arc<Place>,
     stopping: watch::Receiver<Option<Instant>>,
 }
@@ -117,12 +134,63 @@ impl Connection {
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, "small answers may be late");
         }
+        let mut peer = Peer {
+            remote: self.remote,
+            scheme: self.access.scheme(),
+            certificate: None,
+        };
+        let Some(config) = self.access.tls() else {
+            return self.serve_requests(stream, peer).await;
+        };
+        let handshake = TlsAcceptor::from(config).accept(stream);
+        let Some(stream) = self.encrypted(handshake).await else {
+            return;
+        };
+        let (_, session) = stream.get_ref();
+        let shown = session.peer_certificates().and_then(<[_]>::first);
+        peer.certificate = shown.and_then(tls::name_of);
+        self.serve_requests(stream, peer).await;
+    }
+
+    /// The stream after a handshake, which may take as long as the head of a request; none where it fails.
+    async fn encrypted(
+        &mut self,
+        handshake: impl Future<Output = io::Result<TlsStream<TcpStream>>>,
+    ) -> Option<TlsStream<TcpStream>> {
+        let header_timeout = self.app.limits().header_timeout;
+        let timeout = if self.place.is_reserved() {
+            header_timeout.min(RESERVED_TIME)
+        } else {
+            header_timeout
+        };
+        let failure = tokio::select! {
+            done = tokio::time::timeout(timeout, handshake) => match done {
+                Ok(Ok(stream)) => return Some(stream),
+                Ok(Err(error)) => error,
+                Err(_) => io::ErrorKind::TimedOut.into(),
+            },
+            () = self.place.closing() => return None,
+            _ = told(&mut self.stopping) => return None,
+        };
+        let failed = &self.access.counts.failed_handshakes;
+        failed.fetch_add(1, Ordering::Relaxed);
+        debug!(error = %failure, remote = %self.remote, "a TLS handshake failed");
+        None
+    }
+
+    async fn serve_requests(
+        mut self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Peer,
+    ) {
         let limits = self.app.limits();
         let stream = TokioIo::new(TimedStream::new(stream, limits.write_timeout));
         let leftover = Arc::new(Leftover::default());
         let front = Front {
             app: self.app.clone(),
             router: self.router.clone(),
+            access: Arc::clone(&self.access),
+            peer: Arc::new(peer),
             place: Arc::clone(&self.place),
             leftover: Arc::clone(&leftover),
         };

@@ -11,6 +11,7 @@ mod support;
 mod commands;
 mod demo;
 
+mod access;
 mod bad_input;
 mod connections;
 #[cfg(target_os = "linux")]
@@ -18,5 +19,7 @@ mod disk;
 mod door;
 mod openapi;
 mod operator;
+mod origin;
 mod startup;
+mod tls;
 mod waits;

@@ -73,6 +73,8 @@ fn program_as(program: &str) -> Command {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) content_type: String,
+    /// What it says of how to authenticate.
+    pub(crate) challenge: String,
     pub(crate) text: String,
 }
 
@@ -119,6 +121,22 @@ impl Engine {
         let mut engine = Self::start_in(&temporary.path().join("data"), flags);
         engine.temporary = Some(temporary);
         engine
+    }
+
+    /// An engine in a directory of its own, of which it is not known whether it is open.
+    pub(crate) fn begin(flags: &[&str]) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = temporary.path().join("data");
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let (child, url) = spawn(&directory, &flags, None);
+        Self {
+            child,
+            url,
+            directory,
+            flags,
+            before: None,
+            temporary: Some(temporary),
+        }
     }
 
     pub(crate) fn start_in(directory: &Path, flags: &[&str]) -> Self {
@@ -216,6 +234,17 @@ impl Engine {
 
     pub(crate) fn get(&self, path: &str) -> Answer {
         get(&format!("{}{path}", self.url))
+    }
+
+    /// Sends a request of any method.
+    pub(crate) fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, String)],
+        body: &[u8],
+    ) -> Answer {
+        send(method, &format!("{}{path}", self.url), headers, body)
     }
 
     pub(crate) fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
@@ -351,11 +380,15 @@ fn spawn(directory: &Path, flags: &[String], before: Option<&str>) -> (Child, St
             shell
         }
     };
+    let listen: &[&str] = if flags.iter().any(|flag| flag == "--listen") {
+        &[]
+    } else {
+        &["--listen", "127.0.0.1:0"]
+    };
     let mut child = command
+        .arg("serve")
+        .args(listen)
         .args([
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
             "--log-level",
             "error",
             // Other tests want the processor as much as this engine does.
@@ -369,6 +402,12 @@ fn spawn(directory: &Path, flags: &[String], before: Option<&str>) -> (Child, St
         .stderr(Stdio::inherit())
         .spawn()
         .unwrap();
+    let url = first_url(&mut child);
+    (child, url)
+}
+
+/// Where a program says that it listens, in its first line.
+pub(crate) fn first_url(child: &mut Child) -> String {
     let mut first = String::new();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     stdout.read_line(&mut first).unwrap();
@@ -379,7 +418,19 @@ fn spawn(directory: &Path, flags: &[String], before: Option<&str>) -> (Child, St
         .to_owned();
     // Nothing more is expected; a full pipe would stop the program.
     std::thread::spawn(move || std::io::copy(&mut stdout.by_ref(), &mut std::io::sink()));
-    (child, url)
+    url
+}
+
+/// Sends a request of any method to a URL.
+pub(crate) fn send(method: &str, url: &str, headers: &[(&str, String)], body: &[u8]) -> Answer {
+    let mut request = ureq::http::Request::builder().method(method).uri(url);
+    for (name, value) in headers {
+        request = request.header(*name, value);
+    }
+    if method == "GET" {
+        return answer(agent().run(request.body(()).unwrap()));
+    }
+    answer(agent().run(request.body(body.to_vec()).unwrap()))
 }
 
 /// Asks a URL, also while the engine is used elsewhere.
@@ -396,6 +447,7 @@ pub(crate) fn try_get(url: &str) -> Option<Answer> {
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
+        .allow_non_standard_methods(true)
         .proxy(None)
         .build()
         .into()
@@ -410,6 +462,7 @@ fn answer(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> An
     Answer {
         status: response.status().as_u16(),
         content_type: header("content-type").unwrap_or_default(),
+        challenge: header("www-authenticate").unwrap_or_default(),
         text: response.body_mut().read_to_string().unwrap(),
     }
 }

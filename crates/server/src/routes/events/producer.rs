@@ -1,6 +1,6 @@
 //! The headers by which a producer numbers its requests.
 
-use crate::problems;
+use crate::{access::Caller, problems};
 use axum::http::HeaderMap;
 use workspace_engine_core::log::ProducerSequence;
 use workspace_status_http::Problem;
@@ -8,8 +8,17 @@ use workspace_status_http::Problem;
 const ID: &str = "producer-id";
 const SEQUENCE: &str = "producer-sequence";
 
-/// Who asks, and which of its requests this is; `None` where the request is not numbered.
-pub(super) fn read(headers: &HeaderMap) -> Result<Option<ProducerSequence>, Problem> {
+/// Longest name that the log takes.
+const MAX_ID_BYTES: usize = 255;
+
+/// The producer, and which of its requests this is; `None` where the request is not numbered.
+///
+/// A caller that is limited to some workspaces has names of its own: it could use up the numbers of another's producer,
+/// whose events would be taken for repeated ones.
+pub(super) fn read(
+    headers: &HeaderMap,
+    caller: &Caller,
+) -> Result<Option<ProducerSequence>, Problem> {
     let (producer_id, sequence) = match (headers.get(ID), headers.get(SEQUENCE)) {
         (None, None) => return Ok(None),
         (Some(id), Some(sequence)) => (id, sequence),
@@ -19,11 +28,21 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Option<ProducerSequence>, Prob
     let producer_id = producer_id
         .to_str()
         .ok()
-        .filter(|id| (1..=255).contains(&id.len()))
+        .filter(|id| (1..=MAX_ID_BYTES).contains(&id.len()))
         .ok_or_else(|| {
             problems::invalid_producer("Producer-Id is 1 to 255 bytes of printable ASCII")
         })?
         .to_owned();
+    let producer_id = match caller.prefix() {
+        None => producer_id,
+        // No prefix has a slash, so no two callers make the same name of different ones.
+        Some(prefix) => format!("{prefix}/{producer_id}"),
+    };
+    if producer_id.len() > MAX_ID_BYTES {
+        return Err(problems::invalid_producer(
+            "Producer-Id and the prefix of the token have more than 254 bytes together",
+        ));
+    }
     let sequence = sequence
         .to_str()
         .ok()
@@ -41,6 +60,26 @@ pub(super) fn read(headers: &HeaderMap) -> Result<Option<ProducerSequence>, Prob
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Role;
+
+    #[test]
+    fn a_caller_with_a_prefix_has_producers_of_its_own() {
+        let read = |prefix: Option<&str>, id: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ID, id.parse().unwrap());
+            headers.insert(SEQUENCE, "1".parse().unwrap());
+            let caller = Caller::new("p", Role::Producer, prefix);
+            read(&headers, &caller).map(|producer| producer.unwrap().producer_id)
+        };
+        assert_eq!(read(None, "x").unwrap(), "x");
+        assert_eq!(read(Some("acme-"), "x").unwrap(), "acme-/x");
+        assert!(read(Some("acme-"), &"x".repeat(249)).is_ok());
+        let long = read(Some("acme-"), &"x".repeat(250)).unwrap_err();
+        assert_eq!(
+            long.detail(),
+            "Producer-Id and the prefix of the token have more than 254 bytes together"
+        );
+    }
 
     #[test]
     fn a_request_is_numbered_by_both_headers_or_none() {
@@ -70,7 +109,8 @@ mod tests {
             for (name, value) in values.into_iter().filter_map(|(n, v)| Some((n, v?))) {
                 headers.insert(name, value.parse().unwrap());
             }
-            let found = read(&headers)
+            let caller = Caller::new("p", Role::Producer, None);
+            let found = read(&headers, &caller)
                 .map(|producer| producer.map(|producer| producer.sequence))
                 .map_err(|problem| problem.detail().to_owned());
             assert_eq!(

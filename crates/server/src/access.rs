@@ -1,0 +1,608 @@
+//! Who may do what: what every request passes before it is routed.
+//!
+//! A request passes four questions, and the first that it fails answers it:
+//!
+//! 1. Did a web page of another site make a browser send it? 403, see [`origin`].
+//! 2. Which route is it? 404 and 405, see [`routes`]. A route that is not in that table does not exist.
+//! 3. Who sends it? A token, else the name in a client certificate, else nobody that is known. 401 for a token that
+//!    nobody has.
+//! 4. Has that caller the right that the route needs, for the workspace in its path? 401 where the caller may still
+//!    say who it is, else 403.
+
+mod audit;
+mod caller;
+mod document;
+mod origin;
+mod reload;
+mod role;
+mod routes;
+mod settings;
+mod token;
+mod tokens;
+
+pub(crate) use audit::Action;
+pub(crate) use caller::Caller;
+pub(crate) use document::document_access;
+pub(crate) use origin::{HostName, Scheme, is_loopback_address};
+pub(crate) use reload::ReloadError;
+pub(crate) use role::{Right, Role};
+pub(crate) use routes::Route;
+pub(crate) use settings::{AccessSettings, TlsFiles};
+pub(crate) use token::{NoRandomness, TokenHash, generate as generate_token};
+pub(crate) use tokens::{check_name, check_prefix, line as tokens_line};
+
+use crate::{
+    problems::{self, KnownTokens},
+    tls::{self, CertificateName, TlsError},
+};
+use audit::RefusalLog;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
+use caller::ANONYMOUS;
+use origin::{Foreign, OriginPolicy};
+use reload::{Reloaded, Seen};
+use routes::{Lookup, Need, PathId, Reach, Routes};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokens::{Tokens, TokensError};
+use tokio_rustls::rustls::ServerConfig;
+use tracing::{info, warn};
+use workspace_status_http::Problem;
+
+/// What every request passes.
+pub(crate) struct Access {
+    origins: OriginPolicy,
+    routes: Routes,
+    anonymous: Caller,
+    tokens: Option<Reloaded<Tokens, TokensError>>,
+    tls: Option<Reloaded<Arc<ServerConfig>, TlsError>>,
+    pub(crate) counts: AccessCounts,
+    refusals: RefusalLog,
+}
+
+/// What is counted of requests that are refused.
+#[derive(Debug, Default)]
+pub(crate) struct AccessCounts {
+    pub(crate) foreign: AtomicU64,
+    pub(crate) unauthenticated: AtomicU64,
+    pub(crate) forbidden: AtomicU64,
+    pub(crate) failed_handshakes: AtomicU64,
+}
+
+/// Who is at the other end of a connection, as far as the connection tells.
+#[derive(Debug, Clone)]
+pub(crate) struct Peer {
+    pub(crate) remote: SocketAddr,
+    pub(crate) scheme: Scheme,
+    /// The name in the certificate that the client showed, which was verified.
+    pub(crate) certificate: Option<CertificateName>,
+}
+
+/// A request that may be routed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Admitted<'a> {
+    pub(crate) caller: Caller,
+    pub(crate) route: &'static Route,
+    /// The workspace in its path.
+    workspace: Option<PathId<'a>>,
+}
+
+impl Admitted<'_> {
+    /// The caller, where a handler may read it: of every request that changes something, and of `/api/v1/me`.
+    pub(crate) fn for_handler(&self) -> Option<Caller> {
+        let is_read = self.route.changes_something() || self.route.need == Need::AnyRole;
+        is_read.then(|| self.caller.clone())
+    }
+}
+
+/// Why the files of tokens and certificates cannot be used at the start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AccessError {
+    #[error("tokens")]
+    Tokens(#[source] ReloadError<TokensError>),
+    #[error("TLS")]
+    Tls(#[source] ReloadError<TlsError>),
+}
+
+/// What was seen of the files, for [`Access::follow_files`].
+pub(crate) struct SeenFiles {
+    tokens: Option<Seen>,
+    tls: Option<Seen>,
+}
+
+impl Access {
+    /// Reads the files that the settings name.
+    ///
+    /// # Errors
+    /// [`AccessError`] names the file that cannot be used.
+    pub(crate) fn open(
+        settings: &AccessSettings,
+        address: IpAddr,
+    ) -> Result<(Self, SeenFiles), AccessError> {
+        let tokens = match &settings.tokens {
+            None => None,
+            Some(path) => {
+                let read = |contents: &[Vec<u8>]| {
+                    Tokens::read(contents.first().map_or(&[], Vec::as_slice))
+                };
+                let opened = Reloaded::open("the tokens file", vec![path.clone()], read);
+                Some(opened.map_err(AccessError::Tokens)?)
+            }
+        };
+        let tls = match &settings.tls {
+            None => None,
+            Some(files) => {
+                let paths = [&files.certificate, &files.key];
+                let paths = paths.into_iter().chain(&files.client_ca).cloned();
+                let opened =
+                    Reloaded::open("the TLS certificate", paths.collect(), tls::server_config);
+                Some(opened.map_err(AccessError::Tls)?)
+            }
+        };
+        let (tokens, seen_tokens) = tokens.unzip();
+        let (tls, seen_tls) = tls.unzip();
+        let anonymous = settings.anonymous_on(address);
+        let access = Self {
+            origins: settings.origins_on(address),
+            routes: Routes::new(),
+            anonymous: Caller::new(ANONYMOUS, anonymous, None),
+            tokens,
+            tls,
+            counts: AccessCounts::default(),
+            refusals: RefusalLog::default(),
+        };
+        access.log_settings(settings, address);
+        let seen = SeenFiles {
+            tokens: seen_tokens,
+            tls: seen_tls,
+        };
+        Ok((access, seen))
+    }
+
+    fn log_settings(&self, settings: &AccessSettings, address: IpAddr) {
+        let anonymous = self.anonymous.role();
+        let callers = self.tokens.as_ref().map(|tokens| tokens.current().count());
+        info!(
+            anonymous = anonymous.as_str(),
+            callers,
+            tls = self.tls.is_some(),
+            "who may do what"
+        );
+        if callers.is_some() && settings.anonymous.is_none() && anonymous == Role::Admin {
+            warn!(
+                "on a loopback address a request without a token may do everything, also one that a proxy passes on: --anonymous none wants a token of each"
+            );
+        }
+        if callers.is_some() && self.tls.is_none() && !is_loopback_address(address) {
+            warn!(
+                "tokens are sent to here without encryption: give --tls-cert and --tls-key, or put a proxy with TLS in front"
+            );
+        }
+    }
+
+    /// Whether TLS is served.
+    pub(crate) fn scheme(&self) -> Scheme {
+        match self.tls {
+            Some(_) => Scheme::Https,
+            None => Scheme::Http,
+        }
+    }
+
+    /// What TLS is served with now; none where it is not served.
+    pub(crate) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.as_ref().map(|tls| Arc::clone(&**tls.current()))
+    }
+
+    /// How often a changed file of tokens, and one of certificates, could not be used.
+    pub(crate) fn reload_failures(&self) -> (u64, u64) {
+        (
+            self.tokens.as_ref().map_or(0, Reloaded::failures),
+            self.tls.as_ref().map_or(0, Reloaded::failures),
+        )
+    }
+
+    /// Takes over changes of the files, until it is dropped.
+    pub(crate) async fn follow_files(self: Arc<Self>, mut seen: SeenFiles) {
+        if self.tokens.is_none() && self.tls.is_none() {
+            return;
+        }
+        loop {
+            tokio::time::sleep(reload::INTERVAL).await;
+            let access = Arc::clone(&self);
+            // A disk of the network may hang.
+            let looked = tokio::task::spawn_blocking(move || {
+                if let (Some(tokens), Some(seen)) = (&access.tokens, &mut seen.tokens) {
+                    tokens.look(seen);
+                }
+                if let (Some(tls), Some(seen)) = (&access.tls, &mut seen.tls) {
+                    tls.look(seen);
+                }
+                seen
+            });
+            match looked.await {
+                Ok(after) => seen = after,
+                Err(error) => {
+                    warn!(%error, "changes of tokens and certificates are not noticed any more");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Decides whether a request may be routed.
+    ///
+    /// # Errors
+    /// The problem to answer with.
+    pub(crate) fn admit<'a, B>(
+        &'a self,
+        request: &'a Request<B>,
+        peer: &Peer,
+    ) -> Result<Admitted<'a>, Problem> {
+        let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+        let path = uri.path();
+        self.origins
+            .check(method, uri, headers, peer.scheme)
+            .map_err(|foreign| self.refuse_foreign(foreign, method, path, headers, peer))?;
+        let (route, workspace) = match self.routes.find(method, path) {
+            Lookup::Found { route, workspace } => (route, workspace),
+            Lookup::UnknownMethod { allow } => {
+                return Err(problems::no_method(method, path, allow));
+            }
+            Lookup::UnknownPath => return Err(problems::no_route(path)),
+        };
+        let admitted = |caller| Admitted {
+            caller,
+            route,
+            workspace,
+        };
+        if route.need == Need::Nothing {
+            // Open also to a caller with a token of yesterday.
+            return Ok(admitted(self.anonymous.clone()));
+        }
+        let refusal = match self.identify(headers, peer) {
+            Err(BadToken) => Refusal::BadToken,
+            Ok(caller) => match what_is_missing(&caller, route, workspace) {
+                None => return Ok(admitted(caller)),
+                Some(missing) if caller == self.anonymous => Refusal::Unknown(caller, missing),
+                Some(missing) => Refusal::Forbidden(caller, missing),
+            },
+        };
+        Err(self.refuse(&refusal, method, path, peer))
+    }
+
+    /// Who sends a request.
+    fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Caller, BadToken> {
+        if let Some(tokens) = &self.tokens
+            && let Some(value) = headers.get(header::AUTHORIZATION)
+            && let Some(token) = bearer(value)
+        {
+            let is_single = headers.get_all(header::AUTHORIZATION).iter().count() == 1;
+            return match tokens.current().of_token(token) {
+                Some(caller) if is_single => Ok(caller.clone()),
+                Some(_) | None => Err(BadToken),
+            };
+        }
+        let Some(certificate) = &peer.certificate else {
+            return Ok(self.anonymous.clone());
+        };
+        let name = certificate.name.as_str();
+        let known = self
+            .tokens
+            .as_ref()
+            .and_then(|tokens| tokens.current().of_name(name).cloned());
+        Ok(known.unwrap_or_else(|| {
+            let role = certificate.role.unwrap_or_else(|| self.anonymous.role());
+            Caller::new(name, role, None)
+        }))
+    }
+
+    fn known_tokens(&self) -> KnownTokens {
+        match self.tokens {
+            Some(_) => KnownTokens::File,
+            None => KnownTokens::None,
+        }
+    }
+
+    fn refuse_foreign(
+        &self,
+        foreign: Foreign,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        peer: &Peer,
+    ) -> Problem {
+        self.counts.foreign.fetch_add(1, Ordering::Relaxed);
+        let shown = |name: HeaderName| headers.get(name).map(HeaderValue::as_bytes);
+        let (host, origin) = (shown(header::HOST), shown(header::ORIGIN));
+        self.refusals.log(|suppressed| {
+            warn!(
+                remote = %peer.remote,
+                %method,
+                path = ?shortened(path.as_bytes()),
+                host = host.map(shortened),
+                origin = origin.map(shortened),
+                suppressed,
+                "refused: a request with a foreign {foreign}"
+            );
+        });
+        match foreign {
+            Foreign::Host => problems::foreign_host(host.map(shortened)),
+            Foreign::Origin => problems::foreign_origin(origin.map(shortened)),
+        }
+    }
+
+    fn refuse(&self, refusal: &Refusal, method: &Method, path: &str, peer: &Peer) -> Problem {
+        let (counter, name, role, problem) = match refusal {
+            Refusal::BadToken => (
+                &self.counts.unauthenticated,
+                None,
+                None,
+                problems::bad_token(),
+            ),
+            Refusal::Unknown(caller, missing) => (
+                &self.counts.unauthenticated,
+                Some(caller.name()),
+                Some(caller.role()),
+                problems::unauthenticated(missing, self.known_tokens()),
+            ),
+            Refusal::Forbidden(caller, missing) => (
+                &self.counts.forbidden,
+                Some(caller.name()),
+                Some(caller.role()),
+                problems::forbidden(caller, missing),
+            ),
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.refusals.log(|suppressed| {
+            warn!(
+                remote = %peer.remote,
+                name,
+                role = role.map(Role::as_str),
+                %method,
+                path = ?shortened(path.as_bytes()),
+                status = problem.status().as_u16(),
+                suppressed,
+                "refused: {}",
+                problem.detail()
+            );
+        });
+        problem
+    }
+}
+
+/// A token that nobody has, or a header that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct BadToken;
+
+/// Why a request whose route is known is refused.
+enum Refusal {
+    BadToken,
+    /// The caller did not say who it is, and nobody may do this without.
+    Unknown(Caller, Missing),
+    Forbidden(Caller, Missing),
+}
+
+/// What a caller lacks for a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Any role.
+    Role,
+    /// A right.
+    Right(Right),
+    /// The workspace is none of the caller's, which begin with its prefix.
+    Workspace,
+    /// The route concerns all workspaces, and the caller has those of its prefix alone.
+    AllWorkspaces,
+}
+
+/// What a caller lacks for a request; none where it may do it.
+fn what_is_missing(
+    caller: &Caller,
+    route: &Route,
+    workspace: Option<PathId<'_>>,
+) -> Option<Missing> {
+    match route.need {
+        Need::Nothing => return None,
+        Need::AnyRole if caller.role() == Role::None => return Some(Missing::Role),
+        Need::Right(right) if !caller.has(right) => return Some(Missing::Right(right)),
+        Need::AnyRole | Need::Right(_) => {}
+    }
+    if caller.prefix().is_none() {
+        return None;
+    }
+    match route.reach {
+        Reach::Nothing | Reach::BodyWorkspaces => None,
+        Reach::AllWorkspaces => Some(Missing::AllWorkspaces),
+        Reach::PathWorkspace => {
+            let id = workspace.and_then(PathId::decoded);
+            let is_reached = id.is_some_and(|id| caller.may_reach(&id));
+            (!is_reached).then_some(Missing::Workspace)
+        }
+    }
+}
+
+/// The token in a header; none where the header is of another scheme, such as that of a proxy in front.
+fn bearer(value: &HeaderValue) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"bearer";
+    let (scheme, rest) = value.as_bytes().split_at_checked(SCHEME.len())?;
+    let is_bearer =
+        scheme.eq_ignore_ascii_case(SCHEME) && rest.first().is_none_or(u8::is_ascii_whitespace);
+    is_bearer.then(|| rest.trim_ascii())
+}
+
+/// What a client sent, as it may be logged and answered: bounded, and a text.
+fn shortened(bytes: &[u8]) -> String {
+    const MAX_CHARS: usize = 200;
+    String::from_utf8_lossy(bytes)
+        .chars()
+        .take(MAX_CHARS)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::StatusCode;
+
+    fn access(anonymous: Role, tokens: Option<&str>) -> Access {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens.toml");
+        std::fs::write(&path, tokens.unwrap_or_default()).unwrap();
+        let settings = AccessSettings {
+            anonymous: Some(anonymous),
+            tokens: tokens.map(|_| path),
+            tls: None,
+            allowed_hosts: Vec::new(),
+        };
+        Access::open(&settings, [127, 0, 0, 1].into()).unwrap().0
+    }
+
+    fn peer(certificate: Option<CertificateName>) -> Peer {
+        Peer {
+            remote: ([127, 0, 0, 1], 50_000).into(),
+            scheme: Scheme::Http,
+            certificate,
+        }
+    }
+
+    fn named(name: &str, role: Option<Role>) -> Option<CertificateName> {
+        let name = name.to_owned();
+        Some(CertificateName { name, role })
+    }
+
+    /// Who is admitted, or the status and what is missing.
+    fn outcome(
+        access: &Access,
+        request: &str,
+        authorization: Option<&str>,
+        certificate: Option<CertificateName>,
+    ) -> Result<String, u16> {
+        let (method, path) = request.split_once(' ').unwrap();
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(value) = authorization {
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        access
+            .admit(&request.body(()).unwrap(), &peer(certificate))
+            .map(|admitted| admitted.caller.name().to_owned())
+            .map_err(|problem| problem.status().as_u16())
+    }
+
+    const STATUS: &str = "GET /api/v1/workspaces/acme-1/status";
+    const UNLOAD: &str = "POST /api/v1/workspaces/acme-1/unload";
+
+    #[test]
+    fn a_token_decides_before_a_certificate_and_both_before_the_anonymous_role() {
+        let token = generate_token().unwrap();
+        let hash = TokenHash::of_token(token.expose().as_bytes()).unwrap();
+        let line = tokens_line("ci", &hash, Role::Viewer, None);
+        let file = format!("{line}\nnode = {{ role = \"operator\" }}\n");
+        let access = access(Role::Reader, Some(&file));
+        let good = format!("Bearer {}", token.expose());
+        let lower = format!("bearer   {} ", token.expose());
+        let bad = format!("Bearer wse_{}", "0".repeat(64));
+        let check = |authorization: Option<&str>, certificate, expected: Result<&str, u16>| {
+            let found = outcome(&access, STATUS, authorization, certificate);
+            assert_eq!(found, expected.map(str::to_owned), "{authorization:?}");
+        };
+        check(Some(&good), None, Ok("ci"));
+        check(Some(&lower), named("node", None), Ok("ci"));
+        check(Some(&bad), named("node", None), Err(401));
+        check(Some("Bearer"), None, Err(401));
+        check(Some("Bearerx"), None, Ok("anonymous"));
+        check(Some("Basic dTpw"), None, Ok("anonymous"));
+        check(None, named("node", None), Ok("node"));
+        check(None, None, Ok("anonymous"));
+        // The role of a certificate is that of its name's entry, or the one in it, or the anonymous one.
+        for (certificate, expected) in [
+            (named("node", Some(Role::Viewer)), Ok("node".to_owned())),
+            (named("other", Some(Role::Operator)), Ok("other".to_owned())),
+            (named("other", Some(Role::Viewer)), Err(403)),
+            (named("other", None), Err(403)),
+            (None, Err(401)),
+        ] {
+            assert_eq!(outcome(&access, UNLOAD, None, certificate), expected);
+        }
+        assert_eq!(outcome(&access, UNLOAD, Some(&good), None), Err(403));
+        assert_eq!(
+            outcome(&access, "GET /livez", Some(&bad), None),
+            Ok("anonymous".to_owned())
+        );
+    }
+
+    #[test]
+    fn without_a_tokens_file_no_token_is_judged() {
+        let access = access(Role::Admin, None);
+        let found = outcome(&access, UNLOAD, Some("Bearer x"), None);
+        assert_eq!(found, Ok("anonymous".to_owned()));
+    }
+
+    #[test]
+    fn a_prefix_is_a_limit_on_every_route_that_concerns_workspaces() {
+        let file = "acme = { role = \"admin\", prefix = \"acme-\" }";
+        let access = access(Role::None, Some(file));
+        for (request, expected) in [
+            (STATUS, Ok("acme".to_owned())),
+            (UNLOAD, Ok("acme".to_owned())),
+            (
+                "GET /api/v1/workspaces/acme%2D1/status",
+                Ok("acme".to_owned()),
+            ),
+            ("DELETE /api/v1/workspaces/acme-1", Ok("acme".to_owned())),
+            (
+                "POST /api/v1/workspaces/acme-1/events",
+                Ok("acme".to_owned()),
+            ),
+            ("GET /api/v1/workspaces/acme/status", Err(403)),
+            ("GET /api/v1/workspaces/other/status", Err(403)),
+            (
+                "GET /api/v1/workspaces/%61cme-1/status",
+                Ok("acme".to_owned()),
+            ),
+            ("GET /api/v1/workspaces/%ffcme-1/status", Err(403)),
+            ("GET /api/v1/workspaces/other%2Facme-1/status", Err(403)),
+            ("DELETE /api/v1/workspaces/other", Err(403)),
+            ("GET /api/v1/workspaces", Err(403)),
+            ("GET /api/v1/workspaces/statuses?prefix=acme-", Err(403)),
+            ("GET /metrics", Err(403)),
+            ("GET /api/v1/partitions", Err(403)),
+            ("POST /api/v1/actions", Err(403)),
+            ("GET /api/v1/operations/1", Err(403)),
+            // Its handler looks at each event.
+            ("POST /api/v1/events", Ok("acme".to_owned())),
+            ("GET /api/v1/me", Ok("acme".to_owned())),
+            ("GET /livez", Ok("anonymous".to_owned())),
+            ("GET /api/v1/nothing", Err(404)),
+            ("PATCH /api/v1/workspaces/acme-1", Err(405)),
+        ] {
+            let found = outcome(&access, request, None, named("acme", None));
+            assert_eq!(found, expected, "{request}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_is_missing() {
+        let access = access(Role::None, Some("ci = { role = \"viewer\" }"));
+        let request = Request::post("/api/v1/workspaces/w/unload")
+            .body(())
+            .unwrap();
+        let refusal = access
+            .admit(&request, &peer(named("ci", None)))
+            .unwrap_err();
+        assert_eq!(refusal.status(), StatusCode::FORBIDDEN);
+        assert_eq!(
+            refusal.detail(),
+            "this needs the role operator or admin; \"ci\" is viewer"
+        );
+        let refusal = access.admit(&request, &peer(None)).unwrap_err();
+        assert_eq!(refusal.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(
+            refusal.detail(),
+            "this needs the role operator or admin: send a token as `Authorization: Bearer …`"
+        );
+    }
+}

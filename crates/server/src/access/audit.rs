@@ -1,0 +1,116 @@
+//! The log of who did what, and of who was refused.
+
+use super::{Admitted, Caller, routes::PathId, shortened};
+use axum::http::StatusCode;
+use parking_lot::Mutex;
+use std::{
+    borrow::Cow,
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+use tracing::info;
+
+/// The target of the log of actions: stable, so that a filter may send it elsewhere.
+const ACTIONS: &str = "workspace_engine::audit";
+
+/// Time between two lines of refusals: a client with an old token may ask a thousand times a second.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// An action under way, and who does it; logged when it is dropped, also where its client went away meanwhile.
+#[derive(Debug)]
+pub(crate) struct Action {
+    name: &'static str,
+    caller: Caller,
+    remote: SocketAddr,
+    workspace: Option<String>,
+    query: Option<String>,
+    /// None while it is not known.
+    status: Option<StatusCode>,
+}
+
+impl Action {
+    /// The action of a request; none where it is not one.
+    pub(crate) fn of(
+        admitted: &Admitted<'_>,
+        query: Option<&str>,
+        remote: SocketAddr,
+    ) -> Option<Self> {
+        let id = admitted.workspace.and_then(PathId::decoded);
+        Some(Self {
+            name: admitted.route.action?,
+            caller: admitted.caller.clone(),
+            remote,
+            workspace: id.map(Cow::into_owned),
+            query: query.map(|query| shortened(query.as_bytes())),
+            status: None,
+        })
+    }
+
+    /// It is answered.
+    pub(crate) fn answered(mut self, status: StatusCode) {
+        self.status = Some(status);
+    }
+}
+
+impl Drop for Action {
+    fn drop(&mut self) {
+        let outcome = match self.status {
+            Some(status) if status.is_success() => "done",
+            Some(_) => "refused or failed",
+            None => "unknown: the client did not wait for the answer",
+        };
+        info!(
+            target: ACTIONS,
+            action = self.name,
+            workspace = self.workspace,
+            query = self.query,
+            name = self.caller.name(),
+            role = self.caller.role().as_str(),
+            remote = %self.remote,
+            status = self.status.map(|status| status.as_u16()),
+            outcome,
+            "an operator's action"
+        );
+    }
+}
+
+/// Bounds the lines about requests that are refused; all of them are counted in the metrics.
+#[derive(Debug, Default)]
+pub(super) struct RefusalLog {
+    last: Mutex<Option<Instant>>,
+    suppressed: AtomicU64,
+}
+
+impl RefusalLog {
+    /// Logs by `write` unless that was done a moment ago; it is given how many were not logged since.
+    pub(super) fn log(&self, write: impl FnOnce(u64)) {
+        let now = Instant::now();
+        {
+            let mut last = self.last.lock();
+            if last.is_some_and(|last| now.duration_since(last) < REFUSAL_INTERVAL) {
+                self.suppressed.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            *last = Some(now);
+        }
+        write(self.suppressed.swap(0, Ordering::Relaxed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thousand_refusals_make_one_line() {
+        let log = RefusalLog::default();
+        let mut lines = Vec::new();
+        for _ in 0..1_000 {
+            log.log(|suppressed| lines.push(suppressed));
+        }
+        // A slow machine may take more than a second for it.
+        assert!(lines.len() < 100, "{lines:?}");
+        assert_eq!(lines.first(), Some(&0));
+    }
+}
