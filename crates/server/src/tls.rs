@@ -2,14 +2,14 @@
 //!
 //! The only crypto provider is ring, which ureq brings along: two in one process panic at run time.
 
-use crate::access::Role;
+use crate::access::{Role, check_name};
 use jiff::Timestamp;
 use std::sync::Arc;
 use tokio_rustls::rustls::{
     self, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{VerifierBuilderError, WebPkiClientVerifier},
+    server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
 use tracing::{info, warn};
@@ -79,6 +79,11 @@ pub(crate) fn server_config(contents: &[Vec<u8>]) -> Result<Arc<ServerConfig>, T
         .with_single_cert(chain, key)
         .map_err(TlsError::Unusable)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    if client_ca.is_some() {
+        // A resumed session would be one of a certificate that may have expired meanwhile.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     Ok(Arc::new(config))
 }
 
@@ -139,7 +144,7 @@ pub(crate) fn roots(pem: &[u8], what: &'static str) -> Result<RootCertStore, Tls
     Ok(roots)
 }
 
-/// The name in a certificate that was verified; none where it has no common name, or several.
+/// The name in a certificate that was verified; none where it has no common name that is one of a caller, or several.
 pub(crate) fn name_of(certificate: &CertificateDer<'_>) -> Option<CertificateName> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let subject = certificate.subject();
@@ -152,7 +157,7 @@ pub(crate) fn name_of(certificate: &CertificateDer<'_>) -> Option<CertificateNam
         .filter_map(|unit| unit.as_str().ok()?.strip_prefix(ROLE_UNIT)?.parse().ok())
         .next();
     Some(CertificateName {
-        name: name.as_str().ok()?.to_owned(),
+        name: check_name(name.as_str().ok()?).ok()?.to_owned(),
         role,
     })
 }

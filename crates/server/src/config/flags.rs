@@ -59,7 +59,7 @@ impl Args for ServeFlags {
             .value_name("FILE")
             .env("WORKSPACE_ENGINE_CONFIG")
             .value_parser(value_parser!(PathBuf))
-            .help("TOML file with any of the settings below under their names, such as `listen = \"0.0.0.0:8081\"`");
+            .help("TOML file with any of the settings below under their names, such as `permits = 16`");
         KEYS.iter().fold(command.arg(config), |command, key| {
             let arg = Arg::new(key.name)
                 .long(key.name)

@@ -266,13 +266,18 @@ fn a_token_with_a_prefix_reaches_its_workspaces_alone() {
     };
     assert_eq!(produce(&root, &event("other", "a")).code, 0);
     assert_eq!(produce(&acme, &event("acme-1", "a")).code, 0);
-    let mixed = produce(
-        &acme,
-        &format!("{}{}", event("acme-1", "b"), event("other", "b")),
-    );
-    assert_eq!(mixed.code, 1, "{mixed:?}");
-    assert!(mixed.stderr.contains("no event was sent"), "{mixed:?}");
-    assert!(mixed.stderr.contains("\"acme-\""), "{mixed:?}");
+    let refused = produce(&acme, &event("other", "b"));
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.contains("no event was sent"), "{refused:?}");
+    assert!(refused.stderr.contains("\"acme-\""), "{refused:?}");
+    let headers = [
+        ("authorization", bearer(&acme)),
+        ("content-type", "application/x-ndjson".to_owned()),
+    ];
+    let lines = format!("{}{}", event("acme-1", "b"), event("other", "b"));
+    let mixed = engine.send("POST", "/api/v1/events", &headers, lines.as_bytes());
+    assert_eq!(mixed.status, 403, "{mixed:?}");
+    assert_eq!(mixed.json()["workspaceId"], "other");
 
     let ran = engine.run(&["wait", "acme-1", "--token", &acme], "");
     assert_eq!(ran.code, 0, "{ran:?}");
