@@ -149,6 +149,11 @@ class Engine:
         except OSError:
             return {}
 
+    def document(self, path):
+        """What a route answers, also under 404."""
+        answer = self.call(path)
+        return json.loads(answer["problem"]) if "problem" in answer else answer
+
     def wait_until_told(self, words):
         """Until /readyz says this; tells what it says."""
         deadline = time.monotonic() + PATIENCE
@@ -253,6 +258,27 @@ class Fleet:
                 assert found == wanted["entities"].get(kind, found), f"{workspace} {kind} differs: {found}"
                 assert lines == [] or kind in wanted["entities"], f"{workspace} should have no {kind}"
         say(f"all ready after {seconds:.2f} s, as expected on {len(self.up())} engines")
+
+    def owners_are_named(self, expected):
+        """Until every engine names the owner of each workspace that is not its own, and counts those that it had."""
+        deadline = time.monotonic() + PATIENCE
+        for workspace in expected:
+            owner = self.only_owner(workspace)
+            for engine in self.up():
+                if engine is owner:
+                    continue
+                while f"engine-{owner.number} " not in (status := engine.document(f"/workspaces/{workspace}/status"))["message"]:
+                    assert time.monotonic() < deadline, f"engine-{engine.number} names no owner: {status}"
+                    time.sleep(0.2)
+                if status["reason"] is not None:
+                    assert status["owner"] == f"engine-{owner.number}", status
+                    assert (status["state"], status["reason"]) == ("unknown", "owned elsewhere"), status
+        for engine in self.up():
+            page = engine.call("/workspaces/statuses?limit=1000")
+            states = collections.Counter(row["state"] for row in page["workspaces"])
+            assert states == {state: count for state, count in page["stateCounts"].items() if count}, page["stateCounts"]
+            known = [row for row in page["workspaces"] if row["state"] == "unknown"]
+            assert all(row["lastKnown"]["epoch"] > 0 for row in known), known[:1]
 
     def histories(self, expected):
         """Every workspace's owners in order; epochs only grow, and each belongs to one owner."""
@@ -374,6 +400,7 @@ def three(fleet, dice, lines, expected):
     fleet.add(3)
     Feed(fleet, lines, 5).finish()
     fleet.verify(expected)
+    fleet.owners_are_named(expected)
 
 
 def churn(fleet, dice, lines, expected):
@@ -398,6 +425,7 @@ def churn(fleet, dice, lines, expected):
     fleet.add()
     feed.finish()
     fleet.verify(expected)
+    fleet.owners_are_named(expected)
     moves = fleet.histories(expected)
     assert moves > 0, "no history shows another owner"
     for engine in fleet.up():

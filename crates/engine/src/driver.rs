@@ -411,7 +411,15 @@ impl<W: Workspace> Driver<W> {
     fn input(&mut self, input: Input) {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
+            let mut erased = None;
+            if let Input::Erased { slot, .. } = &input {
+                erased = Some(*slot);
+            }
             let actions = self.machine.handle(self.now(), input);
+            // Before the operator has an answer.
+            if let Some(slot) = erased.filter(|slot| self.machine.is_deleted(*slot)) {
+                self.shared.absent.forget(self.machine.workspace_id(slot));
+            }
             for action in actions {
                 // An answer is handed in before the actions that follow are done only by order
                 // of the queue; the machine saves nothing while a batch is being applied.
@@ -515,6 +523,12 @@ impl<W: Workspace> Driver<W> {
             Ok((workspaces, deletions, committed)) => {
                 self.shared
                     .store_answered(Asked::Partition(self.id), Ok(()));
+                let shared = &self.shared;
+                let now = shared.tracker.clock().wall();
+                shared
+                    .absent
+                    .listed(self.id, &workspaces, &*shared.store, now);
+                self.post.set_listed();
                 let high_watermark = self.shared.log.high_watermark(self.id);
                 let deleted = self.deleted(&workspaces, deletions);
                 Input::Listed(Listing {

@@ -14,8 +14,9 @@ use crossbeam_channel::{Receiver, bounded, unbounded};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use workspace_lifecycle::{Command, Input, Offset, PartitionId};
-use workspace_status::{Tracker, WorkspaceId};
+use workspace_status::{Absence, Tracker, WorkspaceId};
 
+use crate::absent::{AbsentWorkspace, AbsentWorkspaces};
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
 use crate::driver::{Driver, apply, eraser, history, loader, saver, upkeep};
@@ -286,10 +287,25 @@ impl<W: Workspace> Engine<W> {
     /// Partitions have gone to another process already: their workspaces are dropped without a save.
     pub fn lose(&self, partitions: &[PartitionId]) {
         for partition in partitions {
-            if let Some(post) = self.shared.withdraw(*partition) {
+            if let Some(post) = self.shared.lose(*partition) {
                 let _ = post.tell(Message::Input(Input::Lost));
             }
         }
+    }
+
+    /// The workspaces that are known and not in memory.
+    pub fn absent(&self) -> &AbsentWorkspaces {
+        &self.shared.absent
+    }
+
+    /// Why a workspace is not in memory.
+    pub fn absence(&self, absent: &AbsentWorkspace) -> Absence {
+        self.shared.absence(absent)
+    }
+
+    /// Whether every workspace that the store holds of the assigned partitions is known.
+    pub fn is_listed(&self) -> bool {
+        self.shared.posts().iter().all(|post| post.is_listed())
     }
 
     /// The last record of a workspace that this process met on a partition that is not the workspace's.

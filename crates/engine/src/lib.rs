@@ -14,6 +14,7 @@ pub mod entities;
 pub mod loaded;
 pub mod populate;
 
+pub mod absent;
 pub mod config;
 pub mod counters;
 pub mod misrouted;

@@ -46,6 +46,8 @@ pub(crate) struct Post<W> {
     may_save: RwLock<bool>,
     /// A `Wake` is in the channel already.
     woken: AtomicBool,
+    /// What the store holds of the partition is known.
+    listed: AtomicBool,
     view: Mutex<View>,
     /// What log and store still do before the partition can be served.
     opening: Mutex<Option<String>>,
@@ -68,6 +70,7 @@ impl<W> Post<W> {
             is_open: RwLock::new(true),
             may_save: RwLock::new(true),
             woken: AtomicBool::new(false),
+            listed: AtomicBool::new(false),
             view: Mutex::default(),
             opening: Mutex::new(Some("log and store are asked for it".to_owned())),
             beat_ms: AtomicU64::new(0),
@@ -168,6 +171,16 @@ impl<W> Post<W> {
 
     pub(crate) fn opening(&self) -> Option<String> {
         self.opening.lock().clone()
+    }
+
+    /// The store has listed the partition.
+    pub(crate) fn set_listed(&self) {
+        self.listed.store(true, Ordering::Release);
+    }
+
+    /// Whether the store has listed the partition.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::Acquire)
     }
 
     pub(crate) fn passes(&self) -> watch::Receiver<u64> {

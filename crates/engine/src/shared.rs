@@ -1,6 +1,6 @@
 //! What all threads of the engine share: the log, the store, permits, and the posts of the partitions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Mutex, RwLock};
 use workspace_lifecycle::{Admission, Command, Input, Offset, PartitionId, Urgency};
-use workspace_status::{Epoch, Tracker, WorkspaceId, WorkspaceStatus};
+use workspace_status::{Absence, Epoch, Tracker, WorkspaceId, WorkspaceStatus};
 
+use crate::absent::{AbsentWorkspace, AbsentWorkspaces};
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
 use crate::history_passes::HistoryPasses;
@@ -54,6 +55,8 @@ pub(crate) struct Shared<W> {
     pub(crate) populate: Arc<dyn Populate>,
     pub(crate) counters: EngineCounters,
     pub(crate) workspaces: RwLock<HashMap<WorkspaceId, Arc<LoadedWorkspace<W>>>>,
+    /// Workspaces that are known and not in memory.
+    pub(crate) absent: AbsentWorkspaces,
     /// Statuses that left the tracker, until their last transitions are written to the history.
     pub(crate) left: Mutex<Vec<Arc<WorkspaceStatus>>>,
     pub(crate) history: HistoryPasses,
@@ -62,6 +65,8 @@ pub(crate) struct Shared<W> {
     pub(crate) ending: AtomicBool,
     /// The partitions that are assigned to this process.
     posts: RwLock<BTreeMap<PartitionId, Arc<Post<W>>>>,
+    /// The partitions that this process lost and has not been given again.
+    lost: Mutex<BTreeSet<PartitionId>>,
     /// The highest epoch of a load that this process began, of each partition it has had: transitions of loads that the
     /// store never heard of may still be on their way into the history, so no later load may have their epoch.
     begun: Mutex<HashMap<PartitionId, Epoch>>,
@@ -99,6 +104,7 @@ impl<W: Workspace> Shared<W> {
             populate,
             counters: EngineCounters::default(),
             workspaces: RwLock::new(HashMap::new()),
+            absent: AbsentWorkspaces::default(),
             left: Mutex::default(),
             begun: Mutex::default(),
             history: HistoryPasses::default(),
@@ -106,6 +112,7 @@ impl<W: Workspace> Shared<W> {
             began: Instant::now(),
             ending: AtomicBool::new(false),
             posts: RwLock::default(),
+            lost: Mutex::default(),
             loads,
             saves,
             erasures,
@@ -147,6 +154,7 @@ impl<W: Workspace> Shared<W> {
         }
         let (post, messages) = Post::new(partition, self.now());
         posts.insert(partition, Arc::clone(&post));
+        self.lost.lock().remove(&partition);
         Some((post, messages))
     }
 
@@ -214,7 +222,7 @@ impl<W: Workspace> Shared<W> {
         let Some(post) = self.post(partition) else {
             return;
         };
-        if self.tracker.get(id).is_some() {
+        if self.tracker.get(id).is_some() || self.absent.get(id).is_some() {
             return;
         }
         // What the store has of a partition that is being opened is not known yet.
@@ -230,6 +238,28 @@ impl<W: Workspace> Shared<W> {
     pub(crate) fn is_announced(&self, id: &WorkspaceId, partition: PartitionId) -> bool {
         self.post(partition)
             .is_some_and(|post| post.announced().contains(id))
+    }
+
+    /// A partition was lost to this process.
+    pub(crate) fn lose(&self, partition: PartitionId) -> Option<Arc<Post<W>>> {
+        self.lost.lock().insert(partition);
+        self.withdraw(partition)
+    }
+
+    /// Whether an assignment is the one of its partition that lasts.
+    pub(crate) fn is_current(&self, post: &Arc<Post<W>>) -> bool {
+        self.post(post.id())
+            .is_some_and(|now| Arc::ptr_eq(&now, post))
+    }
+
+    /// Why a workspace is not in memory here.
+    pub(crate) fn absence(&self, absent: &AbsentWorkspace) -> Absence {
+        match self.post(absent.partition) {
+            Some(post) if post.is_listed() && absent.is_unloaded => Absence::Unloaded,
+            Some(_) => Absence::Opening,
+            None if self.lost.lock().contains(&absent.partition) => Absence::OwnerLost,
+            None => Absence::OwnedElsewhere,
+        }
     }
 
     pub(crate) fn ask_permit(&self, permit: Permit<W>, urgency: Urgency) {

@@ -1,14 +1,18 @@
 //! All that an engine needs of a cluster: log, store, and its membership in the group.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::error::KafkaError;
+use workspace_lifecycle::PartitionId;
 
 use crate::changelog::{ChangelogError, ChangelogStore};
 use crate::config::{KafkaConfig, refusal};
 use crate::local_copy::LocalCopy;
 use crate::log::{KafkaLog, KafkaLogError};
 use crate::membership::{Membership, MembershipError};
+use crate::owners;
 
 /// Why an engine cannot be connected to a cluster: configuration or threads. Brokers that do not answer are no reason.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,9 @@ pub struct Cluster {
     pub store: Arc<ChangelogStore>,
     /// Which partitions this process owns.
     pub membership: Membership,
+    group: String,
+    topic: String,
+    partitions: u32,
 }
 
 impl Cluster {
@@ -70,7 +77,7 @@ impl Cluster {
         let log = KafkaLog::open(config, partitions)?;
         // Of this process alone: one that was stopped for a while must not fence the one that was started in its place.
         let life = fastrand::u64(..);
-        let transactional_id = format!("{}-{}-{owner}-{life:016x}", config.group, config.topic);
+        let transactional_id = owners::producer_id(&config.group, &config.topic, owner, life);
         let store = ChangelogStore::open(
             config,
             copy,
@@ -82,7 +89,22 @@ impl Cluster {
             log: Arc::new(log),
             store: Arc::new(store),
             membership,
+            group: config.group.clone(),
+            topic: config.topic.clone(),
+            partitions,
         })
+    }
+
+    /// Who wrote last of each partition: its owner, or the previous one until the next has taken over. A partition
+    /// that no engine of the group has written of is left out. Blocks.
+    ///
+    /// # Errors
+    /// The client's error text, also when `timeout` is over.
+    pub fn last_writers(&self, timeout: Duration) -> Result<BTreeMap<PartitionId, String>, String> {
+        let consumer = self.membership.onlooker();
+        let of = (self.group.as_str(), self.topic.as_str());
+        owners::last_writers(&consumer, of, self.partitions, timeout)
+            .map_err(|error| error.to_string())
     }
 }
 

@@ -27,6 +27,7 @@ mod coordinator;
 mod generation;
 mod group;
 mod membership;
+mod owners;
 
 mod changelog;
 

@@ -82,7 +82,7 @@ impl LocalCopy {
     }
 
     /// The copy in use.
-    pub(crate) fn store(&self) -> Arc<LsmStore> {
+    pub fn store(&self) -> Arc<LsmStore> {
         Arc::clone(&self.store.read())
     }
 

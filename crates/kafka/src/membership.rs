@@ -254,6 +254,11 @@ impl Membership {
         Arc::clone(&self.inner) as Arc<dyn Group>
     }
 
+    /// A client that asks the group and is no member of it.
+    pub(crate) fn onlooker(&self) -> Arc<BaseConsumer<Plain>> {
+        Arc::clone(&self.inner.onlooker)
+    }
+
     /// Joins the group; `assignments` is called for every partition that is assigned, revoked or lost.
     ///
     /// Partitions also count as lost once the coordinator has not answered for longer than the session timeout, whatever

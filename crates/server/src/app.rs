@@ -4,21 +4,31 @@
 //! in which a status is `unknown` and not a refused connection.
 
 use crate::{
-    config::HttpLimits, http_counters::HttpCounters, known::KnownIds, memory::Budget, problems,
+    config::HttpLimits, http_counters::HttpCounters, memory::Budget, operations::Operations,
+    problems,
 };
 use parking_lot::Mutex;
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 use tokio::sync::watch;
-use workspace_engine_core::{Engine, Entities, loaded::LoadedWorkspace, store::Store};
+use workspace_engine_core::{Engine, Entities, loaded::LoadedWorkspace};
 use workspace_engine_kafka::Cluster;
+use workspace_lifecycle::PartitionId;
 use workspace_status::Tracker;
 use workspace_status_http::Problem;
 
 /// A workspace in memory.
 pub(crate) type Loaded = Arc<LoadedWorkspace<Entities>>;
+
+/// How often it is read who wrote last of each partition, one request a time.
+const WRITERS_EVERY: Duration = Duration::from_secs(3);
+
+/// How long that may take.
+const WRITERS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Shared by all handlers; clones are the same.
 #[derive(Clone)]
@@ -34,6 +44,7 @@ struct Inner {
     event_memory: Budget,
     answer_memory: Budget,
     http: HttpCounters,
+    operations: Operations,
 }
 
 /// What there is once the engine is up.
@@ -41,7 +52,8 @@ struct Up {
     engine: Engine,
     /// What gives the engine its partitions; none where all are its own.
     cluster: Option<Arc<Cluster>>,
-    known_ids: KnownIds,
+    /// Who wrote last of each partition of the cluster, as it was last read.
+    last_writers: Mutex<BTreeMap<PartitionId, String>>,
 }
 
 impl fmt::Debug for App {
@@ -61,23 +73,42 @@ impl App {
             limits,
             opening: Mutex::new("the engine is opening its data directory".into()),
             engine: OnceLock::new(),
+            operations: Operations::default(),
             stopping: watch::Sender::new(false),
         }))
     }
 
     /// The engine is there; only the first one counts.
-    pub(crate) fn set_engine(
-        &self,
-        engine: Engine,
-        store: Arc<dyn Store>,
-        cluster: Option<Arc<Cluster>>,
-    ) {
+    pub(crate) fn set_engine(&self, engine: Engine, cluster: Option<Arc<Cluster>>) {
         // There is one engine a process.
         let _ = self.0.engine.set(Up {
             engine,
             cluster,
-            known_ids: KnownIds::new(store),
+            last_writers: Mutex::default(),
         });
+    }
+
+    /// Keeps what is known of the partitions of other engines up to date until this one stops; on a thread of its own.
+    pub(crate) fn follow_last_writers(&self) {
+        while let Some(up) = self.0.engine.get()
+            && let Some(cluster) = &up.cluster
+            && !self.is_stopping()
+        {
+            match cluster.last_writers(WRITERS_TIMEOUT) {
+                Ok(writers) => *up.last_writers.lock() = writers,
+                // What was read before stays: the text that shows it says how old a name may be.
+                Err(error) => tracing::debug!(error, "the last writers cannot be read"),
+            }
+            std::thread::sleep(WRITERS_EVERY);
+        }
+    }
+
+    /// Another engine that wrote last of a partition.
+    pub(crate) fn last_writer(&self, partition: PartitionId) -> Option<String> {
+        let writers = self.0.engine.get()?.last_writers.lock();
+        let writer = writers.get(&partition)?;
+        let own = self.tracker().owner();
+        (own.as_deref() != Some(writer)).then(|| writer.clone())
     }
 
     /// Says what the engine waits for that is not there yet.
@@ -124,6 +155,11 @@ impl App {
         &self.0.tracker
     }
 
+    /// Actions on many workspaces.
+    pub(crate) fn operations(&self) -> &Operations {
+        &self.0.operations
+    }
+
     pub(crate) fn limits(&self) -> &HttpLimits {
         &self.0.limits
     }
@@ -137,14 +173,6 @@ impl App {
     pub(crate) fn engine(&self) -> Result<&Engine, Problem> {
         self.engine_if_up()
             .ok_or_else(|| problems::starting(&self.opening()))
-    }
-
-    /// The ids of all workspaces, in memory or not.
-    pub(crate) fn known_ids(&self) -> Result<&KnownIds, Problem> {
-        match self.0.engine.get() {
-            Some(up) => Ok(&up.known_ids),
-            None => Err(problems::starting(&self.opening())),
-        }
     }
 
     /// The engine, to change something.

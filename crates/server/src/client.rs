@@ -5,7 +5,10 @@ mod document;
 mod tls;
 
 pub(crate) use answer::{Answer, ClientError};
-pub(crate) use document::{HistoryPage, HistoryTransition, Phase, Status, StatusPage};
+pub(crate) use document::{
+    ActionCount, HistoryPage, HistoryTransition, Operation, OperationBegun, Phase, Status,
+    StatusPage,
+};
 
 use crate::{exit::Exit, secret::Secret};
 use serde::de::DeserializeOwned;
@@ -161,6 +164,41 @@ impl Client {
             .timeout_global(Some(timeout))
             .build()
             .send(post.body);
+        self.answer(response)
+    }
+
+    /// Posts a JSON document to `path`.
+    ///
+    /// # Errors
+    /// As [`Client::post`].
+    pub(crate) fn post_json(
+        &self,
+        path: &str,
+        document: &serde_json::Value,
+        timeout: Duration,
+    ) -> Result<Answer, ClientError> {
+        let body = document.to_string();
+        let post = Post {
+            content_type: "application/json",
+            body: body.as_bytes(),
+            producer: None,
+        };
+        self.post(path, post, timeout)
+    }
+
+    /// Deletes what is at `path`.
+    ///
+    /// # Errors
+    /// As [`Client::post`].
+    pub(crate) fn delete(&self, path: &str, timeout: Duration) -> Result<Answer, ClientError> {
+        let response = self
+            .agent
+            .delete(format!("{}{path}", self.base))
+            .header(header::ACCEPT, "application/json")
+            .config()
+            .timeout_global(Some(timeout))
+            .build()
+            .call();
         self.answer(response)
     }
 

@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
+mod act;
 mod demo;
+mod filter;
 mod get;
 mod history;
 mod list;
@@ -57,6 +59,18 @@ enum Command {
     History(history::Arguments),
     /// Make a token, and the line for the tokens file of an engine
     Token(token::Arguments),
+    /// Load a workspace now, or all that match a filter
+    Load(act::Arguments),
+    /// Save a workspace and take it out of memory, or all that match a filter
+    Unload(act::Arguments),
+    /// Save a workspace and load it again, or all that match a filter
+    Reload(act::Arguments),
+    /// Put the event that a workspace cannot apply into the dead-letter log, or of all that match a filter
+    Skip(act::Arguments),
+    /// Forget what is stored of a workspace and rebuild it from the log, or of all that match a filter
+    Reset(act::ResetArguments),
+    /// Delete a workspace: its state, its history and its dead letters
+    Delete(act::DeleteArguments),
 }
 
 /// Which engine is asked, and how its answers are shown.
@@ -121,6 +135,7 @@ pub(crate) enum CommandError {
     Demo(Box<DemoError>),
     #[error(transparent)]
     Token(#[from] NoRandomness),
+    Act(#[from] act::ActError),
     #[error("cannot read {path}", path = path.display())]
     Open { path: PathBuf, source: io::Error },
     #[error("{input}: {source}")]
@@ -147,7 +162,7 @@ impl CommandError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Client(error) => error.exit(),
-            Self::Config(_) => Exit::Usage,
+            Self::Config(_) | Self::Act(_) => Exit::Usage,
             Self::Serve(error) => error.exit(),
             Self::Demo(error) => error.exit(),
             Self::Token(_) | Self::Open { .. } => Exit::Failed,
@@ -192,6 +207,12 @@ impl Cli {
             Command::Wait(arguments) => wait::run(&arguments),
             Command::History(arguments) => history::run(&arguments),
             Command::Token(arguments) => token::run(&arguments),
+            Command::Load(arguments) => act::run(act::Action::Load, &arguments),
+            Command::Unload(arguments) => act::run(act::Action::Unload, &arguments),
+            Command::Reload(arguments) => act::run(act::Action::Reload, &arguments),
+            Command::Skip(arguments) => act::run(act::Action::Skip, &arguments),
+            Command::Reset(arguments) => act::reset(&arguments),
+            Command::Delete(arguments) => act::delete(&arguments),
         }
     }
 }

@@ -17,7 +17,8 @@ mod http_counters;
 mod memory;
 
 mod app;
-mod known;
+mod lists;
+mod operations;
 mod problems;
 mod reads;
 

@@ -100,6 +100,16 @@ const ACTION_TIMEOUT: ProblemType = ProblemType::new(
     StatusCode::GATEWAY_TIMEOUT,
     "Action not done in time",
 );
+const COUNT_CHANGED: ProblemType = ProblemType::new(
+    "/problems/count-changed",
+    StatusCode::CONFLICT,
+    "Another number of workspaces",
+);
+const OPERATION_UNKNOWN: ProblemType = ProblemType::new(
+    "/problems/operation-unknown",
+    StatusCode::NOT_FOUND,
+    "Unknown operation",
+);
 const ENTITY_UNKNOWN: ProblemType = ProblemType::new(
     "/problems/entity-unknown",
     StatusCode::NOT_FOUND,
@@ -308,13 +318,12 @@ pub(crate) fn body_broken(reason: &str) -> Problem {
     )
 }
 
-pub(crate) fn unsupported_media_type(found: Option<&str>) -> Problem {
+pub(crate) fn unsupported_media_type(found: Option<&str>, supported: &[&str]) -> Problem {
     let detail = match found {
         Some(found) => format!("the route does not read {found:?}"),
         None => "the request has no Content-Type".to_owned(),
     };
-    Problem::new(&problem_types::UNSUPPORTED_MEDIA_TYPE, detail)
-        .with("supported", ["application/json", "application/x-ndjson"])
+    Problem::new(&problem_types::UNSUPPORTED_MEDIA_TYPE, detail).with("supported", supported)
 }
 
 pub(crate) fn invalid_producer(reason: impl Into<String>) -> Problem {
@@ -517,7 +526,10 @@ pub(crate) fn action(id: &WorkspaceId, error: &ActionError) -> Problem {
         ActionError::Refused(CommandError::LogBeginsLater {
             first_offset,
             low_watermark,
-        }) => Problem::new(&LOG_BEGINS_LATER, detail)
+        }) => Problem::new(
+            &LOG_BEGINS_LATER,
+            format!("{detail}: `workspace-engine reset {id} --force` or POST /api/v1/workspaces/{id}/reset?force=true"),
+        )
             .with("firstOffset", first_offset.0)
             .with("lowWatermark", low_watermark.0),
         ActionError::TimedOut { .. } => Problem::new(&ACTION_TIMEOUT, detail).retry_after(LATER),
@@ -528,6 +540,48 @@ pub(crate) fn action(id: &WorkspaceId, error: &ActionError) -> Problem {
         ActionError::Closed => stopping(),
     }
     .with("workspaceId", id.as_str())
+}
+
+/// The body of an action on many workspaces cannot be used.
+pub(crate) fn invalid_action(reason: String) -> Problem {
+    Problem::new(&problem_types::INVALID_BODY, reason)
+}
+
+pub(crate) fn expected_missing() -> Problem {
+    invalid_action(
+        "expected is missing: count the workspaces with \"dryRun\":true first, and send the number that matched"
+            .to_owned(),
+    )
+    .with("member", "expected")
+}
+
+/// Other workspaces match than those that were counted.
+pub(crate) fn count_changed(expected: u64, matched: usize) -> Problem {
+    Problem::new(
+        &COUNT_CHANGED,
+        format!(
+            "{matched} workspaces match now, {expected} were expected: nothing was done; count again with \"dryRun\":true"
+        ),
+    )
+    .with("expected", expected)
+    .with("matched", matched)
+}
+
+pub(crate) fn too_many_operations(maximum: usize) -> Problem {
+    Problem::new(
+        &problem_types::TOO_MANY_REQUESTS_AT_ONCE,
+        "as many operations run as may at the same time; wait for one, or stop it with DELETE /api/v1/operations/{id}",
+    )
+    .with("maximum", maximum)
+    .retry_after(LATER)
+}
+
+pub(crate) fn unknown_operation(id: &str) -> Problem {
+    Problem::new(
+        &OPERATION_UNKNOWN,
+        "there is no such operation: the latest 100 that ended are kept, and none outlives the engine",
+    )
+    .with("operation", id)
 }
 
 pub(crate) fn store(error: &StoreError) -> Problem {

@@ -235,11 +235,11 @@ mod tests {
         let engine = Engine::start(
             EngineConfig::default(),
             log,
-            Arc::clone(&store),
+            store,
             tracker,
             Arc::new(BeginEmpty),
         );
-        app.set_engine(engine.unwrap(), store, None);
+        app.set_engine(engine.unwrap(), None);
         let status = StatusApi::new(EngineSource::new(app.clone()), limits, Registry::default());
         Api::new(app, status)
     }

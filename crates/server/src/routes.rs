@@ -6,6 +6,7 @@ mod dead_letters;
 mod entities;
 mod events;
 mod me;
+mod operations;
 mod paging;
 mod partitions;
 mod workspaces;
@@ -21,7 +22,7 @@ use workspace_status_http::StatusApi;
 #[openapi(tags(
     (name = "events", description = "Events in"),
     (name = "entities", description = "The state that events made"),
-    (name = "operator", description = "What an operator does to a workspace"),
+    (name = "operator", description = "What an operator does to workspaces"),
 ))]
 struct Base;
 
@@ -57,6 +58,10 @@ pub(crate) fn engine_routes(api: Api) -> OpenApiRouter {
         .routes(routes!(actions::unload))
         .routes(routes!(actions::reload))
         .routes(routes!(actions::skip))
+        .routes(routes!(actions::reset))
+        .routes(routes!(actions::delete))
+        .routes(routes!(operations::post_action))
+        .routes(routes!(operations::get, operations::stop))
         .routes(routes!(dead_letters::list))
         .routes(routes!(partitions::list))
         .routes(routes!(me::me))

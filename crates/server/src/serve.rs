@@ -180,11 +180,7 @@ async fn run(
         "opening the data directory; requests are told so meanwhile"
     );
     let opening = opening::open(config, app.clone());
-    let Opened {
-        engine,
-        store,
-        cluster,
-    } = tokio::select! {
+    let Opened { engine, cluster } = tokio::select! {
         opened = opening => opened?,
         signal = signals.next() => {
             info!(signal, "stopped before the engine was open");
@@ -194,7 +190,15 @@ async fn run(
         }
     };
     info!(owner = config.engine.owner, "the engine is open");
-    app.set_engine(engine.clone(), store, cluster.clone());
+    app.set_engine(engine.clone(), cluster.clone());
+    if cluster.is_some() {
+        let app = app.clone();
+        // It ends with the process: nothing waits for what it reads.
+        std::thread::Builder::new()
+            .name("last-writers".to_owned())
+            .spawn(move || app.follow_last_writers())
+            .map_err(ServeError::Runtime)?;
+    }
     let (stop, mut stopped) = watch::channel(false);
     running(Running {
         address,

@@ -1,6 +1,9 @@
 //! What the status routes are told: the tracker's statuses, the store's history, the engine's health.
 
-use crate::{app::App, span::Span};
+use crate::{
+    app::App,
+    lists::{self, STOPPING, group_trouble, not_here},
+};
 use std::{
     borrow::Cow,
     sync::Arc,
@@ -11,7 +14,7 @@ use workspace_engine_core::{
     report::Check as EngineCheck,
     store::{HistoryCursor, HistoryRecord, StoreError, StoredWorkspace},
 };
-use workspace_engine_kafka::{MemberReport, MemberTrouble};
+use workspace_engine_kafka::MemberReport;
 use workspace_status::{
     Epoch, Page, PageQuery, Snapshot, StateCounts, StateTotals, WaitOutcome, Watcher, WorkspaceId,
 };
@@ -19,9 +22,6 @@ use workspace_status_http::{
     BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, NOTHING_KNOWN,
     Problem, StatusSource, Wait,
 };
-
-/// What is said while it lets go of its workspaces.
-const STOPPING: &str = "the engine is shutting down";
 
 /// Records that are read at once to count a long history.
 const COUNTED_AT_ONCE: usize = 1_000;
@@ -37,7 +37,7 @@ impl EngineSource {
 
 impl StatusSource for EngineSource {
     fn status(&self, id: &str) -> Option<Snapshot> {
-        self.0.tracker().snapshot(id)
+        lists::status(&self.0, id)
     }
 
     fn unknown(&self, id: &WorkspaceId) -> BoxFuture<Cow<'static, str>> {
@@ -60,7 +60,7 @@ impl StatusSource for EngineSource {
                 (None, None) => {}
             }
             match app.blocking(move |engine| engine.stored(&id)).await {
-                Ok(Ok(Some(stored))) => not_in_memory(&stored).into(),
+                Ok(Ok(Some(stored))) => not_listed(&stored).into(),
                 Ok(Ok(None)) => NOTHING_KNOWN.into(),
                 Ok(Err(error)) => format!("the workspace is not in memory; {error}").into(),
                 Err(problem) => problem.detail().to_owned().into(),
@@ -69,11 +69,11 @@ impl StatusSource for EngineSource {
     }
 
     fn page(&self, query: &PageQuery) -> Page {
-        self.0.tracker().page(query)
+        lists::page(&self.0, query)
     }
 
     fn counts(&self) -> StateCounts {
-        self.0.tracker().count_by_state()
+        lists::counts(&self.0)
     }
 
     fn transitions_into(&self) -> StateTotals {
@@ -155,47 +155,11 @@ fn group_check(member: &MemberReport) -> Check {
     }
 }
 
-/// What keeps this process from getting partitions; none where it is a member of the group.
-fn group_trouble(member: &MemberReport) -> Option<String> {
-    let waiting = member.joining_for.map(|since| {
-        let since = Span(Duration::from_secs(since.as_secs()));
-        format!("waiting for the group coordinator for {since}")
-    });
-    match (waiting, &member.trouble) {
-        (Some(waiting), Some(trouble)) => Some(format!("{waiting}: {}", trouble.words())),
-        (Some(waiting), None) => Some(waiting),
-        (None, Some(MemberTrouble::Group(words))) => Some(words.clone()),
-        // The coordinator is another broker, or it takes the member's partitions soon.
-        (None, Some(MemberTrouble::Connections(_)) | None) => None,
-    }
-}
-
-/// Why a workspace is not on this engine; none where it should be.
-fn not_here(app: &App, id: &WorkspaceId) -> Option<String> {
-    let (cluster, engine) = (app.cluster()?, app.engine_if_up()?);
-    let partition = engine.partition_of(id);
-    if engine.is_assigned(partition) {
-        let opening = engine.opening(partition)?;
-        return Some(format!(
-            "partition {partition} of the workspace is being opened: {opening}"
-        ));
-    }
-    let waiting = group_trouble(&cluster.membership.report());
-    Some(waiting.unwrap_or_else(|| {
-        format!("partition {partition} of the workspace is assigned to another engine of the group, or to none yet")
-    }))
-}
-
-/// Why a workspace that the store holds has no status.
-fn not_in_memory(stored: &StoredWorkspace) -> String {
-    let why = if stored.unloaded {
-        "unloaded by an operator; the store holds it"
-    } else {
-        "not in memory; the store holds it"
-    };
+/// Why a workspace that the store holds, and no partition has listed yet, has no status.
+fn not_listed(stored: &StoredWorkspace) -> String {
     format!(
-        "{why}: POST /api/v1/workspaces/{}/load brings it back",
-        stored.id
+        "the store holds the workspace, and partition {} is not listed yet",
+        stored.partition
     )
 }
 
@@ -359,37 +323,6 @@ mod tests {
         assert_eq!(Place::read(&place.text()), Some(place));
         for text in ["", "1", "1:2", "1:2:x", "1:2:3:4", "1:2:3:"] {
             assert_eq!(Place::read(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_member_that_misses_a_broker_is_ready_and_one_that_waits_says_what_for() {
-        let connections = || Some(MemberTrouble::Connections("a broker is gone".to_owned()));
-        let refusal = || Some(MemberTrouble::Group("not authorized".to_owned()));
-        let waited = Some(Duration::from_secs(61));
-        for (joining_for, trouble, expected) in [
-            (None, None, None),
-            (None, connections(), None),
-            (None, refusal(), Some("not authorized")),
-            (
-                waited,
-                None,
-                Some("waiting for the group coordinator for 1m1s"),
-            ),
-            (
-                waited,
-                connections(),
-                Some("waiting for the group coordinator for 1m1s: a broker is gone"),
-            ),
-        ] {
-            let member = MemberReport {
-                joining_for,
-                trouble,
-                partitions: 0,
-                rebalances: 0,
-                losses: 0,
-            };
-            assert_eq!(group_trouble(&member).as_deref(), expected);
         }
     }
 

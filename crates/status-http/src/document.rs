@@ -6,8 +6,10 @@
 
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
-use workspace_status::{ErrorInfo, ErrorKind, Metadata, ProgressReport, Snapshot, StateCounts};
-use workspace_status::{State, Transition};
+use workspace_status::{
+    Absence, ErrorInfo, ErrorKind, LastKnown, Metadata, ProgressReport, Snapshot, State,
+    StateCounts, Transition,
+};
 
 use crate::time::{Elapsed, Time};
 
@@ -43,7 +45,7 @@ pub(crate) enum StateName {
 pub struct StatusDocument<'a> {
     /// The workspace.
     pub(crate) workspace_id: &'a str,
-    /// The state it is in; `unknown` where this node knows nothing of it.
+    /// The state it is in; `unknown` where it is not in memory on this node.
     #[schema(value_type = StateName)]
     pub(crate) state: State,
     /// False in `error` and `unknown`, true in all other states.
@@ -87,6 +89,13 @@ pub struct StatusDocument<'a> {
     /// When the progress last moved; null before it does.
     #[schema(required, value_type = Option<String>, format = DateTime)]
     pub(crate) last_progress_at: Option<Time>,
+    /// Why the workspace is not in memory; null where it is, or where this node knows nothing of it.
+    #[schema(required, value_type = Option<AbsenceName>)]
+    pub(crate) reason: Option<&'static str>,
+    /// What was last known of a workspace that is not in memory; null where it is, or where nothing was
+    /// recorded.
+    #[schema(required)]
+    pub(crate) last_known: Option<LastKnownDocument<'a>>,
     /// Only in the answer to a wait: whether its time was over before its condition was met.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -121,10 +130,12 @@ impl<'a> StatusDocument<'a> {
                 .map(|report| ProgressDocument::new(&report, observed_at)),
             metadata: Facts(Some(snapshot.metadata())),
             recent_history: RecentHistory(snapshot.recent_history(RECENT_TRANSITIONS)),
-            epoch: Some(snapshot.epoch().get()),
+            epoch: Some(snapshot.epoch().get()).filter(|epoch| *epoch > 0),
             owner: snapshot.owner(),
             observed_at: Time(observed_at),
             last_progress_at: snapshot.last_progress_at().map(Time),
+            reason: snapshot.absence().map(Absence::as_str),
+            last_known: snapshot.last_known().map(LastKnownDocument::new),
             timed_out: None,
         }
     }
@@ -152,6 +163,8 @@ impl<'a> StatusDocument<'a> {
             owner: None,
             observed_at: Time(observed_at),
             last_progress_at: None,
+            reason: None,
+            last_known: None,
             timed_out: None,
         }
     }
@@ -227,6 +240,55 @@ impl<'a> TransitionDocument<'a> {
             to_state: transition.to_state(),
             timestamp: Time(transition.timestamp()),
             message: transition.message(),
+        }
+    }
+}
+
+/// Why a workspace is not in memory.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Absence)]
+#[expect(
+    dead_code,
+    reason = "stands for workspace_status::Absence in the schema alone"
+)]
+pub(crate) enum AbsenceName {
+    #[serde(rename = "unloaded")]
+    Unloaded,
+    #[serde(rename = "evicted")]
+    Evicted,
+    #[serde(rename = "owned elsewhere")]
+    OwnedElsewhere,
+    #[serde(rename = "owner lost")]
+    OwnerLost,
+    #[serde(rename = "opening")]
+    Opening,
+}
+
+/// The last record of a workspace that is not in memory.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = LastKnown)]
+pub(crate) struct LastKnownDocument<'a> {
+    /// The last state other than `unloading`.
+    #[schema(value_type = StateName)]
+    pub(crate) state: State,
+    /// The time of the last record of that state.
+    #[schema(value_type = String, format = DateTime)]
+    pub(crate) at: Time,
+    /// The number of the load.
+    pub(crate) epoch: u64,
+    /// The node that held the workspace; null where none is named.
+    #[schema(required)]
+    pub(crate) owner: Option<&'a str>,
+}
+
+impl<'a> LastKnownDocument<'a> {
+    fn new(known: &'a LastKnown) -> Self {
+        Self {
+            state: known.state,
+            at: Time(known.at),
+            epoch: known.epoch.get(),
+            owner: known.owner.as_deref(),
         }
     }
 }
@@ -398,7 +460,7 @@ impl Serialize for Counts {
 pub(crate) struct ReadyDocument<'a> {
     /// The workspace.
     pub(crate) workspace_id: &'a str,
-    /// The state it is in; `unknown` where this node knows nothing of it.
+    /// The state it is in; `unknown` where it is not in memory on this node.
     #[schema(value_type = StateName)]
     pub(crate) state: State,
     /// Whether it is in state `ready`.

@@ -16,7 +16,7 @@
 //! | route | |
 //! |---|---|
 //! | `GET /api/v1/workspaces/{id}/status` | where it stands; `?waitFor=ready&failOn=error&timeout=30s` waits |
-//! | `GET /api/v1/workspaces/statuses` | all of them; `?state=&healthy=&prefix=&limit=&cursor=` |
+//! | `GET /api/v1/workspaces/statuses` | all of them; `?state=&healthy=&prefix=&q=&partition=&owner=&errorKind=&limit=&cursor=` |
 //! | `GET /api/v1/workspaces/{id}/ready` | 200 or 503 |
 //! | `GET /api/v1/workspaces/{id}/history` | every transition, phases with durations |
 //! | `GET /livez`, `/readyz?verbose`, `/metrics` | for machines |
@@ -72,7 +72,7 @@ pub use problem::{
     route_not_found, types as problem_types, unknown_method, unknown_route,
 };
 pub use prometheus_client::registry::Registry;
-pub use query::{Parameters, invalid_parameter, meaningless_without};
+pub use query::{FILTER_PARAMETERS, Parameters, invalid_parameter, meaningless_without};
 pub use router::{router, with_problems};
 pub use source::{
     BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, NOTHING_KNOWN,

@@ -202,11 +202,9 @@ impl StatusMetrics {
         // To look for them costs a walk over all workspaces, which is not made for nothing.
         if in_error > 0 {
             let page = self.source.page(&PageQuery {
-                after: None,
                 limit: self.unhealthy_series,
-                prefix: None,
                 states: StateSet::from(State::Error),
-                healthy: None,
+                ..PageQuery::default()
             });
             for snapshot in &page.snapshots {
                 let kind = match snapshot.error().map(workspace_status::ErrorInfo::kind) {

@@ -6,11 +6,23 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
-use workspace_status::{State, StateSet};
+use serde_json::{Map, Value as Json};
+use workspace_status::{ErrorCategory, PageQuery, State, StateSet};
 
 use crate::cursor::decode_cursor;
 use crate::duration::parse_duration;
 use crate::problem::{Problem, types};
+
+/// The parameters that say which workspaces are meant, of the lists and of the actions on many.
+pub const FILTER_PARAMETERS: [&str; 7] = [
+    "state",
+    "healthy",
+    "prefix",
+    "q",
+    "partition",
+    "owner",
+    "errorKind",
+];
 
 /// The parameters of one request, in the order they stood in.
 ///
@@ -35,15 +47,7 @@ impl<'a> Parameters<'a> {
     /// The problem to answer with, 400 with the parameter and what it may be.
     pub fn read(query: Option<&'a str>, known: &[&str]) -> Result<Self, Problem> {
         let pairs: Vec<_> = form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect();
-        match pairs.iter().find(|(name, _)| !known.contains(&&**name)) {
-            None => Ok(Self { pairs }),
-            Some((name, _)) => Err(Problem::new(
-                &types::INVALID_PARAMETER,
-                format!("the route has no parameter {name:?}"),
-            )
-            .with("parameter", name)
-            .with("allowed", known)),
-        }
+        Self { pairs }.of_known(known)
     }
 
     /// The value of a parameter that stands at most once.
@@ -56,6 +60,96 @@ impl<'a> Parameters<'a> {
             (value, None) => Ok(value),
             (_, Some(_)) => Err(invalid_parameter(name, "the parameter may stand once only")),
         }
+    }
+
+    /// The same from the members of a JSON object: a list stands for a parameter that is repeated.
+    ///
+    /// # Errors
+    /// The problem to answer with, 400 with the member and what it may be.
+    pub fn of_object(object: &'a Map<String, Json>, known: &[&str]) -> Result<Self, Problem> {
+        let mut pairs = Vec::new();
+        for (name, value) in object {
+            let values = match value {
+                Json::Array(values) => values.as_slice(),
+                Json::Null => continue,
+                Json::Bool(_) | Json::Number(_) | Json::String(_) | Json::Object(_) => {
+                    std::slice::from_ref(value)
+                }
+            };
+            for value in values {
+                let text = match value {
+                    Json::String(text) => Cow::Borrowed(text.as_str()),
+                    Json::Bool(_) | Json::Number(_) => Cow::Owned(value.to_string()),
+                    Json::Null | Json::Array(_) | Json::Object(_) => {
+                        return Err(Problem::new(
+                            &types::INVALID_PARAMETER,
+                            "the value is neither a text, a number nor a truth value",
+                        )
+                        .with("parameter", name));
+                    }
+                };
+                pairs.push((Cow::Borrowed(name.as_str()), text));
+            }
+        }
+        Self { pairs }.of_known(known)
+    }
+
+    fn of_known(self, known: &[&str]) -> Result<Self, Problem> {
+        match self
+            .pairs
+            .iter()
+            .find(|(name, _)| !known.contains(&&**name))
+        {
+            None => Ok(self),
+            Some((name, _)) => Err(Problem::new(
+                &types::INVALID_PARAMETER,
+                format!("the route has no parameter {name:?}"),
+            )
+            .with("parameter", name)
+            .with("allowed", known)),
+        }
+    }
+
+    /// Which workspaces are asked for, by those of [`FILTER_PARAMETERS`] that are given; where the page
+    /// begins and how long it is, is left as it is by default.
+    ///
+    /// # Errors
+    /// The problem to answer with, 400 with the parameter and what it may be.
+    pub fn filter(&self) -> Result<PageQuery, Problem> {
+        Ok(PageQuery {
+            prefix: self.one("prefix")?.map(str::to_owned),
+            states: self.states("state")?,
+            healthy: self.truth("healthy")?,
+            contains: self.one("q")?.map(str::to_owned),
+            partitions: self.several("partition", |text| {
+                text.parse().map_err(|_| {
+                    invalid_parameter("partition", "the value is no number of a partition")
+                })
+            })?,
+            owners: self.several("owner", |text| Ok(text.to_owned()))?,
+            error_kinds: self.several("errorKind", |text| {
+                ErrorCategory::ALL
+                    .into_iter()
+                    .find(|kind| kind.as_str() == text)
+                    .ok_or_else(|| {
+                        invalid_parameter("errorKind", "there is no such kind of error")
+                            .with("allowed", ErrorCategory::ALL.map(ErrorCategory::as_str))
+                    })
+            })?,
+            ..PageQuery::default()
+        })
+    }
+
+    /// The values of a parameter that may be repeated, or hold several with commas between.
+    fn several<T>(
+        &self,
+        name: &'static str,
+        read: impl Fn(&str) -> Result<T, Problem>,
+    ) -> Result<Vec<T>, Problem> {
+        self.all(name)
+            .flat_map(|value| value.split(','))
+            .map(|text| read(text).map_err(|problem| problem.with("value", text)))
+            .collect()
     }
 
     /// The states of a parameter that may be repeated, or hold several with commas between.

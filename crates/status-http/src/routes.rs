@@ -16,13 +16,13 @@ use workspace_status::{PageQuery, Snapshot, State, WaitOutcome, WorkspaceId};
 use crate::api::{Shared, StatusApi, answer_document, answer_json};
 use crate::cursor::{encode_cursor, invalid_cursor};
 use crate::document::{
-    Counts, ReadyDocument, StateName, StatusDocument, StatusList, StatusesDocument,
+    Counts, ErrorKindName, ReadyDocument, StateName, StatusDocument, StatusList, StatusesDocument,
 };
 use crate::extract::{WorkspaceIdPath, invalid_workspace_id};
 use crate::history::{HistoryDocument, HistoryTransitionDocument, PhaseDocument};
 use crate::limits::PAGE_DEFAULT;
 use crate::problem::{Problem, ProblemDocument, types};
-use crate::query::{Parameters, meaningless_without};
+use crate::query::{FILTER_PARAMETERS, Parameters, meaningless_without};
 use crate::source::{HistoryError, HistoryQuery, Wait};
 use crate::write;
 
@@ -90,7 +90,7 @@ const STATUSES: &str = "statuses";
     params(("id" = String, Path, description = "The workspace"), StatusParameters),
     responses(
         (status = 200, description = "Its status", body = StatusDocument),
-        (status = 404, description = "This node knows nothing of it: the same document, in state unknown", body = StatusDocument),
+        (status = 404, description = "It is not in memory on this node: the same document, in state unknown, with the reason and what was last known of it", body = StatusDocument),
         (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "Too many requests wait, or the node is stopping", body = ProblemDocument, content_type = "application/problem+json"),
     )
@@ -108,12 +108,21 @@ async fn status(
     }
     if let Some(snapshot) = api.source.status(&id.0) {
         return Ok(answer_json(
-            StatusCode::OK,
+            code_of(&snapshot),
             write::status_document(&snapshot),
         ));
     }
     let id = id.checked()?;
     Ok(unknown(&api, StatusCode::NOT_FOUND, &id, None).await)
+}
+
+/// A workspace that is not in memory is answered under the code of one that is unknown.
+fn code_of(snapshot: &Snapshot) -> StatusCode {
+    if snapshot.absence().is_some() {
+        StatusCode::NOT_FOUND
+    } else {
+        StatusCode::OK
+    }
 }
 
 /// The answer to a question for a workspace that has no status here; `timed_out` only after a wait.
@@ -173,9 +182,9 @@ async fn waited(api: &Shared, wait: Wait) -> Result<Response, Problem> {
         WaitOutcome::Gone => (None, false),
         WaitOutcome::TimedOut(snapshot) => (snapshot, true),
     };
-    if let Some(snapshot) = snapshot {
+    if let Some(snapshot) = snapshot.or_else(|| api.source.status(&id)) {
         let document = StatusDocument::new(&snapshot).timed_out(timed_out);
-        return Ok(answer_document(StatusCode::OK, &document));
+        return Ok(answer_document(code_of(&snapshot), &document));
     }
     Ok(unknown(api, StatusCode::NOT_FOUND, &id, Some(timed_out)).await)
 }
@@ -192,6 +201,17 @@ struct StatusesParameters {
     healthy: Option<bool>,
     /// Only those whose id begins so.
     prefix: Option<String>,
+    /// Only those whose id or message contains this text; ASCII letters match in either case.
+    q: Option<String>,
+    /// Only those of this partition; may be repeated, or hold several with commas between.
+    #[param(value_type = Option<Vec<u32>>, style = Form, explode = true)]
+    partition: Option<String>,
+    /// Only those with this owner; may be repeated, or hold several with commas between.
+    #[param(value_type = Option<Vec<String>>, style = Form, explode = true)]
+    owner: Option<String>,
+    /// Only those in `error` of this kind; may be repeated, or hold several with commas between.
+    #[param(rename = "errorKind", value_type = Option<Vec<ErrorKindName>>, style = Form, explode = true)]
+    error_kind: Option<String>,
     /// How many at most, from 1 to 1000 if the server is not set otherwise; 100 if not given.
     #[param(minimum = 1)]
     limit: Option<usize>,
@@ -201,7 +221,8 @@ struct StatusesParameters {
 
 /// Where all workspaces stand
 ///
-/// Ordered by id bytewise. `totalCount` and `stateCounts` are of all workspaces, whatever the
+/// Those that are known and not in memory are `unknown`, with the reason and what was last known of them. Ordered by
+/// id bytewise. `totalCount` and `stateCounts` are of all workspaces, whatever the
 /// filters select. A page may be shorter than its limit and still not be the last: that is the one
 /// with a `nextCursor` of null.
 #[utoipa::path(
@@ -234,7 +255,7 @@ async fn statuses(
 }
 
 fn read_page_query(api: &Shared, query: Option<&str>) -> Result<PageQuery, Problem> {
-    let known = ["state", "healthy", "prefix", "limit", "cursor"];
+    let known = [&FILTER_PARAMETERS[..], &["limit", "cursor"]].concat();
     let parameters = Parameters::read(query, &known)?;
     let after = parameters
         .cursor(STATUSES)?
@@ -246,9 +267,7 @@ fn read_page_query(api: &Shared, query: Option<&str>) -> Result<PageQuery, Probl
             PAGE_DEFAULT.min(api.limits.status_page),
             api.limits.status_page,
         )?,
-        prefix: parameters.one("prefix")?.map(str::to_owned),
-        states: parameters.states("state")?,
-        healthy: parameters.truth("healthy")?,
+        ..parameters.filter()?
     })
 }
 

@@ -8,7 +8,8 @@ use serde::Serialize;
 use workspace_status::{Metadata, Snapshot, Value};
 
 use crate::document::{
-    ErrorDocument, ProgressDocument, StatusDocument, StatusesDocument, TransitionDocument,
+    ErrorDocument, LastKnownDocument, ProgressDocument, StatusDocument, StatusesDocument,
+    TransitionDocument,
 };
 use crate::time::{Calendar, Elapsed, Time};
 
@@ -164,10 +165,26 @@ impl Json {
         self.time(document.observed_at);
         self.raw(r#","lastProgressAt":"#);
         self.optional(document.last_progress_at, Self::time);
+        self.raw(r#","reason":"#);
+        self.optional(document.reason, Self::name);
+        self.raw(r#","lastKnown":"#);
+        self.optional(document.last_known.as_ref(), Self::last_known);
         if let Some(timed_out) = document.timed_out {
             self.raw(r#","timedOut":"#);
             self.flag(timed_out);
         }
+        self.raw("}");
+    }
+
+    fn last_known(&mut self, known: &LastKnownDocument<'_>) {
+        self.raw(r#"{"state":"#);
+        self.name(known.state.as_str());
+        self.raw(r#","at":"#);
+        self.time(known.at);
+        self.raw(r#","epoch":"#);
+        self.scalar(&known.epoch);
+        self.raw(r#","owner":"#);
+        self.optional(known.owner, Self::text);
         self.raw("}");
     }
 
@@ -261,9 +278,11 @@ fn may_need_escape(word: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
-    use workspace_status::{ManualClock, PageQuery, State, Tracker, Unit};
+    use workspace_status::{
+        Absence, AbsentStatus, Epoch, LastKnown, ManualClock, PageQuery, State, Tracker, Unit,
+    };
 
     use super::*;
     use crate::document::{Counts, StatusList};
@@ -344,6 +363,10 @@ mod tests {
             check(&StatusDocument::new(snapshot));
             check(&StatusDocument::new(snapshot).timed_out(false));
         }
+        for last_known in [None, Some("node \"1\"")] {
+            let absent = absent_snapshot(clock, last_known);
+            check(&StatusDocument::new(&absent));
+        }
         check(&StatusDocument::unknown("nobody", "not here", clock));
         check(&StatusDocument::unknown("nobody", "not here", clock).timed_out(true));
     }
@@ -379,5 +402,22 @@ mod tests {
                 assert!(needs_escape(text) || !is_escaped, "{byte} at {place}");
             }
         }
+    }
+
+    fn absent_snapshot(at: SystemTime, owner: Option<&str>) -> Snapshot {
+        Tracker::new().absent_snapshot(&AbsentStatus {
+            id: "w".parse().unwrap(),
+            reason: Absence::OwnedElsewhere,
+            message: "it is elsewhere".into(),
+            since: at,
+            owner: owner.map(Into::into),
+            metadata: vec![("partition", 7.into())],
+            last_known: owner.map(|owner| LastKnown {
+                state: State::Ready,
+                at,
+                epoch: Epoch::new(3),
+                owner: Some(owner.into()),
+            }),
+        })
     }
 }

@@ -46,6 +46,7 @@ mod error;
 
 mod history;
 
+mod absent;
 mod snapshot;
 
 mod change;
@@ -68,6 +69,7 @@ mod tracker;
 mod timer;
 mod wait;
 
+pub use absent::{Absence, AbsentStatus, LastKnown};
 pub use attempt::{Attempt, AttemptError, StaleEpoch};
 pub use change::{Change, ChangeKind};
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -80,7 +82,7 @@ pub use message::{MESSAGE_BYTES, Message};
 pub use metadata::{
     METADATA_KEY_BYTES, METADATA_KEYS, METADATA_STRING_BYTES, Metadata, MetadataError,
 };
-pub use page::{IdPage, Page, PageQuery};
+pub use page::{ErrorCategory, IdPage, Page, PageQuery};
 pub use progress::{Progress, ProgressReport, Unit};
 pub use snapshot::Snapshot;
 pub use state::{State, StateCounts, StateSet, StateTotals, UnknownState};

@@ -1,12 +1,13 @@
 //! A status as it was at one moment.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use arcstr::ArcStr;
 
-use crate::clock::Moment;
+use crate::absent::{Absence, AbsentFacts, AbsentStatus, LastKnown};
+use crate::clock::{Moment, WallNanos};
 use crate::error::ErrorInfo;
 use crate::history::{Core, HISTORY_CAPACITY, Transition};
 use crate::id::{Epoch, Revision, WorkspaceId};
@@ -36,6 +37,8 @@ pub struct Snapshot {
     progress: Option<Box<ProgressReport>>,
     /// Made when somebody asks: most readers of a status do not.
     history: OnceLock<Box<[Transition]>>,
+    /// Only of a workspace that is not in memory.
+    absent: Option<Box<AbsentFacts>>,
 }
 
 impl Snapshot {
@@ -51,7 +54,53 @@ impl Snapshot {
             owner,
             progress: progress.map(Box::new),
             history: OnceLock::new(),
+            absent: None,
         }
+    }
+
+    /// The status of a workspace that is not in memory.
+    pub(crate) fn absent(status: &AbsentStatus, observed: Moment) -> Self {
+        let since = WallNanos::from_system(status.since);
+        let lasts_nanos = observed.wall.0.saturating_sub(since.0);
+        let mut core = Core::new(status.id.clone(), observed);
+        let head = core.edit();
+        head.state = State::Unknown;
+        head.epoch = status
+            .last_known
+            .as_ref()
+            .map_or(Epoch::new(0), |known| known.epoch);
+        head.message = status.message.clone();
+        head.updated = since;
+        head.entered = Moment {
+            wall: since,
+            monotonic_nanos: observed.monotonic_nanos.saturating_sub(lasts_nanos),
+        };
+        let mut metadata = Metadata::default();
+        for (key, value) in &status.metadata {
+            if metadata.check_all(&[(key, value.clone())]).is_ok() {
+                metadata.set(key, value.clone());
+            }
+        }
+        head.metadata = (!metadata.is_empty()).then(|| Arc::new(metadata));
+        let owner = status.owner.as_deref().map(ArcStr::from);
+        Self {
+            absent: Some(Box::new(AbsentFacts {
+                reason: status.reason,
+                last_known: status.last_known.clone(),
+            })),
+            ..Self::new(core, observed, owner, None)
+        }
+    }
+
+    /// Why the workspace is not in memory; none where it is.
+    pub fn absence(&self) -> Option<Absence> {
+        self.absent.as_ref().map(|absent| absent.reason)
+    }
+
+    /// What was last known of a workspace that is not in memory; none where it is, or where nothing
+    /// was recorded.
+    pub fn last_known(&self) -> Option<&LastKnown> {
+        self.absent.as_ref()?.last_known.as_ref()
     }
 
     /// Whose status it is.

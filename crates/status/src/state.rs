@@ -225,6 +225,17 @@ table_by_state! {
     StateTotals, u64
 }
 
+impl StateCounts {
+    /// The same counts with so many more in one state.
+    #[must_use]
+    pub fn plus(mut self, state: State, more: usize) -> Self {
+        if let Some(count) = self.0.get_mut(state.index()) {
+            *count = count.saturating_add(more);
+        }
+        self
+    }
+}
+
 /// A set of states.
 ///
 /// ```

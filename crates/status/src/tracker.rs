@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock};
 use arcstr::ArcStr;
 use parking_lot::RwLock;
 
+use crate::absent::AbsentStatus;
 use crate::clock::{AnyClock, Clock};
 use crate::feed::{FEED_CAPACITY, Watcher};
 use crate::id::{InvalidWorkspaceId, Revision, WorkspaceId};
@@ -151,6 +152,11 @@ impl Tracker {
             .map(|status| status.snapshot())
     }
 
+    /// The status of a workspace that is not in memory, and so not in this tracker, as of now.
+    pub fn absent_snapshot(&self, status: &AbsentStatus) -> Snapshot {
+        Snapshot::absent(status, self.inner.shared.clock.now())
+    }
+
     /// Copies of all statuses, ordered by id, each consistent in itself. Workspaces that
     /// come or go meanwhile may be in it or not.
     pub fn list_all(&self) -> Vec<Snapshot> {
@@ -176,7 +182,7 @@ impl Tracker {
             }
             let snapshot = status.snapshot_at(now);
             // It may have moved on since.
-            if !query.wants(snapshot.state()) {
+            if !query.wants(snapshot.state()) || !query.selects_more(&snapshot) {
                 return true;
             }
             more = snapshots.len() == limit;
@@ -195,10 +201,17 @@ impl Tracker {
     /// The ids of some workspaces, ordered; as [`Tracker::page`].
     pub fn ids(&self, query: &PageQuery) -> IdPage {
         let limit = query.limit.max(1);
+        let now = self.inner.shared.clock.now();
         let mut ids: Vec<WorkspaceId> = Vec::new();
         let mut more = false;
+        let selects = |status: &WorkspaceStatus| {
+            if query.is_decided_by_state() {
+                return query.wants(status.state());
+            }
+            query.wants(status.state()) && query.selects(&status.snapshot_at(now))
+        };
         self.scan(query.after.as_ref(), query.prefix(), |status| {
-            if query.wants(status.state()) {
+            if selects(status) {
                 more = ids.len() == limit;
                 if !more {
                     ids.push(status.id().clone());

@@ -7,6 +7,7 @@ use workspace_lifecycle::{Lane, Report, Slot};
 use workspace_status::{Attempt, AttemptError, Epoch, State, Unit, Value};
 
 use super::Driver;
+use crate::absent::AbsentWorkspace;
 use crate::loaded::Following;
 use crate::workspace::Workspace;
 
@@ -89,7 +90,9 @@ impl<W: Workspace> Driver<W> {
         let partition = self.id;
         self.shared.begun(partition, epoch);
         let position = self.shared.queued();
-        let status = match self.shared.misrouted.own_status(&id, &self.shared.tracker) {
+        let shared = &self.shared;
+        let begin = || shared.misrouted.own_status(&id, &shared.tracker);
+        let status = match shared.absent.leave(&id, begin) {
             Ok(status) => status,
             Err(error) => {
                 tracing::error!(workspace = %id, %error, "no status for it");
@@ -164,12 +167,22 @@ impl<W: Workspace> Driver<W> {
 
     fn gone(&mut self, slot: Slot) {
         self.withdraw(slot);
+        let partition = self.id;
         let id = self.machine.workspace_id(slot).clone();
         let local = self.local(slot);
         local.attempt = None;
         if let Some(status) = local.status.take() {
+            let is_unloaded = self.shared.is_current(&self.post);
+            let absent = AbsentWorkspace::leaving(&status.snapshot(), partition, is_unloaded);
             self.shared.left.lock().push(status);
-            self.shared.tracker.remove(&id);
+            let leave = || {
+                self.shared.tracker.remove(&id);
+            };
+            if self.machine.is_deleted(slot) {
+                self.shared.absent.leave(&id, leave);
+            } else {
+                self.shared.absent.enter(absent, leave);
+            }
         }
     }
 

@@ -29,7 +29,18 @@ pub(crate) struct Status {
     pub(crate) epoch: Option<u64>,
     pub(crate) owner: Option<String>,
     pub(crate) observed_at: Option<Timestamp>,
+    pub(crate) reason: Option<String>,
+    pub(crate) last_known: Option<LastKnown>,
     pub(crate) timed_out: Option<bool>,
+}
+
+/// What was last known of a workspace that is not in memory.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct LastKnown {
+    pub(crate) state: String,
+    pub(crate) at: Timestamp,
+    pub(crate) epoch: u64,
+    pub(crate) owner: Option<String>,
 }
 
 /// More about an error.
@@ -84,6 +95,45 @@ pub(crate) struct StatusPage {
     pub(crate) next_cursor: Option<String>,
 }
 
+/// What an action on many workspaces would do.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ActionCount {
+    pub(crate) matched: u64,
+    pub(crate) refusable: Vec<Refusable>,
+}
+
+/// A reason for which workspaces would be refused.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Refusable {
+    pub(crate) detail: String,
+    pub(crate) count: u64,
+}
+
+/// An action on many workspaces was begun.
+#[derive(Debug, Deserialize)]
+pub(crate) struct OperationBegun {
+    pub(crate) operation: String,
+}
+
+/// How far an action on many workspaces is.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Operation {
+    pub(crate) total: u64,
+    pub(crate) done: u64,
+    pub(crate) refused: Vec<RefusedWorkspace>,
+    pub(crate) refused_count: u64,
+    pub(crate) state: String,
+}
+
+/// A workspace to which an action was not done.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RefusedWorkspace {
+    pub(crate) workspace_id: String,
+    pub(crate) detail: String,
+}
+
 /// A page of a workspace's history.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -123,6 +173,22 @@ impl Status {
         self.progress
             .as_ref()
             .filter(|progress| progress.phase == self.state)
+    }
+}
+
+impl LastKnown {
+    /// All of it in one line.
+    pub(crate) fn summary(&self) -> String {
+        let owner = self
+            .owner
+            .as_ref()
+            .map_or_else(String::new, |owner| format!(", owner {owner}"));
+        format!(
+            "{} at {} (epoch {}{owner})",
+            self.state,
+            crate::output::instant(self.at),
+            self.epoch
+        )
     }
 }
 

@@ -308,11 +308,9 @@ fn all_ready(tracker: &Tracker, deadline: Instant) -> Result<(), DemoError> {
 
 fn first_error(tracker: &Tracker) -> DemoError {
     let page = tracker.page(&PageQuery {
-        after: None,
         limit: 1,
-        prefix: None,
         states: StateSet::from(State::Error),
-        healthy: None,
+        ..PageQuery::default()
     });
     match page.snapshots.first() {
         Some(snapshot) => DemoError::Workspace {

@@ -66,6 +66,12 @@ fn rows(status: &Status) -> Vec<[Field; 2]> {
     add("state", field(&status.state, tone(&status.state)));
     add("healthy", status.healthy.into());
     add("message", status.message.as_str().into());
+    if let Some(reason) = &status.reason {
+        add("reason", reason.as_str().into());
+    }
+    if let Some(known) = &status.last_known {
+        add("last known", known.summary().into());
+    }
     if let Some(entered) = status.state_entered {
         let lasting = status.time_in_state.as_deref().unwrap_or_default();
         add(

@@ -1,6 +1,6 @@
 //! `list`: workspaces and where they stand.
 
-use super::{CommandError, Remote, tone};
+use super::{CommandError, Remote, filter::Filter, tone};
 use crate::{
     client::{Client, ClientError, Status, StatusPage},
     exit::Exit,
@@ -10,22 +10,14 @@ use clap::Args;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::value::RawValue;
-use workspace_status::State;
 
 /// Most statuses of one request.
 const PAGE: usize = 1000;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Only workspaces in one of these states
-    #[arg(long, value_name = "STATE", value_delimiter = ',')]
-    state: Vec<State>,
-    /// Only workspaces that are healthy, or that are not
-    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
-    healthy: Option<bool>,
-    /// Only workspaces whose id begins so
-    #[arg(long)]
-    prefix: Option<String>,
+    #[command(flatten)]
+    filter: Filter,
     /// At most so many workspaces
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
@@ -84,14 +76,8 @@ fn path(arguments: &Arguments, limit: usize, cursor: Option<&str>) -> String {
         path.push('=');
         path.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
     };
-    for state in &arguments.state {
-        add("state", state.as_str());
-    }
-    if let Some(healthy) = arguments.healthy {
-        add("healthy", if healthy { "true" } else { "false" });
-    }
-    if let Some(prefix) = &arguments.prefix {
-        add("prefix", prefix);
+    for (name, value) in arguments.filter.pairs() {
+        add(name, &value);
     }
     if let Some(cursor) = cursor {
         add("cursor", cursor);

@@ -149,6 +149,12 @@ impl End {
             text.push_str(": ");
             text.push_str(said);
         }
+        if let Some(known) = &status.last_known
+            && self.exit != Exit::Done
+        {
+            text.push_str("; last known: ");
+            text.push_str(&known.summary());
+        }
         if let Some(trouble) = &self.trouble {
             text.push_str("; since then ");
             text.push_str(&trouble.to_string());

@@ -11,7 +11,7 @@ use std::{
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
-use workspace_status::{ChangeKind, FeedItem, PageQuery, State, StateSet, Tracker, Watcher};
+use workspace_status::{ChangeKind, FeedItem, PageQuery, State, Tracker, Watcher};
 
 /// How often the table is drawn, and how long the end of a showing may take.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -75,11 +75,8 @@ fn picture(tracker: &Tracker) -> String {
         let _ = write!(text, "{state} {count}  ");
     }
     let page = tracker.page(&PageQuery {
-        after: None,
         limit: ROWS,
-        prefix: None,
-        states: StateSet::default(),
-        healthy: None,
+        ..PageQuery::default()
     });
     for snapshot in &page.snapshots {
         let done = snapshot

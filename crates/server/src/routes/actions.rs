@@ -1,18 +1,25 @@
-//! What an operator does to a workspace: load, unload, reload, skip.
+//! What an operator does to one workspace: load, unload, reload, skip, reset, delete.
 
 use super::Api;
 use crate::problems;
-use axum::{extract::State as Extract, http::StatusCode, response::Response};
+use axum::{
+    extract::{RawQuery, State as Extract},
+    http::StatusCode,
+    response::Response,
+};
+use utoipa::IntoParams;
 use workspace_lifecycle::Command;
 use workspace_status::WorkspaceId;
-use workspace_status_http::{Problem, ProblemDocument, StatusDocument, WorkspaceIdPath};
+use workspace_status_http::{
+    Parameters, Problem, ProblemDocument, StatusDocument, WorkspaceIdPath,
+};
 
-/// Makes a route of each action: they differ in what they ask for, and in the code that says it is done.
+/// Makes a route of each action: they differ in the command, and in what their answer means.
 macro_rules! actions {
     ($(
         $(#[$documentation:meta])*
         $name:ident at $path:literal as $operation:literal does $command:expr,
-        answers $done:ident $meaning:literal $(or CONFLICT $conflict:literal)?;
+        answers $meaning:literal $(or CONFLICT $conflict:literal)?;
     )*) => {$(
         $(#[$documentation])*
         #[utoipa::path(
@@ -22,18 +29,19 @@ macro_rules! actions {
             tag = "operator",
             params(("id" = String, Path, description = "The workspace")),
             responses(
-                (status = $done, description = $meaning, body = StatusDocument),
+                (status = 200, description = $meaning, body = StatusDocument),
                 (status = 400, description = "An id that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
-                (status = 404, description = "Nobody knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
+                (status = 404, description = "Neither the store nor the log knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
                 $((status = CONFLICT, description = $conflict, body = ProblemDocument, content_type = "application/problem+json"),)?
-                (status = 503, description = "The engine is starting, stopping or too busy", body = ProblemDocument, content_type = "application/problem+json"),
+                (status = 503, description = "The engine is starting, stopping or too busy, or does not own the workspace", body = ProblemDocument, content_type = "application/problem+json"),
             )
         )]
         pub(super) async fn $name(
             Extract(api): Extract<Api>,
             WorkspaceIdPath(id): WorkspaceIdPath,
         ) -> Result<Response, Problem> {
-            act(&api, &id, $command, StatusCode::$done).await
+            act(&api, &id, $command).await?;
+            Ok(api.status.status_answer(StatusCode::OK, &id).await)
         }
     )*};
 }
@@ -41,45 +49,107 @@ macro_rules! actions {
 actions! {
     /// Load a workspace now, before others
     ///
-    /// A second request joins the load under way; a workspace that is ready stays so. Answered when it
-    /// is asked for: wait with `GET …/status?waitFor=ready`.
+    /// A second request joins the load under way; a workspace that is ready stays so. Answered when the
+    /// load is requested: wait with `GET …/status?waitFor=ready`.
     load at "/api/v1/workspaces/{id}/load" as "loadWorkspace" does Command::Load,
-    answers ACCEPTED "It is asked for: where the workspace stands";
+    answers "It is requested: where the workspace stands";
 
     /// Save a workspace and take it out of memory
     ///
-    /// It stays out, also over a restart, until somebody asks for it; its events wait in the log. One that
+    /// It stays out, also over a restart, until a request asks for it; its events wait in the log. One that
     /// is not in memory (it waits, is retried or parked) stays out until the next start at the latest.
     /// Answered when it is out.
     unload at "/api/v1/workspaces/{id}/unload" as "unloadWorkspace" does Command::Unload,
-    answers OK "It is out of memory: its status is `unknown` then";
+    answers "It is out of memory: its status is `unknown` then";
 
     /// Save a workspace and load it again
     ///
-    /// Also the way out of `error` once its cause is removed. Answered when it is asked for.
+    /// Also the way out of `error` once its cause is removed. Answered when the load is requested.
     reload at "/api/v1/workspaces/{id}/reload" as "reloadWorkspace" does Command::Reload,
-    answers ACCEPTED "It is asked for: where the workspace stands";
+    answers "It is requested: where the workspace stands";
 
     /// Skip the event that a workspace cannot apply
     ///
     /// The event goes into the dead-letter log, and the workspace goes on after it. Answered when that is durable.
     skip at "/api/v1/workspaces/{id}/skip" as "skipEvent" does Command::Skip,
-    answers OK "It is skipped: where the workspace stands"
+    answers "It is skipped: where the workspace stands"
     or CONFLICT "It does not stand at an event that it cannot apply";
 }
 
-async fn act(
-    api: &Api,
-    id: &WorkspaceId,
-    command: Command,
-    done: StatusCode,
+/// How to reset.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes the query; Parameters reads it")]
+struct ResetParameters {
+    /// Also where the log no longer reaches back to the first event of the workspace: it is rebuilt from the events
+    /// that are left. False if not given.
+    force: Option<bool>,
+}
+
+const FORCE: &str = "force";
+
+/// Forget what is stored of a workspace and rebuild it from the log
+///
+/// History and dead letters stay. Refused where the log no longer reaches back to its first event, unless `force`:
+/// what only the store held is lost then. Answered when what was stored is erased; wait with
+/// `GET …/status?waitFor=ready`.
+#[utoipa::path(
+    post,
+    path = "/api/v1/workspaces/{id}/reset",
+    operation_id = "resetWorkspace",
+    tag = "operator",
+    params(("id" = String, Path, description = "The workspace"), ResetParameters),
+    responses(
+        (status = 200, description = "It is rebuilt: where the workspace stands", body = StatusDocument),
+        (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Neither the store nor the log knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 504, description = "Not done in time: it goes on", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "The log no longer reaches back to its first event: `firstOffset`, `lowWatermark`", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The engine is starting, stopping or too busy, or does not own the workspace", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn reset(
+    Extract(api): Extract<Api>,
+    WorkspaceIdPath(id): WorkspaceIdPath,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
+    let parameters = Parameters::read(query.as_deref(), &[FORCE])?;
+    let force = parameters.truth(FORCE)?.unwrap_or_default();
+    act(&api, &id, Command::Reset { force }).await?;
+    Ok(api.status.status_answer(StatusCode::OK, &id).await)
+}
+
+/// Delete a workspace
+///
+/// Its state, history and dead letters. Events that are appended later begin a new workspace of that name. Answered
+/// when it is durable; may be repeated.
+#[utoipa::path(
+    delete,
+    path = "/api/v1/workspaces/{id}",
+    operation_id = "deleteWorkspace",
+    tag = "operator",
+    params(("id" = String, Path, description = "The workspace")),
+    responses(
+        (status = 204, description = "It is deleted"),
+        (status = 400, description = "An id that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "Neither the store nor the log knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The engine is starting, stopping or too busy, or does not own the workspace", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn delete(
+    Extract(api): Extract<Api>,
+    WorkspaceIdPath(id): WorkspaceIdPath,
+) -> Result<StatusCode, Problem> {
+    act(&api, &id, Command::Delete).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn act(api: &Api, id: &WorkspaceId, command: Command) -> Result<(), Problem> {
     let engine = api.app.working_engine()?;
     // An event that was just acknowledged may be all that makes it known.
     api.known(id, api.cold_read_deadline()).await?;
     engine
         .command(id, command)
         .await
-        .map_err(|error| problems::action(id, &error))?;
-    Ok(api.status.status_answer(done, id).await)
+        .map_err(|error| problems::action(id, &error))
 }

@@ -24,6 +24,21 @@ pub(super) struct Whole {
     _memory: Option<Reserved>,
 }
 
+/// Whether a body is announced as JSON. A page of another site cannot send one without asking first.
+pub(super) fn check_json(headers: &HeaderMap) -> Result<(), Problem> {
+    let found = headers
+        .get(header::CONTENT_TYPE)
+        .map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let name = found.as_deref().and_then(|value| value.split(';').next());
+    if name.is_some_and(|name| name.trim().eq_ignore_ascii_case("application/json")) {
+        return Ok(());
+    }
+    Err(problems::unsupported_media_type(
+        found.as_deref(),
+        &["application/json"],
+    ))
+}
+
 /// Reads a body.
 pub(super) async fn read(app: &App, headers: &HeaderMap, mut body: Body) -> Result<Whole, Problem> {
     let limits = app.limits();

@@ -308,7 +308,10 @@ fn media_type(headers: &HeaderMap) -> Result<MediaType, Problem> {
     match name.as_deref() {
         Some("application/json") => Ok(MediaType::Json),
         Some("application/x-ndjson") => Ok(MediaType::Ndjson),
-        Some(_) | None => Err(problems::unsupported_media_type(found.as_deref())),
+        Some(_) | None => Err(problems::unsupported_media_type(
+            found.as_deref(),
+            &["application/json", "application/x-ndjson"],
+        )),
     }
 }
 

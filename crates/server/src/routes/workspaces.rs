@@ -1,10 +1,7 @@
 //! The ids of all workspaces.
 
 use super::{Api, paging};
-use crate::{
-    known::{self, IdQuery},
-    problems,
-};
+use crate::lists;
 use axum::{
     extract::{RawQuery, State as Extract},
     http::StatusCode,
@@ -13,7 +10,7 @@ use axum::{
 use paging::Paging;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
-use workspace_status::WorkspaceId;
+use workspace_status::{PageQuery, WorkspaceId};
 use workspace_status_http::{
     Parameters, Problem, ProblemDocument, answer_document, invalid_cursor,
 };
@@ -65,7 +62,7 @@ struct WorkspacesDocument {
     responses(
         (status = 200, description = "A page of ids", body = WorkspacesDocument),
         (status = 400, description = "A parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "The engine is starting, the store cannot be read, or too many lists are made", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The engine is starting, or too many lists are made", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn list(
@@ -75,26 +72,17 @@ pub(super) async fn list(
     let parameters = Parameters::read(query.as_deref(), &[PREFIX, paging::LIMIT, paging::CURSOR])?;
     let paging = Paging::read(&parameters, PAGES.to_owned(), SIZE)?;
     let after = paging.after.as_deref().map(WorkspaceId::new).transpose();
-    let query = IdQuery {
+    let query = PageQuery {
         after: after.map_err(|_| invalid_cursor())?,
         prefix: parameters.one(PREFIX)?.map(str::to_owned),
         limit: paging.limit,
+        ..PageQuery::default()
     };
-    let engine = api.app.engine()?.clone();
-    let (page, total_count) = if known::all_in_memory(&engine) {
-        let walk = move || {
-            (
-                engine.tracker().ids(&query.into()),
-                engine.tracker().count(),
-            )
-        };
-        api.status.scan(walk).await?
-    } else {
-        let app = api.app.clone();
-        let walk = move || app.known_ids().map(|known| known.page(&engine, &query));
-        let page = api.status.scan_apart(walk).await??;
-        page.map_err(|error| problems::store(&error))?
-    };
+    // Before it is open, the engine knows of none.
+    api.app.engine()?;
+    let app = api.app.clone();
+    let walk = move || (lists::ids(&app, &query), lists::counts(&app).total());
+    let (page, total_count) = api.status.scan(walk).await?;
     let document = WorkspacesDocument {
         next_cursor: page.next.map(|last| paging.cursor(&last)),
         total_count,

@@ -10,7 +10,13 @@ use crate::{
     app::App,
     config::{EngineSettings, ServeConfig, StoreKind},
 };
-use std::{io, path::PathBuf, sync::Arc, thread};
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 use workspace_engine_core::{
@@ -25,6 +31,12 @@ use workspace_lifecycle::{AdmissionLimits, Limits};
 
 /// Directory of the file store within the data directory.
 const FILE_STORE: &str = "workspaces";
+
+/// How long the store may take to list its workspaces before requests are answered without them.
+const LISTED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Between two looks whether it has.
+const LISTED_LOOK: Duration = Duration::from_millis(2);
 
 /// Why the engine cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -49,10 +61,9 @@ pub(crate) enum OpenError {
     Panicked,
 }
 
-/// An engine that runs, and the store that it keeps its workspaces in.
+/// An engine that runs.
 pub(super) struct Opened {
     pub(super) engine: Engine,
-    pub(super) store: Arc<dyn Store>,
     pub(super) cluster: Option<Arc<Cluster>>,
 }
 
@@ -105,12 +116,21 @@ fn open_here(settings: &EngineSettings, app: &App) -> Result<Opened, OpenError> 
         "data directory is open"
     );
     let (config, tracker) = (engine_config(settings), app.tracker().clone());
-    let engine = Engine::start(config, log, Arc::clone(&store), tracker, populate)?;
+    let engine = Engine::start(config, log, store, tracker, populate)?;
+    wait_until_listed(&engine);
     Ok(Opened {
         engine,
-        store,
         cluster: None,
     })
+}
+
+/// Waits until the lists have every workspace that the store holds; a store that does not list a
+/// partition in time is no reason not to answer.
+fn wait_until_listed(engine: &Engine) {
+    let deadline = Instant::now() + LISTED_WITHIN;
+    while !engine.is_listed() && Instant::now() < deadline {
+        thread::sleep(LISTED_LOOK);
+    }
 }
 
 fn engine_config(settings: &EngineSettings) -> EngineConfig {

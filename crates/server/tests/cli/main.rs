@@ -12,6 +12,8 @@ mod commands;
 mod demo;
 
 mod access;
+mod absent;
+mod actions;
 mod bad_input;
 mod connections;
 #[cfg(target_os = "linux")]
@@ -23,3 +25,4 @@ mod origin;
 mod startup;
 mod tls;
 mod waits;
+mod ways_out;

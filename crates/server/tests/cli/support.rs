@@ -255,6 +255,29 @@ impl Engine {
         answer(request.send(body))
     }
 
+    pub(crate) fn post_json(&self, path: &str, document: &Value) -> Answer {
+        let body = document.to_string();
+        let headers = [("content-type", "application/json")];
+        self.post(path, &headers, body.as_bytes())
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Answer {
+        answer(agent().delete(format!("{}{path}", self.url)).call())
+    }
+
+    /// Waits until a document is as it should be, and returns it.
+    pub(crate) fn until(&self, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let document = self.get(path).json();
+            if is_so(&document) {
+                return document;
+            }
+            assert!(Instant::now() < deadline, "{path} stays {document}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     pub(crate) fn post_events(&self, body: &str) -> Answer {
         self.post(
             "/api/v1/events",

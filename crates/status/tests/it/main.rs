@@ -10,6 +10,7 @@
     reason = "what tests call is not taken for a test by clippy"
 )]
 
+mod absent;
 mod eta;
 mod feed;
 mod lists;

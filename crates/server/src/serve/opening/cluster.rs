@@ -11,6 +11,7 @@ use std::{
 use tracing::{error, info, warn};
 use workspace_engine_core::{
     Engine,
+    absent::AbsentWorkspace,
     disk::{DataDir, DataDirSpec},
     log::EventLog,
     store::{LsmStore, Store},
@@ -41,15 +42,17 @@ pub(super) fn open(
         ..DataDirSpec::default()
     };
     let copy = open_copy(settings.data_dir.join(COPY), spec)?;
+    let former = former_workspaces(&copy.store(), partitions);
     let cluster = Arc::new(Cluster::new(kafka, partitions, copy, &settings.owner)?);
     let store = Arc::clone(&cluster.store) as Arc<dyn Store>;
     let engine = Engine::start_unassigned(
         engine_config(settings),
         Arc::clone(&cluster.log) as Arc<dyn EventLog>,
-        Arc::clone(&store),
+        store,
         app.tracker().clone(),
         populate,
     )?;
+    engine.absent().remember(former);
     info!(
         brokers = kafka.brokers,
         topic = kafka.topic,
@@ -63,9 +66,22 @@ pub(super) fn open(
     })?;
     Ok(Opened {
         engine,
-        store,
         cluster: Some(cluster),
     })
+}
+
+/// What this engine had the last time it ran is known from the start, with what was last known of it, however old
+/// that is: other engines may have had it since.
+fn former_workspaces(copy: &LsmStore, partitions: u32) -> Vec<AbsentWorkspace> {
+    let mut former = Vec::new();
+    for partition in (0..partitions).map(PartitionId) {
+        match AbsentWorkspace::all_stored(partition, copy) {
+            Ok(workspaces) => former.extend(workspaces),
+            // The next takeover of the partition reads it again.
+            Err(error) => warn!(%partition, %error, "the copy does not list its workspaces"),
+        }
+    }
+    former
 }
 
 /// How many partitions the events have. Waits for the brokers, and says so meanwhile.

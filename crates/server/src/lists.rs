@@ -1,0 +1,323 @@
+//! Lists and counts of all workspaces: those in memory, and those that are known and not in memory.
+//!
+//! No request looks at the store. The engine keeps an index of the absent workspaces, which has about
+//! 200 bytes for each of them; a page reads as many entries of it as it shows, or all of them where a filter
+//! looks at more than state and id.
+
+use crate::{app::App, span::Span};
+use std::{collections::HashMap, sync::Arc, time::Duration};
+use workspace_engine_core::{Engine, absent::AbsentWorkspace};
+use workspace_engine_kafka::{MemberReport, MemberTrouble};
+use workspace_lifecycle::PartitionId;
+use workspace_status::{
+    Absence, AbsentStatus, IdPage, Message, Page, PageQuery, Snapshot, State, StateCounts, Value,
+    WorkspaceId,
+};
+
+/// What is said while the engine releases its workspaces.
+pub(crate) const STOPPING: &str = "the engine is shutting down";
+
+/// How many absent workspaces are looked at before others may have the lock of their index.
+const CHUNK: usize = 512;
+
+/// A page of statuses.
+pub(crate) fn page(app: &App, query: &PageQuery) -> Page {
+    let Some(engine) = app.engine_if_up() else {
+        return app.tracker().page(query);
+    };
+    // Read before and after: a workspace that changes sides meanwhile is in one of the three.
+    let (before, more_before) = absent_page(app, engine, query);
+    let here = app.tracker().page(query);
+    let (after, more_after) = absent_page(app, engine, query);
+    let more = here.next.is_some() || more_before || more_after;
+    let found = here.snapshots.into_iter().chain(after).chain(before);
+    let (snapshots, next) = merge(found.collect(), Snapshot::id, query.limit, more);
+    Page { snapshots, next }
+}
+
+/// A page of ids.
+pub(crate) fn ids(app: &App, query: &PageQuery) -> IdPage {
+    let page = |engine: &Engine| {
+        let limit = query.limit.max(1);
+        let absent = || {
+            let found = engine
+                .absent()
+                .after(query.after.as_ref(), prefix(query), limit + 1);
+            found.into_iter().map(|absent| absent.id.clone())
+        };
+        let mut found: Vec<_> = absent().collect();
+        let here = app.tracker().ids(query);
+        found.extend(here.ids);
+        found.extend(absent());
+        let (ids, next) = merge(found, |id| id, limit, here.next.is_some());
+        IdPage { ids, next }
+    };
+    app.engine_if_up()
+        .map_or_else(|| app.tracker().ids(query), page)
+}
+
+/// How many workspaces are in each state; those that are not in memory are `unknown`.
+pub(crate) fn counts(app: &App) -> StateCounts {
+    let here = || app.tracker().count_by_state();
+    match app.engine_if_up() {
+        Some(engine) => engine
+            .absent()
+            .counted(|absent| here().plus(State::Unknown, absent)),
+        None => here(),
+    }
+}
+
+/// The status of a workspace, in memory or not.
+pub(crate) fn status(app: &App, id: &str) -> Option<Snapshot> {
+    let here = || app.tracker().snapshot(id);
+    // Asked twice: it may begin to load between the two.
+    here().or_else(|| absent(app, id)).or_else(here)
+}
+
+/// The status of a workspace that is known and not in memory.
+fn absent(app: &App, id: &str) -> Option<Snapshot> {
+    let engine = app.engine_if_up()?;
+    let absent = engine.absent().get(id)?;
+    Some(Reasons::new(app, engine).snapshot(&absent))
+}
+
+/// The absent workspaces of a page, and whether there are more.
+fn absent_page(app: &App, engine: &Engine, query: &PageQuery) -> (Vec<Snapshot>, bool) {
+    if !query.wants(State::Unknown) || !query.error_kinds.is_empty() {
+        return (Vec::new(), false);
+    }
+    let limit = query.limit.max(1);
+    let mut reasons = Reasons::new(app, engine);
+    let mut page = Vec::new();
+    let mut last = query.after.clone();
+    loop {
+        let chunk = engine.absent().after(last.as_ref(), prefix(query), CHUNK);
+        for absent in &chunk {
+            if !query.partitions.is_empty() && !query.partitions.contains(&absent.partition.0) {
+                continue;
+            }
+            let snapshot = reasons.snapshot(absent);
+            if !query.selects(&snapshot) {
+                continue;
+            }
+            if page.len() == limit {
+                return (page, true);
+            }
+            page.push(snapshot);
+        }
+        if chunk.len() < CHUNK {
+            return (page, false);
+        }
+        last = chunk.last().map(|absent| absent.id.clone());
+    }
+}
+
+fn prefix(query: &PageQuery) -> &str {
+    query.prefix.as_deref().unwrap_or_default()
+}
+
+/// The first `limit` of what was found, ordered by id, each once: of two with the same id the one that was
+/// found first. Then what to ask for `after` next, where there is more.
+fn merge<T>(
+    mut found: Vec<T>,
+    id: impl Fn(&T) -> &WorkspaceId,
+    limit: usize,
+    more: bool,
+) -> (Vec<T>, Option<WorkspaceId>) {
+    let limit = limit.max(1);
+    // Stable, so that the first of two stays the first.
+    found.sort_by(|left, right| id(left).cmp(id(right)));
+    found.dedup_by(|right, left| id(right) == id(left));
+    let more = more || found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|last| id(last).clone());
+    (found, next)
+}
+
+/// Why workspaces are not in memory; what is the same for a whole partition is found out once.
+struct Reasons<'a> {
+    app: &'a App,
+    engine: &'a Engine,
+    elsewhere: HashMap<PartitionId, Elsewhere>,
+}
+
+/// Why a partition is not this engine's.
+struct Elsewhere {
+    message: String,
+    /// Who owns it, as far as that is known.
+    owner: Option<Arc<str>>,
+}
+
+impl<'a> Reasons<'a> {
+    fn new(app: &'a App, engine: &'a Engine) -> Self {
+        Self {
+            app,
+            engine,
+            elsewhere: HashMap::new(),
+        }
+    }
+
+    fn snapshot(&mut self, absent: &AbsentWorkspace) -> Snapshot {
+        let (reason, mut message, owner) = self.reason(absent);
+        if let Some(misrouted) = self.engine.misrouted(&absent.id) {
+            message = format!("{message}; {misrouted}").into();
+        }
+        self.app.tracker().absent_snapshot(&AbsentStatus {
+            id: absent.id.clone(),
+            reason,
+            message,
+            since: absent.since,
+            owner,
+            metadata: vec![("partition", Value::from(absent.partition.0))],
+            last_known: absent.last_known.clone(),
+        })
+    }
+
+    fn reason(&mut self, absent: &AbsentWorkspace) -> (Absence, Message, Option<Arc<str>>) {
+        if self.app.is_stopping() {
+            return (Absence::OwnerLost, STOPPING.into(), None);
+        }
+        let reason = self.engine.absence(absent);
+        let partition = absent.partition;
+        let message = match reason {
+            Absence::Unloaded | Absence::Evicted => unloaded(&absent.id),
+            Absence::Opening => {
+                let opening = self.engine.opening(partition);
+                let opening = opening.as_deref().unwrap_or("its workspaces are listed");
+                format!("partition {partition} of the workspace is being opened: {opening}")
+            }
+            Absence::OwnerLost | Absence::OwnedElsewhere => {
+                let app = self.app;
+                let elsewhere = self
+                    .elsewhere
+                    .entry(partition)
+                    .or_insert_with(|| Elsewhere::of(app, partition, reason));
+                let owner = elsewhere.owner.clone();
+                // Its owner was lost, and another engine has taken it over since.
+                let reason = match &owner {
+                    Some(_) => Absence::OwnedElsewhere,
+                    None => reason,
+                };
+                return (reason, elsewhere.message.as_str().into(), owner);
+            }
+        };
+        (reason, message.into(), None)
+    }
+}
+
+impl Elsewhere {
+    fn of(app: &App, partition: PartitionId, reason: Absence) -> Self {
+        let trouble = app
+            .cluster()
+            .and_then(|cluster| group_trouble(&cluster.membership.report()));
+        let owner = app.last_writer(partition);
+        let message = match (trouble, &owner, reason) {
+            (Some(trouble), _, _) => trouble,
+            (None, Some(owner), _) => format!(
+                "partition {partition} of the workspace is assigned to another engine of the group: {owner} was the last to write of it"
+            ),
+            (None, None, Absence::OwnerLost) => format!(
+                "this engine has lost partition {partition} of the workspace, and no engine has taken it over yet"
+            ),
+            (None, None, _) => format!(
+                "partition {partition} of the workspace is assigned to another engine of the group, or to none yet"
+            ),
+        };
+        Self {
+            message,
+            owner: owner.map(Into::into),
+        }
+    }
+}
+
+/// What is said of a workspace that an operator unloaded.
+fn unloaded(id: &WorkspaceId) -> String {
+    format!(
+        "unloaded by an operator: `workspace-engine load {id}` or POST /api/v1/workspaces/{id}/load brings it back"
+    )
+}
+
+/// Why a workspace is not on this engine, by its id alone; none where it should be.
+pub(crate) fn not_here(app: &App, id: &WorkspaceId) -> Option<String> {
+    let (_, engine) = (app.cluster()?, app.engine_if_up()?);
+    let partition = engine.partition_of(id);
+    if engine.is_assigned(partition) {
+        let opening = engine.opening(partition)?;
+        return Some(format!(
+            "partition {partition} of the workspace is being opened: {opening}"
+        ));
+    }
+    Some(Elsewhere::of(app, partition, Absence::OwnedElsewhere).message)
+}
+
+/// What keeps this process from getting partitions; none where it is a member of the group.
+pub(crate) fn group_trouble(member: &MemberReport) -> Option<String> {
+    let waiting = member.joining_for.map(|since| {
+        let since = Span(Duration::from_secs(since.as_secs()));
+        format!("waiting for the group coordinator for {since}")
+    });
+    match (waiting, &member.trouble) {
+        (Some(waiting), Some(trouble)) => Some(format!("{waiting}: {}", trouble.words())),
+        (Some(waiting), None) => Some(waiting),
+        (None, Some(MemberTrouble::Group(words))) => Some(words.clone()),
+        // The coordinator is another broker, or it takes the member's partitions soon.
+        (None, Some(MemberTrouble::Connections(_)) | None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(found: &str, limit: usize, more: bool, expected: &str) {
+        let found: Vec<_> = found
+            .split_whitespace()
+            .map(|id| WorkspaceId::new(id).unwrap())
+            .collect();
+        let (page, next) = merge(found, |id| id, limit, more);
+        let ids: Vec<&str> = page.iter().map(WorkspaceId::as_str).collect();
+        let next = next.map_or_else(String::new, |next| format!(" > {next}"));
+        assert_eq!(format!("{}{next}", ids.join(" ")), expected);
+    }
+
+    #[test]
+    fn two_ordered_lists_make_one_page_with_each_id_once() {
+        check("", 3, false, "");
+        check("a c b", 3, false, "a b c");
+        check("a c b", 2, false, "a b > b");
+        check("a c a b", 9, false, "a b c");
+        check("a b", 2, true, "a b > b");
+        check("b a", 0, false, "a > a");
+    }
+
+    #[test]
+    fn a_member_that_misses_a_broker_is_ready_and_one_that_waits_says_what_for() {
+        let connections = || Some(MemberTrouble::Connections("a broker is gone".to_owned()));
+        let refusal = || Some(MemberTrouble::Group("not authorized".to_owned()));
+        let waited = Some(Duration::from_secs(61));
+        for (joining_for, trouble, expected) in [
+            (None, None, None),
+            (None, connections(), None),
+            (None, refusal(), Some("not authorized")),
+            (
+                waited,
+                None,
+                Some("waiting for the group coordinator for 1m1s"),
+            ),
+            (
+                waited,
+                connections(),
+                Some("waiting for the group coordinator for 1m1s: a broker is gone"),
+            ),
+        ] {
+            let member = MemberReport {
+                joining_for,
+                trouble,
+                partitions: 0,
+                rebalances: 0,
+                losses: 0,
+            };
+            assert_eq!(group_trouble(&member).as_deref(), expected);
+        }
+    }
+}

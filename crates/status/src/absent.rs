@@ -1,0 +1,120 @@
+//! A workspace that is known and not in memory: why, and what was last known of it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::id::{Epoch, WorkspaceId};
+use crate::message::Message;
+use crate::state::State;
+use crate::value::Value;
+
+/// Why a workspace is not in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Absence {
+    /// An operator unloaded it.
+    Unloaded,
+    /// It was saved and removed from memory to make room; it is loaded again on demand.
+    Evicted,
+    /// Another process owns it.
+    OwnedElsewhere,
+    /// Its owner lost it, and no other is known.
+    OwnerLost,
+    /// Its owner does not serve it yet.
+    Opening,
+}
+
+impl Absence {
+    /// Its name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Absence::Unloaded => "unloaded",
+            Absence::Evicted => "evicted",
+            Absence::OwnedElsewhere => "owned elsewhere",
+            Absence::OwnerLost => "owner lost",
+            Absence::Opening => "opening",
+        }
+    }
+}
+
+impl fmt::Display for Absence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The last record of a workspace that is not in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastKnown {
+    /// The last state other than `unloading`: what it was before it was unloaded.
+    pub state: State,
+    /// The time of the last record of that state: when the state was left where that was
+    /// recorded, else when it was entered.
+    pub at: SystemTime,
+    /// The load it belongs to.
+    pub epoch: Epoch,
+    /// Who owned the workspace then.
+    pub owner: Option<Arc<str>>,
+}
+
+impl LastKnown {
+    /// What a last transition, from one state to another, says of a workspace.
+    pub fn of_transition(
+        (from, to): (State, State),
+        at: SystemTime,
+        epoch: Epoch,
+        owner: Option<Arc<str>>,
+    ) -> Self {
+        let state = if to == State::Unloading { from } else { to };
+        Self {
+            state,
+            at,
+            epoch,
+            owner,
+        }
+    }
+}
+
+/// The status of a workspace that is not in memory, for
+/// [`Tracker::absent_snapshot`](crate::Tracker::absent_snapshot). Its state is `unknown`.
+#[derive(Debug, Clone)]
+pub struct AbsentStatus {
+    /// The workspace.
+    pub id: WorkspaceId,
+    /// Why it is not in memory.
+    pub reason: Absence,
+    /// What there is to say, with the way out.
+    pub message: Message,
+    /// Since when it has not been in memory, as far as is known.
+    pub since: SystemTime,
+    /// Who owns it now, where that is known.
+    pub owner: Option<Arc<str>>,
+    /// Facts that hold whether or not it is in memory, such as its partition; one that metadata cannot
+    /// hold is left out.
+    pub metadata: Vec<(&'static str, Value)>,
+    /// What was last known of it; none where nothing was recorded.
+    pub last_known: Option<LastKnown>,
+}
+
+/// What a snapshot has only where the workspace is not in memory.
+#[derive(Debug, Clone)]
+pub(crate) struct AbsentFacts {
+    pub(crate) reason: Absence,
+    pub(crate) last_known: Option<LastKnown>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_known_state_is_the_one_before_it_was_unloaded() {
+        let known = |from, to| {
+            let at = SystemTime::UNIX_EPOCH;
+            LastKnown::of_transition((from, to), at, Epoch::FIRST, None).state
+        };
+        assert_eq!(known(State::Ready, State::Unloading), State::Ready);
+        assert_eq!(known(State::Error, State::Unloading), State::Error);
+        assert_eq!(known(State::ReplayingEvents, State::Ready), State::Ready);
+    }
+}
