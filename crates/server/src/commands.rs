@@ -135,6 +135,7 @@ pub(crate) enum CommandError {
     Demo(Box<DemoError>),
     #[error(transparent)]
     Token(#[from] NoRandomness),
+    #[error(transparent)]
     Act(#[from] act::ActError),
     #[error("cannot read {path}", path = path.display())]
     Open { path: PathBuf, source: io::Error },

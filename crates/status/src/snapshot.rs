@@ -62,14 +62,13 @@ impl Snapshot {
     pub(crate) fn absent(status: &AbsentStatus, observed: Moment) -> Self {
         let since = WallNanos::from_system(status.since);
         let lasts_nanos = observed.wall.0.saturating_sub(since.0);
-        let mut core = Core::new(status.id.clone(), observed);
+        let mut core = Core::new(status.id.clone(), status.message.clone(), observed);
         let head = core.edit();
         head.state = State::Unknown;
         head.epoch = status
             .last_known
             .as_ref()
             .map_or(Epoch::new(0), |known| known.epoch);
-        head.message = status.message.clone();
         head.updated = since;
         head.entered = Moment {
             wall: since,
