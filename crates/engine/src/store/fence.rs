@@ -60,15 +60,23 @@ pub(super) fn erasable(
     }
 }
 
-/// What is left of a workspace after a reset; `newest` is the last epoch that its history tells of.
-pub(super) fn emptied(erase: Erase, newest: Option<Epoch>) -> StoredWorkspace {
+/// What is left of a workspace after a reset; `newest` is the last epoch in its history. It never begins before the
+/// mark of a deletion, also where the caller does not know that it was deleted.
+pub(super) fn emptied(
+    erase: Erase,
+    newest: Option<Epoch>,
+    deletion: Option<&Deletion>,
+) -> StoredWorkspace {
+    let next_offset = deletion.map_or(erase.next_offset, |deletion| {
+        erase.next_offset.max(deletion.next_offset)
+    });
     StoredWorkspace {
         id: erase.id,
         partition: erase.partition,
         epoch: later(erase.epoch, newest),
         owner: erase.owner,
-        first_offset: erase.next_offset,
-        next_offset: erase.next_offset,
+        first_offset: next_offset,
+        next_offset,
         events_applied: 0,
         entries: 0,
         last_load_ms: None,

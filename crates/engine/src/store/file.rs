@@ -478,7 +478,8 @@ impl Store for FileStore {
         let slot = self.slot(&id);
         let slot = &mut *slot.lock();
         let newest = self.check_erasure(&erase, slot)?;
-        let about = fence::emptied(erase, newest);
+        let deletion = self.index.deletion(&id);
+        let about = fence::emptied(erase, newest, deletion.as_ref());
         let path = self.entries_path(&id);
         let mut draft = Draft::after(Chain::START);
         let write = |draft: &mut Draft| {

@@ -424,8 +424,9 @@ impl Store for LsmStore {
     fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
         let _locks = self.lock(std::iter::once(&erase.id));
         let newest = self.check_erasure(&erase)?;
+        let deletion = self.places.lock().deletion(&erase.id);
         let about = About {
-            workspace: fence::emptied(erase, newest),
+            workspace: fence::emptied(erase, newest, deletion.as_ref()),
             condition: Condition::Resetting,
         };
         // Noted first: a workspace of which some entries are gone must never be loaded. From here on it is reset,
@@ -444,7 +445,7 @@ impl Store for LsmStore {
         let _locks = self.lock(std::iter::once(&erase.id));
         let newest = self.check_erasure(&erase)?;
         let about = About {
-            workspace: fence::emptied(erase.clone(), newest),
+            workspace: fence::emptied(erase.clone(), newest, None),
             condition: Condition::Deleting,
         };
         let deletion = fence::deletion(erase, newest);

@@ -157,7 +157,7 @@ impl Store for MemoryStore {
     fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
         let mut state = self.state.lock();
         state.check_erasure(&erase)?;
-        let about = fence::emptied(erase, None);
+        let about = fence::emptied(erase.clone(), None, state.deletions.get(&erase.id));
         let kept = Kept {
             about: about.clone(),
             entries: BTreeMap::new(),

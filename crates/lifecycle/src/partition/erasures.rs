@@ -150,6 +150,19 @@ impl Partition {
         if !erasing.was_unclaimed {
             self.unclaimed.remove(&slot);
         }
+        // It may have happened all the same, and only a load can tell. Until then the log keeps what a reset
+        // would apply again, and a deleted one counts as one that the store does not know.
+        let may_have_happened = matches!(failure, EraseFailure::Failed(_));
+        match erasing.erasure {
+            Erasure::Reset { from, .. } if may_have_happened => {
+                let workspace = self.workspaces.at_mut(slot);
+                workspace.saved_next_offset = workspace.saved_next_offset.min(from);
+            }
+            Erasure::Delete { .. } if may_have_happened => {
+                self.unclaimed.insert(slot);
+            }
+            Erasure::Reset { .. } | Erasure::Delete { .. } => {}
+        }
         let workspace = self.workspaces.at_mut(slot);
         let error = match failure {
             EraseFailure::Fenced { stored } => {
@@ -166,6 +179,9 @@ impl Partition {
             EraseFailure::Failed(reason) => CommandError::Failed(reason),
         };
         match erasing.before {
+            BeforeErasing::Cold if may_have_happened && self.ownership == Ownership::Owned => {
+                self.begin_load(slot);
+            }
             BeforeErasing::Cold => {}
             BeforeErasing::Deleted => {
                 workspace.phase = Phase::Deleted;

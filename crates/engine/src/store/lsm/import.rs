@@ -217,7 +217,8 @@ impl LsmStore {
         erase: Erase,
     ) -> Result<(Vec<CacheChange>, StoredWorkspace), StoreError> {
         let newest = self.check_erasure(&erase)?;
-        let workspace = fence::emptied(erase, newest);
+        let deletion = self.places.lock().deletion(&erase.id);
+        let workspace = fence::emptied(erase, newest, deletion.as_ref());
         let mut changes = self.entries_gone(&workspace.id)?;
         changes.push(CacheChange::Workspace(workspace.clone()));
         Ok((changes, workspace))

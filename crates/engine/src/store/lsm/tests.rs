@@ -396,7 +396,7 @@ fn a_reset_that_was_cut_short_is_finished_when_the_store_is_opened() {
     let store = open(path.path());
     filled(&store);
     let resetting = About {
-        workspace: fence::emptied(erase_of("acme", 5, 3), None),
+        workspace: fence::emptied(erase_of("acme", 5, 3), None, None),
         condition: Condition::Resetting,
     };
     store
