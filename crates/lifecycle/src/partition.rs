@@ -458,22 +458,19 @@ impl Partition {
             }
         }
         for deleted in listing.deleted {
-            match self.slot(&deleted.id) {
+            if let Some(slot) = self.slot(&deleted.id) {
                 // A new one of that name was begun since.
-                Some(slot) => {
-                    let workspace = self.workspaces.at_mut(slot);
-                    workspace.first_offset = workspace.first_offset.max(deleted.next_offset);
-                }
-                None => {
-                    let Deleted {
-                        id,
-                        epoch,
-                        next_offset,
-                    } = deleted;
-                    let slot = self.meet(id, epoch, next_offset, KnownToStore::Yes);
-                    self.workspaces.at_mut(slot).phase = Phase::Deleted;
-                    self.deleted += 1;
-                }
+                let workspace = self.workspaces.at_mut(slot);
+                workspace.first_offset = workspace.first_offset.max(deleted.next_offset);
+            } else {
+                let Deleted {
+                    id,
+                    epoch,
+                    next_offset,
+                } = deleted;
+                let slot = self.meet(id, epoch, next_offset, KnownToStore::Yes);
+                self.workspaces.at_mut(slot).phase = Phase::Deleted;
+                self.deleted += 1;
             }
         }
     }

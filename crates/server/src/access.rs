@@ -411,9 +411,7 @@ fn what_is_missing(
         Need::Right(right) if !caller.has(right) => return Some(Missing::Right(right)),
         Need::AnyRole | Need::Right(_) => {}
     }
-    if caller.prefix().is_none() {
-        return None;
-    }
+    caller.prefix()?;
     match route.reach {
         Reach::Nothing | Reach::BodyWorkspaces => None,
         Reach::AllWorkspaces => Some(Missing::AllWorkspaces),
@@ -469,6 +467,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "a peer has a certificate or none")]
     fn named(name: &str, role: Option<Role>) -> Option<CertificateName> {
         let name = name.to_owned();
         Some(CertificateName { name, role })

@@ -64,7 +64,7 @@ pub(crate) enum Action {
 
 impl Action {
     /// The command for a workspace; none where there is no reason for it.
-    fn command(self, facts: &Facts, force: bool) -> Result<Command, Refusal> {
+    fn command(self, facts: Facts, force: bool) -> Result<Command, Refusal> {
         match self {
             Self::Retry if facts.state != State::Error => Err(Refusal::NotInError(facts.state)),
             // In memory as far as the event: loading it again is the only way to meet the event again.
@@ -78,7 +78,7 @@ impl Action {
     }
 
     /// Why it would be refused now, as far as that can be seen without a try.
-    fn foreseen(self, facts: &Facts) -> Option<Refusal> {
+    fn foreseen(self, facts: Facts) -> Option<Refusal> {
         if let Err(refusal) = self.command(facts, false) {
             return Some(refusal);
         }
@@ -199,12 +199,12 @@ impl Request {
         let mut refusable: BTreeMap<String, usize> = BTreeMap::new();
         let matched = lists::page(app, &everything).snapshots;
         for snapshot in &matched {
-            if let Some(refusal) = self.action.foreseen(&Facts::of(snapshot, engine)) {
+            if let Some(refusal) = self.action.foreseen(Facts::of(snapshot, engine)) {
                 *refusable.entry(refusal.to_string()).or_default() += 1;
             }
         }
         let mut refusable: Vec<_> = refusable.into_iter().collect();
-        refusable.sort_by(|left, right| right.1.cmp(&left.1));
+        refusable.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         Foreseen {
             matched: matched.iter().map(Snapshot::id).cloned().collect(),
             refusable,
@@ -219,7 +219,7 @@ impl Request {
         }
         let command = self
             .action
-            .command(&Facts::of(&snapshot, engine), self.force)?;
+            .command(Facts::of(&snapshot, engine), self.force)?;
         Ok(engine.command(id, command).await?)
     }
 }
@@ -460,10 +460,10 @@ mod tests {
     use super::*;
 
     fn check(action: Action, facts: Facts, expected: Result<Command, &str>) {
-        let found = match action.foreseen(&facts) {
+        let found = match action.foreseen(facts) {
             Some(refusal) => Err(refusal.to_string()),
             None => action
-                .command(&facts, false)
+                .command(facts, false)
                 .map_err(|error| error.to_string()),
         };
         assert_eq!(

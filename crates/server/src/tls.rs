@@ -154,8 +154,7 @@ pub(crate) fn name_of(certificate: &CertificateDer<'_>) -> Option<CertificateNam
     };
     let role = subject
         .iter_organizational_unit()
-        .filter_map(|unit| unit.as_str().ok()?.strip_prefix(ROLE_UNIT)?.parse().ok())
-        .next();
+        .find_map(|unit| unit.as_str().ok()?.strip_prefix(ROLE_UNIT)?.parse().ok());
     Some(CertificateName {
         name: check_name(name.as_str().ok()?).ok()?.to_owned(),
         role,

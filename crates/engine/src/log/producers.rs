@@ -261,14 +261,12 @@ impl Staged<'_> {
             .changed
             .get(&asked.producer_id)
             .or_else(|| self.base.by_id.get(&asked.producer_id));
-        match known {
-            Some(producer) => producer.judge(asked),
-            None => {
-                let verdict = Producer::default().judge(asked)?;
-                self.room_for_one_more()?;
-                Ok(verdict)
-            }
+        if let Some(producer) = known {
+            return producer.judge(asked);
         }
+        let verdict = Producer::default().judge(asked)?;
+        self.room_for_one_more()?;
+        Ok(verdict)
     }
 
     /// Refuses a new producer where one that may still repeat a request would have to be forgotten for it.
@@ -480,7 +478,7 @@ mod tests {
     fn a_new_producer_is_refused_while_all_others_were_heard_of_late() {
         let mut producers = full();
         let refused = send(&mut producers, NOW_MS + 60_000, "one more").expect_err("no room");
-        let left = PRODUCER_IDLE - Duration::from_mins(1);
+        let left = PRODUCER_IDLE.saturating_sub(Duration::from_mins(1));
         assert_eq!(
             refused,
             AppendError::Producers {

@@ -377,8 +377,8 @@ fn what_was_saved_is_there_with_an_empty_disk_and_with_a_warm_one(
     assert_eq!(contents(&store, 1), written);
     let counts = store.counts();
     assert_eq!(counts.partitions_rebuilt, 0);
-    // An assignment, a claim, and a deletion: a workspace, 9 entries and 2 transitions.
-    assert_eq!(counts.records_read, 1 + 1 + 12, "{counts:?}");
+    // An ownership record, a claim, and a removal: a workspace, the mark of a deletion, 9 entries and 2 transitions.
+    assert_eq!(counts.records_read, 1 + 1 + 13, "{counts:?}");
     let history = store.shared.cache().history(&id("other"), None, 10);
     assert_eq!(history, Ok(Vec::new()));
 }

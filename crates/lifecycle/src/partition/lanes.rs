@@ -162,16 +162,13 @@ impl Partition {
             .map(|touch| {
                 let first = unread.unwrap_or(touch.first_offset);
                 let first = damaged.map_or(first, |damaged| damaged.min(first));
-                let slot = match self.slot(&touch.id) {
-                    Some(slot) => {
-                        self.begin_successor(slot, first, touch.last_offset);
-                        slot
-                    }
-                    None => {
-                        let slot = self.meet(touch.id, Epoch::new(0), first, KnownToStore::No);
-                        self.begin_load(slot);
-                        slot
-                    }
+                let slot = if let Some(slot) = self.slot(&touch.id) {
+                    self.begin_successor(slot, first, touch.last_offset);
+                    slot
+                } else {
+                    let slot = self.meet(touch.id, Epoch::new(0), first, KnownToStore::No);
+                    self.begin_load(slot);
+                    slot
                 };
                 (slot, touch.first_offset)
             })

@@ -3,6 +3,9 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
+    clippy::format_collect,
+    clippy::too_many_lines,
     reason = "a test fails where it is surprised"
 )]
 
@@ -11,8 +14,8 @@ mod support;
 mod commands;
 mod demo;
 
-mod access;
 mod absent;
+mod access;
 mod actions;
 mod bad_input;
 mod connections;

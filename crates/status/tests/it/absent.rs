@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use workspace_status::{
     Absence, AbsentStatus, Clock, Epoch, ErrorCategory, LastKnown, ManualClock, PageQuery,
-    Snapshot, State, Tracker,
+    Snapshot, State, Tracker, WorkspaceId,
 };
 
 fn absent(tracker: &Tracker, id: &str) -> Snapshot {
@@ -68,7 +68,7 @@ fn a_filter_selects_by_text_partition_owner_and_kind_of_error() {
         let ids: Vec<&str> = page.snapshots.iter().map(Snapshot::workspace_id).collect();
         assert_eq!(ids.join(" "), expected, "{query:?}");
         let of_ids = tracker.ids(query).ids;
-        let of_ids: Vec<&str> = of_ids.iter().map(|id| id.as_str()).collect();
+        let of_ids: Vec<&str> = of_ids.iter().map(WorkspaceId::as_str).collect();
         assert_eq!(of_ids, ids, "{query:?}");
         for snapshot in tracker.list_all() {
             let is_listed = ids.contains(&snapshot.workspace_id());

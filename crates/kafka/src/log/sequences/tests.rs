@@ -201,7 +201,9 @@ fn the_producer_that_was_silent_the_longest_is_forgotten_first() {
     let mut sequences = full();
     use_one(&mut sequences, "p0", 2);
     let silent = sequences.by_id.get_mut("p1").expect("known");
-    silent.heard_at = Instant::now() - PRODUCER_IDLE;
+    silent.heard_at = Instant::now()
+        .checked_sub(PRODUCER_IDLE)
+        .expect("the clock began earlier");
     let judged = sequences.judge(&asked("one more", 1));
     assert!(matches!(judged, Ok(Verdict::New)));
     use_one(&mut sequences, "one more", 1);
