@@ -192,9 +192,7 @@ impl Client {
     /// As [`Client::post`].
     pub(crate) fn delete(&self, path: &str, timeout: Duration) -> Result<Answer, ClientError> {
         let response = self
-            .agent
-            .delete(format!("{}{path}", self.base))
-            .header(header::ACCEPT, "application/json")
+            .with_headers(self.agent.delete(format!("{}{path}", self.base)))
             .config()
             .timeout_global(Some(timeout))
             .build()
