@@ -20,7 +20,7 @@ mod settings;
 mod token;
 mod tokens;
 
-pub(crate) use audit::Action;
+pub(crate) use audit::{AUDIT_TARGET, Action};
 pub(crate) use caller::Caller;
 pub(crate) use document::document_access;
 pub(crate) use origin::{HostName, Scheme, is_loopback_address};

@@ -4,7 +4,11 @@
 //! again when its turn comes. Commands are sent a few at a time, and slower while many loads wait for a
 //! permit, so that an operation on 100,000 workspaces leaves room for the requests of others.
 
-use crate::{app::App, lists};
+use crate::{
+    access::{AUDIT_TARGET, Caller},
+    app::App,
+    lists,
+};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -179,6 +183,8 @@ pub(crate) struct Request {
     pub(crate) force: bool,
     pub(crate) filter: PageQuery,
     pub(crate) reason: Option<String>,
+    /// Who asks for it.
+    pub(crate) caller: Caller,
 }
 
 /// What a request would do now.
@@ -337,7 +343,9 @@ impl Operation {
             ..
         } = self.progress();
         info!(
+            target: AUDIT_TARGET,
             operation = self.id,
+            name = self.request.caller.name(),
             ?state,
             done,
             refused,
@@ -428,7 +436,10 @@ impl Operations {
             request,
         });
         info!(
+            target: AUDIT_TARGET,
             operation = operation.id,
+            name = operation.request.caller.name(),
+            role = operation.request.caller.role().as_str(),
             action = operation.request.action.name(),
             workspaces = operation.total,
             reason = operation.request.reason.as_deref().unwrap_or_default(),

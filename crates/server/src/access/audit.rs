@@ -12,7 +12,7 @@ use std::{
 use tracing::info;
 
 /// The target of the log of actions: stable, so that a filter may send it elsewhere.
-const ACTIONS: &str = "workspace_engine::audit";
+pub(crate) const AUDIT_TARGET: &str = "workspace_engine::audit";
 
 /// Time between two lines of refusals: a client with an old token may ask a thousand times a second.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -61,7 +61,7 @@ impl Drop for Action {
             None => "unknown: the client did not wait for the answer",
         };
         info!(
-            target: ACTIONS,
+            target: AUDIT_TARGET,
             action = self.name,
             workspace = self.workspace,
             query = self.query,

@@ -2,10 +2,12 @@
 
 use super::{Api, body};
 use crate::{
+    access::Caller,
     operations::{Action, Operation, OperationState, Progress, Refused, Request, TooMany},
     problems,
 };
 use axum::{
+    Extension,
     body::Body,
     extract::{Path, State as Extract},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -158,6 +160,7 @@ fn timestamp(time: SystemTime) -> Option<Timestamp> {
 )]
 pub(super) async fn post_action(
     Extract(api): Extract<Api>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -181,6 +184,7 @@ pub(super) async fn post_action(
         force: document.force,
         filter: Parameters::of_object(&document.filter, &FILTER_PARAMETERS)?.filter()?,
         reason,
+        caller,
     };
     if request.force && request.action != Action::Reset {
         return Err(problems::invalid_action(

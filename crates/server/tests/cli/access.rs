@@ -392,6 +392,14 @@ fn commands_say_what_to_do_about_a_missing_or_a_weak_token() {
             .contains("this needs the role producer or admin; \"weak\" is viewer"),
         "{weak:?}"
     );
+    // Every command sends it, whatever its method is.
+    let operator = file.add("strong", &["--role", "operator"]);
+    wait_for_status(&engine, &operator, 200);
+    let deleted = engine.run(&["delete", "w", "--yes", "--token", &operator], "");
+    assert!(
+        deleted.stderr.contains("404"),
+        "nobody knows it: {deleted:?}"
+    );
     // A variable with the line end of the file that it was read from.
     let output = program()
         .args(["list", "--url", &engine.url])
@@ -467,6 +475,22 @@ fn whoever_acts_is_logged_and_no_secret_is() {
         200
     );
     shown.push_str(&send("POST", "/api/v1/workspaces/w/unload", &wrong).text);
+    let act = |document: Value| {
+        let headers = [
+            ("authorization", bearer(&token)),
+            ("content-type", "application/json".to_owned()),
+        ];
+        let body = document.to_string();
+        crate::support::send(
+            "POST",
+            &format!("{url}/api/v1/actions"),
+            &headers,
+            body.as_bytes(),
+        )
+    };
+    let counted = act(serde_json::json!({"action": "load", "dryRun": true})).json();
+    let begun = act(serde_json::json!({"action": "load", "expected": counted["matched"]}));
+    assert_eq!(begun.status, 202, "{begun:?}");
     shown.push_str(&send("GET", "/metrics", &admin).text);
     shown.push_str(&send("GET", "/openapi.json", &admin).text);
     // A file with a token and a hash where neither belongs.
@@ -487,11 +511,22 @@ fn whoever_acts_is_logged_and_no_secret_is() {
     child.kill().unwrap();
     child.wait().unwrap();
 
-    let action = lines
+    let audit: Vec<Value> = lines
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find(|line| line["target"] == "workspace_engine::audit")
+        .filter(|line| line["target"] == "workspace_engine::audit")
+        .collect();
+    let action = audit
+        .first()
         .unwrap_or_else(|| panic!("no action in {lines}"));
+    let operation = audit
+        .iter()
+        .find(|line| line["message"] == "operation begins")
+        .unwrap_or_else(|| panic!("no operation in {audit:?}"));
+    assert_eq!(
+        (&operation["action"], &operation["name"]),
+        (&"load".into(), &"night shift".into())
+    );
     for (field, expected) in [
         ("level", "INFO"),
         ("action", "unload"),
