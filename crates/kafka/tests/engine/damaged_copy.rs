@@ -70,20 +70,8 @@ fn a_copy_whose_checksums_fail_while_it_is_loaded_heals_itself() {
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_copy_that_cannot_be_opened_is_set_aside_and_rebuilt() {
     let (place, disk) = saved("copy-broken");
-    let journals = copy_on(&disk).join("db");
-    let journals = std::fs::read_dir(journals).expect("listed");
-    let mut journals = journals.map(|entry| entry.expect("listed").path());
-    let journal = journals
-        .find(|file| file.extension().is_some_and(|extension| extension == "jnl"))
-        .expect("a journal");
-    let mut bytes = std::fs::read(&journal).expect("readable");
-    // The file is longer than what was written to it.
-    let written = bytes
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .expect("something");
-    bytes[written / 2] ^= 1;
-    std::fs::write(&journal, &bytes).expect("written");
+    let written = "of an engine that knows more";
+    std::fs::write(copy_on(&disk).join("format.json"), written).expect("written");
 
     let node = Node::start(&place, &disk);
     node.wait_ready("acme", 10, 10);
@@ -91,7 +79,6 @@ fn a_copy_that_cannot_be_opened_is_set_aside_and_rebuilt() {
     node.stop();
     let aside = names(disk.path(), "kafka-damaged-");
     assert_eq!(aside.len(), 1, "{aside:?}");
-    let name = journal.file_name().expect("a name");
-    let kept = disk.path().join(&aside[0]).join("db").join(name);
-    assert_eq!(std::fs::read(kept).expect("readable"), bytes, "as it was");
+    let kept = disk.path().join(&aside[0]).join("format.json");
+    assert_eq!(std::fs::read_to_string(kept).expect("readable"), written);
 }
