@@ -263,7 +263,7 @@ class Fleet:
         """Until every engine names the owner of each workspace that is not its own, and counts those that it had."""
         deadline = time.monotonic() + PATIENCE
         for workspace in expected:
-            owner = self.only_owner(workspace)
+            owner = self.ask_owner(workspace, lambda engine: engine)
             for engine in self.up():
                 if engine is owner:
                     continue

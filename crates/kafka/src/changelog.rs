@@ -51,6 +51,7 @@ use crate::seen::SeenRecords;
 use counts::Counters;
 use draft::{Done, Job, Work, save_bytes};
 use entering::Entering;
+pub(crate) use ownership::producer_of;
 use partitions::{Partitions, Standing};
 use producer::Transactions;
 use reader::Readers;

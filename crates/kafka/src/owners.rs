@@ -12,6 +12,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaResult;
 use workspace_lifecycle::PartitionId;
 
+use crate::changelog::producer_of;
+
 /// Length of what follows the owner in the id of a producer: a dash and the number of its process.
 const PROCESS_BYTES: usize = 1 + 16;
 
@@ -53,7 +55,8 @@ pub(crate) fn last_writers<C: ConsumerContext>(
     let answer = consumer.committed_offsets(asked, timeout)?;
     let writer = |number: u32| {
         let found = answer.find_partition(topic, i32::try_from(number).ok()?)?;
-        let owner = owner_of(found.metadata(), &prefix)?;
+        let producer = producer_of(found.metadata())?;
+        let owner = owner_of(&producer, &prefix)?;
         Some((PartitionId(number), owner.to_owned()))
     };
     Ok((0..partitions).filter_map(writer).collect())

@@ -120,6 +120,11 @@ impl CommitMark {
     }
 }
 
+/// The transactional producer that committed an offset; none where it was not committed by an engine.
+pub(crate) fn producer_of(metadata: &str) -> Option<String> {
+    CommitMark::decode(metadata).map(|mark| mark.producer)
+}
+
 mod epoch {
     use serde::{Deserialize, Deserializer, Serializer};
     use workspace_status::Epoch;
