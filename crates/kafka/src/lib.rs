@@ -1,5 +1,10 @@
 //! The engine's seams on a Kafka cluster: the event log, the store, and which partitions this process owns.
 
+#[expect(
+    unsafe_code,
+    reason = "functions of librdkafka that rdkafka does not wrap"
+)]
+mod bootstrap;
 mod config;
 mod context;
 mod local_copy;

@@ -36,6 +36,7 @@ use workspace_engine_core::routing::Partitioner;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
+use crate::bootstrap;
 use crate::config::KafkaConfig;
 use crate::seen::SeenRecords;
 use crate::words::{self, Words};
@@ -129,10 +130,10 @@ impl KafkaLog {
     /// # Errors
     /// [`KafkaLogError::Client`] names the property that librdkafka does not take.
     pub fn open(config: &KafkaConfig, partitions: u32) -> Result<Self, KafkaLogError> {
-        let asking = Arc::new(consumer(config, "log-ends", partitions)?);
+        let asking = consumer(config, "log-ends", partitions)?;
         let fetching = [
-            Arc::new(consumer(config, "log-reader-0", partitions)?),
-            Arc::new(consumer(config, "log-reader-1", partitions)?),
+            consumer(config, "log-reader-0", partitions)?,
+            consumer(config, "log-reader-1", partitions)?,
         ];
         let topics = |name: &str| -> Result<[Arc<Topic>; READERS], KafkaLogError> {
             let [one, other] = &fetching;
@@ -198,8 +199,11 @@ impl Drop for KafkaLog {
 }
 
 /// A client that reads by itself, without a group.
-fn consumer(config: &KafkaConfig, role: &str, partitions: u32) -> Result<Client, KafkaError> {
-    reading(config, role, partitions).create_with_context(Words::default())
+fn consumer(config: &KafkaConfig, role: &str, partitions: u32) -> Result<Arc<Client>, KafkaError> {
+    let client = reading(config, role, partitions).create_with_context(Words::default())?;
+    let client = Arc::new(client);
+    bootstrap::register(&client, &config.brokers, &config.topic);
+    Ok(client)
 }
 
 /// As a reader, but all partitions together, as a client that is assigned them: librdkafka wants a group's name for

@@ -18,6 +18,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use workspace_lifecycle::PartitionId;
 
+use crate::bootstrap;
 use crate::config::{GroupProtocol, KafkaConfig, MEMBER};
 use crate::context::{self, Plain};
 use crate::coordinator::{Silence, SilenceLimits};
@@ -160,6 +161,7 @@ struct Inner {
     common: Arc<Common>,
     /// What a client of the group is made of.
     config: ClientConfig,
+    brokers: String,
     /// Another one after the member was cut off from its group, or had a fatal error.
     consumer: RwLock<Arc<Member>>,
     /// Queries the group without being a member, and without waiting for transactions.
@@ -226,21 +228,26 @@ impl Membership {
             }),
         });
         let member_config = config.client(MEMBER, &defaults);
-        let consumer = member_config.create_with_context(MemberContext::new(&common))?;
+        let consumer: Member = member_config.create_with_context(MemberContext::new(&common))?;
+        let consumer = Arc::new(consumer);
+        bootstrap::register(&consumer, &config.brokers, &config.topic);
         let onlooker = [
             ("group.id", config.group.as_str()),
             ("enable.auto.commit", "false"),
             ("isolation.level", "read_uncommitted"),
         ];
-        let onlooker = config
+        let onlooker: BaseConsumer<Plain> = config
             .client("group-onlooker", &onlooker)
             .create_with_context(Plain)?;
+        let onlooker = Arc::new(onlooker);
+        bootstrap::register(&onlooker, &config.brokers, &config.topic);
         Ok(Self {
             inner: Arc::new(Inner {
                 common,
                 config: member_config,
-                consumer: RwLock::new(Arc::new(consumer)),
-                onlooker: Arc::new(onlooker),
+                brokers: config.brokers.clone(),
+                consumer: RwLock::new(consumer),
+                onlooker,
                 leaving: AtomicBool::new(false),
                 cut_off: AtomicBool::new(false),
                 closing_clients: Arc::default(),
@@ -355,7 +362,9 @@ impl Inner {
             .config
             .create_with_context(MemberContext::new(&self.common))?;
         consumer.subscribe(&[self.common.topic.as_str()])?;
-        let retired = std::mem::replace(&mut *self.consumer.write(), Arc::new(consumer));
+        let consumer = Arc::new(consumer);
+        bootstrap::register(&consumer, &self.brokers, &self.common.topic);
+        let retired = std::mem::replace(&mut *self.consumer.write(), consumer);
         close(retired, &self.closing_clients);
         Ok(())
     }

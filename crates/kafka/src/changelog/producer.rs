@@ -15,6 +15,7 @@ use workspace_lifecycle::PartitionId;
 
 use super::failure::{is_fatal, is_retriable, requires_abort};
 use super::reader::number;
+use crate::bootstrap;
 use crate::config::KafkaConfig;
 use crate::context;
 
@@ -122,6 +123,7 @@ type Client = ThreadedProducer<Delivered>;
 /// The producer, as far as there is one.
 pub(super) struct Transactions {
     config: ClientConfig,
+    brokers: String,
     topic: String,
     id: Arc<str>,
     state: State,
@@ -139,7 +141,7 @@ enum State {
         reason: String,
     },
     /// The coordinator has not let it in yet.
-    Starting(Client),
+    Starting(Arc<Client>),
     Ready(Arc<Client>),
 }
 
@@ -160,13 +162,14 @@ impl Transactions {
         let mut client = config.client("changelog", &defaults);
         client.set("transactional.id", id);
         // Made at once, so that a property that the client does not take is told when the store is opened.
-        let first = client.create_with_context(Delivered::default())?;
+        let first = connect(&client, &config.brokers, &config.changelog_topic())?;
         let whole = milliseconds(client.get("transaction.timeout.ms"));
         let whole = whole.unwrap_or(TRANSACTION_LEAST);
         Ok(Self {
             until_commit: (whole / UNTIL_COMMIT).min(UNTIL_COMMIT_MOST),
             topic: config.changelog_topic(),
             config: client,
+            brokers: config.brokers.clone(),
             id: id.into(),
             state: State::Starting(first),
             backoff: BACKOFF_LEAST,
@@ -186,7 +189,7 @@ impl Transactions {
                     self.stuck()
                 ));
             }
-            State::None { .. } => match self.config.create_with_context(Delivered::default()) {
+            State::None { .. } => match connect(&self.config, &self.brokers, &self.topic) {
                 Ok(client) => self.state = State::Starting(client),
                 Err(error) => {
                     return Err(self.without(format!("the producer cannot be made: {error}")));
@@ -211,7 +214,7 @@ impl Transactions {
             reason: String::new(),
         };
         if let State::Starting(client) = std::mem::replace(&mut self.state, nothing) {
-            self.state = State::Ready(Arc::new(client));
+            self.state = State::Ready(client);
         }
         Ok(())
     }
@@ -357,6 +360,13 @@ impl Transactions {
         self.backoff = (self.backoff * 2).min(BACKOFF_MOST);
         reason
     }
+}
+
+fn connect(config: &ClientConfig, brokers: &str, topic: &str) -> Result<Arc<Client>, KafkaError> {
+    let client: Client = config.create_with_context(Delivered::default())?;
+    let client = Arc::new(client);
+    bootstrap::register(&client, brokers, topic);
+    Ok(client)
 }
 
 /// How long a transaction may take. The client takes no time that is shorter than others that were given to it.

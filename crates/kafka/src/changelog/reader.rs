@@ -10,6 +10,7 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use workspace_engine_core::store::StoreError;
 use workspace_lifecycle::PartitionId;
 
+use crate::bootstrap;
 use crate::config::KafkaConfig;
 use crate::context::Plain;
 use crate::polled::{self, poll};
@@ -27,9 +28,9 @@ pub(super) struct Readers {
     pub(super) topic: String,
     config: ClientConfig,
     /// Sees what is committed.
-    stable: Client,
+    stable: Arc<Client>,
     /// Sees what is written.
-    all: Client,
+    all: Arc<Client>,
     pool: Mutex<Pool>,
 }
 
@@ -66,10 +67,13 @@ impl Readers {
             ("queued.max.messages.kbytes", "32768"),
         ];
         let ends = |level| {
-            config
+            let client: Client = config
                 .client("changelog-ends", &[])
                 .set("isolation.level", level)
-                .create_with_context(Plain)
+                .create_with_context(Plain)?;
+            let client = Arc::new(client);
+            bootstrap::register(&client, &config.brokers, &config.changelog_topic());
+            Ok::<_, KafkaError>(client)
         };
         Ok(Self {
             topic: config.changelog_topic(),
@@ -263,7 +267,8 @@ impl Reader {
             Ok(polled::Found::Record { .. } | polled::Found::End { .. }) => {
                 return Ok(take(Found::Nothing));
             }
-            // One broker of several may be away for long; whoever leads the partition is asked all the same.
+            // One broker of several may be away for long; the leader of the partition is read all the same. A client that has
+            // lost all of them is replaced.
             Err(error) if is_about_connections(&error) => {
                 tracing::debug!(%error, "a reader of the changelog goes on");
                 return Ok(take(Found::Nothing));
@@ -280,11 +285,7 @@ impl Reader {
 fn is_about_connections(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
-        Some(
-            RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::Resolve
-        )
+        Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve)
     )
 }
 

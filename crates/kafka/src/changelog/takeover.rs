@@ -326,16 +326,18 @@ impl Takeover {
     fn ask_topic_id(&self, shared: &Shared) -> Result<Option<TopicId>, StoreError> {
         let topic = &shared.topic;
         shared.group.topic_id(topic, ANSWER).or_else(|error| {
-            let is_passing = matches!(
+            let is_refusal = matches!(
                 error.rdkafka_error_code(),
                 Some(
-                    RDKafkaErrorCode::OperationTimedOut
-                        | RDKafkaErrorCode::RequestTimedOut
-                        | RDKafkaErrorCode::BrokerTransportFailure
-                        | RDKafkaErrorCode::AllBrokersDown
+                    RDKafkaErrorCode::UnknownTopic
+                        | RDKafkaErrorCode::UnknownTopicOrPartition
+                        | RDKafkaErrorCode::TopicAuthorizationFailed
+                        | RDKafkaErrorCode::ClusterAuthorizationFailed
+                        | RDKafkaErrorCode::UnsupportedFeature
+                        | RDKafkaErrorCode::UnsupportedVersion
                 )
             );
-            if is_passing {
+            if !is_refusal {
                 let words = format!("the brokers do not tell the id of topic {topic}: {error}");
                 return Err(StoreError::Unavailable(words));
             }

@@ -27,6 +27,7 @@ use super::pending::{Acknowledged, Kind, Outgoing, Pending, Settled, Turn, Waite
 use super::sequences::{Sequences, Verdict};
 use super::tail::Seen;
 use super::words::Words;
+use crate::bootstrap;
 
 /// How long what is under way may take when the log is closed.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -47,8 +48,10 @@ pub(super) struct Appends {
     config: ClientConfig,
     record_bytes_most: usize,
     /// Held while a request is sent, so that its records stand beside each other.
-    producer: Mutex<ThreadedProducer<Deliveries>>,
+    producer: Mutex<Arc<Client>>,
 }
+
+type Client = ThreadedProducer<Deliveries>;
 
 /// One record on its way.
 pub(super) struct Delivery {
@@ -69,7 +72,7 @@ impl Appends {
             queued_requests: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
         });
-        let producer = config.create_with_context(Deliveries(Arc::clone(&desk)))?;
+        let producer = desk.client(&config)?;
         let record_bytes_most = config
             .get("message.max.bytes")
             .and_then(|bytes| bytes.parse().ok())
@@ -193,15 +196,14 @@ impl Appends {
     }
 
     /// A producer with a fatal error appends nothing any more: another one takes its place.
-    fn heal(&self, producer: &mut ThreadedProducer<Deliveries>) -> Result<(), AppendError> {
+    fn heal(&self, producer: &mut Arc<Client>) -> Result<(), AppendError> {
         let Some((code, words)) = producer.client().fatal_error() else {
             return Ok(());
         };
         tracing::error!(%code, words, "the producer cannot go on; a new one takes its place");
-        let deliveries = Deliveries(Arc::clone(&self.desk));
         *producer = self
-            .config
-            .create_with_context(deliveries)
+            .desk
+            .client(&self.config)
             .map_err(|error| AppendError::Unavailable(error.to_string()))?;
         Ok(())
     }
@@ -220,6 +222,13 @@ impl Appends {
 }
 
 impl Desk {
+    fn client(self: &Arc<Self>, config: &ClientConfig) -> Result<Arc<Client>, KafkaError> {
+        let client: Client = config.create_with_context(Deliveries(Arc::clone(self)))?;
+        let client = Arc::new(client);
+        bootstrap::register(&client, &self.cluster.brokers, &self.cluster.topic);
+        Ok(client)
+    }
+
     /// Takes a request in, unless it is refused, was answered, or is under way; then its waiter is dealt with.
     fn admit(&self, pending: &Arc<Pending>, seen: Option<&Seen>, waiter: Waiter) -> Option<Waiter> {
         let mut sequences = self.sequences.lock();

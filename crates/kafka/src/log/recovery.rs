@@ -259,7 +259,8 @@ impl Look {
         // Nothing is fetched until the next look, which says itself where it begins.
         let left = client.unassign();
         drain(&client);
-        if left.is_ok() {
+        // One that failed may have lost all its brokers.
+        if left.is_ok() && read.is_ok() {
             self.client = Some(client);
         }
         read.map_err(|words| {
