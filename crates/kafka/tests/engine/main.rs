@@ -19,6 +19,7 @@ mod slow;
 
 mod anew;
 mod damaged_copy;
+mod erased;
 mod growth;
 mod lost_changelog;
 mod rebalance;

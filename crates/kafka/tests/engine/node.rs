@@ -229,6 +229,12 @@ impl Node {
         letters.expect("letters")
     }
 
+    /// How many transitions of a workspace are kept.
+    pub(crate) fn history(&self, workspace: &str) -> usize {
+        let kept = self.engine.history(&id(workspace), None, 100);
+        kept.expect("readable").len()
+    }
+
     /// Waits until partitions are served.
     pub(crate) fn wait_open(&self, partitions: &[u32]) {
         until("partitions are served", || {

@@ -1,0 +1,81 @@
+//! Workspaces that an operator deletes or resets on a cluster.
+
+use workspace_lifecycle::Command;
+
+use crate::node::{Node, Start, disk};
+use crate::place::{P0, Place, events, until};
+
+fn owned_by(owner: &'static str) -> Start {
+    Start {
+        owner,
+        ..Start::default()
+    }
+}
+
+/// Waits until everything in the partition was read.
+fn wait_read(node: &Node) {
+    node.wait_open(&[P0]);
+    until("the partition is read to its end", || {
+        let reports = node.engine.partitions();
+        let report = reports.iter().find(|report| report.partition.0 == P0)?;
+        (report.high_watermark.0 > 0 && report.lag == 0).then_some(())
+    });
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_deleted_workspace_stays_deleted_for_every_later_owner() {
+    let place = Place::new("deleted", 1, &[]);
+    place.produce(P0, events("acme", 0..10));
+    place.produce(P0, events("other", 0..3));
+    let warm = disk();
+    let node = Node::start(&place, &warm);
+    node.wait_ready("acme", 10, 10);
+    node.wait_ready("other", 3, 3);
+    node.command("acme", Command::Delete).expect("deleted");
+    until("it is gone", || {
+        node.snapshot("acme").is_none().then_some(())
+    });
+    node.stop();
+
+    // With its copy, with an empty disk, and with the copy again that has missed an owner.
+    let empty = disk();
+    for (owner, disk) in [("one", &warm), ("two", &empty), ("one", &warm)] {
+        let node = Node::start_as(&place, disk, &owned_by(owner));
+        node.wait_ready("other", 3, 3);
+        wait_read(&node);
+        assert!(node.snapshot("acme").is_none(), "{owner}");
+        assert_eq!(node.history("acme"), 0, "{owner}");
+        node.stop();
+    }
+    // An event after the deletion begins a new workspace, whoever meets it.
+    place.produce(P0, events("acme", 10..12));
+    for disk in [&empty, &warm, &crate::node::disk()] {
+        let node = Node::start(&place, disk);
+        node.wait_ready("acme", 2, 2);
+        node.stop();
+    }
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_workspace_of_a_topic_that_was_recreated_is_rebuilt_by_a_reset() {
+    let place = Place::new("recreated-reset", 1, &[]);
+    place.produce(P0, events("acme", 0..10));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 10, 10);
+    node.stop();
+    place.delete();
+    place.create(&[]);
+    place.produce(P0, events("acme", 100..104));
+    let node = Node::start(&place, &disk);
+    node.wait_parked("acme");
+    node.command("acme", Command::Reset { force: false })
+        .expect("reset");
+    node.wait_ready("acme", 4, 4);
+    node.stop();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 4, 4);
+    node.stop();
+}
