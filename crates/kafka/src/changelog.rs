@@ -37,6 +37,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
+use workspace_engine_core::disk::DiskError;
 use workspace_engine_core::store::{
     Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, LsmStore, Opening, Save,
     SaveRefused, Store, StoreError, StoredWorkspace,
@@ -51,6 +52,7 @@ use crate::seen::SeenRecords;
 use counts::Counters;
 use draft::{Done, Job, Work, save_bytes};
 use entering::Entering;
+pub(crate) use lineage::topic_of;
 pub(crate) use ownership::producer_of;
 use partitions::{Partitions, Standing};
 use producer::Transactions;
@@ -79,6 +81,9 @@ pub enum ChangelogError {
     /// The operating system gives no thread.
     #[error("cannot start the thread that writes the changelog")]
     Thread(#[source] std::io::Error),
+    /// The copy is of another changelog, and cannot be set aside.
+    #[error(transparent)]
+    Copy(#[from] DiskError),
 }
 
 /// What the threads of a changelog share.
@@ -161,6 +166,7 @@ impl ChangelogStore {
         transactional_id: String,
     ) -> Result<Self, ChangelogError> {
         let transactions = Transactions::new(config, &transactional_id)?;
+        copy.keep_to(&config.changelog_topic())?;
         let shared = Arc::new(Shared {
             topic: config.topic.clone(),
             group_name: config.group.clone(),
@@ -303,7 +309,8 @@ impl Store for ChangelogStore {
 
     fn notice(&self, partition: PartitionId) -> Option<String> {
         let owned = self.shared.partitions.of(partition)?;
-        owned.notice.map(|notice| notice.to_string())
+        let notices: Vec<String> = owned.notices.iter().map(ToString::to_string).collect();
+        (!notices.is_empty()).then(|| notices.join("; "))
     }
 
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
@@ -395,7 +402,13 @@ impl Store for ChangelogStore {
     }
 
     fn needs_restart(&self) -> Option<String> {
-        self.shared.cache().needs_restart()
+        let broken = || {
+            self.shared
+                .partitions
+                .broken()
+                .map(|reason| reason.to_string())
+        };
+        self.shared.cache().needs_restart().or_else(broken)
     }
 
     /// What is committed is durable already.

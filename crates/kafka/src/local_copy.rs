@@ -12,6 +12,8 @@ use parking_lot::{Mutex, RwLock};
 use workspace_engine_core::disk::DiskError;
 use workspace_engine_core::store::{LsmStore, StoreError};
 
+use crate::changelog::topic_of;
+
 /// Most damaged places that are rebuilt in the life of a process: a disk that damages more does not heal.
 const MAX_DAMAGED_PLACES: usize = 1_000;
 
@@ -121,8 +123,32 @@ impl LocalCopy {
         let Some(reason) = self.damage.lock().found.clone() else {
             return Ok(false);
         };
-        let damaged = self.store();
-        let directory = damaged.directory().to_owned();
+        self.begin_another(&format!("it is damaged: {reason}"))?;
+        Ok(true)
+    }
+
+    /// Sets a copy aside in which something is of another changelog, such as another group's: a workspace may be in another
+    /// partition there.
+    ///
+    /// # Errors
+    /// [`DiskError`]; the copy is still in use.
+    pub(crate) fn keep_to(&self, changelog: &str) -> Result<(), DiskError> {
+        // One that is damaged is rebuilt when that is noticed again.
+        let sources = self.store().cached_sources().unwrap_or_default();
+        let other = sources
+            .iter()
+            .filter_map(|source| topic_of(source))
+            .find(|topic| *topic != changelog);
+        other.map_or(Ok(()), |other| {
+            self.begin_another(&format!(
+                "it is of topic {other}, and this engine uses {changelog}"
+            ))
+        })
+    }
+
+    fn begin_another(&self, reason: &str) -> Result<(), DiskError> {
+        let before = self.store();
+        let directory = before.directory().to_owned();
         let last = numbered(&self.path)?
             .last()
             .map_or(1, |(number, _)| *number);
@@ -133,23 +159,23 @@ impl LocalCopy {
             *self.store.write() = Arc::new(store);
             damage.found = None;
         }
-        drop(damaged);
+        drop(before);
         match set_aside(&directory) {
             Ok(aside) => tracing::error!(
                 reason,
                 directory = %next.display(),
                 set_aside = %aside.display(),
-                "the copy of the changelog is damaged: it is set aside and rebuilt; remove it when it is not needed"
+                "the copy of the changelog cannot be used: it is set aside and rebuilt; remove it when it is not needed"
             ),
             Err(error) => tracing::error!(
                 reason,
                 %error,
                 directory = %next.display(),
-                damaged = %directory.display(),
-                "the copy of the changelog is damaged: it is rebuilt; the damaged one keeps its name until the next start"
+                before = %directory.display(),
+                "the copy of the changelog cannot be used: it is rebuilt; the one before keeps its name until the next start"
             ),
         }
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -213,7 +239,7 @@ fn with_number(path: &Path, number: u32) -> PathBuf {
 fn set_aside(path: &Path) -> Result<PathBuf, DiskError> {
     let name = file_name(path);
     let now_ms = crate::changelog::now_ms();
-    let aside = path.with_file_name(format!("{name}-damaged-{now_ms}"));
+    let aside = path.with_file_name(format!("{name}-set-aside-{now_ms}"));
     std::fs::rename(path, &aside).map_err(|error| io("rename", path, error))?;
     Ok(aside)
 }

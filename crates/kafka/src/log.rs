@@ -88,8 +88,10 @@ pub enum KafkaLogError {
 /// [`AppendError::Unavailable`], to be repeated. Requests without a name never wait for it.
 ///
 /// What remains: the look ends where the leaders say, after the request came, that the partitions end; a broker that
-/// has less than its leader named (a new leader, a follower) is waited for. Records that are still on their way from the process that is gone, or stand behind somebody's open transaction, are not seen,
-/// nor are those beyond the bounds above; such a request is doubled when it is repeated.
+/// has less than its leader named (a new leader, a follower) is waited for. Records that are still on their way from the
+/// process that is gone, or stand behind an open transaction, are not seen, nor are those beyond the bounds above; such a
+/// request is doubled when it is repeated. So is the request of a producer that another process has appended and that is
+/// repeated here, where all before it were sent here: a producer repeats a request where it sent it first.
 ///
 /// ```
 /// use workspace_engine_core::log::EventLog;

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use workspace_engine_core::store::{
@@ -15,10 +16,13 @@ use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
 
 use super::Shared;
-use super::ownership::{LossKind, OwnershipRecord, loss_of};
+use super::ownership::{LogLoss, LossKind, OwnershipRecord, loss_of};
 use super::partitions::{Owned, Standing};
 use super::producer::Record;
 use super::record::{self, RECORD_BYTES_MOST};
+
+/// How long the brokers may take to say where the events begin.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// What is asked of the writer.
 #[derive(Debug)]
@@ -256,6 +260,7 @@ impl Draft {
         let partition = erase.partition;
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &erase.id, erase.epoch)?;
+        let erase = from_what_is_there(shared, &owned, erase)?;
         let (changes, workspace) = shared.cache().plan_reset(erase)?;
         self.saved.insert(workspace.id.clone());
         self.change(shared, partition, changes)?;
@@ -398,30 +403,55 @@ fn begun_by_no_other(shared: &Shared, record: &HistoryRecord) -> Result<(), Stor
 
 /// A workspace that was saved from what the log has lost: no later offset of it continues what is saved.
 fn of_this_log(shared: &Shared, owned: &Owned, id: &WorkspaceId) -> Result<(), StoreError> {
-    let losses = owned.record.as_ref().map(|record| record.losses.as_slice());
-    let losses = losses.unwrap_or_default();
-    if losses.is_empty() {
-        return Ok(());
-    }
-    let Some(saved) = shared.cache().workspace(id)? else {
+    let Some((saved, loss)) = loss_of_saved(shared, owned, id)? else {
         return Ok(());
     };
     let log = format!("topic {}", shared.topic);
-    match loss_of(losses, saved.epoch, saved.next_offset) {
-        None => Ok(()),
-        Some(loss) => Err(match loss.kind {
-            LossKind::Recreated => StoreError::OtherLog {
-                id: id.clone(),
-                log,
-            },
-            LossKind::End => StoreError::LostEnd {
-                id: id.clone(),
-                log,
-                next_offset: saved.next_offset,
-                from: Offset(loss.from),
-            },
-        }),
+    Err(match loss.kind {
+        LossKind::Recreated => StoreError::OtherLog {
+            id: id.clone(),
+            log,
+        },
+        LossKind::End => StoreError::LostEnd {
+            id: id.clone(),
+            log,
+            next_offset: saved.next_offset,
+            from: Offset(loss.from),
+        },
+    })
+}
+
+/// What the log has lost of what is saved of a workspace.
+fn loss_of_saved(
+    shared: &Shared,
+    owned: &Owned,
+    id: &WorkspaceId,
+) -> Result<Option<(StoredWorkspace, LogLoss)>, StoreError> {
+    let losses = owned.record.as_ref().map(|record| record.losses.as_slice());
+    let losses = losses.unwrap_or_default();
+    if losses.is_empty() {
+        return Ok(None);
     }
+    Ok(shared.cache().workspace(id)?.and_then(|saved| {
+        let loss = loss_of(losses, saved.epoch, saved.next_offset).copied();
+        loss.map(|loss| (saved, loss))
+    }))
+}
+
+/// A reset begins with the first event of a workspace. Where that was in what the log has lost, its events that are there
+/// now may stand before it.
+fn from_what_is_there(shared: &Shared, owned: &Owned, erase: Erase) -> Result<Erase, StoreError> {
+    let Some((_, loss)) = loss_of_saved(shared, owned, &erase.id)? else {
+        return Ok(erase);
+    };
+    let (low, _) = shared
+        .readers
+        .ends_of_events(&shared.topic, erase.partition, ANSWER)?;
+    let next_offset = erase.next_offset.min(Offset(loss.from.max(low)));
+    Ok(Erase {
+        next_offset,
+        ..erase
+    })
 }
 
 fn too_large(change: &CacheChange, bytes: usize) -> StoreError {

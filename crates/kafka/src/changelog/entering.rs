@@ -103,7 +103,7 @@ fn assign(
         set_aside: taken.set_aside,
         accept_loss: shared.accept_loss,
     };
-    let (committed, loss, notice) = match plan(&facts) {
+    let (committed, loss, notices) = match plan(&facts) {
         Plan::Refuse(missing) => {
             return Err(StoreError::NotServed {
                 partition,
@@ -113,10 +113,12 @@ fn assign(
         Plan::Serve {
             committed,
             loss,
-            notice,
-        } => (committed, loss, notice),
+            notices,
+        } => (committed, loss, notices),
     };
-    tell(partition, &shared.topic, notice.as_ref());
+    for notice in &notices {
+        tell(partition, &shared.topic, notice);
+    }
     let mark = match taken.group_offset {
         GroupOffset::Engine { mark, .. } => Some(mark),
         GroupOffset::None | GroupOffset::Foreign { .. } => None,
@@ -134,6 +136,10 @@ fn assign(
         losses: Vec::new(),
         partitioner,
     });
+    if notices.iter().any(Notice::is_rebuilt) {
+        // What is in the changelog is not what a copy elsewhere continues: it would mix both.
+        record.lineage = fastrand::u64(..);
+    }
     record.first_epoch = first_epoch;
     record.topic_id = taken.topic_id.or(known_id);
     if let Some((kind, from)) = loss {
@@ -158,7 +164,7 @@ fn assign(
             owned.committed = committed;
             owned.first_epoch = first_epoch;
             owned.record = Some(Arc::clone(&record));
-            owned.notice = notice;
+            owned.notices = notices;
             owned.place = Some(taken.place);
         });
     if !is_owned {
@@ -174,10 +180,10 @@ fn assign(
     Ok(Entering::Assigning { end, answer })
 }
 
-fn tell(partition: PartitionId, topic: &str, notice: Option<&Notice>) {
-    match notice {
-        None => {}
-        Some(notice) if notice.is_error() => tracing::error!(%partition, topic, "{notice}"),
-        Some(notice) => tracing::warn!(%partition, topic, "{notice}"),
+fn tell(partition: PartitionId, topic: &str, notice: &Notice) {
+    if notice.is_error() {
+        tracing::error!(%partition, topic, "{notice}");
+    } else {
+        tracing::warn!(%partition, topic, "{notice}");
     }
 }

@@ -59,7 +59,7 @@ pub(super) fn source(topic: &str, lineage: Option<u64>) -> String {
 }
 
 /// The topic that a copy is of, by what it says.
-pub(super) fn topic_of(source: &str) -> Option<&str> {
+pub(crate) fn topic_of(source: &str) -> Option<&str> {
     source.rsplit_once('#').map(|(topic, _)| topic)
 }
 

@@ -40,9 +40,11 @@ pub(super) struct Owned {
     /// The beginning of this ownership; none before it is decided.
     pub(super) record: Option<Arc<OwnershipRecord>>,
     /// What was missing when it was taken over.
-    pub(super) notice: Option<Notice>,
+    pub(super) notices: Vec<Notice>,
     /// Up to where the cache is complete; none before it was read.
     pub(super) place: Option<CachePlace>,
+    /// Why nothing is saved of it until it is taken over again.
+    pub(super) broken: Option<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -71,17 +73,18 @@ impl Partitions {
         let owned = self.of(partition);
         match owned.as_ref().map(|owned| owned.standing) {
             Some(Standing::Open) => owned.ok_or_else(|| not_open(partition)),
-            Some(Standing::Behind) => Err(behind(partition)),
+            Some(Standing::Behind) => Err(behind(partition, owned.and_then(|owned| owned.broken))),
             Some(Standing::Opening | Standing::Assigning) | None => Err(not_open(partition)),
         }
     }
 
     /// Fails where a partition is being read again, whatever else it is.
     pub(super) fn not_behind(&self, partition: PartitionId) -> Result<(), StoreError> {
-        let inner = self.inner.lock();
-        match inner.owned.get(&partition).map(|owned| owned.standing) {
-            Some(Standing::Behind) => Err(behind(partition)),
-            Some(Standing::Opening | Standing::Assigning | Standing::Open) | None => Ok(()),
+        match self.of(partition) {
+            Some(owned) if owned.standing == Standing::Behind => {
+                Err(behind(partition, owned.broken))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -134,8 +137,9 @@ impl Partitions {
             committed: Offset::ZERO,
             first_epoch: Epoch::FIRST,
             record: None,
-            notice: None,
+            notices: Vec::new(),
             place: None,
+            broken: None,
         };
         inner.owned.insert(partition, owned);
         Ok(true)
@@ -166,14 +170,32 @@ impl Partitions {
             .collect()
     }
 
-    /// Those that must be read again.
+    /// Those that must be read again, and can be.
     pub(super) fn behind(&self) -> Vec<PartitionId> {
         let inner = self.inner.lock();
         let behind = inner.owned.iter();
         behind
-            .filter(|(_, owned)| owned.standing == Standing::Behind)
+            .filter(|(_, owned)| owned.standing == Standing::Behind && owned.broken.is_none())
             .map(|(partition, _)| *partition)
             .collect()
+    }
+
+    /// Nothing more is saved of a partition, and why. True where that is news.
+    pub(super) fn break_off(&self, partition: PartitionId, reason: &str) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(owned) = inner.owned.get_mut(&partition) else {
+            return false;
+        };
+        owned.standing = Standing::Behind;
+        let is_news = owned.broken.is_none();
+        owned.broken.get_or_insert_with(|| reason.into());
+        is_news
+    }
+
+    /// Why nothing is saved of a partition until it is taken over again, where there is one.
+    pub(super) fn broken(&self) -> Option<Arc<str>> {
+        let inner = self.inner.lock();
+        inner.owned.values().find_map(|owned| owned.broken.clone())
     }
 
     /// Lets go of partitions that the group takes away, without a wait: what is taken into a transaction from now on
@@ -208,9 +230,11 @@ impl Partitions {
     }
 }
 
-fn behind(partition: PartitionId) -> StoreError {
-    let words = format!("partition {partition} is being read again from the changelog");
-    StoreError::Unavailable(words)
+fn behind(partition: PartitionId, broken: Option<Arc<str>>) -> StoreError {
+    StoreError::Unavailable(broken.map_or_else(
+        || format!("partition {partition} is being read again from the changelog"),
+        |reason| reason.to_string(),
+    ))
 }
 
 pub(super) fn not_open(partition: PartitionId) -> StoreError {

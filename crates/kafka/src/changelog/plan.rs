@@ -62,7 +62,8 @@ pub(super) enum Plan {
         committed: Offset,
         /// What the log has lost since the last takeover, and from where on.
         loss: Option<(LossKind, Offset)>,
-        notice: Option<Notice>,
+        /// In the order in which they are logged.
+        notices: Vec<Notice>,
     },
     Refuse(Missing),
 }
@@ -113,13 +114,14 @@ enum MissingWhat {
 /// Decides what a takeover does.
 pub(super) fn plan(facts: &Facts<'_>) -> Plan {
     let loss = loss(facts);
-    let serve = |committed: Offset, notice| Plan::Serve {
+    let serve = |committed: Offset, notice: Option<Notice>| Plan::Serve {
         committed: loss.map_or(committed, |(_, from)| committed.min(from.max(facts.low))),
         loss,
-        notice: loss
+        notices: loss
             .map(|(kind, from)| Notice::Lost { kind, from })
-            .filter(|_| !matches!(notice, Some(Notice::Rebuilt(_) | Notice::Accepted(_))))
-            .or(notice),
+            .into_iter()
+            .chain(notice)
+            .collect(),
     };
     let begins_late = (facts.low > Offset::ZERO).then_some(Notice::BeginsLate { low: facts.low });
     let what = match (facts.group_offset, facts.record) {
@@ -183,6 +185,14 @@ fn loss(facts: &Facts<'_>) -> Option<(LossKind, Offset)> {
 }
 
 impl Notice {
+    /// Whether the partition begins without what the changelog had.
+    pub(super) fn is_rebuilt(&self) -> bool {
+        match self {
+            Self::Rebuilt(_) | Self::Accepted(_) => true,
+            Self::BeginsLate { .. } | Self::Gap { .. } | Self::Lost { .. } => false,
+        }
+    }
+
     /// Whether the log is about to be told of it as of an error.
     pub(super) fn is_error(&self) -> bool {
         match self {
@@ -354,21 +364,19 @@ mod tests {
             Plan::Serve {
                 committed,
                 loss,
-                notice,
+                notices,
             } => {
-                let loss = loss.map(|(kind, from)| format!(", lost {kind:?} {from}"));
-                let notice = notice.map(|notice| match notice {
-                    Notice::BeginsLate { .. } => ", begins late",
-                    Notice::Rebuilt(_) => ", rebuilt",
-                    Notice::Accepted(_) => ", accepted",
-                    Notice::Gap { .. } => ", gap",
-                    Notice::Lost { .. } => "",
+                let said = notices.into_iter().map(|notice| match notice {
+                    Notice::BeginsLate { .. } => ", begins late".to_owned(),
+                    Notice::Rebuilt(_) => ", rebuilt".to_owned(),
+                    Notice::Accepted(_) => ", accepted".to_owned(),
+                    Notice::Gap { .. } => ", gap".to_owned(),
+                    Notice::Lost { kind, from } => {
+                        assert_eq!(loss, Some((kind, from)));
+                        format!(", lost {kind:?} {from}")
+                    }
                 });
-                format!(
-                    "from {committed}{}{}",
-                    loss.unwrap_or_default(),
-                    notice.unwrap_or_default()
-                )
+                format!("from {committed}{}", said.collect::<String>())
             }
         }
     }
@@ -501,7 +509,16 @@ mod tests {
                 None,
                 "from 0, lost Recreated 0",
             ),
-            // Both topics were deleted.
+            // One broker has lost its disk: the ends of both topics, or all of them.
+            (
+                &own,
+                None,
+                1,
+                0,
+                35,
+                Some(10),
+                "from 0, lost End 10, rebuilt",
+            ),
             (
                 &own,
                 None,

@@ -75,15 +75,29 @@ pub(super) enum Outcome {
     Aborted(String),
     /// It may have been committed; a new producer decides it.
     Unknown(String),
+    /// It was aborted: the changelog of a partition takes records at an offset below its known end.
+    LostEnd { partition: PartitionId, offset: u64 },
 }
 
 /// What the client tells about records.
 #[derive(Default)]
 struct Delivered {
-    ends: Mutex<HashMap<i32, i64>>,
+    /// The first and the last offset of each partition.
+    offsets: Mutex<HashMap<i32, (i64, i64)>>,
     failure: Mutex<Option<String>>,
     /// When a trouble was told last: the client repeats it twice a second.
     told_at: Mutex<Option<Instant>>,
+}
+
+impl Delivered {
+    /// A partition that took a record below the end that it had before, and where.
+    fn below(&self, known_ends: &HashMap<PartitionId, u64>) -> Option<(PartitionId, u64)> {
+        self.offsets.lock().iter().find_map(|(number, (first, _))| {
+            let partition = PartitionId(u32::try_from(*number).ok()?);
+            let first = u64::try_from(*first).ok()?;
+            (first < *known_ends.get(&partition)?).then_some((partition, first))
+        })
+    }
 }
 
 impl ClientContext for Delivered {
@@ -107,9 +121,13 @@ impl ProducerContext for Delivered {
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         match result {
             Ok(message) => {
-                let mut ends = self.ends.lock();
-                let end = ends.entry(message.partition()).or_default();
-                *end = (*end).max(message.offset().saturating_add(1));
+                let offset = message.offset();
+                let mut offsets = self.offsets.lock();
+                let (first, last) = offsets
+                    .entry(message.partition())
+                    .or_insert((offset, offset));
+                *first = offset.min(*first);
+                *last = offset.max(*last);
             }
             Err((error, _)) => {
                 self.failure.lock().get_or_insert_with(|| error.to_string());
@@ -234,12 +252,14 @@ impl Transactions {
         matches!(self.state, State::Ready(_))
     }
 
-    /// Writes the records and the offsets of the group together, or not at all.
+    /// Writes the records and the offsets of the group together, or not at all. `known_ends` is how far the changelog of each
+    /// partition reached before.
     pub(super) fn run(
         &mut self,
         records: &[Record],
         offsets: TopicPartitionList,
         member: ConsumerGroupMetadata,
+        known_ends: &HashMap<PartitionId, u64>,
     ) -> Outcome {
         if let Err(words) = self.ready() {
             return Outcome::Aborted(words);
@@ -249,7 +269,7 @@ impl Transactions {
         };
         let client = Arc::clone(client);
         let until = Instant::now() + self.until_commit;
-        client.context().ends.lock().clear();
+        client.context().offsets.lock().clear();
         *client.context().failure.lock() = None;
         if let Err(error) = client.begin_transaction() {
             return self.never_committed(&client, "a transaction cannot begin", &error);
@@ -275,6 +295,13 @@ impl Transactions {
         while client.in_flight_count() > 0 && Instant::now() < until {
             std::thread::sleep(ON_ITS_WAY);
         }
+        let below = client.context().below(known_ends);
+        if let Some((partition, offset)) = below {
+            let words = format!("partition {partition} of the changelog has lost its end");
+            // Where the abort fails, the next producer aborts it.
+            let _ = self.roll_back(&client, &words);
+            return Outcome::LostEnd { partition, offset };
+        }
         self.commit(&client)
     }
 
@@ -284,10 +311,10 @@ impl Transactions {
             let left = deadline.saturating_duration_since(Instant::now());
             let error = match client.commit_transaction(left.max(Duration::from_millis(100))) {
                 Ok(()) => {
-                    let ends = std::mem::take(&mut *client.context().ends.lock());
-                    let ends = ends.into_iter().filter_map(|(partition, end)| {
+                    let offsets = std::mem::take(&mut *client.context().offsets.lock());
+                    let ends = offsets.into_iter().filter_map(|(partition, (_, last))| {
                         let partition = PartitionId(u32::try_from(partition).ok()?);
-                        Some((partition, u64::try_from(end).ok()?))
+                        Some((partition, u64::try_from(last).ok()?.saturating_add(1)))
                     });
                     return Outcome::Committed(ends.collect());
                 }
@@ -324,12 +351,16 @@ impl Transactions {
         if is_fatal(error) {
             return Err(self.give_up(what, error));
         }
+        self.roll_back(client, &format!("{what}: {error}"))
+    }
+
+    fn roll_back(&mut self, client: &Client, why: &str) -> Result<String, String> {
         let deadline = Instant::now() + ABORT;
         loop {
             let failure = client.context().failure.lock().clone();
             let words = match failure {
-                Some(failure) => format!("{what}: {error}; a record was not written: {failure}"),
-                None => format!("{what}: {error}"),
+                Some(failure) => format!("{why}; a record was not written: {failure}"),
+                None => why.to_owned(),
             };
             let left = deadline.saturating_duration_since(Instant::now());
             match client.abort_transaction(left.max(Duration::from_millis(100))) {

@@ -124,6 +124,8 @@ struct Reading {
 struct Portion {
     place: CachePlace,
     lineage: Option<u64>,
+    /// Whether it is read from its beginning: then an ownership record of another lineage only follows one.
+    is_whole: bool,
     landmark: Landmark,
     changes: Vec<CacheChange>,
     bytes: usize,
@@ -547,7 +549,9 @@ impl Takeover {
             return Ok(None);
         };
         let known_id = record.map_or(mark.topic_id, |record| record.topic_id);
-        if self.kind == Kind::Again || known_id != self.topic_id {
+        let is_another =
+            matches!((known_id, self.topic_id), (Some(known), Some(id)) if known != id);
+        if self.kind == Kind::Again || is_another {
             return Ok(None);
         }
         let (low, high) = self.events;
@@ -616,8 +620,10 @@ impl Takeover {
         landmark: Landmark,
     ) -> Result<Phase, StoreError> {
         reader.assign(self.partition, place.position)?;
+        let lineage = lineage_of(&place, &shared.readers.topic);
         let portion = Portion {
-            lineage: lineage_of(&place, &shared.readers.topic),
+            lineage,
+            is_whole: lineage.is_none(),
             place,
             landmark,
             changes: Vec::new(),
@@ -753,7 +759,7 @@ impl Portion {
         match said {
             DecodedRecord::Changed(change) => self.changes.push(change),
             DecodedRecord::Owned(record) => {
-                if self.lineage.is_some_and(|known| known != record.lineage) {
+                if !self.is_whole && self.lineage.is_some_and(|known| known != record.lineage) {
                     return Read::OtherLineage;
                 }
                 self.lineage = Some(record.lineage);

@@ -174,7 +174,15 @@ impl Writer {
             // Before it is committed: what the cache cannot take would have to be read again.
             self.shared.cache().check_room(draft.bytes)?;
         }
-        match self.transactions.run(&draft.records, offsets, member) {
+        let known_ends = draft.parts.iter().filter_map(|(partition, part)| {
+            let place = part.owned.place.as_ref()?;
+            Some((*partition, place.position))
+        });
+        let known_ends = known_ends.collect();
+        match self
+            .transactions
+            .run(&draft.records, offsets, member, &known_ends)
+        {
             Outcome::Committed(ends) => {
                 counters.committed.add(1);
                 counters.records_written.add(draft.records.len());
@@ -193,7 +201,29 @@ impl Writer {
                 }
                 Err(StoreError::Unavailable(words))
             }
+            Outcome::LostEnd { partition, offset } => {
+                counters.aborted.add(1);
+                let reason = format!(
+                    "topic {} partition {partition} has lost its end: a record came to offset {offset}, behind which \
+                     others were",
+                    self.shared.readers.topic
+                );
+                Err(self.break_off(partition, &reason))
+            }
         }
+    }
+
+    /// Saves nothing more of a partition of which the changelog is not the one that was read: what is in memory goes on from
+    /// what is not there any more.
+    fn break_off(&self, partition: PartitionId, reason: &str) -> StoreError {
+        let reason = format!(
+            "{reason}; nothing of the partition is saved until this engine is restarted, which rebuilds it, or another \
+             engine takes it over"
+        );
+        if self.shared.partitions.break_off(partition, &reason) {
+            tracing::error!(%partition, "{reason}");
+        }
+        StoreError::Unavailable(reason)
     }
 
     /// What the next owner must know to rely on the offset, and to find the producer of a process that died.
@@ -337,15 +367,12 @@ impl Writer {
         let partitions = &self.shared.partitions;
         let own = partitions.of(partition).and_then(|owned| owned.record);
         if taken.record.as_ref() != own.as_deref() {
-            // Workspaces in memory go on from what is not there any more.
-            self.failed_last = Some(partition);
-            self.catch_up_at = Instant::now() + AGAIN;
-            tracing::error!(
-                %partition,
-                topic = self.shared.readers.topic,
-                "the changelog does not hold the ownership record of this process: it was recreated or has lost its end; \
-                 nothing is saved until this engine is restarted, or another one has the partition"
+            let reason = format!(
+                "topic {} partition {partition} does not hold the ownership record of this process: it was recreated or has \
+                 lost its end",
+                self.shared.readers.topic
             );
+            self.break_off(partition, &reason);
             return;
         }
         partitions.change(partition, Standing::Behind, |owned| {

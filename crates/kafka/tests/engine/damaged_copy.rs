@@ -53,7 +53,7 @@ fn a_copy_whose_checksums_fail_while_it_is_loaded_heals_itself() {
     place.produce(P0, events("acme", 10..12));
     node.wait_ready("acme", 12, 12);
     until("the damaged one is set aside", || {
-        (names(disk.path(), "kafka-damaged-").len() == 1).then_some(())
+        (names(disk.path(), "kafka-set-aside-").len() == 1).then_some(())
     });
     assert_eq!(names(disk.path(), "kafka-2"), ["kafka-2"]);
     node.stop();
@@ -63,7 +63,7 @@ fn a_copy_whose_checksums_fail_while_it_is_loaded_heals_itself() {
     node.command("other", Command::Reload).expect("reloaded");
     node.wait_ready("other", 5, 5);
     node.stop();
-    assert_eq!(names(disk.path(), "kafka-damaged-").len(), 1);
+    assert_eq!(names(disk.path(), "kafka-set-aside-").len(), 1);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_copy_that_cannot_be_opened_is_set_aside_and_rebuilt() {
     node.wait_ready("acme", 10, 10);
     node.wait_ready("other", 5, 5);
     node.stop();
-    let aside = names(disk.path(), "kafka-damaged-");
+    let aside = names(disk.path(), "kafka-set-aside-");
     assert_eq!(aside.len(), 1, "{aside:?}");
     let kept = disk.path().join(&aside[0]).join("format.json");
     assert_eq!(std::fs::read_to_string(kept).expect("readable"), written);

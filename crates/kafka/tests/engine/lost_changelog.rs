@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use rdkafka::Offset as At;
-use workspace_engine_kafka::{AcceptLoss, GroupProtocol};
+use workspace_engine_core::routing::Partitioner;
+use workspace_engine_kafka::{AcceptLoss, GroupProtocol, prepare};
 
-use crate::node::{Node, copy_on, disk};
+use crate::node::{Node, copy_on, disk, id};
 use crate::place::{P0, Place, events, until};
 
 fn place(name: &str, protocol: GroupProtocol) -> Place {
@@ -190,4 +191,59 @@ fn a_new_group_begins_where_the_topic_begins() {
         )
     );
     node.stop();
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn an_engine_whose_changelog_is_recreated_under_it_says_so_and_is_right_after_a_restart() {
+    let place = Place::new("changelog-recreated", 1, &[]);
+    place.produce(P0, events("acme", 0..30));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 30, 30);
+    until("it is saved", || {
+        (place.committed(P0) == At::Offset(30)).then_some(())
+    });
+    place.delete_changelog();
+    until("it is there again", || prepare(&place.config).ok());
+    place.produce(P0, events("acme", 30..31));
+    let reason = until("it must be restarted", || node.needs_restart());
+    println!("{reason}");
+    assert!(reason.contains("has lost its end") || reason.contains("the ownership record"));
+    assert!(reason.contains("until this engine is restarted"));
+    node.abandon();
+    let node = Node::start(&place, &disk);
+    node.wait_ready("acme", 31, 31);
+    assert_eq!(node.needs_restart(), None);
+    node.stop();
+}
+
+#[test]
+#[ignore = "needs a real Kafka in KAFKA_BROKERS"]
+fn a_disk_of_another_group_with_another_partitioner_gives_a_workspace_nothing() {
+    let mut place = Place::new("another-partitioner", 2, &[]);
+    let other = Partitioner::ConsistentRandom;
+    let moves = |name: &String| other.partition_of(&id(name), 2).0 != place.home(name);
+    let acme = (0..)
+        .map(|number| format!("acme{number}"))
+        .find(moves)
+        .expect("one");
+    place.produce(place.home(&acme), events(&acme, 0..10));
+    let disk = disk();
+    let node = Node::start(&place, &disk);
+    node.wait_ready(&acme, 10, 10);
+    node.stop();
+    place.produce(other.partition_of(&id(&acme), 2).0, events(&acme, 20..23));
+    place.config.partitioner = other;
+    place.config.group += "-other";
+    let node = Node::start(&place, &disk);
+    node.wait_ready(&acme, 3, 3);
+    node.stop();
+    let copy = copy_on(&disk);
+    let beside = std::fs::read_dir(copy.parent().expect("a parent")).expect("listed");
+    let aside = beside.filter(|entry| {
+        let name = entry.as_ref().expect("listed").file_name();
+        name.to_string_lossy().contains("-set-aside-")
+    });
+    assert_eq!(aside.count(), 1, "nothing is deleted");
 }

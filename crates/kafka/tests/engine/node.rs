@@ -94,10 +94,14 @@ impl Node {
         let partitions = until("topics", || prepare(&place.config).ok());
         let spec = DataDirSpec {
             partitions,
+            partitioner: place.config.partitioner,
             ..DataDirSpec::default()
         };
         let open = move |path: &Path| LsmStore::open(&DataDir::open(path, &spec)?);
-        let copy = LocalCopy::open(copy_on(disk), open).expect("a copy");
+        // An engine that was abandoned has it for a moment longer.
+        let copy = until("a copy", || {
+            LocalCopy::open(copy_on(disk), open.clone()).ok()
+        });
         let cluster = Cluster::new(&place.config, partitions, copy, start.owner).expect("clients");
         let config = EngineConfig {
             owner: start.owner.to_owned(),
@@ -142,6 +146,19 @@ impl Node {
         let report = self.engine.shutdown(deadline);
         assert_eq!(report.abandoned, 0, "everything is saved in time");
         drop(self.to_engine.engine.lock().take());
+    }
+
+    /// Ends without having saved everything.
+    pub(crate) fn abandon(self) {
+        let deadline = Instant::now() + Duration::from_secs(1);
+        self.cluster.membership.leave(deadline);
+        self.engine.shutdown(deadline);
+        drop(self.to_engine.engine.lock().take());
+    }
+
+    /// Why it must be started again; none where it need not be.
+    pub(crate) fn needs_restart(&self) -> Option<String> {
+        self.cluster.store.needs_restart()
     }
 
     pub(crate) fn member(&self) -> MemberReport {

@@ -53,6 +53,21 @@ impl LsmStore {
             .map_err(|damage| corrupt(named(), damage))
     }
 
+    /// What the caches of all partitions are of.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] and [`StoreError::Corrupt`].
+    pub fn cached_sources(&self) -> Result<BTreeSet<String>, StoreError> {
+        let mut sources = BTreeSet::new();
+        for partition in 0..self.dir.partitions() {
+            sources.extend(
+                self.cached_place(PartitionId(partition))?
+                    .map(|place| place.source),
+            );
+        }
+        Ok(sources)
+    }
+
     /// The partition of a workspace that the cache does not know, of so many.
     pub fn home_of(&self, id: &WorkspaceId, partitions: u32) -> PartitionId {
         self.dir.partitioner().partition_of(id, partitions)
