@@ -299,6 +299,7 @@ fn save(workspace: usize, part: usize) -> Save {
         changes: changes.collect(),
         last_load_ms: None,
         unloaded: false,
+        only_offset: None,
     }
 }
 

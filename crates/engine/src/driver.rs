@@ -540,6 +540,8 @@ impl<W: Workspace> Driver<W> {
                             next_offset: stored.next_offset,
                             first_offset: stored.first_offset,
                             unloaded: stored.unloaded,
+                            // No load has epoch 0: this is how a workspace is listed whose record cannot be read.
+                            damaged: stored.epoch == Epoch::new(0),
                         })
                         .collect(),
                     deleted,
@@ -609,6 +611,7 @@ impl<W: Workspace> Driver<W> {
             return Some(Input::LoadFailed {
                 slot,
                 epoch,
+                claimed: false,
                 failure: workspace_lifecycle::LoadFailure::Retry(reason),
             });
         };
@@ -789,9 +792,24 @@ impl<W: Workspace> Driver<W> {
                     changes,
                     last_load_ms: local.load_ms.take(),
                     unloaded: one.unloaded,
+                    only_offset: None,
                 },
             ));
         }
+        saves.extend(plan.advances.iter().map(|one| {
+            let save = Save {
+                id: self.machine.workspace_id(one.slot).clone(),
+                epoch: one.epoch,
+                next_offset: one.next_offset,
+                events_applied: 0,
+                entries: 0,
+                changes: Vec::new(),
+                last_load_ms: None,
+                unloaded: false,
+                only_offset: Some(one.stored),
+            };
+            (one.slot, save)
+        }));
         self.shared.save(SaveJob {
             post: Arc::clone(&self.post),
             saves,

@@ -6,7 +6,7 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
@@ -16,6 +16,7 @@ use workspace_status::WorkspaceId;
 
 use crate::announced::Announced;
 use crate::message::Message;
+use crate::report::HeldBy;
 
 /// Most messages of one assignment among which a command still finds a place.
 const COMMANDS_WAITING_MAX: usize = 1024;
@@ -27,13 +28,33 @@ const FLOOR_EVERY: Duration = Duration::from_secs(1);
 const HEARTBEAT_LATE: Duration = Duration::from_secs(20);
 
 /// Where an assignment stands.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct View {
     pub(crate) position: Position,
     pub(crate) trim_floor: Offset,
+    pub(crate) held_by: Option<HeldBy>,
     pub(crate) rate_per_second: f64,
     floor_at: Option<Instant>,
     sampled: Option<(Instant, Offset)>,
+}
+
+impl View {
+    fn take_floor(&mut self, machine: &Partition) {
+        self.floor_at = Some(Instant::now());
+        self.trim_floor = machine.trim_floor();
+        let held_before = self.held_by.take();
+        self.held_by = machine.held_by().map(|holder| {
+            let workspace_id = machine.workspace_id(holder.slot).clone();
+            let since = held_before
+                .filter(|held| held.workspace_id == workspace_id)
+                .map_or_else(SystemTime::now, |held| held.since);
+            HeldBy {
+                workspace_id,
+                offset: holder.offset,
+                since,
+            }
+        });
+    }
 }
 
 /// One assignment of a partition.
@@ -140,8 +161,7 @@ impl<W> Post<W> {
             let mut view = self.view.lock();
             view.position = machine.position();
             if view.floor_at.is_none_or(|at| at.elapsed() >= FLOOR_EVERY) {
-                view.floor_at = Some(Instant::now());
-                view.trim_floor = machine.trim_floor();
+                view.take_floor(machine);
             }
         }
         self.passes
@@ -150,9 +170,7 @@ impl<W> Post<W> {
 
     /// Notes at once that the log must keep more than it had to.
     pub(crate) fn lower_floor(&self, machine: &Partition) {
-        let mut view = self.view.lock();
-        view.floor_at = Some(Instant::now());
-        view.trim_floor = machine.trim_floor();
+        self.view.lock().take_floor(machine);
     }
 
     /// Workspaces that are shown before the driver has met them.
@@ -161,7 +179,7 @@ impl<W> Post<W> {
     }
 
     pub(crate) fn view(&self) -> View {
-        *self.view.lock()
+        self.view.lock().clone()
     }
 
     /// Tells what log and store still do; none when the partition is served.

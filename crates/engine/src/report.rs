@@ -1,6 +1,9 @@
 //! What the engine tells of itself: partitions and health.
 
+use std::time::SystemTime;
+
 use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::WorkspaceId;
 
 /// Where a partition stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,10 +28,23 @@ pub struct PartitionReport {
     pub workspaces: usize,
     /// Who owns it.
     pub owner: String,
+    /// The workspace that holds retention back the most; none where only saves are due.
+    pub held_by: Option<HeldBy>,
     /// What log and store still do before it can be served; none when it is.
     pub opening: Option<String>,
     /// What was missing when it was opened, and what was done about it; none where nothing was.
     pub notice: Option<String>,
+}
+
+/// A workspace whose events retention must not remove: it has not applied them, or may not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldBy {
+    /// Which one.
+    pub workspace_id: WorkspaceId,
+    /// First offset that the log must keep for it.
+    pub offset: Offset,
+    /// Since when this workspace has been the one.
+    pub since: SystemTime,
 }
 
 /// Whether the engine is alive and can answer.

@@ -425,6 +425,7 @@ impl<W: Workspace> Shared<W> {
                     rate_per_second: view.rate_per_second,
                     workspaces: view.position.workspaces,
                     owner: self.config.owner.clone(),
+                    held_by: view.held_by,
                     opening: post.opening(),
                     notice: self.store.notice(partition),
                 }

@@ -88,6 +88,10 @@ pub struct Save {
     pub last_load_ms: Option<u64>,
     /// Whether an operator unloaded it with this save.
     pub unloaded: bool,
+    /// Only `next_offset` and `epoch` move on, because no event below the offset is the workspace's own. There are no
+    /// changes, and everything else stays as it is stored. The value is the epoch that the store must have: with
+    /// another one it holds something else than the caller knows, and the save is refused.
+    pub only_offset: Option<Epoch>,
 }
 
 /// One workspace of a save that was not saved, while the others were.

@@ -1,6 +1,7 @@
 //! Lives as many lives of the deciding machine as wanted:
 //! `cargo run -p workspace-lifecycle --release --example simulate -- --seeds 100000`,
-//! or one with everything that happens in it: `-- --seed 7 --trace`.
+//! or one with everything that happens in it: `-- --seed 7 --trace`. Seeds that are kept by name in the test live with
+//! `--first-troubles`.
 
 #![allow(
     clippy::print_stdout,
@@ -17,7 +18,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use simulator::{Failure, Rule, Sabotage, Tally, live, run};
+use simulator::{Failure, Rule, Sabotage, Tally, Troubles, live, run};
 
 /// Failures that are told before the rest is only counted.
 const FAILURES_TOLD: usize = 20;
@@ -28,6 +29,7 @@ struct Options {
     threads: usize,
     traced: bool,
     sabotage: Sabotage,
+    troubles: Troubles,
 }
 
 fn options() -> Result<Options, String> {
@@ -38,6 +40,7 @@ fn options() -> Result<Options, String> {
         threads,
         traced: false,
         sabotage: Sabotage::None,
+        troubles: Troubles::All,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -60,6 +63,7 @@ fn options() -> Result<Options, String> {
                 options.seeds = 1;
             }
             "--trace" => options.traced = true,
+            "--first-troubles" => options.troubles = Troubles::First,
             "--sabotage" => {
                 let name = arguments.next().unwrap_or_default();
                 let known = Sabotage::ALL
@@ -69,7 +73,7 @@ fn options() -> Result<Options, String> {
             }
             _ => {
                 return Err(format!(
-                    "unknown argument {argument}; known: --seeds N --from N --seed N --threads N --trace --sabotage NAME"
+                    "unknown argument {argument}; known: --seeds N --from N --seed N --threads N --trace --first-troubles --sabotage NAME"
                 ));
             }
         }
@@ -101,7 +105,7 @@ fn main() -> ExitCode {
                     if seed >= end {
                         break;
                     }
-                    match run(seed, options.sabotage) {
+                    match run(seed, options.sabotage, options.troubles) {
                         Ok(lived) => add(&mut tally, lived),
                         Err(failure) => results
                             .lock()
@@ -149,7 +153,8 @@ fn main() -> ExitCode {
 }
 
 fn trace(options: &Options) -> ExitCode {
-    match live(options.first, options.sabotage, simulator::Traced::Whole) {
+    let traced = simulator::Traced::Whole;
+    match live(options.first, options.sabotage, options.troubles, traced) {
         Ok((tally, trace)) => {
             for line in trace {
                 println!("{line}");

@@ -143,6 +143,8 @@ impl ApplyTo {
 pub struct SavePlan {
     /// The workspaces.
     pub workspaces: Vec<SaveOne>,
+    /// Workspaces out of memory without events of their own: only their `next_offset` moves on.
+    pub advances: Vec<Advance>,
     /// Below this offset every workspace with events is known to the store.
     pub committed: Offset,
 }
@@ -160,6 +162,21 @@ pub struct SaveOne {
     pub events_applied: u64,
     /// It stays out of memory after this until somebody asks for it.
     pub unloaded: bool,
+}
+
+/// A workspace out of memory whose `next_offset` in the store moves on, and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advance {
+    /// The workspace.
+    pub slot: Slot,
+    /// The epoch that the store must have. With another one the workspace is not what the partition knows: it was
+    /// loaded, or reset, by another owner.
+    pub stored: Epoch,
+    /// The epoch that moves it. It is later than the store's where that is of a previous owner, who then saves
+    /// nothing more.
+    pub epoch: Epoch,
+    /// Below this offset no event of its own is left to be applied.
+    pub next_offset: Offset,
 }
 
 /// What the status of a workspace is to show.
@@ -309,6 +326,13 @@ impl fmt::Display for SavePlan {
         for one in &self.workspaces {
             write!(f, "{} at {} epoch {}", one.slot, one.next_offset, one.epoch)?;
             f.write_str(if one.unloaded { " unloaded, " } else { ", " })?;
+        }
+        for one in &self.advances {
+            write!(
+                f,
+                "only advance {} to {} epoch {}, ",
+                one.slot, one.next_offset, one.epoch
+            )?;
         }
         write!(f, "committed {}", self.committed)
     }

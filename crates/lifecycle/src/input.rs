@@ -46,6 +46,8 @@ pub enum Input {
         slot: Slot,
         /// Epoch of the load.
         epoch: Epoch,
+        /// The store has that epoch; false where it has not, and where that is not known.
+        claimed: bool,
         /// What it means.
         failure: LoadFailure,
     },
@@ -175,6 +177,8 @@ pub struct Known {
     pub first_offset: Offset,
     /// An operator unloaded it.
     pub unloaded: bool,
+    /// The store cannot read its record: how far it is stored is not known.
+    pub damaged: bool,
 }
 
 /// A workspace that an operator deleted.

@@ -24,13 +24,13 @@ mod retry;
 mod time;
 mod workspace;
 
-pub use action::{Action, ApplyTo, CommandError, Erasure, Report, SaveOne, SavePlan};
+pub use action::{Action, Advance, ApplyTo, CommandError, Erasure, Report, SaveOne, SavePlan};
 pub use admission::{Admission, AdmissionLimits, Urgency};
 pub use input::{
     AppliedTo, Command, Deleted, EraseFailure, FetchFailure, Input, Known, Lane, Listing,
     LoadFailure, Poison, Refusal, Refused, StateAfter, Ticket, Touched,
 };
-pub use partition::{Limits, Partition, Position};
+pub use partition::{Holder, Limits, Partition, Position};
 pub use position::{Offset, PartitionId};
 pub use retry::{Failures, RetryPolicy};
 pub use time::Time;

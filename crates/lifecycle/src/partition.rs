@@ -12,6 +12,7 @@ mod commands;
 mod erasures;
 mod lanes;
 mod loads;
+mod quiet;
 mod saves;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ use workspace_status::{Epoch, WorkspaceId};
 use self::lanes::LaneRun;
 use self::saves::Saving;
 use crate::retry::Failures;
-use crate::workspace::{AfterLeaving, Phase, Slots, Workspace};
+use crate::workspace::{AfterLeaving, Phase, Quiet, Slots, StoredEpoch, Workspace};
 use crate::{
     Action, CommandError, Deleted, Input, Lane, Listing, Offset, PartitionId, Report, RetryPolicy,
     Slot, StandsAt, Time,
@@ -93,6 +94,15 @@ pub struct Position {
     pub workspaces: usize,
 }
 
+/// The workspace that holds retention back the most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Holder {
+    /// Which one.
+    pub slot: Slot,
+    /// The first offset that the log must keep for it.
+    pub offset: Offset,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ownership {
     New,
@@ -137,6 +147,10 @@ pub struct Partition {
     /// Met in the log and not yet in the store: `committed` stays below their first events.
     unclaimed: BTreeSet<Slot>,
     saving: Saving,
+    /// Workspaces out of memory whose events a round looks for.
+    looked_for: BTreeSet<Slot>,
+    /// Some are behind, and no lane looks for their events yet.
+    look_wanted: bool,
     out: Vec<Action>,
 }
 
@@ -166,6 +180,8 @@ impl Partition {
             epoch_before: Epoch::new(0),
             unclaimed: BTreeSet::new(),
             saving: Saving::default(),
+            looked_for: BTreeSet::new(),
+            look_wanted: false,
             out: Vec::new(),
         }
     }
@@ -198,8 +214,9 @@ impl Partition {
             Input::LoadFailed {
                 slot,
                 epoch,
+                claimed,
                 failure,
-            } => self.load_failed(slot, epoch, failure),
+            } => self.load_failed(slot, epoch, claimed, failure),
             Input::Fetched {
                 lane,
                 next_offset,
@@ -375,11 +392,10 @@ impl Partition {
     pub fn position(&self) -> Position {
         Position {
             position: self
-                .round
-                .as_ref()
+                .replay_round()
                 .map_or(self.live.cursor.min(self.discovered), |round| round.cursor),
             discovered: self.discovered,
-            target: self.round.is_some().then_some(self.live.cursor),
+            target: self.replay_round().map(|_| self.live.cursor),
             high_watermark: self.high_watermark,
             workspaces: self.workspaces.len() - self.deleted,
         }
@@ -399,6 +415,24 @@ impl Partition {
             | Ownership::Leaving
             | Ownership::Over => Offset::ZERO,
         }
+    }
+
+    /// The workspace that the log keeps the most for; `None` where all have what they need, and only saves are due.
+    pub fn held_by(&self) -> Option<Holder> {
+        if self.ownership != Ownership::Owned {
+            return None;
+        }
+        let holders = self.workspaces.iter().filter_map(|(slot, workspace)| {
+            let offset = match workspace.phase {
+                Phase::Following { .. } => Some(self.next_offset(slot)),
+                _ if workspace.rests() => Some(self.quiet_until(slot)),
+                _ => workspace.floor(),
+            }?;
+            Some(Holder { slot, offset })
+        });
+        holders
+            .min_by_key(|holder| holder.offset)
+            .filter(|holder| holder.offset < self.live.cursor)
     }
 
     fn run(&self, lane: Lane) -> Option<&LaneRun> {
@@ -452,7 +486,9 @@ impl Partition {
         self.gather_until = Some(self.now + self.limits.gather);
         for known in listing.workspaces {
             let slot = self.meet(known.id, known.epoch, known.next_offset, KnownToStore::Yes);
-            self.workspaces.at_mut(slot).first_offset = known.first_offset;
+            let workspace = self.workspaces.at_mut(slot);
+            workspace.first_offset = known.first_offset;
+            workspace.damaged = known.damaged;
             if !known.unloaded {
                 self.begin_load(slot);
             }
@@ -482,6 +518,18 @@ impl Partition {
         next_offset: Offset,
         known: KnownToStore,
     ) -> Slot {
+        let stored_epoch = match known {
+            KnownToStore::Yes => StoredEpoch::Listed(epoch),
+            KnownToStore::No => StoredEpoch::Unknown,
+        };
+        let quiet = match known {
+            KnownToStore::Yes if next_offset >= self.live.cursor => Quiet::With {
+                lane: Lane::Live,
+                from: next_offset,
+            },
+            KnownToStore::Yes => Quiet::Until(next_offset),
+            KnownToStore::No => Quiet::Ends(next_offset),
+        };
         let slot = self.workspaces.insert(Workspace {
             id: id.clone(),
             epoch: epoch.max(self.epoch_before),
@@ -489,6 +537,9 @@ impl Partition {
             first_offset: next_offset,
             saved_next_offset: next_offset,
             events_applied: 0,
+            quiet,
+            damaged: false,
+            stored_epoch,
             stops_before: None,
             target: None,
             ready_since: None,
@@ -517,6 +568,10 @@ impl Partition {
                 self.retry_loads();
                 self.drive_lanes();
                 self.save_if_due();
+                // Whether a look is due is found when a save is planned.
+                if self.look_wanted && self.round.is_none() {
+                    self.drive_lanes();
+                }
             }
             Ownership::Leaving => {
                 self.save_if_due();

@@ -103,6 +103,30 @@ pub(crate) enum AfterLeaving {
     HandedOver,
 }
 
+/// Up to where it is known that a workspace out of memory has no event of its own: so far its stored
+/// `next_offset` may be advanced without it, and it holds retention back no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Quiet {
+    /// Nothing at or above this offset was looked at.
+    Until(Offset),
+    /// None from here to where the lane is, which goes on looking.
+    With { lane: Lane, from: Offset },
+    /// Here may be its first one.
+    Ends(Offset),
+}
+
+/// The epoch that the store has of a workspace, as far as this partition knows. It may be wrong: what is moved on in
+/// the store says which epoch is expected there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoredEpoch {
+    /// Another owner has begun a later one, or the store does not know the workspace: a load has to come first.
+    Unknown,
+    /// As it was listed: a previous owner may still save under it.
+    Listed(Epoch),
+    /// Begun here.
+    Own(Epoch),
+}
+
 #[derive(Debug)]
 pub(crate) struct Workspace {
     pub(crate) id: WorkspaceId,
@@ -114,6 +138,11 @@ pub(crate) struct Workspace {
     /// What the store holds; never above `next_offset`.
     pub(crate) saved_next_offset: Offset,
     pub(crate) events_applied: u64,
+    /// Of what counts only while it is out of memory or leaves it.
+    pub(crate) quiet: Quiet,
+    /// The store cannot read or continue what it has of it, so nothing is moved on there; a load may change that.
+    pub(crate) damaged: bool,
+    pub(crate) stored_epoch: StoredEpoch,
     /// The event that broke it in memory: it is loaded again, up to there.
     pub(crate) stops_before: Option<StandsAt>,
     /// End of its replay, until it is ready.
@@ -163,6 +192,21 @@ impl Workspace {
             | Phase::Stopped { .. }
             | Phase::Leaving { .. }
             | Phase::Erasing(_) => Some(self.saved_next_offset),
+        }
+    }
+
+    /// Whether nothing but its stored `next_offset` needs to follow the log: it is out of memory, and stays so for a while.
+    pub(crate) fn rests(&self) -> bool {
+        match self.phase {
+            Phase::Cold | Phase::Parked | Phase::Retrying { .. } => !self.damaged,
+            Phase::Queued
+            | Phase::Loading
+            | Phase::Waiting
+            | Phase::Following { .. }
+            | Phase::Stopped { .. }
+            | Phase::Leaving { .. }
+            | Phase::Erasing(_)
+            | Phase::Deleted => false,
         }
     }
 

@@ -127,7 +127,7 @@ const LOADS_QUEUED: &str = "workspace_engine_loads_queued";
 /// A gauge of a partition: its name, what it shows, and where it is.
 type PartitionRow = (&'static str, &'static str, fn(&PartitionReport) -> u64);
 
-const PARTITION_GAUGES: [PartitionRow; 4] = [
+const PARTITION_GAUGES: [PartitionRow; 5] = [
     (
         "workspace_engine_partition_position",
         "First offset that some workspace in memory has not seen",
@@ -147,6 +147,14 @@ const PARTITION_GAUGES: [PartitionRow; 4] = [
         "workspace_engine_partition_lag",
         "Positions between the position and the end",
         |report| report.lag,
+    ),
+    (
+        "workspace_engine_partition_held_positions",
+        "Positions that retention may not remove, because a workspace has not applied them or may not have",
+        |report| {
+            let held = report.held_by.as_ref();
+            held.map_or(0, |held| report.high_watermark.since(held.offset))
+        },
     ),
 ];
 

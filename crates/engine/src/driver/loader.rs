@@ -2,6 +2,7 @@
 //!
 //! A load blocks on the store, so each runs on one of as many threads as there are permits.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -26,7 +27,8 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) {
     let (post, slot, epoch) = (Arc::clone(&job.post), job.slot, job.epoch);
     let partition = post.id();
     // The workspace, what it is populated from, and the database may all panic on what they find.
-    let loaded = catch_unwind(AssertUnwindSafe(|| try_load(shared, &job)));
+    let claimed = Cell::new(false);
+    let loaded = catch_unwind(AssertUnwindSafe(|| try_load(shared, &job, &claimed)));
     let loaded = loaded.unwrap_or_else(|panic| {
         let text = format!("loading it panicked: {}", panic_text(&*panic));
         Err(LoadFailure::Park(text))
@@ -44,6 +46,7 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) {
             Message::Input(Input::LoadFailed {
                 slot,
                 epoch,
+                claimed: claimed.get(),
                 failure,
             })
         }
@@ -57,6 +60,7 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) {
 fn try_load<W: Workspace>(
     shared: &Shared<W>,
     job: &LoadJob<W>,
+    is_claimed: &Cell<bool>,
 ) -> Result<LoadDone<W>, LoadFailure> {
     let began = Instant::now();
     let claimed = shared
@@ -69,6 +73,7 @@ fn try_load<W: Workspace>(
             first_offset: job.first_offset,
         })
         .map_err(|error| failure(&error))?;
+    is_claimed.set(true);
     let mut workspace = W::new(&job.id);
     let mut populated = Vec::new();
     let nothing_stored = claimed.entries == 0 && claimed.events_applied == 0;

@@ -45,6 +45,10 @@ pub const CASES: &[(&str, Case)] = &[
         a_save_of_an_old_epoch_is_refused_alone,
     ),
     (
+        "a save of the offset alone changes nothing else",
+        a_save_of_the_offset_alone_changes_nothing_else,
+    ),
+    (
         "an unknown workspace is an error to load and to save",
         an_unknown_workspace_is_an_error,
     ),
@@ -147,6 +151,7 @@ pub fn save_of(text: &str, epoch: u64, next_offset: u64, changes: Vec<Change>) -
         changes,
         last_load_ms: None,
         unloaded: false,
+        only_offset: None,
     }
 }
 
@@ -359,6 +364,40 @@ fn a_save_of_an_old_epoch_is_refused_alone(store: &dyn Store) {
     assert_eq!(load(store, "new").expect("loaded").1.len(), 1);
 }
 
+fn a_save_of_the_offset_alone_changes_nothing_else(store: &dyn Store) {
+    store.claim(claim_of("acme", 2)).expect("claimed");
+    let unloaded = Save {
+        last_load_ms: Some(12),
+        unloaded: true,
+        ..save_of("acme", 2, 9, vec![set("k", "a", "1", 1)])
+    };
+    assert_eq!(save(store, &[unloaded]), []);
+    let (before, entries) = load(store, "acme").expect("loaded");
+    // The epoch that the store must have, the epoch of the save, the offset, and whether it is taken.
+    for (stored, epoch, next_offset, taken) in [
+        (1, 1, 40, false),
+        (1, 3, 40, false),
+        (3, 3, 40, false),
+        (2, 3, 30, true),
+        (2, 3, 40, false),
+        // It never goes back.
+        (3, 3, 20, true),
+    ] {
+        let advance = Save {
+            only_offset: Some(Epoch::new(stored)),
+            ..save_of("acme", epoch, next_offset, Vec::new())
+        };
+        let refused = store.save(&[advance], &[]).expect("answered");
+        assert_eq!(refused.is_empty(), taken, "{stored} {epoch} {next_offset}");
+    }
+    let expected = StoredWorkspace {
+        epoch: Epoch::new(3),
+        next_offset: Offset(30),
+        ..before
+    };
+    assert_eq!(load(store, "acme"), Ok((expected, entries)));
+}
+
 fn an_unknown_workspace_is_an_error(store: &dyn Store) {
     assert!(matches!(
         load(store, "nobody"),
@@ -550,6 +589,9 @@ fn a_name_that_was_deleted_begins_again_behind_the_mark(store: &dyn Store) {
     let offsets = (about.first_offset, about.next_offset);
     assert_eq!(offsets, (Offset(20), Offset(25)));
     assert_eq!(store.deletions(PartitionId(1)).expect("listed").len(), 1);
+
+    let reset = store.reset(erase_of("acme", 4, 7)).expect("reset");
+    assert_eq!(reset.first_offset, Offset(20), "not before the mark");
 
     store.delete(erase_of("acme-2", 2, 20)).expect("deleted");
     let late = Claim {

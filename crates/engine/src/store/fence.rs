@@ -129,6 +129,20 @@ pub(super) fn saved(
             stored: stored.epoch,
         });
     }
+    if let Some(expected) = save.only_offset {
+        if stored.epoch != expected {
+            return Err(StoreError::Fenced {
+                id: save.id.clone(),
+                attempted: save.epoch,
+                stored: stored.epoch,
+            });
+        }
+        return Ok(StoredWorkspace {
+            epoch: save.epoch,
+            next_offset: stored.next_offset.max(save.next_offset),
+            ..stored
+        });
+    }
     Ok(StoredWorkspace {
         epoch: save.epoch,
         next_offset: save.next_offset,

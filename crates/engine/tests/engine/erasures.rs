@@ -72,6 +72,7 @@ impl Place {
                 changes: Vec::new(),
                 last_load_ms: None,
                 unloaded: false,
+                only_offset: None,
             };
             assert!(store.save(&[save], &[]).unwrap().is_empty());
         });

@@ -218,6 +218,10 @@ impl Draft {
             stale.insert(partition);
         }
         of_this_assignment(&owned, &save.id, save.epoch)?;
+        if save.only_offset.is_some() {
+            // It may begin an epoch, as a claim does, after which what the log has lost would look continued.
+            of_this_log(shared, &owned, &save.id)?;
+        }
         let changes = shared.cache().plan_save(save)?;
         self.saved.insert(save.id.clone());
         self.change(shared, partition, changes)

@@ -151,6 +151,7 @@ fn copy(cache: &LsmStore, to: &FileStore, workspace: &StoredWorkspace) -> Result
             changes,
             last_load_ms: workspace.last_load_ms,
             unloaded: workspace.unloaded,
+            only_offset: None,
         }],
         &[],
     )?;

@@ -3,7 +3,7 @@
 use workspace_status::WorkspaceId;
 
 use super::{Ownership, Partition};
-use crate::workspace::{AfterLeaving, Phase};
+use crate::workspace::{AfterLeaving, Phase, Quiet};
 use crate::{Action, Command, CommandError, Offset, Report, Slot, Ticket, Urgency};
 
 impl Partition {
@@ -151,6 +151,7 @@ impl Partition {
         }
         let ticket = skip.take();
         workspace.next_offset = offset.next();
+        self.set_quiet(slot, Quiet::Until(offset.next()));
         // Whoever skips is answered when it is saved: until then a crash would bring it back to the event.
         self.leave(
             slot,
@@ -186,6 +187,7 @@ impl Partition {
             },
             skip: None,
         };
+        self.set_quiet(slot, Quiet::Ends(offset));
         self.report(slot, Report::Parked { reason });
     }
 }

@@ -7,7 +7,7 @@
 use workspace_status::Epoch;
 
 use super::{Ownership, Partition};
-use crate::workspace::{BeforeErasing, Erasing, Phase};
+use crate::workspace::{BeforeErasing, Erasing, Phase, Quiet, StoredEpoch};
 use crate::{Action, CommandError, EraseFailure, Erasure, Offset, Report, Slot, Ticket};
 
 impl Partition {
@@ -118,7 +118,11 @@ impl Partition {
         workspace.next_offset = next_offset;
         workspace.saved_next_offset = next_offset;
         workspace.events_applied = 0;
+        workspace.stored_epoch = StoredEpoch::Own(stored);
+        workspace.damaged = false;
         workspace.failures.clear();
+        self.set_quiet(slot, Quiet::Until(next_offset));
+        let workspace = self.workspaces.at_mut(slot);
         match erasing.erasure {
             Erasure::Reset { .. } => {
                 workspace.first_offset = next_offset;
@@ -158,10 +162,16 @@ impl Partition {
                 let workspace = self.workspaces.at_mut(slot);
                 workspace.saved_next_offset = workspace.saved_next_offset.min(from);
             }
-            Erasure::Delete { .. } if may_have_happened => {
+            Erasure::Delete { .. }
+                if may_have_happened && erasing.before != BeforeErasing::Deleted =>
+            {
                 self.unclaimed.insert(slot);
             }
             Erasure::Reset { .. } | Erasure::Delete { .. } => {}
+        }
+        if may_have_happened || erasing.before == BeforeErasing::Loadable {
+            let saved = self.workspaces.at(slot).saved_next_offset;
+            self.set_quiet(slot, Quiet::Until(saved));
         }
         let workspace = self.workspaces.at_mut(slot);
         let error = match failure {
@@ -253,6 +263,8 @@ impl Partition {
         workspace.first_offset = first;
         workspace.saved_next_offset = first;
         workspace.events_applied = 0;
+        self.set_quiet(slot, Quiet::Ends(first));
+        let workspace = self.workspaces.at_mut(slot);
         if self.ownership == Ownership::Owned {
             self.begin_load(slot);
         } else {

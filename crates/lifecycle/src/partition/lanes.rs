@@ -29,6 +29,8 @@ pub(super) struct LaneRun {
     damaged: Option<Offset>,
     /// Batches passed since the other lane passed one.
     batches: u32,
+    /// Only events of workspaces out of memory are looked for: it gives way to everything else.
+    pub(super) looks_only: bool,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,14 @@ enum LaneState {
     },
 }
 
+/// The next event of a workspace in the batch of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NextEvent {
+    None,
+    At(Offset),
+    Unknown,
+}
+
 #[derive(Debug)]
 struct Held {
     next_offset: Offset,
@@ -63,6 +73,7 @@ impl LaneRun {
             failures: Failures::default(),
             damaged: None,
             batches: 0,
+            looks_only: false,
         }
     }
 
@@ -70,6 +81,25 @@ impl LaneRun {
         match self.state {
             LaneState::Holding { until, .. } | LaneState::Failed { until } => Some(until),
             LaneState::Idle | LaneState::Fetching | LaneState::Applying { .. } => None,
+        }
+    }
+
+    /// Whether it can be dropped: nothing of it is under way.
+    pub(super) fn is_at_rest(&self) -> bool {
+        matches!(self.state, LaneState::Idle | LaneState::Failed { .. })
+    }
+
+    /// Whether a workspace that leaves the lane now has events in the batch that it would have applied next, and where.
+    pub(super) fn next_event(&self, slot: Slot) -> NextEvent {
+        match &self.state {
+            LaneState::Applying { .. } => NextEvent::Unknown,
+            LaneState::Holding { batch, .. } => {
+                let mut touched = batch.touched.iter();
+                touched
+                    .find(|(of, _)| *of == slot)
+                    .map_or(NextEvent::None, |(_, first)| NextEvent::At(*first))
+            }
+            LaneState::Idle | LaneState::Fetching | LaneState::Failed { .. } => NextEvent::None,
         }
     }
 
@@ -100,12 +130,16 @@ impl Partition {
         self.workspaces.at_mut(slot).phase = Phase::Following { lane };
         if let Some(run) = self.run_mut(lane) {
             run.replaying.push(slot);
+            run.looks_only = false;
         }
     }
 
     /// Takes a workspace out of its lane with its true `next_offset`.
     pub(super) fn step_out(&mut self, slot: Slot) {
         let next_offset = self.next_offset(slot);
+        if let Some(quiet) = self.quiet_after(slot, next_offset) {
+            self.set_quiet(slot, quiet);
+        }
         let workspace = self.workspaces.at_mut(slot);
         workspace.next_offset = next_offset;
         if workspace.phase == Phase::Waiting {
@@ -129,6 +163,7 @@ impl Partition {
 
     pub(super) fn stop_lanes(&mut self) {
         self.live = LaneRun::at(self.live.cursor);
+        self.end_look();
         self.round = None;
         self.gather_until = None;
         self.waiting.clear();
@@ -163,6 +198,7 @@ impl Partition {
                 let first = unread.unwrap_or(touch.first_offset);
                 let first = damaged.map_or(first, |damaged| damaged.min(first));
                 let slot = if let Some(slot) = self.slot(&touch.id) {
+                    self.note_event(slot, lane, touch.first_offset, touch.last_offset);
                     self.begin_successor(slot, first, touch.last_offset);
                     slot
                 } else {
@@ -206,6 +242,7 @@ impl Partition {
             FetchFailure::Damaged { offset, .. } if offset > from => run.damaged = Some(offset),
             FetchFailure::Damaged { offset, reason } => {
                 self.stop_followers(lane, offset, &reason);
+                self.note_events_of_all(lane, offset, offset);
                 if from <= self.discovered && offset >= self.discovered {
                     self.note_damage(offset);
                 }
@@ -217,6 +254,8 @@ impl Partition {
                      the log begins at {low_watermark}"
                 );
                 self.stop_followers_below(lane, low_watermark, &reason);
+                let last = Offset(low_watermark.0.saturating_sub(1));
+                self.note_events_of_all(lane, from, last);
                 self.pass(lane, low_watermark);
             }
             FetchFailure::Lost { until } => {
@@ -226,6 +265,7 @@ impl Partition {
                      whether this workspace had any of them is not known: skip goes on without them"
                 );
                 self.stop_followers_below(lane, until, &reason);
+                self.note_events_of_all(lane, from, Offset(last));
                 if from <= self.discovered && until > self.discovered {
                     self.note_damage(self.discovered);
                 }
@@ -359,6 +399,7 @@ impl Partition {
         // lane plans its next batch, and makes room for those that wait.
         self.release_held(Lane::CatchUp);
         self.give_up_round();
+        self.give_up_look();
         self.end_round();
         self.begin_round();
         if !self.is_applying() {
@@ -415,7 +456,11 @@ impl Partition {
     /// partition a moment, so that they need no round of their own.
     fn begin_round(&mut self) {
         let undiscovered = self.discovered < self.live.cursor;
-        if self.round.is_some() || (self.waiting.is_empty() && !undiscovered) {
+        if self.round.is_some() {
+            return;
+        }
+        if self.waiting.is_empty() && !undiscovered {
+            self.begin_look();
             return;
         }
         let urgent = self
@@ -437,6 +482,7 @@ impl Partition {
             return;
         };
         self.round = Some(LaneRun::at(start));
+        self.join_look(start);
         for slot in waiting {
             self.follow(slot, Lane::CatchUp);
         }
@@ -455,6 +501,7 @@ impl Partition {
                 .any(|(_, workspace)| workspace.follows(Lane::CatchUp))
         };
         if until <= self.now && !self.waiting.is_empty() && !followed(&self.workspaces) {
+            self.end_look();
             self.round = None;
         }
     }
@@ -473,6 +520,7 @@ impl Partition {
                 workspace.phase = Phase::Following { lane: Lane::Live };
             }
         }
+        self.look_on_live();
         if let Some(round) = self.round.take() {
             self.rounds_ended += 1;
             self.live.replaying.extend(round.replaying);
@@ -509,7 +557,7 @@ impl Partition {
         let (now, live, high_watermark) = (self.now, self.live.cursor, self.high_watermark);
         let yields = match lane {
             Lane::CatchUp => false,
-            Lane::Live => self.round.as_ref().is_some_and(|round| {
+            Lane::Live => self.replay_round().is_some_and(|round| {
                 round.is_reading() && round.batches < ROUND_BATCHES_PER_LIVE_BATCH
             }),
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use workspace_status::Epoch;
 
 use super::{Partition, Unsaved};
-use crate::workspace::{AfterLeaving, BeforeErasing, Erasing, Phase};
+use crate::workspace::{AfterLeaving, BeforeErasing, Erasing, Phase, Quiet, StoredEpoch};
 use crate::{
     Action, CommandError, Lane, LoadFailure, Offset, Refusal, Report, Slot, StandsAt, Urgency,
 };
@@ -60,8 +60,11 @@ impl Partition {
         unsaved: Unsaved,
     ) {
         self.unclaimed.remove(&slot);
+        self.set_quiet(slot, Quiet::Until(next_offset));
         let target = self.high_watermark;
         let workspace = self.workspaces.at_mut(slot);
+        workspace.stored_epoch = StoredEpoch::Own(workspace.epoch);
+        workspace.damaged = false;
         workspace.saved_next_offset = next_offset;
         workspace.next_offset = next_offset;
         if next_offset > target {
@@ -109,9 +112,18 @@ impl Partition {
         }
     }
 
-    pub(super) fn load_failed(&mut self, slot: Slot, epoch: Epoch, failure: LoadFailure) {
+    pub(super) fn load_failed(
+        &mut self,
+        slot: Slot,
+        epoch: Epoch,
+        claimed: bool,
+        failure: LoadFailure,
+    ) {
         if !self.end_of_load(slot, epoch) {
             return;
+        }
+        if claimed {
+            self.workspaces.at_mut(slot).stored_epoch = StoredEpoch::Own(epoch);
         }
         match failure {
             LoadFailure::Retry(reason) => self.retry_later(slot, reason),
@@ -120,6 +132,7 @@ impl Partition {
                 self.unclaimed.remove(&slot);
                 let workspace = self.workspaces.at_mut(slot);
                 workspace.epoch = workspace.epoch.max(stored);
+                workspace.stored_epoch = StoredEpoch::Unknown;
                 let reason = format!("epoch {epoch} is not above {stored}, which the store holds");
                 self.retry_later(slot, reason);
             }
@@ -185,6 +198,7 @@ impl Partition {
             // again, after a wait in which the group can tell.
             Refusal::TakenOver => {
                 let workspace = self.workspaces.at_mut(slot);
+                workspace.stored_epoch = StoredEpoch::Unknown;
                 let (attempt, _) = workspace.failures.fail(&self.limits.retry, &workspace.id);
                 self.try_again(slot, reason, attempt, self.limits.retry.longest);
             }
@@ -220,6 +234,9 @@ impl Partition {
         );
         self.refuse_ticket(slot, CommandError::Failed(reason.to_owned()));
         self.step_out(slot);
+        // Events that were applied and not saved are applied again.
+        let saved = self.workspaces.at(slot).saved_next_offset;
+        self.set_quiet(slot, Quiet::Until(saved));
         self.out.push(Action::Drop { slot });
         if handed_over {
             self.let_go(slot, "the partition is handed over");

@@ -6,8 +6,13 @@ use std::time::Duration;
 
 use super::{Ownership, Partition};
 use crate::retry::Failures;
-use crate::workspace::{AfterLeaving, Phase};
-use crate::{Action, AppliedTo, Lane, Offset, Refusal, Refused, SaveOne, SavePlan, Slot, Time};
+use crate::workspace::{AfterLeaving, Phase, StoredEpoch};
+use crate::{
+    Action, Advance, AppliedTo, Lane, Offset, Refusal, Refused, SaveOne, SavePlan, Slot, Time,
+};
+
+/// Most workspaces out of memory of which one save moves the offset on; further ones wait for the next save.
+const MAX_ADVANCES: usize = 4096;
 
 /// What is not saved yet and what is being saved. At most one save is under way.
 #[derive(Debug, Default)]
@@ -23,6 +28,8 @@ pub(super) struct Saving {
     /// When workspaces without events of their own are looked at next, and from where the live lane counts.
     stale_at: Time,
     stale_from: Offset,
+    /// Workspaces out of memory whose `next_offset` in the store is to be moved on.
+    advances: Vec<Slot>,
 }
 
 #[derive(Debug)]
@@ -159,6 +166,7 @@ impl Partition {
         let slots = std::mem::take(&mut self.saving.unsaved);
         let mut plan = SavePlan {
             workspaces: Vec::with_capacity(slots.len()),
+            advances: self.take_advances(),
             committed: self.committable(),
         };
         for slot in slots {
@@ -183,7 +191,10 @@ impl Partition {
             });
         }
         let events = std::mem::take(&mut self.saving.unsaved_events);
-        if plan.workspaces.is_empty() && plan.committed <= self.saving.committed {
+        if plan.workspaces.is_empty()
+            && plan.advances.is_empty()
+            && plan.committed <= self.saving.committed
+        {
             // Events of workspaces that are gone are replayed, and no longer stand against a fetch.
             if events != Amount::default() && self.ownership == Ownership::Owned {
                 self.drive_lanes();
@@ -199,7 +210,7 @@ impl Partition {
 
     /// How long something may be unsaved. A round that is not saved costs only time when it is read again.
     fn save_every(&self) -> Duration {
-        match self.round {
+        match self.replay_round() {
             Some(_) => self.limits.save_every_in_round,
             None => self.limits.save_every,
         }
@@ -207,7 +218,7 @@ impl Partition {
 
     fn save_every_events(&self) -> u64 {
         let half = (self.limits.most_unsaved_events / 2).max(1);
-        match self.round {
+        match self.replay_round() {
             Some(_) => half,
             None => self.limits.save_every_events.min(half),
         }
@@ -228,13 +239,53 @@ impl Partition {
         for slot in self.workspaces.slots() {
             let workspace = self.workspaces.at(slot);
             let follows = Lane::ALL.into_iter().any(|lane| workspace.follows(lane));
-            if follows && self.next_offset(slot) > self.workspaces.at(slot).saved_next_offset {
+            let stopped = matches!(workspace.phase, Phase::Stopped { .. });
+            if (follows || stopped)
+                && self.next_offset(slot) > self.workspaces.at(slot).saved_next_offset
+            {
                 self.mark_unsaved(slot);
             }
         }
-        if self.committable() > self.saving.committed {
+        self.saving.advances = self.behind();
+        if !self.saving.advances.is_empty() || self.committable() > self.saving.committed {
             self.saving.unsaved_since.get_or_insert(self.now);
         }
+    }
+
+    /// Takes what fits into one save; the next is due for the others.
+    fn take_advances(&mut self) -> Vec<Advance> {
+        if self.ownership != Ownership::Owned {
+            return Vec::new();
+        }
+        let mut slots = std::mem::take(&mut self.saving.advances);
+        if slots.len() > MAX_ADVANCES {
+            self.saving.advances = slots.split_off(MAX_ADVANCES);
+            self.saving.unsaved_since = Some(self.now);
+        }
+        let mut advances = Vec::with_capacity(slots.len());
+        for slot in slots {
+            let next_offset = self.quiet_until(slot);
+            let workspace = self.workspaces.at_mut(slot);
+            if !workspace.rests() || next_offset <= workspace.saved_next_offset {
+                continue;
+            }
+            let (stored, epoch) = match workspace.stored_epoch {
+                // Only a load can tell.
+                StoredEpoch::Unknown => continue,
+                StoredEpoch::Listed(stored) => {
+                    workspace.epoch = workspace.epoch.next();
+                    (stored, workspace.epoch)
+                }
+                StoredEpoch::Own(own) => (own, own),
+            };
+            advances.push(Advance {
+                slot,
+                stored,
+                epoch,
+                next_offset,
+            });
+        }
+        advances
     }
 
     /// Below this offset every workspace with events is in the store or in the plan's company.
@@ -256,6 +307,29 @@ impl Partition {
             .into_iter()
             .map(|refused| (refused.slot, refused.refusal))
             .collect();
+        for one in &save.plan.advances {
+            let refusal = refused.remove(&one.slot);
+            let workspace = self.workspaces.at_mut(one.slot);
+            let (StoredEpoch::Listed(stored) | StoredEpoch::Own(stored)) = workspace.stored_epoch
+            else {
+                continue;
+            };
+            // It was loaded or erased meanwhile, or is about to be.
+            if !workspace.rests() || stored != one.stored {
+                continue;
+            }
+            match refusal {
+                None => {
+                    workspace.stored_epoch = StoredEpoch::Own(one.epoch);
+                    workspace.saved_next_offset = workspace.saved_next_offset.max(one.next_offset);
+                    workspace.next_offset = workspace.next_offset.max(one.next_offset);
+                }
+                Some(Refusal::TakenOver) => workspace.stored_epoch = StoredEpoch::Unknown,
+                // It is tried again when it is looked at next.
+                Some(Refusal::ForNow(_)) => {}
+                Some(Refusal::ForGood(_)) => workspace.damaged = true,
+            }
+        }
         for one in &save.plan.workspaces {
             if let Some(refusal) = refused.remove(&one.slot) {
                 let workspace = self.workspaces.at(one.slot);

@@ -4,8 +4,8 @@ use workspace_status::WorkspaceId;
 
 use super::*;
 use crate::{
-    AppliedTo, Command, FetchFailure, Known, LoadFailure, Poison, Refusal, Refused, StateAfter,
-    Ticket, Touched,
+    AppliedTo, Command, EraseFailure, FetchFailure, Known, LoadFailure, Poison, Refusal, Refused,
+    StateAfter, Ticket, Touched,
 };
 
 /// A partition at a time, with what it was told and what it said to it.
@@ -118,6 +118,7 @@ fn listed(known: &[(&str, u64)], committed: u64, high: u64) -> Input {
                 next_offset: Offset(*next_offset),
                 first_offset: Offset::ZERO,
                 unloaded: false,
+                damaged: false,
             })
             .collect(),
         deleted: Vec::new(),
@@ -627,6 +628,7 @@ fn a_fenced_load_is_tried_again_above_the_epoch_in_the_store() {
     story.tell(Input::LoadFailed {
         slot: Slot(0),
         epoch: Epoch::new(2),
+        claimed: false,
         failure,
     });
     assert_eq!(story.wake()[0], "report #0 initializing at epoch 8");
@@ -641,6 +643,7 @@ fn a_load_that_is_parked_waits_for_an_operator() {
         Input::LoadFailed {
             slot: Slot(0),
             epoch: Epoch::new(2),
+            claimed: true,
             failure,
         },
         &["report #0 parked: entry 3 is damaged"],
@@ -987,4 +990,400 @@ fn a_log_that_fails_twice_is_an_error_of_those_who_replay_and_not_of_those_who_a
     );
     let wanted = story.pass(Duration::from_secs(1));
     assert_eq!(wanted[0], "report #1 initializing at epoch 3");
+}
+
+fn touched(id: &str, first: u64, last: u64) -> Touched {
+    Touched {
+        id: workspace(id),
+        first_offset: Offset(first),
+        last_offset: Offset(last),
+    }
+}
+
+fn read_to(lane: Lane, next_offset: u64, high: u64, touched: Vec<Touched>) -> Input {
+    Input::Fetched {
+        lane,
+        next_offset: Offset(next_offset),
+        high_watermark: Offset(high),
+        touched,
+    }
+}
+
+fn erased(slot: usize, epoch: u64, next_offset: u64) -> Input {
+    Input::Erased {
+        slot: Slot(slot),
+        epoch: Epoch::new(epoch),
+        stored: Epoch::new(epoch),
+        next_offset: Offset(next_offset),
+        left_over: None,
+    }
+}
+
+fn erase_failed(slot: usize, epoch: u64, failure: EraseFailure) -> Input {
+    Input::EraseFailed {
+        slot: Slot(slot),
+        epoch: Epoch::new(epoch),
+        failure,
+    }
+}
+
+const RESET: Command = Command::Reset { force: false };
+
+#[test]
+fn a_reset_leaves_memory_erases_and_loads_again_from_the_beginning() {
+    let mut story = Story::owned(&[("a", 10)], 10, 10);
+    story.load(0, 2, 10, 10);
+    assert_eq!(
+        story.command("a", RESET),
+        [
+            "drop #0",
+            "report #0 unloading: an operator resets it",
+            "erase #0 at epoch 3, reset to 0",
+        ]
+    );
+    assert_eq!(
+        story.command("a", Command::Load),
+        ["reply to 1: the workspace is busy with another command, try again"]
+    );
+    assert_eq!(story.machine.trim_floor(), Offset::ZERO, "it needs all");
+    story.expect(
+        erased(0, 3, 0),
+        &[
+            "report #0 initializing at epoch 4",
+            "ask a permit for #0, urgent",
+            "reply to 0: done",
+        ],
+    );
+}
+
+#[test]
+fn a_parked_workspace_and_one_that_loads_are_reset_and_the_late_load_changes_nothing() {
+    let mut story = Story::owned(&[("a", 4), ("b", 4)], 10, 10);
+    story.tell(granted(0));
+    let failure = LoadFailure::Park("it is damaged".to_owned());
+    story.tell(Input::LoadFailed {
+        slot: Slot(0),
+        epoch: Epoch::new(2),
+        claimed: true,
+        failure,
+    });
+    story.tell(granted(1));
+    for (slot, id) in [(0, "a"), (1, "b")] {
+        assert_eq!(
+            story.command(id, RESET),
+            [
+                format!("report #{slot} unloading: an operator resets it"),
+                format!("erase #{slot} at epoch 3, reset to 0"),
+            ]
+        );
+    }
+    story.expect(loaded(1, 2, 4, 10), &["drop #1"]);
+    assert!(!story.machine.awaits_load(Slot(1), Epoch::new(2)));
+}
+
+#[test]
+fn a_reset_is_refused_where_the_log_begins_later_unless_by_force() {
+    let mut story = Story::owned(&[("a", 10)], 10, 10);
+    story.load(0, 2, 10, 10);
+    story.low_watermark = Offset(7);
+    let refused = story.command("a", RESET);
+    assert_eq!(refused.len(), 1);
+    assert!(
+        refused[0].starts_with("reply to 0: the log begins at offset 7, but the workspace at 0"),
+        "{refused:?}"
+    );
+    let forced = story.command("a", Command::Reset { force: true });
+    assert_eq!(
+        forced.last().map(String::as_str),
+        Some("erase #0 at epoch 3, reset to 7 by force")
+    );
+}
+
+#[test]
+fn after_a_reset_of_which_it_is_not_known_whether_it_happened_the_log_keeps_all() {
+    let mut story = Story::owned(&[("a", 10)], 10, 10);
+    story.load(0, 2, 10, 10);
+    story.command("a", RESET);
+    let failure = EraseFailure::Failed("no answer".to_owned());
+    story.expect(
+        erase_failed(0, 3, failure),
+        &[
+            "report #0 initializing at epoch 4",
+            "ask a permit for #0, ordinary",
+            "reply to 0: no answer",
+        ],
+    );
+    assert_eq!(story.machine.trim_floor(), Offset::ZERO);
+    story.load(0, 4, 10, 10);
+    assert_eq!(story.machine.trim_floor(), Offset(10));
+}
+
+#[test]
+fn events_before_a_deletion_are_passed_and_the_first_after_it_begins_a_new_workspace() {
+    let mut story = Story::owned(&[("a", 10)], 10, 10);
+    story.load(0, 2, 10, 10);
+    story.tell(appended(12));
+    assert_eq!(
+        story.command("a", Command::Delete),
+        [
+            "drop #0",
+            "report #0 unloading: an operator deletes it",
+            "erase #0 at epoch 3, delete below 12",
+        ]
+    );
+    story.expect(erased(0, 3, 12), &["report #0 gone", "reply to 0: done"]);
+    assert!(story.machine.is_deleted(Slot(0)));
+    assert_eq!(story.machine.position().workspaces, 0);
+    assert_eq!(
+        story.command("a", Command::Load),
+        ["reply to 1: no such workspace"]
+    );
+    story.expect(read_to(Lane::Live, 12, 12, vec![touched("a", 10, 11)]), &[]);
+    story.tell(appended(14));
+    story.expect(
+        read_to(Lane::Live, 14, 14, vec![touched("a", 12, 13)]),
+        &[
+            "report #0 initializing at epoch 4",
+            "ask a permit for #0, ordinary",
+        ],
+    );
+    assert_eq!(
+        story.tell(granted(0)),
+        [
+            "report #0 loading",
+            "load #0 at epoch 4, if unknown from 12"
+        ]
+    );
+}
+
+#[test]
+fn a_deleted_workspace_that_is_listed_comes_back_with_an_event_after_its_deletion_alone() {
+    let mut story = Story::new();
+    story.tell(Input::Assigned);
+    let Input::Listed(listing) = listed(&[], 0, 10) else {
+        unreachable!()
+    };
+    let deleted = Deleted {
+        id: workspace("a"),
+        epoch: Epoch::new(5),
+        next_offset: Offset(8),
+    };
+    story.expect(
+        Input::Listed(Listing {
+            deleted: vec![deleted],
+            ..listing
+        }),
+        &["fetch 0..10 for the catch-up lane"],
+    );
+    story.expect(
+        read_to(Lane::CatchUp, 8, 10, vec![touched("a", 2, 7)]),
+        &["fetch 8..10 for the catch-up lane"],
+    );
+    story.expect(
+        read_to(Lane::CatchUp, 10, 10, vec![touched("a", 8, 9)]),
+        &[
+            "report #0 initializing at epoch 6",
+            "ask a permit for #0, ordinary",
+        ],
+    );
+}
+
+#[test]
+fn an_event_that_arrives_while_a_workspace_is_deleted_begins_a_new_one_then() {
+    let mut story = Story::owned(&[("a", 10)], 10, 10);
+    story.load(0, 2, 10, 10);
+    story.command("a", Command::Delete);
+    story.tell(appended(11));
+    story.tell(read_to(Lane::Live, 11, 11, vec![touched("a", 10, 10)]));
+    story.expect(
+        erased(0, 3, 10),
+        &[
+            "report #0 gone",
+            "report #0 initializing at epoch 4",
+            "ask a permit for #0, ordinary",
+            "reply to 0: done",
+        ],
+    );
+}
+
+#[test]
+fn a_workspace_out_of_memory_without_events_of_its_own_holds_nothing_back() {
+    let mut story = Story::owned(&[("a", 10), ("b", 10)], 10, 10);
+    story.load(0, 2, 10, 10);
+    story.load(1, 2, 10, 10);
+    story.command("a", Command::Unload);
+    story.tell(saved());
+    story.tell(appended(20));
+    story.read(Lane::Live, 20, 20, &[("b", 12)]);
+    story.pass(Duration::from_secs(2));
+    story.tell(saved());
+    assert_eq!(story.machine.trim_floor(), Offset(10));
+    assert_eq!(story.machine.held_by(), None, "only a save is due");
+
+    story.pass(Duration::from_mins(1));
+    assert_eq!(
+        story.pass(Duration::from_secs(1)),
+        ["save only advance #0 to 20 epoch 2, committed 20"]
+    );
+    story.tell(saved());
+    assert_eq!(story.machine.held_by(), None);
+    assert_eq!(story.machine.trim_floor(), Offset(20));
+
+    story.tell(appended(22));
+    story.read(Lane::Live, 22, 22, &[("b", 21)]);
+    story.tell(appended(24));
+    story.tell(read_to(Lane::Live, 24, 24, vec![touched("a", 22, 23)]));
+    let saves = story.pass(Duration::from_mins(1));
+    let up_to_its_own_event = saves
+        .iter()
+        .any(|save| save.contains("only advance #0 to 22"));
+    assert!(up_to_its_own_event, "{saves:?}");
+    story.tell(saved());
+    assert_eq!(story.machine.trim_floor(), Offset(22));
+    let held_by = Holder {
+        slot: Slot(0),
+        offset: Offset(22),
+    };
+    assert_eq!(story.machine.held_by(), Some(held_by));
+}
+
+#[test]
+fn the_log_is_looked_through_once_for_one_that_was_out_of_memory_before() {
+    let mut story = Story::new();
+    story.tell(Input::Assigned);
+    let Input::Listed(mut listing) = listed(&[("a", 4)], 10, 10) else {
+        unreachable!()
+    };
+    listing.workspaces[0].unloaded = true;
+    story.tell(Input::Listed(listing));
+    let held_by = Holder {
+        slot: Slot(0),
+        offset: Offset(4),
+    };
+    assert_eq!(story.machine.held_by(), Some(held_by), "it may need them");
+    assert_eq!(
+        story.pass(Duration::from_mins(1)),
+        ["fetch 4..10 for the catch-up lane"]
+    );
+    story.tell(read_to(Lane::CatchUp, 10, 10, Vec::new()));
+    story.pass(Duration::from_mins(1));
+    let saves = story.pass(Duration::from_secs(1));
+    assert_eq!(saves, ["save only advance #0 to 10 epoch 2, committed 10"]);
+    story.tell(saved());
+    assert_eq!(story.machine.trim_floor(), Offset(10));
+    assert_eq!(story.pass(Duration::from_mins(2)), [""; 0], "only once");
+}
+
+/// A partition with `a` at 4, unloaded before, and the log looked through for it up to 10.
+fn looked_through(meanwhile: impl FnOnce(&mut Story)) -> Story {
+    let mut story = Story::new();
+    story.tell(Input::Assigned);
+    let Input::Listed(mut listing) = listed(&[("a", 4)], 10, 10) else {
+        unreachable!()
+    };
+    listing.workspaces[0].unloaded = true;
+    story.tell(Input::Listed(listing));
+    story.pass(Duration::from_mins(1));
+    meanwhile(&mut story);
+    story
+}
+
+#[test]
+fn what_cannot_be_read_may_be_of_one_that_is_out_of_memory() {
+    let failures = [
+        FetchFailure::Damaged {
+            offset: Offset(4),
+            reason: "damaged".to_owned(),
+        },
+        FetchFailure::Lost { until: Offset(10) },
+        FetchFailure::FellOut {
+            low_watermark: Offset(10),
+        },
+    ];
+    for failure in failures {
+        let mut story = looked_through(|story| {
+            story.tell(Input::FetchFailed {
+                lane: Lane::CatchUp,
+                failure: failure.clone(),
+            });
+            story.tell(read_to(Lane::CatchUp, 10, 10, Vec::new()));
+        });
+        let saves = story.pass(Duration::from_mins(3));
+        let advances = saves.iter().any(|save| save.contains("only advance"));
+        assert!(!advances, "{failure:?}: {saves:?}");
+        assert_eq!(story.machine.trim_floor(), Offset(4), "{failure:?}");
+        let offset = story.machine.held_by().map(|held| held.offset);
+        assert_eq!(offset, Some(Offset(4)), "{failure:?}");
+    }
+}
+
+#[test]
+fn a_parked_workspace_without_events_of_its_own_holds_nothing_back() {
+    let mut story = Story::owned(&[("a", 10)], 10, 10);
+    story.tell(granted(0));
+    story.tell(Input::LoadFailed {
+        slot: Slot(0),
+        epoch: Epoch::new(2),
+        claimed: true,
+        failure: LoadFailure::Park("entry 3 is damaged".to_owned()),
+    });
+    story.tell(appended(20));
+    story.tell(read_to(Lane::Live, 20, 20, Vec::new()));
+    story.pass(Duration::from_mins(1));
+    assert_eq!(
+        story.pass(Duration::from_secs(1)),
+        ["save only advance #0 to 20 epoch 2, committed 20"]
+    );
+    story.tell(saved());
+    assert_eq!(story.machine.trim_floor(), Offset(20));
+}
+
+#[test]
+fn one_that_another_owner_has_taken_over_is_not_moved_on_again() {
+    let mut story = looked_through(|story| {
+        story.tell(read_to(Lane::CatchUp, 10, 10, Vec::new()));
+    });
+    let advance = |story: &mut Story| {
+        story.pass(Duration::from_mins(1));
+        story.pass(Duration::from_secs(1))
+    };
+    assert_eq!(
+        advance(&mut story),
+        ["save only advance #0 to 10 epoch 2, committed 10"]
+    );
+    let refused = Refused {
+        slot: Slot(0),
+        refusal: Refusal::TakenOver,
+    };
+    story.tell(Input::Saved {
+        refused: vec![refused],
+    });
+    assert_eq!(story.machine.trim_floor(), Offset(4));
+    assert_eq!(advance(&mut story), [""; 0], "only a load can tell");
+}
+
+#[test]
+fn a_deletion_of_which_it_is_not_known_whether_it_happened_holds_back() {
+    let mut story = Story::owned(&[("a", 10)], 10, 10);
+    story.load(0, 2, 10, 10);
+    story.command("a", Command::Delete);
+    let failure = EraseFailure::Failed("no answer".to_owned());
+    story.tell(erase_failed(0, 3, failure));
+    story.tell(appended(20));
+    story.tell(read_to(Lane::Live, 20, 20, vec![touched("b", 12, 12)]));
+    story.tell(granted(1));
+    story.tell(loaded(1, 1, 12, 20));
+    story.tell(applied(Lane::Live, &[1]));
+    let commits = |story: &mut Story| {
+        let saves = story.pass(Duration::from_mins(2));
+        story.tell(saved());
+        saves.iter().any(|save| save.ends_with("committed 20"))
+    };
+    assert!(
+        !(0..2).any(|_| commits(&mut story)),
+        "the store may not know it"
+    );
+    assert_eq!(story.machine.trim_floor(), Offset(10));
+    story.load(0, 4, 10, 20);
+    assert!((0..2).any(|_| commits(&mut story)), "it is loaded");
 }

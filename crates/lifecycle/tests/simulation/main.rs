@@ -14,7 +14,7 @@ mod simulator;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use simulator::{Failure, Rule, Sabotage, Tally, run};
+use simulator::{Failure, Rule, Sabotage, Tally, Troubles, run};
 
 /// Lives the lives of these seeds on all cores and answers what happened in them all.
 fn live_all(first: u64, seeds: u64) -> Tally {
@@ -29,7 +29,7 @@ fn live_all(first: u64, seeds: u64) -> Tally {
                     if seed >= first + seeds {
                         break;
                     }
-                    let lived = run(seed, Sabotage::None);
+                    let lived = run(seed, Sabotage::None, Troubles::All);
                     let mut result = result.lock().unwrap();
                     match lived {
                         Ok(tally) => tally.into_iter().for_each(|(what, times)| {
@@ -50,7 +50,7 @@ fn live_all(first: u64, seeds: u64) -> Tally {
 
 #[track_caller]
 fn lives_well(seed: u64) {
-    if let Err(failure) = run(seed, Sabotage::None) {
+    if let Err(failure) = run(seed, Sabotage::None, Troubles::First) {
         panic!("{failure}");
     }
 }
@@ -61,10 +61,13 @@ fn three_thousand_lives_keep_every_promise_and_meet_every_trouble() {
     println!("{tally:#?}");
     // A simulator that meets no trouble proves nothing.
     for trouble in [
+        "advances",
         "commands done",
         "commands refused",
         "crashes",
+        "deletions",
         "entries damaged",
+        "erasures failed",
         "events applied",
         "events skipped",
         "fetches failed",
@@ -77,6 +80,7 @@ fn three_thousand_lives_keep_every_promise_and_meet_every_trouble() {
         "power losses",
         "ready",
         "released",
+        "resets",
         "retries",
         "revoked",
         "saves",
@@ -146,9 +150,14 @@ fn a_skip_that_is_answered_outlives_a_crash() {
 fn the_same_seed_is_the_same_life() {
     for seed in 0..20 {
         let told = || {
-            simulator::live(seed, Sabotage::None, simulator::Traced::Whole)
-                .unwrap()
-                .1
+            simulator::live(
+                seed,
+                Sabotage::None,
+                Troubles::All,
+                simulator::Traced::Whole,
+            )
+            .unwrap()
+            .1
         };
         assert_eq!(told(), told(), "seed {seed}");
     }
@@ -156,7 +165,7 @@ fn the_same_seed_is_the_same_life() {
 
 /// Rules broken on purpose: what the world does wrong, the promise that must be
 /// seen broken, and the first of the seeds that are looked at.
-const BROKEN_RULES: [(Sabotage, Rule, u64); 16] = [
+const BROKEN_RULES: [(Sabotage, Rule, u64); 24] = [
     (Sabotage::NextOffsetSavedBeforeChanges, Rule::StoreIsFold, 0),
     (Sabotage::ReadyBeforeTarget, Rule::Ready, 0),
     (Sabotage::TrimAboveSaved, Rule::Trim, 0),
@@ -173,13 +182,24 @@ const BROKEN_RULES: [(Sabotage, Rule, u64); 16] = [
     (Sabotage::SaveAnswerIsLost, Rule::Settles, 0),
     (Sabotage::RefusedCountsAsSaved, Rule::StoreIsFold, 0),
     (Sabotage::BrokenStateIsKept, Rule::MemoryIsFold, 0),
+    (Sabotage::MarkIsIgnored, Rule::DeletedStays, 0),
+    (Sabotage::MarksAreNotListed, Rule::Settles, 0),
+    (Sabotage::ErasureIsNotSynced, Rule::DeletedStays, 0),
+    (Sabotage::ResetDoesNotWaitForTrim, Rule::Trim, 0),
+    (Sabotage::DeletionEndsTooEarly, Rule::DeletedStays, 0),
+    (Sabotage::EventsOfTheColdAreNotNamed, Rule::StoreIsFold, 0),
+    (Sabotage::AdvancesAreNotSaved, Rule::Settles, 0),
+    (Sabotage::AdvancesAreNotFenced, Rule::StoreIsFold, 0),
 ];
 
 #[test]
 fn every_rule_that_is_broken_on_purpose_is_caught() {
     assert_eq!(BROKEN_RULES.len(), Sabotage::ALL.len());
     for (sabotage, rule, first) in BROKEN_RULES {
-        let mut failures = (first..first + 100).filter_map(|seed| run(seed, sabotage).err());
+        let mut failures = [Troubles::First, Troubles::All]
+            .into_iter()
+            .flat_map(|troubles| (first..first + 200).map(move |seed| (seed, troubles)))
+            .filter_map(|(seed, troubles)| run(seed, sabotage, troubles).err());
         let caught = failures.find(|failure| failure.violation.rule == rule);
         let failure = caught.unwrap_or_else(|| panic!("{sabotage:?} is not caught as {rule:?}"));
         println!(

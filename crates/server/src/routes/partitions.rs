@@ -2,6 +2,7 @@
 
 use crate::app::App;
 use axum::{extract::State as Extract, http::StatusCode, response::Response};
+use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 use workspace_engine_core::report::PartitionReport;
@@ -48,12 +49,29 @@ struct PartitionDocument {
     workspaces: usize,
     /// Who owns it.
     owner: String,
+    /// The workspace that keeps retention from removing more; null where only saves are due.
+    #[schema(required)]
+    held_by: Option<HeldByDocument>,
     /// What log and store still do before it can be served; null when it is.
     #[schema(required)]
     opening: Option<String>,
     /// What was missing when it was taken over, such as a lost changelog, and what was done about it; null where nothing was.
     #[schema(required)]
     notice: Option<String>,
+}
+
+/// A workspace that has not applied events which retention could remove, or may not have.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = HeldBy)]
+struct HeldByDocument {
+    /// Which one.
+    workspace_id: String,
+    /// First offset that the log must keep for it.
+    offset: u64,
+    /// Since when this workspace has been the one.
+    #[schema(value_type = String, format = DateTime)]
+    since: Timestamp,
 }
 
 impl From<PartitionReport> for PartitionDocument {
@@ -68,6 +86,11 @@ impl From<PartitionReport> for PartitionDocument {
             rate_per_second: report.rate_per_second.round(),
             workspaces: report.workspaces,
             owner: report.owner,
+            held_by: report.held_by.map(|held| HeldByDocument {
+                workspace_id: held.workspace_id.as_str().to_owned(),
+                offset: held.offset.0,
+                since: Timestamp::try_from(held.since).unwrap_or(Timestamp::MAX),
+            }),
             opening: report.opening,
             notice: report.notice,
         }

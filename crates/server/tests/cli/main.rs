@@ -25,6 +25,7 @@ mod door;
 mod openapi;
 mod operator;
 mod origin;
+mod retention;
 mod startup;
 mod tls;
 mod waits;

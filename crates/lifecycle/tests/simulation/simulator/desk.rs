@@ -1,10 +1,11 @@
 //! What surrounds the partitions of one process: permits, loads, lists, saves, and answers on their way.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
 use workspace_lifecycle::{
-    Admission, Input, Known, Listing, LoadFailure, Offset, Refusal, Refused, Slot,
+    Admission, Deleted, EraseFailure, Erasure, Input, Known, Listing, LoadFailure, Offset, Refusal,
+    Refused, Slot,
 };
 use workspace_status::Epoch;
 
@@ -57,6 +58,15 @@ pub(crate) struct SaveJob {
     pub(crate) committed: u64,
 }
 
+#[derive(Debug)]
+pub(crate) struct EraseJob {
+    pub(crate) at: Address,
+    pub(crate) slot: Slot,
+    pub(crate) workspace: usize,
+    pub(crate) epoch: Epoch,
+    pub(crate) erasure: Erasure,
+}
+
 /// An answer on its way to a partition.
 #[derive(Debug)]
 pub(crate) enum Message {
@@ -81,6 +91,7 @@ pub(crate) struct Desk {
     pub(crate) loads: Vec<LoadJob>,
     pub(crate) lists: Vec<ListJob>,
     pub(crate) saves: VecDeque<SaveJob>,
+    pub(crate) erasures: Vec<EraseJob>,
     pub(crate) inbox: Vec<(Address, Message)>,
     pub(crate) upkeep: Upkeep,
 }
@@ -93,6 +104,7 @@ impl Desk {
             loads: Vec::new(),
             lists: Vec::new(),
             saves: VecDeque::new(),
+            erasures: Vec::new(),
             inbox: Vec::new(),
             upkeep: Upkeep::Idle,
         }
@@ -102,6 +114,7 @@ impl Desk {
         self.loads.is_empty()
             && self.lists.is_empty()
             && self.saves.is_empty()
+            && self.erasures.is_empty()
             && self.inbox.is_empty()
     }
 
@@ -110,6 +123,7 @@ impl Desk {
         self.loads.iter().any(|job| job.at == at)
             || self.lists.iter().any(|job| job.at == at)
             || self.saves.iter().any(|job| job.at == at)
+            || self.erasures.iter().any(|job| job.at == at)
             || self.inbox.iter().any(|(to, _)| *to == at)
             || self.admission.waiting().any(|(who, _)| *who == at)
     }
@@ -174,7 +188,7 @@ impl Desk {
             let log = &env.logs[at.partition];
             let listing = Listing {
                 workspaces: job.listed.unwrap_or_else(|| known(env, at.partition)),
-                deleted: Vec::new(),
+                deleted: deleted(env, at.partition),
                 committed: Offset(job.committed.unwrap_or_default()),
                 low_watermark: Offset(log.low),
                 high_watermark: Offset(log.high()),
@@ -188,6 +202,7 @@ impl Desk {
         let job = &mut self.loads[index];
         let key = (job.at.partition, job.workspace);
         let retry = |words: &str| LoadFailure::Retry(words.to_owned());
+        let claimed = job.claimed.is_some();
         let failure = if let Some(record) = job.claimed {
             let empty = record.fold.count == 0 && !record.populated;
             let stored = env.store.now.records.get(&key).copied().unwrap_or(record);
@@ -221,16 +236,12 @@ impl Desk {
         } else {
             let fails = env.store_fails(env.faults.claim);
             let claims = !fails || (!env.store_is_down && env.random.chance(500));
-            let fresh = !env.store.now.records.contains_key(&key);
             let answer = if claims {
                 env.store
                     .claim(&env.logs[key.0], key, job.epoch.get(), job.first_offset)?
             } else {
                 Err(0)
             };
-            if claims && fresh {
-                env.born.insert(key, job.first_offset);
-            }
             match answer {
                 _ if fails => retry("the store does not answer"),
                 Ok(record) => {
@@ -255,6 +266,7 @@ impl Desk {
             Input::LoadFailed {
                 slot: job.slot,
                 epoch: job.epoch,
+                claimed,
                 failure,
             },
         );
@@ -263,7 +275,7 @@ impl Desk {
     }
 
     /// Writes what some of the partitions want saved in one call.
-    pub(crate) fn step_save(&mut self, env: &mut Env) -> Step {
+    pub(crate) fn step_save(&mut self, env: &mut Env, is_newest: impl Fn(Address) -> bool) -> Step {
         let gathered = env.random.between(1, self.saves.len() as u64);
         let jobs: Vec<SaveJob> = self
             .saves
@@ -273,8 +285,12 @@ impl Desk {
             .iter()
             .flat_map(|job| job.saves.iter().cloned())
             .collect();
+        // A previous owner may not know what was deleted since: the store refuses what it commits.
+        let deleted = env.store.now.deleted.keys();
+        let deleted: BTreeSet<usize> = deleted.map(|(partition, _)| *partition).collect();
         let committed: Vec<_> = jobs
             .iter()
+            .filter(|job| !deleted.contains(&job.at.partition) || is_newest(job.at))
             .map(|job| (job.at.partition, job.committed))
             .collect();
         let fails = env.store_fails(env.faults.save);
@@ -297,6 +313,13 @@ impl Desk {
         let refused = match written {
             Some(written) => {
                 let moody = env.faults.save > 0;
+                let saves: Vec<Save> = saves
+                    .iter()
+                    .filter(|save| {
+                        save.only_offset.is_none() || env.sabotage != Sabotage::AdvancesAreNotSaved
+                    })
+                    .cloned()
+                    .collect();
                 env.store
                     .save(&env.logs, &saves, &committed, written, moody)?
             }
@@ -331,6 +354,66 @@ impl Desk {
         Ok(())
     }
 
+    /// Erases what is stored of a workspace, where its partition is still its own.
+    pub(crate) fn step_erase(&mut self, env: &mut Env, index: usize, owns: bool) -> Step {
+        let job = self.erasures.swap_remove(index);
+        let key = (job.at.partition, job.workspace);
+        let log = &env.logs[key.0];
+        let fails = env.store_is_down || env.later.chance(env.faults.erase);
+        let failed = || EraseFailure::Failed("the store does not answer".to_owned());
+        let late = match job.erasure {
+            Erasure::Reset { from, force: false } => log.low > from.0,
+            Erasure::Reset { .. } | Erasure::Delete { .. } => false,
+        };
+        let result = if !owns {
+            Err(EraseFailure::Failed("it is handed over".to_owned()))
+        } else if late {
+            Err(EraseFailure::LogBeginsLater {
+                low_watermark: Offset(log.low),
+            })
+        } else if fails && (env.store_is_down || env.later.chance(500)) {
+            Err(failed())
+        } else {
+            let erased = env.store.erase(log, key, job.epoch.get(), job.erasure)?;
+            match erased {
+                Err(stored) => Err(EraseFailure::Fenced {
+                    stored: Epoch::new(stored),
+                }),
+                Ok(_) if fails => {
+                    // The load that finds this out leaves an empty workspace.
+                    env.store.gone.retain(|gone| *gone != key);
+                    Err(failed())
+                }
+                Ok(next_offset) => Ok(next_offset),
+            }
+        };
+        if result.is_ok() && matches!(job.erasure, Erasure::Delete { .. }) {
+            env.store.gone.push(key);
+        }
+        env.note(|| format!("erasure {} of {key:?}: {result:?}", job.erasure));
+        env.count(match (&result, job.erasure) {
+            (Err(_), _) => "erasures failed",
+            (Ok(_), Erasure::Reset { .. }) => "resets",
+            (Ok(_), Erasure::Delete { .. }) => "deletions",
+        });
+        let input = match result {
+            Ok(next_offset) => Input::Erased {
+                slot: job.slot,
+                epoch: job.epoch,
+                stored: job.epoch,
+                next_offset: Offset(next_offset),
+                left_over: None,
+            },
+            Err(failure) => Input::EraseFailed {
+                slot: job.slot,
+                epoch: job.epoch,
+                failure,
+            },
+        };
+        self.tell(job.at, input);
+        Ok(())
+    }
+
     /// Goes on with the upkeep; `owns` tells whether an assignment still holds.
     pub(crate) fn step_upkeep(&mut self, env: &mut Env, owns: impl Fn(Address) -> bool) -> Step {
         match std::mem::take(&mut self.upkeep) {
@@ -360,7 +443,7 @@ impl Desk {
                     } else {
                         log.low
                     };
-                    check_trim(&env.store.durable, log, at.partition, low)?;
+                    check_trim(&env.store, log, at.partition, low)?;
                     if low > log.low {
                         env.count("trims");
                     }
@@ -371,6 +454,21 @@ impl Desk {
         }
         Ok(())
     }
+}
+
+fn deleted(env: &Env, partition: usize) -> Vec<Deleted> {
+    if env.sabotage == Sabotage::MarksAreNotListed {
+        return Vec::new();
+    }
+    let marks = env.store.now.deleted.iter();
+    let marks = marks.filter(|(key, _)| key.0 == partition);
+    marks
+        .map(|(key, mark)| Deleted {
+            id: id_of(key.1),
+            epoch: Epoch::new(mark.epoch),
+            next_offset: Offset(mark.below),
+        })
+        .collect()
 }
 
 fn known(env: &Env, partition: usize) -> Vec<Known> {
@@ -385,8 +483,9 @@ fn known(env: &Env, partition: usize) -> Vec<Known> {
             id: id_of(key.1),
             epoch: Epoch::new(record.epoch),
             next_offset: Offset(record.next_offset),
-            first_offset: Offset::ZERO,
+            first_offset: Offset(record.base),
             unloaded: record.unloaded,
+            damaged: false,
         })
         .collect()
 }

@@ -11,7 +11,7 @@ use workspace_lifecycle::{
 };
 use workspace_status::WorkspaceId;
 
-use super::desk::{Address, Desk, ListJob, LoadJob, SaveJob};
+use super::desk::{Address, Desk, EraseJob, ListJob, LoadJob, SaveJob};
 use super::env::{Env, Step};
 use super::log::{Batch, Fold};
 use super::rules::{Rule, ensure};
@@ -23,6 +23,8 @@ use super::store::{Change, Record, Save, is_seeded};
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) fold: Fold,
+    /// Where the workspace begins.
+    pub(crate) base: u64,
     populated: bool,
     /// Changes that no save has taken.
     fresh: Vec<Change>,
@@ -54,7 +56,10 @@ pub(crate) struct Driver {
     pub(crate) locals: Vec<Local>,
     batches: BTreeMap<Lane, Batch>,
     save_under_way: bool,
-    pub(crate) tickets: BTreeMap<u64, (usize, Command)>,
+    /// Who asked what, and where the log ended then.
+    pub(crate) tickets: BTreeMap<u64, (usize, Command, u64)>,
+    /// It was told to hand over.
+    pub(crate) is_leaving: bool,
     rounds_ended: u64,
     live: u64,
 }
@@ -83,6 +88,7 @@ impl Driver {
             batches: BTreeMap::new(),
             save_under_way: false,
             tickets: BTreeMap::new(),
+            is_leaving: false,
             rounds_ended: 0,
             live: 0,
         }
@@ -116,6 +122,7 @@ impl Driver {
         while let Some(input) = inputs.pop_front() {
             env.note(|| format!("{} <- {input:?}", self.at));
             let was_over = self.released;
+            self.is_leaving |= matches!(input, Input::Revoked);
             let unloaded = listed_as_unloaded(&input);
             let actions = self.machine.handle(env.now, input);
             for id in unloaded {
@@ -183,6 +190,7 @@ impl Driver {
                     return Ok(Some(Input::LoadFailed {
                         slot,
                         epoch,
+                        claimed: false,
                         failure,
                     }));
                 }
@@ -209,7 +217,31 @@ impl Driver {
                 offset,
                 reason: _,
             } => return self.dead_letter(env, slot, offset).map(Some),
-            Action::Erase { .. } => unreachable!("no operator erases"),
+            Action::Erase {
+                slot,
+                epoch,
+                erasure,
+            } => {
+                let workspace = self.workspace(slot);
+                let local = self.local(slot);
+                ensure(local.memory.is_none(), Rule::Bounded, || {
+                    format!("w{workspace} is erased and in memory")
+                })?;
+                ensure(epoch.get() > local.epoch, Rule::EpochsGrow, || {
+                    format!(
+                        "w{workspace} is erased at epoch {epoch} after {}",
+                        local.epoch
+                    )
+                })?;
+                local.epoch = epoch.get();
+                desk.erasures.push(EraseJob {
+                    at: self.at,
+                    slot,
+                    workspace,
+                    epoch,
+                    erasure,
+                });
+            }
             Action::Drop { slot } => {
                 self.unfollow(slot);
                 let local = self.local(slot);
@@ -220,7 +252,7 @@ impl Driver {
             Action::Report { slot, report } => self.report(env, slot, &report)?,
             Action::Reply { ticket, result } => {
                 let asked = self.tickets.remove(&ticket.0);
-                let Some((workspace, command)) = asked else {
+                let Some((workspace, command, high)) = asked else {
                     ensure(false, Rule::Replies, || {
                         format!("{ticket:?} is answered twice")
                     })?;
@@ -236,7 +268,7 @@ impl Driver {
                     .slot(&id_of(workspace))
                     .filter(|_| result.is_ok());
                 if let Some(slot) = slot {
-                    self.done(env, slot, command)?;
+                    self.done(env, slot, command, high)?;
                 }
             }
             Action::Released => {
@@ -256,12 +288,17 @@ impl Driver {
         job: &LoadJob,
         record: Record,
     ) -> Step {
+        // One that comes too late must not take the place of what is in memory now.
+        if !self.machine.awaits_load(job.slot, job.epoch) {
+            return Ok(());
+        }
         let seeded = is_seeded((self.at.partition, job.workspace));
         let populates = seeded && !record.populated && record.fold.count == 0;
         let high = env.logs[self.at.partition].high();
         let local = self.local(job.slot);
         local.memory = Some(Memory {
             fold: record.fold,
+            base: record.base,
             populated: record.populated || populates,
             fresh: Vec::new(),
             next_offset: record.next_offset,
@@ -277,7 +314,7 @@ impl Driver {
         let input = Input::Loaded {
             slot: job.slot,
             epoch: job.epoch,
-            first_offset: Offset::ZERO,
+            first_offset: Offset(record.base),
             next_offset: Offset(record.next_offset),
             events_applied: record.events_applied,
             unsaved: populates,
@@ -324,7 +361,12 @@ impl Driver {
     ) -> Step {
         let ticket = env.next_ticket;
         env.next_ticket += 1;
-        self.tickets.insert(ticket, (workspace, command));
+        let high = env.logs[self.at.partition].high();
+        if command == Command::Delete && env.sabotage != Sabotage::DeletionEndsTooEarly {
+            let high_watermark = Offset(high);
+            self.input(env, desk, Input::Appended { high_watermark })?;
+        }
+        self.tickets.insert(ticket, (workspace, command, high));
         let input = Input::Operator {
             id: id_of(workspace),
             command,
@@ -361,6 +403,27 @@ impl Driver {
                 events_applied: one.events_applied,
                 changes,
                 unloaded: one.unloaded,
+                only_offset: None,
+            });
+        }
+        for one in &plan.advances {
+            let workspace = self.workspace(one.slot);
+            let is_in_memory = self.local(one.slot).memory.is_some();
+            ensure(
+                !slots.contains(&one.slot) && !is_in_memory,
+                Rule::Bounded,
+                || format!("w{workspace} is in memory and only advanced"),
+            )?;
+            env.count("advances");
+            slots.push(one.slot);
+            saves.push(Save {
+                key: (partition, workspace),
+                epoch: one.epoch.get(),
+                next_offset: one.next_offset.0,
+                events_applied: 0,
+                changes: Vec::new(),
+                unloaded: false,
+                only_offset: Some(one.stored.get()),
             });
         }
         ensure(!self.save_under_way, Rule::Bounded, || {

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use workspace_lifecycle::{AdmissionLimits, Limits, RetryPolicy, Time};
 
-use super::Traced;
 use super::log::{Damage, Log};
-use super::random::Random;
+use super::random::{Random, mix};
 use super::rules::Violation;
 use super::sabotage::Sabotage;
-use super::store::{Key, Store};
+use super::store::Store;
+use super::{Traced, Troubles};
 
 /// Most lines of a trace that are kept.
 const TRACE_LINES: usize = 200;
@@ -42,6 +42,7 @@ pub(crate) struct Faults {
     pub(crate) letter: u64,
     pub(crate) sync: u64,
     pub(crate) attempt: u64,
+    pub(crate) erase: u64,
     pub(crate) crash_in_action: u64,
     /// What is under way takes longer.
     pub(crate) slow: u64,
@@ -73,9 +74,18 @@ pub(crate) struct Config {
     pub(crate) faults: Faults,
     pub(crate) admission: AdmissionLimits,
     pub(crate) limits: Limits,
+    /// Commands of operators that are resets or deletions, in a thousand.
+    pub(crate) erasures: u64,
 }
 
 impl Config {
+    /// Later troubles are drawn from a chance of their own: the first are the same with and without them.
+    fn add_later_troubles(&mut self, random: &mut Random) {
+        self.erasures = random.pick(&[0, 100, 400]);
+        let calm = self.faults.save == 0 && self.faults.load == 0;
+        self.faults.erase = if calm { 0 } else { random.pick(&[0, 50, 300]) };
+    }
+
     pub(crate) fn draw(seed: u64, random: &mut Random) -> Self {
         let r = random;
         let moves = r.chance(600);
@@ -122,6 +132,7 @@ impl Config {
                 letter: fault(r),
                 sync: fault(r),
                 attempt: if calm { 0 } else { r.pick(&[0, 0, 20]) },
+                erase: 0,
                 crash_in_action: if calm { 0 } else { r.pick(&[0, 0, 1, 5]) },
                 slow: if calm { 0 } else { r.pick(&[0, 0, 500, 900]) },
             },
@@ -142,6 +153,7 @@ impl Config {
                 gather: millis(r.pick(&[0, 500])),
                 retry: RetryPolicy::default(),
             },
+            erasures: 0,
         }
     }
 }
@@ -151,14 +163,14 @@ pub(crate) type Tally = BTreeMap<&'static str, u64>;
 
 pub(crate) struct Env {
     pub(crate) random: Random,
+    /// For what lives had not when the first seeds were kept by name.
+    pub(crate) later: Random,
     pub(crate) config: Config,
     pub(crate) now: Time,
     pub(crate) logs: Vec<Log>,
     pub(crate) store: Store,
     /// Events that were skipped: partition, workspace, offset.
     pub(crate) letters: BTreeSet<(usize, usize, u64)>,
-    /// Where each workspace began when it was claimed first.
-    pub(crate) born: BTreeMap<Key, u64>,
     pub(crate) faults: Faults,
     pub(crate) store_is_down: bool,
     pub(crate) sabotage: Sabotage,
@@ -169,20 +181,24 @@ pub(crate) struct Env {
 }
 
 impl Env {
-    pub(crate) fn new(seed: u64, sabotage: Sabotage, traced: Traced) -> Self {
+    pub(crate) fn new(seed: u64, sabotage: Sabotage, troubles: Troubles, traced: Traced) -> Self {
         let mut random = Random::new(seed);
-        let config = Config::draw(seed, &mut random);
+        let mut config = Config::draw(seed, &mut random);
+        let mut later = Random::new(mix(seed));
+        if troubles == Troubles::All {
+            config.add_later_troubles(&mut later);
+        }
         let logs = (0..config.partitions)
             .map(|_| Log::new(config.workspaces, config.damage))
             .collect();
         let mut env = Self {
             faults: config.faults,
             random,
+            later,
             now: Time(Duration::from_secs(1)),
             logs,
             store: Store::new(sabotage),
             letters: BTreeSet::new(),
-            born: BTreeMap::new(),
             store_is_down: false,
             sabotage,
             tally: Tally::new(),

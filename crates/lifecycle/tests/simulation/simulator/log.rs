@@ -57,7 +57,8 @@ pub(crate) struct Log {
     damage: Damage,
     folds: Vec<Vec<Fold>>,
     poison: Vec<Vec<u64>>,
-    firsts: Vec<Option<u64>>,
+    /// Every event that can be told to be of each workspace.
+    own: Vec<Vec<u64>>,
     damaged: Vec<u64>,
 }
 
@@ -74,7 +75,7 @@ impl Log {
             damage,
             folds: vec![Vec::new(); workspaces],
             poison: vec![Vec::new(); workspaces],
-            firsts: vec![None; workspaces],
+            own: vec![Vec::new(); workspaces],
             damaged: Vec::new(),
         }
     }
@@ -96,7 +97,7 @@ impl Log {
             Kind::Nothing => {}
         }
         if !matches!(kind, Kind::Damaged | Kind::Nothing) {
-            self.firsts[workspace].get_or_insert(offset);
+            self.own[workspace].push(offset);
         }
     }
 
@@ -108,26 +109,39 @@ impl Log {
         self.folds.len()
     }
 
-    /// What a workspace is when it has applied exactly its events below an offset, but for poison.
-    pub(crate) fn fold(&self, workspace: usize, below: u64) -> Fold {
+    /// What a workspace is that begins at `base` when it has applied exactly its events below an offset, but for poison.
+    pub(crate) fn fold(&self, workspace: usize, base: u64, below: u64) -> Fold {
         let folds = &self.folds[workspace];
+        let first = folds.partition_point(|fold| fold.last.is_some_and(|last| last < base));
+        if first > 0 {
+            return folds[first..]
+                .iter()
+                .filter_map(|fold| fold.last)
+                .take_while(|offset| *offset < below)
+                .fold(Fold::default(), Fold::with);
+        }
         let covered = folds.partition_point(|fold| fold.last.is_some_and(|last| last < below));
         covered
             .checked_sub(1)
             .map_or_else(Fold::default, |index| folds[index])
     }
 
-    /// First event that can be told to be of the workspace.
-    pub(crate) fn first(&self, workspace: usize) -> Option<u64> {
-        self.firsts[workspace]
+    /// First event at or above an offset that can be told to be of the workspace.
+    pub(crate) fn first(&self, workspace: usize, from: u64) -> Option<u64> {
+        let own = &self.own[workspace];
+        own.get(own.partition_point(|offset| *offset < from))
+            .copied()
     }
 
-    /// Events below an offset that the workspace cannot apply.
-    pub(crate) fn poison_below(&self, workspace: usize, below: u64) -> impl Iterator<Item = u64> {
-        let poison = &self.poison[workspace];
-        poison[..poison.partition_point(|offset| *offset < below)]
-            .iter()
-            .copied()
+    /// Events of a part that the workspace cannot apply.
+    pub(crate) fn poison_in(
+        &self,
+        workspace: usize,
+        from: u64,
+        below: u64,
+    ) -> impl Iterator<Item = u64> {
+        let poison = self.poison[workspace].iter().copied();
+        poison.filter(move |offset| (from..below).contains(offset))
     }
 
     pub(crate) fn is_poison_of(&self, workspace: usize, offset: u64) -> bool {

@@ -67,11 +67,23 @@ pub(crate) enum Traced {
     Whole,
 }
 
+/// Which troubles a life may meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Troubles {
+    /// Those that there were when the first seeds were kept by name: they live as they did.
+    First,
+    All,
+}
+
 /// Lives one life; one that breaks a promise is lived again to tell what happened.
-pub(crate) fn run(seed: u64, sabotage: Sabotage) -> Result<Tally, Box<Failure>> {
-    match live(seed, sabotage, Traced::Nothing) {
+pub(crate) fn run(
+    seed: u64,
+    sabotage: Sabotage,
+    troubles: Troubles,
+) -> Result<Tally, Box<Failure>> {
+    match live(seed, sabotage, troubles, Traced::Nothing) {
         Ok((tally, _)) => Ok(tally),
-        Err(failure) => match live(seed, sabotage, Traced::End) {
+        Err(failure) => match live(seed, sabotage, troubles, Traced::End) {
             Err(traced) if traced.violation == failure.violation => Err(traced),
             other => panic!("seed {seed} is not the same twice: {failure}, then {other:?}"),
         },
@@ -82,9 +94,10 @@ pub(crate) fn run(seed: u64, sabotage: Sabotage) -> Result<Tally, Box<Failure>> 
 pub(crate) fn live(
     seed: u64,
     sabotage: Sabotage,
+    troubles: Troubles,
     traced: Traced,
 ) -> Result<(Tally, Vec<String>), Box<Failure>> {
-    let mut world = world::World::new(seed, sabotage, traced);
+    let mut world = world::World::new(seed, sabotage, troubles, traced);
     let lived = world.live();
     let trace = world.env.take_trace();
     match lived {

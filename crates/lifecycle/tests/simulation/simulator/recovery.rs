@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use workspace_lifecycle::{Command, Input};
 
+use super::desk::Address;
 use super::driver::{Driver, id_of};
 use super::env::{Faults, Stop};
 use super::rules::{Rule, Violation, ensure};
@@ -29,6 +30,7 @@ impl World {
         self.settle(World::everything_rests)?;
         self.operators_help()?;
         self.everything_is_ready()?;
+        self.the_cold_hold_nothing_back()?;
 
         self.env.note(|| "everything is handed over".to_owned());
         let refused = self.refused();
@@ -123,6 +125,77 @@ impl World {
         Ok(())
     }
 
+    /// All are unloaded and have no event left: the log may forget everything, and they are loaded again without it.
+    fn the_cold_hold_nothing_back(&mut self) -> Result<(), Violation> {
+        if self.env.config.erasures == 0 {
+            // The first lives end as they did.
+            return Ok(());
+        }
+        let refused = self.refused();
+        for at in self.owners.clone().into_iter().flatten() {
+            for workspace in 0..self.env.config.workspaces {
+                self.command(at, workspace, Command::Unload)?;
+            }
+        }
+        self.settle(World::everything_rests)?;
+        // A late claim of an owner before may stand against one of them.
+        if self.refused() == refused {
+            let is_free = |world: &World| world.everything_is_free();
+            let free = self.settle(is_free);
+            if self.refused() == refused {
+                free?;
+            }
+        }
+        for at in self.owners.clone().into_iter().flatten() {
+            let floor = self.driver(at).map(|driver| driver.machine.trim_floor().0);
+            let log = &mut self.env.logs[at.partition];
+            log.low = floor.unwrap_or(0).max(log.low).min(log.high());
+        }
+        self.operators_help()?;
+        self.everything_is_ready()
+    }
+
+    fn everything_is_free(&self) -> Result<(), String> {
+        for at in self.owners.iter().copied().flatten() {
+            let high = self.env.logs[at.partition].high();
+            let Some(driver) = self.driver(at) else {
+                continue;
+            };
+            let (floor, held_by) = (driver.machine.trim_floor(), driver.machine.held_by());
+            if floor.0 < high || held_by.is_some() {
+                return Err(format!(
+                    "{at} is held back at {floor} of {high} by {held_by:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn driver(&self, at: Address) -> Option<&Driver> {
+        let mut drivers = self.processes.iter().flat_map(|process| &process.drivers);
+        drivers.find(|driver| driver.at == at)
+    }
+
+    fn command(
+        &mut self,
+        at: Address,
+        workspace: usize,
+        command: Command,
+    ) -> Result<(), Violation> {
+        let mut processes = self.processes.iter_mut();
+        let Some(process) = processes.find(|process| process.number == at.process) else {
+            return Ok(());
+        };
+        let driver = process.drivers.iter_mut().find(|driver| driver.at == at);
+        let Some(driver) = driver else { return Ok(()) };
+        driver
+            .command(&mut self.env, &mut process.desk, workspace, command)
+            .map_err(|stop| match stop {
+                Stop::Broken(violation) => violation,
+                Stop::Crash => unreachable!("no faults"),
+            })
+    }
+
     fn for_each_rest(
         &self,
         mut see: impl FnMut(String, Rest) -> Result<(), String>,
@@ -154,28 +227,40 @@ impl World {
         let log = &self.env.logs[partition];
         let Some(slot) = driver.machine.slot(&id_of(workspace)) else {
             let key = (partition, workspace);
-            let exists =
-                log.first(workspace).is_some() || self.env.store.now.records.contains_key(&key);
+            let exists = log.first(workspace, self.env.store.begins(key)).is_some()
+                || self.env.store.now.records.contains_key(&key);
             return if exists {
                 Rest::NotYet("is not known".to_owned())
             } else {
                 Rest::Done
             };
         };
+        let key = (partition, workspace);
+        let begins = self.env.store.begins(key);
+        if driver.machine.is_deleted(slot) {
+            return match log.first(workspace, begins) {
+                Some(first) => Rest::NotYet(format!("is deleted below {begins}, and has {first}")),
+                None => Rest::Done,
+            };
+        }
+        let is_gone = self.env.store.gone.contains(&key) && log.first(workspace, begins).is_none();
+        // Where partitions move, a late claim of an owner before may bring back the empty name.
+        if is_gone && !self.env.config.moves {
+            return Rest::NotYet("was deleted, and is there".to_owned());
+        }
         let Some(local) = driver.locals.get(slot.index()) else {
             return cold(false);
         };
         match local.shown {
             Shown::Nothing => cold(local.asked_out),
             Shown::Ready => {
-                let complete = log.fold(workspace, log.high());
+                let complete = log.fold(workspace, begins, log.high());
                 match &local.memory {
                     Some(memory) if memory.fold == complete => Rest::Done,
                     memory => Rest::NotYet(format!("is ready with {memory:?}, not {complete:?}")),
                 }
             }
             Shown::Parked => {
-                let key = (partition, workspace);
                 match driver.machine.stands_at(slot) {
                     Some(at)
                         if log.is_poison_of(workspace, at.offset.0)
@@ -186,7 +271,12 @@ impl World {
                     Some(at) => {
                         Rest::NotYet(format!("stands at {}, which is no poison", at.offset))
                     }
-                    None if self.env.store.is_corrupt(key) => Rest::Needs(Command::Load),
+                    // One is repaired and loaded, the other one reset.
+                    None if self.env.store.is_corrupt(key) => Rest::Needs(if workspace % 2 == 0 {
+                        Command::Load
+                    } else {
+                        Command::Reset { force: true }
+                    }),
                     None => Rest::NotYet("is parked for no reason".to_owned()),
                 }
             }
@@ -220,23 +310,11 @@ impl World {
                 return Ok(());
             }
             for (partition, at, workspace, command) in needs {
-                self.env
-                    .store
-                    .corrupt
-                    .retain(|key| *key != (partition, workspace));
-                let process = self
-                    .processes
-                    .iter_mut()
-                    .find(|process| process.number == at.process);
-                let Some(process) = process else { continue };
-                let driver = process.drivers.iter_mut().find(|driver| driver.at == at);
-                let Some(driver) = driver else { continue };
-                driver
-                    .command(&mut self.env, &mut process.desk, workspace, command)
-                    .map_err(|stop| match stop {
-                        Stop::Broken(violation) => violation,
-                        Stop::Crash => unreachable!("no faults"),
-                    })?;
+                if command == Command::Load {
+                    let key = (partition, workspace);
+                    self.env.store.corrupt.retain(|corrupt| *corrupt != key);
+                }
+                self.command(at, workspace, command)?;
             }
             self.settle(World::everything_rests)?;
         }
@@ -273,11 +351,14 @@ impl World {
 
     fn everything_is_stored(&self) -> Result<(), Violation> {
         for (partition, log) in self.env.logs.iter().enumerate() {
-            for workspace in
-                (0..self.env.config.workspaces).filter(|workspace| log.first(*workspace).is_some())
-            {
-                let record = self.env.store.now.records.get(&(partition, workspace));
-                let complete = log.fold(workspace, log.high());
+            for workspace in 0..self.env.config.workspaces {
+                let key = (partition, workspace);
+                let begins = self.env.store.begins(key);
+                if log.first(workspace, begins).is_none() {
+                    continue;
+                }
+                let record = self.env.store.now.records.get(&key);
+                let complete = log.fold(workspace, begins, log.high());
                 ensure(
                     record.is_some_and(|record| record.fold == complete),
                     Rule::NothingLost,

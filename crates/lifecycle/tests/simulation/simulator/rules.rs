@@ -17,6 +17,8 @@ pub(crate) enum Rule {
     Trim,
     /// An event is passed over only when it is in the dead-letter log.
     PoisonIsKept,
+    /// Nothing of the events before a deletion is ever in a workspace again.
+    DeletedStays,
     /// A load takes a later epoch than all before.
     EpochsGrow,
     /// `ready` after the target, and when a read is answered.

@@ -38,11 +38,27 @@ pub(crate) enum Sabotage {
     RefusedCountsAsSaved,
     /// A workspace that an event broke stays in memory.
     BrokenStateIsKept,
+    /// A claim does not look for the mark of a deletion.
+    MarkIsIgnored,
+    /// Marks of deletions are not listed.
+    MarksAreNotListed,
+    /// An erasure is answered before it is durable.
+    ErasureIsNotSynced,
+    /// A reset does not wait for the trim whose floor was taken before it.
+    ResetDoesNotWaitForTrim,
+    /// A deletion ends where the partition has read to, and not where the log ends.
+    DeletionEndsTooEarly,
+    /// A batch does not name the workspaces that are not in memory.
+    EventsOfTheColdAreNotNamed,
+    /// Workspaces that are not in memory are not advanced in the store.
+    AdvancesAreNotSaved,
+    /// A workspace is advanced whatever epoch the store has.
+    AdvancesAreNotFenced,
 }
 
 impl Sabotage {
     /// All that can be caught.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::NextOffsetSavedBeforeChanges,
         Self::ReadyBeforeTarget,
         Self::TrimAboveSaved,
@@ -59,5 +75,13 @@ impl Sabotage {
         Self::SaveAnswerIsLost,
         Self::RefusedCountsAsSaved,
         Self::BrokenStateIsKept,
+        Self::MarkIsIgnored,
+        Self::MarksAreNotListed,
+        Self::ErasureIsNotSynced,
+        Self::ResetDoesNotWaitForTrim,
+        Self::DeletionEndsTooEarly,
+        Self::EventsOfTheColdAreNotNamed,
+        Self::AdvancesAreNotSaved,
+        Self::AdvancesAreNotFenced,
     ];
 }

@@ -78,7 +78,7 @@ impl Driver {
                         format!("w{workspace} is ready and not in memory")
                     })?);
                 };
-                let applied = memory.fold.count >= log.fold(workspace, target).count;
+                let applied = memory.fold.count >= log.fold(workspace, memory.base, target).count;
                 ensure(applied && reached, Rule::Ready, || {
                     format!(
                         "w{workspace} is ready at {:?}, before its target {target}",

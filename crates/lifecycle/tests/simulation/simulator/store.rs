@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use workspace_lifecycle::Refusal;
+use workspace_lifecycle::{Erasure, Refusal};
 
 use super::log::{Fold, Log};
 use super::rules::{Rule, Violation, ensure};
@@ -14,6 +14,8 @@ pub(crate) type Key = (usize, usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) epoch: u64,
+    /// Where the workspace begins.
+    pub(crate) base: u64,
     pub(crate) next_offset: u64,
     pub(crate) events_applied: u64,
     pub(crate) fold: Fold,
@@ -35,17 +37,28 @@ pub(crate) struct Save {
     pub(crate) events_applied: u64,
     pub(crate) changes: Vec<Change>,
     pub(crate) unloaded: bool,
+    /// Only `next_offset` moves on, where the store has this epoch.
+    pub(crate) only_offset: Option<u64>,
+}
+
+/// What is left of a deleted workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) epoch: u64,
+    pub(crate) below: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Write {
     Record(Key, Record),
+    Deleted(Key, Mark),
     Committed(usize, u64),
 }
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Layer {
     pub(crate) records: BTreeMap<Key, Record>,
+    pub(crate) deleted: BTreeMap<Key, Mark>,
     pub(crate) committed: BTreeMap<usize, u64>,
 }
 
@@ -53,6 +66,10 @@ impl Layer {
     fn write(&mut self, write: Write) {
         match write {
             Write::Record(key, record) => drop(self.records.insert(key, record)),
+            Write::Deleted(key, mark) => {
+                self.records.remove(&key);
+                self.deleted.insert(key, mark);
+            }
             Write::Committed(partition, offset) => drop(self.committed.insert(partition, offset)),
         }
     }
@@ -77,6 +94,10 @@ pub(crate) struct Store {
     unsynced: Vec<Write>,
     /// Entries of these are damaged: they load for nobody until they are repaired.
     pub(crate) corrupt: Vec<Key>,
+    /// Where each workspace really begins: what was deleted, or given up by force, lies below.
+    begins: BTreeMap<Key, u64>,
+    /// Those that were deleted and not claimed again by an event after that.
+    pub(crate) gone: Vec<Key>,
     sabotage: Sabotage,
 }
 
@@ -86,6 +107,11 @@ impl Store {
             sabotage,
             ..Self::default()
         }
+    }
+
+    /// Where a workspace really begins, whatever the store says.
+    pub(crate) fn begins(&self, key: Key) -> u64 {
+        self.begins.get(&key).copied().unwrap_or(0)
     }
 
     fn write(&mut self, write: Write) {
@@ -101,6 +127,8 @@ impl Store {
         epoch: u64,
         first_offset: u64,
     ) -> Result<Result<Record, u64>, Violation> {
+        let mark = self.now.deleted.get(&key).copied();
+        let mark = mark.filter(|_| self.sabotage != Sabotage::MarkIsIgnored);
         let record = match self.now.records.get(&key) {
             Some(stored) if epoch <= stored.epoch => return Ok(Err(stored.epoch)),
             Some(stored) => Record {
@@ -109,16 +137,19 @@ impl Store {
                 ..*stored
             },
             None => {
-                let lost = log.first(key.1).is_some_and(|first| first < first_offset);
+                if let Some(mark) = mark.filter(|mark| epoch <= mark.epoch) {
+                    return Ok(Err(mark.epoch));
+                }
+                let base = mark.map_or(first_offset, |mark| first_offset.max(mark.below));
+                let first = log.first(key.1, self.begins(key));
+                let lost = first.is_some_and(|first| first < base);
                 ensure(!lost, Rule::NothingLost, || {
-                    format!(
-                        "{key:?} begins at {first_offset}, above its first event {:?}",
-                        log.first(key.1)
-                    )
+                    format!("{key:?} begins at {base}, above its first event {first:?}")
                 })?;
                 Record {
                     epoch,
-                    next_offset: first_offset,
+                    base,
+                    next_offset: base,
                     events_applied: 0,
                     fold: Fold::default(),
                     populated: false,
@@ -143,7 +174,10 @@ impl Store {
         for (index, save) in saves.iter().enumerate() {
             let stored = self.now.records.get(&save.key).copied();
             let Some(stored) = stored.filter(|stored| {
-                save.epoch >= stored.epoch || self.sabotage == Sabotage::SavesAreNotFenced
+                let expected = save.only_offset.is_none_or(|epoch| epoch == stored.epoch)
+                    || self.sabotage == Sabotage::AdvancesAreNotFenced;
+                save.epoch >= stored.epoch && expected
+                    || self.sabotage == Sabotage::SavesAreNotFenced
             }) else {
                 refused.push((save.key, Refusal::TakenOver));
                 continue;
@@ -168,7 +202,7 @@ impl Store {
                     ..next
                 };
                 self.write(Write::Record(save.key, torn));
-                check_record(&logs[save.key.0], save.key, &torn)?;
+                check_record(&logs[save.key.0], save.key, &torn, self.begins(save.key))?;
             }
             ensure(
                 next.next_offset >= stored.next_offset,
@@ -186,16 +220,95 @@ impl Store {
                     save.key, stored.epoch, next.epoch
                 )
             })?;
-            check_record(&logs[save.key.0], save.key, &next)?;
+            check_record(&logs[save.key.0], save.key, &next, self.begins(save.key))?;
             self.write(Write::Record(save.key, next));
         }
         if !matches!(written, Written::Some(bits) if bits & (1 << 63) == 0) {
             for (partition, offset) in committed {
                 self.write(Write::Committed(*partition, *offset));
-                check_committed(&self.now, &logs[*partition], *partition)?;
+                self.check_committed(&logs[*partition], *partition)?;
             }
         }
         Ok(refused)
+    }
+
+    /// Erases a workspace, or answers the epoch that stands against it. It is durable at once.
+    pub(crate) fn erase(
+        &mut self,
+        log: &Log,
+        key: Key,
+        epoch: u64,
+        erasure: Erasure,
+    ) -> Result<Result<u64, u64>, Violation> {
+        let stored = self.now.records.get(&key).map(|record| record.epoch);
+        let deleted = self.now.deleted.get(&key).map(|mark| mark.epoch);
+        if let Some(stored) = stored.max(deleted).filter(|stored| epoch <= *stored) {
+            return Ok(Err(stored));
+        }
+        let next_offset = match erasure {
+            Erasure::Reset { from, force } => {
+                let deleted = self.now.deleted.get(&key).map_or(0, |mark| mark.below);
+                let base = from.0.max(log.low).max(deleted);
+                if force {
+                    self.begins.insert(key, self.begins(key).max(log.low));
+                }
+                let first = log.first(key.1, self.begins(key));
+                ensure(
+                    first.is_none_or(|first| first >= base),
+                    Rule::NothingLost,
+                    || format!("{key:?} is reset to {base}, above its first event {first:?}"),
+                )?;
+                ensure(base >= self.begins(key), Rule::DeletedStays, || {
+                    format!(
+                        "{key:?} is reset to {base}, and was deleted below {}",
+                        self.begins(key)
+                    )
+                })?;
+                self.gone.retain(|gone| *gone != key);
+                self.write(Write::Record(
+                    key,
+                    Record {
+                        epoch,
+                        base,
+                        next_offset: base,
+                        events_applied: 0,
+                        fold: Fold::default(),
+                        populated: false,
+                        unloaded: false,
+                    },
+                ));
+                base
+            }
+            Erasure::Delete { below } => {
+                let mark = Mark {
+                    epoch,
+                    below: below.0,
+                };
+                self.write(Write::Deleted(key, mark));
+                self.begins.insert(key, self.begins(key).max(below.0));
+                below.0
+            }
+        };
+        self.corrupt.retain(|corrupt| *corrupt != key);
+        if self.sabotage != Sabotage::ErasureIsNotSynced {
+            self.sync();
+        }
+        Ok(Ok(next_offset))
+    }
+
+    /// Below `committed` every workspace with events is known to the store.
+    fn check_committed(&self, log: &Log, partition: usize) -> Result<(), Violation> {
+        let committed = self.now.committed(partition);
+        for workspace in 0..log.workspaces() {
+            let key = (partition, workspace);
+            let known = self.now.records.contains_key(&key);
+            let first = log.first(workspace, self.begins(key));
+            let below = first.is_some_and(|first| first < committed);
+            ensure(known || !below, Rule::Committed, || {
+                format!("{key:?} has events below {committed} and is not known")
+            })?;
+        }
+        Ok(())
     }
 
     pub(crate) fn sync(&mut self) {
@@ -221,6 +334,13 @@ impl Store {
 }
 
 fn saved(stored: Record, save: &Save) -> Record {
+    if save.only_offset.is_some() {
+        return Record {
+            epoch: save.epoch,
+            next_offset: stored.next_offset.max(save.next_offset),
+            ..stored
+        };
+    }
     let mut next = Record {
         epoch: save.epoch,
         next_offset: save.next_offset,
@@ -244,8 +364,15 @@ pub(crate) fn is_seeded(key: Key) -> bool {
     (key.0 + key.1 * 3).is_multiple_of(7)
 }
 
-fn check_record(log: &Log, key: Key, record: &Record) -> Result<(), Violation> {
-    let expected = log.fold(key.1, record.next_offset);
+fn check_record(log: &Log, key: Key, record: &Record, begins: u64) -> Result<(), Violation> {
+    let oldest = log.first(key.1, record.base);
+    let oldest = oldest.filter(|oldest| *oldest < record.next_offset);
+    ensure(
+        oldest.is_none_or(|oldest| oldest >= begins),
+        Rule::DeletedStays,
+        || format!("{key:?} has applied {oldest:?}, and was deleted below {begins}"),
+    )?;
+    let expected = log.fold(key.1, begins.max(record.base), record.next_offset);
     ensure(record.fold == expected, Rule::StoreIsFold, || {
         format!(
             "{key:?} at {} holds {:?}, not {expected:?}",
@@ -268,38 +395,22 @@ fn check_record(log: &Log, key: Key, record: &Record) -> Result<(), Violation> {
     })
 }
 
-/// Below `committed` every workspace with events is known to the store.
-pub(crate) fn check_committed(layer: &Layer, log: &Log, partition: usize) -> Result<(), Violation> {
-    let committed = layer.committed(partition);
-    for workspace in 0..log.workspaces() {
-        let known = layer.records.contains_key(&(partition, workspace));
-        let below = log.first(workspace).is_some_and(|first| first < committed);
-        ensure(known || !below, Rule::Committed, || {
-            format!(
-                "{:?} has events below {committed} and is not known",
-                (partition, workspace)
-            )
-        })?;
-    }
-    Ok(())
-}
-
 /// What the log forgets is covered by what the store holds durably.
 pub(crate) fn check_trim(
-    durable: &Layer,
+    store: &Store,
     log: &Log,
     partition: usize,
     low: u64,
 ) -> Result<(), Violation> {
     for workspace in 0..log.workspaces() {
         let key = (partition, workspace);
-        let needed = log.first(workspace).is_some_and(|first| first < low);
-        let record = durable.records.get(&key);
+        let begins = store.begins(key);
+        let first = log.first(workspace, begins);
+        let needed = first.is_some_and(|first| first < low);
+        let record = store.durable.records.get(&key);
         let covered = record.is_some_and(|record| {
-            log.fold(workspace, record.next_offset).count >= log.fold(workspace, low).count
-                && log
-                    .poison_below(workspace, low)
-                    .all(|poison| poison < record.next_offset)
+            let own = log.first(workspace, begins.max(record.next_offset));
+            own.is_none_or(|own| own >= low)
         });
         ensure(covered || !needed, Rule::Trim, || {
             format!("{key:?} needs events below {low}, the durable store has {record:?}")

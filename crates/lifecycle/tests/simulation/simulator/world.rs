@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use workspace_lifecycle::{Input, Time};
 
-use super::Traced;
 use super::desk::{Address, Desk, Message, Upkeep};
 use super::driver::Driver;
 use super::env::{Env, Step, Stop};
 use super::log::Kind;
 use super::rules::{Rule, Violation, ensure};
 use super::sabotage::Sabotage;
+use super::{Traced, Troubles};
 
 /// The step after the last.
 pub(crate) const TROUBLE_IS_OVER: u64 = u64::MAX;
@@ -35,6 +35,7 @@ enum Work {
     List(usize),
     Load(usize),
     Save,
+    Erase(usize),
 }
 
 pub(crate) struct World {
@@ -42,6 +43,8 @@ pub(crate) struct World {
     pub(crate) processes: Vec<Process>,
     /// Who has each partition, as the group sees it.
     pub(crate) owners: Vec<Option<Address>>,
+    /// The newest assignment of each partition, also when it is over: the store refuses what older ones commit.
+    newest: Vec<Option<Address>>,
     pub(crate) step: u64,
     events_left: u64,
     next_process: u64,
@@ -49,11 +52,12 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, sabotage: Sabotage, traced: Traced) -> Self {
-        let env = Env::new(seed, sabotage, traced);
+    pub(crate) fn new(seed: u64, sabotage: Sabotage, troubles: Troubles, traced: Traced) -> Self {
+        let env = Env::new(seed, sabotage, troubles, traced);
         Self {
             processes: Vec::new(),
             owners: vec![None; env.config.partitions],
+            newest: vec![None; env.config.partitions],
             step: 0,
             events_left: env.config.events,
             next_process: 0,
@@ -172,6 +176,10 @@ impl World {
 
     fn keep_up(&mut self) -> Result<(), (usize, Stop)> {
         let index = self.env.random.index(self.processes.len());
+        self.keep_up_with(index)
+    }
+
+    fn keep_up_with(&mut self, index: usize) -> Result<(), (usize, Stop)> {
         let process = &mut self.processes[index];
         if matches!(process.desk.upkeep, Upkeep::Idle) {
             let floors = process
@@ -229,6 +237,7 @@ impl World {
             };
             self.next_life += 1;
             self.owners[partition] = Some(at);
+            self.newest[partition] = Some(at);
             let mut driver = Driver::new(at, &self.env);
             let assigned = driver.input(&mut self.env, &mut process.desk, Input::Assigned);
             process.drivers.push(driver);
@@ -254,6 +263,11 @@ impl World {
             choices.extend((0..desk.loads.len()).map(|load| (index, Work::Load(load))));
             choices.extend((0..desk.lists.len()).map(|list| (index, Work::List(list))));
             choices.extend((!desk.saves.is_empty()).then_some((index, Work::Save)));
+            // An erasure waits for a trim whose floors were taken before.
+            let may_erase = matches!(desk.upkeep, Upkeep::Idle)
+                || self.env.sabotage == Sabotage::ResetDoesNotWaitForTrim;
+            let erasures = if may_erase { desk.erasures.len() } else { 0 };
+            choices.extend((0..erasures).map(|erasure| (index, Work::Erase(erasure))));
             for (number, driver) in process.drivers.iter().enumerate() {
                 choices
                     .extend((!driver.fetches.is_empty()).then_some((index, Work::Fetch(number))));
@@ -270,7 +284,14 @@ impl World {
             }
         }
         if choices.is_empty() {
-            return Ok(false);
+            let waiting = self.processes.iter().position(|process| {
+                !process.desk.erasures.is_empty() && process.frozen_until <= self.step
+            });
+            // Only a trim is waited for: it goes on.
+            return match waiting {
+                Some(index) => self.keep_up_with(index).map(|()| true),
+                None => Ok(false),
+            };
         }
         let (index, work) = self.env.random.pick(&choices);
         self.do_work(index, work).map_err(|stop| (index, stop))?;
@@ -281,14 +302,29 @@ impl World {
         let env = &mut self.env;
         let process = &mut self.processes[index];
         let desk = &mut process.desk;
-        let is_slow = matches!(work, Work::List(_) | Work::Load(_) | Work::Save);
+        let is_slow = matches!(
+            work,
+            Work::List(_) | Work::Load(_) | Work::Save | Work::Erase(_)
+        );
         if is_slow && env.random.chance(env.faults.slow) {
             return Ok(());
         }
         match work {
             Work::List(list) => desk.step_list(env, list),
             Work::Load(load) => desk.step_load(env, load)?,
-            Work::Save => desk.step_save(env)?,
+            Work::Save => {
+                let newest = &self.newest;
+                desk.step_save(env, |at| newest[at.partition] == Some(at))?;
+            }
+            Work::Erase(erasure) => {
+                let at = desk.erasures[erasure].at;
+                let owns = self.owners[at.partition] == Some(at)
+                    || process
+                        .drivers
+                        .iter()
+                        .any(|driver| driver.at == at && driver.is_leaving);
+                desk.step_erase(env, erasure, owns)?;
+            }
             Work::Fetch(driver) => process.drivers[driver].fetch(env, desk)?,
             Work::Wake(driver) => process.drivers[driver].input(env, desk, Input::Tick)?,
             Work::Grow(driver) => {

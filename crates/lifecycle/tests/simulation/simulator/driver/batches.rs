@@ -40,6 +40,12 @@ impl Driver {
                         }),
                     }
                 }
+                if env.sabotage == Sabotage::EventsOfTheColdAreNotNamed {
+                    touched.retain(|touch| {
+                        let slot = self.machine.slot(&touch.id);
+                        slot.is_none_or(|slot| self.local(slot).memory.is_some())
+                    });
+                }
                 let next_offset = Offset(batch.next_offset);
                 self.batches.insert(lane, batch);
                 Input::Fetched {

@@ -9,11 +9,18 @@ use crate::simulator::store::is_seeded;
 
 impl Driver {
     /// An operator is told that a command is done: so it must be.
-    pub(super) fn done(&mut self, env: &Env, slot: Slot, command: Command) -> Step {
+    pub(super) fn done(&mut self, env: &Env, slot: Slot, command: Command, high: u64) -> Step {
         let key = (self.at.partition, self.workspace(slot));
         let local = self.local(slot);
         match command {
-            Command::Load | Command::Reload | Command::Reset { .. } | Command::Delete => {}
+            // What a reset must be is checked where the store does it.
+            Command::Load | Command::Reload | Command::Reset { .. } => {}
+            Command::Delete => {
+                let begins = env.store.begins(key);
+                ensure(begins >= high, Rule::DeletedStays, || {
+                    format!("{key:?} is deleted below {begins}, and the log ended at {high}")
+                })?;
+            }
             Command::Unload => {
                 local.asked_out = true;
                 let left = local.memory.is_none();
@@ -61,7 +68,8 @@ impl Driver {
             let Some(memory) = &local.memory else {
                 continue;
             };
-            let expected = log.fold(workspace, next_offset);
+            let base = memory.base;
+            let expected = log.fold(workspace, base, next_offset);
             ensure(memory.fold == expected, Rule::MemoryIsFold, || {
                 format!(
                     "w{workspace} at {next_offset} is {:?}, not {expected:?}",
@@ -80,7 +88,7 @@ impl Driver {
                 memory.next_offset
             };
             ensure(
-                log.fold(workspace, shown) == memory.fold,
+                log.fold(workspace, base, shown) == memory.fold,
                 Rule::MemoryIsFold,
                 || format!("a reader of w{workspace} is told {shown}, it stands at {next_offset}"),
             )?;
@@ -90,10 +98,9 @@ impl Driver {
                 Rule::MemoryIsFold,
                 || format!("w{workspace} lost what it was populated with"),
             )?;
-            let born = env.born.get(&key).copied().unwrap_or(0);
             let unkept = log
-                .poison_below(workspace, next_offset)
-                .chain(log.damaged_in(born, next_offset))
+                .poison_in(workspace, base, next_offset)
+                .chain(log.damaged_in(base, next_offset))
                 .find(|offset| !env.letters.contains(&(key.0, key.1, *offset)));
             ensure(unkept.is_none(), Rule::PoisonIsKept, || {
                 format!("w{workspace} at {next_offset} has passed {unkept:?}, which nobody skipped")

@@ -20,6 +20,17 @@ impl World {
             Command::Skip,
             Command::Skip,
         ]);
+        let config = &self.env.config;
+        let erases = config.erasures > 0 && self.env.later.chance(config.erasures);
+        let command = if erases {
+            self.env.later.pick(&[
+                Command::Reset { force: false },
+                Command::Reset { force: true },
+                Command::Delete,
+            ])
+        } else {
+            command
+        };
         let driver = self.env.random.index(process.drivers.len());
         let driver = &mut process.drivers[driver];
         if driver.released {
@@ -117,8 +128,6 @@ impl World {
             .note(|| format!("the power fails; {kept} of {unsynced} unsynced writes are kept"));
         self.env.count("power losses");
         self.env.store.lose_power(usize::try_from(kept).unwrap());
-        let known = &self.env.store.now.records;
-        self.env.born.retain(|key, _| known.contains_key(key));
         let processes = self.processes.len();
         self.processes.clear();
         self.owners.fill(None);
