@@ -19,6 +19,8 @@ pub struct EngineConfig {
     pub fetch_records: usize,
     /// Most bytes of one fetch.
     pub fetch_bytes: usize,
+    /// A load that makes no progress for this long is abandoned and retried.
+    pub load_timeout: Duration,
     /// How long an operator waits for the end of a command at most.
     pub command_timeout: Duration,
     /// Between two syncs of the store, after which the log may forget.
@@ -34,6 +36,7 @@ impl Default for EngineConfig {
             limits: Limits::default(),
             fetch_records: 4096,
             fetch_bytes: 4 * 1024 * 1024,
+            load_timeout: Duration::from_mins(5),
             command_timeout: Duration::from_secs(30),
             trim_every: Duration::from_secs(10),
         }

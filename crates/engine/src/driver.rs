@@ -9,6 +9,7 @@ mod dead_letter;
 pub(crate) mod eraser;
 pub(crate) mod history;
 mod history_waiting;
+pub(crate) mod load_watch;
 pub(crate) mod loader;
 pub(crate) mod reports;
 pub(crate) mod saver;

@@ -19,7 +19,7 @@ use workspace_status::{Absence, Tracker, WorkspaceId};
 use crate::absent::{AbsentWorkspace, AbsentWorkspaces};
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
-use crate::driver::{Driver, apply, eraser, history, loader, saver, upkeep};
+use crate::driver::{Driver, apply, eraser, history, load_watch, loader, saver, upkeep};
 use crate::entities::Entities;
 use crate::event::Event;
 use crate::jobs::{EraseJob, LoadJob, SaveJob};
@@ -450,6 +450,11 @@ impl<W: Workspace> Engine<W> {
         self.shared.admission()
     }
 
+    /// Loads that were abandoned because they made no progress, and have not returned.
+    pub fn hung_loads(&self) -> usize {
+        self.shared.running_loads.hung()
+    }
+
     /// Where every partition stands.
     pub fn partitions(&self) -> Vec<PartitionReport> {
         self.shared.partitions()
@@ -463,7 +468,7 @@ impl<W: Workspace> Engine<W> {
     /// Saves and lets go of every workspace, then ends the threads. What is not done by `deadline`
     /// is abandoned, which loses nothing: it is replayed at the next start. Blocks.
     pub fn shutdown(&self, deadline: Instant) -> ShutdownReport {
-        let Some(threads) = self.threads.lock().take() else {
+        let Some(mut threads) = self.threads.lock().take() else {
             return ShutdownReport::default();
         };
         let posts = self.shared.posts();
@@ -478,8 +483,17 @@ impl<W: Workspace> Engine<W> {
             thread.thread().unpark();
         }
         if abandoned == 0 {
-            // Loads that nobody waits for any more may still hang in what they read from.
-            while Instant::now() < deadline && !threads.others.iter().all(JoinHandle::is_finished) {
+            // Loads whose answers are not waited for any more may still hang in what they read from; those that were
+            // abandoned are not waited for.
+            loop {
+                threads
+                    .others
+                    .extend(self.shared.replacements.lock().drain(..));
+                let others = threads.others.iter();
+                let running = others.filter(|thread| !thread.is_finished()).count();
+                if running <= self.shared.running_loads.hung() || Instant::now() >= deadline {
+                    break;
+                }
                 std::thread::sleep(RELEASE_LOOK);
             }
             let all = threads.partitions.into_values().chain(threads.others);
@@ -494,6 +508,9 @@ impl<W: Workspace> Engine<W> {
 
 /// Between two looks of a waiting reader whether the partition is assigned.
 const ASSIGNMENT_LOOK: Duration = Duration::from_millis(100);
+
+/// Between two looks of a thread that loads whether the engine ends.
+const JOB_LOOK: Duration = Duration::from_millis(100);
 
 /// Between two looks whether partitions are released.
 const RELEASE_LOOK: Duration = Duration::from_millis(2);
@@ -519,9 +536,25 @@ fn start_threads<W: Workspace>(
     for number in 0..shared.config.admission.permits.max(1) {
         let (shared, jobs) = (Arc::clone(shared), load_jobs.clone());
         others.push(spawn(format!("load-{number}"), move || {
-            shared.work(&jobs, |job| loader::load(&shared, job));
+            load_until_replaced(&shared, &jobs);
         })?);
     }
+    let (watched, jobs) = (Arc::clone(shared), load_jobs.clone());
+    others.push(spawn("load-watch".to_owned(), move || {
+        load_watch::run(&watched, || {
+            let (shared, jobs) = (Arc::clone(&watched), jobs.clone());
+            let load = move || load_until_replaced(&shared, &jobs);
+            let thread = spawn("load-again".to_owned(), load);
+            let thread = thread.inspect_err(|error| {
+                tracing::error!(%error, "no thread takes the place of one whose load hangs");
+            });
+            let started = thread.is_ok();
+            let mut replacements = watched.replacements.lock();
+            replacements.retain(|thread| !thread.is_finished());
+            replacements.extend(thread);
+            started
+        });
+    })?);
     let saver = Arc::clone(shared);
     others.push(spawn("save".to_owned(), move || {
         saver::run(&saver, &save_jobs);
@@ -533,6 +566,16 @@ fn start_threads<W: Workspace>(
     let upkeep_of = Arc::clone(shared);
     others.push(spawn("upkeep".to_owned(), move || upkeep::run(&upkeep_of))?);
     Ok(others)
+}
+
+fn load_until_replaced<W: Workspace>(shared: &Shared<W>, jobs: &Receiver<LoadJob<W>>) {
+    while !shared.ending.load(Ordering::Acquire) {
+        if let Ok(job) = jobs.recv_timeout(JOB_LOOK)
+            && loader::load(shared, job) == loader::Then::Ends
+        {
+            return;
+        }
+    }
 }
 
 fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, StartError> {

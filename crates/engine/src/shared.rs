@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -13,6 +14,7 @@ use workspace_status::{Absence, Epoch, Tracker, WorkspaceId, WorkspaceStatus};
 use crate::absent::{AbsentWorkspace, AbsentWorkspaces};
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
+use crate::driver::load_watch::RunningLoads;
 use crate::history_passes::HistoryPasses;
 use crate::jobs::{EraseJob, LoadJob, SaveJob};
 use crate::loaded::LoadedWorkspace;
@@ -76,6 +78,9 @@ pub(crate) struct Shared<W> {
     erasures: Sender<EraseJob<W>>,
     /// Held from when the floors of the partitions are taken until the log has forgotten what is below them.
     pub(crate) trimming: Mutex<()>,
+    pub(crate) running_loads: RunningLoads<W>,
+    /// Threads in the place of those whose loads hang.
+    pub(crate) replacements: Mutex<Vec<JoinHandle<()>>>,
     /// What the store last failed in, with its words.
     store_trouble: Mutex<BTreeMap<Asked, String>>,
     /// Partitions whose last read failed, with the log's words.
@@ -117,6 +122,8 @@ impl<W: Workspace> Shared<W> {
             saves,
             erasures,
             trimming: Mutex::default(),
+            running_loads: RunningLoads::default(),
+            replacements: Mutex::default(),
             store_trouble: Mutex::default(),
             log_trouble: Mutex::default(),
         }

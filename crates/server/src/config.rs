@@ -47,6 +47,8 @@ pub(crate) struct EngineSettings {
     pub(crate) owner: String,
     pub(crate) permits: usize,
     pub(crate) urgent_queue: usize,
+    pub(crate) load_timeout: Duration,
+    pub(crate) command_timeout: Duration,
     pub(crate) save_every_events: u64,
     pub(crate) save_interval: Duration,
     pub(crate) replay_save_interval: Duration,
@@ -251,6 +253,8 @@ impl EngineSettings {
             owner,
             permits: narrow(layers.number("permits", 1, 1024)?),
             urgent_queue: narrow(layers.number("urgent-queue", 0, 1_000_000)?),
+            load_timeout: positive(layers, "load-timeout")?,
+            command_timeout: positive(layers, "command-timeout")?,
             save_every_events: layers.number(
                 "save-every-events",
                 1,

@@ -121,6 +121,8 @@ const COUNTERS: [CounterRow; 15] = [
 const SAVE_TIME: &str = "workspace_engine_save";
 /// Loads under way.
 const LOADS_UNDER_WAY: &str = "workspace_engine_loads_under_way";
+/// Loads that hang.
+const LOADS_HUNG: &str = "workspace_engine_loads_hung";
 /// Workspaces that wait for a load permit.
 const LOADS_QUEUED: &str = "workspace_engine_loads_queued";
 
@@ -328,6 +330,11 @@ impl Collector for EngineMetrics {
         )?)?;
         let (under_way, queued) = engine.admission();
         for (name, help, value) in [
+            (
+                LOADS_HUNG,
+                "Loads that were abandoned because they made no progress, and still hang",
+                engine.hung_loads(),
+            ),
             (LOADS_UNDER_WAY, "Loads under way", under_way),
             (
                 LOADS_QUEUED,

@@ -2,7 +2,6 @@
 //!
 //! A load blocks on the store, so each runs on one of as many threads as there are permits.
 
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,6 +10,7 @@ use workspace_lifecycle::{Input, LoadFailure};
 use workspace_status::{State, Unit, Value};
 
 use super::apply::panic_text;
+use super::load_watch::{Returned, RunningLoad};
 use crate::jobs::LoadJob;
 use crate::loaded::{Applied, LoadedWorkspace};
 use crate::message::{LoadDone, Message};
@@ -22,17 +22,49 @@ use crate::workspace::Workspace;
 /// Entries between two looks at the progress.
 const PROGRESS_EVERY_ENTRIES: u64 = 256;
 
-/// Does one load and tells the partition.
-pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) {
+/// Whether a thread goes on loading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    TakesTheNext,
+    /// Another one has its place, because its load hung.
+    Ends,
+}
+
+/// Does one load and answers the partition.
+pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
     let (post, slot, epoch) = (Arc::clone(&job.post), job.slot, job.epoch);
     let partition = post.id();
+    let Some((number, running)) = shared.running_loads.begin(&post, &job.id, slot, epoch) else {
+        let reason =
+            "an earlier load of it still hangs; the next begins when that has ended".to_owned();
+        drop(job);
+        let _ = post.tell(Message::Input(Input::LoadFailed {
+            slot,
+            epoch,
+            claimed: false,
+            failure: LoadFailure::Retry(reason),
+        }));
+        shared.release_permit();
+        return Then::TakesTheNext;
+    };
     // The workspace, what it is populated from, and the database may all panic on what they find.
-    let claimed = Cell::new(false);
-    let loaded = catch_unwind(AssertUnwindSafe(|| try_load(shared, &job, &claimed)));
+    let loaded = catch_unwind(AssertUnwindSafe(|| try_load(shared, &job, &running)));
     let loaded = loaded.unwrap_or_else(|panic| {
         let text = format!("loading it panicked: {}", panic_text(&*panic));
         Err(LoadFailure::Park(text))
     });
+    match shared.running_loads.end(number, &running) {
+        Returned::InTime => {}
+        returned => {
+            tracing::warn!(workspace = %job.id, %partition, %epoch, "a load that was abandoned has returned; its result is dropped");
+            drop((loaded, job));
+            if returned == Returned::Replaced {
+                return Then::Ends;
+            }
+            shared.release_permit();
+            return Then::TakesTheNext;
+        }
+    }
     let message = match loaded {
         Ok(done) => {
             shared.counters.loads.add(1);
@@ -46,7 +78,7 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) {
             Message::Input(Input::LoadFailed {
                 slot,
                 epoch,
-                claimed: claimed.get(),
+                claimed: running.is_claimed(),
                 failure,
             })
         }
@@ -55,12 +87,13 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) {
     // An assignment that is over needs no answer; what was loaded goes with it.
     let _ = post.tell(message);
     shared.release_permit();
+    Then::TakesTheNext
 }
 
 fn try_load<W: Workspace>(
     shared: &Shared<W>,
     job: &LoadJob<W>,
-    is_claimed: &Cell<bool>,
+    running: &RunningLoad<W>,
 ) -> Result<LoadDone<W>, LoadFailure> {
     let began = Instant::now();
     let claimed = shared
@@ -73,25 +106,30 @@ fn try_load<W: Workspace>(
             first_offset: job.first_offset,
         })
         .map_err(|error| failure(&error))?;
-    is_claimed.set(true);
+    running.claimed();
     let mut workspace = W::new(&job.id);
     let mut populated = Vec::new();
     let nothing_stored = claimed.entries == 0 && claimed.events_applied == 0;
     let entries = if nothing_stored {
+        running.begin_step("it was populated");
         enter(
             job,
+            running,
             State::PopulatingInitialState,
             "the store has nothing of it",
         )?;
-        populate(shared, job, &mut workspace, &mut populated)?
+        populate(shared, job, running, &mut workspace, &mut populated)?
     } else {
+        running.begin_step("its entries were read");
         enter(
             job,
+            running,
             State::RestoringFromSnapshot,
             format!("restoring {} entries", claimed.entries),
         )?;
-        restore(shared, job, &claimed, &mut workspace)?
+        restore(shared, job, running, &claimed, &mut workspace)?
     };
+    running.begin_step("its workspace type completed it");
     workspace.restored();
     job.attempt
         .update_metadata("changes_loaded", Value::from(entries))
@@ -119,9 +157,13 @@ fn try_load<W: Workspace>(
 
 fn enter<W>(
     job: &LoadJob<W>,
+    running: &RunningLoad<W>,
     state: State,
     message: impl Into<workspace_status::Message>,
 ) -> Result<(), LoadFailure> {
+    if running.is_abandoned() {
+        return Err(LoadFailure::Retry("it was abandoned".to_owned()));
+    }
     job.attempt
         .set_state(state, message)
         .map_err(|error| LoadFailure::Retry(error.to_string()))
@@ -130,6 +172,7 @@ fn enter<W>(
 fn restore<W: Workspace>(
     shared: &Shared<W>,
     job: &LoadJob<W>,
+    running: &RunningLoad<W>,
     claimed: &StoredWorkspace,
     workspace: &mut W,
 ) -> Result<u64, LoadFailure> {
@@ -146,6 +189,7 @@ fn restore<W: Workspace>(
         .store
         .load(&job.id, &mut |entry| {
             entries += 1;
+            running.tick();
             if entries.is_multiple_of(PROGRESS_EVERY_ENTRIES) {
                 progress.set(entries);
             }
@@ -171,12 +215,14 @@ fn restore<W: Workspace>(
 fn populate<W: Workspace>(
     shared: &Shared<W>,
     job: &LoadJob<W>,
+    running: &RunningLoad<W>,
     workspace: &mut W,
     populated: &mut Vec<Change>,
 ) -> Result<u64, LoadFailure> {
     shared
         .populate
         .populate(&job.id, &mut |entry: StoredEntry| {
+            running.tick();
             populated.push(Change::Set(entry.clone()));
             workspace.restore(entry).map_err(|rejection| rejection.0)
         })

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -16,10 +17,10 @@ use workspace_engine_core::store::{
     SaveRefused, Store, StoreError, StoredWorkspace,
 };
 use workspace_engine_core::{Engine, EngineConfig};
-use workspace_lifecycle::{AdmissionLimits, Command, Offset, PartitionId};
-use workspace_status::{State, Tracker, WorkspaceId};
+use workspace_lifecycle::{AdmissionLimits, Command, Limits, Offset, PartitionId};
+use workspace_status::{ErrorInfo, ErrorKind, State, Tracker, WorkspaceId};
 
-use super::{Service, data_dir, id};
+use super::{PATIENCE, Service, data_dir, id};
 
 /// A store that does what the test tells it with saves.
 struct Troubled {
@@ -29,6 +30,10 @@ struct Troubled {
     holds_up: Mutex<Option<PartitionId>>,
     fails: AtomicBool,
     panics: AtomicBool,
+    /// Saves wait while it is held.
+    saves_hang: Mutex<()>,
+    /// Claims of workspaces whose names begin with `hangs` wait while it is held.
+    claims_hang: Mutex<()>,
 }
 
 impl Troubled {
@@ -39,6 +44,8 @@ impl Troubled {
             holds_up: Mutex::default(),
             fails: AtomicBool::new(false),
             panics: AtomicBool::new(false),
+            saves_hang: Mutex::default(),
+            claims_hang: Mutex::default(),
         })
     }
 }
@@ -68,6 +75,9 @@ impl Store for Troubled {
     }
 
     fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
+        if claim.id.as_str().starts_with("hangs") {
+            drop(self.claims_hang.lock());
+        }
         self.inner.claim(claim)
     }
 
@@ -80,6 +90,7 @@ impl Store for Troubled {
         saves: &[Save],
         committed: &[(PartitionId, Offset)],
     ) -> Result<Vec<SaveRefused>, StoreError> {
+        drop(self.saves_hang.lock());
         assert!(!self.panics.swap(false, Ordering::Relaxed), "on purpose");
         if self.fails.load(Ordering::Relaxed) {
             return Err(StoreError::NoSpace("on purpose".to_owned()));
@@ -318,4 +329,229 @@ fn a_store_that_misses_what_the_log_has_forgotten_is_refused() {
     start(store)
         .unwrap()
         .shutdown(std::time::Instant::now() + super::PATIENCE);
+}
+
+/// Hangs for workspaces whose names begin with `hangs`, until it is told to go on.
+#[derive(Default)]
+struct Hangs {
+    goes_on: Mutex<bool>,
+    changed: parking_lot::Condvar,
+}
+
+impl Hangs {
+    fn go_on(&self) {
+        *self.goes_on.lock() = true;
+        self.changed.notify_all();
+    }
+}
+
+impl Populate for Hangs {
+    fn populate(&self, id: &WorkspaceId, _: EntrySink<'_>) -> Result<(), PopulateError> {
+        let mut goes_on = self.goes_on.lock();
+        while id.as_str().starts_with("hangs") && !*goes_on {
+            self.changed.wait(&mut goes_on);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn loads_that_hang_give_their_places_to_the_next() {
+    let directory = TempDir::new().unwrap();
+    let data = data_dir(directory.path());
+    let store = Troubled::open(&data);
+    let log: Arc<dyn EventLog> =
+        Arc::new(EmbeddedLog::open(&data, EmbeddedLogConfig::default()).unwrap());
+    let config = EngineConfig {
+        load_timeout: Duration::from_millis(300),
+        ..EngineConfig::default()
+    };
+    let permits = config.admission.permits;
+    let engine = Engine::start(
+        config,
+        Arc::clone(&log),
+        Arc::clone(&store) as Arc<dyn Store>,
+        Tracker::new(),
+        Arc::new(BeginEmpty),
+    )
+    .unwrap();
+    let service: Service = Service { engine, log };
+    let hung: Vec<String> = (0..=permits)
+        .map(|number| format!("hangs-{number}"))
+        .collect();
+    let hangs = store.claims_hang.lock();
+    for workspace in &hung {
+        service.append(workspace, "resource.created", r#"{"id":"x"}"#);
+    }
+    for workspace in &hung {
+        service.wait_for(workspace, State::Error);
+        let snapshot = service.engine.tracker().snapshot(workspace).unwrap();
+        let kind = snapshot.error().map(ErrorInfo::kind);
+        assert!(matches!(kind, Some(ErrorKind::Retrying { .. })), "{kind:?}");
+        let reason = snapshot.error_message().unwrap();
+        let expected =
+            "the load made no progress for 0.3 s while its epoch was claimed in the store";
+        let again = "an earlier load of it still hangs";
+        assert!(
+            reason.starts_with(expected) || reason.starts_with(again),
+            "{reason}"
+        );
+    }
+    for workspace in ["a", "b", "c"] {
+        service.append(workspace, "resource.created", r#"{"id":"x"}"#);
+        service.wait_for(workspace, State::Ready);
+    }
+    assert_eq!(service.engine.hung_loads(), hung.len(), "one thread each");
+
+    // The late claims stand against no later load.
+    drop(hangs);
+    for workspace in &hung {
+        service.wait_for(workspace, State::Ready);
+        assert_eq!(service.contents(workspace).0, 1);
+    }
+    service.eventually(|| service.engine.hung_loads() == 0);
+    service.stop();
+}
+
+#[test]
+fn an_engine_whose_loads_hang_stops_in_time() {
+    let directory = TempDir::new().unwrap();
+    let data = data_dir(directory.path());
+    let log: Arc<dyn EventLog> =
+        Arc::new(EmbeddedLog::open(&data, EmbeddedLogConfig::default()).unwrap());
+    let config = EngineConfig {
+        load_timeout: Duration::from_millis(100),
+        ..EngineConfig::default()
+    };
+    let populate = Arc::new(Hangs::default());
+    let engine = Engine::start(
+        config,
+        Arc::clone(&log),
+        Arc::new(MemoryStore::new()),
+        Tracker::new(),
+        Arc::clone(&populate) as Arc<dyn Populate>,
+    )
+    .unwrap();
+    let service: Service = Service { engine, log };
+    service.append("hangs", "resource.created", r#"{"id":"x"}"#);
+    service.wait_for("hangs", State::Error);
+    let began = Instant::now();
+    let report = service.engine.shutdown(began + 4 * PATIENCE);
+    assert_eq!(report.abandoned, 0);
+    assert!(
+        began.elapsed() < 2 * PATIENCE,
+        "it did not wait for the hung load"
+    );
+    populate.go_on();
+}
+
+#[test]
+fn a_command_is_answered_in_time_where_the_store_hangs_and_may_still_take_effect() {
+    let directory = TempDir::new().unwrap();
+    let data = data_dir(directory.path());
+    let store = Troubled::open(&data);
+    let log: Arc<dyn EventLog> =
+        Arc::new(EmbeddedLog::open(&data, EmbeddedLogConfig::default()).unwrap());
+    let config = EngineConfig {
+        command_timeout: Duration::from_millis(300),
+        ..EngineConfig::default()
+    };
+    let engine = Engine::start(
+        config,
+        Arc::clone(&log),
+        Arc::clone(&store) as Arc<dyn Store>,
+        Tracker::new(),
+        Arc::new(BeginEmpty),
+    )
+    .unwrap();
+    let service: Service = Service { engine, log };
+    service.append("a", "resource.created", r#"{"id":"x"}"#);
+    service.wait_for("a", State::Ready);
+    let hangs = store.saves_hang.lock();
+    let refused = service.command("a", Command::Unload).unwrap_err();
+    assert!(refused.starts_with("no answer within 0.3s: "), "{refused}");
+    assert!(refused.ends_with("may still take effect"), "{refused}");
+    drop(hangs);
+    service.eventually(|| service.engine.tracker().get("a").is_none());
+    service.stop();
+}
+
+#[test]
+fn retention_is_not_held_back_by_a_workspace_that_is_unloaded_and_has_no_events() {
+    let directory = TempDir::new().unwrap();
+    let data = data_dir(directory.path());
+    let config = EmbeddedLogConfig {
+        retention: RetentionConfig {
+            partition_bytes: Some(0),
+            age: None,
+        },
+        ..EmbeddedLogConfig::default()
+    };
+    let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::open(&data, config).unwrap());
+    let store: Arc<dyn Store> = Arc::new(LsmStore::open(&data).unwrap());
+    let config = || EngineConfig {
+        limits: Limits {
+            save_every: Duration::from_millis(20),
+            stale_after: Duration::from_millis(50),
+            ..Limits::default()
+        },
+        trim_every: Duration::from_millis(50),
+        ..EngineConfig::default()
+    };
+    let start = || {
+        let engine = Engine::<workspace_engine_core::Entities>::start(
+            config(),
+            Arc::clone(&log),
+            Arc::clone(&store),
+            Tracker::new(),
+            Arc::new(BeginEmpty),
+        );
+        Service {
+            engine: engine.unwrap(),
+            log: Arc::clone(&log),
+        }
+    };
+    let service = start();
+    let partition = partition_of(&id("idle"), 3);
+    let busy = (0..100)
+        .map(|number| format!("busy{number}"))
+        .find(|text| partition_of(&id(text), 3) == partition)
+        .unwrap();
+    service.append("idle", "resource.created", r#"{"id":"x"}"#);
+    service.wait_for("idle", State::Ready);
+    service.command("idle", Command::Unload).unwrap();
+    let mut last = Offset(0);
+    for _ in 0..20 {
+        last = service.append(&busy, "resource.created", r#"{"id":"x"}"#);
+    }
+    // Retention leaves the last event.
+    service.eventually(|| service.log.low_watermark(partition) == last);
+    service.stop();
+
+    // The same after a restart, where nothing in memory knows of it.
+    let service = start();
+    for _ in 0..20 {
+        last = service.append(&busy, "resource.created", r#"{"id":"x"}"#);
+    }
+    service.eventually(|| service.log.low_watermark(partition) == last);
+    let held_by = |service: &Service| {
+        let reports = service.engine.partitions();
+        let report = reports.iter().find(|report| report.partition == partition);
+        report.unwrap().held_by.clone()
+    };
+
+    // An event of its own holds the log back, and is named.
+    let own = service.append("idle", "resource.created", r#"{"id":"y"}"#);
+    for _ in 0..20 {
+        service.append(&busy, "resource.created", r#"{"id":"x"}"#);
+    }
+    service.eventually(|| {
+        held_by(&service)
+            .is_some_and(|held| held.workspace_id.as_str() == "idle" && held.offset == own)
+            && service.log.low_watermark(partition) == own
+    });
+    service.command("idle", Command::Load).unwrap();
+    service.wait_for("idle", State::Ready);
+    assert_eq!(service.contents("idle").0, 2, "nothing of it is lost");
+    service.stop();
 }

@@ -58,7 +58,7 @@ pub(crate) const AUTO: &str = "auto";
 const SWITCH: &str = "true|false";
 
 /// Every setting, in the order in which help and example show them.
-pub(crate) static KEYS: [Key; 44] = [
+pub(crate) static KEYS: [Key; 46] = [
     Key {
         name: "listen",
         value_name: "ADDR:PORT",
@@ -202,6 +202,18 @@ pub(crate) static KEYS: [Key; 44] = [
         value_name: "N",
         default: "64",
         help: "Workspaces that may wait before all others because somebody asks for them; further ones wait with the others",
+    },
+    Key {
+        name: "load-timeout",
+        value_name: "DURATION",
+        default: "5m",
+        help: "A load that makes no progress for this long is abandoned and retried; the next load takes its place",
+    },
+    Key {
+        name: "command-timeout",
+        value_name: "DURATION",
+        default: "30s",
+        help: "How long a request waits for an operator's command (unload, skip, reset, delete) before it is answered with 504; the command goes on",
     },
     Key {
         name: "save-every-events",

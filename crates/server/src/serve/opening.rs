@@ -141,6 +141,8 @@ fn engine_config(settings: &EngineSettings) -> EngineConfig {
             permits: settings.permits,
             urgent_queue: settings.urgent_queue,
         },
+        load_timeout: settings.load_timeout,
+        command_timeout: settings.command_timeout,
         limits: Limits {
             save_every_events: settings.save_every_events,
             save_every: settings.save_interval,
