@@ -330,6 +330,13 @@ pub trait EventLog: Send + Sync + 'static {
     /// First offset that is still there.
     fn low_watermark(&self, partition: PartitionId) -> Offset;
 
+    /// The first offsets from `from` on, up to before the second, whose events the log has lost; none where it has all of
+    /// them, or does not know.
+    fn lost_after(&self, partition: PartitionId, from: Offset) -> Option<(Offset, Offset)> {
+        let _ = (partition, from);
+        None
+    }
+
     /// End of the partition at the time of the call, also of what others have appended a moment ago. It may block.
     ///
     /// # Errors

@@ -241,14 +241,14 @@ pub enum CommandError {
     Leaving,
     /// The events that it would be rebuilt from are not all in the log.
     #[error(
-        "the log begins at offset {low_watermark}, but the workspace at {first_offset}: the events in between were \
-         removed by retention and only the store holds what they did; nothing was reset. Reset it with force to \
-         rebuild it from the events that are left"
+        "the log has all events from offset {low_watermark} on only, but the workspace begins at {first_offset}: the others \
+         were removed by retention, or lost, and only the store holds what they did; nothing was reset. Reset it with \
+         force to rebuild it from the events that are left"
     )]
     LogBeginsLater {
         /// Where the workspace begins.
         first_offset: Offset,
-        /// Where the log begins.
+        /// From where on the log has all events.
         low_watermark: Offset,
     },
     /// It was tried and failed.

@@ -283,9 +283,9 @@ pub enum EraseFailure {
         /// The epoch that the store holds.
         stored: Epoch,
     },
-    /// The log has removed events that the workspace would be rebuilt from.
+    /// The log has removed, or lost, events that the workspace would be rebuilt from.
     LogBeginsLater {
-        /// First offset that is still in the log.
+        /// From where on the log has all events.
         low_watermark: Offset,
     },
     /// The store or the log refused, with its error text.

@@ -105,8 +105,17 @@ fn erase_one<W: Workspace>(
                 let _no_trim = shared.trimming.lock();
                 shared.log.low_watermark(partition)
             };
-            if low_watermark > from && !force {
-                return Err(EraseFailure::LogBeginsLater { low_watermark });
+            if !force {
+                if low_watermark > from {
+                    return Err(EraseFailure::LogBeginsLater { low_watermark });
+                }
+                if let Some((lost, until)) = shared.log.lost_after(partition, from)
+                    && is_saved_beyond(shared, id, lost)?
+                {
+                    return Err(EraseFailure::LogBeginsLater {
+                        low_watermark: until,
+                    });
+                }
             }
             let stored = shared
                 .store
@@ -139,6 +148,19 @@ fn erase_one<W: Workspace>(
                 }),
             })
         }
+    }
+}
+
+/// Whether the store holds what events behind an offset did. Of what cannot be read that is assumed.
+fn is_saved_beyond<W: Workspace>(
+    shared: &Shared<W>,
+    id: &WorkspaceId,
+    offset: Offset,
+) -> Result<bool, EraseFailure> {
+    match shared.store.workspace(id) {
+        Ok(stored) => Ok(stored.is_some_and(|stored| stored.next_offset > offset)),
+        Err(StoreError::Corrupt { .. }) => Ok(true),
+        Err(error) => Err(failure(&error)),
     }
 }
 

@@ -332,6 +332,11 @@ impl EventLog for EmbeddedLog {
             .unwrap_or_default()
     }
 
+    fn lost_after(&self, partition: PartitionId, from: Offset) -> Option<(Offset, Offset)> {
+        let gap = self.shared.partition(partition)?.gap_from(from)?;
+        Some((gap.from.max(from), gap.until))
+    }
+
     fn high_watermark(&self, partition: PartitionId) -> Offset {
         self.shared
             .partition(partition)

@@ -72,6 +72,12 @@ impl Partition {
         gaps.iter().find(|gap| gap.covers(offset)).copied()
     }
 
+    /// The first gap that does not end before an offset.
+    pub(super) fn gap_from(&self, offset: Offset) -> Option<Gap> {
+        let gaps = self.gaps.read();
+        gaps.iter().find(|gap| gap.until > offset).copied()
+    }
+
     /// Where the first gap behind an offset begins.
     fn gap_after(&self, offset: Offset) -> Option<Offset> {
         let gaps = self.gaps.read();

@@ -105,14 +105,26 @@ impl FileStore {
 
     /// What a crash has left of workspaces that were deleted is removed.
     fn finish_deletions(&self) {
-        for Deletion { id, .. } in self.index.deletions(None) {
-            if self.is_listed(&id) {
+        for deletion in self.index.deletions(None) {
+            let id = &deletion.id;
+            if self.is_listed(id) {
                 continue;
             }
-            if let Err(error) = self.remove_files(&id) {
+            let finished = if self.is_left_over(&deletion) {
+                self.remove_files(id)
+            } else {
+                self.clear_away(id, &self.entries_path(id))
+            };
+            if let Err(error) = finished {
                 tracing::error!(workspace = %id, %error, "a deletion cannot be finished");
             }
         }
+    }
+
+    /// Whether what lies in the directory of a workspace is what was deleted, and not what took its name since.
+    fn is_left_over(&self, deletion: &Deletion) -> bool {
+        let end = self.read_end(&deletion.id);
+        end.is_ok_and(|end| end.is_none_or(|end| end.about.epoch <= deletion.epoch))
     }
 
     fn remove_files(&self, id: &WorkspaceId) -> Result<(), StoreError> {
@@ -195,7 +207,7 @@ impl FileStore {
         };
         let holds_nothing = bytes == 0
             // What is left of it was to be deleted.
-            || self.index.deletion(id).is_some()
+            || self.index.deletion(id).is_some_and(|deletion| self.is_left_over(&deletion))
             || entries::read(path).is_ok_and(|read| {
                 read.is_none_or(|(end, entries)| {
                     entries.is_empty() && end.about.events_applied == 0

@@ -1,7 +1,7 @@
 use super::support::{copy, write};
 use std::path::Path;
 use workspace_engine_core::store::conformance::{
-    claim_of, id, load, save, save_of, set, transition, unset,
+    claim_of, erase_of, id, load, save, save_of, set, transition, unset,
 };
 use workspace_engine_core::store::{
     Change, FileStore, HISTORY_TRANSITIONS_MOST, HistoryRecord, Save, SaveRefused, Store,
@@ -483,6 +483,31 @@ fn a_workspace_that_an_older_index_does_not_list_is_set_aside_by_its_next_claim(
     };
     assert_eq!(copies("acme"), [entries]);
     assert_eq!(copies("empty"), Vec::<Vec<u8>>::new());
+}
+
+#[test]
+fn a_workspace_that_took_the_name_of_a_deleted_one_survives_an_older_index() {
+    let path = tempfile::tempdir().expect("a directory");
+    let (index, entries) = (
+        path.path().join("index.jsonl"),
+        path.path().join("acme/entries.jsonl"),
+    );
+    let store = FileStore::open(path.path()).expect("opened");
+    store.claim(claim_of("acme", 1)).expect("claimed");
+    store.delete(erase_of("acme", 2, 20)).expect("deleted");
+    drop(store);
+    let older = std::fs::read(&index).expect("readable");
+    let store = FileStore::open(path.path()).expect("opened");
+    store.claim(claim_of("acme", 3)).expect("claimed");
+    assert!(save(&store, &[save_of("acme", 3, 25, changes(1))]).is_empty());
+    drop(store);
+    let newer = std::fs::read(&entries).expect("readable");
+    write(&index, older);
+
+    drop(FileStore::open(path.path()).expect("opened"));
+    let files = std::fs::read_dir(path.path().join("acme")).expect("it is still there");
+    let kept = files.map(|file| std::fs::read(file.expect("listed").path()).expect("readable"));
+    assert!(kept.into_iter().any(|kept| kept == newer));
 }
 
 #[test]

@@ -106,6 +106,12 @@ fn a_log_that_lost_its_end_gives_no_offset_twice() {
     let reloaded = engine.post("/api/v1/workspaces/w/reload", &[], b"");
     assert!(reloaded.status < 300, "{reloaded:?}");
     check(&engine);
+    // Only the store holds what the lost events did.
+    let reset = engine.post("/api/v1/workspaces/w/reset", &[], b"");
+    assert_eq!(reset.status, 409, "{reset:?}");
+    assert_eq!(reset.json()["type"], "/problems/log-begins-later");
+    assert_eq!(reset.json()["lowWatermark"], 30);
+    check(&engine);
 
     // Whether the other one had events among those that are lost is not known.
     engine.wait_for("other", "error");
