@@ -149,6 +149,11 @@ class Engine:
         except OSError:
             return {}
 
+    def act(self, workspace, action):
+        """An operator's action that must succeed."""
+        answer = self.call(f"/workspaces/{workspace}/{action}", "POST")
+        assert answer.get("workspaceId") == workspace, f"{action} of {workspace}: {answer}"
+
     def document(self, path):
         """What a route answers, also under 404."""
         answer = self.call(path)
@@ -621,15 +626,13 @@ def lostend(fleet, dice, lines, expected):
         Feed(fleet, first, 0).finish()
         fleet.wait_until_ready({name: {"events": 5} for name in (cold, hot, other)})
         # It is saved where the partition will end.
-        answer = fleet.up()[0].call(f"/workspaces/{cold}/unload", "POST")
-        assert "problem" not in answer, answer
+        fleet.up()[0].act(cold, "unload")
         Feed(fleet, created(hot, range(5, 15)) + created(other, range(5, 10)), 0).finish()
         fleet.wait_until_ready({hot: {"events": 15}, other: {"events": 10}})
         for name in (hot, other):
             # An unload is answered when it is saved.
             for action in ("unload", "load"):
-                answer = fleet.up()[0].call(f"/workspaces/{name}/{action}", "POST")
-                assert "problem" not in answer, answer
+                fleet.up()[0].act(name, action)
         fleet.wait_until_ready({hot: {"events": 15}, other: {"events": 10}})
         runs = partition == 7
         if not runs:
@@ -657,9 +660,8 @@ def lostend(fleet, dice, lines, expected):
                 shutil.rmtree(engine.directory)
             engine.start()
         # The way out that the message names: what is below the loss, and what is there now.
-        engine = fleet.up()[0]
-        answer = engine.call(f"/workspaces/{hot}/reset", "POST")
-        assert "problem" not in answer, answer
+        until(f"{hot} is parked", lambda: parked(hot))
+        fleet.up()[0].act(hot, "reset")
         fleet.wait_until_ready({new: {"events": 6}, hot: {"events": 45}})
 
 
@@ -808,9 +810,17 @@ def check_other_partitioner(fleet, engine, other, partitioner):
 
 
 def check_misrouted(fleet, expected, partitioner):
-    """An engine of a new group with the default partitioner lists what it cannot take, with the setting that would."""
+    """An engine of a new group with the default partitioner lists what it cannot take, with the setting that would, also
+    after a restart."""
     fleet.group += "-default"
     engine = fleet.add()
+    for _ in range(2):
+        check_misrouted_of(engine, fleet, expected, partitioner)
+        engine.end(signal.SIGTERM)
+        engine.start()
+
+
+def check_misrouted_of(engine, fleet, expected, partitioner):
     deadline, rows = time.monotonic() + PATIENCE, {}
     while set(rows) != set(expected):
         assert time.monotonic() < deadline, f"not in the list: {set(expected) - set(rows)}"
@@ -827,7 +837,6 @@ def check_misrouted(fleet, expected, partitioner):
         for part in (f"topic {fleet.topic}", "partition", "offset", f"key {row['workspaceId']}", partitioner):
             assert part in status["errorMessage"], (part, status)
     say(f"{len(parked)} of {len(expected)} are parked, such as: {parked[0]['errorMessage']}")
-    engine.end(signal.SIGTERM)
 
 
 def secure(fleet, dice, lines, expected):

@@ -645,6 +645,9 @@ impl<W: Workspace> Driver<W> {
                 counters.bytes_read.add(grouped.bytes);
                 counters.records_unroutable.add(grouped.unroutable);
                 counters.records_misrouted.add(grouped.misrouted_records);
+                if let Some(first) = grouped.misrouted.first() {
+                    self.shared.store.note_misrouted(self.id, first.offset);
+                }
                 for record in &grouped.misrouted {
                     match self.shared.misrouted.note(record, &self.shared.tracker) {
                         Noted::First => tracing::error!(workspace = %record.id, "{record}"),

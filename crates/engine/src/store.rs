@@ -352,11 +352,17 @@ pub trait Store: Send + Sync + 'static {
         Ok(ends.max().unwrap_or_default())
     }
 
-    /// Below this offset every workspace with events in the partition is known to the store.
+    /// Below this offset every workspace with events in the partition is known to the store. Discovery begins here.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError>;
+
+    /// A record of another partition's workspace was met at this offset, by whoever discovers. A store over a log to which
+    /// others write remembers the first one of a partition, so that a later discovery meets it again.
+    fn note_misrouted(&self, partition: PartitionId, offset: Offset) {
+        let _ = (partition, offset);
+    }
 
     /// Begins a new epoch of a workspace, and makes it known where it is new. Survives a crash of the process when it returns.
     ///

@@ -327,7 +327,11 @@ impl Store for ChangelogStore {
         self.shared
             .partitions
             .open(partition)
-            .map(|owned| owned.committed)
+            .map(|owned| owned.discovered())
+    }
+
+    fn note_misrouted(&self, partition: PartitionId, offset: Offset) {
+        self.shared.partitions.note_misrouted(partition, offset);
     }
 
     fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {

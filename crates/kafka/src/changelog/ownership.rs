@@ -99,6 +99,9 @@ pub(super) struct CommitMark {
     /// What was read of the events.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) seen: Vec<Seen>,
+    /// The first record that was met whose workspace belongs to another partition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) misrouted_from: Option<u64>,
 }
 
 impl CommitMark {
@@ -261,6 +264,7 @@ mod tests {
                 leader_epoch: 2,
                 offset: 11,
             }],
+            misrouted_from: Some(3),
         };
         assert_eq!(CommitMark::decode(&mark.encode()), Some(mark.clone()));
         let later = mark.encode().replacen('{', "{\"later\":[1],", 1);
@@ -280,6 +284,7 @@ mod tests {
             position: 0,
             topic_id: None,
             seen: Vec::new(),
+            misrouted_from: None,
         };
         let record = record();
         for (lineage, first_epoch, expected) in [

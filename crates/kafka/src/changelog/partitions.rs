@@ -17,6 +17,10 @@ use workspace_status::Epoch;
 use super::ownership::OwnershipRecord;
 use super::plan::Notice;
 
+/// How many records before the group's offset are read again, at most, for those among them that belong to another
+/// partition: that takes about a second.
+const MAX_MISROUTED_REREAD: u64 = 1_000_000;
+
 /// Where a partition stands that this process owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -37,6 +41,8 @@ pub(super) struct Owned {
     /// What the group has committed of the events.
     pub(super) committed: Offset,
     pub(super) first_epoch: Epoch,
+    /// The first record of the events that belongs to another partition, as far as it is remembered.
+    pub(super) misrouted_from: Option<Offset>,
     /// The beginning of this ownership; none before it is decided.
     pub(super) record: Option<Arc<OwnershipRecord>>,
     /// What was missing when it was taken over.
@@ -45,6 +51,15 @@ pub(super) struct Owned {
     pub(super) place: Option<CachePlace>,
     /// Why nothing is saved of it until it is taken over again.
     pub(super) broken: Option<Arc<str>>,
+}
+
+impl Owned {
+    /// Where discovery begins: at the first record that belongs to another partition, within bounds.
+    pub(super) fn discovered(&self) -> Offset {
+        let furthest = Offset(self.committed.0.saturating_sub(MAX_MISROUTED_REREAD));
+        let misrouted = self.misrouted_from.unwrap_or(self.committed);
+        misrouted.max(furthest).min(self.committed)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -136,6 +151,7 @@ impl Partitions {
             standing: Standing::Opening,
             committed: Offset::ZERO,
             first_epoch: Epoch::FIRST,
+            misrouted_from: None,
             record: None,
             notices: Vec::new(),
             place: None,
@@ -159,6 +175,15 @@ impl Partitions {
         };
         change(owned);
         true
+    }
+
+    /// A record that belongs to another partition was met.
+    pub(super) fn note_misrouted(&self, partition: PartitionId, offset: Offset) {
+        let mut inner = self.inner.lock();
+        if let Some(owned) = inner.owned.get_mut(&partition) {
+            let first = owned.misrouted_from.get_or_insert(offset);
+            *first = offset.min(*first);
+        }
     }
 
     /// Those that answer.

@@ -327,6 +327,7 @@ mod tests {
                 position: 40,
                 topic_id: TopicId::new(1),
                 seen: Vec::new(),
+                misrouted_from: None,
             },
         }
     }

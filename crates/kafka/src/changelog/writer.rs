@@ -229,6 +229,7 @@ impl Writer {
     /// What the next owner must know to rely on the offset, and to find the producer of a process that died.
     fn mark(&self, partition: PartitionId, part: &Part) -> CommitMark {
         let record = part.owned.record.as_deref();
+        let owned = self.shared.partitions.of(partition);
         CommitMark {
             producer: self.shared.transactional_id.clone(),
             lineage: record.map_or(0, |record| record.lineage),
@@ -237,6 +238,9 @@ impl Writer {
             position: part.owned.place.as_ref().map_or(0, |place| place.position),
             topic_id: record.and_then(|record| record.topic_id),
             seen: self.shared.seen.of(partition),
+            misrouted_from: owned
+                .and_then(|owned| owned.misrouted_from)
+                .map(|from| from.0),
         }
     }
 

@@ -745,6 +745,7 @@ impl Group for Undecided {
             position: 0,
             topic_id: None,
             seen: Vec::new(),
+            misrouted_from: None,
         };
         Ok(Some(Committed {
             offset: 7,
