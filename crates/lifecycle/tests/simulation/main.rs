@@ -64,13 +64,16 @@ fn three_thousand_lives_keep_every_promise_and_meet_every_trouble() {
         "advances",
         "commands done",
         "commands refused",
+        "changelogs lost",
         "crashes",
+        "cut off",
         "deletions",
         "entries damaged",
         "erasures failed",
         "events applied",
         "events skipped",
         "fetches failed",
+        "ends lost",
         "lists failed",
         "loads",
         "loads failed",
@@ -165,7 +168,7 @@ fn the_same_seed_is_the_same_life() {
 
 /// Rules broken on purpose: what the world does wrong, the promise that must be
 /// seen broken, and the first of the seeds that are looked at.
-const BROKEN_RULES: [(Sabotage, Rule, u64); 24] = [
+const BROKEN_RULES: [(Sabotage, Rule, u64); 29] = [
     (Sabotage::NextOffsetSavedBeforeChanges, Rule::StoreIsFold, 0),
     (Sabotage::ReadyBeforeTarget, Rule::Ready, 0),
     (Sabotage::TrimAboveSaved, Rule::Trim, 0),
@@ -177,24 +180,36 @@ const BROKEN_RULES: [(Sabotage, Rule, u64); 24] = [
     (Sabotage::PoisonIsSwallowed, Rule::PoisonIsKept, 0),
     (Sabotage::SkipIsNotKept, Rule::PoisonIsKept, 0),
     (Sabotage::PermitLeaks, Rule::Permits, 0),
-    (Sabotage::ListBeforeCommitted, Rule::Settles, 39_900),
+    (Sabotage::ListBeforeCommitted, Rule::Settles, 133_500),
     (Sabotage::LoadIgnoresNewerEpoch, Rule::MemoryIsFold, 2_600),
     (Sabotage::SaveAnswerIsLost, Rule::Settles, 0),
     (Sabotage::RefusedCountsAsSaved, Rule::StoreIsFold, 0),
     (Sabotage::BrokenStateIsKept, Rule::MemoryIsFold, 0),
-    (Sabotage::MarkIsIgnored, Rule::DeletedStays, 0),
-    (Sabotage::MarksAreNotListed, Rule::Settles, 0),
-    (Sabotage::ErasureIsNotSynced, Rule::DeletedStays, 0),
+    (Sabotage::MarkIsIgnored, Rule::DeletedStays, 200),
+    (Sabotage::MarksAreNotListed, Rule::Settles, 200),
+    (Sabotage::ErasureIsNotSynced, Rule::DeletedStays, 300),
     (Sabotage::ResetDoesNotWaitForTrim, Rule::Trim, 0),
     (Sabotage::DeletionEndsTooEarly, Rule::DeletedStays, 0),
     (Sabotage::EventsOfTheColdAreNotNamed, Rule::StoreIsFold, 0),
-    (Sabotage::AdvancesAreNotSaved, Rule::Settles, 0),
-    (Sabotage::AdvancesAreNotFenced, Rule::StoreIsFold, 0),
+    (Sabotage::AdvancesAreNotSaved, Rule::Settles, 200),
+    (Sabotage::FailedErasureCountsAsNotDone, Rule::Trim, 16_200),
+    (
+        Sabotage::FailedErasureCountsAsNotDone,
+        Rule::Committed,
+        19_200,
+    ),
+    (Sabotage::AdvancesAreNotFenced, Rule::StoreIsFold, 3_000),
+    (Sabotage::LossIsPassedInSilence, Rule::PoisonIsKept, 0),
+    (Sabotage::OffsetOutlivesTheChangelog, Rule::NothingLost, 0),
+    (Sabotage::OldOwnersWriteOn, Rule::NothingLost, 0),
 ];
 
 #[test]
 fn every_rule_that_is_broken_on_purpose_is_caught() {
-    assert_eq!(BROKEN_RULES.len(), Sabotage::ALL.len());
+    for sabotage in Sabotage::ALL {
+        let is_tried = BROKEN_RULES.iter().any(|(tried, ..)| *tried == sabotage);
+        assert!(is_tried, "{sabotage:?}");
+    }
     for (sabotage, rule, first) in BROKEN_RULES {
         let mut failures = [Troubles::First, Troubles::All]
             .into_iter()

@@ -192,7 +192,7 @@ impl Desk {
                 committed: Offset(job.committed.unwrap_or_default()),
                 low_watermark: Offset(log.low),
                 high_watermark: Offset(log.high()),
-                first_epoch: Epoch::FIRST,
+                first_epoch: Epoch::new(env.store.first_epoch(at.partition)),
             };
             self.tell(at, Input::Listed(listing));
         }
@@ -236,7 +236,9 @@ impl Desk {
         } else {
             let fails = env.store_fails(env.faults.claim);
             let claims = !fails || (!env.store_is_down && env.random.chance(500));
-            let answer = if claims {
+            let is_fenced = !env.store.takes(key.0, job.at.life);
+            let fails = fails || is_fenced;
+            let answer = if claims && !is_fenced {
                 env.store
                     .claim(&env.logs[key.0], key, job.epoch.get(), job.first_offset)?
             } else {
@@ -281,8 +283,10 @@ impl Desk {
             .saves
             .drain(..usize::try_from(gathered).unwrap())
             .collect();
+        let takes = |env: &Env, at: Address| env.store.takes(at.partition, at.life);
         let saves: Vec<Save> = jobs
             .iter()
+            .filter(|job| takes(env, job.at))
             .flat_map(|job| job.saves.iter().cloned())
             .collect();
         // A previous owner may not know what was deleted since: the store refuses what it commits.
@@ -290,6 +294,7 @@ impl Desk {
         let deleted: BTreeSet<usize> = deleted.map(|(partition, _)| *partition).collect();
         let committed: Vec<_> = jobs
             .iter()
+            .filter(|job| takes(env, job.at))
             .filter(|job| !deleted.contains(&job.at.partition) || is_newest(job.at))
             .map(|job| (job.at.partition, job.committed))
             .collect();
@@ -335,9 +340,10 @@ impl Desk {
                 Message::SaveFailed(job.slots.into_iter().zip(job.saves).collect())
             } else {
                 let mut refusals = Vec::new();
+                let taken_over = (!takes(env, job.at)).then_some(Refusal::TakenOver);
                 for (slot, save) in job.slots.iter().zip(&job.saves) {
                     let why = refused.iter().find(|(key, _)| *key == save.key);
-                    if let Some((_, refusal)) = why
+                    if let Some(refusal) = taken_over.as_ref().or(why.map(|(_, why)| why))
                         && (*refusal == Refusal::TakenOver
                             || env.sabotage != Sabotage::RefusedCountsAsSaved)
                     {
@@ -358,9 +364,16 @@ impl Desk {
     pub(crate) fn step_erase(&mut self, env: &mut Env, index: usize, owns: bool) -> Step {
         let job = self.erasures.swap_remove(index);
         let key = (job.at.partition, job.workspace);
-        let log = &env.logs[key.0];
+        let owns = owns && env.store.takes(key.0, job.at.life);
+        let log = &mut env.logs[key.0];
         let fails = env.store_is_down || env.later.chance(env.faults.erase);
         let failed = || EraseFailure::Failed("the store does not answer".to_owned());
+        let failed_and_done = match env.sabotage {
+            Sabotage::FailedErasureCountsAsNotDone => EraseFailure::LogBeginsLater {
+                low_watermark: Offset(log.low),
+            },
+            _ => failed(),
+        };
         let late = match job.erasure {
             Erasure::Reset { from, force: false } => log.low > from.0,
             Erasure::Reset { .. } | Erasure::Delete { .. } => false,
@@ -379,10 +392,22 @@ impl Desk {
                 Err(stored) => Err(EraseFailure::Fenced {
                     stored: Epoch::new(stored),
                 }),
+                Ok(next_offset) if matches!(job.erasure, Erasure::Reset { .. }) => {
+                    // It meets what the log has lost again.
+                    let lost = env.logs[key.0].lost_between(next_offset, u64::MAX);
+                    for last in lost {
+                        env.letters.remove(&(key.0, key.1, last));
+                    }
+                    if fails {
+                        Err(failed_and_done)
+                    } else {
+                        Ok(next_offset)
+                    }
+                }
                 Ok(_) if fails => {
                     // The load that finds this out leaves an empty workspace.
                     env.store.gone.retain(|gone| *gone != key);
-                    Err(failed())
+                    Err(failed_and_done)
                 }
                 Ok(next_offset) => Ok(next_offset),
             }

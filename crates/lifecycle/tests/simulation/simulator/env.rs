@@ -76,6 +76,8 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// Commands of operators that are resets or deletions, in a thousand.
     pub(crate) erasures: u64,
+    /// Disturbances that lose the end of a log, a changelog, or the way to the store, in a thousand.
+    pub(crate) losses: u64,
 }
 
 impl Config {
@@ -83,6 +85,7 @@ impl Config {
     fn add_later_troubles(&mut self, random: &mut Random) {
         self.erasures = random.pick(&[0, 100, 400]);
         let calm = self.faults.save == 0 && self.faults.load == 0;
+        self.losses = random.pick(&[0, 100, 400]);
         self.faults.erase = if calm { 0 } else { random.pick(&[0, 50, 300]) };
     }
 
@@ -154,6 +157,7 @@ impl Config {
                 retry: RetryPolicy::default(),
             },
             erasures: 0,
+            losses: 0,
         }
     }
 }

@@ -3,6 +3,7 @@
 use workspace_lifecycle::{FetchFailure, Offset};
 
 use super::random::mix;
+use super::sabotage::Sabotage;
 
 /// What an event does to its workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub(crate) struct Log {
     /// Every event that can be told to be of each workspace.
     own: Vec<Vec<u64>>,
     damaged: Vec<u64>,
+    /// Parts that were lost: first offset, and the first one behind.
+    lost: Vec<(u64, u64)>,
 }
 
 pub(crate) struct Batch {
@@ -77,6 +80,7 @@ impl Log {
             poison: vec![Vec::new(); workspaces],
             own: vec![Vec::new(); workspaces],
             damaged: Vec::new(),
+            lost: Vec::new(),
         }
     }
 
@@ -159,11 +163,66 @@ impl Log {
         self.damaged.binary_search(&offset).is_ok()
     }
 
+    /// The end is lost from an offset on, and the log goes on behind it: no offset is used twice. `applied` is up to
+    /// where each workspace has applied its events; what it has of the lost ones it keeps.
+    pub(crate) fn lose_end(&mut self, from: u64, applied: &[u64]) {
+        let until = self.high();
+        self.lost.push((from, until));
+        self.damaged.retain(|offset| *offset < from);
+        for (workspace, applied) in applied.iter().enumerate() {
+            self.forget(workspace, from.max(*applied), until);
+        }
+    }
+
+    /// What a workspace still had of lost events is given up: it is read from the log again.
+    pub(crate) fn forget_lost(&mut self, workspace: usize) {
+        for (from, until) in self.lost.clone() {
+            self.forget(workspace, from, until);
+        }
+    }
+
+    fn forget(&mut self, workspace: usize, from: u64, until: u64) {
+        let is_lost = |offset: u64| (from..until).contains(&offset);
+        self.own[workspace].retain(|offset| !is_lost(*offset));
+        self.poison[workspace].retain(|offset| !is_lost(*offset));
+        let folds = &mut self.folds[workspace];
+        let kept: Vec<u64> = folds.iter().filter_map(|fold| fold.last).collect();
+        let mut fold = Fold::default();
+        *folds = Vec::new();
+        for offset in kept.into_iter().filter(|offset| !is_lost(*offset)) {
+            fold = fold.with(offset);
+            folds.push(fold);
+        }
+    }
+
+    /// Below this offset nothing can be lost any more.
+    pub(crate) fn lost_until(&self) -> u64 {
+        self.lost.last().map_or(0, |(_, until)| *until)
+    }
+
+    /// The last offsets of the lost parts that somebody passes who goes from one offset to another.
+    pub(crate) fn lost_between(&self, from: u64, below: u64) -> impl Iterator<Item = u64> {
+        let lost = self.lost.iter();
+        lost.filter(move |(_, until)| from < *until && *until <= below)
+            .map(|(_, until)| until - 1)
+    }
+
+    pub(crate) fn ends_lost_part(&self, offset: u64) -> bool {
+        self.lost.iter().any(|(_, until)| *until == offset + 1)
+    }
+
+    fn lost_at(&self, offset: u64) -> Option<u64> {
+        let mut lost = self.lost.iter();
+        lost.find(|(from, until)| (*from..*until).contains(&offset))
+            .map(|(_, until)| *until)
+    }
+
     pub(crate) fn read(
         &self,
         from: u64,
         until: u64,
         records: usize,
+        sabotage: Sabotage,
     ) -> Result<Batch, FetchFailure> {
         if from < self.low {
             return Err(FetchFailure::FellOut {
@@ -181,6 +240,19 @@ impl Log {
         };
         while batch.next_offset < until.min(self.high()) && batch.events.len() < records {
             let event = self.events[usize::try_from(batch.next_offset).unwrap()];
+            match self.lost_at(batch.next_offset) {
+                None => {}
+                Some(_) if sabotage == Sabotage::LossIsPassedInSilence => {
+                    batch.next_offset += 1;
+                    continue;
+                }
+                Some(until) if batch.next_offset == from => {
+                    return Err(FetchFailure::Lost {
+                        until: Offset(until),
+                    });
+                }
+                Some(_) => break,
+            }
             match event.kind {
                 Kind::Damaged
                     if batch.next_offset == from || self.damage == Damage::FailsTheRead =>

@@ -264,7 +264,8 @@ impl World {
                 match driver.machine.stands_at(slot) {
                     Some(at)
                         if log.is_poison_of(workspace, at.offset.0)
-                            || log.is_damaged(at.offset.0) =>
+                            || log.is_damaged(at.offset.0)
+                            || log.ends_lost_part(at.offset.0) =>
                     {
                         Rest::Needs(Command::Skip)
                     }

@@ -52,13 +52,21 @@ pub(crate) enum Sabotage {
     EventsOfTheColdAreNotNamed,
     /// Workspaces that are not in memory are not advanced in the store.
     AdvancesAreNotSaved,
+    /// An erasure that failed, and happened all the same, is answered as one that did not happen.
+    FailedErasureCountsAsNotDone,
     /// A workspace is advanced whatever epoch the store has.
     AdvancesAreNotFenced,
+    /// A read passes what the log has lost as if nothing had been there.
+    LossIsPassedInSilence,
+    /// The committed offset counts without the changelog that it was committed with.
+    OffsetOutlivesTheChangelog,
+    /// A previous owner writes on after the changelog was lost.
+    OldOwnersWriteOn,
 }
 
 impl Sabotage {
     /// All that can be caught.
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::NextOffsetSavedBeforeChanges,
         Self::ReadyBeforeTarget,
         Self::TrimAboveSaved,
@@ -82,6 +90,10 @@ impl Sabotage {
         Self::DeletionEndsTooEarly,
         Self::EventsOfTheColdAreNotNamed,
         Self::AdvancesAreNotSaved,
+        Self::FailedErasureCountsAsNotDone,
         Self::AdvancesAreNotFenced,
+        Self::LossIsPassedInSilence,
+        Self::OffsetOutlivesTheChangelog,
+        Self::OldOwnersWriteOn,
     ];
 }

@@ -98,6 +98,12 @@ pub(crate) struct Store {
     begins: BTreeMap<Key, u64>,
     /// Those that were deleted and not claimed again by an event after that.
     pub(crate) gone: Vec<Key>,
+    /// The highest epoch that was used in a partition.
+    highest: BTreeMap<usize, u64>,
+    /// The first epoch of assignments since the changelog of the partition was lost.
+    first_epochs: BTreeMap<usize, u64>,
+    /// Assignments before this one may write nothing more.
+    fenced: BTreeMap<usize, u64>,
     sabotage: Sabotage,
 }
 
@@ -115,8 +121,83 @@ impl Store {
     }
 
     fn write(&mut self, write: Write) {
+        let used = match &write {
+            Write::Record(key, record) => Some((key.0, record.epoch)),
+            Write::Deleted(key, mark) => Some((key.0, mark.epoch)),
+            Write::Committed(..) => None,
+        };
+        if let Some((partition, epoch)) = used {
+            let highest = self.highest.entry(partition).or_default();
+            *highest = epoch.max(*highest);
+        }
         self.now.write(write);
         self.unsynced.push(write);
+    }
+
+    /// First epoch that an assignment of a partition may use.
+    pub(crate) fn first_epoch(&self, partition: usize) -> u64 {
+        self.first_epochs.get(&partition).copied().unwrap_or(1)
+    }
+
+    /// Whether an assignment of a partition may write.
+    pub(crate) fn takes(&self, partition: usize, life: u64) -> bool {
+        self.fenced
+            .get(&partition)
+            .is_none_or(|first| life >= *first)
+            || self.sabotage == Sabotage::OldOwnersWriteOn
+    }
+
+    /// Only this assignment and later ones may write.
+    pub(crate) fn fence(&mut self, partition: usize, life: u64) {
+        self.fenced.insert(partition, life);
+    }
+
+    /// The changelog of a partition is lost, and is built again from the log, which begins at `low`.
+    pub(crate) fn lose_changelog(&mut self, partition: usize, workspaces: usize, low: u64) {
+        let is_kept = |write: &Write| match write {
+            Write::Record(key, _) | Write::Deleted(key, _) => key.0 != partition,
+            Write::Committed(of, _) => *of != partition,
+        };
+        self.unsynced.retain(is_kept);
+        for layer in [&mut self.now, &mut self.durable] {
+            layer.records.retain(|key, _| key.0 != partition);
+            layer.deleted.retain(|key, _| key.0 != partition);
+            if self.sabotage != Sabotage::OffsetOutlivesTheChangelog {
+                layer.committed.insert(partition, low);
+            }
+        }
+        for workspace in 0..workspaces {
+            self.begins.insert((partition, workspace), low);
+        }
+        self.corrupt.retain(|key| key.0 != partition);
+        self.gone.retain(|key| key.0 != partition);
+        let first = self.highest.get(&partition).map_or(1, |epoch| epoch + 1);
+        self.first_epochs.insert(partition, first);
+    }
+
+    /// The changelog of a partition has lost its end. All of the log is read again.
+    pub(crate) fn cut_changelog(&mut self, partition: usize, low: u64) {
+        let kept = self.durable.clone();
+        self.unsynced.retain(|write| match write {
+            Write::Record(key, _) | Write::Deleted(key, _) => key.0 != partition,
+            Write::Committed(of, _) => *of != partition,
+        });
+        self.now.records.retain(|key, _| key.0 != partition);
+        self.now.deleted.retain(|key, _| key.0 != partition);
+        let of_it = |key: &Key| key.0 == partition;
+        let records = kept.records.into_iter();
+        self.now
+            .records
+            .extend(records.filter(|(key, _)| of_it(key)));
+        let deleted = kept.deleted.into_iter();
+        self.now
+            .deleted
+            .extend(deleted.filter(|(key, _)| of_it(key)));
+        for layer in [&mut self.now, &mut self.durable] {
+            layer.committed.insert(partition, low);
+        }
+        let first = self.highest.get(&partition).map_or(1, |epoch| epoch + 1);
+        self.first_epochs.insert(partition, first);
     }
 
     /// Begins an epoch, or answers the epoch that stands against it.
@@ -173,11 +254,10 @@ impl Store {
         let mut refused = Vec::new();
         for (index, save) in saves.iter().enumerate() {
             let stored = self.now.records.get(&save.key).copied();
-            let Some(stored) = stored.filter(|stored| {
-                let expected = save.only_offset.is_none_or(|epoch| epoch == stored.epoch)
-                    || self.sabotage == Sabotage::AdvancesAreNotFenced;
-                save.epoch >= stored.epoch && expected
-                    || self.sabotage == Sabotage::SavesAreNotFenced
+            let Some(stored) = stored.filter(|stored| match save.only_offset {
+                Some(_) if self.sabotage == Sabotage::AdvancesAreNotFenced => true,
+                Some(expected) => stored.epoch == expected,
+                None => save.epoch >= stored.epoch || self.sabotage == Sabotage::SavesAreNotFenced,
             }) else {
                 refused.push((save.key, Refusal::TakenOver));
                 continue;
@@ -235,7 +315,7 @@ impl Store {
     /// Erases a workspace, or answers the epoch that stands against it. It is durable at once.
     pub(crate) fn erase(
         &mut self,
-        log: &Log,
+        log: &mut Log,
         key: Key,
         epoch: u64,
         erasure: Erasure,
@@ -252,6 +332,7 @@ impl Store {
                 if force {
                     self.begins.insert(key, self.begins(key).max(log.low));
                 }
+                log.forget_lost(key.1);
                 let first = log.first(key.1, self.begins(key));
                 ensure(
                     first.is_none_or(|first| first >= base),
@@ -336,7 +417,7 @@ impl Store {
 fn saved(stored: Record, save: &Save) -> Record {
     if save.only_offset.is_some() {
         return Record {
-            epoch: save.epoch,
+            epoch: save.epoch.max(stored.epoch),
             next_offset: stored.next_offset.max(save.next_offset),
             ..stored
         };

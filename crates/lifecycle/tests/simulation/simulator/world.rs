@@ -23,6 +23,8 @@ pub(crate) struct Process {
     pub(crate) drivers: Vec<Driver>,
     /// It does nothing until this step.
     frozen_until: u64,
+    /// It was cut off from the cluster, and finds that its time is over when it goes on.
+    is_cut_off: bool,
 }
 
 /// Something that could happen next in a process.
@@ -80,6 +82,7 @@ impl World {
     }
 
     fn happen(&mut self) -> Result<(), (usize, Stop)> {
+        self.end_cut_offs()?;
         let config = &self.env.config;
         let (appends, clock, operators) = (config.appends, config.clock, config.operators);
         let (upkeep, disturbances) = (config.upkeep, config.disturbances);
@@ -130,6 +133,7 @@ impl World {
             desk,
             drivers: Vec::new(),
             frozen_until: 0,
+            is_cut_off: false,
         });
     }
 
@@ -318,11 +322,13 @@ impl World {
             }
             Work::Erase(erasure) => {
                 let at = desk.erasures[erasure].at;
-                let owns = self.owners[at.partition] == Some(at)
-                    || process
-                        .drivers
-                        .iter()
-                        .any(|driver| driver.at == at && driver.is_leaving);
+                // An assignment that is over erases nothing more, and neither does one that another has followed.
+                let is_owner = self.owners[at.partition] == Some(at);
+                let mut drivers = process.drivers.iter();
+                let owns = self.newest[at.partition] == Some(at)
+                    && drivers.any(|driver| {
+                        driver.at == at && !driver.released && (is_owner || driver.is_leaving)
+                    });
                 desk.step_erase(env, erasure, owns)?;
             }
             Work::Fetch(driver) => process.drivers[driver].fetch(env, desk)?,

@@ -22,7 +22,7 @@ impl Driver {
         let read = if env.random.chance(env.faults.fetch) {
             Err(FetchFailure::Retry("the log does not answer".to_owned()))
         } else {
-            log.read(from, until, records)
+            log.read(from, until, records, env.sabotage)
         };
         let high_watermark = Offset(log.high());
         let input = match read {
@@ -142,7 +142,9 @@ impl Driver {
     pub(super) fn dead_letter(&mut self, env: &mut Env, slot: Slot, offset: Offset) -> Step<Input> {
         let workspace = self.workspace(slot);
         let log = &env.logs[self.at.partition];
-        let due = log.is_poison_of(workspace, offset.0) || log.is_damaged(offset.0);
+        let due = log.is_poison_of(workspace, offset.0)
+            || log.is_damaged(offset.0)
+            || log.ends_lost_part(offset.0);
         ensure(due, Rule::PoisonIsKept, || {
             format!("w{workspace} skips {offset}, which is no poison")
         })?;

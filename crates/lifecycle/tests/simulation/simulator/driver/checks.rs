@@ -11,6 +11,10 @@ impl Driver {
     /// An operator is told that a command is done: so it must be.
     pub(super) fn done(&mut self, env: &Env, slot: Slot, command: Command, high: u64) -> Step {
         let key = (self.at.partition, self.workspace(slot));
+        if !env.store.takes(key.0, self.at.life) {
+            // What it did was lost with the changelog.
+            return Ok(());
+        }
         let local = self.local(slot);
         match command {
             // What a reset must be is checked where the store does it.
@@ -101,6 +105,7 @@ impl Driver {
             let unkept = log
                 .poison_in(workspace, base, next_offset)
                 .chain(log.damaged_in(base, next_offset))
+                .chain(log.lost_between(base, next_offset))
                 .find(|offset| !env.letters.contains(&(key.0, key.1, *offset)));
             ensure(unkept.is_none(), Rule::PoisonIsKept, || {
                 format!("w{workspace} at {next_offset} has passed {unkept:?}, which nobody skipped")

@@ -44,6 +44,20 @@ impl World {
     pub(super) fn disturb(&mut self) -> Result<(), (usize, Stop)> {
         let partition = self.env.random.index(self.env.config.partitions);
         let process = self.env.random.index(self.processes.len());
+        let losses = self.env.config.losses;
+        if losses > 0 && self.env.later.chance(losses) {
+            return match (self.env.config.moves, self.env.later.below(2)) {
+                (false, _) => {
+                    self.lose_end(partition);
+                    Ok(())
+                }
+                (true, 0) => self.lose_changelog(partition),
+                (true, _) => {
+                    self.cut_off(process);
+                    Ok(())
+                }
+            };
+        }
         match self.env.random.below(14) {
             0 => self.crash(process),
             1 if self.env.random.chance(300) => self.lose_power(),
@@ -79,6 +93,110 @@ impl World {
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    /// An embedded log is restored from an older copy, and goes on behind what was lost.
+    fn lose_end(&mut self, partition: usize) {
+        let log = &self.env.logs[partition];
+        let earliest = log.low.max(log.lost_until());
+        if earliest >= log.high() {
+            return;
+        }
+        let from = self.env.later.between(earliest, log.high() - 1);
+        self.env
+            .note(|| format!("partition {partition} has lost everything from {from} on"));
+        self.env.count("ends lost");
+        self.restart_all();
+        // What the store has of the lost events is durable, for the engine has started on it.
+        self.env.store.sync();
+        let mut applied = Vec::new();
+        for workspace in 0..self.env.config.workspaces {
+            let key = (partition, workspace);
+            let record = self.env.store.now.records.get(&key);
+            let next_offset = record.map_or(0, |record| record.next_offset);
+            applied.push(next_offset);
+            if next_offset >= self.env.logs[partition].high() {
+                // It passed the lost part when that was there.
+                let last = self.env.logs[partition].high() - 1;
+                self.env.letters.insert((partition, workspace, last));
+            }
+        }
+        // The event that began a new workspace after a deletion may be lost.
+        self.env.store.gone.retain(|key| key.0 != partition);
+        self.env.logs[partition].lose_end(from, &applied);
+    }
+
+    /// The changelog of a partition is lost, or its end, while the partition has no owner. Previous owners write nothing more.
+    fn lose_changelog(&mut self, partition: usize) -> Result<(), (usize, Stop)> {
+        let is_cut = self.env.later.chance(300);
+        let keeps_beginning = is_cut || self.env.later.chance(600);
+        let told = !self.env.config.zombies || !keeps_beginning || self.env.later.chance(500);
+        let drivers = self.processes.iter().flat_map(|process| &process.drivers);
+        let earlier: Vec<_> = drivers
+            .filter(|driver| driver.at.partition == partition && !driver.released)
+            .map(|driver| driver.at)
+            .collect();
+        self.owners[partition] = None;
+        self.env.count("changelogs lost");
+        let log = &mut self.env.logs[partition];
+        if !keeps_beginning {
+            log.low = self.env.later.between(log.low, log.high());
+        }
+        let low = log.low;
+        self.env.note(|| {
+            format!("the changelog of partition {partition} is lost, cut: {is_cut}; the log begins at {low}")
+        });
+        if is_cut {
+            self.env.store.cut_changelog(partition, low);
+        } else {
+            let workspaces = self.env.config.workspaces;
+            self.env.store.lose_changelog(partition, workspaces, low);
+        }
+        self.env.store.fence(partition, self.next_life);
+        if told {
+            for at in earlier {
+                self.tell(at, Input::Lost)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The cluster hears nothing of a process any more, and gives its partitions to others.
+    fn cut_off(&mut self, index: usize) {
+        let process = &mut self.processes[index];
+        let number = process.number;
+        process.frozen_until = self.step + self.env.later.between(5, 200);
+        process.is_cut_off = true;
+        for owner in &mut self.owners {
+            owner.take_if(|at| at.process == number);
+        }
+        self.env.note(|| format!("process {number} is cut off"));
+        self.env.count("cut off");
+    }
+
+    /// A process that was cut off counts all its partitions as lost when it goes on, some of its late writes before that.
+    pub(super) fn end_cut_offs(&mut self) -> Result<(), (usize, Stop)> {
+        let due = self
+            .processes
+            .iter()
+            .position(|process| process.is_cut_off && process.frozen_until <= self.step);
+        let Some(index) = due.filter(|_| self.env.later.chance(300)) else {
+            return Ok(());
+        };
+        self.processes[index].is_cut_off = false;
+        let number = self.processes[index].number;
+        self.env
+            .note(|| format!("process {number} finds that it was cut off"));
+        let drivers = self.processes[index].drivers.iter();
+        let lost: Vec<_> = drivers
+            .filter(|driver| !driver.released)
+            .map(|driver| driver.at)
+            .collect();
+        for at in lost {
+            self.owners[at.partition].take_if(|owner| *owner == at);
+            self.tell(at, Input::Lost)?;
         }
         Ok(())
     }
@@ -128,6 +246,10 @@ impl World {
             .note(|| format!("the power fails; {kept} of {unsynced} unsynced writes are kept"));
         self.env.count("power losses");
         self.env.store.lose_power(usize::try_from(kept).unwrap());
+        self.restart_all();
+    }
+
+    fn restart_all(&mut self) {
         let processes = self.processes.len();
         self.processes.clear();
         self.owners.fill(None);
