@@ -1,8 +1,7 @@
 //! The `OpenAPI` document, made from the types of the documents and routes, and its page.
 
-use std::sync::Arc;
-
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::map_response;
 use axum::routing::get;
@@ -35,10 +34,10 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
 /// needs nothing from the internet.
 pub fn document_routes(routes: OpenApiRouter) -> Router {
     let (mounted, document) = routes.split_for_parts();
-    // The document was made by a program and always serialises.
-    let document: Arc<str> = document.to_json().unwrap_or_default().into();
+    // The document was made by a program and always serialises. All answers share its bytes.
+    let document = Bytes::from(document.to_json().unwrap_or_default());
     let serve = move || {
-        let document = String::from(&*document);
+        let document = document.clone();
         let content_type = HeaderValue::from_static("application/json");
         std::future::ready(answer(StatusCode::OK, content_type, document))
     };

@@ -140,6 +140,11 @@ const fn action_on_one(method: &'static str, path: &'static str, action: &'stati
 }
 
 impl Route {
+    /// Whether it needs nothing from its caller.
+    pub(crate) fn is_open(&self) -> bool {
+        self.need == Need::Nothing
+    }
+
     /// Whether a request to it may change what the engine holds.
     pub(crate) fn changes_something(&self) -> bool {
         self.method != GET

@@ -70,6 +70,15 @@ pub(super) fn count_memory(app: &App, mut response: Response) -> Response<Answer
     })
 }
 
+/// An answer that holds no memory worth counting. A client without any right could use up what is left for others.
+pub(super) fn uncounted(response: Response) -> Response<AnswerBody> {
+    response.map(|body| AnswerBody {
+        body,
+        memory: None,
+        busy: None,
+    })
+}
+
 impl AnswerBody {
     /// The connection is busy until the body is dropped.
     pub(super) fn keep_busy(&mut self, busy: Busy) {

@@ -1,12 +1,12 @@
-//! What every request passes before it is routed: whether its connection has a place for it, a limit on its URI, who may
-//! do what, and a line in the log at level debug.
+//! What every request passes before it is routed: a limit on its URI, who may do what, whether its connection has a
+//! place for it, and a line in the log at level debug.
 //!
 //! A middleware of axum boxes the whole router once more for each of these.
 
-use super::answer::{AnswerBody, Busy, count_memory};
+use super::answer::{AnswerBody, Busy, count_memory, uncounted};
 use super::leftover::{Leftover, RequestBody};
-use super::places::{Place, Turn};
-use crate::access::{Access, Action, Peer};
+use super::places::{Claim, Place, Turn};
+use crate::access::{Access, Action, Caller, Peer};
 use crate::app::App;
 use crate::problems;
 use axum::Router;
@@ -19,6 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 use tower::Service as _;
+use workspace_status_http::Problem;
 
 /// Longest path with its query: type and id of an entity have at most 4,096 bytes each, and three
 /// times as many when each of them is percent-encoded. One over the limit of the whole head is
@@ -34,6 +35,15 @@ pub(super) struct Front {
     pub(super) peer: Arc<Peer>,
     pub(super) place: Arc<Place>,
     pub(super) leftover: Arc<Leftover>,
+}
+
+/// A request that its caller may make.
+struct Checked {
+    /// It needs no right.
+    is_open: bool,
+    /// For the handler, where it may read it.
+    caller: Option<Caller>,
+    action: Option<Action>,
 }
 
 impl Service<Request<Incoming>> for Front {
@@ -52,21 +62,30 @@ impl Front {
         let awaits_continue = request.headers().contains_key(header::EXPECT);
         let leftover = Arc::clone(&self.leftover);
         let request = request.map(|body| RequestBody::new(body, awaits_continue, leftover));
-        let turn = self
-            .place
-            .begin(is_probe(request.method(), request.uri()))
-            .await;
-        let response = match turn {
-            Turn::Served | Turn::LastServed => self.served(request).await,
-            Turn::Refused => {
-                problems::connections_taken(self.app.limits().max_connections).into_response()
+        let checked = self.check(&request);
+        let claim = match &checked {
+            Err(_) => Claim::Refusal,
+            Ok(_) if is_probe(request.method(), request.uri()) => Claim::Probe,
+            Ok(checked) if checked.is_open => Claim::Open,
+            Ok(_) => Claim::Right,
+        };
+        let turn = self.place.begin(claim).await;
+        let response = match checked {
+            Err(refusal) => {
+                drop(request);
+                refusal.into_response()
             }
+            Ok(checked) => self.answer_checked(request, checked, turn).await,
         };
         if response.status() == StatusCode::REQUEST_TIMEOUT {
             // The rest of a body that does not arrive is not waited for once more.
             self.leftover.discard();
         }
-        let mut response = count_memory(&self.app, response);
+        let mut response = match claim {
+            // Small, or static: it holds no memory of its own.
+            Claim::Probe | Claim::Refusal | Claim::Open => uncounted(response),
+            Claim::Right => count_memory(&self.app, response),
+        };
         response.body_mut().keep_busy(Busy(Arc::clone(&self.place)));
         if turn != Turn::Served {
             let close = HeaderValue::from_static("close");
@@ -75,24 +94,40 @@ impl Front {
         response
     }
 
-    async fn served(&mut self, mut request: Request<RequestBody>) -> Response {
+    /// Decides from its head whether a request is answered by its route.
+    fn check(&self, request: &Request<RequestBody>) -> Result<Checked, Problem> {
         let uri = request.uri();
         let bytes = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
         if bytes > URI_BYTES_MOST {
-            return problems::uri_too_long(bytes, URI_BYTES_MOST).into_response();
+            return Err(problems::uri_too_long(bytes, URI_BYTES_MOST));
         }
-        let (caller, action) = match self.access.admit(&request, &self.peer) {
-            Ok(admitted) => (
-                admitted.for_handler(),
-                Action::of(&admitted, uri.query(), self.peer.remote),
-            ),
-            Err(refusal) => return refusal.into_response(),
+        let admitted = self.access.admit(request, &self.peer)?;
+        Ok(Checked {
+            is_open: admitted.route.is_open(),
+            caller: admitted.for_handler(),
+            action: Action::of(&admitted, uri.query(), self.peer.remote),
+        })
+    }
+
+    async fn answer_checked(
+        &mut self,
+        mut request: Request<RequestBody>,
+        checked: Checked,
+        turn: Turn,
+    ) -> Response {
+        let response = match turn {
+            Turn::Served | Turn::LastServed => {
+                if let Some(caller) = checked.caller {
+                    request.extensions_mut().insert(caller);
+                }
+                self.logged(request).await
+            }
+            Turn::Refused => {
+                drop(request);
+                problems::connections_taken(self.app.limits().max_connections).into_response()
+            }
         };
-        if let Some(caller) = caller {
-            request.extensions_mut().insert(caller);
-        }
-        let response = self.logged(request).await;
-        if let Some(action) = action {
+        if let Some(action) = checked.action {
             action.answered(response.status());
         }
         response

@@ -214,7 +214,7 @@ impl Connection {
                 }
                 () = leftover.as_mut() => {}
                 () = self.place.closing(), if !is_closing => {
-                    if self.place.is_reserved() {
+                    if self.place.ends_at_once() {
                         return;
                     }
                     // A request that arrives at the same moment is still answered.

@@ -1,9 +1,8 @@
 //! Who may do what: each route with each role, tokens that change, and what is logged of it.
 
-use crate::support::{Engine, Ran, event, program, run};
+use crate::support::{Engine, Ran, TokensFile, bearer, event, program, run};
 use serde_json::Value;
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf, process::Stdio};
-use tempfile::TempDir;
+use std::{fs, process::Stdio};
 
 /// What a route may need, and the roles that have it; written down here once more, not read from the program.
 const OPEN: &[&str] = &["", "viewer", "reader", "producer", "operator", "admin"];
@@ -46,59 +45,6 @@ const ROUTES: &[(&str, &[&str])] = &[
     ("GET /api/v1/operations/{id}", VIEW),
     ("DELETE /api/v1/operations/{id}", OPERATE),
 ];
-
-/// A file of tokens in a directory of its own.
-struct TokensFile {
-    directory: TempDir,
-    lines: BTreeMap<String, String>,
-}
-
-impl TokensFile {
-    fn new() -> Self {
-        let file = Self {
-            directory: tempfile::tempdir().unwrap(),
-            lines: BTreeMap::new(),
-        };
-        file.write();
-        file
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().join("tokens.toml")
-    }
-
-    fn text(&self) -> String {
-        self.path().to_str().unwrap().to_owned()
-    }
-
-    /// Makes a token by the command and adds its line.
-    fn add(&mut self, name: &str, flags: &[&str]) -> String {
-        let ran = run(&[&["token", name, "-o", "json"], flags].concat(), "");
-        assert_eq!(ran.code, 0, "{ran:?}");
-        let document = ran.json();
-        let line = document["line"].as_str().unwrap().to_owned();
-        self.lines.insert(name.to_owned(), line);
-        self.write();
-        document["token"].as_str().unwrap().to_owned()
-    }
-
-    fn remove(&mut self, name: &str) {
-        self.lines.remove(name);
-        self.write();
-    }
-
-    fn write(&self) {
-        let lines: String = self.lines.values().fold(String::new(), |mut text, line| {
-            writeln!(text, "{line}").unwrap();
-            text
-        });
-        fs::write(self.path(), lines).unwrap();
-    }
-}
-
-fn bearer(token: &str) -> String {
-    format!("Bearer {token}")
-}
 
 /// Waits until a request with a token has a status.
 fn wait_for_status(engine: &Engine, token: &str, expected: u16) {
@@ -434,8 +380,8 @@ fn whoever_acts_is_logged_and_no_secret_is() {
     let admin = file.add("root", &["--role", "admin"]);
     let wrong = format!("wse_{}", "ab".repeat(32));
     let tokens_path = file.text();
-    let data = file.directory.path().join("data");
-    let log = file.directory.path().join("log");
+    let data = file.directory().join("data");
+    let log = file.directory().join("log");
     let mut child = program()
         .args(["serve", "--listen", "127.0.0.1:0", "--anonymous", "none"])
         .args(["--log-level", "trace", "--log-format", "json"])
@@ -497,7 +443,7 @@ fn whoever_acts_is_logged_and_no_secret_is() {
     // A file with a token and a hash where neither belongs.
     fs::write(
         &tokens_path,
-        format!("a = \"{admin}\"\n{}\n", file.lines["root"]),
+        format!("a = \"{admin}\"\n{}\n", file.lines()["root"]),
     )
     .unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
@@ -556,7 +502,7 @@ fn whoever_acts_is_logged_and_no_secret_is() {
     }
     shown.push_str(&lines);
     let hashes: Vec<String> = file
-        .lines
+        .lines()
         .values()
         .map(|line| {
             let (_, rest) = line.split_once("sha256:").unwrap();

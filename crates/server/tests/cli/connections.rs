@@ -1,9 +1,18 @@
 //! What one client may take of the server: connections, memory of answers, and bodies that are refused.
 
-use crate::support::{Engine, Raw, until};
+use crate::support::{Engine, Raw, TokensFile, bearer, until};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 /// A request whose body never ends.
 const SLOW_BODY: &[u8] = b"POST /api/v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\nContent-Length: 1000\r\n\r\n{";
+
+/// A request without a token whose body never ends.
+const REFUSED_BODY: &[u8] =
+    b"POST /api/v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\nx";
 
 fn metric(engine: &Engine, name: &str) -> f64 {
     let page = engine.get("/metrics").text;
@@ -92,6 +101,124 @@ fn an_idle_connection_gives_its_place_to_a_new_one() {
         .filter(|answer| answer.status == 200)
         .count();
     assert!(alive >= 1, "all idle connections were closed");
+}
+
+/// An engine with eight places, on which only callers with a token have a right; and the token of one.
+fn with_tokens(flags: &[&str]) -> (Engine, TokensFile, String) {
+    let mut file = TokensFile::new();
+    let token = file.add("root", &["--role", "admin"]);
+    let path = file.text();
+    let all = [&["--tokens", &path, "--anonymous", "none"], flags].concat();
+    (Engine::start(&all), file, token)
+}
+
+#[test]
+fn clients_without_a_right_do_not_delay_probes() {
+    let (engine, _file, _) = with_tokens(&["--max-connections", "8"]);
+    let mut tries = Vec::new();
+    // A slow machine may need more than one try.
+    for _ in 0..3 {
+        // As many as there are places of both kinds.
+        let holders: Vec<Raw> = (0..8 + 64)
+            .map(|_| {
+                let mut connection = Raw::open(&engine);
+                connection.send(REFUSED_BODY);
+                connection.wait_for_answer();
+                connection
+            })
+            .collect();
+        let begun = Instant::now();
+        for _ in 0..5 {
+            let answer = Raw::open(&engine).try_ask("GET /livez");
+            let status = answer.map(|answer| answer.status);
+            assert_eq!(status, Some(200), "a probe was cut off");
+        }
+        let took = begun.elapsed();
+        drop(holders);
+        // A connection that holds a reserved place until its time is over holds it for five seconds.
+        if took < Duration::from_secs(2) {
+            return;
+        }
+        tries.push(took);
+    }
+    panic!("five probes took {tries:?}");
+}
+
+#[test]
+fn clients_without_a_right_keep_no_place_from_one_with() {
+    let limits = ["--max-connections", "8", "--header-timeout", "10m"];
+    let stalled = "GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(20);
+    let half = b"GET /livez HTTP/1.1\r\nHost: local";
+    let cases: [(&str, &[u8]); 4] = [
+        ("a head that never ends", half),
+        (
+            "a probe that is repeated",
+            b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        ),
+        ("a body that never ends", REFUSED_BODY),
+        ("a page that is not read", stalled.as_bytes()),
+    ];
+    for (what, request) in cases {
+        let (engine, _file, token) = with_tokens(&limits);
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (held, holders) = std::sync::mpsc::channel();
+            for _ in 0..8 {
+                let (engine, is_over, held) = (&engine, &is_over, held.clone());
+                scope.spawn(move || {
+                    let mut connection = Raw::open(engine);
+                    connection.send(request);
+                    if request != half {
+                        connection.wait_for_answer();
+                    }
+                    let _ = held.send(());
+                    while !is_over.load(Ordering::Relaxed) {
+                        if what == "a probe that is repeated" {
+                            let _ = connection.try_ask("GET /livez");
+                        }
+                        thread::sleep(Duration::from_millis(20));
+                    }
+                });
+            }
+            for _ in 0..8 {
+                holders.recv().unwrap();
+            }
+            let answers: Vec<Option<u16>> = (0..10)
+                .map(|_| {
+                    let answer = Raw::open(&engine).try_ask_as(&token, "GET /api/v1/me");
+                    answer.map(|answer| answer.status)
+                })
+                .collect();
+            is_over.store(true, Ordering::Relaxed);
+            // A slow machine may need more than the half second that one of them waits.
+            let served = answers.iter().filter(|status| **status == Some(200));
+            assert!(served.count() >= 5, "{what}: {answers:?}");
+        });
+    }
+}
+
+#[test]
+fn open_pages_take_no_memory_of_answers() {
+    let (engine, _file, token) = with_tokens(&["--answer-memory", "8MiB"]);
+    let request = "GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    let stalled: Vec<Raw> = (0..40)
+        .map(|_| {
+            let mut connection = Raw::open(&engine);
+            // More than the buffers of the system take on their way.
+            connection.send(request.repeat(20).as_bytes());
+            connection.wait_for_answer();
+            connection
+        })
+        .collect();
+    let headers = [("authorization", bearer(&token))];
+    let page = engine.send("GET", "/metrics", &headers, b"").text;
+    for metric in [
+        "workspace_engine_http_answer_memory_bytes 0",
+        "workspace_engine_http_answers_limited_total 0",
+    ] {
+        assert!(page.contains(&format!("\n{metric}\n")), "{metric}: {page}");
+    }
+    drop(stalled);
 }
 
 #[test]

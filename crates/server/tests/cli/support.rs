@@ -2,6 +2,9 @@
 
 use serde_json::Value;
 use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
@@ -338,6 +341,21 @@ impl Raw {
         self.answer()
     }
 
+    /// As [`Raw::ask`], with a token; none where the connection is closed.
+    pub(crate) fn try_ask_as(&mut self, token: &str, request: &str) -> Option<RawAnswer> {
+        let request = format!(
+            "{request} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\n\r\n",
+            bearer(token)
+        );
+        self.0.get_mut().write_all(request.as_bytes()).ok()?;
+        self.try_answer()
+    }
+
+    /// Waits for the first bytes of an answer, and leaves the rest unread.
+    pub(crate) fn wait_for_answer(&mut self) {
+        assert!(!self.0.fill_buf().unwrap().is_empty(), "no answer");
+    }
+
     /// As [`Raw::ask`]; none where the connection is closed.
     pub(crate) fn try_ask(&mut self, request: &str) -> Option<RawAnswer> {
         let request = format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -384,6 +402,68 @@ impl Raw {
         answer.body = String::from_utf8(body).ok()?;
         Some(answer)
     }
+}
+
+/// A file of tokens in a directory of its own.
+pub(crate) struct TokensFile {
+    directory: TempDir,
+    lines: BTreeMap<String, String>,
+}
+
+impl TokensFile {
+    pub(crate) fn new() -> Self {
+        let file = Self {
+            directory: tempfile::tempdir().unwrap(),
+            lines: BTreeMap::new(),
+        };
+        file.write();
+        file
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().join("tokens.toml")
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its lines, by the names of their callers.
+    pub(crate) fn lines(&self) -> &BTreeMap<String, String> {
+        &self.lines
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.path().to_str().unwrap().to_owned()
+    }
+
+    /// Makes a token by the command and adds its line.
+    pub(crate) fn add(&mut self, name: &str, flags: &[&str]) -> String {
+        let ran = run(&[&["token", name, "-o", "json"], flags].concat(), "");
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let document = ran.json();
+        let line = document["line"].as_str().unwrap().to_owned();
+        self.lines.insert(name.to_owned(), line);
+        self.write();
+        document["token"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.lines.remove(name);
+        self.write();
+    }
+
+    fn write(&self) {
+        let lines: String = self.lines.values().fold(String::new(), |mut text, line| {
+            writeln!(text, "{line}").unwrap();
+            text
+        });
+        fs::write(self.path(), lines).unwrap();
+    }
+}
+
+pub(crate) fn bearer(token: &str) -> String {
+    format!("Bearer {token}")
 }
 
 impl Drop for Engine {
