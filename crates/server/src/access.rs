@@ -38,7 +38,7 @@ use crate::{
 use audit::RefusalLog;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use caller::ANONYMOUS;
-use origin::{Foreign, OriginPolicy};
+use origin::{Foreign, Links, OriginPolicy, OwnHosts};
 use reload::{Reloaded, Seen};
 use routes::{Lookup, Need, PathId, Reach, Routes};
 use std::{
@@ -177,6 +177,11 @@ impl Access {
                 "on a loopback address a request without a token may do everything, also one that a proxy passes on: --anonymous none wants a token of each"
             );
         }
+        if self.origins.own == OwnHosts::Addresses && self.origins.allowed.is_empty() {
+            warn!(
+                "callers without a token have a role here: requests may name this engine only by an address or as localhost, so that no page of another site reaches it by a name of its own; --allowed-host NAME allows a name"
+            );
+        }
         if callers.is_some() && self.tls.is_none() && !is_loopback_address(address) {
             warn!(
                 "tokens are sent to here without encryption: give --tls-cert and --tls-key, or put a proxy with TLS in front"
@@ -244,10 +249,18 @@ impl Access {
     ) -> Result<Admitted<'a>, Problem> {
         let (method, uri, headers) = (request.method(), request.uri(), request.headers());
         let path = uri.path();
+        let found = self.routes.find(method, path);
+        let links = match &found {
+            Lookup::Found { route, .. } if route.is_open() => Links::Followed,
+            // A read of a workspace that is not in memory loads it.
+            Lookup::Found { .. } | Lookup::UnknownMethod { .. } | Lookup::UnknownPath => {
+                Links::Refused
+            }
+        };
         self.origins
-            .check(method, uri, headers, peer.scheme)
+            .check(method, uri, headers, peer.scheme, links)
             .map_err(|foreign| self.refuse_foreign(foreign, method, path, headers, peer))?;
-        let (route, workspace) = match self.routes.find(method, path) {
+        let (route, workspace) = match found {
             Lookup::Found { route, workspace } => (route, workspace),
             Lookup::UnknownMethod { allow } => {
                 return Err(problems::no_method(method, path, allow));

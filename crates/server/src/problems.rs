@@ -154,7 +154,7 @@ pub(crate) fn no_method(method: &Method, path: &str, allow: &str) -> Problem {
 pub(crate) fn foreign_host(host: Option<String>) -> Problem {
     Problem::new(
         &FOREIGN_HOST,
-        "the Host header names another host than this engine; a proxy in front of it needs --allowed-host NAME",
+        "the Host header names another host than this engine: name it by its address or as localhost, or start it with --allowed-host NAME, such as for a proxy in front of it",
     )
     .with("host", host)
 }
@@ -163,7 +163,7 @@ pub(crate) fn foreign_host(host: Option<String>) -> Problem {
 pub(crate) fn foreign_origin(origin: Option<String>) -> Problem {
     Problem::new(
         &FOREIGN_ORIGIN,
-        "a web page of another site sent this request; --allowed-host NAME allows the pages of a host",
+        "a web page of another site sent this request; --allowed-host NAME allows the engine's own pages under that name",
     )
     .with("origin", origin)
 }

@@ -4,9 +4,9 @@
 //! reading the answer. And where its name is pointed to the engine's address after the page was loaded (DNS
 //! rebinding), it can read the answers as well. So:
 //!
-//! * On loopback the `Host` must be a loopback address or `localhost`: a page that was rebound has its own name there.
-//! * An `Origin` must be the one of the request itself. Browsers send it with everything but plain GETs.
-//! * `Sec-Fetch-Site` must not say that another site asks, but for a link that is followed to here.
+//! * The `Host` must be the engine's own ([`OwnHosts`]), or allowed: a page that was rebound has its own name there.
+//! * An `Origin` must be the one of the request itself, or allowed. Browsers send it with everything but plain GETs.
+//! * `Sec-Fetch-Site` must not say that another site asks, but for a link that is followed to an open page.
 //!
 //! Clients that are no browsers send none of these but `Host`.
 
@@ -20,12 +20,32 @@ const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 /// Which hosts and origins requests may name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OriginPolicy {
-    pub(crate) is_on_loopback: bool,
+    pub(crate) own: OwnHosts,
     /// Names of the engine besides its own, such as that of a proxy in front of it.
     pub(crate) allowed: Vec<HostName>,
 }
 
-/// A host with its port; any port where it names none.
+/// The hosts that are the engine's own without being allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OwnHosts {
+    /// Loopback addresses and `localhost`: the engine listens on loopback.
+    Loopback,
+    /// All addresses and `localhost`. An address cannot be rebound, but any other name may lead here.
+    Addresses,
+    /// All: a page that was rebound has no token, and without one no caller has a right.
+    All,
+}
+
+/// What becomes of a link from a page of another site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Links {
+    /// It is followed: the page that it leads to needs no right and loads nothing.
+    Followed,
+    Refused,
+}
+
+/// A host with its port, or without one: then as `Host` it has any port, and as an origin that of its scheme or
+/// that of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostName {
     host: String,
@@ -59,24 +79,24 @@ impl OriginPolicy {
         uri: &Uri,
         headers: &HeaderMap,
         scheme: Scheme,
+        links: Links,
     ) -> Result<(), Foreign> {
         let host = self.host(uri, headers)?;
         let site = headers.get(SEC_FETCH_SITE);
         match headers.get(header::ORIGIN) {
             None => match site {
-                Some(site) if !is_own_site(site) && !is_link(method, headers) => {
-                    Err(Foreign::Origin)
-                }
-                Some(_) | None => Ok(()),
+                Some(site) if is_own_site(site) => Ok(()),
+                Some(_) if links == Links::Followed && is_link(method, headers) => Ok(()),
+                Some(_) => Err(Foreign::Origin),
+                None => Ok(()),
             },
             Some(origin) => {
                 let origin = single(headers, &header::ORIGIN, origin)
                     .and_then(Origin::read)
                     .ok_or(Foreign::Origin)?;
-                let is_allowed = self.allows(origin.host, Some(origin.port));
-                let is_own = host.is_some_and(|host| origin.is_of(host, scheme))
-                    && site.is_none_or(is_own_site);
-                if is_allowed || is_own {
+                let is_own =
+                    host.is_some_and(|host| origin.is_of(host)) || self.allows_origin(origin, host);
+                if is_own && origin.may_reach(scheme) && site.is_none_or(is_own_site) {
                     Ok(())
                 } else {
                     Err(Foreign::Origin)
@@ -114,19 +134,24 @@ impl OriginPolicy {
     }
 
     fn is_own_host(&self, host: Authority<'_>) -> bool {
-        let is_own = if self.is_on_loopback {
-            is_loopback(host.host)
-        } else {
-            // Any name may lead here, unless the operator says which. An address cannot be rebound.
-            self.allowed.is_empty() || host.address().is_some()
+        let is_own = match self.own {
+            OwnHosts::Loopback => is_loopback(host.host),
+            OwnHosts::Addresses => is_loopback(host.host) || address(host.host).is_some(),
+            OwnHosts::All => true,
         };
-        is_own || self.allows(host.host, host.port)
+        let mut allowed = self.allowed.iter();
+        is_own || allowed.any(|allowed| allowed.is_host(host))
     }
 
-    fn allows(&self, host: &str, port: Option<u16>) -> bool {
+    /// Whether an origin is that of an allowed host; `host` is what the request names.
+    fn allows_origin(&self, origin: Origin<'_>, host: Option<Authority<'_>>) -> bool {
+        let of_request = host.and_then(|host| host.port);
+        let is_its_port = |port: Option<u16>| match port {
+            Some(port) => origin.port == port,
+            None => origin.port == origin.scheme.port() || Some(origin.port) == of_request,
+        };
         self.allowed.iter().any(|allowed| {
-            allowed.host.eq_ignore_ascii_case(host)
-                && (allowed.port.is_none() || allowed.port == port)
+            allowed.host.eq_ignore_ascii_case(origin.host) && is_its_port(allowed.port)
         })
     }
 }
@@ -163,10 +188,6 @@ impl<'a> Authority<'a> {
             Some(port) => Some(port.parse().ok()?),
         };
         Some(Self { host, port })
-    }
-
-    fn address(self) -> Option<IpAddr> {
-        address(self.host)
     }
 }
 
@@ -217,12 +238,16 @@ impl<'a> Origin<'a> {
         })
     }
 
-    /// Whether a request to `host` is one to this origin. Without encryption of its own a request may have passed a
-    /// proxy that has it.
-    fn is_of(self, host: Authority<'_>, scheme: Scheme) -> bool {
+    /// Whether a request to `host` is one to this origin.
+    fn is_of(self, host: Authority<'_>) -> bool {
         self.host.eq_ignore_ascii_case(host.host)
             && self.port == host.port.unwrap_or(self.scheme.port())
-            && (scheme == Scheme::Http || self.scheme == Scheme::Https)
+    }
+
+    /// Whether a page of this origin may send a request that arrives with this scheme. Without encryption of its own a
+    /// request may have passed a proxy that has it.
+    fn may_reach(self, scheme: Scheme) -> bool {
+        scheme == Scheme::Http || self.scheme == Scheme::Https
     }
 }
 
@@ -258,6 +283,12 @@ fn is_link(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::GET && is(SEC_FETCH_MODE, b"navigate") && is(SEC_FETCH_DEST, b"document")
 }
 
+impl HostName {
+    fn is_host(&self, host: Authority<'_>) -> bool {
+        self.host.eq_ignore_ascii_case(host.host) && (self.port.is_none() || self.port == host.port)
+    }
+}
+
 impl FromStr for HostName {
     type Err = InvalidHost;
 
@@ -283,9 +314,9 @@ impl fmt::Display for Foreign {
 mod tests {
     use super::*;
 
-    fn policy(is_on_loopback: bool, allowed: &[&str]) -> OriginPolicy {
+    fn policy(own: OwnHosts, allowed: &[&str]) -> OriginPolicy {
         OriginPolicy {
-            is_on_loopback,
+            own,
             allowed: allowed.iter().map(|host| host.parse().unwrap()).collect(),
         }
     }
@@ -307,12 +338,14 @@ mod tests {
             );
         }
         let uri = Uri::from_static("/livez");
-        let found = policy.check(&method.parse().unwrap(), &uri, &headers, scheme);
+        let method = method.parse().unwrap();
+        let found = policy.check(&method, &uri, &headers, scheme, Links::Followed);
         assert_eq!(found, expected, "{request} {policy:?}");
     }
 
     fn check(request: &str, expected: Result<(), Foreign>) {
-        check_with(&policy(true, &[]), Scheme::Http, request, expected);
+        let loopback = policy(OwnHosts::Loopback, &[]);
+        check_with(&loopback, Scheme::Http, request, expected);
     }
 
     #[test]
@@ -389,10 +422,12 @@ mod tests {
     #[test]
     fn a_page_without_encryption_is_foreign_to_a_connection_that_has_it() {
         let plain = "POST Host: localhost:8443 | Origin: http://localhost:8443";
-        let policy = policy(true, &[]);
-        check_with(&policy, Scheme::Https, plain, Err(Foreign::Origin));
         let secure = "POST Host: localhost:8443 | Origin: https://localhost:8443";
-        check_with(&policy, Scheme::Https, secure, Ok(()));
+        for allowed in [&[][..], &["localhost"], &["localhost:8443"]] {
+            let policy = policy(OwnHosts::Loopback, allowed);
+            check_with(&policy, Scheme::Https, plain, Err(Foreign::Origin));
+            check_with(&policy, Scheme::Https, secure, Ok(()));
+        }
     }
 
     #[test]
@@ -419,11 +454,31 @@ mod tests {
         ] {
             check(request, expected);
         }
+        // Only to a page that needs no right.
+        let headers = link.split(" | ").chain(["Sec-Fetch-Site: cross-site"]);
+        let headers: HeaderMap = headers
+            .map(|line| line.split_once(": ").unwrap())
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect::<Vec<(HeaderName, HeaderValue)>>()
+            .into_iter()
+            .collect();
+        let uri = Uri::from_static("/api/v1/workspaces/w/entities");
+        for (links, expected) in [
+            (Links::Followed, Ok(())),
+            (Links::Refused, Err(Foreign::Origin)),
+        ] {
+            let policy = policy(OwnHosts::Loopback, &[]);
+            let found = policy.check(&Method::GET, &uri, &headers, Scheme::Http, links);
+            assert_eq!(found, expected, "{links:?}");
+        }
     }
 
     #[test]
     fn a_name_that_is_allowed_may_be_host_and_origin() {
-        let behind_proxy = policy(true, &["Engine.example", "other.example:8443"]);
+        let behind_proxy = policy(
+            OwnHosts::Loopback,
+            &["Engine.example", "other.example:8443"],
+        );
         for (request, expected) in [
             ("POST Host: engine.example", Ok(())),
             (
@@ -433,6 +488,27 @@ mod tests {
             // A proxy that names the engine by its address.
             (
                 "POST Host: 127.0.0.1:8081 | Origin: https://engine.example | Sec-Fetch-Site: same-origin",
+                Ok(()),
+            ),
+            (
+                "POST Host: 127.0.0.1:8081 | Origin: https://engine.example | Sec-Fetch-Site: cross-site",
+                Err(Foreign::Origin),
+            ),
+            // Without a port: that of the scheme, or that of the request.
+            (
+                "POST Host: 127.0.0.1:8081 | Origin: http://engine.example:8081",
+                Ok(()),
+            ),
+            (
+                "POST Host: 127.0.0.1:8081 | Origin: https://engine.example:3000",
+                Err(Foreign::Origin),
+            ),
+            (
+                "POST Host: engine.example | Origin: https://engine.example:3000",
+                Err(Foreign::Origin),
+            ),
+            (
+                "POST Host: localhost | Origin: https://other.example:8443",
                 Ok(()),
             ),
             ("POST Host: other.example:8443", Ok(())),
@@ -447,17 +523,18 @@ mod tests {
     }
 
     #[test]
-    fn elsewhere_any_host_is_taken_unless_some_are_allowed() {
-        let open = policy(false, &[]);
+    fn elsewhere_any_host_is_taken_unless_names_are_limited() {
+        let open = policy(OwnHosts::All, &[]);
         check_with(&open, Scheme::Http, "GET Host: any.example", Ok(()));
         let foreign = "POST Host: any.example | Origin: http://evil.example";
         check_with(&open, Scheme::Http, foreign, Err(Foreign::Origin));
-        let named = policy(false, &["engine.example"]);
+        let named = policy(OwnHosts::Addresses, &["engine.example"]);
         for (host, expected) in [
             ("engine.example", Ok(())),
             // Probes come by address.
             ("10.1.2.3:8081", Ok(())),
             ("[fd00::7]:8081", Ok(())),
+            ("localhost:8081", Ok(())),
             ("any.example", Err(Foreign::Host)),
         ] {
             check_with(&named, Scheme::Http, &format!("GET Host: {host}"), expected);
@@ -467,7 +544,8 @@ mod tests {
     #[test]
     fn the_host_of_the_first_line_counts_as_well() {
         let uri = Uri::from_static("http://evil.example/livez");
-        let found = policy(true, &[]).check(&Method::GET, &uri, &HeaderMap::new(), Scheme::Http);
+        let (policy, none) = (policy(OwnHosts::Loopback, &[]), HeaderMap::new());
+        let found = policy.check(&Method::GET, &uri, &none, Scheme::Http, Links::Followed);
         assert_eq!(found, Err(Foreign::Host));
     }
 }

@@ -1,7 +1,7 @@
 //! Who may do what, as the operator set it.
 
 use super::{
-    origin::{HostName, OriginPolicy, is_loopback_address},
+    origin::{HostName, OriginPolicy, OwnHosts, is_loopback_address},
     role::Role,
 };
 use std::{net::IpAddr, path::PathBuf};
@@ -57,8 +57,15 @@ impl AccessSettings {
 
     /// The hosts and origins that requests on an address may name.
     pub(crate) fn origins_on(&self, address: IpAddr) -> OriginPolicy {
+        let own = if is_loopback_address(address) {
+            OwnHosts::Loopback
+        } else if self.allowed_hosts.is_empty() && self.anonymous_on(address) == Role::None {
+            OwnHosts::All
+        } else {
+            OwnHosts::Addresses
+        };
         OriginPolicy {
-            is_on_loopback: is_loopback_address(address),
+            own,
             allowed: self.allowed_hosts.clone(),
         }
     }

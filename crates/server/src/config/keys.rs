@@ -81,7 +81,7 @@ pub(crate) static KEYS: [Key; 46] = [
         name: "allowed-host",
         value_name: "HOST,...",
         default: OFF,
-        help: "Hosts, with a port or any, that requests may name in Host and Origin besides the engine's own, such as that of a proxy; on a loopback address all others are refused, elsewhere only where this is set",
+        help: "Names of the engine that requests may have in Host and Origin besides its addresses and localhost, such as that of a proxy. Without a port, Host may have any and Origin that of Host or of its scheme. On a loopback address all other hosts are refused; elsewhere where this is set, or where --anonymous gives callers without a token a role",
     },
     Key {
         name: "tls-cert",

@@ -121,15 +121,83 @@ fn the_engines_own_page_and_clients_without_a_browser_may_act() {
 }
 
 #[test]
+fn a_link_of_another_site_does_not_load_a_workspace() {
+    let engine = Engine::start(&[]);
+    engine.produce(&event("w", "a"));
+    engine.wait_for("w", "ready");
+    assert_eq!(engine.run(&["unload", "w"], "").code, 0);
+    let link = [
+        "Host: ADDRESS",
+        "Sec-Fetch-Site: cross-site",
+        "Sec-Fetch-Mode: navigate",
+        "Sec-Fetch-Dest: document",
+    ];
+    for path in [
+        "/api/v1/workspaces/w/entities",
+        "/api/v1/workspaces/w/status",
+    ] {
+        let (status, answer) = send(&engine, &format!("GET {path}"), &link);
+        assert_eq!(status, 403, "{path} {answer}");
+    }
+    let status = engine.get("/api/v1/workspaces/w/status").json();
+    assert_eq!(status["reason"], "unloaded", "{status}");
+}
+
+#[test]
+fn elsewhere_a_page_under_a_name_of_its_own_has_no_anonymous_role() {
+    let elsewhere = ["--listen", "0.0.0.0:0", "--anonymous", "admin"];
+    let engine = Engine::start(&elsewhere);
+    for (host, expected) in [
+        ("Host: ADDRESS", 200),
+        ("Host: localhost:8081", 200),
+        ("Host: 10.1.2.3", 200),
+        ("Host: evil.example:8081", 403),
+        ("Host: engine.example", 403),
+    ] {
+        let (status, answer) = send(&engine, "GET /api/v1/me", &[host]);
+        assert_eq!(status, expected, "{host} {answer}");
+        assert_eq!(
+            status == 403,
+            answer.contains("--allowed-host NAME"),
+            "{answer}"
+        );
+    }
+    drop(engine);
+    let engine = Engine::start(&[&elsewhere[..], &["--allowed-host", "engine.example"]].concat());
+    for (host, expected) in [("engine.example", 200), ("evil.example", 403)] {
+        let host = format!("Host: {host}");
+        assert_eq!(
+            send(&engine, "GET /api/v1/me", &[&host]).0,
+            expected,
+            "{host}"
+        );
+    }
+    drop(engine);
+    // Without a token no caller has a right there, and a page has none.
+    let engine = Engine::start(&["--listen", "0.0.0.0:0", "--anonymous", "none"]);
+    assert_eq!(
+        send(&engine, "GET /livez", &["Host: engine.example"]).0,
+        200
+    );
+}
+
+#[test]
 fn a_proxy_in_front_of_the_engine_is_let_in_by_its_name() {
     let engine = Engine::start(&["--allowed-host", "engine.example"]);
     let through = ["Host: engine.example", "Origin: https://engine.example"];
     let (status, answer) = send(&engine, "POST /api/v1/workspaces/w/load", &through);
     assert_eq!(status, 404, "{answer}");
     assert!(answer.contains("/problems/workspace-unknown"), "{answer}");
-    let other = ["Host: engine.example", "Origin: https://evil.example"];
-    assert_eq!(
-        send(&engine, "POST /api/v1/workspaces/w/load", &other).0,
-        403
-    );
+    for origin in [
+        "Origin: https://evil.example",
+        // Another program on the machine of the proxy.
+        "Origin: https://engine.example:3000",
+    ] {
+        let headers = ["Host: engine.example", origin];
+        let (status, answer) = send(&engine, "POST /api/v1/workspaces/w/load", &headers);
+        assert_eq!(status, 403, "{origin} {answer}");
+    }
+    let other_site = [through[0], through[1], "Sec-Fetch-Site: cross-site"];
+    let (status, answer) = send(&engine, "POST /api/v1/workspaces/w/load", &other_site);
+    assert_eq!(status, 403, "{answer}");
 }
