@@ -33,7 +33,7 @@ pub(crate) use tokens::{check_name, check_prefix, line as tokens_line};
 
 use crate::{
     problems::{self, KnownTokens},
-    tls::{self, CertificateName, TlsError},
+    tls::{self, ClientCertificate, ServerTls, TlsError},
 };
 use audit::RefusalLog;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
@@ -49,7 +49,6 @@ use std::{
     },
 };
 use tokens::{Tokens, TokensError};
-use tokio_rustls::rustls::ServerConfig;
 use tracing::{info, warn};
 use workspace_status_http::Problem;
 
@@ -59,7 +58,7 @@ pub(crate) struct Access {
     routes: Routes,
     anonymous: Caller,
     tokens: Option<Reloaded<Tokens, TokensError>>,
-    tls: Option<Reloaded<Arc<ServerConfig>, TlsError>>,
+    tls: Option<Reloaded<ServerTls, TlsError>>,
     pub(crate) counts: AccessCounts,
     refusals: RefusalLog,
 }
@@ -74,12 +73,14 @@ pub(crate) struct AccessCounts {
 }
 
 /// Who is at the other end of a connection, as far as the connection tells.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Peer {
     pub(crate) remote: SocketAddr,
     pub(crate) scheme: Scheme,
-    /// The name in the certificate that the client showed, which was verified.
-    pub(crate) certificate: Option<CertificateName>,
+    /// What the handshake was done with.
+    pub(crate) tls: Option<Arc<ServerTls>>,
+    /// What the client showed in it, which was verified then.
+    pub(crate) certificate: Option<ClientCertificate>,
 }
 
 /// A request that may be routed.
@@ -198,8 +199,32 @@ impl Access {
     }
 
     /// What TLS is served with now; none where it is not served.
-    pub(crate) fn tls(&self) -> Option<Arc<ServerConfig>> {
-        self.tls.as_ref().map(|tls| Arc::clone(&**tls.current()))
+    pub(crate) fn tls(&self) -> Option<Arc<ServerTls>> {
+        self.tls.as_ref().map(|tls| Arc::clone(&*tls.current()))
+    }
+
+    /// Whether a client with a certificate has to make a new handshake: its certificate has expired, or its authority
+    /// or that of the engine may be another one by now.
+    pub(crate) fn needs_handshake(&self, peer: &Peer) -> bool {
+        let certificate = peer.certificate.as_ref();
+        certificate.is_some_and(|certificate| certificate.has_expired() || self.has_other_tls(peer))
+    }
+
+    fn has_other_tls(&self, peer: &Peer) -> bool {
+        match (&self.tls, &peer.tls) {
+            (Some(tls), Some(handshake)) => !Arc::ptr_eq(&*tls.current(), handshake),
+            (Some(_) | None, None) | (None, Some(_)) => false,
+        }
+    }
+
+    /// The certificate of a client, where it would be let in with it now: a connection may be older than that.
+    fn certificate<'a>(&self, peer: &'a Peer) -> Option<&'a ClientCertificate> {
+        let certificate = peer.certificate.as_ref()?;
+        let is_accepted = || match &self.tls {
+            Some(tls) if self.has_other_tls(peer) => tls.current().accepts(certificate),
+            Some(_) | None => true,
+        };
+        (!certificate.has_expired() && is_accepted()).then_some(certificate)
     }
 
     /// How often a changed file of tokens, and one of certificates, could not be used.
@@ -299,7 +324,7 @@ impl Access {
                 Some(_) | None => Err(BadToken),
             };
         }
-        let Some(certificate) = &peer.certificate else {
+        let Some(certificate) = self.certificate(peer).map(|shown| &shown.name) else {
             return Ok(self.anonymous.clone());
         };
         let name = certificate.name.as_str();
@@ -457,6 +482,7 @@ fn shortened(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::CertificateName;
     use axum::http::StatusCode;
 
     fn access(anonymous: Role, tokens: Option<&str>) -> Access {
@@ -476,7 +502,8 @@ mod tests {
         Peer {
             remote: ([127, 0, 0, 1], 50_000).into(),
             scheme: Scheme::Http,
-            certificate,
+            tls: None,
+            certificate: certificate.map(ClientCertificate::for_tests),
         }
     }
 

@@ -4,12 +4,15 @@
 
 use crate::access::{Role, check_name};
 use jiff::Timestamp;
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 use tokio_rustls::rustls::{
     self, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier},
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{
+        NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier,
+        danger::ClientCertVerifier,
+    },
     sign::CertifiedKey,
 };
 use tracing::{info, warn};
@@ -46,12 +49,70 @@ pub(crate) struct CertificateName {
     pub(crate) role: Option<Role>,
 }
 
+/// What a server serves TLS with.
+pub(crate) struct ServerTls {
+    pub(crate) config: Arc<ServerConfig>,
+    clients: Arc<dyn ClientCertVerifier>,
+}
+
+impl ServerTls {
+    /// Whether a client would be let in with its certificate now.
+    pub(crate) fn accepts(&self, certificate: &ClientCertificate) -> bool {
+        let Some((end, intermediates)) = certificate.chain.split_first() else {
+            return false;
+        };
+        // Without an authority of clients no certificate is looked at.
+        self.clients.offer_client_auth()
+            && self
+                .clients
+                .verify_client_cert(end, intermediates, UnixTime::now())
+                .is_ok()
+    }
+}
+
+/// The certificate that a client showed in its handshake, where it was verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClientCertificate {
+    pub(crate) name: CertificateName,
+    /// In seconds since the Unix epoch.
+    not_after: i64,
+    /// Itself, and what its client sent of the certificates between it and its authority.
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl ClientCertificate {
+    /// None where it names no caller.
+    pub(crate) fn of_chain(chain: &[CertificateDer<'static>]) -> Option<Self> {
+        let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
+        Some(Self {
+            name: name_of(&certificate)?,
+            not_after: certificate.validity().not_after.timestamp(),
+            chain: chain.to_vec(),
+        })
+    }
+
+    /// One that was verified and never expires.
+    #[cfg(test)]
+    pub(crate) fn for_tests(name: CertificateName) -> Self {
+        Self {
+            name,
+            not_after: i64::MAX,
+            chain: Vec::new(),
+        }
+    }
+
+    pub(crate) fn has_expired(&self) -> bool {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.is_ok_and(|now| i64::try_from(now.as_secs()).is_ok_and(|now| now > self.not_after))
+    }
+}
+
 /// What a server serves TLS with, from the contents of its certificate, its key, and the CA of its clients where
 /// they may show certificates.
 ///
 /// # Errors
 /// [`TlsError`] says which file cannot be used.
-pub(crate) fn server_config(contents: &[Vec<u8>]) -> Result<Arc<ServerConfig>, TlsError> {
+pub(crate) fn server_config(contents: &[Vec<u8>]) -> Result<ServerTls, TlsError> {
     let (certificate, key, client_ca) = match contents {
         [certificate, key] => (certificate, key, None),
         [certificate, key, client_ca, ..] => (certificate, key, Some(client_ca)),
@@ -75,7 +136,7 @@ pub(crate) fn server_config(contents: &[Vec<u8>]) -> Result<Arc<ServerConfig>, T
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Unusable)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::clone(&verifier))
         .with_single_cert(chain, key)
         .map_err(TlsError::Unusable)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -84,7 +145,10 @@ pub(crate) fn server_config(contents: &[Vec<u8>]) -> Result<Arc<ServerConfig>, T
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
-    Ok(Arc::new(config))
+    Ok(ServerTls {
+        config: Arc::new(config),
+        clients: verifier,
+    })
 }
 
 /// The certificates of a PEM file; `what` is its name in errors.
@@ -145,8 +209,7 @@ pub(crate) fn roots(pem: &[u8], what: &'static str) -> Result<RootCertStore, Tls
 }
 
 /// The name in a certificate that was verified; none where it has no common name that is one of a caller, or several.
-pub(crate) fn name_of(certificate: &CertificateDer<'_>) -> Option<CertificateName> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+fn name_of(certificate: &X509Certificate<'_>) -> Option<CertificateName> {
     let subject = certificate.subject();
     let mut names = subject.iter_common_name();
     let (name, None) = (names.next()?, names.next()) else {

@@ -62,6 +62,7 @@ impl Front {
         let awaits_continue = request.headers().contains_key(header::EXPECT);
         let leftover = Arc::clone(&self.leftover);
         let request = request.map(|body| RequestBody::new(body, awaits_continue, leftover));
+        let needs_handshake = self.access.needs_handshake(&self.peer);
         let checked = self.check(&request);
         let claim = match &checked {
             Err(_) => Claim::Refusal,
@@ -87,7 +88,7 @@ impl Front {
             Claim::Right => count_memory(&self.app, response),
         };
         response.body_mut().keep_busy(Busy(Arc::clone(&self.place)));
-        if turn != Turn::Served {
+        if turn != Turn::Served || needs_handshake {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }

@@ -7,7 +7,7 @@ use super::stream::TimedStream;
 use crate::{
     access::{Access, Peer},
     app::App,
-    tls,
+    tls::ClientCertificate,
 };
 use axum::Router;
 use hyper::server::conn::http1;
@@ -137,18 +137,19 @@ impl Connection {
         let mut peer = Peer {
             remote: self.remote,
             scheme: self.access.scheme(),
+            tls: self.access.tls(),
             certificate: None,
         };
-        let Some(config) = self.access.tls() else {
+        let Some(tls) = &peer.tls else {
             return self.serve_requests(stream, peer).await;
         };
-        let handshake = TlsAcceptor::from(config).accept(stream);
+        let handshake = TlsAcceptor::from(Arc::clone(&tls.config)).accept(stream);
         let Some(stream) = self.encrypted(handshake).await else {
             return;
         };
         let (_, session) = stream.get_ref();
-        let shown = session.peer_certificates().and_then(<[_]>::first);
-        peer.certificate = shown.and_then(tls::name_of);
+        let shown = session.peer_certificates();
+        peer.certificate = shown.and_then(ClientCertificate::of_chain);
         self.serve_requests(stream, peer).await;
     }
 

@@ -4,12 +4,18 @@ use crate::support::{Engine, Ran, event, run};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use std::{
     fs,
-    io::Read,
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
 };
 use tempfile::TempDir;
+use tokio_rustls::rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
 
 /// An authority, and what it signs, as files in a directory of its own.
 struct Authority {
@@ -22,6 +28,8 @@ struct Authority {
 enum Valid {
     Now,
     InThePast,
+    /// From now on for so long.
+    For(Duration),
 }
 
 impl Authority {
@@ -56,9 +64,16 @@ impl Authority {
         for (kind, value) in subject {
             params.distinguished_name.push(kind.clone(), *value);
         }
-        if matches!(valid, Valid::InThePast) {
-            params.not_before = date_time_ymd(2001, 1, 1);
-            params.not_after = date_time_ymd(2001, 1, 2);
+        match valid {
+            Valid::Now => {}
+            Valid::InThePast => {
+                params.not_before = date_time_ymd(2001, 1, 1);
+                params.not_after = date_time_ymd(2001, 1, 2);
+            }
+            Valid::For(time) => {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+                params.not_after = date_time_ymd(1970, 1, 1) + now.unwrap() + time;
+            }
         }
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -385,6 +400,120 @@ fn a_client_certificate_says_who_asks() {
             .contains("the key is not that of the certificate"),
         "{key_of_another:?}"
     );
+}
+
+/// A connection that a test keeps open.
+struct Connection(BufReader<StreamOwned<ClientConnection, TcpStream>>);
+
+impl Connection {
+    /// Opens one with a client certificate of an authority, which has signed the certificate of the engine as well.
+    fn open(engine: &Engine, authority: &Authority, name: &str) -> Self {
+        let read = |end: &str| fs::read(authority.path(&format!("{name}.{end}"))).unwrap();
+        let certificate = CertificateDer::from_pem_slice(&read("pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&read("key")).unwrap();
+        let mut roots = RootCertStore::empty();
+        let authorities = fs::read(authority.path("ca.pem")).unwrap();
+        let root = CertificateDer::from_pem_slice(&authorities).unwrap();
+        roots.add(root).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![certificate], key)
+            .unwrap();
+        let address = engine.url.trim_start_matches("https://");
+        let host = ServerName::try_from("localhost").unwrap();
+        let session = ClientConnection::new(Arc::new(config), host).unwrap();
+        let stream = TcpStream::connect(address).unwrap();
+        let patience = Some(Duration::from_mins(1));
+        stream.set_read_timeout(patience).unwrap();
+        Self(BufReader::new(StreamOwned::new(session, stream)))
+    }
+
+    /// The status of an answer and its body, and whether the connection is closed after it.
+    fn ask(&mut self, request: &str) -> (u16, String, bool) {
+        let request = format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        self.0.get_mut().write_all(request.as_bytes()).unwrap();
+        let (mut head, mut length, mut closes) = (String::new(), 0, false);
+        loop {
+            let mut line = String::new();
+            self.0.read_line(&mut line).unwrap();
+            let line = line.trim_end().to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(value) = line.strip_prefix("content-length: ") {
+                length = value.parse().unwrap();
+            }
+            closes |= line == "connection: close";
+            if head.is_empty() {
+                head = line;
+            }
+        }
+        let mut body = vec![0; length];
+        self.0.read_exact(&mut body).unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, String::from_utf8(body).unwrap(), closes)
+    }
+
+    /// Asks who it is until the connection is closed; the last status.
+    fn ask_until_closed(&mut self) -> u16 {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        loop {
+            let (status, body, closes) = self.ask("GET /api/v1/me");
+            if closes {
+                return status;
+            }
+            assert_eq!(status, 200, "{body}");
+            assert!(Instant::now() < deadline, "it stays {body}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_right_ends_with_the_client_certificate_or_its_authority() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    authority.sign_server("server", Valid::Now);
+    let unit = DnType::OrganizationalUnitName;
+    let subject = [
+        (DnType::CommonName, "node"),
+        (unit, "workspace-engine:operator"),
+    ];
+    authority.sign("long", &subject, &[], Valid::Now);
+    let client_ca = authority.path("clients.pem");
+    fs::copy(authority.path("ca.pem"), &client_ca).unwrap();
+    let mut flags = authority.server_flags("server");
+    let client_ca_text = client_ca.to_str().unwrap().to_owned();
+    flags.extend(["--tls-client-ca".to_owned(), client_ca_text]);
+    let engine = begin(&flags, &["--anonymous", "none"]);
+    let open = |name: &str| {
+        let mut connection = Connection::open(&engine, &authority, name);
+        let (status, body, closes) = connection.ask("GET /api/v1/me");
+        assert_eq!((status, closes), (200, false), "{name} {body}");
+        connection
+    };
+
+    let short = Duration::from_secs(10);
+    authority.sign("short", &subject, &[], Valid::For(short));
+    let begun = Instant::now();
+    let mut connection = open("short");
+    assert_eq!(connection.ask_until_closed(), 401, "it has expired");
+    assert!(begun.elapsed() < short * 3, "long after its end");
+
+    // With a new certificate of the engine alone, a client keeps its right and makes a new handshake.
+    let mut connection = open("long");
+    authority.sign_server("server", Valid::Now);
+    assert_eq!(
+        connection.ask_until_closed(),
+        200,
+        "the authority is the same"
+    );
+
+    let mut connection = open("long");
+    let replaced = fs::read_to_string(other.path("ca.pem")).unwrap();
+    replace(&client_ca, &replaced);
+    assert_eq!(connection.ask_until_closed(), 401, "another authority");
 }
 
 #[test]
