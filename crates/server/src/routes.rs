@@ -12,7 +12,7 @@ mod partitions;
 mod workspaces;
 
 use crate::app::App;
-use axum::extract::FromRef;
+use axum::{extract::FromRef, routing};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use workspace_status_http::StatusApi;
@@ -60,6 +60,10 @@ pub(crate) fn engine_routes(api: Api) -> OpenApiRouter {
         .routes(routes!(actions::skip))
         .routes(routes!(actions::reset))
         .routes(routes!(actions::delete))
+        .route(
+            "/api/v1/workspaces/statuses",
+            routing::delete(actions::delete_statuses),
+        )
         .routes(routes!(operations::post_action))
         .routes(routes!(operations::get, operations::stop))
         .routes(routes!(dead_letters::list))

@@ -90,6 +90,8 @@ const ROUTES: &[Route] = &[
     action_on_one(POST, "/api/v1/workspaces/{id}/skip", "skip"),
     action_on_one(POST, "/api/v1/workspaces/{id}/reset", "reset"),
     action_on_one(DELETE, "/api/v1/workspaces/{id}", "delete"),
+    // The workspace of that name: the router of the handlers prefers a path without parameters as well.
+    action_on_one(DELETE, "/api/v1/workspaces/statuses", "delete"),
     action_on_all(POST, "/api/v1/actions", "action on a filter"),
     action_on_all(
         DELETE,
@@ -226,7 +228,11 @@ impl Routes {
         match found.copied().find(|route| route.method == method) {
             Some(route) => Lookup::Found {
                 route,
-                workspace: matched.params.get("id").map(PathId),
+                workspace: match (route.reach, matched.params.get("id")) {
+                    // A workspace whose name is a route of its own, such as `statuses`.
+                    (Reach::PathWorkspace, None) => path.rsplit('/').next().map(PathId),
+                    (_, id) => id.map(PathId),
+                },
             },
             None => Lookup::UnknownMethod {
                 allow: &matched.value.allow,
@@ -293,6 +299,11 @@ mod tests {
         );
         check(
             &Method::DELETE,
+            "/api/v1/workspaces/statuses",
+            Some((operate, Reach::PathWorkspace, Some("statuses"))),
+        );
+        check(
+            &Method::DELETE,
             "/api/v1/operations/7",
             Some((operate, Reach::AllWorkspaces, None)),
         );
@@ -320,7 +331,8 @@ mod tests {
     #[test]
     fn every_route_with_a_workspace_in_its_path_is_limited_by_it() {
         for route in ROUTES {
-            let names_one = route.path.starts_with("/api/v1/workspaces/{id}");
+            let names_one = route.path.starts_with("/api/v1/workspaces/{id}")
+                || (route.method, route.path) == (DELETE, "/api/v1/workspaces/statuses");
             let is_limited = route.reach == Reach::PathWorkspace;
             assert_eq!(names_one, is_limited, "{}", route.path);
         }
@@ -331,6 +343,29 @@ mod tests {
         for route in ROUTES {
             let operates = route.need == Need::Right(Right::Operate);
             assert_eq!(operates, route.action.is_some(), "{}", route.path);
+        }
+    }
+
+    #[test]
+    fn a_workspace_may_have_the_name_of_another_route() {
+        // Every path without parameters that a path of the table with them matches too.
+        for fixed in ROUTES.iter().filter(|route| !route.path.contains('{')) {
+            for route in ROUTES.iter().filter(|route| route.path.contains("{id}")) {
+                let prefix = route.path.split('{').next().unwrap();
+                let is_shadowed = route.path.ends_with("{id}")
+                    && fixed
+                        .path
+                        .strip_prefix(prefix)
+                        .is_some_and(|rest| !rest.is_empty() && !rest.contains('/'));
+                let has_both = |one: &&Route| (one.method, one.path) == (route.method, fixed.path);
+                assert!(
+                    !is_shadowed || ROUTES.iter().any(|one| has_both(&one)),
+                    "{} {} hides {}",
+                    route.method,
+                    fixed.path,
+                    route.path
+                );
+            }
         }
     }
 }

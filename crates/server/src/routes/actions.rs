@@ -144,6 +144,12 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// As [`delete`], for the workspace of a name that is a route of its own below `/api/v1/workspaces/`.
+pub(super) async fn delete_statuses(Extract(api): Extract<Api>) -> Result<StatusCode, Problem> {
+    let id = WorkspaceId::new("statuses").map_err(|_| problems::failed())?;
+    delete(Extract(api), WorkspaceIdPath(id)).await
+}
+
 async fn act(api: &Api, id: &WorkspaceId, command: Command) -> Result<(), Problem> {
     let engine = api.app.working_engine()?;
     // An event that was just acknowledged may be all that makes it known.

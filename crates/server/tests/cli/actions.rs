@@ -1,6 +1,6 @@
 //! Actions on one workspace and on all that match a filter, over HTTP and by command.
 
-use crate::support::{Engine, event};
+use crate::support::{Engine, TokensFile, bearer, event};
 use serde_json::{Value, json};
 
 const ACTIONS: &str = "/api/v1/actions";
@@ -324,4 +324,37 @@ fn all_that_match_can_be_reset() {
     }
     let slip = json!({"action": "load", "force": true, "dryRun": true});
     assert_eq!(engine.post_json(ACTIONS, &slip).status, 400);
+}
+
+#[test]
+fn a_workspace_with_the_name_of_a_route_can_be_deleted() {
+    let mut file = TokensFile::new();
+    let acme = file.add("acme", &["--role", "admin", "--prefix", "acme-"]);
+    let path = file.text();
+    let engine = Engine::start(&["--tokens", &path]);
+    for way in ["command", "route", "escaped route"] {
+        engine.produce(&event("statuses", "a"));
+        engine.wait_for("statuses", "ready");
+        let escaped = "/api/v1/workspaces/%73tatuses";
+        for path in ["/api/v1/workspaces/statuses", escaped] {
+            let headers = [("authorization", bearer(&acme))];
+            let foreign = engine.send("DELETE", path, &headers, b"");
+            assert_eq!(foreign.status, 403, "{foreign:?}");
+        }
+        match way {
+            "command" => {
+                let ran = engine.run(&["delete", "statuses"], "");
+                assert_eq!(ran.code, 0, "{ran:?}");
+            }
+            "route" => {
+                let answer = engine.delete("/api/v1/workspaces/statuses");
+                assert_eq!(answer.status, 204, "{answer:?}");
+            }
+            _ => assert_eq!(engine.delete(escaped).status, 204),
+        }
+        let status = engine.get("/api/v1/workspaces/statuses/status");
+        assert_eq!(status.status, 404, "{way} {status:?}");
+    }
+    let list = engine.get("/api/v1/workspaces/statuses").json();
+    assert_eq!(list["totalCount"], 0, "{list}");
 }
