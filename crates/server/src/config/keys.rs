@@ -267,7 +267,7 @@ pub(crate) static KEYS: [Key; 46] = [
         name: "max-connections",
         value_name: "N",
         default: "1024",
-        help: "Connections at the same time. One that was idle for a second is closed for a new one; 64 more are accepted for probes, and any other request there is answered with 503 and Retry-After. Fewer where the limit of open files (ulimit -n) leaves no room for them",
+        help: "Connections at the same time. A request with the right to what it asks takes the place of one that was idle for a second, or whose client has no right; 64 more are accepted for probes, and any other request there is answered with 503 and Retry-After. Fewer where the limit of open files (ulimit -n) leaves no room for them",
     },
     Key {
         name: "header-timeout",
