@@ -20,7 +20,7 @@ mod settings;
 mod token;
 mod tokens;
 
-pub(crate) use audit::{AUDIT_TARGET, Action};
+pub(crate) use audit::{AUDIT_TARGET, Action, ActionDetails};
 pub(crate) use caller::Caller;
 pub(crate) use document::document_access;
 pub(crate) use origin::{HostName, Scheme, is_loopback_address};
@@ -90,6 +90,8 @@ pub(crate) struct Admitted<'a> {
     pub(crate) route: &'static Route,
     /// The workspace in its path.
     workspace: Option<PathId<'a>>,
+    /// The operation in its path.
+    operation: Option<&'a str>,
 }
 
 impl Admitted<'_> {
@@ -285,8 +287,12 @@ impl Access {
         self.origins
             .check(method, uri, headers, peer.scheme, links)
             .map_err(|foreign| self.refuse_foreign(foreign, method, path, headers, peer))?;
-        let (route, workspace) = match found {
-            Lookup::Found { route, workspace } => (route, workspace),
+        let (route, workspace, operation) = match found {
+            Lookup::Found {
+                route,
+                workspace,
+                operation,
+            } => (route, workspace, operation),
             Lookup::UnknownMethod { allow } => {
                 return Err(problems::no_method(method, path, allow));
             }
@@ -296,6 +302,7 @@ impl Access {
             caller,
             route,
             workspace,
+            operation,
         };
         if route.need == Need::Nothing {
             // Open also to a caller with a token of yesterday.

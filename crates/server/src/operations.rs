@@ -307,6 +307,20 @@ impl Operation {
         });
     }
 
+    /// Logs what became of one workspace.
+    fn log(&self, id: &WorkspaceId, outcome: &Result<(), Refusal>) {
+        info!(
+            target: AUDIT_TARGET,
+            operation = self.id,
+            action = self.request.action.name(),
+            workspace = id.as_str(),
+            name = self.request.caller.name(),
+            outcome = if outcome.is_ok() { "done" } else { "refused or failed" },
+            reason = outcome.as_ref().err().map(tracing::field::display),
+            "a workspace of an operation"
+        );
+    }
+
     async fn run(self: Arc<Self>, app: App, engine: Engine, workspaces: Vec<WorkspaceId>) {
         let mut under_way = JoinSet::new();
         for id in workspaces {
@@ -323,6 +337,7 @@ impl Operation {
             let (operation, app, engine) = (Arc::clone(&self), app.clone(), engine.clone());
             under_way.spawn(async move {
                 let outcome = operation.request.carry_out(&app, &engine, &id).await;
+                operation.log(&id, &outcome);
                 operation.count(&id, outcome);
             });
         }
@@ -441,6 +456,7 @@ impl Operations {
             name = operation.request.caller.name(),
             role = operation.request.caller.role().as_str(),
             action = operation.request.action.name(),
+            force = operation.request.force,
             workspaces = operation.total,
             reason = operation.request.reason.as_deref().unwrap_or_default(),
             "operation begins"

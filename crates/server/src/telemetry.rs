@@ -1,6 +1,7 @@
 //! The log on standard error: for people, or JSON for machines.
 
 use crate::{
+    access::AUDIT_TARGET,
     config::{Colour, LogFormat, LogSettings},
     output,
 };
@@ -24,7 +25,8 @@ pub(crate) enum TelemetryError {
 /// # Errors
 /// [`TelemetryError::Level`] where the level cannot be read.
 pub(crate) fn begin(settings: &LogSettings) -> Result<(), TelemetryError> {
-    let directives = format!("{LIBRARIES},{}", settings.level);
+    // A level for everything does not silence the log of actions; its own name does.
+    let directives = format!("{LIBRARIES},{AUDIT_TARGET}=info,{}", settings.level);
     let filter = EnvFilter::try_new(directives).map_err(|source| TelemetryError::Level {
         level: settings.level.clone(),
         source,

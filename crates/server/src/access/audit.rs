@@ -1,7 +1,11 @@
 //! The log of who did what, and of who was refused.
 
-use super::{Admitted, Caller, routes::PathId, shortened};
-use axum::http::StatusCode;
+use super::{
+    Admitted, Caller, Right,
+    routes::{Need, PathId},
+    shortened,
+};
+use axum::{http::StatusCode, response::Response};
 use parking_lot::Mutex;
 use std::{
     borrow::Cow,
@@ -10,12 +14,35 @@ use std::{
     time::{Duration, Instant},
 };
 use tracing::info;
+use workspace_status_http::Parameters;
 
 /// The target of the log of actions: stable, so that a filter may send it elsewhere.
 pub(crate) const AUDIT_TARGET: &str = "workspace_engine::audit";
 
 /// Time between two lines of refusals: a client with an old token may ask a thousand times a second.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Most characters of the body of an action that its line has.
+const MAX_REQUEST_CHARS: usize = 2_000;
+
+/// What a handler adds to the line of an action, as an extension of its answer.
+#[derive(Debug, Clone)]
+pub(crate) struct ActionDetails {
+    /// What the body asked for.
+    request: String,
+    /// It was counted and not done.
+    is_dry_run: bool,
+}
+
+impl ActionDetails {
+    pub(crate) fn new(request: &serde_json::Value, is_dry_run: bool) -> Self {
+        let text = request.to_string();
+        Self {
+            request: text.chars().take(MAX_REQUEST_CHARS).collect(),
+            is_dry_run,
+        }
+    }
+}
 
 /// An action under way, and who does it; logged when it is dropped, also where its client went away meanwhile.
 #[derive(Debug)]
@@ -24,7 +51,9 @@ pub(crate) struct Action {
     caller: Caller,
     remote: SocketAddr,
     workspace: Option<String>,
+    operation: Option<String>,
     query: Option<String>,
+    details: Option<ActionDetails>,
     /// None while it is not known.
     status: Option<StatusCode>,
 }
@@ -38,24 +67,43 @@ impl Action {
     ) -> Option<Self> {
         let id = admitted.workspace.and_then(PathId::decoded);
         Some(Self {
-            name: admitted.route.action?,
+            name: name(admitted, query)?,
             caller: admitted.caller.clone(),
             remote,
             workspace: id.map(Cow::into_owned),
+            operation: admitted.operation.map(|id| shortened(id.as_bytes())),
             query: query.map(|query| shortened(query.as_bytes())),
+            details: None,
             status: None,
         })
     }
 
     /// It is answered.
-    pub(crate) fn answered(mut self, status: StatusCode) {
-        self.status = Some(status);
+    pub(crate) fn answered(mut self, response: &mut Response) {
+        self.status = Some(response.status());
+        self.details = response.extensions_mut().remove();
+    }
+}
+
+/// The name of what a request does, where that is logged: of an action, and of events that are not checked.
+fn name(admitted: &Admitted<'_>, query: Option<&str>) -> Option<&'static str> {
+    let is_unchecked = || {
+        let parameters = Parameters::read(query, &["check"]).ok()?;
+        (parameters.one("check").ok()? == Some("off")).then_some("append unchecked events")
+    };
+    match admitted.route.need {
+        Need::Right(Right::Produce) => is_unchecked(),
+        Need::Nothing | Need::AnyRole | Need::Right(_) => admitted.route.action,
     }
 }
 
 impl Drop for Action {
     fn drop(&mut self) {
+        let details = self.details.as_ref();
         let outcome = match self.status {
+            Some(status) if status.is_success() && details.is_some_and(|has| has.is_dry_run) => {
+                "dry run: nothing was done"
+            }
             Some(status) if status.is_success() => "done",
             Some(_) => "refused or failed",
             None => "unknown: the client did not wait for the answer",
@@ -64,7 +112,9 @@ impl Drop for Action {
             target: AUDIT_TARGET,
             action = self.name,
             workspace = self.workspace,
+            operation = self.operation,
             query = self.query,
+            request = details.map(|has| has.request.as_str()),
             name = self.caller.name(),
             role = self.caller.role().as_str(),
             remote = %self.remote,

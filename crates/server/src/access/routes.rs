@@ -171,6 +171,8 @@ pub(crate) enum Lookup<'a> {
         route: &'static Route,
         /// The workspace in the path, percent-encoded.
         workspace: Option<PathId<'a>>,
+        /// The operation in the path, as it is written there.
+        operation: Option<&'a str>,
     },
     /// The path has other methods, which are listed as in `Allow`.
     UnknownMethod {
@@ -233,6 +235,7 @@ impl Routes {
                     (Reach::PathWorkspace, None) => path.rsplit('/').next().map(PathId),
                     (_, id) => id.map(PathId),
                 },
+                operation: matched.params.get("operation"),
             },
             None => Lookup::UnknownMethod {
                 allow: &matched.value.allow,
@@ -261,7 +264,9 @@ mod tests {
     fn check(method: &Method, path: &str, expected: Option<(Need, Reach, Option<&str>)>) {
         let routes = Routes::new();
         let found = match routes.find(method, path) {
-            Lookup::Found { route, workspace } => {
+            Lookup::Found {
+                route, workspace, ..
+            } => {
                 let id = workspace.and_then(PathId::decoded).map(Cow::into_owned);
                 Some((route.need, route.reach, id))
             }

@@ -2,7 +2,7 @@
 
 use super::{Api, body};
 use crate::{
-    access::Caller,
+    access::{ActionDetails, Caller},
     operations::{Action, Operation, OperationState, Progress, Refused, Request, TooMany},
     problems,
 };
@@ -11,15 +11,17 @@ use axum::{
     body::Body,
     extract::{Path, State as Extract},
     http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
 use utoipa::ToSchema;
+use workspace_engine_core::Engine;
 use workspace_status_http::{
     Checked, FILTER_PARAMETERS, Parameters, Problem, ProblemDocument, answer_document,
 };
@@ -170,6 +172,28 @@ pub(super) async fn post_action(
     let document: ActionDocument = serde_json::from_slice(&whole.bytes)
         .map_err(|error| problems::invalid_action(error.to_string()))?;
     drop(whole);
+    let details = ActionDetails::new(
+        &json!({
+            "action": document.action,
+            "filter": document.filter,
+            "force": document.force,
+            "dryRun": document.dry_run,
+            "expected": document.expected,
+        }),
+        document.dry_run,
+    );
+    let mut response = decide(&api, engine, caller, document).await.into_response();
+    response.extensions_mut().insert(details);
+    Ok(response)
+}
+
+/// Counts what an action would do, and begins it unless that is all.
+async fn decide(
+    api: &Api,
+    engine: Engine,
+    caller: Caller,
+    document: ActionDocument,
+) -> Result<Response, Problem> {
     let reason = document.reason.filter(|reason| !reason.is_empty());
     if reason
         .as_ref()

@@ -116,7 +116,7 @@ impl Front {
         checked: Checked,
         turn: Turn,
     ) -> Response {
-        let response = match turn {
+        let mut response = match turn {
             Turn::Served | Turn::LastServed => {
                 if let Some(caller) = checked.caller {
                     request.extensions_mut().insert(caller);
@@ -129,7 +129,7 @@ impl Front {
             }
         };
         if let Some(action) = checked.action {
-            action.answered(response.status());
+            action.answered(&mut response);
         }
         response
     }

@@ -435,9 +435,17 @@ fn whoever_acts_is_logged_and_no_secret_is() {
             body.as_bytes(),
         )
     };
-    let counted = act(serde_json::json!({"action": "load", "dryRun": true})).json();
-    let begun = act(serde_json::json!({"action": "load", "expected": counted["matched"]}));
+    let filter = serde_json::json!({"prefix": "w"});
+    let dry_run = serde_json::json!({"action": "load", "filter": filter, "dryRun": true});
+    let counted = act(dry_run).json();
+    assert_eq!(counted["matched"], 1, "{counted}");
+    let begun = act(serde_json::json!({"action": "load", "filter": filter, "expected": 1}));
     assert_eq!(begun.status, 202, "{begun:?}");
+    let id = begun.json()["operation"].as_str().unwrap().to_owned();
+    let stop = format!("/api/v1/operations/{id}");
+    assert_eq!(send("DELETE", &stop, &token).status, 200);
+    let unchecked = run_with(&["produce", "-", "--no-check"], &admin, &event("w", "b"));
+    assert_eq!(unchecked.code, 0, "{unchecked:?}");
     shown.push_str(&send("GET", "/metrics", &admin).text);
     shown.push_str(&send("GET", "/openapi.json", &admin).text);
     // A file with a token and a hash where neither belongs.
@@ -449,7 +457,8 @@ fn whoever_acts_is_logged_and_no_secret_is() {
     let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
     let lines = loop {
         let text = fs::read_to_string(&log).unwrap();
-        if text.contains("cannot be used; the one before stays in use") {
+        let has_ended = text.contains("operation ended");
+        if has_ended && text.contains("cannot be used; the one before stays in use") {
             break text;
         }
         assert!(std::time::Instant::now() < deadline, "{text}");
@@ -466,6 +475,28 @@ fn whoever_acts_is_logged_and_no_secret_is() {
     let action = audit
         .first()
         .unwrap_or_else(|| panic!("no action in {lines}"));
+    let line = |action: &str, field: &str, part: &str| {
+        let has_it = |line: &&Value| {
+            let text = line[field].as_str().unwrap_or_default();
+            line["action"] == action && text.contains(part)
+        };
+        let found = audit.iter().find(has_it);
+        found.unwrap_or_else(|| panic!("no {action} with {part} in {audit:#?}"))
+    };
+    let dry_run = line("action on a filter", "request", "\"dryRun\":true");
+    assert_eq!(dry_run["outcome"], "dry run: nothing was done");
+    let asked = dry_run["request"].as_str().unwrap();
+    assert!(asked.contains("\"prefix\":\"w\""), "{asked}");
+    assert!(asked.contains("\"force\":false"), "{asked}");
+    let done = line("action on a filter", "request", "\"dryRun\":false");
+    assert_eq!(done["outcome"], "done");
+    assert_eq!(line("stop an operation", "operation", &id)["status"], 200);
+    let of_workspace = line("load", "workspace", "w");
+    assert_eq!(of_workspace["operation"], *id);
+    assert_eq!(of_workspace["name"], "night shift");
+    let unchecked = line("append unchecked events", "query", "check=off");
+    assert_eq!(unchecked["name"], "root");
+    assert_eq!(unchecked["status"], 202);
     let operation = audit
         .iter()
         .find(|line| line["message"] == "operation begins")
@@ -513,6 +544,38 @@ fn whoever_acts_is_logged_and_no_secret_is() {
         // A part of it would be as bad.
         let part = &secret[secret.len() - 40..];
         assert!(!shown.contains(part), "{part} was shown");
+    }
+}
+
+#[test]
+fn only_its_own_name_silences_the_log_of_actions() {
+    for (level, expected) in [
+        ("warn", 1),
+        ("off", 1),
+        ("workspace_engine=error", 1),
+        ("info,workspace_engine::audit=off", 0),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("log");
+        let mut child = program()
+            .args(["serve", "--listen", "127.0.0.1:0", "--log-level", level])
+            .arg("--data-dir")
+            .arg(directory.path().join("data"))
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let url = crate::support::first_url(&mut child);
+        let unload = format!("{url}/api/v1/workspaces/w/unload");
+        let answer = crate::support::send("POST", &unload, &[], b"");
+        // The line is written before the answer.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let text = fs::read_to_string(&log).unwrap();
+        let lines = text
+            .lines()
+            .filter(|line| line.contains("an operator's action"));
+        assert_eq!(lines.count(), expected, "{level} {answer:?} {text}");
     }
 }
 

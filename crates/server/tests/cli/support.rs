@@ -493,7 +493,7 @@ fn spawn(directory: &Path, flags: &[String], before: Option<&str>) -> (Child, St
         .args(listen)
         .args([
             "--log-level",
-            "error",
+            "error,workspace_engine::audit=off",
             // Other tests want the processor as much as this engine does.
             "--engine-nice",
             "0",
