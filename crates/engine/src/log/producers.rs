@@ -9,7 +9,7 @@
 use super::{AppendError, Appended, AppendedRange, ProducerSequence};
 use crate::disk::codec::{Damage, Reader, Writer};
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use workspace_lifecycle::{Offset, PartitionId};
@@ -20,6 +20,11 @@ pub const ANSWERS_KEPT: usize = 8;
 /// Most producers that are remembered. For a new one beyond them, the one that was silent the longest is forgotten and
 /// begins again with request 1; but none that was heard within [`PRODUCER_IDLE`]: then the new one is refused.
 pub const PRODUCERS_MOST: usize = 10_000;
+
+/// Most producers of one owner that are remembered, so that a token that is limited to a prefix cannot take the places of
+/// all. The owner is what stands before the first slash of a name: the prefix of a token. A name without a slash has no
+/// owner, and is not limited.
+const PRODUCERS_OF_OWNER_MOST: usize = PRODUCERS_MOST / 10;
 
 /// A producer that was silent for less than this is never forgotten: it may still repeat its last requests.
 pub const PRODUCER_IDLE: Duration = Duration::from_hours(1);
@@ -175,10 +180,37 @@ fn count(length: usize) -> u32 {
 pub(crate) struct Producers {
     by_id: HashMap<String, Producer>,
     by_use: BTreeMap<u64, String>,
+    /// When the producers of each owner were last heard: the keys of theirs in `by_use`.
+    by_owner: HashMap<String, BTreeSet<u64>>,
     used: u64,
 }
 
+/// The owner of a name; none where it has none.
+fn owner(producer_id: &str) -> Option<&str> {
+    producer_id.split_once('/').map(|(owner, _)| owner)
+}
+
 impl Producers {
+    fn begin_use(&mut self, used: u64, producer_id: &str) {
+        if let Some(owner) = owner(producer_id) {
+            let of_owner = self.by_owner.entry(owner.to_owned()).or_default();
+            of_owner.insert(used);
+        }
+        self.by_use.insert(used, producer_id.to_owned());
+    }
+
+    fn end_use(&mut self, used: u64, producer_id: &str) {
+        self.by_use.remove(&used);
+        if let Some(owner) = owner(producer_id)
+            && let Some(of_owner) = self.by_owner.get_mut(owner)
+        {
+            of_owner.remove(&used);
+            if of_owner.is_empty() {
+                self.by_owner.remove(owner);
+            }
+        }
+    }
+
     /// Takes an answer in, as it was read from the disk; those of a producer come in their order.
     pub(crate) fn restore(&mut self, key: &[u8], sealed: Bytes) -> Result<(), Damage> {
         const KEY: Damage = "its key is not that of an answer";
@@ -193,14 +225,16 @@ impl Producers {
         let producer = self.by_id.entry(id.to_owned()).or_default();
         if producer.answers.is_empty() {
             producer.sequence = sequence.saturating_sub(1);
-        } else {
-            self.by_use.remove(&producer.used);
         }
+        let before = (!producer.answers.is_empty()).then_some(producer.used);
         if producer.sequence.checked_add(1) != Some(sequence) {
             return Err("an answer before it is missing");
         }
         producer.answered(answer, used);
-        self.by_use.insert(used, id.to_owned());
+        if let Some(before) = before {
+            self.end_use(before, id);
+        }
+        self.begin_use(used, id);
         self.used = self.used.max(used);
         Ok(())
     }
@@ -211,6 +245,7 @@ impl Producers {
             base: self,
             changed: HashMap::new(),
             new: 0,
+            new_of_owner: HashMap::new(),
             used: self.used,
             now_us: now_ms.saturating_mul(1000),
         }
@@ -226,14 +261,15 @@ impl Producers {
         } = changes;
         self.used = used;
         for (producer_id, producer) in changed {
-            self.by_use.insert(producer.used, producer_id.clone());
-            if let Some(before) = self.by_id.insert(producer_id, producer) {
-                self.by_use.remove(&before.used);
+            if let Some(before) = self.by_id.get(&producer_id) {
+                self.end_use(before.used, &producer_id);
             }
+            self.begin_use(producer.used, &producer_id);
+            self.by_id.insert(producer_id, producer);
         }
         for producer_id in forgotten {
             if let Some(before) = self.by_id.remove(&producer_id) {
-                self.by_use.remove(&before.used);
+                self.end_use(before.used, &producer_id);
             }
         }
     }
@@ -251,6 +287,8 @@ pub(crate) struct Staged<'a> {
     changed: HashMap<String, Producer>,
     /// How many of those that changed were not known before.
     new: usize,
+    /// The same for each owner.
+    new_of_owner: HashMap<String, usize>,
     used: u64,
     now_us: u64,
 }
@@ -265,19 +303,30 @@ impl Staged<'_> {
             return producer.judge(asked);
         }
         let verdict = Producer::default().judge(asked)?;
-        self.room_for_one_more()?;
+        if let Some(owner) = owner(&asked.producer_id) {
+            let new = self.new_of_owner.get(owner).map_or(0, |new| *new);
+            let excess = self.excess_of(owner, new + 1);
+            let silent = self.silent_of(owner).map(|(used, _)| used);
+            self.room(PRODUCERS_OF_OWNER_MOST, excess, silent)?;
+        }
+        let silent = self.silent().map(|(used, _)| used);
+        self.room(PRODUCERS_MOST, self.excess(self.new + 1), silent)?;
         Ok(verdict)
     }
 
     /// Refuses a new producer where one that may still repeat a request would have to be forgotten for it.
-    fn room_for_one_more(&self) -> Result<(), AppendError> {
-        let excess = self.excess(self.new + 1);
+    fn room(
+        &self,
+        most: usize,
+        excess: usize,
+        mut silent: impl Iterator<Item = u64>,
+    ) -> Result<(), AppendError> {
         let Some(last) = excess.checked_sub(1) else {
             return Ok(());
         };
-        match self.silent().nth(last) {
-            Some((used, _)) if !self.is_idle(used) => Err(AppendError::Producers {
-                most: PRODUCERS_MOST,
+        match silent.nth(last) {
+            Some(used) if !self.is_idle(used) => Err(AppendError::Producers {
+                most,
                 retry_after: PRODUCER_IDLE
                     .saturating_sub(Duration::from_micros(self.now_us.saturating_sub(used))),
             }),
@@ -289,6 +338,20 @@ impl Staged<'_> {
     /// How many are too many with so many new ones.
     fn excess(&self, new: usize) -> usize {
         (self.base.by_id.len() + new).saturating_sub(PRODUCERS_MOST)
+    }
+
+    fn excess_of(&self, owner: &str, new: usize) -> usize {
+        let known = self.base.by_owner.get(owner).map_or(0, BTreeSet::len);
+        (known + new).saturating_sub(PRODUCERS_OF_OWNER_MOST)
+    }
+
+    /// As [`Self::silent`], those of one owner.
+    fn silent_of(&self, owner: &str) -> impl Iterator<Item = (u64, &String)> {
+        let of_owner = self.base.by_owner.get(owner).into_iter().flatten();
+        of_owner
+            .filter_map(|used| self.base.by_use.get_key_value(used))
+            .filter(|(_, id)| !self.changed.contains_key(*id))
+            .map(|(used, id)| (*used, id))
     }
 
     /// Those that do not take part in this group, the one that was silent the longest first.
@@ -308,6 +371,9 @@ impl Staged<'_> {
         let base = self.base;
         if !self.changed.contains_key(producer_id) && !base.by_id.contains_key(producer_id) {
             self.new += 1;
+            if let Some(owner) = owner(producer_id) {
+                *self.new_of_owner.entry(owner.to_owned()).or_default() += 1;
+            }
         }
         let producer = self
             .changed
@@ -318,13 +384,24 @@ impl Staged<'_> {
 
     /// What becomes of the producers, and what the batch must write and remove.
     pub(crate) fn changes(self) -> Changes {
-        let forgotten: Vec<String> = self
-            .silent()
-            .take(self.excess(self.new))
-            // One of those that were idle may have been heard in this group after all.
-            .take_while(|(used, _)| self.is_idle(*used))
-            .map(|(_, id)| id.clone())
+        // One of those that were idle may have been heard in this group after all.
+        let is_idle = |(used, _): &(u64, &String)| self.is_idle(*used);
+        let owners = self.new_of_owner.iter();
+        let of_owners: HashSet<&String> = owners
+            .flat_map(|(owner, new)| {
+                let excess = self.excess_of(owner, *new);
+                self.silent_of(owner).take(excess).take_while(is_idle)
+            })
+            .map(|(_, id)| id)
             .collect();
+        let excess = self.excess(self.new).saturating_sub(of_owners.len());
+        let of_all = self
+            .silent()
+            .filter(|(_, id)| !of_owners.contains(id))
+            .take(excess)
+            .take_while(is_idle)
+            .map(|(_, id)| id);
+        let forgotten: Vec<String> = of_owners.iter().copied().chain(of_all).cloned().collect();
         let mut written = Vec::new();
         let mut removed = Vec::new();
         let none = Producer::default();
@@ -500,6 +577,38 @@ mod tests {
         let repeat = producers.stage(NOW_MS).judge(&asked("p1", 1));
         assert!(matches!(repeat, Ok(Verdict::Repeated(_))));
         assert_eq!(producers.len(), PRODUCERS_MOST);
+    }
+
+    #[test]
+    fn the_producers_of_one_prefix_take_no_place_from_others() {
+        let mut producers = Producers::default();
+        for (now_ms, i) in (NOW_MS..).zip(0..PRODUCERS_OF_OWNER_MOST) {
+            send(&mut producers, now_ms, &format!("acme-/p{i}")).expect("there is room");
+        }
+        let now_ms = NOW_MS + 60_000;
+        let refused = send(&mut producers, now_ms, "acme-/one more").expect_err("no room");
+        let most = PRODUCERS_OF_OWNER_MOST;
+        assert!(
+            matches!(refused, AppendError::Producers { most: found, .. } if found == most),
+            "{refused}"
+        );
+        // Those that are known go on, and others find room.
+        for id in ["acme-/p1", "acme-2/p", "p", "acme-"] {
+            assert_eq!(send(&mut producers, now_ms, id), Ok(Vec::new()), "{id}");
+        }
+        // It is its own longest silent producer that is forgotten for a new one, and not that of another.
+        let idle_ms = u64::try_from(PRODUCER_IDLE.as_millis()).expect("small");
+        let forgotten = send(&mut producers, NOW_MS + idle_ms, "acme-/one more");
+        assert_eq!(forgotten, Ok(vec!["acme-/p0".to_owned()]));
+        assert_eq!(producers.by_owner["acme-"].len(), PRODUCERS_OF_OWNER_MOST);
+        // What was forgotten is known no more, whether it was restored from the disk or not.
+        let mut restored = Producers::default();
+        for (id, producer) in &producers.by_id {
+            for (key, value) in producer.encode(id) {
+                restored.restore(&key, value.into()).expect("intact");
+            }
+        }
+        assert_eq!(restored.by_owner, producers.by_owner);
     }
 
     #[test]

@@ -257,6 +257,54 @@ fn a_token_with_a_prefix_reaches_its_workspaces_alone() {
 }
 
 #[test]
+fn producers_of_a_prefix_take_no_place_from_others() {
+    let mut file = TokensFile::new();
+    let acme = file.add("acme", &["--role", "producer", "--prefix", "acme-"]);
+    let other = file.add("other", &["--role", "producer", "--prefix", "other-"]);
+    let root = file.add("root", &["--role", "admin"]);
+    let path = file.text();
+    let engine = Engine::start(&["--tokens", &path, "--anonymous", "none"]);
+    let send = |token: &str, workspace: &str, producer: &str| {
+        let headers = [
+            ("authorization", bearer(token)),
+            ("content-type", "application/x-ndjson".to_owned()),
+            ("producer-id", producer.to_owned()),
+            ("producer-sequence", "1".to_owned()),
+        ];
+        let body = event(workspace, "a");
+        engine.send("POST", "/api/v1/events", &headers, body.as_bytes())
+    };
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        // Requests at the same time share a write to the disk.
+        for _ in 0..32 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if number >= 1_000 {
+                        return;
+                    }
+                    let answer = send(&acme, "acme-1", &format!("p{number}"));
+                    assert_eq!(answer.status, 202, "{number} {answer:?}");
+                }
+            });
+        }
+    });
+    let refused = send(&acme, "acme-1", "one more");
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert_eq!(refused.json()["type"], "/problems/too-many-producers");
+    for (token, workspace, producer) in [
+        (&other, "other-1", "one more"),
+        (&root, "acme-1", "one more"),
+        // One that is known may repeat its request.
+        (&acme, "acme-1", "p7"),
+    ] {
+        let answer = send(token, workspace, producer);
+        assert_eq!(answer.status, 202, "{workspace} {producer} {answer:?}");
+    }
+}
+
+#[test]
 fn elsewhere_than_on_loopback_nobody_is_let_in_by_default() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
