@@ -491,6 +491,11 @@ fn whoever_acts_is_logged_and_no_secret_is() {
     assert_eq!(begun.status, 202, "{begun:?}");
     let id = begun.json()["operation"].as_str().unwrap().to_owned();
     let stop = format!("/api/v1/operations/{id}");
+    // A stop before the workspace had its turn would leave it out.
+    crate::support::until("the end of the operation", || {
+        let operation = send("GET", &stop, &token).json();
+        (operation["done"] == 1).then_some(())
+    });
     assert_eq!(send("DELETE", &stop, &token).status, 200);
     let unchecked = run_with(&["produce", "-", "--no-check"], &admin, &event("w", "b"));
     assert_eq!(unchecked.code, 0, "{unchecked:?}");
