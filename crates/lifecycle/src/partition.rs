@@ -423,11 +423,13 @@ impl Partition {
             return None;
         }
         let holders = self.workspaces.iter().filter_map(|(slot, workspace)| {
-            let offset = match workspace.phase {
-                Phase::Following { .. } => Some(self.next_offset(slot)),
-                _ if workspace.rests() => Some(self.quiet_until(slot)),
-                _ => workspace.floor(),
-            }?;
+            let offset = if matches!(workspace.phase, Phase::Following { .. }) {
+                self.next_offset(slot)
+            } else if workspace.rests() {
+                self.quiet_until(slot)
+            } else {
+                workspace.floor()?
+            };
             Some(Holder { slot, offset })
         });
         holders

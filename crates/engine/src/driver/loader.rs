@@ -55,7 +55,7 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
     });
     match shared.running_loads.end(number, &running) {
         Returned::InTime => {}
-        returned => {
+        returned @ (Returned::Replaced | Returned::Late) => {
             tracing::warn!(workspace = %job.id, %partition, %epoch, "a load that was abandoned has returned; its result is dropped");
             drop((loaded, job));
             if returned == Returned::Replaced {

@@ -1089,7 +1089,7 @@ fn a_reset_is_refused_where_the_log_begins_later_unless_by_force() {
     let refused = story.command("a", RESET);
     assert_eq!(refused.len(), 1);
     assert!(
-        refused[0].starts_with("reply to 0: the log begins at offset 7, but the workspace at 0"),
+        refused[0].starts_with("reply to 0: the log has all events from offset 7 on only, but the workspace begins at 0"),
         "{refused:?}"
     );
     let forced = story.command("a", Command::Reset { force: true });

@@ -273,11 +273,13 @@ impl World {
                         Rest::NotYet(format!("stands at {}, which is no poison", at.offset))
                     }
                     // One is repaired and loaded, the other one reset.
-                    None if self.env.store.is_corrupt(key) => Rest::Needs(if workspace % 2 == 0 {
-                        Command::Load
-                    } else {
-                        Command::Reset { force: true }
-                    }),
+                    None if self.env.store.is_corrupt(key) => {
+                        Rest::Needs(if workspace.is_multiple_of(2) {
+                            Command::Load
+                        } else {
+                            Command::Reset { force: true }
+                        })
+                    }
                     None => Rest::NotYet("is parked for no reason".to_owned()),
                 }
             }
