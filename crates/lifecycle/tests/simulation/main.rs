@@ -168,7 +168,7 @@ fn the_same_seed_is_the_same_life() {
 
 /// Rules broken on purpose: what the world does wrong, the promise that must be
 /// seen broken, and the first of the seeds that are looked at.
-const BROKEN_RULES: [(Sabotage, Rule, u64); 29] = [
+const BROKEN_RULES: [(Sabotage, Rule, u64); 30] = [
     (Sabotage::NextOffsetSavedBeforeChanges, Rule::StoreIsFold, 0),
     (Sabotage::ReadyBeforeTarget, Rule::Ready, 0),
     (Sabotage::TrimAboveSaved, Rule::Trim, 0),
@@ -200,6 +200,7 @@ const BROKEN_RULES: [(Sabotage, Rule, u64); 29] = [
     ),
     (Sabotage::AdvancesAreNotFenced, Rule::StoreIsFold, 3_000),
     (Sabotage::LossIsPassedInSilence, Rule::PoisonIsKept, 0),
+    (Sabotage::ResetIgnoresLoss, Rule::NothingLost, 200),
     (Sabotage::OffsetOutlivesTheChangelog, Rule::NothingLost, 0),
     (Sabotage::OldOwnersWriteOn, Rule::NothingLost, 0),
 ];

@@ -368,21 +368,30 @@ impl Desk {
         let log = &mut env.logs[key.0];
         let fails = env.store_is_down || env.later.chance(env.faults.erase);
         let failed = || EraseFailure::Failed("the store does not answer".to_owned());
-        let failed_and_done = match env.sabotage {
-            Sabotage::FailedErasureCountsAsNotDone => EraseFailure::LogBeginsLater {
+        let failed_and_done = if env.sabotage == Sabotage::FailedErasureCountsAsNotDone {
+            EraseFailure::LogBeginsLater {
                 low_watermark: Offset(log.low),
-            },
-            _ => failed(),
+            }
+        } else {
+            failed()
         };
         let late = match job.erasure {
-            Erasure::Reset { from, force: false } => log.low > from.0,
-            Erasure::Reset { .. } | Erasure::Delete { .. } => false,
+            Erasure::Reset { from, force: false } => {
+                let stored = env.store.now.records.get(&key);
+                let lost = log.lost_after(from.0).filter(|(lost, _)| {
+                    stored.is_some_and(|stored| stored.next_offset > *lost)
+                        && env.sabotage != Sabotage::ResetIgnoresLoss
+                });
+                let (low, until) = (log.low, lost.map(|(_, until)| until));
+                (low > from.0).then_some(low).or(until)
+            }
+            Erasure::Reset { .. } | Erasure::Delete { .. } => None,
         };
         let result = if !owns {
             Err(EraseFailure::Failed("it is handed over".to_owned()))
-        } else if late {
+        } else if let Some(low_watermark) = late {
             Err(EraseFailure::LogBeginsLater {
-                low_watermark: Offset(log.low),
+                low_watermark: Offset(low_watermark),
             })
         } else if fails && (env.store_is_down || env.later.chance(500)) {
             Err(failed())

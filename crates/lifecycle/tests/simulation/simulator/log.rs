@@ -174,11 +174,23 @@ impl Log {
         }
     }
 
-    /// What a workspace still had of lost events is given up: it is read from the log again.
-    pub(crate) fn forget_lost(&mut self, workspace: usize) {
+    /// What a workspace still had of lost events is given up: it is read from the log again. Gives how many of these
+    /// were not below `begins`.
+    pub(crate) fn forget_lost(&mut self, workspace: usize, begins: u64) -> usize {
+        let own = |log: &Self| {
+            let own = log.own[workspace].iter();
+            own.filter(|offset| **offset >= begins).count()
+        };
+        let before = own(self);
         for (from, until) in self.lost.clone() {
             self.forget(workspace, from, until);
         }
+        before - own(self)
+    }
+
+    /// The first lost part that does not end before an offset.
+    pub(crate) fn lost_after(&self, offset: u64) -> Option<(u64, u64)> {
+        self.lost.iter().find(|(_, until)| *until > offset).copied()
     }
 
     fn forget(&mut self, workspace: usize, from: u64, until: u64) {

@@ -58,6 +58,8 @@ pub(crate) enum Sabotage {
     AdvancesAreNotFenced,
     /// A read passes what the log has lost as if nothing had been there.
     LossIsPassedInSilence,
+    /// A reset does not look for what the log has lost and only the store holds.
+    ResetIgnoresLoss,
     /// The committed offset counts without the changelog that it was committed with.
     OffsetOutlivesTheChangelog,
     /// A previous owner writes on after the changelog was lost.
@@ -66,7 +68,7 @@ pub(crate) enum Sabotage {
 
 impl Sabotage {
     /// All that can be caught.
-    pub(crate) const ALL: [Self; 28] = [
+    pub(crate) const ALL: [Self; 29] = [
         Self::NextOffsetSavedBeforeChanges,
         Self::ReadyBeforeTarget,
         Self::TrimAboveSaved,
@@ -93,6 +95,7 @@ impl Sabotage {
         Self::FailedErasureCountsAsNotDone,
         Self::AdvancesAreNotFenced,
         Self::LossIsPassedInSilence,
+        Self::ResetIgnoresLoss,
         Self::OffsetOutlivesTheChangelog,
         Self::OldOwnersWriteOn,
     ];

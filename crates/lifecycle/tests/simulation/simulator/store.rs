@@ -332,7 +332,12 @@ impl Store {
                 if force {
                     self.begins.insert(key, self.begins(key).max(log.low));
                 }
-                log.forget_lost(key.1);
+                let forgotten = log.forget_lost(key.1, self.begins(key));
+                ensure(force || forgotten == 0, Rule::NothingLost, || {
+                    format!(
+                        "{key:?} is reset, and {forgotten} events that only the store had are lost"
+                    )
+                })?;
                 let first = log.first(key.1, self.begins(key));
                 ensure(
                     first.is_none_or(|first| first >= base),
