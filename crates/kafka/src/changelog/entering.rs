@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use workspace_engine_core::routing::Partitioner;
 use workspace_engine_core::store::{Opening, StoreError};
-use workspace_lifecycle::{Offset, PartitionId};
+use workspace_lifecycle::PartitionId;
 use workspace_status::Epoch;
 
 use super::draft::{Done, Work};
@@ -151,9 +151,7 @@ fn assign(
     }
     let misrouted_from = mark
         .as_ref()
-        .and_then(|mark| mark.misrouted_from)
-        .map(|from| Offset(from).max(taken.low))
-        .filter(|from| *from < committed);
+        .and_then(|mark| mark.misrouted_from(taken.low));
     let mut seen = mark.map_or_else(Vec::new, |mark| mark.seen);
     seen.retain(|seen| loss.is_none_or(|(_, from)| seen.offset < from.0));
     // The earlier leaders were compared just now.

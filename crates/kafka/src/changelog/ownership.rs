@@ -115,6 +115,11 @@ impl CommitMark {
         serde_json::from_str(text).ok()
     }
 
+    /// The first record of another partition's workspace that is still there.
+    pub(super) fn misrouted_from(&self, low: Offset) -> Option<Offset> {
+        self.misrouted_from.map(|from| Offset(from).max(low))
+    }
+
     /// Whether the offset was committed while this record was the newest.
     pub(super) fn goes_with(&self, record: &OwnershipRecord) -> bool {
         // A later record has a first epoch of its own and was committed together with an offset; where that offset was lost

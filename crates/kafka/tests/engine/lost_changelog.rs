@@ -224,7 +224,7 @@ fn a_disk_of_another_group_with_another_partitioner_gives_a_workspace_nothing() 
     let mut place = Place::new("another-partitioner", 2, &[]);
     let other = Partitioner::ConsistentRandom;
     let moves = |name: &String| other.partition_of(&id(name), 2).0 != place.home(name);
-    let acme = (0..)
+    let acme = (0..10_000)
         .map(|number| format!("acme{number}"))
         .find(moves)
         .expect("one");

@@ -129,7 +129,7 @@ impl Partition {
             LoadFailure::Retry(reason) => self.retry_later(slot, reason),
             LoadFailure::Park(reason) => self.park(slot, reason),
             LoadFailure::Fenced { stored } => {
-                self.unclaimed.remove(&slot);
+                // It may be the mark of a deletion: then the store does not know the workspace.
                 let workspace = self.workspaces.at_mut(slot);
                 workspace.epoch = workspace.epoch.max(stored);
                 workspace.stored_epoch = StoredEpoch::Unknown;
