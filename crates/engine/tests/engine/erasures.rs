@@ -299,7 +299,9 @@ fn a_reset_is_refused_where_the_log_begins_later_and_done_by_force() {
 
     let refused = service.command("a", RESET).unwrap_err();
     assert!(
-        refused.starts_with("the log begins at offset 2, but the workspace at 0"),
+        refused.starts_with(
+            "the log has all events from offset 2 on only, but the workspace begins at 0"
+        ),
         "{refused}"
     );
     assert!(refused.contains("with force"), "{refused}");
