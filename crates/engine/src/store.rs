@@ -358,7 +358,7 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError>;
 
-    /// A record of another partition's workspace was met at this offset, by whoever discovers. A store over a log to which
+    /// Discovery has found a record of another partition's workspace at this offset. A store over a log to which
     /// others write remembers the first one of a partition, so that a later discovery meets it again.
     fn note_misrouted(&self, partition: PartitionId, offset: Offset) {
         let _ = (partition, offset);

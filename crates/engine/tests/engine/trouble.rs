@@ -331,7 +331,7 @@ fn a_store_that_misses_what_the_log_has_forgotten_is_refused() {
         .shutdown(std::time::Instant::now() + super::PATIENCE);
 }
 
-/// Hangs for workspaces whose names begin with `hangs`, until it is told to go on.
+/// Hangs for workspaces whose names begin with `hangs`, until it is released.
 #[derive(Default)]
 struct Hangs {
     goes_on: Mutex<bool>,

@@ -48,7 +48,7 @@ fn a_deleted_workspace_stays_deleted_for_every_later_owner() {
         assert_eq!(node.history("acme"), 0, "{owner}");
         node.stop();
     }
-    // An event after the deletion begins a new workspace, whoever meets it.
+    // An event after the deletion begins a new workspace, on every disk.
     place.produce(P0, events("acme", 10..12));
     for disk in [&empty, &warm, &crate::node::disk()] {
         let node = Node::start(&place, disk);

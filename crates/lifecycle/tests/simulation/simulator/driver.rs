@@ -58,7 +58,7 @@ pub(crate) struct Driver {
     save_under_way: bool,
     /// Who asked what, and where the log ended then.
     pub(crate) tickets: BTreeMap<u64, (usize, Command, u64)>,
-    /// It was told to hand over.
+    /// A handover was asked of it.
     pub(crate) is_leaving: bool,
     rounds_ended: u64,
     live: u64,

@@ -212,7 +212,7 @@ impl Log {
         self.lost.last().map_or(0, |(_, until)| *until)
     }
 
-    /// The last offsets of the lost parts that somebody passes who goes from one offset to another.
+    /// The last offsets of the lost parts between two offsets.
     pub(crate) fn lost_between(&self, from: u64, below: u64) -> impl Iterator<Item = u64> {
         let lost = self.lost.iter();
         lost.filter(move |(_, until)| from < *until && *until <= below)
