@@ -19,6 +19,8 @@ Scenarios, each on a topic of its own:
     zombie   three engines; one is stopped in its tracks (SIGSTOP) until the others have its partitions, and goes on
     lostend  one engine; a broker loses the end of a partition and other records take its place, first while no engine
              runs, then while one does: what was saved beyond is parked and stays so, the others are served
+    rebuilt  one engine; its changelog is deleted while it does not run: it is rebuilt from the topic, or refused where the
+             topic has lost its beginning
     failover three engines; one is killed (-9), another is stopped: how long until every workspace is ready again
     cutoff   two engines; the brokers fall silent (SIGSTOP), first while nothing moves, then within a rebalance: no
              workspace stays ready, and all are ready again when the brokers are back
@@ -162,7 +164,7 @@ class Engine:
     def wait_until_told(self, words):
         """Until /readyz says this; tells what it says."""
         deadline = time.monotonic() + PATIENCE
-        while words not in (told := json.dumps(self.call("/readyz", base=""))):
+        while words not in (told := self.readiness()):
             assert self.is_up() and time.monotonic() < deadline, f"engine-{self.number} says {told}, not {words!r}"
             time.sleep(0.1)
         return told
@@ -665,6 +667,45 @@ def lostend(fleet, dice, lines, expected):
         fleet.wait_until_ready({new: {"events": 6}, hot: {"events": 45}})
 
 
+def delete_changelog(fleet):
+    topics = fleet.kafka.tool("org.apache.kafka.tools.TopicCommand", "--list").split()
+    [changelog] = [topic for topic in topics if topic.startswith(fleet.topic) and "changelog" in topic]
+    fleet.kafka.tool("org.apache.kafka.tools.TopicCommand", "--delete", "--topic", changelog)
+    say(f"{changelog} is deleted")
+
+
+def rebuilt(fleet, dice, lines, expected):
+    name = next(names_on(5, "rebuilt"))
+    engine = fleet.add()
+    Feed(fleet, created(name, range(30)), 0).finish()
+    fleet.wait_until_ready({name: {"events": 30}})
+    engine.end(signal.SIGTERM)
+    delete_changelog(fleet)
+    engine.start()
+    Feed(fleet, created(name, [30]), 0).finish()
+    deadline = time.monotonic() + PATIENCE
+    while (summary := engine.call(f"/workspaces/{name}/entities")).get("eventsApplied") != 31:
+        status = engine.call(f"/workspaces/{name}/status")
+        assert status.get("state") != "ready" or summary.get("eventsApplied", 31) >= 30, f"ready without 30 events: {summary}"
+        assert time.monotonic() < deadline, f"not rebuilt: {status}, {summary}"
+        time.sleep(0.05)
+    assert summary["counts"]["resource"] == 31, summary
+    # Nothing can rebuild what the topic has not.
+    engine.end(signal.SIGTERM)
+    offsets = fleet.directory / "offsets.json"
+    partition = {"topic": fleet.topic, "partition": 5, "offset": 20}
+    offsets.write_text(json.dumps({"version": 1, "partitions": [partition]}))
+    fleet.kafka.tool("org.apache.kafka.tools.DeleteRecordsCommand", "--offset-json-file", str(offsets))
+    delete_changelog(fleet)
+    engine.start()
+    say(engine.wait_until_told("--accept-loss"))
+    engine.end(signal.SIGTERM)
+    engine.flags.append("--accept-loss")
+    engine.start()
+    Feed(fleet, created(name, [31]), 0).finish()
+    fleet.wait_until_ready({name: {"events": 12}})
+
+
 def failover(fleet, dice, lines, expected):
     fleet.add(3)
     Feed(fleet, lines, 3).finish()
@@ -875,8 +916,8 @@ def secure(fleet, dice, lines, expected):
 
 SCENARIOS = {
     scenario.__name__: scenario
-    for scenario in (one, three, churn, produce, broker, parked, zombie, lostend, failover, cutoff, fenced, java, clients,
-                     secure)
+    for scenario in (one, three, churn, produce, broker, parked, zombie, lostend, rebuilt, failover, cutoff, fenced,
+                     java, clients, secure)
 }
 
 

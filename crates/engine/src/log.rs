@@ -7,6 +7,7 @@ mod embedded;
 mod gaps;
 mod partitions;
 mod producers;
+mod producers_by_use;
 mod record;
 mod retention;
 mod writer;
@@ -14,6 +15,7 @@ mod writer;
 pub use embedded::{EmbeddedLog, EmbeddedLogConfig, QUEUED_BYTES_MOST, QUEUED_REQUESTS_MOST};
 pub use partitions::RetentionConfig;
 pub use producers::{ANSWERS_KEPT, PRODUCER_ID_BYTES_MOST, PRODUCER_IDLE, PRODUCERS_MOST};
+pub use producers_by_use::{MAX_PRODUCERS_OF_PREFIX, ProducersByUse, producer_prefix};
 
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;

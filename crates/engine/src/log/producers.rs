@@ -6,10 +6,13 @@
 //! Each answer has a key of its own, so that a request writes one and removes one: length of the
 //! producer's name, the name, the number of the request, big endian.
 
-use super::{AppendError, Appended, AppendedRange, ProducerSequence};
+use super::{
+    AppendError, Appended, AppendedRange, MAX_PRODUCERS_OF_PREFIX, ProducerSequence,
+    ProducersByUse, producer_prefix,
+};
 use crate::disk::codec::{Damage, Reader, Writer};
 use bytes::Bytes;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 use workspace_lifecycle::{Offset, PartitionId};
@@ -20,11 +23,6 @@ pub const ANSWERS_KEPT: usize = 8;
 /// Most producers that are remembered. For a new one beyond them, the one that was silent the longest is forgotten and
 /// begins again with request 1; but none that was heard within [`PRODUCER_IDLE`]: then the new one is refused.
 pub const PRODUCERS_MOST: usize = 10_000;
-
-/// Most producers of one owner that are remembered, so that a token that is limited to a prefix cannot take the places of
-/// all. The owner is what stands before the first slash of a name: the prefix of a token. A name without a slash has no
-/// owner, and is not limited.
-const PRODUCERS_OF_OWNER_MOST: usize = PRODUCERS_MOST / 10;
 
 /// A producer that was silent for less than this is never forgotten: it may still repeat its last requests.
 pub const PRODUCER_IDLE: Duration = Duration::from_hours(1);
@@ -179,38 +177,11 @@ fn count(length: usize) -> u32 {
 #[derive(Debug, Default)]
 pub(crate) struct Producers {
     by_id: HashMap<String, Producer>,
-    by_use: BTreeMap<u64, String>,
-    /// When the producers of each owner were last heard: the keys of theirs in `by_use`.
-    by_owner: HashMap<String, BTreeSet<u64>>,
+    by_use: ProducersByUse,
     used: u64,
 }
 
-/// The owner of a name; none where it has none.
-fn owner(producer_id: &str) -> Option<&str> {
-    producer_id.split_once('/').map(|(owner, _)| owner)
-}
-
 impl Producers {
-    fn begin_use(&mut self, used: u64, producer_id: &str) {
-        if let Some(owner) = owner(producer_id) {
-            let of_owner = self.by_owner.entry(owner.to_owned()).or_default();
-            of_owner.insert(used);
-        }
-        self.by_use.insert(used, producer_id.to_owned());
-    }
-
-    fn end_use(&mut self, used: u64, producer_id: &str) {
-        self.by_use.remove(&used);
-        if let Some(owner) = owner(producer_id)
-            && let Some(of_owner) = self.by_owner.get_mut(owner)
-        {
-            of_owner.remove(&used);
-            if of_owner.is_empty() {
-                self.by_owner.remove(owner);
-            }
-        }
-    }
-
     /// Takes an answer in, as it was read from the disk; those of a producer come in their order.
     pub(crate) fn restore(&mut self, key: &[u8], sealed: Bytes) -> Result<(), Damage> {
         const KEY: Damage = "its key is not that of an answer";
@@ -232,9 +203,9 @@ impl Producers {
         }
         producer.answered(answer, used);
         if let Some(before) = before {
-            self.end_use(before, id);
+            self.by_use.remove(before, id);
         }
-        self.begin_use(used, id);
+        self.by_use.insert(used, id);
         self.used = self.used.max(used);
         Ok(())
     }
@@ -245,7 +216,7 @@ impl Producers {
             base: self,
             changed: HashMap::new(),
             new: 0,
-            new_of_owner: HashMap::new(),
+            new_of_prefix: HashMap::new(),
             used: self.used,
             now_us: now_ms.saturating_mul(1000),
         }
@@ -262,14 +233,14 @@ impl Producers {
         self.used = used;
         for (producer_id, producer) in changed {
             if let Some(before) = self.by_id.get(&producer_id) {
-                self.end_use(before.used, &producer_id);
+                self.by_use.remove(before.used, &producer_id);
             }
-            self.begin_use(producer.used, &producer_id);
+            self.by_use.insert(producer.used, &producer_id);
             self.by_id.insert(producer_id, producer);
         }
         for producer_id in forgotten {
             if let Some(before) = self.by_id.remove(&producer_id) {
-                self.end_use(before.used, &producer_id);
+                self.by_use.remove(before.used, &producer_id);
             }
         }
     }
@@ -287,8 +258,8 @@ pub(crate) struct Staged<'a> {
     changed: HashMap<String, Producer>,
     /// How many of those that changed were not known before.
     new: usize,
-    /// The same for each owner.
-    new_of_owner: HashMap<String, usize>,
+    /// The same for each prefix.
+    new_of_prefix: HashMap<String, usize>,
     used: u64,
     now_us: u64,
 }
@@ -303,11 +274,11 @@ impl Staged<'_> {
             return producer.judge(asked);
         }
         let verdict = Producer::default().judge(asked)?;
-        if let Some(owner) = owner(&asked.producer_id) {
-            let new = self.new_of_owner.get(owner).map_or(0, |new| *new);
-            let excess = self.excess_of(owner, new + 1);
-            let silent = self.silent_of(owner).map(|(used, _)| used);
-            self.room(PRODUCERS_OF_OWNER_MOST, excess, silent)?;
+        if let Some(prefix) = producer_prefix(&asked.producer_id) {
+            let new = self.new_of_prefix.get(prefix).map_or(0, |new| *new);
+            let excess = self.excess_of(prefix, new + 1);
+            let silent = self.silent_of(prefix).map(|(used, _)| used);
+            self.room(MAX_PRODUCERS_OF_PREFIX, excess, silent)?;
         }
         let silent = self.silent().map(|(used, _)| used);
         self.room(PRODUCERS_MOST, self.excess(self.new + 1), silent)?;
@@ -340,25 +311,20 @@ impl Staged<'_> {
         (self.base.by_id.len() + new).saturating_sub(PRODUCERS_MOST)
     }
 
-    fn excess_of(&self, owner: &str, new: usize) -> usize {
-        let known = self.base.by_owner.get(owner).map_or(0, BTreeSet::len);
-        (known + new).saturating_sub(PRODUCERS_OF_OWNER_MOST)
+    fn excess_of(&self, prefix: &str, new: usize) -> usize {
+        (self.base.by_use.len_of(prefix) + new).saturating_sub(MAX_PRODUCERS_OF_PREFIX)
     }
 
-    /// As [`Self::silent`], those of one owner.
-    fn silent_of(&self, owner: &str) -> impl Iterator<Item = (u64, &String)> {
-        let of_owner = self.base.by_owner.get(owner).into_iter().flatten();
-        of_owner
-            .filter_map(|used| self.base.by_use.get_key_value(used))
-            .filter(|(_, id)| !self.changed.contains_key(*id))
-            .map(|(used, id)| (*used, id))
+    /// As [`Self::silent`], those of one prefix.
+    fn silent_of(&self, prefix: &str) -> impl Iterator<Item = (u64, &str)> {
+        let of_prefix = self.base.by_use.silent_of(prefix);
+        of_prefix.filter(|(_, id)| !self.changed.contains_key(*id))
     }
 
     /// Those that do not take part in this group, the one that was silent the longest first.
-    fn silent(&self) -> impl Iterator<Item = (u64, &String)> {
-        let all = self.base.by_use.iter();
+    fn silent(&self) -> impl Iterator<Item = (u64, &str)> {
+        let all = self.base.by_use.silent();
         all.filter(|(_, id)| !self.changed.contains_key(*id))
-            .map(|(used, id)| (*used, id))
     }
 
     /// A clock that was set back far makes everyone idle, so that the bound holds whatever it says.
@@ -371,8 +337,8 @@ impl Staged<'_> {
         let base = self.base;
         if !self.changed.contains_key(producer_id) && !base.by_id.contains_key(producer_id) {
             self.new += 1;
-            if let Some(owner) = owner(producer_id) {
-                *self.new_of_owner.entry(owner.to_owned()).or_default() += 1;
+            if let Some(prefix) = producer_prefix(producer_id) {
+                *self.new_of_prefix.entry(prefix.to_owned()).or_default() += 1;
             }
         }
         let producer = self
@@ -385,23 +351,24 @@ impl Staged<'_> {
     /// What becomes of the producers, and what the batch must write and remove.
     pub(crate) fn changes(self) -> Changes {
         // One of those that were idle may have been heard in this group after all.
-        let is_idle = |(used, _): &(u64, &String)| self.is_idle(*used);
-        let owners = self.new_of_owner.iter();
-        let of_owners: HashSet<&String> = owners
-            .flat_map(|(owner, new)| {
-                let excess = self.excess_of(owner, *new);
-                self.silent_of(owner).take(excess).take_while(is_idle)
+        let is_idle = |(used, _): &(u64, &str)| self.is_idle(*used);
+        let prefixes = self.new_of_prefix.iter();
+        let of_prefixes: HashSet<&str> = prefixes
+            .flat_map(|(prefix, new)| {
+                let excess = self.excess_of(prefix, *new);
+                self.silent_of(prefix).take(excess).take_while(is_idle)
             })
             .map(|(_, id)| id)
             .collect();
-        let excess = self.excess(self.new).saturating_sub(of_owners.len());
+        let excess = self.excess(self.new).saturating_sub(of_prefixes.len());
         let of_all = self
             .silent()
-            .filter(|(_, id)| !of_owners.contains(id))
+            .filter(|(_, id)| !of_prefixes.contains(id))
             .take(excess)
             .take_while(is_idle)
             .map(|(_, id)| id);
-        let forgotten: Vec<String> = of_owners.iter().copied().chain(of_all).cloned().collect();
+        let forgotten = of_prefixes.iter().copied().chain(of_all);
+        let forgotten: Vec<String> = forgotten.map(str::to_owned).collect();
         let mut written = Vec::new();
         let mut removed = Vec::new();
         let none = Producer::default();
@@ -441,6 +408,7 @@ pub(crate) struct Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     const NOW_MS: u64 = 1_700_000_000_000;
 
@@ -582,12 +550,12 @@ mod tests {
     #[test]
     fn the_producers_of_one_prefix_take_no_place_from_others() {
         let mut producers = Producers::default();
-        for (now_ms, i) in (NOW_MS..).zip(0..PRODUCERS_OF_OWNER_MOST) {
+        for (now_ms, i) in (NOW_MS..).zip(0..MAX_PRODUCERS_OF_PREFIX) {
             send(&mut producers, now_ms, &format!("acme-/p{i}")).expect("there is room");
         }
         let now_ms = NOW_MS + 60_000;
         let refused = send(&mut producers, now_ms, "acme-/one more").expect_err("no room");
-        let most = PRODUCERS_OF_OWNER_MOST;
+        let most = MAX_PRODUCERS_OF_PREFIX;
         assert!(
             matches!(refused, AppendError::Producers { most: found, .. } if found == most),
             "{refused}"
@@ -600,7 +568,7 @@ mod tests {
         let idle_ms = u64::try_from(PRODUCER_IDLE.as_millis()).expect("small");
         let forgotten = send(&mut producers, NOW_MS + idle_ms, "acme-/one more");
         assert_eq!(forgotten, Ok(vec!["acme-/p0".to_owned()]));
-        assert_eq!(producers.by_owner["acme-"].len(), PRODUCERS_OF_OWNER_MOST);
+        assert_eq!(producers.by_use.len_of("acme-"), MAX_PRODUCERS_OF_PREFIX);
         // What was forgotten is known no more, whether it was restored from the disk or not.
         let mut restored = Producers::default();
         for (id, producer) in &producers.by_id {
@@ -608,7 +576,7 @@ mod tests {
                 restored.restore(&key, value.into()).expect("intact");
             }
         }
-        assert_eq!(restored.by_owner, producers.by_owner);
+        assert_eq!(restored.by_use, producers.by_use);
     }
 
     #[test]
@@ -682,8 +650,10 @@ mod tests {
                 restored.restore(key, value.clone().into()).expect("intact");
             }
             assert_eq!(restored.by_id, producers.by_id);
-            let ids =
-                |producers: &Producers| producers.by_use.values().cloned().collect::<Vec<_>>();
+            let ids = |producers: &Producers| {
+                let silent = producers.by_use.silent();
+                silent.map(|(_, id)| id.to_owned()).collect::<Vec<_>>()
+            };
             assert_eq!(ids(&restored), ids(&producers));
         }
     }

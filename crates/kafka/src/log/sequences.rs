@@ -3,12 +3,13 @@
 //! Another engine may have answered the first requests of a producer, so one that is not known begins with
 //! any number, unless the topic tells better. Requests under way count: a repeat of one is answered with it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use workspace_engine_core::log::{
-    ANSWERS_KEPT, AppendError, Appended, PRODUCER_IDLE, PRODUCERS_MOST, ProducerSequence,
+    ANSWERS_KEPT, AppendError, Appended, MAX_PRODUCERS_OF_PREFIX, PRODUCER_IDLE, PRODUCERS_MOST,
+    ProducerSequence, ProducersByUse, producer_prefix,
 };
 
 /// What a request is.
@@ -82,12 +83,13 @@ impl<P> Producer<P> {
     }
 }
 
-/// The producers of this process, at most [`PRODUCERS_MOST`]. For a new one beyond them, the one that was silent the
-/// longest is forgotten, but none that was heard within [`PRODUCER_IDLE`].
+/// The producers of this process, at most [`PRODUCERS_MOST`], and at most [`MAX_PRODUCERS_OF_PREFIX`] of one prefix. For a
+/// new one beyond them, the one that was silent the longest is forgotten, but none that was heard within
+/// [`PRODUCER_IDLE`].
 #[derive(Debug)]
 pub(super) struct Sequences<P> {
     by_id: HashMap<String, Producer<P>>,
-    by_use: BTreeMap<u64, String>,
+    by_use: ProducersByUse,
     uses: u64,
 }
 
@@ -95,7 +97,7 @@ impl<P> Default for Sequences<P> {
     fn default() -> Self {
         Self {
             by_id: HashMap::new(),
-            by_use: BTreeMap::new(),
+            by_use: ProducersByUse::default(),
             uses: 0,
         }
     }
@@ -146,19 +148,32 @@ impl<P> Sequences<P> {
         }
     }
 
+    /// The limit that a new producer meets, and who would be forgotten for it; nothing while there is room.
+    fn in_the_way(&self, producer_id: &str) -> Option<(usize, &str)> {
+        let all = &self.by_use;
+        let own = producer_prefix(producer_id)
+            .filter(|prefix| all.len_of(prefix) >= MAX_PRODUCERS_OF_PREFIX);
+        let (most, silent) = match own {
+            Some(prefix) => (MAX_PRODUCERS_OF_PREFIX, all.silent_of(prefix).next()),
+            None if all.len() >= PRODUCERS_MOST => (PRODUCERS_MOST, all.silent().next()),
+            None => return None,
+        };
+        silent.map(|(_, id)| (most, id))
+    }
+
     /// Refuses a new producer where one that may still repeat a request would have to be forgotten for it.
     fn room_for(&self, producer_id: &str) -> Result<(), AppendError> {
-        if self.by_id.contains_key(producer_id) || self.by_id.len() < PRODUCERS_MOST {
+        if self.by_id.contains_key(producer_id) {
             return Ok(());
         }
-        let silent = self.by_use.first_key_value();
-        let silent = silent.and_then(|(_, id)| self.by_id.get(id));
-        let left = silent.map(|silent| PRODUCER_IDLE.saturating_sub(silent.heard_at.elapsed()));
-        match left {
-            Some(retry_after) if !retry_after.is_zero() => Err(AppendError::Producers {
-                most: PRODUCERS_MOST,
-                retry_after,
-            }),
+        let Some((most, silent)) = self.in_the_way(producer_id) else {
+            return Ok(());
+        };
+        let heard_at = self.by_id.get(silent).map(|silent| silent.heard_at);
+        match heard_at.map(|heard_at| PRODUCER_IDLE.saturating_sub(heard_at.elapsed())) {
+            Some(retry_after) if !retry_after.is_zero() => {
+                Err(AppendError::Producers { most, retry_after })
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -166,12 +181,13 @@ impl<P> Sequences<P> {
     /// The producer, which is now the last to be forgotten. One that is not known begins with `first`.
     fn touch(&mut self, producer_id: &str, first: u64) -> &mut Producer<P> {
         self.uses += 1;
-        let is_new = !self.by_id.contains_key(producer_id);
-        if is_new
-            && self.by_id.len() >= PRODUCERS_MOST
-            && let Some((_, silent)) = self.by_use.pop_first()
+        if !self.by_id.contains_key(producer_id)
+            && let Some((_, silent)) = self.in_the_way(producer_id)
         {
-            self.by_id.remove(&silent);
+            let silent = silent.to_owned();
+            if let Some(forgotten) = self.by_id.remove(&silent) {
+                self.by_use.remove(forgotten.used, &silent);
+            }
         }
         let producer = self
             .by_id
@@ -182,10 +198,10 @@ impl<P> Sequences<P> {
                 used: 0,
                 heard_at: Instant::now(),
             });
-        self.by_use.remove(&producer.used);
+        self.by_use.remove(producer.used, producer_id);
         producer.heard_at = Instant::now();
         producer.used = self.uses;
-        self.by_use.insert(self.uses, producer_id.to_owned());
+        self.by_use.insert(self.uses, producer_id);
         producer
     }
 

@@ -60,6 +60,7 @@ fn a_copy_whose_checksums_fail_while_it_is_loaded_heals_itself() {
 
     let node = Node::start(&place, &disk);
     node.wait_ready("acme", 12, 12);
+    node.wait_ready("other", 5, 5);
     node.command("other", Command::Reload).expect("reloaded");
     node.wait_ready("other", 5, 5);
     node.stop();

@@ -1,7 +1,7 @@
 //! What the disk may do to an engine: a log that lost its end, a database that lost a file, too few descriptors,
 //! and readers and producers of names that nobody knows.
 
-use crate::support::{Answer, Engine, event, run};
+use crate::support::{Answer, Engine, PATIENCE, event, run, wait_until};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use serde_json::Value;
 use std::{
@@ -10,16 +10,6 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-
-const PATIENCE: Duration = Duration::from_mins(1);
-
-fn wait_until(what: &str, mut reached: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !reached() {
-        assert!(began.elapsed() < PATIENCE, "waited too long until {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
 
 /// Events of a workspace with the ids `from` to before `until`.
 fn events(workspace: &str, from: u64, until: u64) -> String {
@@ -332,10 +322,10 @@ const SMALL_BUFFERS: [&str; 2] = ["--partitions", "64"];
 
 #[test]
 fn idle_connections_take_no_file_that_the_database_needs() {
-    let mut engine = Engine::start_limited("ulimit -n 256", &SMALL_BUFFERS);
+    let mut engine = Engine::start_limited("ulimit -n 1024", &SMALL_BUFFERS);
     let client = Client::new();
     assert_eq!(client.post(&engine, &megabyte(0)).0, 202);
-    let idle = idle_connections(&engine, 400);
+    let idle = idle_connections(&engine, 1_060);
     // Enough for several flushes of the log and of the store.
     for round in 1..16 {
         let (status, text) = client.post(&engine, &megabyte(round));

@@ -22,6 +22,8 @@ mod connections;
 #[cfg(target_os = "linux")]
 mod disk;
 mod door;
+#[cfg(target_os = "linux")]
+mod hung;
 mod openapi;
 mod operator;
 mod origin;

@@ -197,13 +197,47 @@ fn a_new_producer_is_refused_while_all_others_were_heard_of_late() {
 }
 
 #[test]
-fn the_producer_that_was_silent_the_longest_is_forgotten_first() {
-    let mut sequences = full();
-    use_one(&mut sequences, "p0", 2);
-    let silent = sequences.by_id.get_mut("p1").expect("known");
+fn the_producers_of_one_prefix_take_no_place_from_others() {
+    let mut sequences = Sequences::default();
+    for number in 0..MAX_PRODUCERS_OF_PREFIX {
+        use_one(&mut sequences, &format!("acme-/p{number}"), 1);
+    }
+    let judged = sequences.judge(&asked("acme-/one more", 1));
+    assert!(
+        matches!(judged, Err(AppendError::Producers { most, .. }) if most == MAX_PRODUCERS_OF_PREFIX)
+    );
+    // Those that are known go on, and others find room.
+    let known = sequences.judge(&asked("acme-/p1", 2));
+    assert!(matches!(known, Ok(Verdict::New)), "{known:?}");
+    for id in ["acme-2/p", "p", "acme-"] {
+        let judged = sequences.judge(&asked(id, 1));
+        assert!(matches!(judged, Ok(Verdict::New)), "{id}: {judged:?}");
+        use_one(&mut sequences, id, 1);
+    }
+    // It is its own longest silent producer that is forgotten for a new one, and not that of another.
+    use_one(&mut sequences, "acme-/p0", 2);
+    for id in ["acme-/p1", "acme-2/p"] {
+        make_idle(&mut sequences, id);
+    }
+    use_one(&mut sequences, "acme-/one more", 1);
+    assert_eq!(sequences.by_use.len_of("acme-"), MAX_PRODUCERS_OF_PREFIX);
+    assert_eq!(sequences.by_use.len(), sequences.by_id.len());
+    assert!(!sequences.by_id.contains_key("acme-/p1"));
+    assert!(sequences.by_id.contains_key("acme-2/p"));
+}
+
+fn make_idle(sequences: &mut Sequences<()>, id: &str) {
+    let silent = sequences.by_id.get_mut(id).expect("known");
     silent.heard_at = Instant::now()
         .checked_sub(PRODUCER_IDLE)
         .expect("the clock began earlier");
+}
+
+#[test]
+fn the_producer_that_was_silent_the_longest_is_forgotten_first() {
+    let mut sequences = full();
+    use_one(&mut sequences, "p0", 2);
+    make_idle(&mut sequences, "p1");
     let judged = sequences.judge(&asked("one more", 1));
     assert!(matches!(judged, Ok(Verdict::New)));
     use_one(&mut sequences, "one more", 1);
