@@ -44,7 +44,7 @@ use workspace_lifecycle::{Offset, PartitionId};
 use crate::routing::Partitioner;
 
 /// Most partitions of the embedded log: each is a tree of its own in the database.
-pub const PARTITIONS_MOST: u32 = 256;
+pub const MAX_PARTITIONS: u32 = 256;
 
 /// Partitions of a data directory where nothing else is asked for.
 pub const PARTITIONS_DEFAULT: u32 = 12;
@@ -52,7 +52,7 @@ pub const PARTITIONS_DEFAULT: u32 = 12;
 /// What a data directory is asked to be.
 #[derive(Debug, Clone)]
 pub struct DataDirSpec {
-    /// Number of partitions of the embedded log, 1 to [`PARTITIONS_MOST`]; fixed when the directory is created.
+    /// Number of partitions of the embedded log, 1 to [`MAX_PARTITIONS`]; fixed when the directory is created.
     pub partitions: u32,
     /// Where workspaces belong whose own record does not say it any more; of a copy of a topic, that of the topic.
     pub partitioner: Partitioner,
@@ -77,13 +77,13 @@ impl Default for DataDirSpec {
 }
 
 /// Least that the database takes as [`DataDirSpec::journal_bytes`].
-const JOURNAL_BYTES_LEAST: u64 = 64 * 1024 * 1024;
+const MIN_JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Fewest files that the database takes as [`DataDirSpec::open_files`].
-const OPEN_FILES_MIN: usize = 10;
+const MIN_OPEN_FILES: usize = 10;
 
 /// More than a commit takes that holds little beside the ledger of all partitions.
-const COMMIT_BYTES_MOST: u64 = 16 * 1024;
+const MAX_COMMIT_BYTES: u64 = 16 * 1024;
 
 /// An open data directory; clones share it, and the last one closes it.
 #[derive(Clone)]
@@ -130,10 +130,10 @@ impl DataDir {
     /// [`DiskError`] names the path and says what can be done.
     pub fn open(path: impl AsRef<Path>, spec: &DataDirSpec) -> Result<Self, DiskError> {
         let path = path.as_ref();
-        if spec.partitions == 0 || spec.partitions > PARTITIONS_MOST {
+        if spec.partitions == 0 || spec.partitions > MAX_PARTITIONS {
             return Err(DiskError::PartitionCount {
                 asked: spec.partitions,
-                most: PARTITIONS_MOST,
+                most: MAX_PARTITIONS,
             });
         }
         std::fs::create_dir_all(path).map_err(DiskError::io("create", path))?;
@@ -196,7 +196,7 @@ impl DataDir {
             inner: Arc::new(Inner {
                 partitions: spec.partitions,
                 partitioner: spec.partitioner,
-                journal_bytes: spec.journal_bytes.max(JOURNAL_BYTES_LEAST),
+                journal_bytes: spec.journal_bytes.max(MIN_JOURNAL_BYTES),
                 loss_accepted,
                 space: FreeSpace::new(&path),
                 gave_up: OnceLock::new(),
@@ -384,7 +384,7 @@ impl DataDir {
     /// As [`DataDir::commit`] for a batch that removes, or one that is empty and only syncs. Not even what is
     /// to be flushed stands against it: it takes a few kilobytes, and without it nothing ever makes space.
     pub(crate) fn commit_removal(&self, batch: OwnedWriteBatch) -> Result<(), WriteError> {
-        self.inner.space.check_with_reserve(COMMIT_BYTES_MOST)?;
+        self.inner.space.check_with_reserve(MAX_COMMIT_BYTES)?;
         self.commit_unchecked(batch, &[])
     }
 
@@ -415,8 +415,8 @@ fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError>
     };
     let builder = Database::builder(path)
         .cache_size(spec.cache_bytes)
-        .max_cached_files(Some(spec.open_files.max(OPEN_FILES_MIN)))
-        .max_journaling_size(spec.journal_bytes.max(JOURNAL_BYTES_LEAST));
+        .max_cached_files(Some(spec.open_files.max(MIN_OPEN_FILES)))
+        .max_journaling_size(spec.journal_bytes.max(MIN_JOURNAL_BYTES));
     let damaged = |reason: String| DiskError::DamagedDatabase {
         path: path.to_owned(),
         reason,

@@ -28,12 +28,12 @@ use workspace_lifecycle::{
 use workspace_status::{Attempt, Epoch, Progress, WorkspaceStatus};
 
 use self::apply::{Grouped, OwnPartition, Source, panic_text};
+use crate::assignment::{Assignment, Permit};
 use crate::jobs::{EraseJob, LoadJob, SaveJob};
 use crate::loaded::{Following, LivePosition, LoadedWorkspace};
-use crate::log::{DeletedLetters, ReadError, ReadLimit};
+use crate::log::{DeletedDeadLetters, ReadError, ReadLimit};
 use crate::message::{CommandReply, LoadDone, Message};
 use crate::misrouted::{MAX_MISROUTED, Noted};
-use crate::post::{Permit, Post};
 use crate::shared::{Asked, Opened, Shared};
 use crate::store::{Change, Deletion, Opening, Save, StoreError, StoredWorkspace};
 use crate::workspace::Workspace;
@@ -51,7 +51,7 @@ const END_AGAIN: Duration = Duration::from_secs(1);
 const MAX_PURGES: usize = 100;
 
 /// Most commands of one partition that wait for an answer.
-const TICKETS_MAX: usize = 1024;
+const MAX_TICKETS: usize = 1024;
 
 /// What a partition keeps of a workspace beside the machine.
 pub(super) struct Local<W> {
@@ -113,7 +113,7 @@ pub(crate) struct Driver<W: Workspace> {
     pub(super) shared: Arc<Shared<W>>,
     pub(super) machine: Partition,
     pub(super) id: PartitionId,
-    pub(super) post: Arc<Post<W>>,
+    pub(super) assignment: Arc<Assignment<W>>,
     pub(super) locals: Vec<Local<W>>,
     live: Arc<LivePosition>,
     batches: HashMap<Lane, (Grouped, Offset)>,
@@ -131,14 +131,14 @@ pub(crate) struct Driver<W: Workspace> {
 }
 
 impl<W: Workspace> Driver<W> {
-    pub(crate) fn new(shared: Arc<Shared<W>>, post: Arc<Post<W>>) -> Self {
-        let id = post.id();
+    pub(crate) fn new(shared: Arc<Shared<W>>, assignment: Arc<Assignment<W>>) -> Self {
+        let id = assignment.id();
         let machine = Partition::new(id, shared.config.limits);
         Self {
             shared,
             machine,
             id,
-            post,
+            assignment,
             locals: Vec::new(),
             live: Arc::default(),
             batches: HashMap::new(),
@@ -164,8 +164,8 @@ impl<W: Workspace> Driver<W> {
             self.released = true;
         }
         while !self.released {
-            self.post.beat(self.shared.now());
-            self.post.awake();
+            self.assignment.beat(self.shared.now());
+            self.assignment.awake();
             while let Ok(message) = messages.try_recv() {
                 self.message(message);
             }
@@ -203,12 +203,14 @@ impl<W: Workspace> Driver<W> {
         // What it said last is told before another owner tells more.
         self.shared.history.flush();
         // A save that it has left behind must not undo what the next assignment saves.
-        self.post.end_saves();
+        self.assignment.end_saves();
         self.shared.store.close(self.id);
         self.shared.log.close(self.id);
         self.shared.misrouted.forget(self.id, &self.shared.tracker);
-        let next = begins_anew.then(|| self.shared.renew(&self.post)).flatten();
-        self.shared.close(&self.post, messages);
+        let next = begins_anew
+            .then(|| self.shared.renew(&self.assignment))
+            .flatten();
+        self.shared.close(&self.assignment, messages);
         next
     }
 
@@ -238,7 +240,7 @@ impl<W: Workspace> Driver<W> {
     fn open(&mut self, messages: &Receiver<Message<W>>) -> Readiness {
         let mut log_is_open = false;
         loop {
-            self.post.beat(self.shared.now());
+            self.assignment.beat(self.shared.now());
             let step = if log_is_open {
                 self.open_store()
             } else {
@@ -257,7 +259,7 @@ impl<W: Workspace> Driver<W> {
                             | ReadError::BeyondEnd { .. }
                             | ReadError::Corrupt { .. } => error.to_string(),
                         };
-                        self.post.tell_opening(Some(words.clone()));
+                        self.assignment.tell_opening(Some(words.clone()));
                         self.shared.log_answered(self.id, Err(words));
                         Step::Again(OPEN_AGAIN)
                     }
@@ -265,7 +267,7 @@ impl<W: Workspace> Driver<W> {
             };
             let wait = match step {
                 Step::Done => {
-                    self.post.tell_opening(None);
+                    self.assignment.tell_opening(None);
                     return Readiness::Yes;
                 }
                 Step::Again(wait) => wait,
@@ -301,11 +303,11 @@ impl<W: Workspace> Driver<W> {
             Ok(Opening::Reading { position, end }) => {
                 let words = format!("reading what was saved, {position} of {end}");
                 tracing::debug!(partition = %self.id, "{words}");
-                self.post.tell_opening(Some(words));
+                self.assignment.tell_opening(Some(words));
                 Step::Again(Duration::ZERO)
             }
             Err(error) => {
-                self.post.tell_opening(Some(error.to_string()));
+                self.assignment.tell_opening(Some(error.to_string()));
                 if self.store_failed(&error) {
                     tracing::error!(partition = %self.id, %error, "the store cannot take the partition over; it is asked again");
                 }
@@ -333,7 +335,7 @@ impl<W: Workspace> Driver<W> {
                 self.input(Input::SaveFailed { reason });
             }
             Message::Command { id, command, reply } => {
-                if self.tickets.len() >= TICKETS_MAX {
+                if self.tickets.len() >= MAX_TICKETS {
                     let _ = reply.send(Err(CommandError::Busy));
                     return;
                 }
@@ -472,9 +474,9 @@ impl<W: Workspace> Driver<W> {
                 erasure,
             } => {
                 // The log must not forget what a reset applies again.
-                self.post.lower_floor(&self.machine);
+                self.assignment.lower_floor(&self.machine);
                 self.shared.erase(EraseJob::Workspace {
-                    post: Arc::clone(&self.post),
+                    assignment: Arc::clone(&self.assignment),
                     slot,
                     id: self.machine.workspace_id(slot).clone(),
                     epoch,
@@ -529,7 +531,7 @@ impl<W: Workspace> Driver<W> {
                 shared
                     .absent
                     .listed(self.id, &workspaces, &*shared.store, now);
-                self.post.set_listed();
+                self.assignment.set_listed();
                 let high_watermark = self.shared.log.high_watermark(self.id);
                 let deleted = self.deleted(&workspaces, deletions);
                 Input::Listed(Listing {
@@ -574,7 +576,7 @@ impl<W: Workspace> Driver<W> {
         let low_watermark = self.shared.log.low_watermark(self.id);
         let mut purged = 0;
         let mut deleted = Vec::with_capacity(deletions.len());
-        let mut letters = Vec::with_capacity(deletions.len());
+        let mut dead_letters = Vec::with_capacity(deletions.len());
         for deletion in deletions {
             let is_taken = workspaces
                 .binary_search_by(|workspace| workspace.id.cmp(&deletion.id))
@@ -585,7 +587,7 @@ impl<W: Workspace> Driver<W> {
                     tracing::warn!(workspace = %deletion.id, %error, "the mark of a deletion cannot be removed");
                 }
             }
-            letters.push(DeletedLetters {
+            dead_letters.push(DeletedDeadLetters {
                 workspace_id: deletion.id.clone(),
                 partition: self.id,
                 below: deletion.next_offset,
@@ -596,9 +598,9 @@ impl<W: Workspace> Driver<W> {
                 next_offset: deletion.next_offset,
             });
         }
-        if !letters.is_empty() {
+        if !dead_letters.is_empty() {
             // A crash may have come between the deletion and its dead letters.
-            self.shared.erase(EraseJob::DeadLetters(letters));
+            self.shared.erase(EraseJob::DeadLetters(dead_letters));
         }
         deleted
     }
@@ -617,7 +619,7 @@ impl<W: Workspace> Driver<W> {
             });
         };
         self.shared.load(LoadJob {
-            post: Arc::clone(&self.post),
+            assignment: Arc::clone(&self.assignment),
             slot,
             id,
             epoch,
@@ -815,7 +817,7 @@ impl<W: Workspace> Driver<W> {
             (one.slot, save)
         }));
         self.shared.save(SaveJob {
-            post: Arc::clone(&self.post),
+            assignment: Arc::clone(&self.assignment),
             saves,
             refused,
             committed: plan.committed,
@@ -840,11 +842,13 @@ impl<W: Workspace> Driver<W> {
             }
         }
         self.replay_metadata();
-        self.post.publish(&self.machine);
+        self.assignment.publish(&self.machine);
         let discovered = self.machine.position().discovered;
         if std::mem::replace(&mut self.passed, discovered) != discovered {
             // After it is published: who announces a workspace now sees that it was met.
-            self.post.announced().pass(&self.shared.tracker, discovered);
+            self.assignment
+                .announced()
+                .pass(&self.shared.tracker, discovered);
         }
     }
 
@@ -864,7 +868,7 @@ impl<W: Workspace> Driver<W> {
 
     fn permit(&self, slot: Slot) -> Permit<W> {
         Permit {
-            post: Arc::clone(&self.post),
+            assignment: Arc::clone(&self.assignment),
             slot,
             id: self.machine.workspace_id(slot).clone(),
         }

@@ -90,7 +90,7 @@ fn check_store(log: &dyn EventLog, store: &dyn Store) -> Result<(), StartError> 
 }
 
 /// Most workspaces whose ids the log line about a lost end names.
-const NAMED_WORKSPACES_MAX: usize = 20;
+const MAX_NAMED_WORKSPACES: usize = 20;
 
 /// The next event of each partition goes behind everything that the store has seen. A log that was restored from an
 /// older copy, or that lost its end, would otherwise give the same offsets to other events, and a workspace that was
@@ -116,7 +116,7 @@ fn continue_behind_store(log: &dyn EventLog, store: &dyn Store) -> Result<(), St
             .partition(|workspace| workspace.next_offset >= seen);
         let named: Vec<&str> = ahead
             .iter()
-            .take(NAMED_WORKSPACES_MAX)
+            .take(MAX_NAMED_WORKSPACES)
             .map(|workspace| workspace.id.as_str())
             .collect();
         tracing::error!(
@@ -210,8 +210,11 @@ impl<W: Workspace> Engine<W> {
         let shared = Arc::new(shared);
         let listener = Arc::downgrade(&shared);
         shared.log.set_listener(Arc::new(move |partition, _| {
-            if let Some(post) = listener.upgrade().and_then(|shared| shared.post(partition)) {
-                post.wake();
+            if let Some(assignment) = listener
+                .upgrade()
+                .and_then(|shared| shared.assignment(partition))
+            {
+                assignment.wake();
             }
         }));
         let others = start_threads(&shared, &load_jobs, save_jobs, erase_jobs)?;
@@ -233,12 +236,12 @@ impl<W: Workspace> Engine<W> {
         let Some(threads) = threads.as_mut() else {
             return Ok(());
         };
-        let Some((post, messages)) = self.shared.open(partition) else {
+        let Some((assignment, messages)) = self.shared.open(partition) else {
             return Ok(());
         };
         let before = Arc::new(Mutex::new(threads.partitions.remove(&partition)));
         let shared = Arc::clone(&self.shared);
-        let driver = Driver::new(Arc::clone(&shared), Arc::clone(&post));
+        let driver = Driver::new(Arc::clone(&shared), Arc::clone(&assignment));
         let waits_for = Arc::clone(&before);
         let thread = spawn(format!("partition-{partition}"), move || {
             // Two drivers of one partition would take each other's workspaces from the readers' sight.
@@ -246,14 +249,14 @@ impl<W: Workspace> Engine<W> {
                 join(before);
             }
             let mut next = driver.run(&messages);
-            while let Some((post, messages)) = next {
-                next = Driver::new(Arc::clone(&shared), post).run(&messages);
+            while let Some((assignment, messages)) = next {
+                next = Driver::new(Arc::clone(&shared), assignment).run(&messages);
             }
         });
         let (running, answer) = match thread {
             Ok(thread) => (Some(thread), Ok(())),
             Err(error) => {
-                post.close();
+                assignment.close();
                 self.shared.withdraw(partition);
                 (before.lock().take(), Err(error))
             }
@@ -267,19 +270,23 @@ impl<W: Workspace> Engine<W> {
     /// Partitions go to another process: their workspaces are saved and let go of. What is not done by
     /// `deadline` is dropped without a save, which loses nothing. Blocks. Tells how many were not done.
     pub fn revoke(&self, partitions: &[PartitionId], deadline: Instant) -> usize {
-        let posts: Vec<_> = partitions
+        let assignments: Vec<_> = partitions
             .iter()
             .filter_map(|partition| self.shared.withdraw(*partition))
             .collect();
-        for post in &posts {
-            let _ = post.tell(Message::Input(Input::Revoked));
+        for assignment in &assignments {
+            let _ = assignment.tell(Message::Input(Input::Revoked));
         }
-        while Instant::now() < deadline && posts.iter().any(|post| post.is_open()) {
+        while Instant::now() < deadline && assignments.iter().any(|assignment| assignment.is_open())
+        {
             std::thread::sleep(RELEASE_LOOK);
         }
-        let late: Vec<_> = posts.iter().filter(|post| post.is_open()).collect();
-        for post in &late {
-            let _ = post.tell(Message::Input(Input::Lost));
+        let late: Vec<_> = assignments
+            .iter()
+            .filter(|assignment| assignment.is_open())
+            .collect();
+        for assignment in &late {
+            let _ = assignment.tell(Message::Input(Input::Lost));
         }
         late.len()
     }
@@ -287,8 +294,8 @@ impl<W: Workspace> Engine<W> {
     /// Partitions have gone to another process already: their workspaces are dropped without a save.
     pub fn lose(&self, partitions: &[PartitionId]) {
         for partition in partitions {
-            if let Some(post) = self.shared.lose(*partition) {
-                let _ = post.tell(Message::Input(Input::Lost));
+            if let Some(assignment) = self.shared.lose(*partition) {
+                let _ = assignment.tell(Message::Input(Input::Lost));
             }
         }
     }
@@ -305,7 +312,10 @@ impl<W: Workspace> Engine<W> {
 
     /// Whether every workspace that the store holds of the assigned partitions is known.
     pub fn is_listed(&self) -> bool {
-        self.shared.posts().iter().all(|post| post.is_listed())
+        self.shared
+            .assignments()
+            .iter()
+            .all(|assignment| assignment.is_listed())
     }
 
     /// The last record of a workspace that this process met on a partition that is not the workspace's.
@@ -320,12 +330,12 @@ impl<W: Workspace> Engine<W> {
 
     /// Whether this process owns a partition.
     pub fn is_assigned(&self, partition: PartitionId) -> bool {
-        self.shared.post(partition).is_some()
+        self.shared.assignment(partition).is_some()
     }
 
     /// What log and store still do before an assigned partition can be served; none when it is.
     pub fn opening(&self, partition: PartitionId) -> Option<String> {
-        self.shared.post(partition)?.opening()
+        self.shared.assignment(partition)?.opening()
     }
 
     /// Where every workspace stands.
@@ -426,7 +436,10 @@ impl<W: Workspace> Engine<W> {
     pub async fn wait_applied(&self, id: &WorkspaceId, offset: Offset) -> Arc<LoadedWorkspace<W>> {
         let partition = self.partition_of(id);
         loop {
-            let mut passes = self.shared.post(partition).map(|post| post.passes());
+            let mut passes = self
+                .shared
+                .assignment(partition)
+                .map(|assignment| assignment.passes());
             if let Some(workspace) = self.workspace(id)
                 && workspace.applied().next_offset > offset
             {
@@ -471,8 +484,11 @@ impl<W: Workspace> Engine<W> {
         let Some(mut threads) = self.threads.lock().take() else {
             return ShutdownReport::default();
         };
-        let posts = self.shared.posts();
-        let partitions: Vec<PartitionId> = posts.iter().map(|post| post.id()).collect();
+        let assignments = self.shared.assignments();
+        let partitions: Vec<PartitionId> = assignments
+            .iter()
+            .map(|assignment| assignment.id())
+            .collect();
         let abandoned = self.revoke(&partitions, deadline);
         let report = ShutdownReport {
             released: partitions.len() - abandoned,

@@ -14,10 +14,10 @@ use workspace_status::{InvalidWorkspaceId, WorkspaceId};
 use scan::{Scanned, scan};
 
 /// Most bytes of one event's JSON.
-pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
+pub const MAX_EVENT_BYTES: usize = 1024 * 1024;
 
 /// Most bytes of an event type, an entity's type or an entity's id.
-pub const NAME_BYTES_MAX: usize = 4096;
+pub const MAX_NAME_BYTES: usize = 4096;
 
 /// Why a text is not an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,7 +32,7 @@ pub enum EventError {
     #[error("{0} is missing")]
     Missing(&'static str),
     /// A text is empty or too long.
-    #[error("{field} has {bytes} bytes, 1 to {NAME_BYTES_MAX} are allowed")]
+    #[error("{field} has {bytes} bytes, 1 to {MAX_NAME_BYTES} are allowed")]
     Length {
         /// The field.
         field: &'static str,
@@ -40,7 +40,7 @@ pub enum EventError {
         bytes: usize,
     },
     /// The event is larger than any event may be.
-    #[error("the event has {bytes} bytes, {EVENT_BYTES_MAX} are allowed")]
+    #[error("the event has {bytes} bytes, {MAX_EVENT_BYTES} are allowed")]
     TooLarge {
         /// Its length.
         bytes: usize,
@@ -125,7 +125,7 @@ impl<'a> EventEnvelope<'a> {
     /// # Errors
     /// [`EventError`] says which field is wrong.
     pub fn parse(json: &'a [u8]) -> Result<Self, EventError> {
-        let said = Said::parse(json)?;
+        let said = DecodedEvent::parse(json)?;
         let workspace_id = WorkspaceId::new(&said.workspace_id).map_err(EventError::WorkspaceId)?;
         let event = Event::new(Offset::ZERO, said)?;
         check_length("eventType", event.event_type())?;
@@ -138,7 +138,7 @@ impl<'a> EventEnvelope<'a> {
 
 /// What an event's JSON says, whichever way it was read.
 #[derive(Debug, PartialEq, Eq)]
-struct Said<'a> {
+struct DecodedEvent<'a> {
     event_type: Option<Cow<'a, str>>,
     workspace_id: Cow<'a, str>,
     timestamp_ms: Option<i64>,
@@ -147,9 +147,9 @@ struct Said<'a> {
     data_id: Option<&'a str>,
 }
 
-impl<'a> Said<'a> {
+impl<'a> DecodedEvent<'a> {
     fn parse(json: &'a [u8]) -> Result<Self, EventError> {
-        if json.len() > EVENT_BYTES_MAX {
+        if json.len() > MAX_EVENT_BYTES {
             return Err(EventError::TooLarge { bytes: json.len() });
         }
         match scan(json) {
@@ -191,7 +191,7 @@ impl<'a> Said<'a> {
 }
 
 fn check_length(field: &'static str, text: &str) -> Result<(), EventError> {
-    if text.is_empty() || text.len() > NAME_BYTES_MAX {
+    if text.is_empty() || text.len() > MAX_NAME_BYTES {
         return Err(EventError::Length {
             field,
             bytes: text.len(),
@@ -237,7 +237,7 @@ impl<'a> Event<'a> {
     /// # Errors
     /// [`EventError`] says what is wrong with it.
     pub fn parse(offset: Offset, key: &str, value: Option<&'a [u8]>) -> Result<Self, EventError> {
-        let said = Said::parse(value.ok_or(EventError::NoValue)?)?;
+        let said = DecodedEvent::parse(value.ok_or(EventError::NoValue)?)?;
         if said.workspace_id != key {
             return Err(EventError::KeyMismatch {
                 key: key.to_owned(),
@@ -247,7 +247,7 @@ impl<'a> Event<'a> {
         Self::new(offset, said)
     }
 
-    fn new(offset: Offset, said: Said<'a>) -> Result<Self, EventError> {
+    fn new(offset: Offset, said: DecodedEvent<'a>) -> Result<Self, EventError> {
         Ok(Self {
             offset,
             event_type: said.event_type.ok_or(EventError::Missing("eventType"))?,
@@ -280,7 +280,7 @@ impl<'a> Event<'a> {
     /// What it does to an entity.
     ///
     /// # Errors
-    /// The type is not known, or `data.id` is missing or not a text of 1 to [`NAME_BYTES_MAX`] bytes.
+    /// The type is not known, or `data.id` is missing or not a text of 1 to [`MAX_NAME_BYTES`] bytes.
     pub fn entity(&self) -> Result<EntityEvent<'_>, EventError> {
         let unknown = || EventError::UnknownType(self.event_type.clone().into_owned());
         let (kind, verb) = self.event_type.rsplit_once('.').ok_or_else(unknown)?;
@@ -361,9 +361,9 @@ mod tests {
         #[test]
         fn an_event_reads_the_same_whichever_way(json in nearly_events()) {
             if let Some(Scanned { workspace_id: Some(_), data, data_id, .. }) = scan(&json) {
-                let quick = Said::parse(&json).unwrap();
-                let general = Said::parse_any(&json);
-                prop_assert_eq!(general, Ok(Said { data_id: None, ..quick }));
+                let quick = DecodedEvent::parse(&json).unwrap();
+                let general = DecodedEvent::parse_any(&json);
+                prop_assert_eq!(general, Ok(DecodedEvent { data_id: None, ..quick }));
                 if let (Some(data), Some(id)) = (data, data_id) {
                     prop_assert_eq!(id_in(data), Ok(Cow::Borrowed(id)));
                 }

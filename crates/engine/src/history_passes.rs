@@ -5,7 +5,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 /// Longest wait for the history to be written; what comes later is written all the same.
-const FLUSH_MOST: Duration = Duration::from_secs(1);
+const MAX_FLUSH: Duration = Duration::from_secs(1);
 
 /// Counts the passes of the writer: each takes what was told before it began.
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ impl HistoryPasses {
         self.ended.wait_while_for(
             &mut passes,
             |passes| passes.ended < wanted && !passes.over,
-            FLUSH_MOST,
+            MAX_FLUSH,
         );
     }
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use workspace_lifecycle::{Erasure, Offset, Refused, Slot};
 use workspace_status::{Attempt, Epoch, WorkspaceId};
 
+use crate::assignment::Assignment;
 use crate::loaded::LivePosition;
-use crate::log::DeletedLetters;
-use crate::post::Post;
+use crate::log::DeletedDeadLetters;
 use crate::store::Save;
 
 /// One load to do.
 pub(crate) struct LoadJob<W> {
-    pub(crate) post: Arc<Post<W>>,
+    pub(crate) assignment: Arc<Assignment<W>>,
     pub(crate) slot: Slot,
     pub(crate) id: WorkspaceId,
     pub(crate) epoch: Epoch,
@@ -25,19 +25,19 @@ pub(crate) struct LoadJob<W> {
 pub(crate) enum EraseJob<W> {
     /// What is stored of a workspace.
     Workspace {
-        post: Arc<Post<W>>,
+        assignment: Arc<Assignment<W>>,
         slot: Slot,
         id: WorkspaceId,
         epoch: Epoch,
         erasure: Erasure,
     },
     /// Dead letters that a crash may have left of workspaces that were deleted.
-    DeadLetters(Vec<DeletedLetters>),
+    DeadLetters(Vec<DeletedDeadLetters>),
 }
 
 /// What one partition wants saved.
 pub(crate) struct SaveJob<W> {
-    pub(crate) post: Arc<Post<W>>,
+    pub(crate) assignment: Arc<Assignment<W>>,
     pub(crate) saves: Vec<(Slot, Save)>,
     /// Those that could not even give their changes.
     pub(crate) refused: Vec<Refused>,

@@ -21,10 +21,10 @@ pub mod misrouted;
 pub mod report;
 
 mod announced;
+mod assignment;
 mod history_passes;
 mod jobs;
 mod message;
-mod post;
 mod shared;
 
 mod driver;

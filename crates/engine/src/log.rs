@@ -12,9 +12,9 @@ mod record;
 mod retention;
 mod writer;
 
-pub use embedded::{EmbeddedLog, EmbeddedLogConfig, QUEUED_BYTES_MOST, QUEUED_REQUESTS_MOST};
+pub use embedded::{EmbeddedLog, EmbeddedLogConfig, MAX_QUEUED_BYTES, MAX_QUEUED_REQUESTS};
 pub use partitions::RetentionConfig;
-pub use producers::{ANSWERS_KEPT, PRODUCER_ID_BYTES_MOST, PRODUCER_IDLE, PRODUCERS_MOST};
+pub use producers::{ANSWERS_KEPT, MAX_PRODUCER_ID_BYTES, MAX_PRODUCERS, PRODUCER_IDLE};
 pub use producers_by_use::{MAX_PRODUCERS_OF_PREFIX, ProducersByUse, producer_prefix};
 
 use bytes::{Bytes, BytesMut};
@@ -266,7 +266,7 @@ pub struct DeadLetter {
 
 /// The dead letters of a workspace that was deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeletedLetters {
+pub struct DeletedDeadLetters {
     /// The workspace.
     pub workspace_id: WorkspaceId,
     /// Its partition.
@@ -395,7 +395,7 @@ pub trait EventLog: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`AppendError`] when it could not be made durable.
-    fn append_dead_letter(&self, letter: DeadLetter) -> Result<(), AppendError>;
+    fn append_dead_letter(&self, dead_letter: DeadLetter) -> Result<(), AppendError>;
 
     /// Skipped events of a workspace (or of all), ordered by partition, offset and workspace, after an address.
     /// Where several workspaces skipped the same record, all of them are given, also beyond `limit`.
@@ -413,5 +413,5 @@ pub trait EventLog: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`AppendError`] when not all of them could be removed.
-    fn delete_dead_letters(&self, deleted: &[DeletedLetters]) -> Result<(), AppendError>;
+    fn delete_dead_letters(&self, deleted: &[DeletedDeadLetters]) -> Result<(), AppendError>;
 }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use workspace_lifecycle::Offset;
 use workspace_status::WorkspaceId;
 
-use crate::event::EVENT_BYTES_MAX;
+use crate::event::MAX_EVENT_BYTES;
 use crate::store::{EntrySink, StoredEntry};
 
 /// Why a workspace could not be populated.
@@ -102,9 +102,9 @@ impl Populate for NdjsonDirectory {
             if line.trim().is_empty() {
                 continue;
             }
-            if line.len() > EVENT_BYTES_MAX {
+            if line.len() > MAX_EVENT_BYTES {
                 return Err(invalid(format!(
-                    "{} bytes, {EVENT_BYTES_MAX} are allowed",
+                    "{} bytes, {MAX_EVENT_BYTES} are allowed",
                     line.len()
                 )));
             }

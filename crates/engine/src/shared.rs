@@ -12,6 +12,7 @@ use workspace_lifecycle::{Admission, Command, Input, Offset, PartitionId, Urgenc
 use workspace_status::{Absence, Epoch, Tracker, WorkspaceId, WorkspaceStatus};
 
 use crate::absent::{AbsentWorkspace, AbsentWorkspaces};
+use crate::assignment::{Assignment, Permit};
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
 use crate::driver::load_watch::RunningLoads;
@@ -22,7 +23,6 @@ use crate::log::EventLog;
 use crate::message::{ActionError, CommandReply, Message};
 use crate::misrouted::MisroutedRecords;
 use crate::populate::Populate;
-use crate::post::{Permit, Post};
 use crate::report::{Check, Health, PartitionReport};
 use crate::store::Store;
 use crate::workspace::Workspace;
@@ -39,7 +39,7 @@ pub(crate) enum Asked {
 }
 
 /// A new assignment, and the end of its channel that its driver reads.
-pub(crate) type Opened<W> = (Arc<Post<W>>, Receiver<Message<W>>);
+pub(crate) type Opened<W> = (Arc<Assignment<W>>, Receiver<Message<W>>);
 
 /// Where partitions put what they want done by others.
 pub(crate) struct Queues<W> {
@@ -66,7 +66,7 @@ pub(crate) struct Shared<W> {
     pub(crate) began: Instant,
     pub(crate) ending: AtomicBool,
     /// The partitions that are assigned to this process.
-    posts: RwLock<BTreeMap<PartitionId, Arc<Post<W>>>>,
+    assignments: RwLock<BTreeMap<PartitionId, Arc<Assignment<W>>>>,
     /// The partitions that this process lost and has not been given again.
     lost: Mutex<BTreeSet<PartitionId>>,
     /// The highest epoch of a load that this process began, of each partition it has had: transitions of loads that the
@@ -116,7 +116,7 @@ impl<W: Workspace> Shared<W> {
             misrouted: MisroutedRecords::default(),
             began: Instant::now(),
             ending: AtomicBool::new(false),
-            posts: RwLock::default(),
+            assignments: RwLock::default(),
             lost: Mutex::default(),
             loads,
             saves,
@@ -144,37 +144,37 @@ impl<W: Workspace> Shared<W> {
     }
 
     /// The assignment of a partition to this process, while it lasts.
-    pub(crate) fn post(&self, partition: PartitionId) -> Option<Arc<Post<W>>> {
-        self.posts.read().get(&partition).cloned()
+    pub(crate) fn assignment(&self, partition: PartitionId) -> Option<Arc<Assignment<W>>> {
+        self.assignments.read().get(&partition).cloned()
     }
 
     /// Every assignment, ordered by partition.
-    pub(crate) fn posts(&self) -> Vec<Arc<Post<W>>> {
-        self.posts.read().values().cloned().collect()
+    pub(crate) fn assignments(&self) -> Vec<Arc<Assignment<W>>> {
+        self.assignments.read().values().cloned().collect()
     }
 
     /// Opens a new assignment; none where one lasts.
     pub(crate) fn open(&self, partition: PartitionId) -> Option<Opened<W>> {
-        let mut posts = self.posts.write();
-        if posts.contains_key(&partition) {
+        let mut assignments = self.assignments.write();
+        if assignments.contains_key(&partition) {
             return None;
         }
-        let (post, messages) = Post::new(partition, self.now());
-        posts.insert(partition, Arc::clone(&post));
+        let (assignment, messages) = Assignment::new(partition, self.now());
+        assignments.insert(partition, Arc::clone(&assignment));
         self.lost.lock().remove(&partition);
-        Some((post, messages))
+        Some((assignment, messages))
     }
 
     /// Opens a new assignment in the place of one that ends by itself; none where that was taken away meanwhile.
-    pub(crate) fn renew(&self, post: &Arc<Post<W>>) -> Option<Opened<W>> {
-        let mut posts = self.posts.write();
-        let now = posts.get_mut(&post.id())?;
-        if !Arc::ptr_eq(now, post) {
+    pub(crate) fn renew(&self, assignment: &Arc<Assignment<W>>) -> Option<Opened<W>> {
+        let mut assignments = self.assignments.write();
+        let now = assignments.get_mut(&assignment.id())?;
+        if !Arc::ptr_eq(now, assignment) {
             return None;
         }
-        let (post, messages) = Post::new(post.id(), self.now());
-        *now = Arc::clone(&post);
-        Some((post, messages))
+        let (assignment, messages) = Assignment::new(assignment.id(), self.now());
+        *now = Arc::clone(&assignment);
+        Some((assignment, messages))
     }
 
     /// A load has begun.
@@ -192,33 +192,33 @@ impl<W: Workspace> Shared<W> {
     }
 
     /// Takes an assignment out of sight: a new one of the partition may be opened.
-    pub(crate) fn withdraw(&self, partition: PartitionId) -> Option<Arc<Post<W>>> {
-        self.posts.write().remove(&partition)
+    pub(crate) fn withdraw(&self, partition: PartitionId) -> Option<Arc<Assignment<W>>> {
+        self.assignments.write().remove(&partition)
     }
 
     /// Ends an assignment whose driver reads no more: permits that were granted to it and that it has not
     /// seen go back, and who waits for an answer gets none.
-    pub(crate) fn close(&self, post: &Arc<Post<W>>, messages: &Receiver<Message<W>>) {
-        post.close();
-        post.announced().close(&self.tracker);
+    pub(crate) fn close(&self, assignment: &Arc<Assignment<W>>, messages: &Receiver<Message<W>>) {
+        assignment.close();
+        assignment.announced().close(&self.tracker);
         for message in messages.try_iter() {
             if let Message::Input(Input::PermitGranted { .. }) = message {
                 self.release_permit();
             }
         }
         // The next owner of the partition, here or elsewhere, finds out by itself how the log answers.
-        self.log_trouble.lock().remove(&post.id());
+        self.log_trouble.lock().remove(&assignment.id());
         let mut trouble = self.store_trouble.lock();
-        trouble.remove(&Asked::Partition(post.id()));
-        trouble.remove(&Asked::SavesOf(post.id()));
-        let mut posts = self.posts.write();
-        if posts
-            .get(&post.id())
-            .is_some_and(|now| Arc::ptr_eq(now, post))
+        trouble.remove(&Asked::Partition(assignment.id()));
+        trouble.remove(&Asked::SavesOf(assignment.id()));
+        let mut assignments = self.assignments.write();
+        if assignments
+            .get(&assignment.id())
+            .is_some_and(|now| Arc::ptr_eq(now, assignment))
         {
-            posts.remove(&post.id());
+            assignments.remove(&assignment.id());
         }
-        if posts.is_empty() {
+        if assignments.is_empty() {
             // Nobody is left whose save could tell that it is over.
             trouble.clear();
         }
@@ -226,43 +226,43 @@ impl<W: Workspace> Shared<W> {
 
     /// Shows a workspace whose event was appended at `offset` or before, unless it has a status or the store knows it.
     pub(crate) fn announce(&self, id: &WorkspaceId, partition: PartitionId, offset: Offset) {
-        let Some(post) = self.post(partition) else {
+        let Some(assignment) = self.assignment(partition) else {
             return;
         };
         if self.tracker.get(id).is_some() || self.absent.get(id).is_some() {
             return;
         }
         // What the store has of a partition that is being opened is not known yet.
-        if post.opening().is_none() && !matches!(self.store.workspace(id), Ok(None)) {
+        if assignment.opening().is_none() && !matches!(self.store.workspace(id), Ok(None)) {
             return;
         }
-        let mut announced = post.announced();
-        let discovered = post.view().position.discovered;
+        let mut announced = assignment.announced();
+        let discovered = assignment.view().position.discovered;
         announced.announce(&self.tracker, id, offset, discovered);
     }
 
     /// Whether a workspace has a status only because its first event was acknowledged.
     pub(crate) fn is_announced(&self, id: &WorkspaceId, partition: PartitionId) -> bool {
-        self.post(partition)
-            .is_some_and(|post| post.announced().contains(id))
+        self.assignment(partition)
+            .is_some_and(|assignment| assignment.announced().contains(id))
     }
 
     /// A partition was lost to this process.
-    pub(crate) fn lose(&self, partition: PartitionId) -> Option<Arc<Post<W>>> {
+    pub(crate) fn lose(&self, partition: PartitionId) -> Option<Arc<Assignment<W>>> {
         self.lost.lock().insert(partition);
         self.withdraw(partition)
     }
 
     /// Whether an assignment is the one of its partition that lasts.
-    pub(crate) fn is_current(&self, post: &Arc<Post<W>>) -> bool {
-        self.post(post.id())
-            .is_some_and(|now| Arc::ptr_eq(&now, post))
+    pub(crate) fn is_current(&self, assignment: &Arc<Assignment<W>>) -> bool {
+        self.assignment(assignment.id())
+            .is_some_and(|now| Arc::ptr_eq(&now, assignment))
     }
 
     /// Why a workspace is not in memory here.
     pub(crate) fn absence(&self, absent: &AbsentWorkspace) -> Absence {
-        match self.post(absent.partition) {
-            Some(post) if post.is_listed() && absent.is_unloaded => Absence::Unloaded,
+        match self.assignment(absent.partition) {
+            Some(assignment) if assignment.is_listed() && absent.is_unloaded => Absence::Unloaded,
             Some(_) => Absence::Opening,
             None if self.lost.lock().contains(&absent.partition) => Absence::OwnerLost,
             None => Absence::OwnedElsewhere,
@@ -286,10 +286,13 @@ impl<W: Workspace> Shared<W> {
     fn grant_permits(&self) {
         loop {
             let granted = self.admission.lock().grant();
-            let Some(Permit { post, slot, .. }) = granted else {
+            let Some(Permit {
+                assignment, slot, ..
+            }) = granted
+            else {
                 return;
             };
-            let told = post.tell(Message::Input(Input::PermitGranted { slot }));
+            let told = assignment.tell(Message::Input(Input::PermitGranted { slot }));
             if told.is_err() {
                 self.admission.lock().release();
             }
@@ -319,7 +322,7 @@ impl<W: Workspace> Shared<W> {
     pub(crate) fn save(&self, job: SaveJob<W>) {
         if let Err(refused) = self.saves.try_send(job) {
             let job = refused.into_inner();
-            let _ = job.post.tell(Message::SaveFailed {
+            let _ = job.assignment.tell(Message::SaveFailed {
                 back: job.saves,
                 reason: "too many saves are under way".to_owned(),
             });
@@ -333,13 +336,13 @@ impl<W: Workspace> Shared<W> {
 
     /// What stands in the way of a command, for the operator who waits for it.
     pub(crate) fn obstacle(&self, partition: PartitionId) -> String {
-        let Some(post) = self.post(partition) else {
+        let Some(assignment) = self.assignment(partition) else {
             return format!("partition {partition} is not assigned to this process any more");
         };
-        if let Some(opening) = post.opening() {
+        if let Some(opening) = assignment.opening() {
             return format!("partition {partition} is being opened: {opening}");
         }
-        if post.is_stuck(self.now()) {
+        if assignment.is_stuck(self.now()) {
             return format!("partition {partition} does not advance");
         }
         let trouble = self.store_trouble.lock();
@@ -374,10 +377,10 @@ impl<W: Workspace> Shared<W> {
     }
 
     pub(crate) fn trim_floors(&self) -> Vec<(PartitionId, Offset)> {
-        let posts = self.posts();
-        posts
+        let assignments = self.assignments();
+        assignments
             .iter()
-            .map(|post| (post.id(), post.view().trim_floor))
+            .map(|assignment| (assignment.id(), assignment.view().trim_floor))
             .collect()
     }
 
@@ -402,24 +405,25 @@ impl<W: Workspace> Shared<W> {
         reply: CommandReply,
     ) -> Result<(), ActionError> {
         let partition = self.log.partition_of(id);
-        let post = self
-            .post(partition)
+        let assignment = self
+            .assignment(partition)
             .ok_or(ActionError::NotAssigned(partition))?;
-        if !post.has_place() {
+        if !assignment.has_place() {
             return Err(ActionError::Busy);
         }
         let id = id.clone();
-        post.tell(Message::Command { id, command, reply })
+        assignment
+            .tell(Message::Command { id, command, reply })
             .map_err(|_| ActionError::NotAssigned(partition))
     }
 
     /// Where every partition stands that is assigned to this process.
     pub(crate) fn partitions(&self) -> Vec<PartitionReport> {
-        let posts = self.posts();
-        posts
+        let assignments = self.assignments();
+        assignments
             .iter()
-            .map(|post| {
-                let (partition, view) = (post.id(), post.view());
+            .map(|assignment| {
+                let (partition, view) = (assignment.id(), assignment.view());
                 let high_watermark = self.log.high_watermark(partition);
                 PartitionReport {
                     partition,
@@ -433,7 +437,7 @@ impl<W: Workspace> Shared<W> {
                     workspaces: view.position.workspaces,
                     owner: self.config.owner.clone(),
                     held_by: view.held_by,
-                    opening: post.opening(),
+                    opening: assignment.opening(),
                     notice: self.store.notice(partition),
                 }
             })
@@ -443,11 +447,11 @@ impl<W: Workspace> Shared<W> {
     /// Whether the loops advance, and whether the log and the store answer.
     pub(crate) fn health(&self) -> Health {
         let now = self.now();
-        let posts = self.posts();
-        let stuck: Vec<String> = posts
+        let assignments = self.assignments();
+        let stuck: Vec<String> = assignments
             .iter()
-            .filter(|post| post.is_stuck(now))
-            .map(|post| post.id().to_string())
+            .filter(|assignment| assignment.is_stuck(now))
+            .map(|assignment| assignment.id().to_string())
             .collect();
         let loops = Check::new(
             "loops",

@@ -2,7 +2,7 @@
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
-mod continued;
+mod epoch_numbering;
 mod fence;
 mod file;
 mod lsm;
@@ -172,7 +172,7 @@ pub struct HistoryRecord {
 }
 
 /// Most transitions that a store keeps of one workspace; beyond, the oldest go.
-pub const HISTORY_TRANSITIONS_MOST: usize = 10_000;
+pub const MAX_HISTORY_TRANSITIONS: usize = 10_000;
 
 /// Where a page of history begins: after this transition.
 pub type HistoryCursor = (Epoch, u64);

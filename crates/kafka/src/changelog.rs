@@ -15,8 +15,8 @@ mod ownership;
 mod partitions;
 mod record;
 
-mod entering;
 mod lineage;
+mod opening_partition;
 mod plan;
 mod reader;
 mod set_aside;
@@ -51,14 +51,14 @@ use crate::local_copy::LocalCopy;
 use crate::seen::SeenRecords;
 use counts::Counters;
 use draft::{Done, Job, Work, save_bytes};
-use entering::Entering;
 pub(crate) use lineage::topic_of;
+use opening_partition::OpeningPartition;
 pub(crate) use ownership::producer_of;
 use partitions::{Partitions, Standing};
 use producer::Transactions;
 use reader::Readers;
 use takeover::Takeover;
-use writer::{JOBS_WAITING_MOST, TRANSACTION_BYTES, Writer};
+use writer::{MAX_JOBS_WAITING, TRANSACTION_BYTES, Writer};
 
 /// How long a partition that is opened waits for a transaction from before.
 const BEFORE: Duration = Duration::from_millis(800);
@@ -133,7 +133,7 @@ impl Shared {
 /// The store over a changelog topic.
 pub struct ChangelogStore {
     shared: Arc<Shared>,
-    entering: Mutex<std::collections::HashMap<PartitionId, Entering>>,
+    opening_partition: Mutex<std::collections::HashMap<PartitionId, OpeningPartition>>,
     /// Why this engine cannot serve its group.
     refusal: OnceLock<String>,
     /// There until the store is dropped.
@@ -182,7 +182,7 @@ impl ChangelogStore {
             partition_count: AtomicU32::new(0),
             counters: Counters::default(),
         });
-        let (jobs, waiting) = crossbeam_channel::bounded(JOBS_WAITING_MOST);
+        let (jobs, waiting) = crossbeam_channel::bounded(MAX_JOBS_WAITING);
         let writer = Writer::new(Arc::clone(&shared), waiting, transactions);
         let thread = std::thread::Builder::new()
             .name("changelog".to_owned())
@@ -190,7 +190,7 @@ impl ChangelogStore {
             .map_err(ChangelogError::Thread)?;
         Ok(Self {
             shared,
-            entering: Mutex::default(),
+            opening_partition: Mutex::default(),
             refusal: OnceLock::new(),
             jobs: Some(jobs),
             thread: Some(thread),
@@ -252,9 +252,9 @@ impl Store for ChangelogStore {
     }
 
     fn open(&self, partition: PartitionId) -> Result<Opening, StoreError> {
-        let entering = self.entering.lock().remove(&partition);
-        let entering = match entering {
-            Some(entering) => entering,
+        let opening_partition = self.opening_partition.lock().remove(&partition);
+        let opening_partition = match opening_partition {
+            Some(opening_partition) => opening_partition,
             None if self.shared.partitions.open(partition).is_ok() => return Ok(Opening::Done),
             None => {
                 if !self
@@ -267,20 +267,22 @@ impl Store for ChangelogStore {
                         end: 0,
                     });
                 }
-                Entering::Reading(Box::new(Takeover::new(partition)))
+                OpeningPartition::Reading(Box::new(Takeover::new(partition)))
             }
         };
-        match entering.step(self, partition)? {
+        match opening_partition.step(self, partition)? {
             None => Ok(Opening::Done),
-            Some((entering, opening)) => {
-                self.entering.lock().insert(partition, entering);
+            Some((opening_partition, opening)) => {
+                self.opening_partition
+                    .lock()
+                    .insert(partition, opening_partition);
                 Ok(opening)
             }
         }
     }
 
     fn close(&self, partition: PartitionId) {
-        self.entering.lock().remove(&partition);
+        self.opening_partition.lock().remove(&partition);
         let owned = self
             .shared
             .partitions

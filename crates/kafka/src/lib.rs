@@ -5,6 +5,7 @@
     reason = "functions of librdkafka that rdkafka does not wrap"
 )]
 mod bootstrap;
+mod client_errors;
 mod config;
 mod context;
 mod local_copy;
@@ -20,7 +21,6 @@ mod seen;
 )]
 mod topic_id;
 mod topics;
-mod words;
 
 mod log;
 

@@ -6,9 +6,9 @@
 
 mod appends;
 mod cluster;
+mod dead_letter_codec;
+mod dead_letters;
 mod ends;
-mod letter;
-mod letters;
 #[expect(
     unsafe_code,
     reason = "rdkafka does not wrap fetching in batches without a group"
@@ -29,7 +29,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use tokio::sync::oneshot;
 use workspace_engine_core::log::{
-    Append, AppendError, AppendListener, Appended, Batch, DeadLetter, DeletedLetters, EventLog,
+    Append, AppendError, AppendListener, Appended, Batch, DeadLetter, DeletedDeadLetters, EventLog,
     ReadError, ReadLimit,
 };
 use workspace_engine_core::routing::Partitioner;
@@ -37,22 +37,22 @@ use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
 use crate::bootstrap;
+use crate::client_errors::ClientErrors;
 use crate::config::KafkaConfig;
 use crate::seen::SeenRecords;
-use crate::words::{self, Words};
 use appends::Appends;
 use cluster::Cluster;
-use letters::Letters;
+use dead_letters::DeadLetters;
 use native::{Client, Topic};
 use reader::READERS;
 use recovery::Recovery;
 use upkeep::Upkeep;
 
 /// Largest record that is appended; the topic may take less.
-const RECORD_BYTES_MOST: &str = "16777216";
+const MAX_RECORD_BYTES: &str = "16777216";
 
 /// Memory for what is fetched ahead, all partitions together, a fetch each.
-const FETCHED_KBYTES_MOST: u32 = 128 * 1024;
+const MAX_FETCHED_KBYTES: u32 = 128 * 1024;
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +111,7 @@ pub struct KafkaLog {
     recovery: Recovery,
     appends: Arc<Appends>,
     _upkeep: Upkeep,
-    letters: Letters,
+    dead_letters: DeadLetters,
     cluster: Arc<Cluster>,
     readers: [Arc<Topic>; READERS],
 }
@@ -155,7 +155,7 @@ impl KafkaLog {
             Arc::clone(&asking),
         ));
         let letter_topic = config.dead_letter_topic();
-        let letters = Letters::new(
+        let dead_letters = DeadLetters::new(
             Cluster::new(
                 &letter_topic,
                 &config.brokers,
@@ -179,7 +179,7 @@ impl KafkaLog {
             recovery,
             appends,
             _upkeep: upkeep,
-            letters,
+            dead_letters,
             cluster,
             readers,
         })
@@ -202,7 +202,7 @@ impl Drop for KafkaLog {
 
 /// A client that reads by itself, without a group.
 fn consumer(config: &KafkaConfig, role: &str, partitions: u32) -> Result<Arc<Client>, KafkaError> {
-    let client = reading(config, role, partitions).create_with_context(Words::default())?;
+    let client = reading(config, role, partitions).create_with_context(ClientErrors::default())?;
     let client = Arc::new(client);
     bootstrap::register(&client, &config.brokers, &config.topic);
     Ok(client)
@@ -221,7 +221,7 @@ fn recovering(config: &KafkaConfig) -> ClientConfig {
 
 fn reading(config: &KafkaConfig, role: &str, partitions: u32) -> ClientConfig {
     // Each partition has a share, with room for some records of the usual size.
-    let queued = (FETCHED_KBYTES_MOST / partitions.max(1)).clamp(1024, 8 * 1024);
+    let queued = (MAX_FETCHED_KBYTES / partitions.max(1)).clamp(1024, 8 * 1024);
     let defaults = [
         ("isolation.level", "read_committed"),
         ("fetch.queue.backoff.ms", "1"),
@@ -250,7 +250,7 @@ fn producer(config: &KafkaConfig) -> ClientConfig {
     let defaults = [
         ("compression.type", "lz4"),
         ("linger.ms", "2"),
-        ("message.max.bytes", RECORD_BYTES_MOST),
+        ("message.max.bytes", MAX_RECORD_BYTES),
         // A request that nobody acknowledges for so long is refused.
         ("message.timeout.ms", "30000"),
         ("reconnect.backoff.max.ms", "1000"),
@@ -356,8 +356,8 @@ impl EventLog for KafkaLog {
         Ok(())
     }
 
-    fn append_dead_letter(&self, letter: DeadLetter) -> Result<(), AppendError> {
-        self.letters.append(&self.appends, &letter)
+    fn append_dead_letter(&self, dead_letter: DeadLetter) -> Result<(), AppendError> {
+        self.dead_letters.append(&self.appends, &dead_letter)
     }
 
     fn dead_letters(
@@ -366,10 +366,10 @@ impl EventLog for KafkaLog {
         after: Option<(PartitionId, Offset)>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, ReadError> {
-        self.letters.list(workspace, after, limit)
+        self.dead_letters.list(workspace, after, limit)
     }
 
-    fn delete_dead_letters(&self, deleted: &[DeletedLetters]) -> Result<(), AppendError> {
-        self.letters.delete(&self.appends, deleted)
+    fn delete_dead_letters(&self, deleted: &[DeletedDeadLetters]) -> Result<(), AppendError> {
+        self.dead_letters.delete(&self.appends, deleted)
     }
 }

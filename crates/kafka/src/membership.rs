@@ -33,16 +33,16 @@ const POLL: Duration = Duration::from_millis(100);
 const TROUBLE_LOOK: Duration = Duration::from_secs(1);
 
 /// How long a refusal is told of at least: what follows from it may take a moment.
-const REFUSAL_LEAST: Duration = Duration::from_secs(2);
+const MIN_REFUSAL: Duration = Duration::from_secs(2);
 
 /// Heartbeats in the time after which a member that is silent is taken for dead.
 const HEARTBEATS_A_SESSION: u32 = 10;
 
 /// The client's own most between two looks at the group's events.
-const POLL_MOST: Duration = Duration::from_mins(5);
+const MAX_POLL: Duration = Duration::from_mins(5);
 
 /// How long such a look may take.
-const LOOK_MOST: Duration = Duration::from_millis(500);
+const MAX_LOOK: Duration = Duration::from_millis(500);
 
 /// Longest time before a member with a fatal error joins again.
 const MAX_REJOIN_WAIT: Duration = Duration::from_mins(1);
@@ -189,7 +189,7 @@ impl Membership {
         let heartbeat = config.session_timeout / HEARTBEATS_A_SESSION;
         let heartbeat = heartbeat.as_millis().clamp(100, 1_000).to_string();
         // The client refuses a session that is longer.
-        let poll_most = config.session_timeout.max(POLL_MOST);
+        let poll_most = config.session_timeout.max(MAX_POLL);
         let poll_most = poll_most.as_millis().to_string();
         let mut defaults = vec![
             ("group.id", config.group.as_str()),
@@ -555,7 +555,7 @@ fn watch(inner: &Inner) {
         silence.answered();
         // The connection of the other client alone may be broken.
         let topic = &inner.common.topic;
-        let confirm = limits.query.min(LOOK_MOST);
+        let confirm = limits.query.min(MAX_LOOK);
         if inner.common.protocol == GroupProtocol::Classic
             && coordinator_answers(&inner.member(), topic, confirm)
         {
@@ -611,7 +611,7 @@ fn look(consumer: &Member) -> Look {
         return Look::Fatal;
     }
     let has_connection_trouble = context.standing.lock().connections.is_some();
-    if has_connection_trouble && consumer.fetch_metadata(None, LOOK_MOST).is_ok() {
+    if has_connection_trouble && consumer.fetch_metadata(None, MAX_LOOK).is_ok() {
         tracing::info!("the brokers answer again");
         context.standing.lock().connections = None;
     }
@@ -643,12 +643,11 @@ fn is_taken_again(consumer: &Member) -> bool {
     let may_be = {
         let standing = context.standing.lock();
         let refusal = standing.refusal.as_ref();
-        standing.is_member
-            && refusal.is_some_and(|refusal| refusal.told_at.elapsed() > REFUSAL_LEAST)
+        standing.is_member && refusal.is_some_and(|refusal| refusal.told_at.elapsed() > MIN_REFUSAL)
     };
     may_be
         && generation(consumer.client()).is_some()
-        && ask_committed(consumer, &context.topic, PartitionId(0), LOOK_MOST).is_ok()
+        && ask_committed(consumer, &context.topic, PartitionId(0), MAX_LOOK).is_ok()
 }
 
 impl Standing {

@@ -6,12 +6,12 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use crate::client_errors::ClientErrors;
 use crate::config::{KafkaConfig, refusal};
 use crate::context::Plain;
-use crate::words::Words;
 
 /// How long the brokers may take for one answer.
-const ANSWER: Duration = Duration::from_secs(10);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Between two looks for a topic that is being created.
 const LOOK: Duration = Duration::from_millis(50);
@@ -20,10 +20,10 @@ const LOOK: Duration = Duration::from_millis(50);
 const LISTEN: Duration = Duration::from_millis(100);
 
 /// Largest record of the engine's own topics, 16 MiB: an entity is never larger than the event that set it.
-const RECORD_BYTES_MOST: u64 = 16 * 1024 * 1024;
+const MAX_RECORD_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How long a workspace that was removed is told of, 24 hours: longer than a copy on a disk is trusted.
-const REMOVAL_MS_LEAST: u64 = 24 * 60 * 60 * 1000;
+const MIN_REMOVAL_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Why the topics cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -135,8 +135,8 @@ pub fn prepare(config: &KafkaConfig) -> Result<u32, TopicError> {
             partitions,
             &[
                 ("cleanup.policy", "compact"),
-                ("delete.retention.ms", &REMOVAL_MS_LEAST.to_string()),
-                ("max.message.bytes", &RECORD_BYTES_MOST.to_string()),
+                ("delete.retention.ms", &MIN_REMOVAL_MS.to_string()),
+                ("max.message.bytes", &MAX_RECORD_BYTES.to_string()),
             ],
         )?,
     };
@@ -150,14 +150,14 @@ pub fn prepare(config: &KafkaConfig) -> Result<u32, TopicError> {
     }
     // Also of one that seems to be made here: another process may have been the first.
     topics.check(&changelog)?;
-    let letters = config.dead_letter_topic();
-    if topics.partitions(&letters)?.is_none() {
+    let dead_letters = config.dead_letter_topic();
+    if topics.partitions(&dead_letters)?.is_none() {
         topics.create(
-            &letters,
+            &dead_letters,
             1,
             &[
                 ("retention.ms", "-1"),
-                ("max.message.bytes", &RECORD_BYTES_MOST.to_string()),
+                ("max.message.bytes", &MAX_RECORD_BYTES.to_string()),
             ],
         )?;
     }
@@ -187,19 +187,19 @@ fn check<'a>(topic: &str, setting: impl Fn(&str) -> Option<&'a str>) -> Result<(
     let is_below = |found: &str, least: u64| found.parse().is_ok_and(|found: u64| found < least);
     let name = "delete.retention.ms";
     if let Some(found) = setting(name)
-        && is_below(found, REMOVAL_MS_LEAST)
+        && is_below(found, MIN_REMOVAL_MS)
     {
-        let value = REMOVAL_MS_LEAST.to_string();
+        let value = MIN_REMOVAL_MS.to_string();
         return Err(wrong(name, found, "at least 24 hours", value));
     }
     let name = "max.message.bytes";
     if let Some(found) = setting(name)
-        && is_below(found, RECORD_BYTES_MOST)
+        && is_below(found, MAX_RECORD_BYTES)
     {
         tracing::warn!(
             topic,
             found,
-            "max.message.bytes of the changelog is less than {RECORD_BYTES_MOST}: an entity that is larger cannot be \
+            "max.message.bytes of the changelog is less than {MAX_RECORD_BYTES}: an entity that is larger cannot be \
              saved, and its workspace gets no further"
         );
     }
@@ -210,7 +210,7 @@ struct Topics<'a> {
     config: &'a KafkaConfig,
     admin: AdminClient<Plain>,
     /// Asks what there is. What an admin client says of its brokers is told to nobody, so it is this one that is heard.
-    onlooker: BaseConsumer<Words>,
+    onlooker: BaseConsumer<ClientErrors>,
 }
 
 impl<'a> Topics<'a> {
@@ -221,7 +221,7 @@ impl<'a> Topics<'a> {
             .map_err(|error| TopicError::Client(refusal(&error)))?;
         let onlooker = config
             .client("topics", &[])
-            .create_with_context(Words::default())
+            .create_with_context(ClientErrors::default())
             .map_err(|error| TopicError::Client(refusal(&error)))?;
         Ok(Self {
             config,
@@ -235,7 +235,7 @@ impl<'a> Topics<'a> {
         // Of all topics: asking for one that does not exist would create it on most clusters, as it should not be.
         let metadata = self
             .onlooker
-            .fetch_metadata(None, ANSWER)
+            .fetch_metadata(None, ADMIN_TIMEOUT)
             .map_err(|error| self.unreachable(&error))?;
         self.onlooker.context().forget();
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
@@ -276,8 +276,8 @@ impl<'a> Topics<'a> {
             topic = topic.set(name, value);
         }
         let options = AdminOptions::new()
-            .request_timeout(Some(ANSWER))
-            .operation_timeout(Some(ANSWER));
+            .request_timeout(Some(ADMIN_TIMEOUT))
+            .operation_timeout(Some(ADMIN_TIMEOUT));
         let answers = wait(self.admin.create_topics([&topic], &options))
             .map_err(|error| refused(error.to_string()))?
             .map_err(|error| self.unreachable(&error))?;
@@ -303,7 +303,7 @@ impl<'a> Topics<'a> {
 
     /// Whether a topic keeps what a changelog must.
     fn check(&self, name: &str) -> Result<(), TopicError> {
-        let options = AdminOptions::new().request_timeout(Some(ANSWER));
+        let options = AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT));
         let asked = [ResourceSpecifier::Topic(name)];
         let answers = wait(self.admin.describe_configs(&asked, &options)).map_err(|error| {
             TopicError::Refused {
@@ -331,7 +331,7 @@ impl<'a> Topics<'a> {
                     topic = name,
                     %error,
                     "the settings of the changelog cannot be looked at: cleanup.policy must be compact, \
-                     delete.retention.ms at least {REMOVAL_MS_LEAST}, max.message.bytes at least {RECORD_BYTES_MOST}"
+                     delete.retention.ms at least {MIN_REMOVAL_MS}, max.message.bytes at least {MAX_RECORD_BYTES}"
                 );
                 Ok(())
             }
@@ -344,7 +344,7 @@ impl<'a> Topics<'a> {
 
     /// A topic that another engine creates is seen when the brokers have told each other.
     fn created_by_another(&self, name: &str) -> Result<u32, TopicError> {
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + ADMIN_TIMEOUT;
         loop {
             if let Some(partitions) = self.partitions(name)? {
                 return Ok(partitions);

@@ -69,7 +69,7 @@ impl fmt::Debug for Client {
 
 /// A body to post, with what belongs to it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Post<'a> {
+pub(crate) struct RequestBody<'a> {
     pub(crate) content_type: &'static str,
     pub(crate) body: &'a [u8],
     /// The producer's name and the number of the request, where repeats are to be recognised.
@@ -148,7 +148,7 @@ impl Client {
     pub(crate) fn post(
         &self,
         path: &str,
-        post: Post<'_>,
+        post: RequestBody<'_>,
         timeout: Duration,
     ) -> Result<Answer, ClientError> {
         let mut request = self
@@ -178,7 +178,7 @@ impl Client {
         timeout: Duration,
     ) -> Result<Answer, ClientError> {
         let body = document.to_string();
-        let post = Post {
+        let post = RequestBody {
             content_type: "application/json",
             body: body.as_bytes(),
             producer: None,

@@ -17,7 +17,7 @@ use layers::{InvalidSetting, Layers};
 use std::{
     env, fs, net::SocketAddr, num::NonZeroUsize, path::PathBuf, process, thread, time::Duration,
 };
-use workspace_engine_core::disk::{DataDirSpec, PARTITIONS_MOST};
+use workspace_engine_core::disk::{DataDirSpec, MAX_PARTITIONS};
 use workspace_engine_kafka::KafkaConfig;
 use workspace_lifecycle::Limits;
 
@@ -248,8 +248,8 @@ impl EngineSettings {
             kafka,
             store,
             database_files: DataDirSpec::default().open_files,
-            partitions: u32::try_from(layers.number("partitions", 1, PARTITIONS_MOST.into())?)
-                .unwrap_or(PARTITIONS_MOST),
+            partitions: u32::try_from(layers.number("partitions", 1, MAX_PARTITIONS.into())?)
+                .unwrap_or(MAX_PARTITIONS),
             owner,
             permits: narrow(layers.number("permits", 1, 1024)?),
             urgent_queue: narrow(layers.number("urgent-queue", 0, 1_000_000)?),

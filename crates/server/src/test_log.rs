@@ -138,7 +138,7 @@ impl EventLog for TestLog {
 
     fn delete_dead_letters(
         &self,
-        _: &[workspace_engine_core::log::DeletedLetters],
+        _: &[workspace_engine_core::log::DeletedDeadLetters],
     ) -> Result<(), AppendError> {
         Ok(())
     }

@@ -4,12 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::entering::Entering;
 use crate::id::Epoch;
 use crate::message::Message;
 use crate::metadata::MetadataError;
 use crate::progress::{Progress, Unit};
 use crate::state::State;
+use crate::state_change::StateChange;
 use crate::value::Value;
 use crate::workspace_status::{Locked, WorkspaceStatus};
 
@@ -59,7 +59,7 @@ impl Attempt {
     /// # Errors
     /// If a later load has begun.
     pub fn set_state(&self, state: State, message: impl Into<Message>) -> Result<(), AttemptError> {
-        self.enter(Entering::new(state, message.into()))
+        self.enter(StateChange::new(state, message.into()))
     }
 
     /// See [`WorkspaceStatus::set_parked`].
@@ -67,7 +67,7 @@ impl Attempt {
     /// # Errors
     /// If a later load has begun.
     pub fn set_parked(&self, reason: impl fmt::Display) -> Result<(), AttemptError> {
-        self.enter(Entering::parked(reason))
+        self.enter(StateChange::parked(reason))
     }
 
     /// See [`WorkspaceStatus::set_retrying`].
@@ -80,7 +80,7 @@ impl Attempt {
         attempt: u32,
         next_retry_in: Duration,
     ) -> Result<(), AttemptError> {
-        self.enter(Entering::retrying(reason, attempt, next_retry_in))
+        self.enter(StateChange::retrying(reason, attempt, next_retry_in))
     }
 
     /// See [`WorkspaceStatus::update_metadata`].
@@ -119,8 +119,8 @@ impl Attempt {
         Ok(self.status.replace_progress(locked, phase, unit, total))
     }
 
-    fn enter(&self, entering: Entering) -> Result<(), AttemptError> {
-        self.status.enter_locked(self.lock()?, entering);
+    fn enter(&self, state_change: StateChange) -> Result<(), AttemptError> {
+        self.status.enter_locked(self.lock()?, state_change);
         Ok(())
     }
 

@@ -28,7 +28,7 @@ pub struct SystemClock;
 const AHEAD_COUNTS_NANOS: u64 = 100_000_000;
 
 /// Clocks that were read further apart than this do not tell by how much one is ahead: the thread was held up.
-const APART_NANOS_MOST: u64 = 10_000;
+const MAX_APART_NANOS: u64 = 10_000;
 
 /// By how much the wall clock is ahead of the monotonic one.
 struct Ahead {
@@ -71,7 +71,7 @@ impl Ahead {
         let wall = wall();
         let monotonic_nanos = monotonic();
         if is_alone {
-            if monotonic_nanos.saturating_sub(before) <= APART_NANOS_MOST {
+            if monotonic_nanos.saturating_sub(before) <= MAX_APART_NANOS {
                 let ahead = wall.0.wrapping_sub(before);
                 self.nanos.store(ahead, Ordering::Relaxed);
                 let until = monotonic_nanos.saturating_add(AHEAD_COUNTS_NANOS);
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn the_clocks_are_those_of_the_standard_library() {
-        let apart = Duration::from_nanos(APART_NANOS_MOST);
+        let apart = Duration::from_nanos(MAX_APART_NANOS);
         let before = (SystemTime::now() - apart, std::time::Instant::now());
         let first = (SystemClock.wall(), SystemClock.monotonic());
         let second = (SystemClock.wall(), SystemClock.monotonic());
@@ -317,7 +317,7 @@ mod tests {
         let reads = std::cell::Cell::new(0);
         let slow = || {
             reads.set(reads.get() + 1);
-            reads.get() * (APART_NANOS_MOST + 1)
+            reads.get() * (MAX_APART_NANOS + 1)
         };
         assert_eq!(ahead.now(slow, || WallNanos(7)).wall, WallNanos(7));
         assert_eq!(ahead.now(slow, || WallNanos(8)).wall, WallNanos(8));

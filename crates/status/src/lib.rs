@@ -58,7 +58,7 @@ mod wakeups;
 
 mod feed;
 
-mod entering;
+mod state_change;
 mod workspace_status;
 
 mod attempt;

@@ -11,7 +11,6 @@ use parking_lot::{Mutex, MutexGuard};
 use crate::attempt::{Attempt, AttemptError, StaleEpoch};
 use crate::change::ChangeKind;
 use crate::clock::Moment;
-use crate::entering::Entering;
 use crate::history::Core;
 use crate::id::{Epoch, Revision, WorkspaceId};
 use crate::message::Message;
@@ -20,6 +19,7 @@ use crate::progress::{Progress, ProgressCell, ProgressReport, Unit};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::state::State;
+use crate::state_change::StateChange;
 use crate::value::Value;
 
 /// The status of one workspace. A new one is `initializing`, in epoch 1, with an empty
@@ -156,7 +156,7 @@ impl WorkspaceStatus {
 
     /// Enters a state, or says something new about the one it is in.
     pub fn set_state(&self, state: State, message: impl Into<Message>) {
-        self.enter(Entering::new(state, message.into()));
+        self.enter(StateChange::new(state, message.into()));
     }
 
     /// Enters `error`, parked: somebody has to do something.
@@ -166,13 +166,13 @@ impl WorkspaceStatus {
 
     /// Enters `error`, parked: somebody has to do something, and `reason` says what.
     pub fn set_parked(&self, reason: impl fmt::Display) {
-        self.enter(Entering::parked(reason));
+        self.enter(StateChange::parked(reason));
     }
 
     /// Enters `error`, to be tried again: `attempt` attempts have failed, the next one
     /// starts `next_retry_in` from now.
     pub fn set_retrying(&self, reason: impl fmt::Display, attempt: u32, next_retry_in: Duration) {
-        self.enter(Entering::retrying(reason, attempt, next_retry_in));
+        self.enter(StateChange::retrying(reason, attempt, next_retry_in));
     }
 
     /// Sets a metadatum. One that says so already is no change: nobody is told, and the
@@ -222,9 +222,9 @@ impl WorkspaceStatus {
         epoch: Epoch,
         message: impl Into<Message>,
     ) -> Result<Attempt, StaleEpoch> {
-        let entering = Entering {
+        let state_change = StateChange {
             epoch: Some(epoch),
-            ..Entering::new(State::Initializing, message.into())
+            ..StateChange::new(State::Initializing, message.into())
         };
         let core = self.core.lock();
         let current = core.head().epoch;
@@ -236,7 +236,7 @@ impl WorkspaceStatus {
             });
         }
         self.word.fetch_or(BEGUN, Ordering::Relaxed);
-        self.enter_locked(core, entering);
+        self.enter_locked(core, state_change);
         Ok(Attempt::new(Arc::clone(self), epoch))
     }
 
@@ -257,16 +257,16 @@ impl WorkspaceStatus {
     }
 
     #[inline]
-    fn enter(&self, entering: Entering) {
-        self.enter_locked(self.core.lock(), entering);
+    fn enter(&self, state_change: StateChange) {
+        self.enter_locked(self.core.lock(), state_change);
     }
 
-    pub(crate) fn enter_locked(&self, mut core: Locked<'_>, entering: Entering) {
+    pub(crate) fn enter_locked(&self, mut core: Locked<'_>, state_change: StateChange) {
         let now = self.shared.clock.now();
-        let Entering {
+        let StateChange {
             to, message, epoch, ..
-        } = entering;
-        let error = (to == State::Error).then(|| entering.failure.info(message.clone(), now));
+        } = state_change;
+        let error = (to == State::Error).then(|| state_change.failure.info(message.clone(), now));
         let from = core.head().state;
         let held_for = now
             .monotonic_nanos

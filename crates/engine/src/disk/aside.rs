@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Most files of one name that are set aside within a second.
-const SAME_SECOND_MAX: u32 = 1000;
+const MAX_SAME_SECOND: u32 = 1000;
 
 /// Renames a file or a directory to `NAME.set-aside-SECONDS` beside it, durably, and returns where it is now.
 pub(crate) fn set_aside(path: &Path) -> Result<PathBuf, DiskError> {
@@ -16,7 +16,7 @@ pub(crate) fn set_aside(path: &Path) -> Result<PathBuf, DiskError> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".set-aside-{seconds}"));
     let plain = path.with_file_name(&name);
-    let numbered = (2..=SAME_SECOND_MAX).map(|number| {
+    let numbered = (2..=MAX_SAME_SECOND).map(|number| {
         let mut name = name.clone();
         name.push(format!("-{number}"));
         path.with_file_name(name)

@@ -33,7 +33,7 @@ const ITEM_HEAD_BYTES: usize = 21;
 const READ_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Most copies of one journal that are set aside.
-const COPIES_MOST: u32 = 100;
+const MAX_COPIES: u32 = 100;
 
 /// What the journals of a database hold.
 #[derive(Debug, Default)]
@@ -136,7 +136,7 @@ pub(crate) fn cut(journal: &Path, position: u64) -> Result<(), DiskError> {
 /// Copies a damaged journal into the data directory, durably and for good, before it is cut.
 pub(crate) fn set_aside(journal: &Path, dir: &Path) -> Result<PathBuf, DiskError> {
     let name = journal.file_stem().unwrap_or_default().display();
-    let free = (1..=COPIES_MOST)
+    let free = (1..=MAX_COPIES)
         .map(|number| dir.join(format!("damaged-{name}-{number}.jnl")))
         .find(|copy| !copy.exists());
     let copy = free.ok_or_else(|| {

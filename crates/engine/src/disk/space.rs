@@ -9,7 +9,7 @@ use super::WriteError;
 use std::path::{Path, PathBuf};
 
 /// Most of the reserve that is kept free beside what is known to be needed.
-const RESERVE_BYTES_MOST: u64 = 64 * 1024 * 1024;
+const MAX_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The reserve is at most this part of the disk, so that small disks can be used too.
 const RESERVE_PART_OF_DISK: u64 = 16;
@@ -59,7 +59,7 @@ impl FreeSpace {
 }
 
 fn reserve(space: Space) -> u64 {
-    RESERVE_BYTES_MOST.min(space.total_bytes / RESERVE_PART_OF_DISK)
+    MAX_RESERVE_BYTES.min(space.total_bytes / RESERVE_PART_OF_DISK)
 }
 
 /// Mebibytes with one digit behind the point, rounded up.
@@ -98,7 +98,7 @@ mod tests {
             );
         };
         check(32 << 20, 2 << 20);
-        check(1 << 40, RESERVE_BYTES_MOST);
+        check(1 << 40, MAX_RESERVE_BYTES);
     }
 
     #[test]

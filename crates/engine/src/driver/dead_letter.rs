@@ -46,7 +46,7 @@ impl<W: Workspace> Driver<W> {
             .map_or(0, |since| {
                 u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
             });
-        let letter = DeadLetter {
+        let dead_letter = DeadLetter {
             topic: log.topic().to_owned(),
             partition: self.id,
             offset,
@@ -56,7 +56,7 @@ impl<W: Workspace> Driver<W> {
             reason,
             skipped_at_ms,
         };
-        match log.append_dead_letter(letter) {
+        match log.append_dead_letter(dead_letter) {
             Ok(()) => {
                 self.shared.counters.dead_letters.add(1);
                 Input::DeadLettered { slot, offset }

@@ -7,7 +7,7 @@ use workspace_status::{Epoch, WorkspaceId};
 
 use super::apply::panic_text;
 use crate::jobs::EraseJob;
-use crate::log::DeletedLetters;
+use crate::log::DeletedDeadLetters;
 use crate::message::Message;
 use crate::shared::Shared;
 use crate::store::{Erase, StoreError};
@@ -34,16 +34,16 @@ pub(crate) fn erase<W: Workspace>(shared: &Shared<W>, job: EraseJob<W>) {
             }
         }
         EraseJob::Workspace {
-            post,
+            assignment,
             slot,
             id,
             epoch,
             erasure,
         } => {
-            let partition = post.id();
+            let partition = assignment.id();
             let erased = {
                 // Held until the store has answered, so that an assignment does not end in the middle of it.
-                let place = post.begin_save();
+                let place = assignment.begin_save();
                 if place.is_none() {
                     Err(EraseFailure::Failed(
                         "the partition is handed over".to_owned(),
@@ -79,7 +79,7 @@ pub(crate) fn erase<W: Workspace>(shared: &Shared<W>, job: EraseJob<W>) {
                 }
             };
             // An assignment that was lost needs no answer.
-            let _ = post.tell(Message::Input(input));
+            let _ = assignment.tell(Message::Input(input));
         }
     }
 }
@@ -132,12 +132,12 @@ fn erase_one<W: Workspace>(
                 .store
                 .delete(erase(below))
                 .map_err(|error| failure(&error))?;
-            let letters = DeletedLetters {
+            let dead_letters = DeletedDeadLetters {
                 workspace_id: id.clone(),
                 partition,
                 below,
             };
-            let left_over = shared.log.delete_dead_letters(&[letters]).err();
+            let left_over = shared.log.delete_dead_letters(&[dead_letters]).err();
             Ok(Erased {
                 stored: deletion.epoch,
                 next_offset: deletion.next_offset,

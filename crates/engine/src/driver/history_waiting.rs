@@ -18,13 +18,13 @@ const RECORDS_PER_WRITE: usize = 4096;
 
 /// Most transitions that wait for a store which does not take them, some hundred bytes each;
 /// beyond, the oldest are given up and counted as lost.
-const RECORDS_WAITING_MOST: usize = 65_536;
+const MAX_RECORDS_WAITING: usize = 65_536;
 
 /// How long to wait after the store took something not.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Longest wait between two attempts with a workspace that is refused again and again.
-const RETRY_AFTER_MOST: Duration = Duration::from_secs(30);
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// After this many refused workspaces a write ends and goes on later: a store that takes
 /// nothing at all must not be asked for every workspace each time.
@@ -200,7 +200,7 @@ impl Waiting {
                 Answer::Settled => {}
                 Answer::Refused(error) => {
                     *refusals += 1;
-                    refused.retry_after = (refused.retry_after * 2).min(RETRY_AFTER_MOST);
+                    refused.retry_after = (refused.retry_after * 2).min(MAX_RETRY_AFTER);
                     refused.retry_at = now + refused.retry_after;
                     if refused.told.as_ref() != Some(&error) {
                         tracing::error!(workspace = %id, %error, "the history of a workspace cannot be written; it is tried again");
@@ -249,7 +249,7 @@ impl Waiting {
 
     /// Gives up the oldest of too many: of the refused workspace that has most of them, as long as there is one.
     fn keep_few(&mut self, counters: &EngineCounters) {
-        let mut excess = self.count().saturating_sub(RECORDS_WAITING_MOST);
+        let mut excess = self.count().saturating_sub(MAX_RECORDS_WAITING);
         while excess > 0 {
             let most = self
                 .refused
@@ -516,12 +516,12 @@ pub(super) mod tests {
         let error = StoreError::Unavailable("away".to_owned());
         store.against.lock().insert(id("acme"), error);
         let mut waiting = Waiting::default();
-        let most = u64::try_from(RECORDS_WAITING_MOST).expect("small");
+        let most = u64::try_from(MAX_RECORDS_WAITING).expect("small");
         for number in 1..=most + 7 {
             waiting.push(transition("acme", 1, number));
         }
         waiting.write(&store, &counters, Instant::now());
-        assert_eq!(waiting.count(), RECORDS_WAITING_MOST);
+        assert_eq!(waiting.count(), MAX_RECORDS_WAITING);
         assert_eq!(counters.history_lost.get(), 7);
         store.against.lock().clear();
         waiting.write(&store, &counters, Instant::now() + RETRY_AFTER);

@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use workspace_lifecycle::{Input, LoadFailure, Slot};
 use workspace_status::{Epoch, WorkspaceId};
 
+use crate::assignment::Assignment;
 use crate::message::Message;
-use crate::post::Post;
 use crate::shared::Shared;
 use crate::workspace::Workspace;
 
@@ -40,7 +40,7 @@ pub(crate) enum Returned {
 
 /// A load under way, as its thread and the watch see it.
 pub(crate) struct RunningLoad<W> {
-    post: Arc<Post<W>>,
+    assignment: Arc<Assignment<W>>,
     id: WorkspaceId,
     slot: Slot,
     epoch: Epoch,
@@ -103,7 +103,7 @@ impl<W> RunningLoads<W> {
     /// Notes a load that begins; `None` where an earlier one of the same workspace still hangs.
     pub(crate) fn begin(
         &self,
-        post: &Arc<Post<W>>,
+        assignment: &Arc<Assignment<W>>,
         id: &WorkspaceId,
         slot: Slot,
         epoch: Epoch,
@@ -115,7 +115,7 @@ impl<W> RunningLoads<W> {
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let load = Arc::new(RunningLoad {
-            post: Arc::clone(post),
+            assignment: Arc::clone(assignment),
             id: id.clone(),
             slot,
             epoch,
@@ -208,11 +208,11 @@ fn abandon<W: Workspace>(
         timeout.as_secs_f32()
     );
     tracing::error!(
-        workspace = %load.id, partition = %load.post.id(), epoch = %load.epoch,
+        workspace = %load.id, partition = %load.assignment.id(), epoch = %load.epoch,
         replaced = may_replace, "{reason}"
     );
     shared.counters.load_failures.add(1);
-    let _ = load.post.tell(Message::Input(Input::LoadFailed {
+    let _ = load.assignment.tell(Message::Input(Input::LoadFailed {
         slot: load.slot,
         epoch: load.epoch,
         claimed: load.is_claimed(),

@@ -32,13 +32,16 @@ pub(crate) enum Then {
 
 /// Does one load and answers the partition.
 pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
-    let (post, slot, epoch) = (Arc::clone(&job.post), job.slot, job.epoch);
-    let partition = post.id();
-    let Some((number, running)) = shared.running_loads.begin(&post, &job.id, slot, epoch) else {
+    let (assignment, slot, epoch) = (Arc::clone(&job.assignment), job.slot, job.epoch);
+    let partition = assignment.id();
+    let Some((number, running)) = shared
+        .running_loads
+        .begin(&assignment, &job.id, slot, epoch)
+    else {
         let reason =
             "an earlier load of it still hangs; the next begins when that has ended".to_owned();
         drop(job);
-        let _ = post.tell(Message::Input(Input::LoadFailed {
+        let _ = assignment.tell(Message::Input(Input::LoadFailed {
             slot,
             epoch,
             claimed: false,
@@ -85,7 +88,7 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
     };
     drop(job);
     // An assignment that is over needs no answer; what was loaded goes with it.
-    let _ = post.tell(message);
+    let _ = assignment.tell(message);
     shared.release_permit();
     Then::TakesTheNext
 }
@@ -100,7 +103,7 @@ fn try_load<W: Workspace>(
         .store
         .claim(Claim {
             id: job.id.clone(),
-            partition: job.post.id(),
+            partition: job.assignment.id(),
             epoch: job.epoch,
             owner: shared.config.owner.clone(),
             first_offset: job.first_offset,

@@ -99,7 +99,7 @@ impl<W: Workspace> Driver<W> {
                 return;
             }
         };
-        self.post.announced().begin(&id);
+        self.assignment.announced().begin(&id);
         match status.begin_attempt(epoch, format!("assigned with partition {partition}")) {
             Ok(attempt) => {
                 let topic = Value::from(self.shared.log.topic());
@@ -172,7 +172,7 @@ impl<W: Workspace> Driver<W> {
         let local = self.local(slot);
         local.attempt = None;
         if let Some(status) = local.status.take() {
-            let is_unloaded = self.shared.is_current(&self.post);
+            let is_unloaded = self.shared.is_current(&self.assignment);
             let absent = AbsentWorkspace::leaving(&status.snapshot(), partition, is_unloaded);
             self.shared.left.lock().push(status);
             let leave = || {

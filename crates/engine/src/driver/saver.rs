@@ -30,9 +30,12 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, jobs: &Receiver<SaveJob<W>>)
 
 fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
     let began = Instant::now();
-    let posts: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.post)).collect();
+    let assignments: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.assignment)).collect();
     // Held until the store has answered, so that an assignment does not end in the middle of its save.
-    let places: Vec<_> = posts.iter().map(|post| post.begin_save()).collect();
+    let places: Vec<_> = assignments
+        .iter()
+        .map(|assignment| assignment.begin_save())
+        .collect();
     let mut partitions = Vec::with_capacity(jobs.len());
     let mut slots = Vec::new();
     let mut saves = Vec::new();
@@ -41,12 +44,12 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
         if place.is_none() {
             continue;
         }
-        let asked = Asked::SavesOf(job.post.id());
-        if let Err(error) = shared.store.takes_saves(job.post.id()) {
+        let asked = Asked::SavesOf(job.assignment.id());
+        if let Err(error) = shared.store.takes_saves(job.assignment.id()) {
             let reason = error.to_string();
             shared.counters.save_failures.add(1);
             tell(shared, asked, &error);
-            let _ = job.post.tell(Message::SaveFailed {
+            let _ = job.assignment.tell(Message::SaveFailed {
                 back: job.saves,
                 reason,
             });
@@ -54,7 +57,7 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
         }
         shared.store_answered(asked, Ok(()));
         let workspaces = job.saves.len();
-        partitions.push((job.post, job.committed, job.refused, workspaces));
+        partitions.push((job.assignment, job.committed, job.refused, workspaces));
         for (slot, save) in job.saves {
             slots.push(slot);
             saves.push(save);
@@ -65,7 +68,7 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
     }
     let committed: Vec<_> = partitions
         .iter()
-        .map(|(post, committed, ..)| (post.id(), *committed))
+        .map(|(assignment, committed, ..)| (assignment.id(), *committed))
         .collect();
     // The database asserts on some damage; a panic must not end the only thread that saves.
     let saved = catch_unwind(AssertUnwindSafe(|| shared.store.save(&saves, &committed)))
@@ -92,7 +95,7 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
             .map(|SaveRefused { id, epoch, error }| ((id, epoch), error))
             .collect::<HashMap<_, _>>()
     });
-    for (post, _, refused, workspaces) in partitions {
+    for (assignment, _, refused, workspaces) in partitions {
         let of_partition = saves.by_ref().take(workspaces);
         let message = match &outcome {
             Ok(refusals) => answer(of_partition, refused, refusals),
@@ -102,7 +105,7 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
             },
         };
         // An assignment that was lost needs no answer.
-        let _ = post.tell(message);
+        let _ = assignment.tell(message);
     }
 }
 
@@ -164,13 +167,13 @@ pub(crate) fn micros(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::assignment::Assignment;
     use crate::config::EngineConfig;
     use crate::disk::{DataDir, DataDirSpec};
     use crate::driver::history_waiting::tests::Choosy;
     use crate::entities::Entities;
     use crate::log::{EmbeddedLog, EmbeddedLogConfig};
     use crate::populate::BeginEmpty;
-    use crate::post::Post;
     use crate::shared::Queues;
     use crate::store::{MemoryStore, Store};
     use crossbeam_channel::bounded;
@@ -196,9 +199,9 @@ mod tests {
         (path, shared)
     }
 
-    fn job(post: &Arc<Post<Entities>>, committed: u64) -> SaveJob<Entities> {
+    fn job(assignment: &Arc<Assignment<Entities>>, committed: u64) -> SaveJob<Entities> {
         SaveJob {
-            post: Arc::clone(post),
+            assignment: Arc::clone(assignment),
             saves: Vec::new(),
             refused: Vec::new(),
             committed: Offset(committed),

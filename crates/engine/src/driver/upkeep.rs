@@ -21,8 +21,8 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>) {
     while !shared.ending.load(Ordering::Acquire) {
         std::thread::park_timeout(SAMPLE_EVERY);
         shared.tracker.sample_progress();
-        for post in shared.posts() {
-            post.sample_rate();
+        for assignment in shared.assignments() {
+            assignment.sample_rate();
         }
         show_queue(shared);
         if trimmed_at.elapsed() >= shared.config.trim_every {

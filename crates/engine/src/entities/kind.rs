@@ -19,7 +19,7 @@ use crate::workspace::Rejection;
 pub(super) type Place = u32;
 
 /// So many slots of entities that are gone are kept after a save, and one for each [`GONE_SHARE`] that are there.
-const GONE_LEAST: usize = 64;
+const MIN_GONE: usize = 64;
 const GONE_SHARE: usize = 4;
 
 #[derive(Debug, Default)]
@@ -131,7 +131,7 @@ impl Kind {
     /// Lets go of entities that are gone, once they are many. Places change: nobody may hold one.
     pub(super) fn tidy(&mut self) {
         let gone = self.slots.len() - self.live;
-        let few = self.live > 0 && gone <= GONE_LEAST + self.live / GONE_SHARE;
+        let few = self.live > 0 && gone <= MIN_GONE + self.live / GONE_SHARE;
         if gone == 0 || few {
             return;
         }
@@ -450,6 +450,6 @@ mod tests {
             }
             kind.tidy();
         }
-        assert!(kind.slots.len() <= 2 * GONE_LEAST, "{}", kind.slots.len());
+        assert!(kind.slots.len() <= 2 * MIN_GONE, "{}", kind.slots.len());
     }
 }

@@ -17,10 +17,10 @@ pub(super) struct Scanned<'a> {
 }
 
 /// The deepest nesting that is read here: a bit for each level tells objects from arrays.
-const DEPTH_MOST: u32 = 64;
+const MAX_DEPTH: u32 = 64;
 
 /// More digits than this may not fit.
-const TIMESTAMP_DIGITS_MOST: usize = 18;
+const MAX_TIMESTAMP_DIGITS: usize = 18;
 
 /// Reads an event, or says nothing.
 pub(super) fn scan(json: &[u8]) -> Option<Scanned<'_>> {
@@ -134,7 +134,7 @@ impl<'a> Cursor<'a> {
         self.number()?;
         let digits = self.text.get(from..self.at)?;
         // The general parser takes a zero below zero for a fraction.
-        let is_usual = digits.len() <= TIMESTAMP_DIGITS_MOST && digits != "-0";
+        let is_usual = digits.len() <= MAX_TIMESTAMP_DIGITS && digits != "-0";
         is_usual.then(|| digits.parse().ok()).flatten()
     }
 
@@ -158,7 +158,7 @@ impl<'a> Cursor<'a> {
             match self.peek()? {
                 open @ (b'{' | b'[') => {
                     self.at += 1;
-                    if depth == DEPTH_MOST {
+                    if depth == MAX_DEPTH {
                         return None;
                     }
                     let is_object = open == b'{';

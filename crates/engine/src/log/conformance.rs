@@ -192,9 +192,9 @@ pub fn read_all(log: &dyn EventLog, partition: PartitionId, from: Offset) -> Bat
 }
 
 /// Keeps a dead letter. One that was kept without an answer may be kept again.
-pub fn keep(log: &dyn EventLog, letter: &DeadLetter) {
+pub fn keep(log: &dyn EventLog, dead_letter: &DeadLetter) {
     insist(
-        || log.append_dead_letter(letter.clone()),
+        || log.append_dead_letter(dead_letter.clone()),
         |error| matches!(error, AppendError::Unavailable(_)),
     )
     .expect("kept");
@@ -402,7 +402,7 @@ fn requests_of_many_threads_share_the_log_without_gaps(log: &dyn EventLog) {
 }
 
 fn a_dead_letter_is_kept_once_by_its_address_and_workspace(log: &dyn EventLog) {
-    let letter = |partition, offset, workspace: &str| DeadLetter {
+    let dead_letter = |partition, offset, workspace: &str| DeadLetter {
         topic: log.topic().to_owned(),
         partition: PartitionId(partition),
         offset: Offset(offset),
@@ -413,10 +413,10 @@ fn a_dead_letter_is_kept_once_by_its_address_and_workspace(log: &dyn EventLog) {
         skipped_at_ms: 5,
     };
     let kept = [
-        letter(0, 3, "bad"),
-        letter(0, 3, "bad-2"),
-        letter(0, 900, "other"),
-        letter(1, 1, "bad"),
+        dead_letter(0, 3, "bad"),
+        dead_letter(0, 3, "bad-2"),
+        dead_letter(0, 900, "other"),
+        dead_letter(1, 1, "bad"),
     ];
     for place in [3, 1, 0, 2, 0, 3] {
         keep(log, &kept[place]);

@@ -5,7 +5,7 @@
 //! their key, only in their value.
 
 use super::partitions::{Shared, append_error};
-use super::{AppendError, DeadLetter, DeletedLetters, ReadError};
+use super::{AppendError, DeadLetter, DeletedDeadLetters, ReadError};
 use crate::disk::codec::{Damage, Reader, Writer};
 use crate::disk::describe;
 use bytes::Bytes;
@@ -20,9 +20,9 @@ const ADDRESS_BYTES: usize = 12;
 const BEHIND_ALL_IDS: u8 = 0xff;
 
 /// Keeps a letter durably; one of the same workspace with the same address stays as it is.
-pub(super) fn append(shared: &Shared, letter: &DeadLetter) -> Result<(), AppendError> {
-    let address = address_key(letter.partition, letter.offset);
-    let key = [&address[..], letter.workspace_id.as_str().as_bytes()].concat();
+pub(super) fn append(shared: &Shared, dead_letter: &DeadLetter) -> Result<(), AppendError> {
+    let address = address_key(dead_letter.partition, dead_letter.offset);
+    let key = [&address[..], dead_letter.workspace_id.as_str().as_bytes()].concat();
     let read = |key: &[u8]| {
         let value = shared.dead_letters.get(key);
         value.map_err(|error| AppendError::Unavailable(describe(&error)))
@@ -33,11 +33,11 @@ pub(super) fn append(shared: &Shared, letter: &DeadLetter) -> Result<(), AppendE
     // One that cannot be read stays beside the new one.
     if let Some(old) = read(&address)?
         && let Ok(old) = decode(&address, old.into())
-        && old.workspace_id == letter.workspace_id
+        && old.workspace_id == dead_letter.workspace_id
     {
         return Ok(());
     }
-    let value = encode(&key, letter);
+    let value = encode(&key, dead_letter);
     let bytes = value.len() + key.len();
     let mut batch = shared.dir.database().batch();
     batch.insert(&shared.dead_letters, key, value);
@@ -56,30 +56,30 @@ pub(super) fn list(
         let address = address_key(partition, offset);
         Bound::Excluded([&address[..], &[BEHIND_ALL_IDS]].concat())
     });
-    let mut letters: Vec<DeadLetter> = Vec::new();
+    let mut dead_letters: Vec<DeadLetter> = Vec::new();
     for entry in shared.dead_letters.range((from, Bound::Unbounded)) {
         let (key, value) = entry
             .into_inner()
             .map_err(|error| ReadError::Unavailable(describe(&error)))?;
         let (partition, offset) = address(&key);
         let same_address = |last: &DeadLetter| (last.partition, last.offset) == (partition, offset);
-        if letters.len() >= limit && !letters.last().is_some_and(same_address) {
+        if dead_letters.len() >= limit && !dead_letters.last().is_some_and(same_address) {
             break;
         }
-        let letter = decode(&key, value.into()).map_err(|reason| ReadError::Corrupt {
+        let dead_letter = decode(&key, value.into()).map_err(|reason| ReadError::Corrupt {
             partition,
             offset,
             reason: format!("its dead letter: {reason}"),
         })?;
-        if workspace.is_none_or(|workspace| *workspace == letter.workspace_id) {
-            letters.push(letter);
+        if workspace.is_none_or(|workspace| *workspace == dead_letter.workspace_id) {
+            dead_letters.push(dead_letter);
         }
     }
-    Ok(letters)
+    Ok(dead_letters)
 }
 
 /// Removes letters of workspaces that were deleted; all are looked at once, however many workspaces there are.
-pub(super) fn delete(shared: &Shared, deleted: &[DeletedLetters]) -> Result<(), AppendError> {
+pub(super) fn delete(shared: &Shared, deleted: &[DeletedDeadLetters]) -> Result<(), AppendError> {
     let unreadable = |error: &fjall::Error| AppendError::Unavailable(describe(error));
     let by_place: HashMap<(PartitionId, &WorkspaceId), Offset> = deleted
         .iter()
@@ -96,7 +96,7 @@ pub(super) fn delete(shared: &Shared, deleted: &[DeletedLetters]) -> Result<(), 
                 .and_then(|id| WorkspaceId::new(id).ok()),
             None => decode(&key, value.into())
                 .ok()
-                .map(|letter| letter.workspace_id),
+                .map(|dead_letter| dead_letter.workspace_id),
         };
         let below = id.and_then(|id| by_place.get(&(partition, &id)).copied());
         if below.is_some_and(|below| offset < below) {
@@ -124,14 +124,14 @@ fn address(key: &[u8]) -> (PartitionId, Offset) {
     )
 }
 
-fn encode(key: &[u8], letter: &DeadLetter) -> Vec<u8> {
+fn encode(key: &[u8], dead_letter: &DeadLetter) -> Vec<u8> {
     Writer::default()
-        .u64(letter.skipped_at_ms)
-        .block(letter.topic.as_bytes())
-        .block(letter.workspace_id.as_str().as_bytes())
-        .block(letter.reason.as_bytes())
-        .optional_block(letter.key.as_deref())
-        .optional_block(letter.value.as_deref())
+        .u64(dead_letter.skipped_at_ms)
+        .block(dead_letter.topic.as_bytes())
+        .block(dead_letter.workspace_id.as_str().as_bytes())
+        .block(dead_letter.reason.as_bytes())
+        .optional_block(dead_letter.key.as_deref())
+        .optional_block(dead_letter.value.as_deref())
         .seal(key)
 }
 

@@ -7,11 +7,11 @@ use super::gaps::{Gap, Loss, read_gaps};
 use super::partitions::{
     Partition, RetentionConfig, Shared, append_error, offset_of, record_bytes,
 };
-use super::producers::{PRODUCER_ID_BYTES_MOST, Producer, Producers};
-use super::record::{self, KEY_BYTES_MOST, RECORD_OVERHEAD_BYTES};
+use super::producers::{MAX_PRODUCER_ID_BYTES, Producer, Producers};
+use super::record::{self, MAX_KEY_BYTES, RECORD_OVERHEAD_BYTES};
 use super::writer::{ContinueAt, Request, Tail, Work, Writer};
 use super::{
-    Append, AppendError, AppendListener, Appended, Batch, DeadLetter, DeletedLetters, EventLog,
+    Append, AppendError, AppendListener, Appended, Batch, DeadLetter, DeletedDeadLetters, EventLog,
     ReadError, ReadLimit, dead_letters,
 };
 use crate::disk::{DataDir, DiskError, LostRange, WriteError};
@@ -26,10 +26,10 @@ use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
 /// Most requests that wait for the next group commit; one more is answered with [`AppendError::Busy`].
-pub const QUEUED_REQUESTS_MOST: usize = 1024;
+pub const MAX_QUEUED_REQUESTS: usize = 1024;
 
 /// Most bytes of events that wait; beyond, only a request that finds the queue empty is taken.
-pub const QUEUED_BYTES_MOST: usize = 64 * 1024 * 1024;
+pub const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 
 /// How an embedded log is to be.
 #[derive(Debug, Clone)]
@@ -95,7 +95,7 @@ impl EmbeddedLog {
             trouble: Mutex::new(None),
             listener: RwLock::new(None),
         });
-        let (queue, requests) = crossbeam_channel::bounded(QUEUED_REQUESTS_MOST);
+        let (queue, requests) = crossbeam_channel::bounded(MAX_QUEUED_REQUESTS);
         let writer = Writer::new(Arc::clone(&shared), requests, producers, tails);
         // A thread of its own, because a commit blocks on the disk.
         let writer = std::thread::Builder::new()
@@ -126,12 +126,12 @@ const GAP_BYTES: usize = 64;
 
 /// Options of a keyspace of records: written in order, read in order, never looked up by chance.
 fn record_options(dir: &DataDir) -> KeyspaceCreateOptions {
-    const LEAST: u64 = 4 * 1024 * 1024;
-    const MOST: u64 = 32 * 1024 * 1024;
+    const MIN_BYTES: u64 = 4 * 1024 * 1024;
+    const MAX_BYTES: u64 = 32 * 1024 * 1024;
     // All partitions together reach their tables before the journals reach their limit.
     let share = dir.journal_bytes() / u64::from(dir.partitions().max(1));
     KeyspaceCreateOptions::default()
-        .max_memtable_size(share.clamp(LEAST, MOST))
+        .max_memtable_size(share.clamp(MIN_BYTES, MAX_BYTES))
         .filter_policy(fjall::config::FilterPolicy::disabled())
         .data_block_size_policy(fjall::config::BlockSizePolicy::all(16 * 1024))
 }
@@ -293,7 +293,7 @@ impl EventLog for EmbeddedLog {
             bytes,
         };
         let sent = match &self.queue {
-            Some(queue) if queued == 0 || queued.saturating_add(bytes) <= QUEUED_BYTES_MOST => {
+            Some(queue) if queued == 0 || queued.saturating_add(bytes) <= MAX_QUEUED_BYTES => {
                 queue.try_send(Work::Append(request))
             }
             Some(_) => Err(TrySendError::Full(Work::Append(request))),
@@ -388,8 +388,8 @@ impl EventLog for EmbeddedLog {
         answered.recv().map_err(|_| AppendError::Closed)?
     }
 
-    fn append_dead_letter(&self, letter: DeadLetter) -> Result<(), AppendError> {
-        dead_letters::append(&self.shared, &letter)
+    fn append_dead_letter(&self, dead_letter: DeadLetter) -> Result<(), AppendError> {
+        dead_letters::append(&self.shared, &dead_letter)
     }
 
     fn dead_letters(
@@ -401,16 +401,16 @@ impl EventLog for EmbeddedLog {
         dead_letters::list(&self.shared, workspace, after, limit)
     }
 
-    fn delete_dead_letters(&self, deleted: &[DeletedLetters]) -> Result<(), AppendError> {
+    fn delete_dead_letters(&self, deleted: &[DeletedDeadLetters]) -> Result<(), AppendError> {
         dead_letters::delete(&self.shared, deleted)
     }
 }
 
 fn check(append: &Append) -> Result<(), AppendError> {
     if let Some(producer) = &append.producer {
-        if producer.producer_id.is_empty() || producer.producer_id.len() > PRODUCER_ID_BYTES_MOST {
+        if producer.producer_id.is_empty() || producer.producer_id.len() > MAX_PRODUCER_ID_BYTES {
             return Err(AppendError::Producer(format!(
-                "ids have 1 to {PRODUCER_ID_BYTES_MOST} bytes"
+                "ids have 1 to {MAX_PRODUCER_ID_BYTES} bytes"
             )));
         }
         if producer.sequence == 0 {
@@ -421,7 +421,7 @@ fn check(append: &Append) -> Result<(), AppendError> {
         append
             .events
             .iter()
-            .all(|(id, _)| id.as_str().len() <= KEY_BYTES_MOST),
+            .all(|(id, _)| id.as_str().len() <= MAX_KEY_BYTES),
         "ids are short"
     );
     Ok(())

@@ -24,7 +24,7 @@ pub struct RetentionConfig {
 }
 
 /// Most records that a read makes room for before it has seen one.
-const RECORDS_RESERVED_MOST: usize = 4096;
+const MAX_RECORDS_RESERVED: usize = 4096;
 
 /// What readers and the writer share.
 pub(super) struct Shared {
@@ -116,7 +116,7 @@ impl Partition {
         let until = limit.until.min(high_watermark);
         let expected = usize::try_from(until.since(from)).unwrap_or(usize::MAX);
         let mut batch = Batch {
-            records: Vec::with_capacity(expected.min(limit.records).min(RECORDS_RESERVED_MOST)),
+            records: Vec::with_capacity(expected.min(limit.records).min(MAX_RECORDS_RESERVED)),
             next_offset: from,
             high_watermark,
         };

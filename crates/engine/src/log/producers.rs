@@ -22,13 +22,13 @@ pub const ANSWERS_KEPT: usize = 8;
 
 /// Most producers that are remembered. For a new one beyond them, the one that was silent the longest is forgotten and
 /// begins again with request 1; but none that was heard within [`PRODUCER_IDLE`]: then the new one is refused.
-pub const PRODUCERS_MOST: usize = 10_000;
+pub const MAX_PRODUCERS: usize = 10_000;
 
 /// A producer that was silent for less than this is never forgotten: it may still repeat its last requests.
 pub const PRODUCER_IDLE: Duration = Duration::from_hours(1);
 
 /// Most bytes of a producer's name.
-pub const PRODUCER_ID_BYTES_MOST: usize = 255;
+pub const MAX_PRODUCER_ID_BYTES: usize = 255;
 
 /// What is known of one producer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -173,7 +173,7 @@ fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-/// All producers that are remembered, about [`PRODUCERS_MOST`].
+/// All producers that are remembered, about [`MAX_PRODUCERS`].
 #[derive(Debug, Default)]
 pub(crate) struct Producers {
     by_id: HashMap<String, Producer>,
@@ -281,7 +281,7 @@ impl Staged<'_> {
             self.room(MAX_PRODUCERS_OF_PREFIX, excess, silent)?;
         }
         let silent = self.silent().map(|(used, _)| used);
-        self.room(PRODUCERS_MOST, self.excess(self.new + 1), silent)?;
+        self.room(MAX_PRODUCERS, self.excess(self.new + 1), silent)?;
         Ok(verdict)
     }
 
@@ -308,7 +308,7 @@ impl Staged<'_> {
 
     /// How many are too many with so many new ones.
     fn excess(&self, new: usize) -> usize {
-        (self.base.by_id.len() + new).saturating_sub(PRODUCERS_MOST)
+        (self.base.by_id.len() + new).saturating_sub(MAX_PRODUCERS)
     }
 
     fn excess_of(&self, prefix: &str, new: usize) -> usize {
@@ -513,7 +513,7 @@ mod tests {
     /// As many producers as are remembered, each heard a millisecond after the one before.
     fn full() -> Producers {
         let mut producers = Producers::default();
-        for (now_ms, i) in (NOW_MS..).zip(0..PRODUCERS_MOST) {
+        for (now_ms, i) in (NOW_MS..).zip(0..MAX_PRODUCERS) {
             send(&mut producers, now_ms, &format!("p{i}")).expect("there is room");
         }
         producers
@@ -527,7 +527,7 @@ mod tests {
         assert_eq!(
             refused,
             AppendError::Producers {
-                most: PRODUCERS_MOST,
+                most: MAX_PRODUCERS,
                 retry_after: left
             }
         );
@@ -544,7 +544,7 @@ mod tests {
         assert_eq!(send(&mut producers, NOW_MS + 60_000, "p0"), Ok(Vec::new()));
         let repeat = producers.stage(NOW_MS).judge(&asked("p1", 1));
         assert!(matches!(repeat, Ok(Verdict::Repeated(_))));
-        assert_eq!(producers.len(), PRODUCERS_MOST);
+        assert_eq!(producers.len(), MAX_PRODUCERS);
     }
 
     #[test]
@@ -596,7 +596,7 @@ mod tests {
         let changes = staged.changes();
         assert_eq!(changes.forgotten, ["p1", "p2"]);
         producers.apply(changes);
-        assert_eq!(producers.len(), PRODUCERS_MOST);
+        assert_eq!(producers.len(), MAX_PRODUCERS);
         assert!(matches!(
             producers.stage(now_ms).judge(&asked("p0", 2)),
             Ok(Verdict::Repeated(_))
@@ -615,7 +615,7 @@ mod tests {
         let changes = staged.changes();
         assert_eq!(changes.forgotten, Vec::<String>::new());
         producers.apply(changes);
-        assert_eq!(producers.len(), PRODUCERS_MOST + 1);
+        assert_eq!(producers.len(), MAX_PRODUCERS + 1);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! The producers that a log remembers, in the order in which they were last heard: which of them is forgotten for a new
 //! one.
 
-use super::PRODUCERS_MOST;
+use super::MAX_PRODUCERS;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Most producers of one prefix that are remembered, so that a token that is limited to a prefix cannot take the places
 /// of all.
-pub const MAX_PRODUCERS_OF_PREFIX: usize = PRODUCERS_MOST / 10;
+pub const MAX_PRODUCERS_OF_PREFIX: usize = MAX_PRODUCERS / 10;
 
 /// The prefix of a producer's name: what stands before the first slash, which is the prefix of a token. A name without a
 /// slash has none.

@@ -18,7 +18,7 @@ const HAS_VALUE: u8 = 2;
 const HEAD_BYTES: usize = 19;
 
 /// Most bytes of a key.
-pub(crate) const KEY_BYTES_MOST: usize = u16::MAX as usize;
+pub(crate) const MAX_KEY_BYTES: usize = u16::MAX as usize;
 
 /// Bytes that a record takes in the database beside its key and value.
 pub(crate) const RECORD_OVERHEAD_BYTES: usize = HEAD_BYTES + CHECKSUM_BYTES + 8;

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use workspace_lifecycle::{Offset, PartitionId};
 
 /// A group is closed when it holds this many bytes, which bounds the memory and the time of a commit.
-const GROUP_BYTES_MOST: usize = 8 * 1024 * 1024;
+const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
 
 /// What the writer is asked for.
 pub(super) enum Work {
@@ -96,7 +96,7 @@ impl Writer {
             };
             let mut bytes = first.bytes;
             let mut group = vec![first];
-            while bytes < GROUP_BYTES_MOST
+            while bytes < MAX_GROUP_BYTES
                 && let Ok(work) = self.queue.try_recv()
             {
                 match work {

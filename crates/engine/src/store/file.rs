@@ -18,7 +18,7 @@ mod names;
 
 use super::{
     Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Save, SaveRefused,
-    Store, StoreError, StoredWorkspace, continued::Continued, fence,
+    Store, StoreError, StoredWorkspace, epoch_numbering::EpochNumbering, fence,
 };
 use crate::disk::{DirLock, DiskError, aside};
 use entries::{End, Entries, ReadFailure};
@@ -33,14 +33,14 @@ use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
 
 /// Files below this size are never compacted.
-const COMPACTED_BYTES_LEAST: u64 = 1024 * 1024;
+const MIN_COMPACTED_BYTES: u64 = 1024 * 1024;
 
 /// Lines that a file may hold beside twice its entries before it is compacted.
 const EXCESS_LINES: u64 = 1_000;
 
 /// From this many files on, the file system is synced as a whole.
 #[cfg(target_os = "linux")]
-const SINGLE_SYNCS_MOST: usize = 32;
+const MAX_SINGLE_SYNCS: usize = 32;
 
 /// A store in a directory of its own.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ pub struct FileStore {
 struct Slot {
     end: Option<End>,
     history: Option<history::End>,
-    continued: Continued,
+    epoch_numbering: EpochNumbering,
 }
 
 impl FileStore {
@@ -276,7 +276,7 @@ impl FileStore {
         std::fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
         // Where it fails, the file is read again.
         let end = slot.history.take();
-        let end = history::append(&path, id, end, &mut slot.continued, records)
+        let end = history::append(&path, id, end, &mut slot.epoch_numbering, records)
             .map_err(|failure| read_error(&path, failure))?;
         slot.history = Some(end);
         self.dirty.lock().insert(dir.to_owned());
@@ -300,7 +300,7 @@ impl FileStore {
     /// Rewrites a file of which more than half is out of date.
     fn compact(&self, id: &WorkspaceId, slot: &mut Slot) {
         let Some(end) = &slot.end else { return };
-        if end.bytes < COMPACTED_BYTES_LEAST || end.lines < end.about.entries * 2 + EXCESS_LINES {
+        if end.bytes < MIN_COMPACTED_BYTES || end.lines < end.about.entries * 2 + EXCESS_LINES {
             return;
         }
         let path = self.entries_path(id);
@@ -334,7 +334,7 @@ impl FileStore {
 
     fn sync_dirs(&self, dirs: &BTreeSet<PathBuf>) -> io::Result<()> {
         #[cfg(target_os = "linux")]
-        if dirs.len() > SINGLE_SYNCS_MOST {
+        if dirs.len() > MAX_SINGLE_SYNCS {
             return Ok(rustix::fs::syncfs(std::fs::File::open(&self.root)?)?);
         }
         for dir in dirs {

@@ -9,7 +9,7 @@ mod places;
 
 mod cache;
 mod import;
-mod piece;
+mod import_batch;
 
 pub use cache::{CacheChange, CacheKey, CachePlace};
 pub(super) use layout::DAMAGED_AT_SOURCE;
@@ -23,7 +23,7 @@ use crate::disk::{DataDir, DiskError, WriteError, describe, is_damage};
 use bytes::Bytes;
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable};
 use history::History;
-use layout::{About, Condition, KEY_BYTES_MOST};
+use layout::{About, Condition, MAX_KEY_BYTES};
 use parking_lot::{Mutex, MutexGuard};
 use places::Places;
 use std::collections::BTreeSet;
@@ -584,12 +584,12 @@ fn keyed<'a>(
             Change::Unset { kind, id } => (kind, id),
         };
         let key = layout::entry_key(id, kind, entity);
-        if key.len() > KEY_BYTES_MOST {
+        if key.len() > MAX_KEY_BYTES {
             return Err(StoreError::Refused {
                 kind: kind.chars().take(64).collect(),
                 id: entity.chars().take(64).collect(),
                 reason: format!(
-                    "workspace, kind and id together have {} bytes, more than {KEY_BYTES_MOST}",
+                    "workspace, kind and id together have {} bytes, more than {MAX_KEY_BYTES}",
                     key.len()
                 ),
             });

@@ -1,8 +1,9 @@
 //! The memory store: for tests, and for engines that rebuild everything from the log.
 
 use super::{
-    Change, Claim, Deletion, EntrySink, Erase, HISTORY_TRANSITIONS_MOST, HistoryCursor,
-    HistoryRecord, Save, SaveRefused, Store, StoreError, StoredEntry, StoredWorkspace, fence,
+    Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord,
+    MAX_HISTORY_TRANSITIONS, Save, SaveRefused, Store, StoreError, StoredEntry, StoredWorkspace,
+    fence,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -205,7 +206,7 @@ impl Store for MemoryStore {
             history
                 .entry((record.epoch, record.sequence))
                 .or_insert(record);
-            while history.len() > HISTORY_TRANSITIONS_MOST {
+            while history.len() > MAX_HISTORY_TRANSITIONS {
                 history.pop_first();
             }
         }

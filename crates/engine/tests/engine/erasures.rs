@@ -214,8 +214,8 @@ fn check_deleted(service: &Service, text: &str) {
     assert!(engine.workspace(&id(text)).is_none());
     assert_eq!(engine.stored(&id(text)).unwrap(), None);
     assert_eq!(engine.history(&id(text), None, 10).unwrap(), []);
-    let letters = engine.log().dead_letters(Some(&id(text)), None, 10);
-    assert_eq!(letters.unwrap(), []);
+    let dead_letters = engine.log().dead_letters(Some(&id(text)), None, 10);
+    assert_eq!(dead_letters.unwrap(), []);
 }
 
 /// The workspace that begins with the first event after the deletion.

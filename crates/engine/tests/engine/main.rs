@@ -282,18 +282,18 @@ fn a_poison_event_parks_its_workspace_alone_until_it_is_skipped() {
     service.wait_applied("bad", after);
     let (events, entities) = service.contents("bad");
     assert_eq!((events, entities.len()), (2, 2));
-    let letters = service
+    let dead_letters = service
         .log
         .dead_letters(Some(&id("bad")), None, 10)
         .unwrap();
     assert_eq!(
-        letters
+        dead_letters
             .iter()
-            .map(|letter| letter.offset)
+            .map(|dead_letter| dead_letter.offset)
             .collect::<Vec<_>>(),
         [poison]
     );
-    assert!(String::from_utf8_lossy(letters[0].value.as_ref().unwrap()).contains("exploded"));
+    assert!(String::from_utf8_lossy(dead_letters[0].value.as_ref().unwrap()).contains("exploded"));
     service.stop();
 
     let service: Service = Service::start(directory.path());

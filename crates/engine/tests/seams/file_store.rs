@@ -4,8 +4,7 @@ use workspace_engine_core::store::conformance::{
     claim_of, erase_of, id, load, save, save_of, set, transition, unset,
 };
 use workspace_engine_core::store::{
-    Change, FileStore, HISTORY_TRANSITIONS_MOST, HistoryRecord, Save, SaveRefused, Store,
-    StoreError,
+    Change, FileStore, HistoryRecord, MAX_HISTORY_TRANSITIONS, Save, SaveRefused, Store, StoreError,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 
@@ -371,7 +370,7 @@ fn a_damaged_or_missing_index_is_refused() {
 fn history_keeps_the_newest_transitions() {
     let path = tempfile::tempdir().expect("a directory");
     let store = FileStore::open(path.path()).expect("opened");
-    let most = u64::try_from(HISTORY_TRANSITIONS_MOST).expect("small");
+    let most = u64::try_from(MAX_HISTORY_TRANSITIONS).expect("small");
     for first in (1..=most + 5_000).step_by(500) {
         store
             .append_history(
@@ -384,13 +383,13 @@ fn history_keeps_the_newest_transitions() {
     let all = store
         .history(&id("acme"), None, usize::MAX)
         .expect("readable");
-    assert_eq!(all.len(), HISTORY_TRANSITIONS_MOST);
+    assert_eq!(all.len(), MAX_HISTORY_TRANSITIONS);
     assert_eq!(all.last().map(|record| record.sequence), Some(most + 5_000));
     let lines = std::fs::read_to_string(path.path().join("acme/history.jsonl"))
         .expect("text")
         .lines()
         .count();
-    assert!(lines <= HISTORY_TRANSITIONS_MOST + 2_500, "{lines}");
+    assert!(lines <= MAX_HISTORY_TRANSITIONS + 2_500, "{lines}");
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn check_store(store: &dyn Store) {
     );
 }
 
-fn letter() -> DeadLetter {
+fn dead_letter() -> DeadLetter {
     DeadLetter {
         topic: "workspace-events".to_owned(),
         partition: PartitionId(1),
@@ -118,7 +118,7 @@ fn fill_dir(path: &Path) {
         }
         append(&log, request("acme", 3, Some(("producer-1", 1)))).expect("appended");
         append(&log, request("other", 2, Some(("producer-1", 2)))).expect("appended");
-        log.append_dead_letter(letter()).expect("kept");
+        log.append_dead_letter(dead_letter()).expect("kept");
         fill_store(&store);
     }
 }
@@ -172,14 +172,14 @@ fn check_dir(path: &Path) {
     }
     let of_another = DeadLetter {
         workspace_id: id("other"),
-        ..letter()
+        ..dead_letter()
     };
-    for letter in [letter(), of_another.clone(), letter()] {
-        log.append_dead_letter(letter).expect("kept");
+    for dead_letter in [dead_letter(), of_another.clone(), dead_letter()] {
+        log.append_dead_letter(dead_letter).expect("kept");
     }
     assert_eq!(
         log.dead_letters(None, None, 10).expect("listed"),
-        [letter(), of_another]
+        [dead_letter(), of_another]
     );
     check_store(&LsmStore::open(&dir).expect("opened"));
 }

@@ -19,10 +19,10 @@ use super::Shared;
 use super::ownership::{LogLoss, LossKind, OwnershipRecord, loss_of};
 use super::partitions::{Owned, Standing};
 use super::producer::Record;
-use super::record::{self, RECORD_BYTES_MOST};
+use super::record::{self, MAX_RECORD_BYTES};
 
 /// How long the brokers may take to say where the events begin.
-const ANSWER: Duration = Duration::from_secs(1);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is asked of the writer.
 #[derive(Debug)]
@@ -306,7 +306,7 @@ impl Draft {
         for change in &changes {
             let (key, value) = record::encode(change);
             let bytes = key.len() + value.as_ref().map_or(0, Vec::len);
-            if bytes > RECORD_BYTES_MOST {
+            if bytes > MAX_RECORD_BYTES {
                 return Err(too_large(change, bytes));
             }
             encoded.push((key, value));
@@ -450,7 +450,7 @@ fn from_what_is_there(shared: &Shared, owned: &Owned, erase: Erase) -> Result<Er
     };
     let (low, _) = shared
         .readers
-        .ends_of_events(&shared.topic, erase.partition, ANSWER)?;
+        .ends_of_events(&shared.topic, erase.partition, QUERY_TIMEOUT)?;
     let next_offset = erase.next_offset.min(Offset(loss.from.max(low)));
     Ok(Erase {
         next_offset,
@@ -470,7 +470,7 @@ fn too_large(change: &CacheChange, bytes: usize) -> StoreError {
     StoreError::Refused {
         kind: kind.chars().take(64).collect(),
         id: id.chars().take(64).collect(),
-        reason: format!("its record has {bytes} bytes, more than {RECORD_BYTES_MOST}"),
+        reason: format!("its record has {bytes} bytes, more than {MAX_RECORD_BYTES}"),
     }
 }
 

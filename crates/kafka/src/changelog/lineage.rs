@@ -12,10 +12,10 @@ use super::reader::Ends;
 
 /// A cache that was complete longer ago may lack removals that compaction has forgotten since: brokers keep
 /// a tombstone for a day by default (`delete.retention.ms`), and the reading takes its time too.
-const CACHE_AGE_MOST: Duration = Duration::from_hours(12);
+const MAX_CACHE_AGE: Duration = Duration::from_hours(12);
 
-/// As [`CACHE_AGE_MOST`] for a cache that was not complete yet and does not know its lineage.
-const UNFINISHED_AGE_MOST: Duration = Duration::from_hours(1);
+/// As [`MAX_CACHE_AGE`] for a cache that was not complete yet and does not know its lineage.
+const MAX_UNFINISHED_AGE: Duration = Duration::from_hours(1);
 
 /// What is done with a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +38,14 @@ pub(super) fn fate(place: &CachePlace, topic: &str, ends: Ends, committed: Optio
             Fate::SetAside("it is of another changelog than the group's offset")
         }
         Some(_) if is_beyond => Fate::SetAside("the changelog ends before it does"),
-        Some(_) if is_within && age <= CACHE_AGE_MOST => Fate::Continue,
+        Some(_) if is_within && age <= MAX_CACHE_AGE => Fate::Continue,
         Some(_) if committed.is_some() => Fate::Forget,
         Some(_) => Fate::SetAside(
             "it cannot be told whether the changelog is the one that it is a copy of",
         ),
         None if place.source != source(topic, None) => Fate::SetAside("it is of another changelog"),
         None if is_beyond => Fate::SetAside("the changelog ends before it does"),
-        None if is_within && age <= UNFINISHED_AGE_MOST => Fate::Continue,
+        None if is_within && age <= MAX_UNFINISHED_AGE => Fate::Continue,
         None => Fate::Forget,
     }
 }
@@ -104,7 +104,7 @@ mod tests {
             let place = CachePlace {
                 source: source(TOPIC, lineage),
                 position,
-                landmark: 0,
+                last_assignment_offset: 0,
                 highest_epoch: Epoch::new(1),
                 at_ms: now_ms() - u64::try_from(hours(age).as_millis()).unwrap_or_default(),
             };
@@ -122,7 +122,7 @@ mod tests {
         let place = CachePlace {
             source: source("another", Some(7)),
             position: 20,
-            landmark: 0,
+            last_assignment_offset: 0,
             highest_epoch: Epoch::new(1),
             at_ms: now_ms(),
         };

@@ -22,20 +22,20 @@ use crate::context;
 /// A transaction that takes longer is aborted by the coordinator. Whoever takes a partition over from a process that
 /// died in its first transaction on it waits for so long, and for the coordinator to look (every ten seconds by default):
 /// no longer than for the session of the member that died, if that is within these bounds.
-const TRANSACTION_LEAST: Duration = Duration::from_secs(10);
-const TRANSACTION_MOST: Duration = Duration::from_secs(30);
+const MIN_TRANSACTION: Duration = Duration::from_secs(10);
+const MAX_TRANSACTION: Duration = Duration::from_secs(30);
 
 /// How much of that a transaction may take until its commit, as a divisor; the rest is for the commit itself.
 const UNTIL_COMMIT: u32 = 2;
 
 /// The same where the time is long.
-const UNTIL_COMMIT_MOST: Duration = Duration::from_secs(10);
+const MAX_UNTIL_COMMIT: Duration = Duration::from_secs(10);
 
 /// How long the client may say nothing beyond the time it was given, before it is taken for stuck.
 const STUCK: Duration = Duration::from_secs(2);
 
 /// Most clients that are left stuck: each keeps its threads, connections and buffers for good.
-const STUCK_MOST: usize = 4;
+const MAX_STUCK: usize = 4;
 
 /// How long it is asked whether a commit was done.
 const COMMIT: Duration = Duration::from_secs(20);
@@ -47,8 +47,8 @@ const INIT: Duration = Duration::from_secs(5);
 const ABORT: Duration = Duration::from_secs(10);
 
 /// Wait between two attempts to get a producer.
-const BACKOFF_LEAST: Duration = Duration::from_millis(100);
-const BACKOFF_MOST: Duration = Duration::from_secs(5);
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// Wait when the client's queue is full.
 const FULL: Duration = Duration::from_millis(5);
@@ -182,15 +182,15 @@ impl Transactions {
         // Made at once, so that a property that the client does not take is told when the store is opened.
         let first = connect(&client, &config.brokers, &config.changelog_topic())?;
         let whole = milliseconds(client.get("transaction.timeout.ms"));
-        let whole = whole.unwrap_or(TRANSACTION_LEAST);
+        let whole = whole.unwrap_or(MIN_TRANSACTION);
         Ok(Self {
-            until_commit: (whole / UNTIL_COMMIT).min(UNTIL_COMMIT_MOST),
+            until_commit: (whole / UNTIL_COMMIT).min(MAX_UNTIL_COMMIT),
             topic: config.changelog_topic(),
             config: client,
             brokers: config.brokers.clone(),
             id: id.into(),
             state: State::Starting(first),
-            backoff: BACKOFF_LEAST,
+            backoff: MIN_BACKOFF,
             calls: Arc::new(()),
         })
     }
@@ -201,7 +201,7 @@ impl Transactions {
         match &self.state {
             State::Ready(_) => return Ok(()),
             State::None { again_at, reason } if now < *again_at => return Err(reason.clone()),
-            State::None { reason, .. } if self.stuck() >= STUCK_MOST => {
+            State::None { reason, .. } if self.stuck() >= MAX_STUCK => {
                 return Err(format!(
                     "{} clients do not come back from their calls, and no further one is made until one does: {reason}",
                     self.stuck()
@@ -226,7 +226,7 @@ impl Transactions {
                 self.without(words)
             });
         }
-        self.backoff = BACKOFF_LEAST;
+        self.backoff = MIN_BACKOFF;
         let nothing = State::None {
             again_at: now,
             reason: String::new(),
@@ -388,7 +388,7 @@ impl Transactions {
             again_at: Instant::now() + self.backoff,
             reason: reason.clone(),
         };
-        self.backoff = (self.backoff * 2).min(BACKOFF_MOST);
+        self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
         reason
     }
 }
@@ -412,7 +412,7 @@ fn transaction_timeout(config: &KafkaConfig) -> Duration {
     config
         .session_timeout
         .max(longest.unwrap_or_default())
-        .clamp(TRANSACTION_LEAST, TRANSACTION_MOST)
+        .clamp(MIN_TRANSACTION, MAX_TRANSACTION)
 }
 
 fn milliseconds(text: Option<&str>) -> Option<Duration> {
@@ -553,7 +553,7 @@ mod tests {
             ..KafkaConfig::default()
         };
         let mut transactions = Transactions::new(&config, "id").expect("the client takes it");
-        let mut stuck = vec![Arc::clone(&transactions.calls); STUCK_MOST];
+        let mut stuck = vec![Arc::clone(&transactions.calls); MAX_STUCK];
         transactions.without("stuck".to_owned());
         let now_due = |transactions: &mut Transactions| {
             if let State::None { again_at, .. } = &mut transactions.state {

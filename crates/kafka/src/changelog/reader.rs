@@ -16,10 +16,10 @@ use crate::context::Plain;
 use crate::polled::{self, poll};
 
 /// Most partitions that are read at the same time: each consumer has threads and buffers of its own.
-const READERS_MOST: usize = 4;
+const MAX_READERS: usize = 4;
 
 /// Most events of a consumer that nobody has used for a while.
-const STALE_EVENTS_MOST: usize = 10_000;
+const MAX_STALE_EVENTS: usize = 10_000;
 
 type Client = BaseConsumer<Plain>;
 
@@ -155,7 +155,7 @@ impl Readers {
     /// Lends a consumer; none while all are lent.
     pub(super) fn lend(self: &Arc<Self>) -> Result<Option<Reader>, StoreError> {
         let mut pool = self.pool.lock();
-        if pool.lent >= READERS_MOST {
+        if pool.lent >= MAX_READERS {
             return Ok(None);
         }
         let idle = pool.idle.pop();
@@ -167,7 +167,7 @@ impl Readers {
         };
         if let Some(consumer) = &reader.consumer {
             // Troubles that it met while nobody used it.
-            for _ in 0..STALE_EVENTS_MOST {
+            for _ in 0..MAX_STALE_EVENTS {
                 if consumer.poll(Duration::ZERO).is_none() {
                     break;
                 }

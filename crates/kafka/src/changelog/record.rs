@@ -26,7 +26,7 @@ use super::ownership::OwnershipRecord;
 const VERSION: u8 = 1;
 
 /// The longest record that is written: what the topic takes in one batch, less what a batch adds.
-pub(super) const RECORD_BYTES_MOST: usize = 16 * 1024 * 1024 - 64 * 1024;
+pub(super) const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024 - 64 * 1024;
 
 const OWNERSHIP: u8 = b'a';
 const WORKSPACE: u8 = b'w';

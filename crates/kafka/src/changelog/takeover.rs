@@ -39,7 +39,7 @@ const DECIDED: Duration = Duration::from_millis(300);
 const AT_ONCE: Duration = Duration::from_millis(200);
 
 /// How long the brokers may take for one answer.
-const ANSWER: Duration = Duration::from_secs(1);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long it may take to find out whether the log still holds what was read of it.
 const COMPARED: Duration = Duration::from_secs(5);
@@ -101,7 +101,7 @@ enum Phase {
         ends: Ends,
     },
     /// Is the landmark of the cache still where it was?
-    Landmark {
+    LastAssignment {
         reader: Reader,
         place: CachePlace,
         ends: Ends,
@@ -117,16 +117,16 @@ enum Phase {
 
 struct Reading {
     reader: Reader,
-    portion: Portion,
+    unimported: UnimportedRecords,
 }
 
 /// What was read and is not in the cache yet, and what is known of the whole.
-struct Portion {
+struct UnimportedRecords {
     place: CachePlace,
     lineage: Option<u64>,
     /// Whether it is read from its beginning: then an ownership record of another lineage only follows one.
     is_whole: bool,
-    landmark: Landmark,
+    last_assignment: LastAssignment,
     changes: Vec<CacheChange>,
     bytes: usize,
     ends: Ends,
@@ -134,7 +134,7 @@ struct Portion {
 
 /// The record by which a changelog is known again: the ownership record that the cache has seen last.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Landmark {
+enum LastAssignment {
     /// The last one that was seen; none where nobody has owned the partition before.
     Seen(Option<OwnershipRecord>),
     /// It was not where it had been: a newer one of the same lineage must come.
@@ -235,19 +235,19 @@ impl Takeover {
                     Phase::Ends
                 }
                 Phase::Ends => {
-                    let partitions = shared.readers.partitions(ANSWER)?;
+                    let partitions = shared.readers.partitions(QUERY_TIMEOUT)?;
                     shared.partition_count.store(partitions, Ordering::Relaxed);
                     self.topic_id = self.ask_topic_id(shared)?;
                     let readers = &shared.readers;
                     let (low, high) =
-                        readers.ends_of_events(&shared.topic, self.partition, ANSWER)?;
+                        readers.ends_of_events(&shared.topic, self.partition, QUERY_TIMEOUT)?;
                     self.events = (Offset(low), Offset(high));
-                    let ends = readers.ends(self.partition, ANSWER)?;
+                    let ends = readers.ends(self.partition, QUERY_TIMEOUT)?;
                     self.end = ends.high;
                     Phase::Stable { ends }
                 }
                 Phase::Stable { ends } => self.wait_stable(shared, cache, ends)?,
-                Phase::Landmark {
+                Phase::LastAssignment {
                     reader,
                     place,
                     ends,
@@ -260,13 +260,13 @@ impl Takeover {
                 Phase::Read(mut reading) => match self.read(shared, cache, &mut reading, until)? {
                     Progress::Done(taken) => return Ok(Step::Done(taken)),
                     Progress::Reading => {
-                        self.position = reading.portion.place.position;
+                        self.position = reading.unimported.place.position;
                         Phase::Read(reading)
                     }
                     Progress::DoesNotFit => {
-                        let Reading { reader, portion } = *reading;
+                        let Reading { reader, unimported } = *reading;
                         let why = "it is of another changelog";
-                        self.replace(shared, cache, reader, portion.ends, why)?
+                        self.replace(shared, cache, reader, unimported.ends, why)?
                     }
                 },
             };
@@ -296,7 +296,7 @@ impl Takeover {
                 fence(self.partition, shared, writer);
             }
         }
-        match self.ask_once(shared, ANSWER)? {
+        match self.ask_once(shared, QUERY_TIMEOUT)? {
             Answer::Committed(offset) => Ok(offset),
             Answer::Undecided(error) => Err(self.not_told(&error)),
         }
@@ -327,7 +327,7 @@ impl Takeover {
     /// A topic whose id is refused, or that is not there now, is taken for the one that was there.
     fn ask_topic_id(&self, shared: &Shared) -> Result<Option<TopicId>, StoreError> {
         let topic = &shared.topic;
-        shared.group.topic_id(topic, ANSWER).or_else(|error| {
+        shared.group.topic_id(topic, QUERY_TIMEOUT).or_else(|error| {
             let is_refusal = matches!(
                 error.rdkafka_error_code(),
                 Some(
@@ -383,7 +383,7 @@ impl Takeover {
         ends: Ends,
     ) -> Result<Phase, StoreError> {
         let now = if ends.stable < ends.high {
-            shared.readers.ends(self.partition, ANSWER)?
+            shared.readers.ends(self.partition, QUERY_TIMEOUT)?
         } else {
             ends
         };
@@ -408,15 +408,16 @@ impl Takeover {
             Some((Fate::Forget, _)) | None => return self.read_all(shared, cache, reader, ends),
         };
         self.position = place.position;
-        let landmark = lineage_of(&place, topic).map(|_| place.landmark);
-        match landmark {
-            None => self.read_from(shared, reader, place, ends, Landmark::Seen(None)),
-            Some(landmark) if landmark < ends.low => {
+        let last_assignment_offset =
+            lineage_of(&place, topic).map(|_| place.last_assignment_offset);
+        match last_assignment_offset {
+            None => self.read_from(shared, reader, place, ends, LastAssignment::Seen(None)),
+            Some(last_assignment_offset) if last_assignment_offset < ends.low => {
                 self.look_for_a_newer(shared, cache, reader, place, ends)
             }
-            Some(landmark) => {
-                reader.assign(self.partition, landmark)?;
-                Ok(Phase::Landmark {
+            Some(last_assignment_offset) => {
+                reader.assign(self.partition, last_assignment_offset)?;
+                Ok(Phase::LastAssignment {
                     reader,
                     place,
                     ends,
@@ -438,21 +439,25 @@ impl Takeover {
             Found::Nothing => None,
             Found::Record {
                 offset, key, value, ..
-            } if offset == place.landmark => match record::decode(self.partition, key, value) {
-                DecodedRecord::Owned(record) if Some(record.lineage) == lineage => {
-                    Some(Landmark::Seen(Some(record)))
+            } if offset == place.last_assignment_offset => {
+                match record::decode(self.partition, key, value) {
+                    DecodedRecord::Owned(record) if Some(record.lineage) == lineage => {
+                        Some(LastAssignment::Seen(Some(record)))
+                    }
+                    DecodedRecord::Owned(_)
+                    | DecodedRecord::Changed(_)
+                    | DecodedRecord::Nothing(_) => Some(LastAssignment::Wanted),
                 }
-                DecodedRecord::Owned(_) | DecodedRecord::Changed(_) | DecodedRecord::Nothing(_) => {
-                    Some(Landmark::Wanted)
-                }
-            },
-            Found::End { offset } if is_before(offset, place.landmark, ends) => None,
-            Found::Record { .. } | Found::End { .. } => Some(Landmark::Wanted),
+            }
+            Found::End { offset } if is_before(offset, place.last_assignment_offset, ends) => None,
+            Found::Record { .. } | Found::End { .. } => Some(LastAssignment::Wanted),
         })?;
         match seen {
-            Some(Landmark::Wanted) => self.look_for_a_newer(shared, cache, reader, place, ends),
-            Some(landmark) => self.read_from(shared, reader, place, ends, landmark),
-            None => Ok(Phase::Landmark {
+            Some(LastAssignment::Wanted) => {
+                self.look_for_a_newer(shared, cache, reader, place, ends)
+            }
+            Some(last_assignment) => self.read_from(shared, reader, place, ends, last_assignment),
+            None => Ok(Phase::LastAssignment {
                 reader,
                 place,
                 ends,
@@ -479,7 +484,7 @@ impl Takeover {
     ) -> Result<Phase, StoreError> {
         let lineage = lineage_of(&place, &shared.readers.topic);
         if lineage == self.committed_lineage() {
-            return self.read_from(shared, reader, place, ends, Landmark::Wanted);
+            return self.read_from(shared, reader, place, ends, LastAssignment::Wanted);
         }
         // What is read could be of another changelog, and would be mixed into the copy before that is known.
         let why = "it cannot be told whether the changelog is the one that it is a copy of";
@@ -604,11 +609,11 @@ impl Takeover {
         let place = CachePlace {
             source: source(&shared.readers.topic, None),
             position: ends.low,
-            landmark: 0,
+            last_assignment_offset: 0,
             highest_epoch: Epoch::new(0),
             at_ms: now_ms(),
         };
-        self.read_from(shared, reader, place, ends, Landmark::Seen(None))
+        self.read_from(shared, reader, place, ends, LastAssignment::Seen(None))
     }
 
     fn read_from(
@@ -617,20 +622,20 @@ impl Takeover {
         reader: Reader,
         place: CachePlace,
         ends: Ends,
-        landmark: Landmark,
+        last_assignment: LastAssignment,
     ) -> Result<Phase, StoreError> {
         reader.assign(self.partition, place.position)?;
         let lineage = lineage_of(&place, &shared.readers.topic);
-        let portion = Portion {
+        let unimported = UnimportedRecords {
             lineage,
             is_whole: lineage.is_none(),
             place,
-            landmark,
+            last_assignment,
             changes: Vec::new(),
             bytes: 0,
             ends,
         };
-        Ok(Phase::Read(Box::new(Reading { reader, portion })))
+        Ok(Phase::Read(Box::new(Reading { reader, unimported })))
     }
 
     fn read(
@@ -643,24 +648,24 @@ impl Takeover {
         loop {
             let now = Instant::now();
             if now >= until {
-                reading.portion.import(cache, self.partition)?;
+                reading.unimported.import(cache, self.partition)?;
                 return Ok(Progress::Reading);
             }
-            let Reading { reader, portion } = reading;
+            let Reading { reader, unimported } = reading;
             let read = reader.next(self.partition, until - now, |found| {
-                portion.take(shared, self.partition, found)
+                unimported.take(shared, self.partition, found)
             })?;
             match read {
                 Read::Nothing => {}
-                Read::Record if portion.bytes < PORTION_BYTES => {}
-                Read::Record => portion.import(cache, self.partition)?,
-                Read::End if let Landmark::Seen(record) = &portion.landmark => {
+                Read::Record if unimported.bytes < PORTION_BYTES => {}
+                Read::Record => unimported.import(cache, self.partition)?,
+                Read::End if let LastAssignment::Seen(record) = &unimported.last_assignment => {
                     let record = record.clone();
                     // Behind the last record there are only markers and what was aborted.
-                    portion.place.position = portion.place.position.max(portion.ends.high);
-                    portion.place.at_ms = now_ms();
-                    portion.import(cache, self.partition)?;
-                    let place = portion.place.clone();
+                    unimported.place.position = unimported.place.position.max(unimported.ends.high);
+                    unimported.place.at_ms = now_ms();
+                    unimported.import(cache, self.partition)?;
+                    let place = unimported.place.clone();
                     let lost_from = self.compare_events(shared, reader, record.as_ref())?;
                     let is_set_aside =
                         set_aside::is_there(cache, &shared.readers.topic, self.partition);
@@ -723,8 +728,8 @@ fn fence(partition: PartitionId, shared: &Shared, writer: String) {
 }
 
 /// Whether the broker that is read from does not know yet of a record that must be there.
-fn is_before(offset: u64, landmark: u64, ends: Ends) -> bool {
-    offset <= landmark && landmark < ends.stable
+fn is_before(offset: u64, last_assignment_offset: u64, ends: Ends) -> bool {
+    offset <= last_assignment_offset && last_assignment_offset < ends.stable
 }
 
 /// What came next.
@@ -735,7 +740,7 @@ enum Read {
     OtherLineage,
 }
 
-impl Portion {
+impl UnimportedRecords {
     fn take(&mut self, shared: &Shared, partition: PartitionId, found: Found<'_>) -> Read {
         let (offset, key, value) = match found {
             Found::Nothing => return Read::Nothing,
@@ -763,8 +768,8 @@ impl Portion {
                     return Read::OtherLineage;
                 }
                 self.lineage = Some(record.lineage);
-                self.landmark = Landmark::Seen(Some(record));
-                place.landmark = offset;
+                self.last_assignment = LastAssignment::Seen(Some(record));
+                place.last_assignment_offset = offset;
                 place.source = source(&shared.readers.topic, self.lineage);
             }
             DecodedRecord::Nothing(reason) => {
@@ -791,13 +796,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_landmark_is_missing_only_where_the_broker_knows_how_far_it_is() {
+    fn the_last_assignment_is_missing_only_where_the_end_is_known() {
         let ends = Ends {
             low: 0,
             stable: 10,
             high: 10,
         };
-        for (offset, landmark, expected) in [
+        for (offset, last_assignment_offset, expected) in [
             (4, 4, true),
             (3, 4, true),
             (5, 4, false),
@@ -805,9 +810,9 @@ mod tests {
             (10, 10, false),
         ] {
             assert_eq!(
-                is_before(offset, landmark, ends),
+                is_before(offset, last_assignment_offset, ends),
                 expected,
-                "{offset} {landmark}"
+                "{offset} {last_assignment_offset}"
             );
         }
     }

@@ -25,13 +25,13 @@ use super::takeover::{Step, Taken, Takeover, Takeovers};
 use super::{Shared, now_ms};
 
 /// Jobs that wait for the writer: a saver, a history, and the loads; who finds it full waits.
-pub(super) const JOBS_WAITING_MOST: usize = 256;
+pub(super) const MAX_JOBS_WAITING: usize = 256;
 
 /// A transaction takes no more jobs from this size on; the last one may go over it.
 pub(super) const TRANSACTION_BYTES: usize = 16 * 1024 * 1024;
 
 /// Most jobs of a transaction.
-const JOBS_MOST: usize = 1024;
+const MAX_JOBS: usize = 1024;
 
 /// Between two looks at what is to be done without a job.
 const IDLE: Duration = Duration::from_millis(250);
@@ -123,7 +123,7 @@ impl Writer {
                 self.later.push_front(job);
                 break;
             }
-            if draft.bytes >= TRANSACTION_BYTES || draft.answers.len() >= JOBS_MOST {
+            if draft.bytes >= TRANSACTION_BYTES || draft.answers.len() >= MAX_JOBS {
                 break;
             }
             next = self.later.pop_front().or_else(|| self.jobs.try_recv().ok());
@@ -297,7 +297,7 @@ impl Writer {
         }
         if let (Some(record), Some(end)) = (&part.record, end) {
             // Nothing else of the partition is written with it.
-            place.landmark = end.saturating_sub(1);
+            place.last_assignment_offset = end.saturating_sub(1);
             place.source = source(&self.shared.readers.topic, Some(record.lineage));
         }
         Some(place)

@@ -16,8 +16,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use workspace_engine_core::log::{
-    Append, AppendError, Appended, PRODUCER_ID_BYTES_MOST, ProducerSequence, QUEUED_BYTES_MOST,
-    QUEUED_REQUESTS_MOST,
+    Append, AppendError, Appended, MAX_PRODUCER_ID_BYTES, MAX_QUEUED_BYTES, MAX_QUEUED_REQUESTS,
+    ProducerSequence,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 
@@ -26,8 +26,8 @@ use super::origin;
 use super::pending::{Acknowledged, Kind, Outgoing, Pending, Settled, Turn, Waiter};
 use super::sequences::{Sequences, Verdict};
 use super::tail::Seen;
-use super::words::Words;
 use crate::bootstrap;
+use crate::client_errors::ClientErrors;
 
 /// How long what is under way may take when the log is closed.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// What the producer's threads and those who append share.
 struct Desk {
     cluster: Shared,
-    words: Words,
+    words: ClientErrors,
     sequences: Mutex<Sequences<Pending>>,
     queued_bytes: AtomicUsize,
     queued_requests: AtomicUsize,
@@ -66,7 +66,7 @@ impl Appends {
     pub(super) fn new(config: ClientConfig, cluster: Shared) -> Result<Self, KafkaError> {
         let desk = Arc::new(Desk {
             cluster,
-            words: Words::default(),
+            words: ClientErrors::default(),
             sequences: Mutex::default(),
             queued_bytes: AtomicUsize::new(0),
             queued_requests: AtomicUsize::new(0),
@@ -184,7 +184,7 @@ impl Appends {
     /// A record that the producer would not take refuses its request before any of it is sent.
     fn too_large(&self, records: &[Outgoing<'_>]) -> Option<AppendError> {
         let largest = records.iter().max_by_key(|record| record.bytes())?;
-        let headers_most = 2 * PRODUCER_ID_BYTES_MOST;
+        let headers_most = 2 * MAX_PRODUCER_ID_BYTES;
         (largest.bytes() + headers_most > self.record_bytes_most).then(|| {
             AppendError::Unavailable(format!(
                 "a record of {} bytes is too large: topic {} is sent records up to {} bytes (message.max.bytes)",
@@ -289,8 +289,8 @@ impl Desk {
     fn reserve(&self, bytes: usize) -> bool {
         let requests = self.queued_requests.fetch_add(1, Ordering::Relaxed);
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let fits = requests < QUEUED_REQUESTS_MOST
-            && (queued == 0 || queued.saturating_add(bytes) <= QUEUED_BYTES_MOST);
+        let fits = requests < MAX_QUEUED_REQUESTS
+            && (queued == 0 || queued.saturating_add(bytes) <= MAX_QUEUED_BYTES);
         if !fits {
             self.release(bytes);
         }

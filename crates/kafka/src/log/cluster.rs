@@ -21,13 +21,13 @@ use crate::seen::SeenRecords;
 use crate::topic_id::{self, TopicId};
 
 /// How long the brokers may take to tell where a partition ends, when somebody waits for it.
-pub(super) const ANSWER: Duration = Duration::from_secs(2);
+pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a failed append is told of: where nobody appends because of it, nobody would find that it is over.
 const APPEND_TROUBLE: Duration = Duration::from_secs(10);
 
 /// Most ids of topics of one name that are remembered.
-const TOPIC_IDS_MOST: usize = 16;
+const MAX_TOPIC_IDS: usize = 16;
 
 /// One partition of the topic.
 #[derive(Default)]
@@ -142,7 +142,7 @@ impl Cluster {
             self.replaced.fetch_add(1, Ordering::AcqRel);
             tracing::error!(topic = self.topic, "the topic was deleted and made anew");
         }
-        if ids.len() == TOPIC_IDS_MOST {
+        if ids.len() == MAX_TOPIC_IDS {
             ids.pop_front();
         }
         ids.push_back(id);
@@ -243,7 +243,7 @@ impl Cluster {
     /// [`ReadError::Unavailable`] in the brokers' words.
     pub(super) fn ask(&self, partition: PartitionId) -> Result<(Offset, Offset), ReadError> {
         let part = self.part(partition)?;
-        self.refresh(&[partition], Asked::Both, ANSWER)
+        self.refresh(&[partition], Asked::Both, OFFSETS_TIMEOUT)
             .map_err(ReadError::Unavailable)?;
         if let Some(words) = part.trouble() {
             return Err(ReadError::Unavailable(words));
@@ -491,10 +491,10 @@ impl Cluster {
 
 /// What is left of a time, and a moment more: a question that may take no time at all fails for nothing.
 fn left(deadline: Instant) -> Duration {
-    const LEAST: Duration = Duration::from_millis(50);
+    const MIN_TIMEOUT: Duration = Duration::from_millis(50);
     deadline
         .saturating_duration_since(Instant::now())
-        .max(LEAST)
+        .max(MIN_TIMEOUT)
 }
 
 impl Part {

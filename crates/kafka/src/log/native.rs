@@ -15,10 +15,10 @@ use rdkafka::types::{RDKafkaMessage, RDKafkaQueue, RDKafkaRespErr, RDKafkaTopic}
 use workspace_engine_core::log::Record;
 use workspace_lifecycle::{Offset, PartitionId};
 
-use super::words::Words;
+use crate::client_errors::ClientErrors;
 
 /// A client that reads without a group.
-pub(super) type Client = BaseConsumer<Words>;
+pub(super) type Client = BaseConsumer<ClientErrors>;
 
 /// Messages taken in one call.
 const BATCH: usize = 1024;

@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rdkafka::message::{Header, OwnedHeaders};
-use workspace_engine_core::log::{AppendError, PRODUCER_ID_BYTES_MOST, ProducerSequence};
+use workspace_engine_core::log::{AppendError, MAX_PRODUCER_ID_BYTES, ProducerSequence};
 
 const PRODUCER_ID: &str = "producer-id";
 const SEQUENCE: &str = "producer-sequence";
@@ -20,9 +20,9 @@ pub(super) struct Origin<'a> {
 
 /// Refuses names and numbers that no producer has.
 pub(super) fn check(producer: &ProducerSequence) -> Result<(), AppendError> {
-    if producer.producer_id.is_empty() || producer.producer_id.len() > PRODUCER_ID_BYTES_MOST {
+    if producer.producer_id.is_empty() || producer.producer_id.len() > MAX_PRODUCER_ID_BYTES {
         return Err(AppendError::Producer(format!(
-            "ids have 1 to {PRODUCER_ID_BYTES_MOST} bytes"
+            "ids have 1 to {MAX_PRODUCER_ID_BYTES} bytes"
         )));
     }
     if producer.sequence == 0 {

@@ -28,8 +28,8 @@ const WAIT_FOR_MORE: Duration = Duration::from_millis(40);
 const FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// The most that one read returns, whatever is asked for.
-const RECORDS_MOST: usize = 100_000;
-const BYTES_MOST: usize = 64 * 1024 * 1024;
+const MAX_RECORDS: usize = 100_000;
+const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// The fetches of one partition.
 #[derive(Default)]
@@ -131,8 +131,8 @@ impl Run {
     /// Reads up to a limit. `end` is where the partition ends: nothing is waited for beyond it.
     fn read(&mut self, limit: &ReadLimit, end: Offset) -> Vec<Record> {
         let began = Instant::now();
-        let records_most = limit.records.clamp(1, RECORDS_MOST);
-        let bytes_most = limit.bytes.min(BYTES_MOST);
+        let records_most = limit.records.clamp(1, MAX_RECORDS);
+        let bytes_most = limit.bytes.min(MAX_BYTES);
         let mut records = Vec::new();
         let mut bytes = 0_usize;
         loop {

@@ -18,19 +18,16 @@ use workspace_engine_core::log::{Append, AppendError};
 use workspace_lifecycle::{Offset, PartitionId};
 
 use super::appends::Appends;
-use super::cluster::{Shared, drain};
+use super::cluster::{OFFSETS_TIMEOUT, Shared, drain};
 use super::native::Client;
 use super::origin;
 use super::pending::Waiter;
-use super::tail::{AGE_MOST, Placed, Tail};
-use super::words::Words;
+use super::tail::{MAX_AGE, Placed, Tail};
+use crate::client_errors::ClientErrors;
 use crate::polled::{Found, Polled, poll};
 
 /// How long a request waits for the look; then it is refused, and its repeat finds the look further on.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// How long the brokers may take for one answer: whoever closes the log waits for it.
-const ANSWER: Duration = Duration::from_secs(2);
 
 /// Before the brokers are asked again.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -40,7 +37,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// Requests that wait; as one look serves all of them, this bounds the memory alone. Their bytes are counted with
 /// those that wait to be appended.
-const WAITING_MOST: usize = 256;
+const MAX_WAITING: usize = 256;
 
 struct Job {
     append: Append,
@@ -63,7 +60,7 @@ impl Recovery {
         cluster: Shared,
         reading: ClientConfig,
     ) -> std::io::Result<Self> {
-        let (jobs, waiting) = crossbeam_channel::bounded(WAITING_MOST);
+        let (jobs, waiting) = crossbeam_channel::bounded(MAX_WAITING);
         let stop = Arc::new(AtomicBool::new(false));
         let look = Look {
             tail: Tail::new(cluster.parts.len()),
@@ -196,13 +193,13 @@ impl Look {
     fn spans(&mut self) -> Result<Vec<Span>, String> {
         let count = u32::try_from(self.cluster.parts.len()).unwrap_or(u32::MAX);
         let partitions: Vec<PartitionId> = (0..count).map(PartitionId).collect();
-        let since = SystemTime::now() - AGE_MOST;
+        let since = SystemTime::now() - MAX_AGE;
         let since_ms = since
             .duration_since(SystemTime::UNIX_EPOCH)
             .ok()
             .and_then(|since| i64::try_from(since.as_millis()).ok())
             .unwrap_or_default();
-        let asked = |at| self.cluster.offsets(&partitions, at, ANSWER);
+        let asked = |at| self.cluster.offsets(&partitions, at, OFFSETS_TIMEOUT);
         let low = asked(At::Beginning)?;
         let newer = asked(At::Offset(since_ms))?;
         // Last, so that nothing lies behind it that was there when the request came.
@@ -252,7 +249,7 @@ impl Look {
             Some(client) => client,
             None => self
                 .reading
-                .create_with_context(Words::default())
+                .create_with_context(ClientErrors::default())
                 .map_err(|error: KafkaError| error.to_string())?,
         };
         let read = self.take(&client, spans, until);

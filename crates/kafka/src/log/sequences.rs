@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use workspace_engine_core::log::{
-    ANSWERS_KEPT, AppendError, Appended, MAX_PRODUCERS_OF_PREFIX, PRODUCER_IDLE, PRODUCERS_MOST,
+    ANSWERS_KEPT, AppendError, Appended, MAX_PRODUCERS, MAX_PRODUCERS_OF_PREFIX, PRODUCER_IDLE,
     ProducerSequence, ProducersByUse, producer_prefix,
 };
 
@@ -83,7 +83,7 @@ impl<P> Producer<P> {
     }
 }
 
-/// The producers of this process, at most [`PRODUCERS_MOST`], and at most [`MAX_PRODUCERS_OF_PREFIX`] of one prefix. For a
+/// The producers of this process, at most [`MAX_PRODUCERS`], and at most [`MAX_PRODUCERS_OF_PREFIX`] of one prefix. For a
 /// new one beyond them, the one that was silent the longest is forgotten, but none that was heard within
 /// [`PRODUCER_IDLE`].
 #[derive(Debug)]
@@ -155,7 +155,7 @@ impl<P> Sequences<P> {
             .filter(|prefix| all.len_of(prefix) >= MAX_PRODUCERS_OF_PREFIX);
         let (most, silent) = match own {
             Some(prefix) => (MAX_PRODUCERS_OF_PREFIX, all.silent_of(prefix).next()),
-            None if all.len() >= PRODUCERS_MOST => (PRODUCERS_MOST, all.silent().next()),
+            None if all.len() >= MAX_PRODUCERS => (MAX_PRODUCERS, all.silent().next()),
             None => return None,
         };
         silent.map(|(_, id)| (most, id))

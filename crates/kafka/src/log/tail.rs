@@ -5,19 +5,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
-use workspace_engine_core::log::{ANSWERS_KEPT, PRODUCERS_MOST};
+use workspace_engine_core::log::{ANSWERS_KEPT, MAX_PRODUCERS};
 use workspace_lifecycle::{Offset, PartitionId};
 
 use super::origin::Origin;
 
 /// Older records are not looked for: a producer gives a request up after a minute, unless it is told otherwise, so
 /// nobody repeats one that is older. The rest is for clocks that differ, because a record has the time of its sender.
-pub(super) const AGE_MOST: Duration = Duration::from_mins(5);
+pub(super) const MAX_AGE: Duration = Duration::from_mins(5);
 
 /// No more records of a partition are read in one look, those at its end: a look must be over before the producer,
 /// or whoever stands before it, gives up. On a partition that takes more than 3,000 records a second this is less
 /// than the minute for which producers repeat.
-pub(super) const RECORDS_MOST: u64 = 200_000;
+pub(super) const MAX_RECORDS: u64 = 200_000;
 
 /// So many records at the end of a partition are read whatever their time: they cost nothing, and a clock may be wrong.
 pub(super) const RECORDS_ALWAYS: u64 = 1_000;
@@ -81,7 +81,7 @@ impl Tail {
         let recent = newer
             .unwrap_or(end)
             .min(back(RECORDS_ALWAYS))
-            .max(back(RECORDS_MOST))
+            .max(back(MAX_RECORDS))
             .max(low);
         self.next(partition).unwrap_or_default().max(recent)
     }
@@ -126,8 +126,8 @@ impl Tail {
     /// Forgets producers of which nothing was read for long, and the most silent ones of too many.
     pub(super) fn forget(&mut self, now: Instant) {
         self.producers
-            .retain(|_, recent| now.saturating_duration_since(recent.read) < AGE_MOST);
-        let excess = self.producers.len().saturating_sub(PRODUCERS_MOST);
+            .retain(|_, recent| now.saturating_duration_since(recent.read) < MAX_AGE);
+        let excess = self.producers.len().saturating_sub(MAX_PRODUCERS);
         if excess > 0 {
             let mut times: Vec<Instant> = self.producers.values().map(|one| one.read).collect();
             let (_, newest_to_go, _) = times.select_nth_unstable(excess - 1);
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(seen.highest(), Some(20));
         assert_eq!(seen.places(13), [placed(13)]);
         assert_eq!(seen.places(12), []);
-        tail.forget(now + AGE_MOST);
+        tail.forget(now + MAX_AGE);
         assert_eq!(tail.seen("p"), Seen::default());
     }
 }

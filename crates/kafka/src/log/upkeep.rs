@@ -24,7 +24,7 @@ const REFRESH_BEGINNINGS: Duration = Duration::from_secs(5);
 const IDENTIFY_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long the brokers may take for one: whoever closes the log waits for it.
-const ANSWER: Duration = Duration::from_secs(1);
+const UPKEEP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The thread that does so; dropping this ends it.
 pub(super) struct Upkeep {
@@ -78,7 +78,7 @@ fn run(cluster: &Cluster, readers: &[Arc<Topic>; READERS], stopped: &Receiver<()
                 Asked::End
             };
             refresh(cluster, asked);
-            if now >= identify_at && cluster.answers() && !cluster.identify(ANSWER) {
+            if now >= identify_at && cluster.answers() && !cluster.identify(UPKEEP_TIMEOUT) {
                 identify_at = now + IDENTIFY_AGAIN;
             }
             for part in &cluster.parts {
@@ -108,7 +108,7 @@ fn refresh(cluster: &Cluster, asked: Asked) {
         // Whether the cluster answers is asked also where nothing is read.
         partitions.push(PartitionId(0));
     }
-    if let Err(words) = cluster.refresh(&partitions, asked, ANSWER) {
+    if let Err(words) = cluster.refresh(&partitions, asked, UPKEEP_TIMEOUT) {
         tracing::debug!(words, "the brokers do not tell where partitions end");
     }
 }

@@ -240,10 +240,10 @@ impl Node {
     }
 
     /// Dead letters of a workspace.
-    pub(crate) fn letters(&self, workspace: &str) -> Vec<DeadLetter> {
+    pub(crate) fn dead_letters(&self, workspace: &str) -> Vec<DeadLetter> {
         let workspace = id(workspace);
-        let letters = self.engine.log().dead_letters(Some(&workspace), None, 100);
-        letters.expect("letters")
+        let dead_letters = self.engine.log().dead_letters(Some(&workspace), None, 100);
+        dead_letters.expect("letters")
     }
 
     /// How many transitions of a workspace are kept.

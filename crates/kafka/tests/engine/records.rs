@@ -102,16 +102,19 @@ fn check(value: Option<&[u8]>, reason: &str) {
     node.wait_parked("acme");
     node.command("acme", Command::Skip).expect("skipped");
     node.wait_ready("acme", 10, 10);
-    let letters = node.letters("acme");
-    assert_eq!(letters.len(), 1);
-    let letter = &letters[0];
+    let dead_letters = node.dead_letters("acme");
+    assert_eq!(dead_letters.len(), 1);
+    let dead_letter = &dead_letters[0];
     assert_eq!(
-        (letter.partition, letter.offset),
+        (dead_letter.partition, dead_letter.offset),
         (PartitionId(0), Offset(5))
     );
-    assert_eq!((&letter.topic, &letter.reason), (topic, &expected));
-    assert_eq!(letter.key.as_deref(), Some(&b"acme"[..]));
-    assert_eq!(letter.value.as_deref(), value);
+    assert_eq!(
+        (&dead_letter.topic, &dead_letter.reason),
+        (topic, &expected)
+    );
+    assert_eq!(dead_letter.key.as_deref(), Some(&b"acme"[..]));
+    assert_eq!(dead_letter.value.as_deref(), value);
     node.stop();
 
     let node = Node::start(&place, &disk);

@@ -46,14 +46,14 @@ fn removed_records_that_were_not_applied_park_their_workspaces_and_a_skip_goes_o
     assert_eq!(node.contents("acme"), Some((10, 10)), "as it was");
     node.command("acme", Command::Skip).expect("skipped");
     node.wait_ready("acme", 15, 15);
-    let letters = node.letters("acme");
-    assert_eq!(letters.len(), 1);
-    let letter = &letters[0];
+    let dead_letters = node.dead_letters("acme");
+    assert_eq!(dead_letters.len(), 1);
+    let dead_letter = &dead_letters[0];
     assert_eq!(
-        (letter.offset, letter.reason.as_str()),
+        (dead_letter.offset, dead_letter.reason.as_str()),
         (Offset(14), reason)
     );
-    assert_eq!((&letter.key, &letter.value), (&None, &None));
+    assert_eq!((&dead_letter.key, &dead_letter.value), (&None, &None));
     node.stop();
 }
 

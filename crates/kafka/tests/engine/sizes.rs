@@ -1,6 +1,6 @@
 //! Records of every size that the topic takes.
 
-use workspace_engine_core::event::EVENT_BYTES_MAX;
+use workspace_engine_core::event::MAX_EVENT_BYTES;
 use workspace_lifecycle::{Command, Offset};
 
 use crate::node::{Node, disk};
@@ -32,12 +32,12 @@ fn the_largest_events_are_applied_and_saved() {
     for number in 0..8 {
         place.produce(
             P0,
-            [raw("acme", &event_of("acme", number, EVENT_BYTES_MAX))],
+            [raw("acme", &event_of("acme", number, MAX_EVENT_BYTES))],
         );
     }
     let node = Node::start(&place, &disk);
     node.wait_ready("acme", 8, 8);
-    place.produce(P0, [raw("acme", &event_of("acme", 8, EVENT_BYTES_MAX))]);
+    place.produce(P0, [raw("acme", &event_of("acme", 8, MAX_EVENT_BYTES))]);
     node.wait_ready("acme", 9, 9);
     node.stop();
 
@@ -80,20 +80,23 @@ fn check(name: &str, value: &[u8], kept: Kept) {
     node.wait_ready("other", 3, 3);
     node.command("acme", Command::Skip).expect("skipped");
     node.wait_ready("acme", 5, 5);
-    let letters = node.letters("acme");
-    assert_eq!(letters.len(), 1);
-    let letter = &letters[0];
-    assert_eq!(letter.offset, Offset(3));
+    let dead_letters = node.dead_letters("acme");
+    assert_eq!(dead_letters.len(), 1);
+    let dead_letter = &dead_letters[0];
+    assert_eq!(dead_letter.offset, Offset(3));
     match kept {
         Kept::All => {
-            assert_eq!(letter.reason, words);
-            assert!(letter.value.as_deref() == Some(value), "all of it is kept");
+            assert_eq!(dead_letter.reason, words);
+            assert!(
+                dead_letter.value.as_deref() == Some(value),
+                "all of it is kept"
+            );
         }
         Kept::Size => {
             let more = format!(
                 "{words}; its value of {bytes} bytes is too large for a dead letter and stands only in the topic"
             );
-            assert_eq!((&letter.reason, &letter.value), (&more, &None));
+            assert_eq!((&dead_letter.reason, &dead_letter.value), (&more, &None));
         }
     }
     node.stop();
@@ -102,7 +105,7 @@ fn check(name: &str, value: &[u8], kept: Kept) {
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn an_event_of_one_byte_too_many_parks_its_workspace_and_says_its_size() {
-    let value = event_of("acme", 3, EVENT_BYTES_MAX + 1);
+    let value = event_of("acme", 3, MAX_EVENT_BYTES + 1);
     check("one-more", value.as_bytes(), Kept::All);
 }
 

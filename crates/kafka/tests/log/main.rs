@@ -12,8 +12,8 @@
 mod appends;
 mod cluster;
 mod conformance;
+mod dead_letters;
 mod engine;
-mod letters;
 mod outages;
 mod producers;
 mod reads;

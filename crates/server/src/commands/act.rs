@@ -3,8 +3,8 @@
 use super::{CommandError, Remote, filter::Filter, workspace_path};
 use crate::{
     client::{
-        ANSWER_TIMEOUT, ActionCount, Answer, Client, ClientError, Operation, OperationBegun, Post,
-        Status,
+        ANSWER_TIMEOUT, ActionCount, Answer, Client, ClientError, Operation, OperationBegun,
+        RequestBody, Status,
     },
     exit::Exit,
     output::{self, Format, field},
@@ -152,7 +152,7 @@ fn one(action: Action, id: &str, remote: &Remote) -> Result<Exit, CommandError> 
         | Action::Delete => "",
     };
     let path = workspace_path(id, &format!("/{}{force}", action.name()));
-    let post = Post {
+    let post = RequestBody {
         content_type: "application/json",
         body: b"",
         producer: None,

@@ -3,7 +3,7 @@
 use super::{CommandError, workspace_path};
 use crate::{
     access::is_loopback_address,
-    client::{ANSWER_TIMEOUT, Client, ClientError, Endpoint, Post, StatusPage},
+    client::{ANSWER_TIMEOUT, Client, ClientError, Endpoint, RequestBody, StatusPage},
     config::{ServeConfig, ServeFlags},
     demo::{Events, Screen},
     exit::Exit,
@@ -269,7 +269,7 @@ fn reload(client: &Client, running: &Running) -> Result<(), DemoError> {
     let deadline = Instant::now() + PATIENCE;
     let before = running.tracker.list_all();
     for snapshot in &before {
-        let post = Post {
+        let post = RequestBody {
             content_type: "application/json",
             body: b"",
             producer: None,

@@ -6,11 +6,11 @@ use super::{
     positive,
 };
 use std::{collections::BTreeMap, fs, time::Duration};
-use workspace_engine_core::{disk::PARTITIONS_MOST, routing::Partitioner};
+use workspace_engine_core::{disk::MAX_PARTITIONS, routing::Partitioner};
 use workspace_engine_kafka::{AcceptLoss, GroupProtocol, KafkaConfig, read_properties};
 
 /// Longest name of a topic of Kafka; the engine's own topics have longer names than the events'.
-const NAME_BYTES_MOST: usize = 249;
+const MAX_NAME_BYTES: usize = 249;
 
 /// Bounds of a session: below, a hiccup is a loss; above, nobody notices that an engine is dead.
 const SESSION: [Duration; 2] = [Duration::from_secs(1), Duration::from_mins(30)];
@@ -49,7 +49,7 @@ pub(super) fn from_layers(layers: &Layers) -> Result<Option<KafkaConfig>, Invali
         session_timeout: session_timeout(layers)?,
         create_topic: match unless(OFF, layers, "create-topic") {
             None => None,
-            Some(_) => Some(number(layers, "create-topic", PARTITIONS_MOST.into())?),
+            Some(_) => Some(number(layers, "create-topic", MAX_PARTITIONS.into())?),
         },
         replication: match unless(AUTO, layers, "topic-replication") {
             None => None,
@@ -68,12 +68,12 @@ pub(super) fn from_layers(layers: &Layers) -> Result<Option<KafkaConfig>, Invali
         .changelog_topic()
         .len()
         .max(config.dead_letter_topic().len())
-        > NAME_BYTES_MOST
+        > MAX_NAME_BYTES
     {
         return Err(layers.invalid(
             "group",
             format_args!(
-                "the topics that begin with group and topic would have names of more than {NAME_BYTES_MOST} bytes"
+                "the topics that begin with group and topic would have names of more than {MAX_NAME_BYTES} bytes"
             ),
         ));
     }

@@ -10,9 +10,9 @@ use std::{
 };
 
 /// Most workspaces that a history is split into; what lies beyond goes to the workspace of the whole.
-const WORKSPACES_MOST: usize = 48;
+const MAX_WORKSPACES: usize = 48;
 /// Longest id of a workspace.
-const ID_BYTES_MOST: usize = 255;
+const MAX_ID_BYTES: usize = 255;
 /// What a line of a commit begins with; it stands in no path.
 const COMMIT: char = '\u{1e}';
 /// What stands between the parts of a commit's line.
@@ -224,7 +224,7 @@ impl Workspaces {
             if self.known.contains(&id) {
                 return id;
             }
-            if self.known.len() < WORKSPACES_MOST {
+            if self.known.len() < MAX_WORKSPACES {
                 self.known.insert(id.clone());
                 return id;
             }
@@ -241,7 +241,7 @@ fn id_of(text: &str) -> String {
             'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '_' | ':' | '-' => character,
             _ => '-',
         })
-        .take(ID_BYTES_MOST)
+        .take(MAX_ID_BYTES)
         .collect()
 }
 
@@ -303,6 +303,6 @@ mod tests {
         let ids: HashSet<String> = (0..1000)
             .map(|number| workspaces.of(&format!("a{}/b{number}/file", number % 100)))
             .collect();
-        assert!(ids.len() <= WORKSPACES_MOST, "{}", ids.len());
+        assert!(ids.len() <= MAX_WORKSPACES, "{}", ids.len());
     }
 }

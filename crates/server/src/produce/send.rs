@@ -2,7 +2,7 @@
 //! so that the engine answers it once and appends it once.
 
 use super::{Check, Observer, batch::Batch};
-use crate::client::{ANSWER_TIMEOUT, Answer, Client, ClientError, Post};
+use crate::client::{ANSWER_TIMEOUT, Answer, Client, ClientError, RequestBody};
 use std::{
     thread,
     time::{Duration, Instant},
@@ -82,7 +82,7 @@ impl<'a> Sender<'a> {
         loop {
             let answer = self.client.post(
                 self.path,
-                Post {
+                RequestBody {
                     content_type: "application/x-ndjson",
                     body: batch.body(),
                     producer: Some((&self.producer_id, self.sequence)),

@@ -76,19 +76,19 @@ struct DeadLetterDocument {
 }
 
 impl From<DeadLetter> for DeadLetterDocument {
-    fn from(letter: DeadLetter) -> Self {
+    fn from(dead_letter: DeadLetter) -> Self {
         let text = |bytes: bytes::Bytes| String::from_utf8_lossy(&bytes).into_owned();
-        let skipped_at = i64::try_from(letter.skipped_at_ms)
+        let skipped_at = i64::try_from(dead_letter.skipped_at_ms)
             .ok()
             .and_then(|ms| Timestamp::from_millisecond(ms).ok());
         Self {
-            topic: letter.topic,
-            partition: letter.partition.0,
-            offset: letter.offset.0,
-            workspace_id: letter.workspace_id.to_string(),
-            key: letter.key.map(text),
-            value: letter.value.map(text),
-            reason: letter.reason,
+            topic: dead_letter.topic,
+            partition: dead_letter.partition.0,
+            offset: dead_letter.offset.0,
+            workspace_id: dead_letter.workspace_id.to_string(),
+            key: dead_letter.key.map(text),
+            value: dead_letter.value.map(text),
+            reason: dead_letter.reason,
             skipped_at: skipped_at.unwrap_or(Timestamp::MAX),
         }
     }
@@ -124,31 +124,31 @@ pub(super) async fn list(
     let limit = paging.limit;
     let engine = api.app.engine()?.clone();
     // A few at a time: each reads up to 100 events of 1 MiB.
-    let mut letters = api
+    let mut dead_letters = api
         .status
         .scan_apart(move || engine.log().dead_letters(Some(&id), after, limit + 1))
         .await?
         .map_err(|error| problems::log_read(&error))?;
-    let shown = shown(&letters, limit);
-    let more = letters.len() > shown;
-    letters.truncate(shown);
-    let next_cursor = letters
+    let shown = shown(&dead_letters, limit);
+    let more = dead_letters.len() > shown;
+    dead_letters.truncate(shown);
+    let next_cursor = dead_letters
         .last()
         .filter(|_| more)
         .map(|last| paging.cursor(&format!("{}:{}", last.partition, last.offset)));
     let document = DeadLettersDocument {
-        dead_letters: letters.into_iter().map(Into::into).collect(),
+        dead_letters: dead_letters.into_iter().map(Into::into).collect(),
         next_cursor,
     };
     Ok(answer_document(StatusCode::OK, &document))
 }
 
 /// How many of the events fit on a page.
-fn shown(letters: &[DeadLetter], limit: usize) -> usize {
+fn shown(dead_letters: &[DeadLetter], limit: usize) -> usize {
     let mut bytes = 0;
-    let fits = letters.iter().take(limit).take_while(|letter| {
+    let fits = dead_letters.iter().take(limit).take_while(|dead_letter| {
         let is_full = bytes >= PAGE_BYTES;
-        bytes += letter.value.as_ref().map_or(0, Bytes::len) + letter.reason.len();
+        bytes += dead_letter.value.as_ref().map_or(0, Bytes::len) + dead_letter.reason.len();
         !is_full
     });
     fits.count()
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_page_of_large_events_holds_fewer() {
-        let letter = |bytes: usize| DeadLetter {
+        let dead_letter = |bytes: usize| DeadLetter {
             topic: "events".to_owned(),
             partition: PartitionId(0),
             offset: Offset(0),
@@ -182,9 +182,9 @@ mod tests {
         for (bytes, limit, expected) in
             [(10, 100, 7), (10, 3, 3), (1 << 20, 100, 4), (5 << 20, 9, 1)]
         {
-            let letters: Vec<_> = (0..7).map(|_| letter(bytes)).collect();
+            let dead_letters: Vec<_> = (0..7).map(|_| dead_letter(bytes)).collect();
             assert_eq!(
-                shown(&letters, limit),
+                shown(&dead_letters, limit),
                 expected,
                 "{bytes} bytes, limit {limit}"
             );

@@ -18,10 +18,10 @@ const KAFKA_FILES: u64 = 256;
 const DATABASE_FILES_DEFAULT: usize = 900;
 
 /// The database takes no fewer.
-const DATABASE_FILES_MIN: usize = 16;
+const MIN_DATABASE_FILES: usize = 16;
 
 /// So that a probe and an operator are answered, however low the limit is.
-const CONNECTIONS_MIN: usize = 8;
+const MIN_CONNECTIONS: usize = 8;
 
 /// How many files each part may have open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +76,8 @@ fn shares(limit: Option<u64>, connections: usize, kafka: bool) -> Shares {
     let database_files = left
         .saturating_sub(connections)
         .max(left / 4)
-        .clamp(DATABASE_FILES_MIN, DATABASE_FILES_DEFAULT);
-    let for_connections = left.saturating_sub(database_files).max(CONNECTIONS_MIN);
+        .clamp(MIN_DATABASE_FILES, DATABASE_FILES_DEFAULT);
+    let for_connections = left.saturating_sub(database_files).max(MIN_CONNECTIONS);
     Shares {
         connections: connections.min(for_connections),
         database_files,

@@ -24,7 +24,7 @@ use workspace_status_http::Problem;
 /// Longest path with its query: type and id of an entity have at most 4,096 bytes each, and three
 /// times as many when each of them is percent-encoded. One over the limit of the whole head is
 /// answered by the HTTP library, without a word.
-const URI_BYTES_MOST: usize = 32 << 10;
+const MAX_URI_BYTES: usize = 32 << 10;
 
 /// The router behind what every request passes, for the requests of one connection.
 #[derive(Clone)]
@@ -99,8 +99,8 @@ impl Front {
     fn check(&self, request: &Request<RequestBody>) -> Result<Checked, Problem> {
         let uri = request.uri();
         let bytes = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
-        if bytes > URI_BYTES_MOST {
-            return Err(problems::uri_too_long(bytes, URI_BYTES_MOST));
+        if bytes > MAX_URI_BYTES {
+            return Err(problems::uri_too_long(bytes, MAX_URI_BYTES));
         }
         let admitted = self.access.admit(request, &self.peer)?;
         Ok(Checked {

@@ -17,7 +17,7 @@ use std::{
 use tokio::{sync::Notify, time::timeout};
 
 /// Most bytes that are read of the rest of a body; a connection with more of it is closed.
-const LEFTOVER_BYTES_MAX: u64 = 256 << 20;
+const MAX_LEFTOVER_BYTES: u64 = 256 << 20;
 
 /// Longest time that the rest of a body is read for.
 const LEFTOVER_TIME: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ async fn read_to_end(mut body: Incoming) {
     let mut bytes = 0;
     while let Some(Ok(frame)) = body.frame().await {
         bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
-        if bytes > LEFTOVER_BYTES_MAX {
+        if bytes > MAX_LEFTOVER_BYTES {
             return;
         }
     }

@@ -33,7 +33,7 @@ use tracing::{debug, warn};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Longest head of a request. It also bounds the memory that an idle or slow connection holds.
-const HEAD_BYTES_MOST: usize = 64 << 10;
+const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// A server that accepts connections until it is shut down.
 pub(super) struct HttpServer {
@@ -198,7 +198,7 @@ impl Connection {
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header_timeout)
-            .max_buf_size(HEAD_BYTES_MOST)
+            .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(stream, front);
         let mut served = pin!(served);
         let mut leftover = pin!(leftover.read());

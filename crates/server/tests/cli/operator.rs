@@ -34,15 +34,20 @@ fn a_poisoned_event_parks_its_workspace_alone_and_can_be_skipped() {
     assert!(engine.stop().success());
     engine.restart();
     engine.wait_for("bad", "ready");
-    let letters = engine.get("/api/v1/workspaces/bad/dead-letters").json();
-    let letters = letters["deadLetters"].as_array().unwrap();
-    assert_eq!(letters.len(), 1);
-    assert_eq!(letters[0]["offset"], 2);
+    let dead_letters = engine.get("/api/v1/workspaces/bad/dead-letters").json();
+    let dead_letters = dead_letters["deadLetters"].as_array().unwrap();
+    assert_eq!(dead_letters.len(), 1);
+    assert_eq!(dead_letters[0]["offset"], 2);
     assert_eq!(
-        letters[0]["value"],
+        dead_letters[0]["value"],
         "{\"eventType\":\"nonsense\",\"workspaceId\":\"bad\"}"
     );
-    assert!(letters[0]["skippedAt"].as_str().unwrap().ends_with('Z'));
+    assert!(
+        dead_letters[0]["skippedAt"]
+            .as_str()
+            .unwrap()
+            .ends_with('Z')
+    );
     let none = engine.get("/api/v1/workspaces/good/dead-letters").json();
     assert_eq!(none["deadLetters"], serde_json::json!([]));
 }

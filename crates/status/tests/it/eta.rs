@@ -44,7 +44,7 @@ fn phase(total: Option<u64>) -> Phase {
 
 /// What was said over a phase.
 #[derive(Debug, Default)]
-struct Said {
+struct Estimates {
     told: u32,
     true_within: u32,
     first_after: Option<f64>,
@@ -54,7 +54,7 @@ struct Said {
 }
 
 /// Runs a phase, and keeps all that was said.
-fn run(total: u64, seed: u64, rate: impl FnMut(f64, &mut Random) -> f64) -> Said {
+fn run(total: u64, seed: u64, rate: impl FnMut(f64, &mut Random) -> f64) -> Estimates {
     run_from(0.0, total, seed, rate)
 }
 
@@ -70,7 +70,7 @@ fn run_from(
     total: u64,
     seed: u64,
     mut rate: impl FnMut(f64, &mut Random) -> f64,
-) -> Said {
+) -> Estimates {
     let phase = phase(Some(total));
     let mut random = Random(seed);
     let (mut seconds, mut done, mut carried) = (0.0, 0, 0.0);
@@ -91,10 +91,10 @@ fn run_from(
             told.push((seconds, eta.low.as_secs_f64(), eta.high.as_secs_f64()));
         }
     }
-    let mut said = Said {
+    let mut said = Estimates {
         first_after: told.first().map(|(at, ..)| *at),
         took: seconds,
-        ..Said::default()
+        ..Estimates::default()
     };
     let mut early: Vec<f64> = Vec::new();
     for (at, low, high) in told {
@@ -122,7 +122,7 @@ fn a_steady_rate_is_told_early_narrow_and_true() {
 }
 
 /// Of all that is said over many phases, this share must come true.
-fn mostly_true(name: &str, share: f64, mut one: impl FnMut(u64) -> Said) {
+fn mostly_true(name: &str, share: f64, mut one: impl FnMut(u64) -> Estimates) {
     let (mut told, mut true_within, mut possible, mut width) = (0, 0, 0.0, 0.0);
     for seed in 0..40 {
         let said = one(seed);

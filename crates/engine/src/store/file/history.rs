@@ -2,8 +2,8 @@
 
 use super::entries::ReadFailure;
 use super::lines::{self, BrokenLine, Chain, Draft, Reader};
-use crate::store::continued::Continued;
-use crate::store::{HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord};
+use crate::store::epoch_numbering::EpochNumbering;
+use crate::store::{HistoryCursor, HistoryRecord, MAX_HISTORY_TRANSITIONS};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -56,7 +56,7 @@ pub(super) fn read(path: &Path, id: &WorkspaceId) -> Result<(End, History), Read
         history
             .entry((record.epoch, record.sequence))
             .or_insert(record);
-        if history.len() > HISTORY_TRANSITIONS_MOST {
+        if history.len() > MAX_HISTORY_TRANSITIONS {
             history.pop_first();
         }
     }
@@ -81,7 +81,7 @@ pub(super) fn append(
     path: &Path,
     id: &WorkspaceId,
     end: Option<End>,
-    continued: &mut Continued,
+    epoch_numbering: &mut EpochNumbering,
     mut records: Vec<HistoryRecord>,
 ) -> Result<End, ReadFailure> {
     let end = match end {
@@ -90,7 +90,7 @@ pub(super) fn append(
     };
     for record in &mut records {
         let last_of = |epoch| last_of(path, id, &end, epoch);
-        record.sequence = continued.number(record, last_of)?;
+        record.sequence = epoch_numbering.number(record, last_of)?;
     }
     let in_order = records
         .iter()
@@ -101,8 +101,7 @@ pub(super) fn append(
                 .then_some(Some(cursor))
         })
         .is_some();
-    if !in_order
-        || end.lines + count(records.len()) > count(HISTORY_TRANSITIONS_MOST) + EXCESS_LINES
+    if !in_order || end.lines + count(records.len()) > count(MAX_HISTORY_TRANSITIONS) + EXCESS_LINES
     {
         return rewrite(path, id, records);
     }
@@ -142,7 +141,7 @@ fn rewrite(path: &Path, id: &WorkspaceId, records: Vec<HistoryRecord>) -> Result
             .entry((record.epoch, record.sequence))
             .or_insert(record);
     }
-    while history.len() > HISTORY_TRANSITIONS_MOST {
+    while history.len() > MAX_HISTORY_TRANSITIONS {
         history.pop_first();
     }
     let mut draft = Draft::after(Chain::START);

@@ -10,14 +10,14 @@ use std::path::{Path, PathBuf};
 use workspace_status::WorkspaceId;
 
 /// Most bytes of one directory's name, below what every file system takes.
-const NAME_BYTES_MOST: usize = 180;
+const MAX_NAME_BYTES: usize = 180;
 
 /// Where the files of a workspace are.
 pub(super) fn directory(root: &Path, id: &WorkspaceId) -> PathBuf {
     let mut path = root.to_owned();
     let mut name = String::new();
     for byte in id.as_str().bytes() {
-        if name.len() + 3 > NAME_BYTES_MOST {
+        if name.len() + 3 > MAX_NAME_BYTES {
             name.push('~');
             path.push(std::mem::take(&mut name));
         }
@@ -63,8 +63,7 @@ mod tests {
         assert_eq!(names.len(), 255 * 3);
         for name in &names {
             assert!(
-                name.split('/')
-                    .all(|part| part.len() <= NAME_BYTES_MOST + 1),
+                name.split('/').all(|part| part.len() <= MAX_NAME_BYTES + 1),
                 "{name}"
             );
         }

@@ -81,7 +81,7 @@ pub struct CachePlace {
     /// The first place of the source that is not in the cache.
     pub position: u64,
     /// A place of the source by which it is known again.
-    pub landmark: u64,
+    pub last_assignment_offset: u64,
     /// The highest epoch in the partition.
     pub highest_epoch: Epoch,
     /// When the cache was known to be complete up to there, in milliseconds since the Unix epoch.

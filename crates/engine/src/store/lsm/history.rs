@@ -3,8 +3,8 @@
 use super::{corrupt, layout, read_error, write_error};
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{DataDir, DiskError};
-use crate::store::continued::Continued;
-use crate::store::{self, HISTORY_TRANSITIONS_MOST, HistoryCursor, HistoryRecord, StoreError};
+use crate::store::epoch_numbering::EpochNumbering;
+use crate::store::{self, HistoryCursor, HistoryRecord, MAX_HISTORY_TRANSITIONS, StoreError};
 use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +19,7 @@ pub(super) struct History {
     pub(super) transitions: Keyspace,
     pub(super) counts: Keyspace,
     /// One a workspace that had a transition since the store was opened.
-    continued: Mutex<HashMap<WorkspaceId, Continued>>,
+    epoch_numbering: Mutex<HashMap<WorkspaceId, EpochNumbering>>,
 }
 
 impl History {
@@ -28,13 +28,13 @@ impl History {
         Ok(Self {
             transitions: dir.keyspace("store-history", plain)?,
             counts: dir.keyspace("store-history-counts", plain)?,
-            continued: Mutex::default(),
+            epoch_numbering: Mutex::default(),
         })
     }
 
     /// Forgets what is remembered of a workspace that is deleted.
     pub(super) fn forget(&self, id: &WorkspaceId) {
-        self.continued.lock().remove(id);
+        self.epoch_numbering.lock().remove(id);
     }
 
     /// The epoch of the last transition of a workspace, where that can be told.
@@ -144,23 +144,30 @@ impl History {
         id: &WorkspaceId,
         records: &[&'a HistoryRecord],
     ) -> Result<Option<Draft<'a>>, StoreError> {
-        let mut continued = self.continued.lock().get(id).cloned().unwrap_or_default();
+        let mut epoch_numbering = self
+            .epoch_numbering
+            .lock()
+            .get(id)
+            .cloned()
+            .unwrap_or_default();
         let mut added = BTreeMap::new();
         for record in records {
             let last_of = |epoch| self.last_of(id, epoch);
-            let number = continued.number(record, last_of)?;
+            let number = epoch_numbering.number(record, last_of)?;
             let key = layout::history_key(id, record.epoch, number);
             if !self.contains(id, &key)? {
                 added.entry((record.epoch, number)).or_insert(*record);
             }
         }
-        self.continued.lock().insert(id.clone(), continued);
+        self.epoch_numbering
+            .lock()
+            .insert(id.clone(), epoch_numbering);
         if added.is_empty() {
             return Ok(None);
         }
         let mut count = self.count(id)? + store::count(added.len());
         let mut dropped = Vec::new();
-        let most = store::count(HISTORY_TRANSITIONS_MOST);
+        let most = store::count(MAX_HISTORY_TRANSITIONS);
         if count > most {
             let excess = usize::try_from(count - most)
                 .unwrap_or(usize::MAX)

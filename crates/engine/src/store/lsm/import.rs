@@ -9,7 +9,7 @@
 
 use super::cache::{CacheChange, CacheKey, CachePlace};
 use super::history::place_of as history_of;
-use super::piece::Piece;
+use super::import_batch::ImportBatch;
 use super::{
     Claim, Deletion, Erase, HistoryRecord, LsmStore, Save, StoreError, StoredWorkspace, corrupt,
     keyed, layout, place_of, read_error, write_error,
@@ -42,7 +42,7 @@ impl LsmStore {
             let mut reader = Reader::open(&key, value.into())?;
             Ok(CachePlace {
                 position: reader.u64()?,
-                landmark: reader.u64()?,
+                last_assignment_offset: reader.u64()?,
                 highest_epoch: Epoch::new(reader.u64()?),
                 at_ms: reader.u64()?,
                 source: reader.text()?,
@@ -139,26 +139,26 @@ impl LsmStore {
         place: &CachePlace,
     ) -> Result<(), StoreError> {
         let _locks = self.lock(changes.iter().map(CacheChange::workspace));
-        let mut piece = Piece::new(self, partition);
+        let mut import_batch = ImportBatch::new(self, partition);
         let mut last = None;
         for change in changes {
             let id = change.workspace();
-            if piece.bytes >= super::PIECE_BYTES && last != Some(id) {
-                std::mem::replace(&mut piece, Piece::new(self, partition)).write()?;
+            if import_batch.bytes >= super::PIECE_BYTES && last != Some(id) {
+                std::mem::replace(&mut import_batch, ImportBatch::new(self, partition)).write()?;
             }
-            piece.take(change)?;
+            import_batch.take(change)?;
             last = Some(id);
         }
         let key = place_key(partition);
         let value = Writer::with_capacity(40 + place.source.len())
             .u64(place.position)
-            .u64(place.landmark)
+            .u64(place.last_assignment_offset)
             .u64(place.highest_epoch.get())
             .u64(place.at_ms)
             .block(place.source.as_bytes())
             .seal(&key);
-        piece.note(key.to_vec(), value);
-        piece.write()
+        import_batch.note(key.to_vec(), value);
+        import_batch.write()
     }
 
     /// What a claim would make of a workspace.

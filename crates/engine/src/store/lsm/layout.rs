@@ -22,7 +22,7 @@ use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
 
 /// The longest key that the database takes; it would cut longer ones without a word.
-pub(super) const KEY_BYTES_MOST: usize = u16::MAX as usize;
+pub(super) const MAX_KEY_BYTES: usize = u16::MAX as usize;
 
 /// What is wrong with what a cache holds of a value that was damaged in its source: reading the source again does not help.
 pub(in crate::store) const DAMAGED_AT_SOURCE: &str = "it was damaged where it was copied from";

@@ -4,7 +4,7 @@ use super::*;
 use crate::disk::DataDirSpec;
 use crate::routing::partition_of;
 use crate::store::conformance::{claim_of, counted, erase_of, id, load, save_of, set, transition};
-use crate::store::{self, HISTORY_TRANSITIONS_MOST};
+use crate::store::{self, MAX_HISTORY_TRANSITIONS};
 
 #[test]
 fn the_lsm_store_does_what_every_store_must() {
@@ -167,7 +167,7 @@ fn a_deletion_that_was_cut_short_is_finished_when_the_store_is_opened() {
 fn history_keeps_the_newest_transitions() {
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
-    let most = u64::try_from(HISTORY_TRANSITIONS_MOST).expect("small");
+    let most = u64::try_from(MAX_HISTORY_TRANSITIONS).expect("small");
     for first in (1..=most + 2_000).step_by(1000) {
         store
             .append_history(
@@ -181,8 +181,8 @@ fn history_keeps_the_newest_transitions() {
         .history(&id("acme"), None, usize::MAX)
         .expect("readable");
     assert!(
-        all.len() <= HISTORY_TRANSITIONS_MOST
-            && all.len() > HISTORY_TRANSITIONS_MOST - history::TRANSITIONS_REMOVED
+        all.len() <= MAX_HISTORY_TRANSITIONS
+            && all.len() > MAX_HISTORY_TRANSITIONS - history::TRANSITIONS_REMOVED
     );
     assert_eq!(all.last().map(|record| record.sequence), Some(most + 2_000));
 }
@@ -192,7 +192,7 @@ fn an_entry_whose_name_is_too_long_is_refused_alone() {
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
     filled(&store);
-    let long = "x".repeat(KEY_BYTES_MOST);
+    let long = "x".repeat(MAX_KEY_BYTES);
     let saves = vec![
         save_of("acme", 1, 11, vec![set("kind", &long, "1", 10)]),
         counted(
@@ -338,7 +338,7 @@ fn what_others_wrote_to_a_history_is_kept_and_counted() {
     let place = CachePlace {
         source: "elsewhere".to_owned(),
         position: 3,
-        landmark: 0,
+        last_assignment_offset: 0,
         highest_epoch: Epoch::new(1),
         at_ms: 0,
     };

@@ -428,7 +428,7 @@ fn a_cache_that_is_ahead_of_its_place_reads_again_and_ends_as_it_was() {
         let at = cached.cached_place(PartitionId(1)).expect("readable");
         let at = CachePlace {
             position,
-            landmark: 0,
+            last_assignment_offset: 0,
             ..at.expect("cached")
         };
         cached.import(PartitionId(1), &[], &at).expect("set back");

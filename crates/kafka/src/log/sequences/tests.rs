@@ -169,7 +169,7 @@ fn no_more_requests_are_under_way_than_answers_are_kept() {
 /// As many producers as are remembered.
 fn full() -> Sequences<()> {
     let mut sequences = Sequences::default();
-    for number in 0..PRODUCERS_MOST {
+    for number in 0..MAX_PRODUCERS {
         use_one(&mut sequences, &format!("p{number}"), 1);
     }
     sequences
@@ -241,8 +241,8 @@ fn the_producer_that_was_silent_the_longest_is_forgotten_first() {
     let judged = sequences.judge(&asked("one more", 1));
     assert!(matches!(judged, Ok(Verdict::New)));
     use_one(&mut sequences, "one more", 1);
-    assert_eq!(sequences.by_id.len(), PRODUCERS_MOST);
-    assert_eq!(sequences.by_use.len(), PRODUCERS_MOST);
+    assert_eq!(sequences.by_id.len(), MAX_PRODUCERS);
+    assert_eq!(sequences.by_use.len(), MAX_PRODUCERS);
     assert!(sequences.by_id.contains_key("p0"));
     assert!(!sequences.by_id.contains_key("p1"));
     let judged = sequences.judge(&asked("another", 1));

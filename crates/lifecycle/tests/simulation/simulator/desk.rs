@@ -405,7 +405,7 @@ impl Desk {
                     // It meets what the log has lost again.
                     let lost = env.logs[key.0].lost_between(next_offset, u64::MAX);
                     for last in lost {
-                        env.letters.remove(&(key.0, key.1, last));
+                        env.dead_letters.remove(&(key.0, key.1, last));
                     }
                     if fails {
                         Err(failed_and_done)

@@ -15,7 +15,7 @@ use super::world::{TROUBLE_IS_OVER, World};
 const SETTLES_IN: Duration = Duration::from_mins(5);
 
 /// Most things that happen in that time.
-const STEPS_MOST: u64 = 200_000;
+const MAX_STEPS: u64 = 200_000;
 
 /// What is left to be done with a workspace that stands still.
 enum Rest {
@@ -74,7 +74,7 @@ impl World {
     /// Lets everything happen that is under way, and time pass, until `rests`.
     fn settle(&mut self, rests: fn(&World) -> Result<(), String>) -> Result<(), Violation> {
         let until = self.env.now + SETTLES_IN;
-        for _ in 0..STEPS_MOST {
+        for _ in 0..MAX_STEPS {
             let worked = self.work().map_err(|(_, stop)| match stop {
                 Stop::Broken(violation) => violation,
                 Stop::Crash => unreachable!("no faults"),

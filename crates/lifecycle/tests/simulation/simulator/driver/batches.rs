@@ -148,7 +148,7 @@ impl Driver {
         ensure(due, Rule::PoisonIsKept, || {
             format!("w{workspace} skips {offset}, which is no poison")
         })?;
-        if env.random.chance(env.faults.letter) {
+        if env.random.chance(env.faults.dead_letter) {
             return Ok(Input::DeadLetterFailed {
                 slot,
                 reason: "the disk is full".to_owned(),
@@ -157,7 +157,8 @@ impl Driver {
         env.count("events skipped");
         self.local(slot).skipped = Some(offset.0);
         if env.sabotage != Sabotage::SkipIsNotKept {
-            env.letters.insert((self.at.partition, workspace, offset.0));
+            env.dead_letters
+                .insert((self.at.partition, workspace, offset.0));
         }
         Ok(Input::DeadLettered { slot, offset })
     }

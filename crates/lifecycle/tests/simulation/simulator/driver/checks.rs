@@ -106,7 +106,7 @@ impl Driver {
                 .poison_in(workspace, base, next_offset)
                 .chain(log.damaged_in(base, next_offset))
                 .chain(log.lost_between(base, next_offset))
-                .find(|offset| !env.letters.contains(&(key.0, key.1, *offset)));
+                .find(|offset| !env.dead_letters.contains(&(key.0, key.1, *offset)));
             ensure(unkept.is_none(), Rule::PoisonIsKept, || {
                 format!("w{workspace} at {next_offset} has passed {unkept:?}, which nobody skipped")
             })?;

@@ -120,7 +120,7 @@ impl World {
             if next_offset >= self.env.logs[partition].high() {
                 // It passed the lost part when that was there.
                 let last = self.env.logs[partition].high() - 1;
-                self.env.letters.insert((partition, workspace, last));
+                self.env.dead_letters.insert((partition, workspace, last));
             }
         }
         // The event that began a new workspace after a deletion may be lost.

@@ -42,36 +42,36 @@ pub(super) fn address_of(key: &[u8]) -> Option<Address> {
     Some((partition, offset, WorkspaceId::new(parts.next()?).ok()?))
 }
 
-fn encode(letter: &DeadLetter) -> Result<Vec<u8>, String> {
+fn encode(dead_letter: &DeadLetter) -> Result<Vec<u8>, String> {
     let written = Written {
-        topic: letter.topic.clone(),
-        partition: letter.partition.0,
-        offset: letter.offset.0,
-        workspace_id: letter.workspace_id.as_str().to_owned(),
-        reason: letter.reason.clone(),
-        skipped_at_ms: letter.skipped_at_ms,
-        key: letter.key.as_deref().map(Content::new),
-        value: letter.value.as_deref().map(Content::new),
+        topic: dead_letter.topic.clone(),
+        partition: dead_letter.partition.0,
+        offset: dead_letter.offset.0,
+        workspace_id: dead_letter.workspace_id.as_str().to_owned(),
+        reason: dead_letter.reason.clone(),
+        skipped_at_ms: dead_letter.skipped_at_ms,
+        key: dead_letter.key.as_deref().map(Content::new),
+        value: dead_letter.value.as_deref().map(Content::new),
     };
     serde_json::to_vec(&written).map_err(|error| error.to_string())
 }
 
 /// [`encode`], without the record's value where the letter would be larger than `most`: it must not stand against the
 /// skip, and the reason says where the value is.
-pub(super) fn encode_within(letter: &DeadLetter, most: usize) -> Result<Vec<u8>, String> {
-    let whole = encode(letter)?;
-    let Some(value) = letter.value.as_ref().filter(|_| whole.len() > most) else {
+pub(super) fn encode_within(dead_letter: &DeadLetter, most: usize) -> Result<Vec<u8>, String> {
+    let whole = encode(dead_letter)?;
+    let Some(value) = dead_letter.value.as_ref().filter(|_| whole.len() > most) else {
         return Ok(whole);
     };
     let reason = format!(
         "{}; its value of {} bytes is too large for a dead letter and stands only in the topic",
-        letter.reason,
+        dead_letter.reason,
         value.len()
     );
     encode(&DeadLetter {
         value: None,
         reason,
-        ..letter.clone()
+        ..dead_letter.clone()
     })
 }
 
@@ -130,7 +130,7 @@ mod tests {
             (None, None),
             (Some(&b""[..]), Some(&[0xff, 0x00, 0x7f][..])),
         ] {
-            let letter = DeadLetter {
+            let dead_letter = DeadLetter {
                 topic: "events".to_owned(),
                 partition: PartitionId(3),
                 offset: Offset(u64::MAX >> 1),
@@ -140,15 +140,15 @@ mod tests {
                 reason: "no \"such\" type".to_owned(),
                 skipped_at_ms: 5,
             };
-            let written = encode(&letter).expect("written");
+            let written = encode(&dead_letter).expect("written");
             let record = Record::new(Offset(0), None, Some(&written));
-            assert_eq!(decode(&record), Some(letter));
+            assert_eq!(decode(&record), Some(dead_letter));
         }
     }
 
     #[test]
     fn a_letter_that_would_be_too_large_says_where_its_value_is() {
-        let letter = |bytes| DeadLetter {
+        let dead_letter = |bytes| DeadLetter {
             topic: "events".to_owned(),
             partition: PartitionId(3),
             offset: Offset(7),
@@ -160,16 +160,16 @@ mod tests {
             skipped_at_ms: 5,
         };
         let read = |bytes| {
-            let written = encode_within(&letter(bytes), 1000).expect("written");
+            let written = encode_within(&dead_letter(bytes), 1000).expect("written");
             assert!(written.len() <= 1000);
             decode(&Record::new(Offset(0), None, Some(&written))).expect("a letter")
         };
-        assert_eq!(read(300), letter(300));
+        assert_eq!(read(300), dead_letter(300));
         let cut = DeadLetter {
             value: None,
             reason: "too large; its value of 600 bytes is too large for a dead letter and stands only in the topic"
                 .to_owned(),
-            ..letter(600)
+            ..dead_letter(600)
         };
         assert_eq!(read(600), cut);
     }

@@ -10,11 +10,11 @@ use crate::context;
 
 /// The last trouble of one client, in its own words.
 #[derive(Debug, Default)]
-pub(crate) struct Words {
+pub(crate) struct ClientErrors {
     last: Mutex<Option<String>>,
 }
 
-impl Words {
+impl ClientErrors {
     /// Keeps what the client says.
     pub(crate) fn note(&self, error: &KafkaError, reason: &str) {
         let mut last = self.last.lock();
@@ -42,7 +42,7 @@ impl Words {
     }
 }
 
-impl ClientContext for Words {
+impl ClientContext for ClientErrors {
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "the Kafka client says");
         self.note(&error, reason);
@@ -53,4 +53,4 @@ impl ClientContext for Words {
     }
 }
 
-impl ConsumerContext for Words {}
+impl ConsumerContext for ClientErrors {}

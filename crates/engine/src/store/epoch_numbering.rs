@@ -8,18 +8,18 @@ use super::HistoryRecord;
 use workspace_status::Epoch;
 
 /// Most epochs used again that are remembered of a workspace; the oldest is forgotten for a newer one.
-const EPOCHS_MOST: usize = 64;
+const MAX_EPOCHS: usize = 64;
 
 /// What is known of the epochs of a workspace whose transitions were numbered since the store was opened.
 /// It stays true when the write of such transitions fails: they get the same numbers when they come again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Continued {
+pub(super) struct EpochNumbering {
     newest: Option<Epoch>,
     /// The epochs that were there before, oldest first, with the number of the last transition they had then.
     used_before: Vec<(Epoch, u64)>,
 }
 
-impl Continued {
+impl EpochNumbering {
     /// The number under which a transition is kept. `last_of` tells the number of the last transition of an
     /// epoch that is stored, 0 where there is none; it is asked once an epoch.
     pub(super) fn number<E>(
@@ -32,7 +32,7 @@ impl Continued {
             let last_before = last_of(record.epoch)?;
             self.newest = Some(record.epoch);
             if last_before > 0 {
-                if self.used_before.len() == EPOCHS_MOST {
+                if self.used_before.len() == MAX_EPOCHS {
                     self.used_before.remove(0);
                 }
                 self.used_before.push((record.epoch, last_before));
@@ -54,11 +54,11 @@ mod tests {
 
     #[test]
     fn transitions_that_come_again_get_the_numbers_they_had() {
-        let mut continued = Continued::default();
+        let mut epoch_numbering = EpochNumbering::default();
         let stored =
             |epoch: Epoch| Ok::<_, ()>([0, 2, 0, 7][usize::try_from(epoch.get()).expect("small")]);
         let mut number =
-            |epoch, sequence| continued.number(&transition("acme", epoch, sequence), stored);
+            |epoch, sequence| epoch_numbering.number(&transition("acme", epoch, sequence), stored);
         for _ in 0..2 {
             let numbers =
                 [(1, 1), (1, 2), (2, 1), (3, 1)].map(|(epoch, sequence)| number(epoch, sequence));
@@ -68,20 +68,23 @@ mod tests {
 
     #[test]
     fn an_epoch_is_asked_for_again_where_that_failed() {
-        let mut continued = Continued::default();
+        let mut epoch_numbering = EpochNumbering::default();
         let record = transition("acme", 1, 1);
-        assert_eq!(continued.number(&record, |_| Err("away")), Err("away"));
-        assert_eq!(continued.number(&record, |_| Ok::<_, ()>(5)), Ok(6));
-        assert_eq!(continued.number(&record, |_| Err("not asked")), Ok(6));
+        assert_eq!(
+            epoch_numbering.number(&record, |_| Err("away")),
+            Err("away")
+        );
+        assert_eq!(epoch_numbering.number(&record, |_| Ok::<_, ()>(5)), Ok(6));
+        assert_eq!(epoch_numbering.number(&record, |_| Err("not asked")), Ok(6));
     }
 
     #[test]
     fn only_so_many_epochs_are_remembered() {
-        let mut continued = Continued::default();
+        let mut epoch_numbering = EpochNumbering::default();
         for epoch in 1..=1000 {
-            let number = continued.number(&transition("acme", epoch, 1), |_| Ok::<_, ()>(1));
+            let number = epoch_numbering.number(&transition("acme", epoch, 1), |_| Ok::<_, ()>(1));
             assert_eq!(number, Ok(2));
         }
-        assert_eq!(continued.used_before.len(), EPOCHS_MOST);
+        assert_eq!(epoch_numbering.used_before.len(), MAX_EPOCHS);
     }
 }

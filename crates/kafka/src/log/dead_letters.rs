@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use workspace_engine_core::log::{
-    AppendError, Appended, Batch, DeadLetter, DeletedLetters, ReadError, ReadLimit, Record,
+    AppendError, Appended, Batch, DeadLetter, DeletedDeadLetters, ReadError, ReadLimit, Record,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
 use super::appends::Appends;
 use super::cluster::Cluster;
-use super::letter::{Address, address_of, decode, encode_within, key_of};
+use super::dead_letter_codec::{Address, address_of, decode, encode_within, key_of};
 use super::native::Topic;
 use super::pending::Outgoing;
 use super::reader::{self, READERS};
@@ -27,10 +27,10 @@ use super::reader::{self, READERS};
 const PARTITION: PartitionId = PartitionId(0);
 
 /// Most letters whose places are kept; an operator skips one by one.
-const LETTERS_MOST: usize = 1_000_000;
+const MAX_DEAD_LETTERS: usize = 1_000_000;
 
 /// Largest letter, with room for its key and for what a batch adds: the topic takes 16 MiB.
-const LETTER_BYTES_MOST: usize = 16 * 1024 * 1024 - 64 * 1024;
+const MAX_DEAD_LETTER_BYTES: usize = 16 * 1024 * 1024 - 64 * 1024;
 
 /// How long reading the topic, or the acknowledgement of a letter, may take: a partition waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,10 +39,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const TURN: Duration = Duration::from_millis(500);
 
 /// Letters closer together are read in one go, with those between.
-const GAP_MOST: u64 = 500;
+const MAX_GAP: u64 = 500;
 
 /// The topic of the dead letters.
-pub(super) struct Letters {
+pub(super) struct DeadLetters {
     cluster: Cluster,
     readers: [Arc<Topic>; READERS],
     index: Mutex<Index>,
@@ -54,7 +54,7 @@ pub(super) struct Letters {
 struct Index {
     /// Where the first letter of each workspace stands, by the address of the record that it skipped.
     places: BTreeMap<(PartitionId, Offset), BTreeMap<WorkspaceId, Offset>>,
-    letters: usize,
+    dead_letters: usize,
     /// The first offset that was not looked at.
     next: Offset,
 }
@@ -70,7 +70,7 @@ impl Index {
         let places = self.places.entry((partition, offset)).or_default();
         if let Entry::Vacant(vacant) = places.entry(workspace) {
             vacant.insert(place);
-            self.letters += 1;
+            self.dead_letters += 1;
         }
     }
 
@@ -78,7 +78,7 @@ impl Index {
         if let Some(places) = self.places.get_mut(&(*partition, *offset))
             && places.remove(workspace).is_some()
         {
-            self.letters -= 1;
+            self.dead_letters -= 1;
             if places.is_empty() {
                 self.places.remove(&(*partition, *offset));
             }
@@ -91,7 +91,7 @@ impl Index {
             places.retain(|_, place| *place >= low);
             !places.is_empty()
         });
-        self.letters = self.places.values().map(BTreeMap::len).sum();
+        self.dead_letters = self.places.values().map(BTreeMap::len).sum();
     }
 
     /// Addresses behind another one with the letters of a workspace, or of all, until there are enough.
@@ -116,7 +116,7 @@ impl Index {
     }
 }
 
-impl Letters {
+impl DeadLetters {
     pub(super) fn new(cluster: Cluster, readers: [Arc<Topic>; READERS]) -> Self {
         Self {
             cluster,
@@ -127,23 +127,32 @@ impl Letters {
     }
 
     /// Keeps a letter; one of the same workspace with the same address stays as it is.
-    pub(super) fn append(&self, appends: &Appends, letter: &DeadLetter) -> Result<(), AppendError> {
+    pub(super) fn append(
+        &self,
+        appends: &Appends,
+        dead_letter: &DeadLetter,
+    ) -> Result<(), AppendError> {
         let Some(mut index) = self.index.try_lock_for(TURN) else {
             return Err(AppendError::Unavailable(self.is_busy()));
         };
         self.look(&mut index)
             .map_err(|error| AppendError::Unavailable(error.to_string()))?;
-        let address = (letter.partition, letter.offset, letter.workspace_id.clone());
+        let address = (
+            dead_letter.partition,
+            dead_letter.offset,
+            dead_letter.workspace_id.clone(),
+        );
         if index.contains(&address) {
             return Ok(());
         }
-        if index.letters >= LETTERS_MOST {
+        if index.dead_letters >= MAX_DEAD_LETTERS {
             return Err(AppendError::Unavailable(format!(
-                "topic {} holds {LETTERS_MOST} dead letters already: remove some",
+                "topic {} holds {MAX_DEAD_LETTERS} dead letters already: remove some",
                 self.cluster.topic
             )));
         }
-        let value = encode_within(letter, LETTER_BYTES_MOST).map_err(AppendError::Unavailable)?;
+        let value =
+            encode_within(dead_letter, MAX_DEAD_LETTER_BYTES).map_err(AppendError::Unavailable)?;
         let appended = self.write(appends, &address, &value)?;
         if let Some(range) = appended.partitions.first() {
             index.insert(address, range.first_offset);
@@ -186,7 +195,7 @@ impl Letters {
     pub(super) fn delete(
         &self,
         appends: &Appends,
-        deleted: &[DeletedLetters],
+        deleted: &[DeletedDeadLetters],
     ) -> Result<(), AppendError> {
         let Some(mut index) = self.index.try_lock_for(PATIENCE) else {
             return Err(AppendError::Unavailable(self.is_busy()));
@@ -230,7 +239,7 @@ impl Letters {
         };
         let mut records = self.fetch(page.iter().map(|(_, place)| *place).collect())?;
         self.rest();
-        let letters = page.iter().map(|((partition, offset), place)| {
+        let dead_letters = page.iter().map(|((partition, offset), place)| {
             records
                 .remove(place)
                 .ok_or("it is not there any more")
@@ -241,7 +250,7 @@ impl Letters {
                     reason: format!("its dead letter: {reason}"),
                 })
         });
-        letters.collect()
+        dead_letters.collect()
     }
 
     fn is_busy(&self) -> String {
@@ -277,7 +286,7 @@ impl Letters {
                     Some(address) if record.value().is_none_or(<[u8]>::is_empty) => {
                         index.remove(&address);
                     }
-                    Some(address) if index.letters < LETTERS_MOST => {
+                    Some(address) if index.dead_letters < MAX_DEAD_LETTERS => {
                         index.insert(address, record.offset);
                     }
                     Some(_) => {}
@@ -306,7 +315,7 @@ impl Letters {
             if records.contains_key(&place) {
                 continue;
             }
-            if place.since(at) > GAP_MOST || place < at {
+            if place.since(at) > MAX_GAP || place < at {
                 at = place;
             }
             while at <= place {

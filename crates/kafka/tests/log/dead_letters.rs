@@ -7,7 +7,7 @@ use workspace_lifecycle::{Offset, PartitionId};
 
 use crate::cluster::Mock;
 
-fn letter(partition: u32, offset: u64, workspace: &str) -> DeadLetter {
+fn dead_letter(partition: u32, offset: u64, workspace: &str) -> DeadLetter {
     DeadLetter {
         topic: "events".to_owned(),
         partition: PartitionId(partition),
@@ -24,13 +24,13 @@ fn letter(partition: u32, offset: u64, workspace: &str) -> DeadLetter {
 fn a_letter_of_one_process_is_known_to_the_next() {
     let mock = Mock::new(2);
     let one = mock.log();
-    keep(&one, &letter(0, 7, "a"));
+    keep(&one, &dead_letter(0, 7, "a"));
     let other = mock.log();
-    let mut again = letter(0, 7, "a");
+    let mut again = dead_letter(0, 7, "a");
     "another reason".clone_into(&mut again.reason);
     keep(&other, &again);
-    keep(&other, &letter(1, 3, "b"));
-    let both = [letter(0, 7, "a"), letter(1, 3, "b")];
+    keep(&other, &dead_letter(1, 3, "b"));
+    let both = [dead_letter(0, 7, "a"), dead_letter(1, 3, "b")];
     assert_eq!(listed(&one, None, None, 10), both);
     assert_eq!(listed(&other, None, None, 10), both);
 }
@@ -41,7 +41,7 @@ fn many_letters_are_listed_page_by_page() {
     let log = mock.log();
     // The order of their addresses is not the order in which they are skipped.
     for number in 0..60 {
-        keep(&log, &letter(0, (number * 37) % 60, "a"));
+        keep(&log, &dead_letter(0, (number * 37) % 60, "a"));
     }
     let mut after = None;
     let mut found = Vec::new();
@@ -49,7 +49,7 @@ fn many_letters_are_listed_page_by_page() {
         let page = listed(&log, Some("a"), after, 7);
         let Some(last) = page.last() else { break };
         after = Some((last.partition, last.offset));
-        found.extend(page.iter().map(|letter| letter.offset.0));
+        found.extend(page.iter().map(|dead_letter| dead_letter.offset.0));
     }
     assert_eq!(found, (0..60).collect::<Vec<_>>());
     assert_eq!(listed(&log, Some("b"), None, 7), []);
@@ -60,13 +60,16 @@ fn letters_are_kept_while_others_are_listed() {
     const LETTERS: u64 = 30;
     let mock = Mock::new(1);
     let log = mock.log();
-    keep(&log, &letter(0, 0, "a"));
+    keep(&log, &dead_letter(0, 0, "a"));
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
                 loop {
                     let listed = listed(&log, None, None, 100);
-                    let found: Vec<u64> = listed.iter().map(|letter| letter.offset.0).collect();
+                    let found: Vec<u64> = listed
+                        .iter()
+                        .map(|dead_letter| dead_letter.offset.0)
+                        .collect();
                     assert_eq!(found, (0..found.len() as u64).collect::<Vec<_>>());
                     if found.len() as u64 == LETTERS {
                         break;
@@ -76,7 +79,7 @@ fn letters_are_kept_while_others_are_listed() {
         }
         for offset in 1..LETTERS {
             // A partition whose letter does not get its turn tries again.
-            keep(&log, &letter(0, offset, "a"));
+            keep(&log, &dead_letter(0, offset, "a"));
         }
     });
 }

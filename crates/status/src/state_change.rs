@@ -11,7 +11,7 @@ use crate::message::Message;
 use crate::state::State;
 
 /// A change of state to be made.
-pub(crate) struct Entering {
+pub(crate) struct StateChange {
     pub(crate) to: State,
     pub(crate) message: Message,
     /// What becomes of it, if it is an error.
@@ -26,7 +26,7 @@ pub(crate) enum Failure {
     Retrying { attempt: u32, after: Duration },
 }
 
-impl Entering {
+impl StateChange {
     pub(crate) fn new(to: State, message: Message) -> Self {
         Self {
             to,

@@ -16,11 +16,11 @@ use super::plan::{Facts, GroupOffset, Notice, Plan, plan};
 use super::takeover::{Step, Taken, Takeover};
 use super::{ChangelogStore, ended};
 
-/// How long the answer of the writer is waited for in one call.
-const ANSWER: Duration = Duration::from_millis(800);
+/// How long one call waits for the writer.
+const WRITER_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// A partition that is being opened.
-pub(super) enum Entering {
+pub(super) enum OpeningPartition {
     /// What others have written is read.
     Reading(Box<Takeover>),
     /// This process says that it is the owner now.
@@ -30,7 +30,7 @@ pub(super) enum Entering {
     },
 }
 
-impl Entering {
+impl OpeningPartition {
     /// Goes on for a while; nothing when the partition is open.
     pub(super) fn step(
         self,
@@ -53,7 +53,7 @@ impl Entering {
         let Self::Assigning { end, answer } = self else {
             return Ok(None);
         };
-        match answer.recv_timeout(ANSWER) {
+        match answer.recv_timeout(WRITER_TIMEOUT) {
             Ok(answer) => answer.map(|_| None),
             Err(RecvTimeoutError::Timeout) => {
                 let opening = Opening::Reading { position: end, end };
@@ -78,7 +78,7 @@ fn assign(
     store: &ChangelogStore,
     partition: PartitionId,
     taken: Taken,
-) -> Result<Entering, StoreError> {
+) -> Result<OpeningPartition, StoreError> {
     let shared = &store.shared;
     let partitioner = shared.cache().partitioner();
     if let Some(before) = &taken.record
@@ -181,7 +181,7 @@ fn assign(
         record,
         cache,
     })?;
-    Ok(Entering::Assigning { end, answer })
+    Ok(OpeningPartition::Assigning { end, answer })
 }
 
 fn tell(partition: PartitionId, topic: &str, notice: &Notice) {

@@ -11,7 +11,7 @@ use workspace_lifecycle::PartitionId;
 use workspace_status::WorkspaceId;
 
 /// Changes on their way into the database.
-pub(super) struct Piece<'a> {
+pub(super) struct ImportBatch<'a> {
     store: &'a LsmStore,
     partition: PartitionId,
     batch: OwnedWriteBatch,
@@ -28,7 +28,7 @@ pub(super) struct Piece<'a> {
     deletions: Vec<(WorkspaceId, Option<Deletion>)>,
 }
 
-impl<'a> Piece<'a> {
+impl<'a> ImportBatch<'a> {
     pub(super) fn new(store: &'a LsmStore, partition: PartitionId) -> Self {
         Self {
             store,

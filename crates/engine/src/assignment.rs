@@ -19,7 +19,7 @@ use crate::message::Message;
 use crate::report::HeldBy;
 
 /// Most messages of one assignment among which a command still finds a place.
-const COMMANDS_WAITING_MAX: usize = 1024;
+const MAX_COMMANDS_WAITING: usize = 1024;
 
 /// How often the floor below which the log may forget is computed anew.
 const FLOOR_EVERY: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ impl View {
 }
 
 /// One assignment of a partition.
-pub(crate) struct Post<W> {
+pub(crate) struct Assignment<W> {
     id: PartitionId,
     messages: Sender<Message<W>>,
     /// Until the driver has ended: nobody reads the channel then.
@@ -80,12 +80,12 @@ pub(crate) struct Post<W> {
     passes: watch::Sender<u64>,
 }
 
-impl<W> Post<W> {
+impl<W> Assignment<W> {
     /// A new assignment, and the end of its channel that the driver reads. The channel has no limit of its own: a
     /// partition is told of at most one save, one load a permit, one wake, and a limited number of commands.
     pub(crate) fn new(id: PartitionId, now: Duration) -> (Arc<Self>, Receiver<Message<W>>) {
         let (messages, receiver) = unbounded();
-        let post = Self {
+        let assignment = Self {
             id,
             messages,
             is_open: RwLock::new(true),
@@ -98,8 +98,8 @@ impl<W> Post<W> {
             announced: Mutex::default(),
             passes: watch::Sender::new(0),
         };
-        post.beat(now);
-        (Arc::new(post), receiver)
+        assignment.beat(now);
+        (Arc::new(assignment), receiver)
     }
 
     /// Which partition is assigned.
@@ -118,7 +118,7 @@ impl<W> Post<W> {
 
     /// Whether so few messages wait that a command may join them.
     pub(crate) fn has_place(&self) -> bool {
-        self.messages.len() < COMMANDS_WAITING_MAX
+        self.messages.len() < MAX_COMMANDS_WAITING
     }
 
     /// Lets nobody in any more: what is in the channel now is all that will ever be.
@@ -235,14 +235,14 @@ impl<W> Post<W> {
 
 /// A wish for a load permit, of a workspace in one assignment.
 pub(crate) struct Permit<W> {
-    pub(crate) post: Arc<Post<W>>,
+    pub(crate) assignment: Arc<Assignment<W>>,
     pub(crate) slot: Slot,
     pub(crate) id: WorkspaceId,
 }
 
 impl<W> PartialEq for Permit<W> {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.post, &other.post) && self.slot == other.slot
+        Arc::ptr_eq(&self.assignment, &other.assignment) && self.slot == other.slot
     }
 }
 
@@ -250,7 +250,7 @@ impl<W> Eq for Permit<W> {}
 
 impl<W> Hash for Permit<W> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        Arc::as_ptr(&self.post).hash(state);
+        Arc::as_ptr(&self.assignment).hash(state);
         self.slot.hash(state);
     }
 }
@@ -258,7 +258,7 @@ impl<W> Hash for Permit<W> {
 impl<W> Clone for Permit<W> {
     fn clone(&self) -> Self {
         Self {
-            post: Arc::clone(&self.post),
+            assignment: Arc::clone(&self.assignment),
             id: self.id.clone(),
             slot: self.slot,
         }
