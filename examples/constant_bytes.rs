@@ -1,5 +1,5 @@
-//! A bare axum handler that answers with as many constant bytes as it is told: what
-//! `bench/status.sh` compares the status route with.
+//! A bare axum handler that answers with a given number of constant bytes: the baseline with which
+//! `bench/status.sh` compares the status route.
 //!
 //! `cargo run --release -p workspace-engine-examples --example constant_bytes -- ADDR:PORT BYTES`
 

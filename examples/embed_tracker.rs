@@ -7,7 +7,7 @@ use workspace_status::{State, Tracker};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // The three lines: a status that the service sets wherever it works on a workspace, and the router.
+    // The three lines: a status that the service sets while it works on a workspace, and the router.
     let acme = Tracker::global().get_or_create("acme");
     acme.set_state(State::Ready, "loaded by the example");
     let app = axum::Router::new().merge(workspace_status_http::router(Tracker::global().clone()));

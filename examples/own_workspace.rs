@@ -1,7 +1,7 @@
 //! An engine whose workspaces are ledgers: an account's balance is the sum of its bookings.
 //!
 //! `cargo run -p workspace-engine-examples --example own_workspace`. It books, stops, starts again
-//! on the same directory, and finds what it had.
+//! on the same directory, and finds its previous state.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,7 +18,7 @@ use workspace_engine_core::store::{Change, LsmStore, StoredEntry};
 use workspace_engine_core::{Engine, EngineConfig, Rejection, Workspace};
 use workspace_status::{State, Tracker, WaitOutcome, WorkspaceId};
 
-/// Balances by account, and which of them changed since the last save.
+/// Balances by account, and the accounts that changed since the last save.
 struct Ledger {
     balances: BTreeMap<String, i64>,
     changed: BTreeMap<String, workspace_engine_core::lifecycle::Offset>,

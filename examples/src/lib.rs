@@ -1,1 +1,1 @@
-//! The examples stand beside this file: `cargo run -p workspace-engine-examples --example embed_tracker`.
+//! The examples are in the directory above: `cargo run -p workspace-engine-examples --example embed_tracker`.

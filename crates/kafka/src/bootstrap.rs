@@ -1,10 +1,10 @@
-//! Gives a client its bootstrap brokers back when it has lost every broker that it knew.
+//! Adds the bootstrap brokers again to a client that has lost every broker that it knew.
 //!
 //! A broker that is fenced, as all of them are after the whole cluster was paused or restarted, may answer a metadata
 //! request with an empty list of brokers. librdkafka (2.10 and later) then removes all that it knows, the bootstrap
-//! brokers included, and never connects to anything again (librdkafka issue 5301). So one thread checks every few seconds
-//! that a broker answers each registered client. Where none does, it adds the bootstrap brokers again, which changes
-//! nothing for a client that still has them.
+//! brokers included, and never connects to anything again (librdkafka issue 5301). So one thread checks every few
+//! seconds that a broker answers each registered client. If none does, it adds the bootstrap brokers again, which
+//! changes nothing for a client that still has them.
 
 use std::ffi::CString;
 use std::sync::{Arc, Once, Weak};
@@ -20,14 +20,14 @@ use rdkafka::producer::{Producer, ProducerContext, ThreadedProducer};
 /// Between two checks of a client that has a broker.
 const CHECK_PAUSE: Duration = Duration::from_secs(5);
 
-/// Between two checks of a client that has none: the first pause. It doubles up to [`CHECK_PAUSE`], because librdkafka
-/// keeps every list of brokers that is added, some 50 bytes each.
+/// First pause between two checks of a client that has none. It doubles up to [`CHECK_PAUSE`], because librdkafka keeps
+/// every list of brokers that is added, some 50 bytes each.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long one check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Between two looks which clients are due.
+/// Between two checks which clients are due.
 const TICK: Duration = Duration::from_millis(250);
 
 /// A client that can be registered.
@@ -70,8 +70,8 @@ struct Registered {
 static REGISTERED: Mutex<Vec<Registered>> = Mutex::new(Vec::new());
 static THREAD: Once = Once::new();
 
-/// Registers a client for as long as it lives. `brokers` is a list of `host:port`, separated by commas; `topic` is one that
-/// the client uses.
+/// Registers a client for as long as it lives. `brokers` is a list of `host:port`, separated by commas; `topic` is one
+/// that the client uses.
 pub(crate) fn register<T: Checked>(client: &Arc<T>, brokers: &str, topic: &str) {
     let Ok(brokers) = CString::new(brokers) else {
         return;
@@ -99,7 +99,7 @@ pub(crate) fn register<T: Checked>(client: &Arc<T>, brokers: &str, topic: &str) 
     });
 }
 
-/// Checks the clients that are due. The lock is not held meanwhile.
+/// Checks the clients that are due, without holding the lock during a check.
 fn check_due() {
     let now = Instant::now();
     let mut registered = REGISTERED.lock();
@@ -128,7 +128,7 @@ fn check_due() {
 
 /// Whether a broker answers a client within the time. A refusal is an answer.
 ///
-/// It asks where a partition begins and ends: a request for metadata could create the topic, or would list all topics.
+/// Queries where a partition begins and ends: a metadata request could create the topic, or would list all topics.
 fn broker_answers<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> bool {
     let Err(error) = client.fetch_watermarks(topic, 0, timeout) else {
         return true;

@@ -2,13 +2,13 @@
 //! together with the group's offsets, and the LSM store as its cache on this machine.
 //!
 //! - Changes and offsets become visible together or not at all; nothing is in the cache before it is committed.
-//! - A transaction tells the group who writes, as it was before the writer looked which partitions are its own. So
-//!   what was taken away after that look is refused by the group, whose generation is another one by then. The group
-//!   itself looks only at the generation, not at who has the partition.
-//! - Whoever takes a partition over reads what its cache does not have, with an empty disk everything.
-//! - Loads, lists and histories are answered by the cache, of open partitions only.
+//! - A transaction carries the group membership that the writer took before it checked which partitions it owns. If a
+//!   partition is revoked after that check, the group is in a later generation and refuses the transaction. The group
+//!   checks only the generation, not the owner of the partition.
+//! - A new owner of a partition reads what its cache lacks; with an empty disk it reads everything.
+//! - The cache answers loads, lists and histories, of open partitions only.
 //!
-//! One workspace's records are in the partition of the changelog with the number of its partition of the events.
+//! A workspace's records are in the changelog partition with the same number as its partition of the events.
 
 mod counts;
 mod ownership;
@@ -60,16 +60,16 @@ use reader::Readers;
 use takeover::Takeover;
 use writer::{MAX_JOBS_WAITING, TRANSACTION_BYTES, Writer};
 
-/// How long a partition that is opened waits for a transaction from before.
+/// How long opening a partition waits for an earlier transaction of this process that holds it.
 const BEFORE: Duration = Duration::from_millis(800);
 
-/// How long the transaction under way may hold a partition that is let go of.
+/// How long closing a partition waits for the transaction in progress that holds it.
 const CLOSE: Duration = Duration::from_secs(5);
 
-/// How long the end of a changelog waits for its writer, which may be within a call of the client.
+/// How long dropping a changelog waits for its writer, which may be in a call of the client.
 const END: Duration = Duration::from_secs(5);
 
-/// Between two looks whether it has ended.
+/// Between two checks whether the writer has ended.
 const END_LOOK: Duration = Duration::from_millis(2);
 
 /// Why a changelog cannot be used at all.
@@ -78,49 +78,49 @@ pub enum ChangelogError {
     /// The client refuses its configuration.
     #[error("the Kafka client cannot be configured: {0}")]
     Client(String),
-    /// The operating system gives no thread.
+    /// The operating system cannot start a thread.
     #[error("cannot start the thread that writes the changelog")]
     Thread(#[source] std::io::Error),
-    /// The copy is of another changelog, and cannot be set aside.
+    /// The local copy belongs to another changelog and cannot be set aside.
     #[error(transparent)]
     Copy(#[from] DiskError),
 }
 
-/// What the threads of a changelog share.
+/// State that the threads of a changelog share.
 struct Shared {
     /// The topic of the events.
     topic: String,
     group_name: String,
     accept_loss: AcceptLoss,
-    /// What was read of the events.
+    /// Which events were read, and under which leader.
     seen: Arc<SeenRecords>,
     /// Of this process's producer.
     transactional_id: String,
-    /// What the ids of all producers begin with that write this changelog.
+    /// Prefix of the transactional ids of all producers that write this changelog.
     producers_of_group: String,
-    /// What a producer is made of.
+    /// The configuration of a producer.
     producer: ClientConfig,
     copy: LocalCopy,
     group: Arc<dyn Group>,
     readers: Arc<Readers>,
     partitions: Partitions,
-    /// How many partitions the topics have; known once a partition was opened.
+    /// How many partitions the topics have; 0 until a takeover has queried it.
     partition_count: AtomicU32,
     counters: Counters,
 }
 
 impl Shared {
-    /// The copy on this disk.
+    /// The copy of the changelog on this disk.
     fn cache(&self) -> Arc<LsmStore> {
         self.copy.store()
     }
 
-    /// What an error of the copy means to whoever asked it.
+    /// The error that the caller gets for an error of the copy; damage is noted, so that the copy is rebuilt.
     fn seen(&self, error: StoreError) -> StoreError {
         self.copy.seen(&self.cache(), error)
     }
 
-    /// Where a workspace belongs.
+    /// The partition of a workspace.
     fn partition_of(&self, id: &WorkspaceId) -> PartitionId {
         let cache = self.cache();
         cache.cached_in(id).unwrap_or_else(|| {
@@ -134,9 +134,9 @@ impl Shared {
 pub struct ChangelogStore {
     shared: Arc<Shared>,
     opening_partition: Mutex<std::collections::HashMap<PartitionId, OpeningPartition>>,
-    /// Why this engine cannot serve its group.
+    /// Why this engine cannot serve its group, once that is known.
     refusal: OnceLock<String>,
-    /// There until the store is dropped.
+    /// Present until the store is dropped.
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -153,7 +153,7 @@ impl std::fmt::Debug for ChangelogStore {
 impl ChangelogStore {
     /// A store over the changelog of `config`, with its copy on this machine. It waits for no broker.
     ///
-    /// The data directory of the copy has as many partitions as the topics. No two processes have one
+    /// The data directory of the copy has as many partitions as the topics. No two processes may share a
     /// `transactional_id`: each would fence the other whenever it can write again.
     ///
     /// # Errors
@@ -197,32 +197,32 @@ impl ChangelogStore {
         })
     }
 
-    /// The group takes partitions away. It must be told before the group hears that they are let go of: this process may
-    /// write in the group's next generation then, and the brokers look at nothing else. What waits for the writer is
-    /// refused from now on, and so is opening them, until they are [given](ChangelogStore::given) back. It
-    /// waits for nothing; that a transaction under way is over is what closing the partition waits for.
+    /// Releases partitions that the group revokes. Call it before the group learns of the release: from then on this
+    /// process may write in the group's next generation, and the brokers check nothing else. Jobs of these partitions
+    /// that wait for the writer are refused from now on, and so is opening them, until
+    /// [`given`](ChangelogStore::given). It does not block; closing a partition waits for the transaction in progress.
     pub fn let_go(&self, partitions: &[PartitionId]) {
         self.shared.partitions.let_go(partitions);
     }
 
-    /// The group has given partitions to this process. It must be told before they are opened, if they were
-    /// [let go of](ChangelogStore::let_go) ever.
+    /// Allows opening partitions that the group has assigned to this process. Call it before opening partitions that
+    /// were ever [released](ChangelogStore::let_go).
     pub fn given(&self, partitions: &[PartitionId]) {
         self.shared.partitions.given(partitions);
     }
 
-    /// Why this engine cannot serve its group at all, once that is known: it was started with another partitioner than
-    /// the group's. The process should end with this text.
+    /// Why this engine cannot serve its group at all, once that is known: its partitioner differs from the group's. The
+    /// process should exit with this message.
     pub fn refusal(&self) -> Option<&str> {
         self.refusal.get().map(String::as_str)
     }
 
-    /// What it has done so far.
+    /// What the changelog has done so far.
     pub fn counts(&self) -> ChangelogCounts {
         self.shared.counters.read()
     }
 
-    /// Hands work to the writer.
+    /// Sends work to the writer.
     fn send(&self, work: Work) -> Result<Receiver<Result<Done, StoreError>>, StoreError> {
         let (reply, answer) = crossbeam_channel::bounded(1);
         let job = Job { work, reply };
@@ -232,12 +232,12 @@ impl ChangelogStore {
         }
     }
 
-    /// Hands work to the writer and waits for its answer.
+    /// Sends work to the writer and waits for its answer.
     fn ask(&self, work: Work) -> Result<Done, StoreError> {
         self.send(work)?.recv().map_err(|_| ended())?
     }
 
-    /// A workspace is asked for that must be in an open partition.
+    /// Fails where the partition of a workspace is not open.
     fn must_be_open(&self, id: &WorkspaceId) -> Result<(), StoreError> {
         self.shared
             .partitions
@@ -290,7 +290,7 @@ impl Store for ChangelogStore {
         if owned.is_none_or(|owned| owned.standing != Standing::Open) {
             return;
         }
-        // It was complete until now, however long nothing was written.
+        // The cache was complete until now, also where nothing was written for long.
         let cache = self.shared.cache();
         if let Ok(Some(mut place)) = cache.cached_place(partition) {
             place.at_ms = now_ms();
@@ -356,7 +356,7 @@ impl Store for ChangelogStore {
         let mut refused = Vec::new();
         let mut portion = Vec::new();
         let mut bytes = 0;
-        // What is committed goes with the last: it says that everything below is saved.
+        // The committed offsets go with the last part: they say that everything below them is saved.
         for save in saves {
             if bytes >= TRANSACTION_BYTES {
                 bytes = 0;
@@ -417,14 +417,14 @@ impl Store for ChangelogStore {
         self.shared.cache().needs_restart().or_else(broken)
     }
 
-    /// What is committed is durable already.
+    /// Committed transactions are durable already.
     fn sync(&self) -> Result<(), StoreError> {
         Ok(())
     }
 }
 
 impl ChangelogStore {
-    /// Asks the copy.
+    /// Reads from the copy.
     fn read<T>(
         &self,
         read: impl FnOnce(&LsmStore) -> Result<T, StoreError>,
@@ -459,7 +459,7 @@ impl Drop for ChangelogStore {
             std::thread::sleep(END_LOOK);
         }
         if !thread.is_finished() {
-            // It ends by itself once the client answers, and keeps its cache until then.
+            // It ends by itself once the client returns, and keeps its cache open until then.
             tracing::warn!("the thread that writes the changelog does not end in time; it is left");
         } else if thread.join().is_err() {
             tracing::error!("the thread that writes the changelog had panicked");

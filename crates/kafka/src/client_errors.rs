@@ -1,4 +1,4 @@
-//! What a client says of its brokers, kept for whoever must tell an operator.
+//! The last error that a client reported about its brokers, kept for messages to the operator.
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
@@ -8,29 +8,29 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::context;
 
-/// The last trouble of one client, in its own words.
+/// The last error text of one client.
 #[derive(Debug, Default)]
 pub(crate) struct ClientErrors {
     last: Mutex<Option<String>>,
 }
 
 impl ClientErrors {
-    /// Keeps what the client says.
+    /// Keeps the client's error text.
     pub(crate) fn note(&self, error: &KafkaError, reason: &str) {
         let mut last = self.last.lock();
-        // That all brokers are down says less than what was said of each of them.
+        // "All brokers are down" says less than the errors of the single brokers.
         let all_down = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
         if last.is_none() || !all_down {
             *last = Some(reason.to_owned());
         }
     }
 
-    /// The brokers answer: what was said is over.
+    /// Clears the error, because the brokers answer.
     pub(crate) fn forget(&self) {
         *self.last.lock() = None;
     }
 
-    /// An error together with what the client said before.
+    /// The text of an error together with the client's last error.
     pub(crate) fn explain(&self, error: &KafkaError) -> String {
         let code = error
             .rdkafka_error_code()

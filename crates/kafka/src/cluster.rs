@@ -17,18 +17,18 @@ use crate::owners;
 /// Why an engine cannot be connected to a cluster: configuration or threads. Brokers that do not answer are no reason.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// Of the group.
+    /// From the membership in the group.
     #[error(transparent)]
     Membership(#[from] MembershipError),
-    /// Of the log.
+    /// From the log.
     #[error(transparent)]
     Log(#[from] KafkaLogError),
-    /// Of the store.
+    /// From the store.
     #[error(transparent)]
     Changelog(#[from] ChangelogError),
 }
 
-// None keeps the client's own error: it holds the value of the property that was refused.
+// The conversions drop the client's own error, which contains the value of the refused property.
 
 impl From<KafkaError> for MembershipError {
     fn from(error: KafkaError) -> Self {
@@ -62,8 +62,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Gets the clients ready; none waits for a broker. The topic of the events has `partitions`, `copy` is
-    /// where the workspaces are copied to, and `owner` tells this process from the others of the group.
+    /// Creates the clients without waiting for a broker. The topic of the events has `partitions`, `copy` is the local
+    /// copy of the workspaces, and `owner` distinguishes this process from the others of the group.
     ///
     /// # Errors
     /// [`ClusterError`].
@@ -75,7 +75,7 @@ impl Cluster {
     ) -> Result<Self, ClusterError> {
         let membership = Membership::new(config)?;
         let log = KafkaLog::open(config, partitions)?;
-        // Of this process alone: one that was stopped for a while must not fence the one that was started in its place.
+        // Unique for each process, so that one that was paused cannot fence its replacement.
         let life = fastrand::u64(..);
         let transactional_id = owners::producer_id(&config.group, &config.topic, owner, life);
         let store = ChangelogStore::open(
@@ -95,11 +95,11 @@ impl Cluster {
         })
     }
 
-    /// Who wrote last of each partition: its owner, or the previous one until the next has taken over. A partition
-    /// that no engine of the group has written of is left out. Blocks.
+    /// The last writer of each partition: its owner, or the previous one until the next has taken over. A partition
+    /// for which no engine of the group has written is left out. Blocks.
     ///
     /// # Errors
-    /// The client's error text, also when `timeout` is over.
+    /// The client's error text, also when `timeout` has passed.
     pub fn last_writers(&self, timeout: Duration) -> Result<BTreeMap<PartitionId, String>, String> {
         let consumer = self.membership.onlooker();
         let of = (self.group.as_str(), self.topic.as_str());

@@ -1,4 +1,4 @@
-//! How the engine talks to a cluster: brokers, names, and any property of librdkafka.
+//! How the engine connects to a cluster: brokers, names, and any property of librdkafka.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 use workspace_engine_core::routing::Partitioner;
 
-/// Which protocol the consumer group speaks.
+/// The protocol of the consumer group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum GroupProtocol {
     /// The members rebalance among themselves, cooperatively.
@@ -19,20 +19,21 @@ pub enum GroupProtocol {
     Consumer,
 }
 
-/// Whether a partition is served of which something is missing that was saved: its changelog, or who committed its offset.
+/// Whether to serve a partition of which saved data is missing: its changelog, or the mark of the engine that committed
+/// its offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AcceptLoss {
-    /// It is refused, with what is missing and what to do.
+    /// It is refused; the error names what is missing and what to do.
     #[default]
     No,
-    /// It begins with what is there, and says so.
+    /// It is served with what still exists, and a notice reports the loss.
     Yes,
 }
 
 /// The client that is the member of the group.
 pub(crate) const MEMBER: &str = "group";
 
-/// What the engine sets by itself, and how a caller asks for it instead.
+/// Properties that the engine sets itself, and what to do instead, or why they are fixed.
 const RESERVED: [(&str, &str); 15] = [
     ("bootstrap.servers", "name the brokers instead"),
     ("metadata.broker.list", "name the brokers instead"),
@@ -60,7 +61,7 @@ const RESERVED: [(&str, &str); 15] = [
     ("client.id", "the engine names its clients by what they do"),
 ];
 
-/// Why properties of librdkafka cannot be used. No value is shown: it may be a credential.
+/// Why properties of librdkafka cannot be used. Never contains a value: it may be a credential.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PropertyError {
     /// A line is not `name=value`.
@@ -69,7 +70,7 @@ pub enum PropertyError {
         /// Its number, from 1.
         line: usize,
     },
-    /// The engine needs this one as it is.
+    /// The engine sets this property itself.
     #[error("line {line}: {name} cannot be set: {why}")]
     Reserved {
         /// Its number, from 1.
@@ -81,10 +82,11 @@ pub enum PropertyError {
     },
 }
 
-/// Reads properties of librdkafka, a `name=value` a line; empty lines and those that begin with `#` or `!` say nothing.
+/// Reads properties of librdkafka, one `name=value` per line; empty lines and lines that begin with `#` or `!` are
+/// ignored.
 ///
 /// # Errors
-/// [`PropertyError`] with the number of the line. Whether librdkafka knows a property is found out by its clients.
+/// [`PropertyError`] with the number of the line. An unknown property is refused later, when a client is created.
 pub fn read_properties(text: &str) -> Result<BTreeMap<String, String>, PropertyError> {
     let mut properties = BTreeMap::new();
     for (line, text) in (1..).zip(text.lines()) {
@@ -109,7 +111,7 @@ pub fn read_properties(text: &str) -> Result<BTreeMap<String, String>, PropertyE
     Ok(properties)
 }
 
-/// A cluster, and what the engine is called on it.
+/// A cluster, and the names that the engine uses on it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KafkaConfig {
     /// `host:port` of some brokers, separated by commas.
@@ -122,18 +124,20 @@ pub struct KafkaConfig {
     pub partitioner: Partitioner,
     /// How the group shares the partitions.
     pub protocol: GroupProtocol,
-    /// A name that stays when the process comes back (static membership): it gets its partitions back without a rebalance.
+    /// A name that survives a restart of the process (static membership): it gets its partitions back without a
+    /// rebalance.
     pub instance_id: Option<String>,
-    /// A member that is not heard of for this long has lost its partitions (classic protocol; with the other one the brokers
-    /// say). With both protocols, a member whose coordinator does not answer for this long gives its partitions up.
+    /// A member that is silent for this long loses its partitions (classic protocol; with the consumer protocol the
+    /// brokers decide). With both protocols, a member whose coordinator does not answer for this long abandons its
+    /// partitions.
     pub session_timeout: Duration,
     /// Creates the topic with this many partitions where it does not exist.
     pub create_topic: Option<u32>,
-    /// Replicas of topics that the engine creates; none asks for the cluster's default.
+    /// Replicas of topics that the engine creates; none means the cluster's default.
     pub replication: Option<u16>,
-    /// Whether a partition is served of which something that was saved is missing.
+    /// Whether to serve a partition of which saved data is missing.
     pub accept_loss: AcceptLoss,
-    /// Any property of librdkafka, such as `security.protocol`; it goes before what the engine sets by itself.
+    /// Any property of librdkafka, such as `security.protocol`; it overrides the engine's defaults.
     pub properties: BTreeMap<String, String>,
 }
 
@@ -175,7 +179,7 @@ impl fmt::Debug for KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// The compacted topic that keeps the workspaces: as many partitions as the topic of the events.
+    /// The compacted topic that keeps the workspaces; it has as many partitions as the topic of the events.
     pub fn changelog_topic(&self) -> String {
         format!("{}-{}-changelog", self.group, self.topic)
     }
@@ -185,11 +189,11 @@ impl KafkaConfig {
         format!("{}-{}-dead-letters", self.group, self.topic)
     }
 
-    /// A client with what `defaults` says, over which the properties of the configuration go.
+    /// The settings of a client: `defaults`, overridden by the properties of the configuration.
     pub(crate) fn client(&self, role: &str, defaults: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("client.id", format!("workspace-engine-{role}"));
-        // The default of 10 s would be waited for after an outage.
+        // The default of 10 s would delay reconnects after an outage.
         config.set("reconnect.backoff.max.ms", "2000");
         for (name, value) in defaults {
             config.set(*name, *value);
@@ -198,8 +202,8 @@ impl KafkaConfig {
             config.set(name, value);
         }
         if role != MEMBER {
-            // Of the member alone. The others are polled by nobody, and librdkafka refuses them where it is shorter
-            // than the session timeout that they have by default.
+            // Only for the member: the other clients do not poll for a group, and librdkafka refuses to create them if
+            // it is shorter than their default session timeout.
             config.remove("max.poll.interval.ms");
         }
         config.set("bootstrap.servers", &self.brokers);
@@ -207,8 +211,8 @@ impl KafkaConfig {
     }
 }
 
-/// Why a client cannot be made, in words without the value of any property: it may be a credential, and the client's
-/// own words repeat it.
+/// Why a client cannot be created, without the value of any property: it may be a credential, and the client's own
+/// error text repeats it.
 pub(crate) fn refusal(error: &KafkaError) -> String {
     let KafkaError::ClientConfig(why, _, key, _) = error else {
         return error.to_string();

@@ -1,12 +1,12 @@
-//! What the clients tell beside their answers. Connections that break are made again by the clients themselves, and there
-//! are dozens of them: an outage would fill the log. Those parts that are held up by it tell it once, in words.
+//! What the clients log beside their answers. The clients restore broken connections themselves, and there are dozens
+//! of them, so an outage would fill the log. The components that an outage holds up report it once, with a message.
 
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::KafkaError;
 
-/// Takes over what a client logs.
+/// Forwards a client's log line to `tracing`.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     let is_about_connections = matches!(facility, "FAIL" | "ERROR" | "GETPID");
     match level {
@@ -23,7 +23,7 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     }
 }
 
-/// Of a client whose callers are told all they need by its answers.
+/// Context of a client whose answers contain all that its callers need.
 pub(crate) struct Plain;
 
 impl ClientContext for Plain {

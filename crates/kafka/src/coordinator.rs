@@ -1,17 +1,17 @@
 //! Whether the group's coordinator is silent: for how long it was queried and did not answer.
 //!
-//! Only the time of queries counts. A process that was stopped for a while, or got no processor, has not queried, so that
-//! time is not silence: the group decides what it meant.
+//! Only the time of queries counts. A process that was paused, or got no CPU time, has not queried, so that time is not
+//! silence: the group decides what follows from it.
 
 use std::time::Duration;
 
-/// Longest time of one query: whoever leaves the group waits for it.
+/// Longest time of one query: leaving the group waits for it.
 const MAX_QUERY: Duration = Duration::from_secs(5);
 
 /// Between two queries, at most.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// How much longer than a session silence lasts: where the client watches the session itself, it is first.
+/// How much longer than a session the silence must last, so that a client that checks the session itself acts first.
 const AFTER_THE_CLIENT: Duration = Duration::from_secs(1);
 
 /// How often the coordinator is queried, and when it counts as silent.
@@ -49,13 +49,13 @@ impl Silence {
         }
     }
 
-    /// The coordinator has answered, or need not.
+    /// Resets the silence: the coordinator has answered, or need not answer.
     pub(crate) fn answered(&mut self) {
         self.unanswered = Duration::ZERO;
     }
 
-    /// A query failed after so long. One that failed at once counts with the pause before it, one during which the
-    /// process was stopped no more than its own time.
+    /// Adds a query that failed after `took`, and the pause before it. A query during which the process was paused
+    /// counts no longer than its timeout.
     pub(crate) fn unanswered(&mut self, took: Duration) {
         self.unanswered += took.min(self.limits.query) + self.limits.pause;
     }
@@ -70,7 +70,7 @@ impl Silence {
 mod tests {
     use super::*;
 
-    /// How long the coordinator does not answer, in queries that take so many milliseconds, until it counts as silent.
+    /// After how long a coordinator counts as silent if each query fails after `query_ms`.
     fn silent_after(session: Duration, query_ms: u64) -> Duration {
         let limits = SilenceLimits::of_session(session);
         let mut silence = Silence::new(limits);

@@ -1,4 +1,4 @@
-//! What the other clients of this process ask of its membership in the consumer group.
+//! What the other clients of this process query about its membership in the consumer group.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use workspace_lifecycle::PartitionId;
 
 use crate::topic_id::TopicId;
 
-/// An offset that the group has committed of a partition.
+/// An offset that the group has committed for a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Committed {
     pub(crate) offset: i64,
@@ -19,16 +19,16 @@ pub(crate) struct Committed {
 
 /// This process as a member of the group.
 pub(crate) trait Group: Send + Sync {
-    /// Who this member is and which generation it belongs to. A transaction with it fails once the generation is over
-    /// when its offsets are added; what was added before may still be committed. Nobody looks at whether the member has
-    /// the partitions: whoever writes asks for it before looking which ones it has.
+    /// This member's identity and its generation; none if it is not a member now. Once the generation has ended, adding
+    /// offsets to a transaction with this metadata fails; what was added before may still be committed. The broker does
+    /// not check that the member owns the partitions, so a writer gets the metadata before it reads which ones it owns.
     fn metadata(&self) -> Option<ConsumerGroupMetadata>;
 
-    /// What the group has committed of a partition of the events' topic. It waits for transactions under way
+    /// What the group has committed for a partition of the events' topic. It waits for transactions under way
     /// (the client must read committed records only).
     ///
     /// # Errors
-    /// The client's own, also when `timeout` is over.
+    /// The client's error, also when `timeout` has passed.
     fn committed(
         &self,
         topic: &str,
@@ -36,10 +36,10 @@ pub(crate) trait Group: Send + Sync {
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>>;
 
-    /// As [`Group::committed`], but it waits for no transaction: what was committed before those under way.
+    /// As [`Group::committed`], but without waiting for transactions: what was committed before those under way.
     ///
     /// # Errors
-    /// The client's own.
+    /// The client's error.
     fn committed_before(
         &self,
         topic: &str,
@@ -47,10 +47,10 @@ pub(crate) trait Group: Send + Sync {
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>>;
 
-    /// The id that the brokers gave a topic; none where they give their topics none.
+    /// The id that the brokers gave a topic; none if they do not use topic ids.
     ///
     /// # Errors
-    /// The client's own, also when `timeout` is over.
+    /// The client's error, also when `timeout` has passed.
     fn topic_id(&self, topic: &str, timeout: Duration) -> KafkaResult<Option<TopicId>>;
 }
 
@@ -61,16 +61,16 @@ pub(crate) fn coordinator_answers<C: ConsumerContext>(
     timeout: Duration,
 ) -> bool {
     let mut queried = TopicPartitionList::new();
-    // No topic has this partition: no transaction under way holds the answer up. What is answered of it is nothing.
+    // No topic has this partition, so no transaction under way delays the answer, which is ignored.
     queried.add_partition(topic, i32::MAX);
     consumer.committed_offsets(queried, timeout).is_ok()
 }
 
-/// Asks the group what it has committed. A client of committed records waits for transactions under way, another
-/// one does not.
+/// Queries what the group has committed. A client that reads committed records waits for transactions under way, any
+/// other client does not.
 ///
 /// # Errors
-/// The client's own, also when `timeout` is over.
+/// The client's error, also when `timeout` has passed.
 pub(crate) fn ask_committed<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topic: &str,

@@ -1,8 +1,8 @@
-//! The copy of the changelog on this disk. One that is damaged is set aside under another name, and another one is begun,
+//! The copy of the changelog on this disk. A damaged copy is set aside under another name, and another one is created,
 //! which is rebuilt from the changelog.
 //!
-//! While an engine runs, the database of a damaged copy may still be written to by its own threads, by the names of its
-//! files. So the next copy never takes the place of the one before: it lies beside it, with the next number.
+//! While an engine runs, the database threads of a damaged copy may still write to its files by name. So the next copy
+//! never replaces the previous one: it is created beside it, with the next number.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -14,26 +14,26 @@ use workspace_engine_core::store::{LsmStore, StoreError};
 
 use crate::changelog::topic_of;
 
-/// Most damaged places that are rebuilt in the life of a process: a disk that damages more does not heal.
+/// Most damaged places that are rebuilt in the lifetime of a process: a disk with more damage will not recover.
 const MAX_DAMAGED_PLACES: usize = 1_000;
 
 type Open = dyn Fn(&Path) -> Result<LsmStore, DiskError> + Send + Sync;
 
-/// A copy on a disk, and how another one is begun.
+/// A copy on a disk, and how another one is created.
 pub struct LocalCopy {
-    /// Of the first; the names of further ones end with their number.
+    /// Path of the first copy; the names of further ones end with their number.
     path: PathBuf,
     open: Box<Open>,
     store: RwLock<Arc<LsmStore>>,
     damage: Mutex<Damage>,
 }
 
-/// What was found damaged while the engine runs.
+/// Damage found while the engine runs.
 #[derive(Default)]
 struct Damage {
-    /// Of the copy in use; it is to be rebuilt.
+    /// The first error of the copy in use, which must be rebuilt.
     found: Option<String>,
-    /// Every place that was found, so that none is rebuilt twice: then the changelog has it like that.
+    /// Every damaged place, so that none is rebuilt twice: damage found again is in the changelog itself.
     places: HashSet<String>,
 }
 
@@ -46,10 +46,10 @@ impl std::fmt::Debug for LocalCopy {
 }
 
 impl LocalCopy {
-    /// Opens the copy at a path, or begins one. One that is damaged is set aside. `open` opens the database in a directory.
+    /// Opens the copy at a path, or creates one. A damaged copy is set aside. `open` opens the database in a directory.
     ///
     /// # Errors
-    /// [`DiskError`] where the directory cannot be used for another reason, such as another engine that has it.
+    /// [`DiskError`] if the directory cannot be used for another reason, such as another engine that has it open.
     pub fn open(
         path: impl Into<PathBuf>,
         open: impl Fn(&Path) -> Result<LsmStore, DiskError> + Send + Sync + 'static,
@@ -58,7 +58,7 @@ impl LocalCopy {
         let mut copies = numbered(&path)?;
         let newest = copies.pop().map_or_else(|| path.clone(), |(_, copy)| copy);
         for (_, left) in copies {
-            // It was damaged when the next one was begun, and the engine ended before it was renamed.
+            // It was damaged when the next one was created, and the engine ended before it was renamed.
             let aside = set_aside(&left)?;
             tracing::warn!(directory = %left.display(), set_aside = %aside.display(), "an earlier copy of the changelog is set aside");
         }
@@ -88,7 +88,8 @@ impl LocalCopy {
         Arc::clone(&self.store.read())
     }
 
-    /// What an error of a copy means to its caller: damage of the copy in use is told to whoever rebuilds it, and passes.
+    /// Maps an error of a copy for its caller. New damage of the copy in use is recorded for [`LocalCopy::replace`] and
+    /// becomes a temporary error; damage found again, or beyond the limit, is returned as it is.
     pub(crate) fn seen(&self, of: &Arc<LsmStore>, error: StoreError) -> StoreError {
         let StoreError::Corrupt { place, .. } = &error else {
             return error;
@@ -110,12 +111,12 @@ impl LocalCopy {
         ))
     }
 
-    /// Whether damage was found of which nobody has taken care.
+    /// Whether damage was found in the copy in use.
     pub(crate) fn is_damaged(&self) -> bool {
         self.damage.lock().found.is_some()
     }
 
-    /// Begins another copy, where the one in use was found damaged. True where there is another one now, in which nothing is.
+    /// Creates another copy if the one in use was found damaged. Returns true if an empty one has replaced it.
     ///
     /// # Errors
     /// [`DiskError`]; the damaged one is still in use.
@@ -127,13 +128,13 @@ impl LocalCopy {
         Ok(true)
     }
 
-    /// Sets a copy aside in which something is of another changelog, such as another group's: a workspace may be in another
-    /// partition there.
+    /// Sets the copy aside if it holds anything of another changelog, such as another group's: a workspace may be in
+    /// another partition there.
     ///
     /// # Errors
     /// [`DiskError`]; the copy is still in use.
     pub(crate) fn keep_to(&self, changelog: &str) -> Result<(), DiskError> {
-        // One that is damaged is rebuilt when that is noticed again.
+        // The damage of a copy that cannot be read is found again later, and the copy is rebuilt then.
         let sources = self.store().cached_sources().unwrap_or_default();
         let other = sources
             .iter()
@@ -191,7 +192,7 @@ fn can_be_rebuilt(error: &DiskError) -> bool {
         | DiskError::Lost { .. }
         | DiskError::Witness { .. }
         | DiskError::DamagedDatabase { .. } => true,
-        // Nothing says that it is damaged: another engine has it, or the disk or a setting is wrong.
+        // No sign of damage: another engine has it open, or the disk or a setting is wrong.
         DiskError::Locked { .. }
         | DiskError::PartitionCount { .. }
         | DiskError::Io { .. }
@@ -199,7 +200,7 @@ fn can_be_rebuilt(error: &DiskError) -> bool {
     }
 }
 
-/// The copies beside a path, by their numbers.
+/// The copies at a path and beside it, by their numbers; the one at the path has number 1.
 fn numbered(path: &Path) -> Result<Vec<(u32, PathBuf)>, DiskError> {
     let Some(parent) = path.parent() else {
         return Ok(Vec::new());
@@ -235,7 +236,7 @@ fn with_number(path: &Path, number: u32) -> PathBuf {
     path.with_file_name(format!("{}-{number}", file_name(path)))
 }
 
-/// Gives a directory another name beside it.
+/// Renames a directory to another name beside it.
 fn set_aside(path: &Path) -> Result<PathBuf, DiskError> {
     let name = file_name(path);
     let now_ms = crate::changelog::now_ms();

@@ -1,8 +1,8 @@
 //! The event log on a Kafka topic.
 //!
-//! Partitions are read without a group, each by a fetch of its own that runs ahead of its reader; who owns
-//! which partition is decided elsewhere. What this process appends goes through one idempotent producer.
-//! Nothing here waits for the brokers when the log is opened: they may be away, and say so later.
+//! Partitions are read without a consumer group, each by its own fetch that runs ahead of its reader; the consumer
+//! group's client decides which process owns which partition. All appends of this process go through one idempotent
+//! producer. Opening the log does not wait for the brokers: they may be down, which health and reads report later.
 
 mod appends;
 mod cluster;
@@ -51,7 +51,7 @@ use upkeep::Upkeep;
 /// Largest record that is appended; the topic may take less.
 const MAX_RECORD_BYTES: &str = "16777216";
 
-/// Memory for what is fetched ahead, all partitions together, a fetch each.
+/// Memory for records fetched ahead, for all partitions together with one fetch each.
 const MAX_FETCHED_KBYTES: u32 = 128 * 1024;
 
 /// Why a log cannot be opened.
@@ -65,40 +65,41 @@ pub enum KafkaLogError {
     Topic {
         /// Which topic.
         topic: String,
-        /// In the client's words.
+        /// The client's error text.
         reason: String,
     },
-    /// The operating system gives no thread.
+    /// The operating system cannot start a thread.
     #[error("cannot start the thread of the event log")]
     Thread(#[source] std::io::Error),
 }
 
 /// The events of a topic, appended and read by partition.
 ///
-/// A partition must be [opened](EventLog::open) before its ends are asked for. Dropping the log waits at most
+/// A partition must be [opened](EventLog::open) before its ends are queried. Dropping the log waits at most
 /// a few seconds for requests under way, and refuses the rest.
 ///
-/// Repeats of named producers are recognised also when another process had the request, such as one that was killed
-/// before it answered. Before a request is appended of a producer that this process does not know, that is out of
-/// its turn, or that failed here before, the records at the end of the topic are read (up to 5 minutes old, and
-/// 200,000 of each partition), committed ones only: what is there of it is not appended again, and where all of it
-/// is there, it is answered as a repeat. A number at most 7 below the last one that is there, of which nothing is
-/// found, was lost on its way and is appended. One look serves all requests that wait, reads on from where the last
-/// one ended, and happens on a thread of its own; a request that waits for 20 seconds is refused as
-/// [`AppendError::Unavailable`], to be repeated. Requests without a name never wait for it.
+/// Repeats of named producers are recognised also when another process received the request first, such as one that
+/// was killed before it answered. If this process does not know the producer, or the request is out of sequence or
+/// failed here before, the committed records at the end of the topic are scanned first (up to 5 minutes old, at most
+/// 200,000 of each partition). Events found there are not appended again; if all are found, the request is answered as
+/// a repeat. A request whose number is at most 7 below the highest one found, and of which nothing is found, was lost
+/// in transit and is appended. One scan serves all waiting requests, continues where the last one ended, and runs on
+/// its own thread. A request that waits for 20 seconds is refused as [`AppendError::Unavailable`] and can be repeated.
+/// Requests without a producer name never wait for the scan.
 ///
-/// What remains: the look ends where the leaders say, after the request came, that the partitions end; a broker that
-/// has less than its leader named (a new leader, a follower) is waited for. Records that are still on their way from the
-/// process that is gone, or stand behind an open transaction, are not seen, nor are those beyond the bounds above; such a
-/// request is doubled when it is repeated. So is the request of a producer that another process has appended and that is
-/// repeated here, where all before it were sent here: a producer repeats a request where it sent it first.
+/// Limits: the scan ends at the partition ends that the leaders report after the request arrived; where a broker (a
+/// new leader, a follower) has less than that, the scan waits for it. The scan does not see records still in flight
+/// from the process that ended, records behind an open transaction, or records beyond the bounds above; such a request
+/// is appended twice when it is repeated. So is a request that another process has appended and that is repeated here,
+/// if this process received all earlier requests of that producer: a producer must repeat a request where it sent it
+/// first.
 ///
 /// ```
 /// use workspace_engine_core::log::EventLog;
 /// use workspace_engine_kafka::{KafkaConfig, KafkaLog};
 /// use workspace_lifecycle::PartitionId;
 ///
-/// // Nobody answers there; the log opens all the same, and says so.
+/// // No broker listens there: the log still opens, and its health reports the failure.
 /// let config = KafkaConfig { brokers: "127.0.0.1:1".to_owned(), ..KafkaConfig::default() };
 /// let log = KafkaLog::open(&config, 12)?;
 /// assert_eq!(log.partitions(), 12);
@@ -107,7 +108,7 @@ pub enum KafkaLogError {
 /// # Ok::<(), workspace_engine_kafka::KafkaLogError>(())
 /// ```
 pub struct KafkaLog {
-    // Dropped from top to bottom: who appends, answers, then who looks after the rest, then the readers.
+    // Dropped from top to bottom: first what answers appends, then the upkeep thread, then the readers.
     recovery: Recovery,
     appends: Arc<Appends>,
     _upkeep: Upkeep,
@@ -127,10 +128,10 @@ impl std::fmt::Debug for KafkaLog {
 }
 
 impl KafkaLog {
-    /// A log on the topic of the configuration, which has so many partitions. Asks the brokers nothing yet.
+    /// A log on the topic of the configuration, which has `partitions`. Sends no request to the brokers yet.
     ///
     /// # Errors
-    /// [`KafkaLogError::Client`] names the property that librdkafka does not take.
+    /// [`KafkaLogError::Client`] names the property that librdkafka refuses.
     pub fn open(config: &KafkaConfig, partitions: u32) -> Result<Self, KafkaLogError> {
         let asking = consumer(config, "log-ends", partitions)?;
         let fetching = [
@@ -187,7 +188,7 @@ impl KafkaLog {
 }
 
 impl KafkaLog {
-    /// What was read of the topic.
+    /// What this process has read of the topic.
     pub(crate) fn seen(&self) -> Arc<SeenRecords> {
         Arc::clone(&self.cluster.seen)
     }
@@ -200,7 +201,7 @@ impl Drop for KafkaLog {
     }
 }
 
-/// A client that reads by itself, without a group.
+/// A client that reads without a group.
 fn consumer(config: &KafkaConfig, role: &str, partitions: u32) -> Result<Arc<Client>, KafkaError> {
     let client = reading(config, role, partitions).create_with_context(ClientErrors::default())?;
     let client = Arc::new(client);
@@ -208,24 +209,24 @@ fn consumer(config: &KafkaConfig, role: &str, partitions: u32) -> Result<Arc<Cli
     Ok(client)
 }
 
-/// As a reader, but all partitions together, as a client that is assigned them: librdkafka wants a group's name for
-/// that. Without a subscription it is never a member.
+/// The reader's settings for a client that is assigned all partitions together: librdkafka requires a group name for
+/// that. Without a subscription it never becomes a member.
 fn recovering(config: &KafkaConfig) -> ClientConfig {
     let mut client = reading(config, "log-recovery", 1);
     client
         .set("group.id", &config.group)
-        // It reads to the ends that the leaders name: a follower may be behind them.
+        // It reads to the ends that the leaders report: a follower may be behind them.
         .remove("client.rack");
     client
 }
 
 fn reading(config: &KafkaConfig, role: &str, partitions: u32) -> ClientConfig {
-    // Each partition has a share, with room for some records of the usual size.
+    // Each partition gets a share, with room for some records of the usual size.
     let queued = (MAX_FETCHED_KBYTES / partitions.max(1)).clamp(1024, 8 * 1024);
     let defaults = [
         ("isolation.level", "read_committed"),
         ("fetch.queue.backoff.ms", "1"),
-        // As long a fetch that finds nothing holds up the next one, which may begin elsewhere.
+        // A fetch that finds nothing delays the next one, which may start at another offset, by this long.
         ("fetch.wait.max.ms", "50"),
         ("fetch.error.backoff.ms", "100"),
         // A flipped bit must be an error, never an event.
@@ -236,7 +237,7 @@ fn reading(config: &KafkaConfig, role: &str, partitions: u32) -> ClientConfig {
         ("reconnect.backoff.max.ms", "1000"),
     ];
     let mut client: ClientConfig = config.client(role, &defaults);
-    // Those that a reader depends on are nobody's choice; a group would take its partitions away.
+    // The reader depends on these, so no configured property may change them; a group could revoke its partitions.
     client
         .remove("group.id")
         .remove("group.instance.id")
@@ -251,7 +252,7 @@ fn producer(config: &KafkaConfig) -> ClientConfig {
         ("compression.type", "lz4"),
         ("linger.ms", "2"),
         ("message.max.bytes", MAX_RECORD_BYTES),
-        // A request that nobody acknowledges for so long is refused.
+        // A request that the brokers do not acknowledge for this long is refused.
         ("message.timeout.ms", "30000"),
         ("reconnect.backoff.max.ms", "1000"),
     ];
@@ -259,7 +260,7 @@ fn producer(config: &KafkaConfig) -> ClientConfig {
     client
         .set("enable.idempotence", "true")
         .set("acks", "all")
-        // What waits is counted by requests, whole ones.
+        // Lifted, because the queue is bounded by whole requests instead.
         .set("queue.buffering.max.messages", "0")
         .set("queue.buffering.max.kbytes", "2097151");
     client
@@ -279,7 +280,7 @@ impl EventLog for KafkaLog {
     }
 
     fn keeps_until_trimmed(&self) -> bool {
-        // What is removed, and when, is the cluster's.
+        // The cluster decides what is removed, and when.
         false
     }
 
@@ -300,7 +301,7 @@ impl EventLog for KafkaLog {
     fn submit(&self, append: Append) -> oneshot::Receiver<Result<Appended, AppendError>> {
         let (answer, answered) = oneshot::channel();
         let waiter = Box::new(move |result| {
-            // Nobody waits any more: then nobody needs the answer.
+            // Fails only when the caller no longer waits for the answer.
             let _ = answer.send(result);
         });
         if self.appends.knows(&append) {

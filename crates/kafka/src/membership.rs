@@ -1,7 +1,8 @@
-//! This process as a member of the consumer group: which partitions it owns, told as they come and go.
+//! This process as a member of the consumer group: which partitions it owns, and callbacks when they are assigned,
+//! revoked or lost.
 //!
-//! The group's consumer reads nothing: its partitions stay paused, other clients read them. So it is
-//! always polled, and neither a load nor a save can make the group believe that this process is dead.
+//! The group's consumer reads nothing: its partitions stay paused, and other clients read them. So it is polled all
+//! the time, and no load or save can make the group believe that this process is dead.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -26,72 +27,72 @@ use crate::generation::generation;
 use crate::group::{Committed, Group, ask_committed, coordinator_answers};
 use crate::topic_id::{self, TopicId};
 
-/// Between two looks at the group's events; each look also tells the client that this process lives.
+/// Between two polls of the group's events; each poll also shows the client that this process is alive.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Between two looks whether a trouble with the brokers is over.
+/// Between two checks whether a failure has ended.
 const TROUBLE_LOOK: Duration = Duration::from_secs(1);
 
-/// How long a refusal is told of at least: what follows from it may take a moment.
+/// Shortest time for which a refusal is reported: its effect on the membership may be delayed.
 const MIN_REFUSAL: Duration = Duration::from_secs(2);
 
-/// Heartbeats in the time after which a member that is silent is taken for dead.
+/// Heartbeats within one session timeout, after which the group removes a silent member.
 const HEARTBEATS_A_SESSION: u32 = 10;
 
-/// The client's own most between two looks at the group's events.
+/// The client's default for the longest time between two polls (`max.poll.interval.ms`).
 const MAX_POLL: Duration = Duration::from_mins(5);
 
-/// How long such a look may take.
+/// Longest time of one query that checks whether a failure has ended, or confirms that the coordinator is silent.
 const MAX_LOOK: Duration = Duration::from_millis(500);
 
 /// Longest time before a member with a fatal error joins again.
 const MAX_REJOIN_WAIT: Duration = Duration::from_mins(1);
 
-/// A membership that lasts this long makes the next wait short again.
+/// After a membership this long, the next wait is short again.
 const STABLE_MEMBERSHIP: Duration = Duration::from_mins(1);
 
-/// Clients that are being closed, at most: closing one can take as long as the brokers are silent.
+/// Most clients that are being closed: closing one can take as long as the brokers are silent.
 const MAX_CLOSING_CLIENTS: usize = 4;
 
-/// What a member does with its partitions. Calls come one after the other from one thread.
+/// What a member does with its partitions. One thread makes the calls, one after the other.
 pub trait Assignments: Send + Sync + 'static {
-    /// They belong to this process from now on. It must not wait for their loads.
+    /// The partitions belong to this process from now on. This must not wait for their loads.
     fn assigned(&self, partitions: &[PartitionId]);
 
-    /// They go to another member as soon as this returns, which must be by `deadline`.
+    /// The partitions move to another member as soon as this returns, which must be by `deadline`.
     fn revoked(&self, partitions: &[PartitionId], deadline: Instant);
 
-    /// They have gone to another member already.
+    /// The partitions may belong to another member already.
     fn lost(&self, partitions: &[PartitionId]);
 }
 
-/// Where this process stands in its group.
+/// The state of this process in its group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberReport {
-    /// Since when it waits for the group's coordinator to let it in; none once it was.
+    /// How long it has waited for the group's coordinator to admit it; none if it is not waiting.
     pub joining_for: Option<Duration>,
-    /// What stands between it and its group.
+    /// The failure that keeps it from its group, if there is one.
     pub trouble: Option<MemberTrouble>,
     /// Partitions that it owns.
     pub partitions: usize,
-    /// How often partitions came or went.
+    /// How often partitions were assigned or revoked.
     pub rebalances: u64,
-    /// How often partitions were gone before they could be handed over.
+    /// How often partitions were lost before they could be handed over.
     pub losses: u64,
 }
 
-/// What stands between a member and its group, in the client's words.
+/// A failure between a member and its group, with the client's error text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MemberTrouble {
-    /// Some brokers cannot be reached. One that is a member already stays so unless it is the coordinator, and then it
-    /// is not a member for long.
+    /// Some brokers cannot be reached. An existing member stays one, unless the coordinator is among them: then it soon
+    /// is not.
     Connections(String),
-    /// The group does not take it, or it cannot go on.
+    /// The group refuses the member, or its client has a fatal error.
     Group(String),
 }
 
 impl MemberTrouble {
-    /// What the client says.
+    /// The client's error text.
     pub fn words(&self) -> &str {
         match self {
             Self::Connections(words) | Self::Group(words) => words,
@@ -105,7 +106,7 @@ pub enum MembershipError {
     /// The client refuses its configuration.
     #[error("the Kafka client cannot be configured: {0}")]
     Client(String),
-    /// The operating system gives no thread.
+    /// The operating system cannot start a thread.
     #[error("cannot start the thread of the consumer group")]
     Thread(#[source] std::io::Error),
 }
@@ -114,10 +115,10 @@ pub enum MembershipError {
 struct Standing {
     is_member: bool,
     joining_since: Option<Instant>,
-    /// What is said of connections; over as soon as a broker answers.
+    /// The last error of connections; cleared as soon as a broker answers.
     connections: Option<String>,
     looked_at: Instant,
-    /// What the group's coordinator refuses. The client tells it once, however long it lasts.
+    /// The last refusal of the group's coordinator. The client reports it once, however long it lasts.
     refusal: Option<Refusal>,
     partitions: BTreeSet<PartitionId>,
     rebalances: u64,
@@ -130,7 +131,7 @@ struct Refusal {
     told_at: Instant,
 }
 
-/// What every client that is the member, one after the other, shares.
+/// Shared by the clients that are the member, one after the other.
 struct Common {
     topic: String,
     protocol: GroupProtocol,
@@ -142,7 +143,7 @@ struct Common {
 /// One client of the group.
 struct MemberContext {
     common: Arc<Common>,
-    /// Another client takes its place: what it reports no longer counts.
+    /// Another client replaces it, and its reports no longer count.
     retired: AtomicBool,
 }
 
@@ -156,13 +157,13 @@ impl std::ops::Deref for MemberContext {
 
 type Member = BaseConsumer<MemberContext>;
 
-/// What the threads of a membership share.
+/// Shared by the threads of a membership.
 struct Inner {
     common: Arc<Common>,
-    /// What a client of the group is made of.
+    /// Creates the clients of the group.
     config: ClientConfig,
     brokers: String,
-    /// Another one after the member was cut off from its group, or had a fatal error.
+    /// Replaced after the member was cut off from its group, or had a fatal error.
     consumer: RwLock<Arc<Member>>,
     /// Queries the group without being a member, and without waiting for transactions.
     onlooker: Arc<BaseConsumer<Plain>>,
@@ -182,20 +183,20 @@ impl Membership {
     /// A member that has not joined yet.
     ///
     /// # Errors
-    /// [`MembershipError::Client`] names the property that librdkafka does not take.
+    /// [`MembershipError::Client`] names the property that librdkafka refuses.
     pub fn new(config: &KafkaConfig) -> Result<Self, MembershipError> {
         let session = config.session_timeout.as_millis().to_string();
         // Members learn of a rebalance by their heartbeats.
         let heartbeat = config.session_timeout / HEARTBEATS_A_SESSION;
         let heartbeat = heartbeat.as_millis().clamp(100, 1_000).to_string();
-        // The client refuses a session that is longer.
+        // The client refuses a session timeout that is longer than this.
         let poll_most = config.session_timeout.max(MAX_POLL);
         let poll_most = poll_most.as_millis().to_string();
         let mut defaults = vec![
             ("group.id", config.group.as_str()),
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
-            // Committed offsets are asked for with the transactions that are under way.
+            // So that a query of committed offsets waits for transactions under way.
             ("isolation.level", "read_committed"),
             ("auto.offset.reset", "latest"),
         ];
@@ -256,22 +257,22 @@ impl Membership {
         })
     }
 
-    /// What the other clients of this process ask of the membership.
+    /// The view of the membership for the other clients of this process.
     pub(crate) fn group(&self) -> Arc<dyn Group> {
         Arc::clone(&self.inner) as Arc<dyn Group>
     }
 
-    /// A client that asks the group and is no member of it.
+    /// A client that queries the group without being a member.
     pub(crate) fn onlooker(&self) -> Arc<BaseConsumer<Plain>> {
         Arc::clone(&self.inner.onlooker)
     }
 
     /// Joins the group; `assignments` is called for every partition that is assigned, revoked or lost.
     ///
-    /// Partitions also count as lost once the coordinator has not answered for longer than the session timeout, whatever
-    /// the member is doing then (librdkafka looks at the session in some of its states only, and with the consumer
-    /// protocol never), and after a fatal error, such as another process with the same `instance_id`. The process joins
-    /// again by itself, with another client.
+    /// Partitions also count as lost once the coordinator has not answered for longer than the session timeout,
+    /// whatever state the member is in (librdkafka checks the session only in some states, and with the consumer
+    /// protocol never), and after a fatal error, such as another process with the same `instance_id`. The process then
+    /// joins again by itself, with another client.
     ///
     /// # Errors
     /// [`MembershipError`].
@@ -282,7 +283,7 @@ impl Membership {
         common.standing.lock().joining_since = Some(Instant::now());
         let consumer = self.inner.member();
         consumer.subscribe(&[common.topic.as_str()])?;
-        // A thread of its own queries the coordinator, because a query blocks.
+        // A separate thread queries the coordinator, because a query blocks.
         for (name, run) in [("group", poll as fn(&Inner)), ("coordinator", watch)] {
             let inner = Arc::clone(&self.inner);
             let thread = std::thread::Builder::new()
@@ -294,11 +295,11 @@ impl Membership {
         Ok(())
     }
 
-    /// Leaves the group: partitions are revoked first, so that others take them over at once. Blocks until
-    /// it has left or `deadline` is over.
+    /// Leaves the group: partitions are revoked first, so that other members take them over at once. Blocks until
+    /// it has left or `deadline` has passed.
     ///
-    /// One with a name of its own (`instance_id`) is taken for one that comes back: it revokes its partitions, but the
-    /// group gives them to others only when the session timeout is over.
+    /// The group expects a member with a static `instance_id` to return: its partitions are revoked here, but the group
+    /// assigns them to other members only after the session timeout.
     pub fn leave(&self, deadline: Instant) {
         self.inner.leaving.store(true, Ordering::Release);
         let threads = std::mem::take(&mut *self.threads.lock());
@@ -315,7 +316,7 @@ impl Membership {
         }
     }
 
-    /// Where this process stands in its group.
+    /// The state of this process in its group.
     pub fn report(&self) -> MemberReport {
         let standing = self.inner.common.standing.lock();
         MemberReport {
@@ -337,8 +338,8 @@ impl Inner {
         self.leaving.load(Ordering::Acquire)
     }
 
-    /// The partitions of this process are lost, and what its client still reports no longer counts. Called on the
-    /// thread that calls back, so that no rebalance is under way.
+    /// Reports all partitions as lost and retires the client, whose reports no longer count. Called on the thread that
+    /// makes the callbacks, so that no rebalance is under way.
     fn lose_all(&self) {
         self.member().context().retire();
         let lost: Vec<PartitionId> = {
@@ -356,7 +357,7 @@ impl Inner {
         }
     }
 
-    /// Joins with another client, in the place of one that was retired.
+    /// Joins with another client, which replaces the retired one.
     fn rejoin(&self) -> KafkaResult<()> {
         let consumer: Member = self
             .config
@@ -369,8 +370,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether the group's coordinator answers within the time. A member of the classic protocol cannot query it while it
-    /// waits for a rebalance, so another client does.
+    /// Whether the group's coordinator answers within the time. With the classic protocol a member cannot query it
+    /// while it waits for a rebalance, so another client does.
     fn coordinator_answers(&self, timeout: Duration) -> bool {
         let topic = &self.common.topic;
         match self.common.protocol {
@@ -380,7 +381,7 @@ impl Inner {
     }
 }
 
-/// Closes a client that was retired, on a thread of its own: it takes as long as the brokers are silent.
+/// Closes a retired client on a separate thread: it can take as long as the brokers are silent.
 fn close(retired: Arc<Member>, closing: &Arc<AtomicUsize>) {
     closing.fetch_add(1, Ordering::AcqRel);
     let counter = Arc::clone(closing);
@@ -392,7 +393,7 @@ fn close(retired: Arc<Member>, closing: &Arc<AtomicUsize>) {
                     let _ = retired.poll(POLL);
                 }
             }
-            // The last who holds a client waits for its threads.
+            // Dropping the last reference waits for the client's threads, so that must happen on this thread.
             while Arc::strong_count(&retired) > 1 {
                 std::thread::sleep(POLL);
             }
@@ -407,8 +408,8 @@ fn close(retired: Arc<Member>, closing: &Arc<AtomicUsize>) {
 
 impl Group for Inner {
     fn metadata(&self) -> Option<ConsumerGroupMetadata> {
-        // A client that is no member hands metadata out as well: with those the broker lets anybody commit. It is
-        // thrown out before this process is told, so the generation is looked at on both sides of the question.
+        // A client that is not a member also returns metadata, with which the broker accepts any commit. The group
+        // removes a member before this process is notified, so the generation is checked before and after the query.
         let member = self.member();
         let now = || {
             let is_member = self.common.standing.lock().is_member;
@@ -449,7 +450,7 @@ fn poll(inner: &Inner) {
     let mut rejoins = Rejoins::new(inner.common.session_timeout);
     while !inner.is_leaving() {
         let consumer = inner.member();
-        // An error was told to the context before, in better words.
+        // The context has already received an error, with a better message.
         let _ = consumer.poll(POLL);
         if inner.cut_off.swap(false, Ordering::AcqRel) {
             tracing::warn!(
@@ -492,7 +493,7 @@ struct Rejoins {
 }
 
 impl Rejoins {
-    /// A group that does not take a name twice releases it after a session, so the first wait is one session long.
+    /// A group that refuses an instance id in use releases it after a session, so the first wait is one session long.
     fn new(session_timeout: Duration) -> Self {
         Self {
             first_wait: session_timeout,
@@ -506,7 +507,7 @@ impl Rejoins {
         self.due = Some(Instant::now());
     }
 
-    /// Two processes with one name throw each other out: each time the next one waits longer.
+    /// Two processes with one instance id fence each other: each time the next wait is longer.
     fn after_a_wait(&mut self) {
         if self.joined_at.elapsed() > self.wait + STABLE_MEMBERSHIP {
             self.wait = self.first_wait;
@@ -535,12 +536,12 @@ impl Rejoins {
     }
 }
 
-/// Queries the coordinator as long as this process is a member, and notices where it is silent.
+/// Queries the coordinator while this process is a member, and marks the member as cut off if it stays silent.
 fn watch(inner: &Inner) {
     let limits = SilenceLimits::of_session(inner.common.session_timeout);
     let mut silence = Silence::new(limits);
     while !inner.is_leaving() {
-        // Whoever leaves wakes it.
+        // `leave` wakes it.
         std::thread::park_timeout(limits.pause);
         let is_member = inner.common.standing.lock().is_member;
         let asked_at = Instant::now();
@@ -553,7 +554,7 @@ fn watch(inner: &Inner) {
             continue;
         }
         silence.answered();
-        // The connection of the other client alone may be broken.
+        // Only the connection of the other client may be broken.
         let topic = &inner.common.topic;
         let confirm = limits.query.min(MAX_LOOK);
         if inner.common.protocol == GroupProtocol::Classic
@@ -565,8 +566,8 @@ fn watch(inner: &Inner) {
     }
 }
 
-/// Whether one without partitions is a member: where the broker assigns, the client tells nothing of an assignment that
-/// stays empty, nor of its end. Called on the thread that lets go of partitions: none is being lost meanwhile.
+/// Updates whether a process without partitions is a member: with the consumer protocol, the client reports neither an
+/// assignment that stays empty nor its end. Called on the thread that revokes partitions: none is being lost meanwhile.
 fn see_empty_handed(consumer: &Member) {
     let context = consumer.context();
     let generation = generation(consumer.client());
@@ -586,15 +587,15 @@ fn see_empty_handed(consumer: &Member) {
     }
 }
 
-/// What a look at a member found.
+/// The result of a check of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Look {
     GoesOn,
-    /// Its client does not go on.
+    /// Its client has a fatal error.
     Fatal,
 }
 
-/// Forgets a trouble that is over: the client tells only when one begins.
+/// Clears a failure that has ended: the client reports only when one begins.
 fn look(consumer: &Member) -> Look {
     let context = consumer.context();
     {
@@ -622,7 +623,7 @@ fn look(consumer: &Member) -> Look {
     Look::GoesOn
 }
 
-/// What an operator reads of an error after which a client does not go on.
+/// The message for the operator about a fatal error of a client.
 fn fatal_error_text(code: RDKafkaErrorCode, reason: &str) -> String {
     let is_about_the_name = matches!(
         code,
@@ -636,8 +637,8 @@ fn fatal_error_text(code: RDKafkaErrorCode, reason: &str) -> String {
     format!("{reason} ({code}); {way_out}")
 }
 
-/// Whether a member that was refused something is still one, and the coordinator answers it: nothing is assigned to it
-/// because of that. That any broker answers says nothing about the coordinator.
+/// Whether a member that got a refusal is still a member and the coordinator answers it. No assignment follows that
+/// would clear the refusal, and an answer of any other broker says nothing about the coordinator.
 fn is_taken_again(consumer: &Member) -> bool {
     let context = consumer.context();
     let may_be = {
@@ -651,7 +652,7 @@ fn is_taken_again(consumer: &Member) -> bool {
 }
 
 impl Standing {
-    /// Of two troubles the one that does not pass by itself.
+    /// The current failure: a refusal first, because it does not end by itself.
     fn trouble(&self) -> Option<MemberTrouble> {
         let refusal = self.refusal.as_ref();
         refusal
@@ -667,7 +668,7 @@ impl Standing {
     }
 }
 
-/// Whether an error is one of connections: it is over when a broker answers. All others are the group's.
+/// Whether an error is about connections, which ends when a broker answers. All others are about the group.
 fn is_about_connections(code: Option<RDKafkaErrorCode>) -> bool {
     matches!(
         code,
@@ -699,7 +700,7 @@ impl MemberContext {
         self.retired.store(true, Ordering::Release);
     }
 
-    /// Keeps what stands between this process and its group.
+    /// Records and logs an error of the client.
     fn note(&self, error: &KafkaError, words: &str) {
         let code = error.rdkafka_error_code();
         if self.is_retired() {
@@ -707,7 +708,7 @@ impl MemberContext {
             return;
         }
         if code == Some(RDKafkaErrorCode::AutoOffsetReset) {
-            // Of a partition that is paused: nobody reads it here.
+            // About a paused partition, which this client does not read.
             return;
         }
         let is_first = {
@@ -733,7 +734,7 @@ impl MemberContext {
         let ids = self.ids(partitions);
         let mut from_end = TopicPartitionList::new();
         for element in partitions.elements() {
-            // Never read; a place that exists keeps the client from asking the group for one.
+            // Never read; with an explicit offset the client does not query the group for one.
             let added =
                 from_end.add_partition_offset(element.topic(), element.partition(), Offset::End);
             if let Err(error) = added {
@@ -769,7 +770,7 @@ impl MemberContext {
 
     fn revoke(&self, consumer: &Member, partitions: &TopicPartitionList) {
         if self.is_retired() {
-            // They were lost before.
+            // They were reported as lost before.
             let _ = consumer.incremental_unassign(partitions);
             return;
         }
@@ -927,7 +928,7 @@ mod tests {
         assert!(Membership::new(&config).is_ok());
     }
 
-    /// Counts what it is called for.
+    /// Counts the partitions of its calls.
     #[derive(Clone, Default)]
     struct Counted(Arc<[AtomicUsize; 2]>);
 

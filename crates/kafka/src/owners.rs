@@ -1,8 +1,8 @@
-//! Who wrote last of each partition, by what the group has committed with its offsets.
+//! The last writer of each partition, from the metadata that the group has committed with its offsets.
 //!
-//! Whoever takes a partition over writes its assignment together with the group's offset, and names its
+//! An engine that takes a partition over writes its ownership record together with the group's offset, and names its
 //! transactional producer in the commit. So the last commit names the owner, or the previous one until the next has
-//! taken over. It is read in one request, by engines that do not own the partition, whatever the group's protocol.
+//! taken over. Any engine reads all of them in one request, with either group protocol.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::changelog::producer_of;
 /// Length of what follows the owner in the id of a producer: a dash and the number of its process.
 const PROCESS_BYTES: usize = 1 + 16;
 
-/// The id of a transactional producer of this process: `life` tells it from one that was stopped for a while.
+/// The id of the transactional producer of this process: `life` differs in each process, so that none fences another.
 pub(crate) fn producer_id(group: &str, topic: &str, owner: &str, life: u64) -> String {
     format!("{}{owner}-{life:016x}", prefix(group, topic))
 }
@@ -26,7 +26,7 @@ fn prefix(group: &str, topic: &str) -> String {
     format!("{group}-{topic}-")
 }
 
-/// The owner in the id of a producer; none where the id is none of this group and topic.
+/// The owner in the id of a producer; none if the id is not of this group and topic.
 fn owner_of<'a>(producer_id: &'a str, prefix: &str) -> Option<&'a str> {
     let rest = producer_id.strip_prefix(prefix)?;
     let (owner, process) = rest.split_at_checked(rest.len().checked_sub(PROCESS_BYTES)?)?;
@@ -36,11 +36,11 @@ fn owner_of<'a>(producer_id: &'a str, prefix: &str) -> Option<&'a str> {
     (is_process && !owner.is_empty()).then_some(owner)
 }
 
-/// Who wrote last of each of the first `partitions` of a topic; one that no engine of the group has written of is
-/// left out.
+/// The last writer of each of the first `partitions` of a topic; a partition for which no engine of the group has
+/// written is left out.
 ///
 /// # Errors
-/// The client's own, also when `timeout` is over.
+/// The client's error, also when `timeout` has passed.
 pub(crate) fn last_writers<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     (group, topic): (&str, &str),

@@ -1,4 +1,4 @@
-//! Polls a consumer as rdkafka does, but keeps where a partition ended, which rdkafka drops.
+//! Polls a consumer as rdkafka does, but keeps the offset at which a partition ended, which rdkafka drops.
 
 use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
@@ -26,18 +26,18 @@ pub(crate) enum Found<'a> {
         key: Option<&'a [u8]>,
         value: Option<&'a [u8]>,
     },
-    /// The broker that it fetches from has nothing at this offset or behind it. It may not be the leader, or not have
-    /// caught up with the previous one yet: an end that the leader has named before may be larger.
+    /// The broker that it fetches from has nothing at or after this offset. It may not be the leader, or may not have
+    /// caught up with the previous leader yet: an end that a leader reported before may be higher.
     End { partition: i32, offset: u64 },
 }
 
-/// What the consumer has next, within the time.
+/// The consumer's next message or error, if one arrives within `timeout`.
 pub(crate) fn poll<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     timeout: Duration,
 ) -> Option<Polled<'_>> {
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the client lives during the call, and what it returns is ours alone until it is destroyed.
+    // SAFETY: the client lives during the call, and only this code owns what it returns until it is destroyed.
     let message = unsafe { rd::rd_kafka_consumer_poll(consumer.client().native_ptr(), timeout_ms) };
     NonNull::new(message).map(|message| Polled {
         message,
@@ -46,10 +46,10 @@ pub(crate) fn poll<C: ConsumerContext>(
 }
 
 impl Polled<'_> {
-    /// What it holds.
+    /// The record, or the end of a partition.
     ///
     /// # Errors
-    /// The client's own.
+    /// The client's error.
     pub(crate) fn found(&self) -> Result<Found<'_>, KafkaError> {
         // SAFETY: it is valid until it is destroyed, which happens when `self` is dropped.
         let seen = unsafe { self.message.as_ref() };
@@ -100,15 +100,15 @@ impl Polled<'_> {
 
 impl Drop for Polled<'_> {
     fn drop(&mut self) {
-        // SAFETY: it came from a poll, is destroyed once, and nothing borrows from it any more.
+        // SAFETY: it came from a poll, is destroyed once, and nothing borrows from it now.
         unsafe { rd::rd_kafka_message_destroy(self.message.as_ptr()) };
     }
 }
 
 /// # Safety
-/// The pointer is null, or valid for so many bytes as long as what is returned is used.
+/// The pointer is null, or valid for `length` bytes for as long as the returned slice is used.
 unsafe fn bytes<'a>(pointer: *const c_void, length: usize) -> Option<&'a [u8]> {
-    // SAFETY: of a null pointer no slice is made; the rest is the caller's word.
+    // SAFETY: a null pointer makes no slice; the caller guarantees the rest.
     (!pointer.is_null())
         .then(|| unsafe { std::slice::from_raw_parts(pointer.cast::<u8>(), length) })
 }

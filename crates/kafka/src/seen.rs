@@ -1,9 +1,9 @@
-//! Up to where each partition of the events was read, and under which leader: what a log that has lost its end no longer
-//! holds.
+//! Up to where each partition of the events was read, and under which leader epoch, to detect a log that has lost its
+//! end.
 //!
 //! A leader writes its epoch into every batch. Records keep the epoch that they were written under, and epochs never
-//! fall along a partition. So a record of a later epoch at or before a place that was read once means that the records from
-//! there on are not those that were read.
+//! decrease along a partition. So a record of a later epoch at or before an offset that was read earlier means that the
+//! records from there on are not those that were read.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use workspace_lifecycle::{Offset, PartitionId};
 
-/// Most leaders of a partition that are remembered; takeovers compare all of them and keep the last.
+/// Most leaders of a partition that are remembered; a takeover compares all of them and keeps only the last.
 const MAX_LEADERS: usize = 4;
 
-/// The last record of one leader that was read.
+/// The last record that was read of one leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seen {
     pub(crate) leader_epoch: i32,
@@ -26,7 +26,7 @@ pub(crate) struct Seen {
 pub(crate) struct SeenRecords(Mutex<HashMap<PartitionId, Vec<Seen>>>);
 
 impl SeenRecords {
-    /// Notes a record that was read. Brokers that give no epochs are not noted.
+    /// Notes a record that was read. Records of brokers without leader epochs are ignored.
     pub(crate) fn note(&self, partition: PartitionId, record: Seen) {
         if record.leader_epoch < 0 {
             return;
@@ -39,13 +39,13 @@ impl SeenRecords {
         self.0.lock().get(&partition).cloned().unwrap_or_default()
     }
 
-    /// Begins a partition with what its previous owner had read and the log still holds.
+    /// Starts a partition with what its previous owner had read and the log still holds.
     pub(crate) fn begin(&self, partition: PartitionId, seen: Vec<Seen>) {
         self.0.lock().insert(partition, seen);
     }
 }
 
-/// Adds a record to those of a run of reads, in the order in which they are read.
+/// Adds a record; records are added in the order in which they are read.
 pub(crate) fn note(seen: &mut Vec<Seen>, record: Seen) {
     match seen.last_mut() {
         Some(last) if record.offset <= last.offset => {}
@@ -59,10 +59,10 @@ pub(crate) fn note(seen: &mut Vec<Seen>, record: Seen) {
     }
 }
 
-/// From where on a log does not hold what was read of it; none where it does, as far as can be known.
+/// The first offset from which a log no longer holds what was read of it; none if no loss is detected.
 ///
-/// `low` is its beginning, and `record_at` finds the first record at or behind an offset. What was removed at the beginning
-/// is not compared. A record that was compacted away says nothing.
+/// `low` is its beginning, and `record_at` finds the first record at or after an offset. What was removed at the
+/// beginning is not compared. A record that was compacted away is no sign of a loss.
 ///
 /// # Errors
 /// Those of `record_at`.
@@ -76,7 +76,7 @@ pub(crate) fn lost_from<E>(
         if seen.offset < low.0 || record_at(seen.offset)? == Some(*seen) {
             continue;
         }
-        // The first place behind which no record of this leader or an earlier one follows.
+        // Binary search for the first offset from which no record of this leader or an earlier one follows.
         let (mut least, mut most) = (low.0, seen.offset.saturating_add(1));
         while least < most {
             let middle = least + (most - least) / 2;
@@ -109,7 +109,7 @@ mod tests {
         }
     }
 
-    /// A log of some leaders, each with its epoch and the offsets of its records.
+    /// [`lost_from`] on a log of some leaders, each with its epoch and the offsets of its records.
     fn lost(
         of: &[Seen],
         low: u64,
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_loss_between_two_leaders_that_were_read_is_found() {
-        // A reader went on behind the loss without noticing it.
+        // A reader continued after the loss without noticing it.
         let read = [seen(3, 29), seen(5, 34)];
         let leaders = [(3, 0..10), (5, 10..50)];
         assert_eq!(lost(&read, 0, &leaders, &[]), Some(10));

@@ -1,4 +1,4 @@
-//! The id that the brokers gave a topic when it was made: a name does not tell a topic from a later one.
+//! The id that the brokers gave a topic when it was created: a recreated topic has the same name but another id.
 
 use std::ffi::CString;
 use std::num::NonZeroU128;
@@ -11,10 +11,10 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 /// As a Kafka UUID, most significant bits first.
 pub(crate) type TopicId = NonZeroU128;
 
-/// Asks the brokers for the id of a topic; none where they give their topics no ids (before Kafka 2.8).
+/// Queries the id of a topic; none if the brokers do not use topic ids (before Kafka 2.8).
 ///
 /// # Errors
-/// The client's own, also when `timeout` is over.
+/// The client's error, also when `timeout` has passed.
 pub(crate) fn ask<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
@@ -22,9 +22,9 @@ pub(crate) fn ask<C: ClientContext>(
 ) -> KafkaResult<Option<TopicId>> {
     let name = CString::new(topic)?;
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the client lives during the call. Queue, names and options are made here and destroyed here, once; the
-    // call for the topics copies names and options and keeps the queue alive itself for an answer that comes too late.
-    // Only an event that came is looked at, and destroyed after that.
+    // SAFETY: the client lives during the call. Queue, names and options are created and destroyed here, once; the call
+    // for the topics copies names and options and itself keeps the queue alive for an answer that arrives too late.
+    // Only an event that arrived is read, and destroyed after that.
     unsafe {
         let handle = client.native_ptr();
         let queue = rd::rd_kafka_queue_new(handle);
@@ -55,8 +55,8 @@ pub(crate) fn ask<C: ClientContext>(
 /// The event must be the answer to a call for one topic, and live.
 unsafe fn id_of(event: *mut rd::rd_kafka_event_t) -> Result<Option<TopicId>, RDKafkaErrorCode> {
     use rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR as NONE;
-    // SAFETY: all that is reached from the event belongs to it, and lives as long. `count` says how many topics there
-    // are, and only the first is read where there is one.
+    // SAFETY: all that is reached from the event belongs to it and lives as long. `count` is the number of topics; the
+    // first one is read only if it exists.
     unsafe {
         let error = rd::rd_kafka_event_error(event);
         if error != NONE {

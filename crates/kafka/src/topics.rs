@@ -1,4 +1,4 @@
-//! The topics of the engine: the events' one is found, its own are made.
+//! The topics of the engine: finds the topic of the events and creates the engine's own.
 
 use std::time::{Duration, Instant};
 
@@ -13,16 +13,16 @@ use crate::context::Plain;
 /// How long the brokers may take for one answer.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two looks for a topic that is being created.
+/// Between two queries for a topic that is being created.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// How long a client is listened to before an error is told.
+/// How long a client is polled for its errors before an error is returned.
 const LISTEN: Duration = Duration::from_millis(100);
 
 /// Largest record of the engine's own topics, 16 MiB: an entity is never larger than the event that set it.
 const MAX_RECORD_BYTES: u64 = 16 * 1024 * 1024;
 
-/// How long a workspace that was removed is told of, 24 hours: longer than a copy on a disk is trusted.
+/// How long the tombstones of a removed workspace must be kept, 24 hours: longer than a copy on a disk is trusted.
 const MIN_REMOVAL_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Why the topics cannot be used.
@@ -31,12 +31,12 @@ pub enum TopicError {
     /// The client refuses its configuration.
     #[error("the Kafka client cannot be configured: {0}")]
     Client(String),
-    /// The brokers do not answer now; ask again.
+    /// The brokers do not answer now; retry.
     #[error("the brokers {brokers} do not answer: {reason}")]
     Unreachable {
-        /// Who was asked.
+        /// The brokers that were queried.
         brokers: String,
-        /// In the client's words, such as those of a login that is refused.
+        /// The client's error text, such as that of a refused login.
         reason: String,
     },
     /// The topic of the events does not exist.
@@ -45,15 +45,15 @@ pub enum TopicError {
          (--create-topic N), or allow the principal to describe it"
     )]
     Missing(String),
-    /// The topic exists, but the brokers do not tell of it yet; ask again.
+    /// The topic exists, but the brokers do not list it yet; retry.
     #[error("topic {0} exists, but the brokers do not tell of it yet")]
     Unseen(String),
-    /// The brokers cannot create the topic now; ask again.
+    /// The brokers cannot create the topic now; retry.
     #[error("topic {topic} cannot be created yet: {reason}")]
     NotYet {
         /// Which topic.
         topic: String,
-        /// In the brokers' words.
+        /// The brokers' error text.
         reason: String,
     },
     /// The brokers refuse it.
@@ -61,10 +61,10 @@ pub enum TopicError {
     Refused {
         /// Which topic.
         topic: String,
-        /// In the brokers' words.
+        /// The brokers' error text.
         reason: String,
     },
-    /// The changelog was made for another number of partitions.
+    /// The changelog was created for another number of partitions.
     #[error(
         "topic {changelog} has {found} partitions and topic {topic} has {expected}: workspaces would be looked for \
          in the wrong place; partitions must not be added to a topic whose keys have a place"
@@ -79,7 +79,7 @@ pub enum TopicError {
         /// How many it has.
         found: u32,
     },
-    /// The changelog loses what it must keep.
+    /// A setting of the changelog would lose what it must keep.
     #[error(
         "topic {topic} has {setting}={found}, with which workspaces get lost or come back after they were removed: it \
          must be {wanted}; alter it (kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
@@ -88,19 +88,19 @@ pub enum TopicError {
     Setting {
         /// The topic of the workspaces.
         topic: String,
-        /// What is not as it must be.
+        /// The wrong setting.
         setting: &'static str,
-        /// What it is.
+        /// Its value.
         found: String,
-        /// What it must be, in words.
+        /// The required value, as text.
         wanted: &'static str,
-        /// A value that is right.
+        /// A valid value.
         value: String,
     },
 }
 
 impl TopicError {
-    /// Whether asking again may help.
+    /// Whether a retry may succeed.
     pub fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Unseen(_) | Self::NotYet { .. } => true,
@@ -113,11 +113,11 @@ impl TopicError {
     }
 }
 
-/// Finds the topic of the events, creates it where that was asked for, and creates the engine's own
-/// topics where they are missing. Tells how many partitions the events have. Blocks.
+/// Finds the topic of the events, creates it if it is missing and the configuration says so, and creates the engine's
+/// own topics if they are missing. Returns the number of partitions of the events. Blocks.
 ///
 /// # Errors
-/// [`TopicError`]; one that [is passing](TopicError::is_passing) may be over soon.
+/// [`TopicError`]; one that [is passing](TopicError::is_passing) may end soon.
 pub fn prepare(config: &KafkaConfig) -> Result<u32, TopicError> {
     let topics = Topics::new(config)?;
     let partitions = match topics.partitions(&config.topic)? {
@@ -148,7 +148,7 @@ pub fn prepare(config: &KafkaConfig) -> Result<u32, TopicError> {
             found,
         });
     }
-    // Also of one that seems to be made here: another process may have been the first.
+    // Also if it was created here: another process may have been first, with other settings.
     topics.check(&changelog)?;
     let dead_letters = config.dead_letter_topic();
     if topics.partitions(&dead_letters)?.is_none() {
@@ -164,7 +164,7 @@ pub fn prepare(config: &KafkaConfig) -> Result<u32, TopicError> {
     Ok(partitions)
 }
 
-/// Whether a changelog with these settings keeps what it must. What the brokers do not tell is taken for right.
+/// Whether a changelog with these settings keeps what it must. A setting that the brokers do not return is valid.
 fn check<'a>(topic: &str, setting: impl Fn(&str) -> Option<&'a str>) -> Result<(), TopicError> {
     let wrong = |setting, found: &str, wanted, value: String| TopicError::Setting {
         topic: topic.to_owned(),
@@ -209,7 +209,7 @@ fn check<'a>(topic: &str, setting: impl Fn(&str) -> Option<&'a str>) -> Result<(
 struct Topics<'a> {
     config: &'a KafkaConfig,
     admin: AdminClient<Plain>,
-    /// Asks what there is. What an admin client says of its brokers is told to nobody, so it is this one that is heard.
+    /// Queries topics, and keeps the errors about its brokers, which an admin client does not pass on.
     onlooker: BaseConsumer<ClientErrors>,
 }
 
@@ -230,9 +230,9 @@ impl<'a> Topics<'a> {
         })
     }
 
-    /// How many partitions a topic has; none where it does not exist.
+    /// How many partitions a topic has; none if it does not exist.
     fn partitions(&self, name: &str) -> Result<Option<u32>, TopicError> {
-        // Of all topics: asking for one that does not exist would create it on most clusters, as it should not be.
+        // For all topics: a query for one that does not exist would create it on most clusters, with default settings.
         let metadata = self
             .onlooker
             .fetch_metadata(None, ADMIN_TIMEOUT)
@@ -258,7 +258,7 @@ impl<'a> Topics<'a> {
             .filter(|partitions| *partitions > 0))
     }
 
-    /// Creates a topic; another engine may do so at the same time. Tells how many partitions it has then.
+    /// Creates a topic; another engine may do so at the same time. Returns how many partitions it has then.
     fn create(
         &self,
         name: &str,
@@ -301,7 +301,7 @@ impl<'a> Topics<'a> {
         }
     }
 
-    /// Whether a topic keeps what a changelog must.
+    /// Checks that the settings of a topic keep what a changelog must keep.
     fn check(&self, name: &str) -> Result<(), TopicError> {
         let options = AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT));
         let asked = [ResourceSpecifier::Topic(name)];
@@ -342,7 +342,7 @@ impl<'a> Topics<'a> {
         }
     }
 
-    /// A topic that another engine creates is seen when the brokers have told each other.
+    /// Waits until the brokers list a topic that another engine creates. Returns how many partitions it has.
     fn created_by_another(&self, name: &str) -> Result<u32, TopicError> {
         let deadline = Instant::now() + ADMIN_TIMEOUT;
         loop {
@@ -357,8 +357,8 @@ impl<'a> Topics<'a> {
     }
 
     fn unreachable(&self, error: &KafkaError) -> TopicError {
-        // What the client has said of its brokers is in its queue.
-        // A poll that finds a line for the log tells nothing as well, so silence is no sign that the queue is empty.
+        // The client's errors about its brokers are in its queue. A poll that handles a log line also returns nothing,
+        // so nothing returned does not mean that the queue is empty.
         let deadline = Instant::now() + LISTEN;
         while Instant::now() < deadline {
             let _ = self.onlooker.poll(LISTEN / 10);
@@ -370,7 +370,7 @@ impl<'a> Topics<'a> {
     }
 }
 
-/// Waits for an answer of the admin client, whose own thread brings it.
+/// Waits for an answer of the admin client, which its own thread delivers.
 fn wait<T>(answer: impl Future<Output = T>) -> std::io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     Ok(runtime.block_on(answer))
@@ -415,7 +415,7 @@ mod tests {
         for settings in [
             &[][..],
             &[("delete.retention.ms", "172800000")],
-            // Told in the log alone: most entities are small.
+            // Only logged, because most entities are small.
             &[("max.message.bytes", "1048588")],
         ] {
             assert_eq!(check_with(settings), Ok(()));
@@ -438,12 +438,12 @@ mod tests {
         let error = prepare(&config).unwrap_err();
         assert!(error.is_passing());
         let words = error.to_string();
-        // Or that the connection ended in it.
+        // Or the client reports that the connection ended during the handshake.
         let is_told = words.contains("SSL handshake failed") || words.contains("SSL_HANDSHAKE");
         assert!(is_told, "{words}");
     }
 
-    /// A topic and a group of their own on the real cluster.
+    /// A new topic for one test on the real cluster.
     fn real() -> KafkaConfig {
         let topic = format!("topics-{:08x}", fastrand::u32(..));
         KafkaConfig {

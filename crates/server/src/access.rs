@@ -1,13 +1,13 @@
-//! Who may do what: what every request passes before it is routed.
+//! Access control: the checks that every request passes before it is routed.
 //!
-//! A request passes four questions, and the first that it fails answers it:
+//! There are four checks; the first that fails determines the answer:
 //!
 //! 1. Did a web page of another site make a browser send it? 403, see [`origin`].
 //! 2. Which route is it? 404 and 405, see [`routes`]. A route that is not in that table does not exist.
-//! 3. Who sends it? A token, else the name in a client certificate, else nobody that is known. 401 for a token that
-//!    nobody has.
-//! 4. Has that caller the right that the route needs, for the workspace in its path? 401 where the caller may still
-//!    say who it is, else 403.
+//! 3. Who is the caller? A token, else the name in a client certificate, else the anonymous caller. 401 for an
+//!    unknown token.
+//! 4. Does the caller have the right that the route needs, for the workspace in its path? 401 where the caller can
+//!    still authenticate, else 403.
 
 mod audit;
 mod caller;
@@ -52,7 +52,7 @@ use tokens::{Tokens, TokensError};
 use tracing::{info, warn};
 use workspace_status_http::Problem;
 
-/// What every request passes.
+/// The checks that every request passes.
 pub(crate) struct Access {
     origins: OriginPolicy,
     routes: Routes,
@@ -63,7 +63,7 @@ pub(crate) struct Access {
     refusals: RefusalLog,
 }
 
-/// What is counted of requests that are refused.
+/// Counts of refused requests.
 #[derive(Debug, Default)]
 pub(crate) struct AccessCounts {
     pub(crate) foreign: AtomicU64,
@@ -72,18 +72,18 @@ pub(crate) struct AccessCounts {
     pub(crate) failed_handshakes: AtomicU64,
 }
 
-/// Who is at the other end of a connection, as far as the connection tells.
+/// The other end of a connection, as far as the connection identifies it.
 #[derive(Clone)]
 pub(crate) struct Peer {
     pub(crate) remote: SocketAddr,
     pub(crate) scheme: Scheme,
-    /// What the handshake was done with.
+    /// The TLS configuration used in the handshake.
     pub(crate) tls: Option<Arc<ServerTls>>,
-    /// What the client showed in it, which was verified then.
+    /// The client's certificate, verified in the handshake.
     pub(crate) certificate: Option<ClientCertificate>,
 }
 
-/// A request that may be routed.
+/// A request that passed the checks.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Admitted<'a> {
     pub(crate) caller: Caller,
@@ -95,14 +95,14 @@ pub(crate) struct Admitted<'a> {
 }
 
 impl Admitted<'_> {
-    /// The caller, where a handler may read it: of every request that changes something, and of `/api/v1/me`.
+    /// The caller, for the handlers that need it: those of requests that change something, and of `/api/v1/me`.
     pub(crate) fn for_handler(&self) -> Option<Caller> {
         let is_read = self.route.changes_something() || self.route.need == Need::AnyRole;
         is_read.then(|| self.caller.clone())
     }
 }
 
-/// Why the files of tokens and certificates cannot be used at the start.
+/// Why the token or certificate files cannot be used at startup.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AccessError {
     #[error("tokens")]
@@ -111,7 +111,7 @@ pub(crate) enum AccessError {
     Tls(#[source] ReloadError<TlsError>),
 }
 
-/// What was seen of the files, for [`Access::follow_files`].
+/// The last seen content of the files, for [`Access::follow_files`].
 pub(crate) struct SeenFiles {
     tokens: Option<Seen>,
     tls: Option<Seen>,
@@ -200,13 +200,13 @@ impl Access {
         }
     }
 
-    /// What TLS is served with now; none where it is not served.
+    /// The current TLS configuration; `None` where TLS is not served.
     pub(crate) fn tls(&self) -> Option<Arc<ServerTls>> {
         self.tls.as_ref().map(|tls| Arc::clone(&*tls.current()))
     }
 
-    /// Whether a client with a certificate has to make a new handshake: its certificate has expired, or its authority
-    /// or that of the engine may be another one by now.
+    /// Whether a client with a certificate has to make a new handshake: its certificate has expired, or the TLS files
+    /// were reloaded since, so that the client CA or the engine's certificate may have changed.
     pub(crate) fn needs_handshake(&self, peer: &Peer) -> bool {
         let certificate = peer.certificate.as_ref();
         certificate.is_some_and(|certificate| certificate.has_expired() || self.has_other_tls(peer))
@@ -219,7 +219,7 @@ impl Access {
         }
     }
 
-    /// The certificate of a client, where it would be let in with it now: a connection may be older than that.
+    /// The client's certificate if it would still be accepted now: the connection may be older than the current CA.
     fn certificate<'a>(&self, peer: &'a Peer) -> Option<&'a ClientCertificate> {
         let certificate = peer.certificate.as_ref()?;
         let is_accepted = || match &self.tls {
@@ -229,7 +229,7 @@ impl Access {
         (!certificate.has_expired() && is_accepted()).then_some(certificate)
     }
 
-    /// How often a changed file of tokens, and one of certificates, could not be used.
+    /// Number of changed token files, and of changed certificate files, that could not be used.
     pub(crate) fn reload_failures(&self) -> (u64, u64) {
         (
             self.tokens.as_ref().map_or(0, Reloaded::failures),
@@ -237,7 +237,7 @@ impl Access {
         )
     }
 
-    /// Takes over changes of the files, until it is dropped.
+    /// Reloads the files when they change, until the future is dropped.
     pub(crate) async fn follow_files(self: Arc<Self>, mut seen: SeenFiles) {
         if self.tokens.is_none() && self.tls.is_none() {
             return;
@@ -245,7 +245,7 @@ impl Access {
         loop {
             tokio::time::sleep(reload::INTERVAL).await;
             let access = Arc::clone(&self);
-            // A disk of the network may hang.
+            // A network disk may hang.
             let looked = tokio::task::spawn_blocking(move || {
                 if let (Some(tokens), Some(seen)) = (&access.tokens, &mut seen.tokens) {
                     tokens.look(seen);
@@ -305,7 +305,7 @@ impl Access {
             operation,
         };
         if route.need == Need::Nothing {
-            // Open also to a caller with a token of yesterday.
+            // Open even to a caller whose token is no longer valid.
             return Ok(admitted(self.anonymous.clone()));
         }
         let refusal = match self.identify(headers, peer) {
@@ -319,7 +319,7 @@ impl Access {
         Err(self.refuse(&refusal, method, path, peer))
     }
 
-    /// Who sends a request.
+    /// The caller of a request.
     fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Caller, BadToken> {
         if let Some(tokens) = &self.tokens
             && let Some(value) = headers.get(header::AUTHORIZATION)
@@ -419,14 +419,14 @@ impl Access {
     }
 }
 
-/// A token that nobody has, or a header that cannot be read.
+/// An unknown token, or a header that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct BadToken;
 
-/// Why a request whose route is known is refused.
+/// Why a request to a known route is refused.
 enum Refusal {
     BadToken,
-    /// The caller did not say who it is, and nobody may do this without.
+    /// The caller did not authenticate, and the anonymous role lacks the right.
     Unknown(Caller, Missing),
     Forbidden(Caller, Missing),
 }
@@ -438,13 +438,13 @@ pub(crate) enum Missing {
     Role,
     /// A right.
     Right(Right),
-    /// The workspace is none of the caller's, which begin with its prefix.
+    /// The workspace's id does not begin with the caller's prefix.
     Workspace,
-    /// The route concerns all workspaces, and the caller has those of its prefix alone.
+    /// The route concerns all workspaces, and the caller is limited to a prefix.
     AllWorkspaces,
 }
 
-/// What a caller lacks for a request; none where it may do it.
+/// What a caller lacks for a request; `None` where it may make it.
 fn what_is_missing(
     caller: &Caller,
     route: &Route,
@@ -468,7 +468,7 @@ fn what_is_missing(
     }
 }
 
-/// The token in a header; none where the header is of another scheme, such as that of a proxy in front.
+/// The token in a header; `None` where the header has another scheme, such as that of a proxy in front.
 fn bearer(value: &HeaderValue) -> Option<&[u8]> {
     const SCHEME: &[u8] = b"bearer";
     let (scheme, rest) = value.as_bytes().split_at_checked(SCHEME.len())?;
@@ -477,7 +477,7 @@ fn bearer(value: &HeaderValue) -> Option<&[u8]> {
     is_bearer.then(|| rest.trim_ascii())
 }
 
-/// What a client sent, as it may be logged and answered: bounded, and a text.
+/// Client input as a bounded text, for logs and answers.
 fn shortened(bytes: &[u8]) -> String {
     const MAX_CHARS: usize = 200;
     String::from_utf8_lossy(bytes)
@@ -520,7 +520,7 @@ mod tests {
         Some(CertificateName { name, role })
     }
 
-    /// Who is admitted, or the status and what is missing.
+    /// The name of the admitted caller, or the status of the refusal.
     fn outcome(
         access: &Access,
         request: &str,
@@ -618,7 +618,7 @@ mod tests {
             ("GET /api/v1/partitions", Err(403)),
             ("POST /api/v1/actions", Err(403)),
             ("GET /api/v1/operations/1", Err(403)),
-            // Its handler looks at each event.
+            // Its handler checks each event.
             ("POST /api/v1/events", Ok("acme".to_owned())),
             ("GET /api/v1/me", Ok("acme".to_owned())),
             ("GET /livez", Ok("anonymous".to_owned())),

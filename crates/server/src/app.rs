@@ -1,7 +1,7 @@
-//! What all handlers of the engine's routes share, and the one place that holds the engine's handle.
+//! State shared by all handlers of the engine's routes, and the only place that holds the engine's handle.
 //!
-//! The HTTP server answers before the engine is there: opening a log after a crash takes seconds,
-//! in which a status is `unknown` and not a refused connection.
+//! The HTTP server answers before the engine is open: opening a log after a crash takes seconds, during which a
+//! status is `unknown` instead of a refused connection.
 
 use crate::{
     config::HttpLimits, http_counters::HttpCounters, memory::Budget, operations::Operations,
@@ -24,20 +24,20 @@ use workspace_status_http::Problem;
 /// A workspace in memory.
 pub(crate) type Loaded = Arc<LoadedWorkspace<Entities>>;
 
-/// How often it is read who wrote last of each partition, one request a time.
+/// Interval between two reads of the last writer of each partition; one request each.
 const WRITERS_EVERY: Duration = Duration::from_secs(3);
 
-/// How long that may take.
+/// Timeout of such a read.
 const WRITERS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Shared by all handlers; clones are the same.
+/// Shared by all handlers; clones share the same state.
 #[derive(Clone)]
 pub(crate) struct App(Arc<Inner>);
 
 struct Inner {
     tracker: Tracker,
     limits: HttpLimits,
-    /// What is said while there is no engine yet.
+    /// What the engine waits for while it opens, reported by requests that need it.
     opening: Mutex<Arc<str>>,
     engine: OnceLock<Up>,
     stopping: watch::Sender<bool>,
@@ -47,12 +47,12 @@ struct Inner {
     operations: Operations,
 }
 
-/// What there is once the engine is up.
+/// Available once the engine is open.
 struct Up {
     engine: Engine,
-    /// What gives the engine its partitions; none where all are its own.
+    /// Assigns partitions to the engine; `None` where it owns all of them.
     cluster: Option<Arc<Cluster>>,
-    /// Who wrote last of each partition of the cluster, as it was last read.
+    /// The last writer of each partition of the cluster, as of the last read.
     last_writers: Mutex<BTreeMap<PartitionId, String>>,
 }
 
@@ -63,7 +63,7 @@ impl fmt::Debug for App {
 }
 
 impl App {
-    /// What is shared before the engine is there.
+    /// The shared state before the engine is open.
     pub(crate) fn new(tracker: Tracker, limits: HttpLimits) -> Self {
         Self(Arc::new(Inner {
             tracker,
@@ -78,9 +78,9 @@ impl App {
         }))
     }
 
-    /// The engine is there; only the first one counts.
+    /// Sets the opened engine; only the first call counts.
     pub(crate) fn set_engine(&self, engine: Engine, cluster: Option<Arc<Cluster>>) {
-        // There is one engine a process.
+        // A process has one engine.
         let _ = self.0.engine.set(Up {
             engine,
             cluster,
@@ -88,7 +88,7 @@ impl App {
         });
     }
 
-    /// Keeps what is known of the partitions of other engines up to date until this one stops; on a thread of its own.
+    /// Keeps the last writers of the partitions up to date until the engine stops; runs on its own thread.
     pub(crate) fn follow_last_writers(&self) {
         while let Some(up) = self.0.engine.get()
             && let Some(cluster) = &up.cluster
@@ -96,14 +96,14 @@ impl App {
         {
             match cluster.last_writers(WRITERS_TIMEOUT) {
                 Ok(writers) => *up.last_writers.lock() = writers,
-                // What was read before stays: the text that shows it says how old a name may be.
+                // The previous result stays: the text that shows it says how old a name may be.
                 Err(error) => tracing::debug!(error, "the last writers cannot be read"),
             }
             std::thread::sleep(WRITERS_EVERY);
         }
     }
 
-    /// Another engine that wrote last of a partition.
+    /// The engine that last wrote to a partition, where it is another one.
     pub(crate) fn last_writer(&self, partition: PartitionId) -> Option<String> {
         let writers = self.0.engine.get()?.last_writers.lock();
         let writer = writers.get(&partition)?;
@@ -111,33 +111,33 @@ impl App {
         (own.as_deref() != Some(writer)).then(|| writer.clone())
     }
 
-    /// Says what the engine waits for that is not there yet.
+    /// Sets what the engine still waits for.
     pub(crate) fn tell_opening(&self, what: impl Into<Arc<str>>) {
         *self.0.opening.lock() = what.into();
     }
 
-    /// What the engine waits for that is not there yet.
+    /// What the engine still waits for.
     pub(crate) fn opening(&self) -> Arc<str> {
         Arc::clone(&self.0.opening.lock())
     }
 
-    /// What gives the engine its partitions; none where all are its own, or where there is none yet.
+    /// Assigns partitions to the engine; `None` where it owns all of them, or is not open yet.
     pub(crate) fn cluster(&self) -> Option<&Cluster> {
         self.0.engine.get()?.cluster.as_deref()
     }
 
-    /// The engine stops: nothing new is taken, and whoever waits is told.
+    /// Marks the engine as stopping: it accepts nothing new, and waiting requests are answered.
     pub(crate) fn stop(&self) {
         self.0.stopping.send_replace(true);
     }
 
-    /// Whether the engine stops.
+    /// Whether the engine is stopping.
     pub(crate) fn is_stopping(&self) -> bool {
         *self.0.stopping.borrow()
     }
 
     /// The outcome of `work`, or the problem that the engine stops, as soon as it does. Only for work
-    /// that changes nothing: a request that writes is told what became of it.
+    /// that changes nothing: a request that writes must get its real outcome.
     pub(crate) async fn until_stopped<T>(
         &self,
         work: impl Future<Output = Result<T, Problem>>,
@@ -164,18 +164,18 @@ impl App {
         &self.0.limits
     }
 
-    /// The engine where it is there.
+    /// The engine, once it is open.
     pub(crate) fn engine_if_up(&self) -> Option<&Engine> {
         self.0.engine.get().map(|up| &up.engine)
     }
 
-    /// The engine, to read from.
+    /// The engine, for reads.
     pub(crate) fn engine(&self) -> Result<&Engine, Problem> {
         self.engine_if_up()
             .ok_or_else(|| problems::starting(&self.opening()))
     }
 
-    /// The engine, to change something.
+    /// The engine, for changes.
     pub(crate) fn working_engine(&self) -> Result<&Engine, Problem> {
         if self.is_stopping() {
             return Err(problems::stopping());
@@ -188,17 +188,17 @@ impl App {
         &self.0.event_memory
     }
 
-    /// Memory for large answers under way.
+    /// Memory for large answers in progress.
     pub(crate) fn answer_memory(&self) -> &Budget {
         &self.0.answer_memory
     }
 
-    /// What the HTTP server counts.
+    /// Counters of the HTTP server.
     pub(crate) fn http(&self) -> &HttpCounters {
         &self.0.http
     }
 
-    /// Does something that blocks, such as reading a disk, where it holds up no other request.
+    /// Runs blocking work, such as reading a disk, without holding up other requests.
     pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Engine) -> T + Send + 'static,

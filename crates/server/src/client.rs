@@ -22,11 +22,11 @@ use ureq::{
     http::{HeaderValue, Uri, header},
 };
 
-/// How long a connection may take to be made.
+/// Timeout for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a question that the engine answers at once may take.
+/// Timeout for a request that the engine answers at once.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest answer that is read.
+/// Maximum size of an answer.
 const ANSWER_LIMIT_BYTES: u64 = 256 << 20;
 
 /// An engine at a URL.
@@ -34,23 +34,23 @@ const ANSWER_LIMIT_BYTES: u64 = 256 << 20;
 pub(crate) struct Client {
     agent: Agent,
     base: String,
-    /// The header that says who asks.
+    /// The header that identifies the caller.
     authorization: Option<HeaderValue>,
 }
 
-/// Where an engine is, whom to trust there, and who asks.
+/// An engine's URL, the CA to trust for it, and the caller's credentials.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Endpoint<'a> {
     pub(crate) url: &'a str,
     pub(crate) token: Option<&'a Secret>,
-    /// The authorities that its certificate is signed by; the public ones where none is given.
+    /// The CA of its certificate; the public CAs where `None`.
     pub(crate) ca_file: Option<&'a Path>,
-    /// Files of a certificate and its key.
+    /// Files of a client certificate and its key.
     pub(crate) identity: Option<(&'a Path, &'a Path)>,
 }
 
 impl<'a> Endpoint<'a> {
-    /// An engine at a URL that wants to know nothing of who asks.
+    /// An engine at a URL that requires no credentials.
     pub(crate) fn of_url(url: &'a str) -> Self {
         Self {
             url,
@@ -67,12 +67,12 @@ impl fmt::Debug for Client {
     }
 }
 
-/// A body to post, with what belongs to it.
+/// A body to post, with its headers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequestBody<'a> {
     pub(crate) content_type: &'static str,
     pub(crate) body: &'a [u8],
-    /// The producer's name and the number of the request, where repeats are to be recognised.
+    /// The producer's name and the sequence number of the request, so that the engine recognises repeats.
     pub(crate) producer: Option<(&'a str, u64)>,
 }
 
@@ -80,8 +80,8 @@ impl Client {
     /// A client of an engine; nothing is sent yet.
     ///
     /// # Errors
-    /// [`ClientError::Url`] where the URL is not one of http with a host, [`ClientError::Token`] and
-    /// [`ClientError::File`] where what is given besides cannot be used.
+    /// [`ClientError::Url`] where the URL is not an HTTP URL with a host, [`ClientError::Token`] and
+    /// [`ClientError::File`] where the credentials or the CA cannot be used.
     pub(crate) fn new(endpoint: &Endpoint<'_>) -> Result<Self, ClientError> {
         let url = endpoint.url;
         let with_scheme = if url.contains("://") {
@@ -112,7 +112,7 @@ impl Client {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .user_agent(concat!("workspace-engine/", env!("CARGO_PKG_VERSION")));
         if is_loopback(host) {
-            // A proxy of the network cannot reach an engine on this machine.
+            // A network proxy cannot reach an engine on this machine.
             config = config.proxy(None);
         }
         Ok(Self {
@@ -122,15 +122,15 @@ impl Client {
         })
     }
 
-    /// Where the engine is asked.
+    /// The base URL.
     pub(crate) fn url(&self) -> &str {
         &self.base
     }
 
-    /// Asks for `path`, which begins with a slash.
+    /// Sends a GET for `path`, which begins with a slash.
     ///
     /// # Errors
-    /// [`ClientError::Unreachable`] where no answer came; any answer is one, also a refusal.
+    /// [`ClientError::Unreachable`] where no answer arrived; any answer is a success, including a refusal.
     pub(crate) fn get(&self, path: &str, timeout: Duration) -> Result<Answer, ClientError> {
         let response = self
             .with_headers(self.agent.get(format!("{}{path}", self.base)))
@@ -144,7 +144,7 @@ impl Client {
     /// Posts to `path`.
     ///
     /// # Errors
-    /// As [`Client::get`]. Without an answer it is not known whether the engine did what was asked.
+    /// As [`Client::get`]. Without an answer it is unknown whether the engine executed the request.
     pub(crate) fn post(
         &self,
         path: &str,
@@ -186,7 +186,7 @@ impl Client {
         self.post(path, post, timeout)
     }
 
-    /// Deletes what is at `path`.
+    /// Sends a DELETE for `path`.
     ///
     /// # Errors
     /// As [`Client::post`].
@@ -200,10 +200,10 @@ impl Client {
         self.answer(response)
     }
 
-    /// Asks for a document of a type; a refusal is an error with the engine's reason.
+    /// Gets a document of a type; a refusal is an error with the engine's reason.
     ///
     /// # Errors
-    /// Every [`ClientError`].
+    /// Any [`ClientError`].
     pub(crate) fn document<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -213,7 +213,7 @@ impl Client {
         Ok((document, answer))
     }
 
-    /// A request with what all of them say.
+    /// Adds the headers that all requests have.
     fn with_headers<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
         let request = request.header(header::ACCEPT, "application/json");
         match &self.authorization {
@@ -257,7 +257,7 @@ impl Client {
     }
 }
 
-/// The header for a token; white space around it, such as a file's last line end, is none of it.
+/// The header for a token, without surrounding white space such as a file's last newline.
 fn authorization(token: &Secret) -> Result<HeaderValue, ClientError> {
     let text = format!("Bearer {}", token.expose().trim());
     let mut value = HeaderValue::from_str(&text).map_err(|_| ClientError::Token)?;
@@ -265,7 +265,7 @@ fn authorization(token: &Secret) -> Result<HeaderValue, ClientError> {
     Ok(value)
 }
 
-/// Why no answer came, in words that leave the library's types out.
+/// Why no answer arrived, without the library's type names.
 fn reason(error: &ureq::Error) -> String {
     #[expect(
         clippy::wildcard_enum_match_arm,
@@ -296,7 +296,7 @@ fn is_loopback(host: &str) -> bool {
             .is_ok_and(|address| address.is_loopback())
 }
 
-/// Time left until a deadline; a little where it has passed, so that a last question can be asked.
+/// Time left until a deadline, at least 1 ms so that a last request can be sent.
 pub(crate) fn left(deadline: Instant) -> Duration {
     deadline
         .saturating_duration_since(Instant::now())
@@ -304,7 +304,7 @@ pub(crate) fn left(deadline: Instant) -> Duration {
 }
 
 impl ClientError {
-    /// The exit code that this failure means.
+    /// The exit code of this failure.
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Url { .. } | Self::Token | Self::File { .. } => Exit::Usage,
@@ -346,7 +346,7 @@ mod tests {
 
     #[test]
     fn nothing_behind_a_url_is_said_in_plain_words() {
-        // A port that was free a moment ago and that nobody else was given since.
+        // A port that was free a moment ago and has not been reused since.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);

@@ -159,7 +159,7 @@ impl From<DemoError> for CommandError {
 }
 
 impl CommandError {
-    /// The exit code that this failure means.
+    /// The exit code of this failure.
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Client(error) => error.exit(),
@@ -185,19 +185,19 @@ impl Remote {
 }
 
 impl Cli {
-    /// Reads the command line, and the variables of its flags.
+    /// Parses the command line, and the variables of its flags.
     ///
     /// # Errors
-    /// What is wrong with them, or the help that was asked for.
+    /// What is wrong with them, or the requested help.
     pub(crate) fn read() -> Result<Self, clap::Error> {
         let mut matches = without_empty_variables(Self::command()).try_get_matches()?;
         Self::from_arg_matches_mut(&mut matches)
     }
 
-    /// Does what the command line says.
+    /// Runs the command.
     ///
     /// # Errors
-    /// [`CommandError`] knows its exit code.
+    /// [`CommandError`] determines the exit code.
     pub(crate) fn run(self) -> Result<Exit, CommandError> {
         match self.command {
             Command::Serve(flags) => serve::run(&flags),
@@ -218,14 +218,14 @@ impl Cli {
     }
 }
 
-/// What is escaped in a path: all but what ids are mostly made of.
+/// Escaped characters of a path: all except those that are common in ids.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
     .remove(b'.')
     .remove(b':');
 
-/// The same command, in which an empty variable is none.
+/// The same command, which ignores empty variables.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     command
         .mut_args(|arg| {
@@ -242,7 +242,7 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
         .mut_subcommands(without_empty_variables)
 }
 
-/// How a state stands out.
+/// The highlighting of a state.
 fn tone(state: &str) -> Tone {
     match state {
         "ready" => Tone::Good,

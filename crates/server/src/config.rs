@@ -21,7 +21,7 @@ use workspace_engine_core::disk::{DataDirSpec, MAX_PARTITIONS};
 use workspace_engine_kafka::KafkaConfig;
 use workspace_lifecycle::Limits;
 
-/// Everything `serve` needs to know.
+/// The complete configuration of `serve`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServeConfig {
     pub(crate) listen: SocketAddr,
@@ -34,14 +34,14 @@ pub(crate) struct ServeConfig {
     pub(crate) log: LogSettings,
 }
 
-/// What the engine itself is started with.
+/// The settings of the engine itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EngineSettings {
     pub(crate) data_dir: PathBuf,
-    /// The cluster that keeps log and workspaces; none keeps them in the data directory.
+    /// The cluster that holds log and workspaces; `None` keeps them in the data directory.
     pub(crate) kafka: Option<KafkaConfig>,
     pub(crate) store: StoreKind,
-    /// Tables that the database keeps open; fitted to the limit of the process at the start.
+    /// Tables that the database keeps open; reduced at startup to the process's limit of open files.
     pub(crate) database_files: usize,
     pub(crate) partitions: u32,
     pub(crate) owner: String,
@@ -62,13 +62,13 @@ pub(crate) struct EngineSettings {
 pub(crate) enum StoreKind {
     /// The embedded database that also holds the log.
     Lsm,
-    /// JSON lines that people can read.
+    /// Human-readable JSON lines.
     File,
-    /// Nothing but memory: a restart replays the log from its beginning.
+    /// Memory only: a restart replays the log from its beginning.
     Memory,
 }
 
-/// What one client may ask of the HTTP server.
+/// The HTTP server's limits for one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HttpLimits {
     pub(crate) max_body_bytes: usize,
@@ -81,7 +81,7 @@ pub(crate) struct HttpLimits {
     pub(crate) cold_read_timeout: Duration,
 }
 
-/// What the log on standard error looks like.
+/// Format of the log on standard error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LogSettings {
     pub(crate) format: LogFormat,
@@ -113,33 +113,33 @@ pub(crate) enum ConfigError {
     Setting(#[from] InvalidSetting),
 }
 
-/// A configuration, and what to tell the log about where it came from.
+/// A configuration, and where it came from, for the log.
 #[derive(Debug)]
 pub(crate) struct Resolved {
     pub(crate) config: ServeConfig,
-    /// What somebody set, as `name=value`.
+    /// The settings that the operator set, as `name=value`.
     pub(crate) set: Vec<String>,
-    /// Variables that begin as ours do, look like one of ours and are none.
+    /// Variables with the engine's prefix that resemble a setting but are not one.
     pub(crate) suspicious: Vec<String>,
 }
 
 impl ServeConfig {
-    /// Puts a configuration together from the flags, the process's environment and the file that one of them names.
+    /// Resolves a configuration from the flags, the process's environment and the file that one of them names.
     ///
     /// # Errors
-    /// [`ConfigError`] names the flag, the variable or the file's line that cannot be used.
+    /// [`ConfigError`] names the flag, the variable or the line of the file that cannot be used.
     pub(crate) fn resolve(flags: &ServeFlags) -> Result<Resolved, ConfigError> {
         let variables: Vec<(String, String)> = env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
             .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
             .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
-            // Orchestrators and scripts set a variable to nothing where they mean none.
+            // Empty variables are ignored: orchestrators and scripts set them to mean "not set".
             .filter(|(_, value)| !value.is_empty())
             .collect();
         Self::from_parts(flags, &variables)
     }
 
-    /// A configuration of flags alone, whatever the environment says.
+    /// A configuration from flags alone; the environment is ignored.
     ///
     /// # Errors
     /// As [`ServeConfig::resolve`].
@@ -273,7 +273,7 @@ impl EngineSettings {
     }
 }
 
-/// A page of entities, and an entity of the largest size beside it.
+/// Room for a page of entities and an entity of the largest size.
 const ANSWER_MEMORY_MIN_BYTES: u64 = 8 << 20;
 
 impl HttpLimits {
@@ -314,7 +314,7 @@ impl HttpLimits {
 
 #[cfg(test)]
 impl HttpLimits {
-    /// The limits that nobody changed.
+    /// The default limits.
     pub(crate) fn for_tests() -> Self {
         ServeConfig::of_flags(&ServeFlags::default()).unwrap().http
     }
@@ -333,7 +333,7 @@ fn narrow(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// Host and process, so that two engines are told apart and their owner is found again.
+/// Host and process id, to distinguish two engines and to locate an owner.
 fn default_owner() -> String {
     let host = ["/proc/sys/kernel/hostname", "/etc/hostname"]
         .into_iter()
@@ -345,7 +345,7 @@ fn default_owner() -> String {
     format!("{host}:{}", process::id())
 }
 
-/// Variables of flags that are no settings of `serve`, without what all begin with.
+/// Variables of flags that are not settings of `serve`, without the common prefix.
 pub(crate) const COMMAND_VARIABLES: [&str; 14] = [
     "CONFIG",
     "URL",
@@ -363,10 +363,10 @@ pub(crate) const COMMAND_VARIABLES: [&str; 14] = [
     "NO_CHECK",
 ];
 
-/// A variable that is probably a setting with a slip in its name, and which one was meant.
+/// A variable that is probably a misspelt setting, with the setting that was probably meant.
 ///
-/// Orchestrators set variables of our prefix for a service of our name, so an unknown one is
-/// told and not refused.
+/// Orchestrators set variables with this prefix for a service of the same name, so an unknown variable is
+/// logged and not refused.
 fn suspicious(variable: &str) -> Option<String> {
     let rest = variable.strip_prefix(VARIABLE_PREFIX)?;
     let orchestrated = rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_");
@@ -547,7 +547,7 @@ mod tests {
         }
     }
 
-    /// The text of the example file as the table makes it.
+    /// The text of the example file, generated from the table.
     fn example() -> String {
         let mut text = String::from(
             "# Every setting of `workspace-engine serve` with its default; `--config FILE` reads it.\n\

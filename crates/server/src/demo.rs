@@ -1,4 +1,4 @@
-//! The demonstration: events to feed an engine with, and its states as they move.
+//! The demonstration: events to send to an engine, and a display of its states.
 
 mod generated;
 mod history;
@@ -13,18 +13,18 @@ use std::{
     thread,
 };
 
-/// Writes events, one a line.
+/// Writes events, one per line.
 type WriteEvents = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 
-/// Where the events of a demonstration come from.
+/// The source of a demonstration's events.
 pub(crate) struct Events {
-    /// What they are, for people.
+    /// A description for the user.
     pub(crate) title: String,
     write: WriteEvents,
 }
 
 impl Events {
-    /// The last commits of the repository that a directory stands in, or events made up where there is none.
+    /// The last commits of the git repository that contains a directory, or generated events where there is none.
     pub(crate) fn find(directory: &Path, commits: u32) -> Self {
         match History::open(directory, commits) {
             Ok(history) => Self {
@@ -41,7 +41,7 @@ impl Events {
         }
     }
 
-    /// The events as lines, made while they are read.
+    /// The events as lines, generated while they are read.
     pub(crate) fn lines(self) -> io::Result<impl BufRead + Send + 'static> {
         let (lines, mut out) = io::pipe()?;
         thread::Builder::new()

@@ -1,21 +1,21 @@
-//! The exit codes, which scripts rest on.
+//! The exit codes, which scripts rely on.
 
 use std::process::ExitCode;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// Done, or what was waited for came true.
+    /// Done, or the awaited condition was met.
     Done,
-    /// What was asked failed: the workspace entered a state that fails the wait, an event is not valid, a name is unknown.
+    /// The request failed: the workspace entered a state that fails the wait, an event is not valid, a name is unknown.
     Failed,
-    /// What was waited for did not come true in time.
+    /// The awaited condition was not met in time.
     TimedOut,
-    /// No engine answered at the URL, or not in a way that says anything of the question.
+    /// No engine answered at the URL, or the answer could not be used.
     Unanswered,
-    /// Told twice to stop: ended at once, as shells say it of SIGINT.
+    /// A second signal ended the process at once; the number is the shell's code for SIGINT.
     Interrupted,
-    /// Flags, variables or the configuration file cannot be used; sysexits' `EX_USAGE`, for 2 means "timed out".
+    /// Flags, variables or the configuration file cannot be used; sysexits' `EX_USAGE`, because 2 means "timed out".
     Usage,
 }
 
@@ -30,7 +30,7 @@ Exit codes:
   130 told to stop a second time, and ended at once";
 
 impl Exit {
-    /// The number that the process ends with.
+    /// The exit code of the process.
     pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Done => 0,

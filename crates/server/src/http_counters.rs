@@ -1,4 +1,4 @@
-//! What the HTTP server counts of its connections and answers.
+//! The HTTP server's counters of connections and answers.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use workspace_engine_core::counters::Counter;
@@ -11,9 +11,9 @@ pub(crate) struct HttpCounters {
     pub(crate) requests_refused: Counter,
     /// Idle connections closed because others needed their place.
     pub(crate) idle_closed: Counter,
-    /// Connections closed because the client took nothing of its answer.
+    /// Connections closed because the client stopped reading its answer.
     pub(crate) stalled_closed: Counter,
-    /// Answers refused or cut short because the answers under way held all memory for them.
+    /// Answers refused or cut short because the answers in progress held all memory for them.
     pub(crate) answers_limited: Counter,
 }
 
@@ -23,12 +23,12 @@ impl HttpCounters {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// A connection was opened.
+    /// Registers an opened connection.
     pub(crate) fn opened(&self) {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A connection was closed.
+    /// Registers a closed connection.
     pub(crate) fn closed(&self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,8 +1,8 @@
-//! Lists and counts of all workspaces: those in memory, and those that are known and not in memory.
+//! Lists and counts of all workspaces: those in memory, and those that are known but not in memory.
 //!
-//! No request looks at the store. The engine keeps an index of the absent workspaces, which has about
-//! 200 bytes for each of them; a page reads as many entries of it as it shows, or all of them where a filter
-//! looks at more than state and id.
+//! No request reads the store. The engine keeps an index of the absent workspaces, which takes about 200 bytes
+//! for each of them; a page reads as many entries of it as it shows, or all of them where a filter
+//! uses more than state and id.
 
 use crate::{app::App, span::Span};
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -14,10 +14,10 @@ use workspace_status::{
     WorkspaceId,
 };
 
-/// What is said while the engine releases its workspaces.
+/// The message of workspaces while the engine releases them.
 pub(crate) const STOPPING: &str = "the engine is shutting down";
 
-/// How many absent workspaces are looked at before others may have the lock of their index.
+/// Absent workspaces that are read before the lock of their index is released for others.
 const CHUNK: usize = 512;
 
 /// A page of statuses.
@@ -25,7 +25,7 @@ pub(crate) fn page(app: &App, query: &PageQuery) -> Page {
     let Some(engine) = app.engine_if_up() else {
         return app.tracker().page(query);
     };
-    // Read before and after: a workspace that changes sides meanwhile is in one of the three.
+    // Reads the absent workspaces before and after: one that is loaded or unloaded meanwhile is in one of the three.
     let (before, more_before) = absent_page(app, engine, query);
     let here = app.tracker().page(query);
     let (after, more_after) = absent_page(app, engine, query);
@@ -56,7 +56,7 @@ pub(crate) fn ids(app: &App, query: &PageQuery) -> IdPage {
         .map_or_else(|| app.tracker().ids(query), page)
 }
 
-/// How many workspaces are in each state; those that are not in memory are `unknown`.
+/// Number of workspaces in each state; those that are not in memory are `unknown`.
 pub(crate) fn counts(app: &App) -> StateCounts {
     let here = || app.tracker().count_by_state();
     match app.engine_if_up() {
@@ -70,11 +70,11 @@ pub(crate) fn counts(app: &App) -> StateCounts {
 /// The status of a workspace, in memory or not.
 pub(crate) fn status(app: &App, id: &str) -> Option<Snapshot> {
     let here = || app.tracker().snapshot(id);
-    // Asked twice: it may begin to load between the two.
+    // Queried twice: the workspace may begin to load between the two.
     here().or_else(|| absent(app, id)).or_else(here)
 }
 
-/// The status of a workspace that is known and not in memory.
+/// The status of a workspace that is known but not in memory.
 fn absent(app: &App, id: &str) -> Option<Snapshot> {
     let engine = app.engine_if_up()?;
     let absent = engine.absent().get(id)?;
@@ -116,8 +116,8 @@ fn prefix(query: &PageQuery) -> &str {
     query.prefix.as_deref().unwrap_or_default()
 }
 
-/// The first `limit` of what was found, ordered by id, each once: of two with the same id the one that was
-/// found first. Then what to ask for `after` next, where there is more.
+/// The first `limit` of the found items, ordered by id and without duplicates: of two with the same id, the one
+/// that was found first. Then the `after` of the next page, where there is more.
 fn merge<T>(
     mut found: Vec<T>,
     id: impl Fn(&T) -> &WorkspaceId,
@@ -125,7 +125,7 @@ fn merge<T>(
     more: bool,
 ) -> (Vec<T>, Option<WorkspaceId>) {
     let limit = limit.max(1);
-    // Stable, so that the first of two stays the first.
+    // A stable sort, so that the first of two stays the first.
     found.sort_by(|left, right| id(left).cmp(id(right)));
     found.dedup_by(|right, left| id(right) == id(left));
     let more = more || found.len() > limit;
@@ -134,17 +134,17 @@ fn merge<T>(
     (found, next)
 }
 
-/// Why workspaces are not in memory; what is the same for a whole partition is found out once.
+/// Why workspaces are not in memory; reasons that apply to a whole partition are determined once.
 struct Reasons<'a> {
     app: &'a App,
     engine: &'a Engine,
     elsewhere: HashMap<PartitionId, Elsewhere>,
 }
 
-/// Why a partition is not this engine's.
+/// Why a partition is not on this engine.
 struct Elsewhere {
     message: String,
-    /// Who owns it, as far as that is known.
+    /// Its owner, as far as that is known.
     owner: Option<Arc<str>>,
 }
 
@@ -193,7 +193,7 @@ impl<'a> Reasons<'a> {
                     .entry(partition)
                     .or_insert_with(|| Elsewhere::of(app, partition, reason));
                 let owner = elsewhere.owner.clone();
-                // Its owner was lost, and another engine has taken it over since.
+                // The owner was lost, and another engine has taken over since.
                 let reason = match &owner {
                     Some(_) => Absence::OwnedElsewhere,
                     None => reason,
@@ -230,14 +230,14 @@ impl Elsewhere {
     }
 }
 
-/// What is said of a workspace that an operator unloaded.
+/// The message of a workspace that an operator unloaded.
 fn unloaded(id: &WorkspaceId) -> String {
     format!(
         "unloaded by an operator: `workspace-engine load {id}` or POST /api/v1/workspaces/{id}/load brings it back"
     )
 }
 
-/// Why a workspace is not on this engine, by its id alone; none where it should be.
+/// Why a workspace is not on this engine, by its id alone; `None` where it should be here.
 pub(crate) fn not_here(app: &App, id: &WorkspaceId) -> Option<String> {
     let (_, engine) = (app.cluster()?, app.engine_if_up()?);
     let partition = engine.partition_of(id);
@@ -250,7 +250,7 @@ pub(crate) fn not_here(app: &App, id: &WorkspaceId) -> Option<String> {
     Some(Elsewhere::of(app, partition, Absence::OwnedElsewhere).message)
 }
 
-/// What keeps this process from getting partitions; none where it is a member of the group.
+/// Why this process gets no partitions; `None` where it is a member of the group.
 pub(crate) fn group_trouble(member: &MemberReport) -> Option<String> {
     let waiting = member.joining_for.map(|since| {
         let since = Span(Duration::from_secs(since.as_secs()));
@@ -260,7 +260,7 @@ pub(crate) fn group_trouble(member: &MemberReport) -> Option<String> {
         (Some(waiting), Some(trouble)) => Some(format!("{waiting}: {}", trouble.words())),
         (Some(waiting), None) => Some(waiting),
         (None, Some(MemberTrouble::Group(words))) => Some(words.clone()),
-        // The coordinator is another broker, or it takes the member's partitions soon.
+        // The coordinator is another broker, or it will soon revoke the member's partitions.
         (None, Some(MemberTrouble::Connections(_)) | None) => None,
     }
 }

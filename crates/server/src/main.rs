@@ -44,7 +44,7 @@ use clap::error::ErrorKind;
 use exit::Exit;
 use std::{error::Error, fmt::Write, process::ExitCode};
 
-/// What one thread of the engine allocates, another often frees; the system's allocator is slow at that.
+/// One thread of the engine often frees what another allocated; the system allocator is slow at that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -62,9 +62,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Shows the help that was asked for, or what is wrong with the command line.
+/// Prints the requested help, or the error in the command line.
 fn refuse(error: &clap::Error) -> Exit {
-    // Nobody is left to be told where the terminal is gone.
+    // If the terminal is closed, there is no other place to report to.
     let _ = error.print();
     #[expect(
         clippy::wildcard_enum_match_arm,
@@ -76,7 +76,7 @@ fn refuse(error: &clap::Error) -> Exit {
     }
 }
 
-/// An error with what caused it, where its own text does not say so.
+/// An error followed by its sources, except those that its own text already contains.
 fn with_sources(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,22 +1,22 @@
-//! Memory that the bodies of requests and of answers may hold, counted so that all of them together have a bound.
+//! Budgets that bound the total memory of request bodies and of answers.
 
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Unit in which memory is counted, so that it fits a semaphore.
+/// Unit of memory accounting, so that the count fits a semaphore.
 const UNIT_BYTES: usize = 1024;
 
-/// A buffer grows in multiples of this.
+/// Buffers grow in multiples of this.
 const STEP_BYTES: usize = 64 << 10;
 
-/// Bytes that all holders together may have.
+/// A number of bytes shared by all holders.
 #[derive(Debug)]
 pub(crate) struct Budget {
     free: Arc<Semaphore>,
     units: usize,
 }
 
-/// A part of a budget, returned when it is dropped.
+/// A part of a budget, returned when dropped.
 #[derive(Debug)]
 pub(crate) struct Reserved(OwnedSemaphorePermit);
 
@@ -30,32 +30,32 @@ impl Budget {
         }
     }
 
-    /// A part of it; none where too little is free now.
+    /// Reserves a part of it; `None` where too little is free now.
     pub(crate) fn reserve(&self, bytes: usize) -> Option<Reserved> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.free).try_acquire_many_owned(units).ok()?;
         Some(Reserved(permit))
     }
 
-    /// How many bytes are reserved now.
+    /// Bytes reserved now.
     pub(crate) fn reserved_bytes(&self) -> usize {
         self.units.saturating_sub(self.free.available_permits()) * UNIT_BYTES
     }
 }
 
-/// Bytes that grow within a budget.
+/// A byte buffer that grows within a budget.
 pub(crate) struct Buffer<'a> {
     budget: &'a Budget,
     bytes: Vec<u8>,
-    /// How many bytes it may have at most.
+    /// Doubling stops at this capacity. It is not a limit: the caller checks the size.
     most_bytes: usize,
-    /// The first bytes count for nothing.
+    /// This many first bytes are not taken from the budget.
     uncounted_bytes: usize,
     reserved: Option<Reserved>,
 }
 
 impl<'a> Buffer<'a> {
-    /// An empty buffer for at most so many bytes, of which the first `uncounted_bytes` are not taken from the budget.
+    /// An empty buffer that doubles up to `most_bytes`. Its first `uncounted_bytes` are not taken from the budget.
     pub(crate) fn new(budget: &'a Budget, most_bytes: usize, uncounted_bytes: usize) -> Self {
         Self {
             budget,
@@ -66,18 +66,18 @@ impl<'a> Buffer<'a> {
         }
     }
 
-    /// How many bytes it has.
+    /// Number of bytes it contains.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// The bytes, to write more; see [`Buffer::make_room`].
+    /// The bytes, for appending; see [`Buffer::make_room`].
     pub(crate) fn bytes_mut(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// Makes room for `more` bytes. Its size at least doubles, so that bytes are copied a few times only. False where
-    /// the budget is spent: the buffer is as it was.
+    /// Makes room for `more` bytes. The capacity at least doubles if the budget allows, so that bytes are copied only a
+    /// few times. Returns false where the budget is exhausted; the buffer is then unchanged.
     pub(crate) fn make_room(&mut self, more: usize) -> bool {
         let needed = self.bytes.len() + more;
         let held = self.bytes.capacity();
@@ -86,7 +86,7 @@ impl<'a> Buffer<'a> {
         }
         let most = self.most_bytes.max(needed);
         let step = |bytes: usize| bytes.next_multiple_of(STEP_BYTES).min(most);
-        // Doubling is a convenience: where there is no memory for it, one step may still fit.
+        // Doubling is optional: where the budget has no memory for it, one step may still fit.
         self.grow_to(step(needed.max(held.saturating_mul(2)))) || self.grow_to(step(needed))
     }
 
@@ -106,7 +106,7 @@ impl<'a> Buffer<'a> {
         true
     }
 
-    /// The bytes, and what they hold of the budget.
+    /// The bytes, and the part of the budget that they hold.
     pub(crate) fn finish(self) -> (Vec<u8>, Option<Reserved>) {
         (self.bytes, self.reserved)
     }

@@ -1,4 +1,4 @@
-//! The engine's own metrics, beside those of the status; every name stands here.
+//! The engine's own metrics, in addition to those of the status; this file has every name.
 //!
 //! Invariant: no label names a workspace.
 
@@ -16,7 +16,7 @@ use std::{
 use workspace_engine_core::{counters::Counter, counters::EngineCounters, report::PartitionReport};
 use workspace_engine_kafka::{ChangelogCounts, Cluster, MemberReport};
 
-/// A counter: its name without the suffix that the format adds, what it counts, and where it is.
+/// A counter: its name without the suffix that the format adds, its help, and its source.
 type CounterRow = (
     &'static str,
     &'static str,
@@ -119,14 +119,14 @@ const COUNTERS: [CounterRow; 15] = [
 
 /// Time spent in saves.
 const SAVE_TIME: &str = "workspace_engine_save";
-/// Loads under way.
+/// Loads in progress.
 const LOADS_UNDER_WAY: &str = "workspace_engine_loads_under_way";
 /// Loads that hang.
 const LOADS_HUNG: &str = "workspace_engine_loads_hung";
 /// Workspaces that wait for a load permit.
 const LOADS_QUEUED: &str = "workspace_engine_loads_queued";
 
-/// A gauge of a partition: its name, what it shows, and where it is.
+/// A gauge of a partition: its name, its help, and its source.
 type PartitionRow = (&'static str, &'static str, fn(&PartitionReport) -> u64);
 
 const PARTITION_GAUGES: [PartitionRow; 5] = [
@@ -160,7 +160,7 @@ const PARTITION_GAUGES: [PartitionRow; 5] = [
     ),
 ];
 
-/// A counter of the cluster: as [`CounterRow`].
+/// A counter of the cluster, with the fields of [`CounterRow`].
 type ClusterRow = (
     &'static str,
     &'static str,
@@ -231,12 +231,12 @@ const CLUSTER_COUNTERS: [ClusterRow; 10] = [
     ),
 ];
 
-/// Partitions that the group has given to this process.
+/// Partitions that the group has assigned to this process.
 const GROUP_PARTITIONS: &str = "workspace_engine_group_partitions";
 /// How long this process has waited for the coordinator of its group.
 const GROUP_JOINING: &str = "workspace_engine_group_joining";
 
-/// Reads the engine's counters at each scrape, so that they cannot drift from it.
+/// Reads the engine's counters at each scrape, so that the metrics cannot drift from them.
 pub(crate) struct EngineMetrics(App);
 
 impl EngineMetrics {
@@ -251,7 +251,7 @@ impl fmt::Debug for EngineMetrics {
     }
 }
 
-/// A counter of the HTTP server: its name, what it counts, and where it is.
+/// A counter of the HTTP server: its name, its help, and its source.
 type HttpRow = (&'static str, &'static str, fn(&HttpCounters) -> &Counter);
 
 const HTTP_COUNTERS: [HttpRow; 4] = [
@@ -383,14 +383,14 @@ fn encode_cluster(cluster: &Cluster, mut encoder: DescriptorEncoder<'_>) -> fmt:
     )?)
 }
 
-/// Requests that were refused by who may do what.
+/// Requests refused by access control.
 const ACCESS_REFUSED: &str = "workspace_engine_access_refused";
 /// TLS handshakes that failed.
 const TLS_HANDSHAKES_FAILED: &str = "workspace_engine_tls_handshakes_failed";
-/// Changes of a file that could not be used.
+/// File changes that could not be used.
 const RELOADS_FAILED: &str = "workspace_engine_reloads_failed";
 
-/// Reads the counters of who may do what at each scrape.
+/// Reads the access counters at each scrape.
 pub(crate) struct AccessMetrics(Arc<Access>);
 
 impl AccessMetrics {

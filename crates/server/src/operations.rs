@@ -1,8 +1,8 @@
-//! Actions on all workspaces that match a filter: counted first, then carried out one by one.
+//! Actions on all workspaces that match a filter: counted first, then executed one by one.
 //!
 //! An operation ends with the process. Its workspaces are those that matched when it began; each is checked
-//! again when its turn comes. Commands are sent a few at a time, and slower while many loads wait for a
-//! permit, so that an operation on 100,000 workspaces leaves room for the requests of others.
+//! again when its turn comes. Few commands are in flight at a time, and they are sent more slowly while many loads
+//! wait for a permit, so that an operation on 100,000 workspaces leaves capacity for other requests.
 
 use crate::{
     access::{AUDIT_TARGET, Caller},
@@ -25,25 +25,25 @@ use workspace_engine_core::{ActionError, Engine};
 use workspace_lifecycle::{Command, CommandError, PartitionId};
 use workspace_status::{Absence, PageQuery, Snapshot, State, WorkspaceId};
 
-/// Operations that run at the same time, at most.
+/// Maximum operations that run at the same time.
 const MAX_RUNNING: usize = 4;
 
-/// Operations that are kept after their end, the latest.
+/// Number of latest ended operations that are kept.
 const MAX_KEPT: usize = 100;
 
-/// Refused workspaces that an operation names, the first; the others are counted.
+/// Number of refused workspaces that an operation names; further ones are only counted.
 const MAX_REFUSED: usize = 1_000;
 
-/// Commands of one operation under way: below what a partition takes, so that others find a place.
+/// Maximum commands of one operation in flight: fewer than a partition accepts, so that others are accepted too.
 const MAX_UNDER_WAY: usize = 64;
 
-/// While more loads than this wait for a permit, an operation that loads goes on slowly.
+/// While more loads than this wait for a permit, an operation that loads is slowed down.
 const MAX_LOADS_WAITING: usize = 64;
 
-/// How slowly: the longest pause before a command.
+/// The longest pause before a command of a slowed operation.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Between two looks whether fewer loads wait.
+/// Interval between two checks of the waiting loads.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// What is done to every workspace.
@@ -67,11 +67,11 @@ pub(crate) enum Action {
 }
 
 impl Action {
-    /// The command for a workspace; none where there is no reason for it.
+    /// The command for a workspace; refused where its state gives no reason for the action.
     fn command(self, facts: Facts, force: bool) -> Result<Command, Refusal> {
         match self {
             Self::Retry if facts.state != State::Error => Err(Refusal::NotInError(facts.state)),
-            // In memory as far as the event: loading it again is the only way to meet the event again.
+            // In memory up to the failing event: only loading it again retries that event.
             Self::Retry if facts.is_in_memory => Ok(Command::Reload),
             Self::Retry | Self::Load => Ok(Command::Load),
             Self::Unload => Ok(Command::Unload),
@@ -81,7 +81,7 @@ impl Action {
         }
     }
 
-    /// Why it would be refused now, as far as that can be seen without a try.
+    /// Why the action would be refused now, as far as that can be determined without sending the command.
     fn foreseen(self, facts: Facts) -> Option<Refusal> {
         if let Err(refusal) = self.command(facts, false) {
             return Some(refusal);
@@ -115,7 +115,7 @@ impl Action {
         }
     }
 
-    /// Whether it makes workspaces wait for a load permit.
+    /// Whether the action makes workspaces wait for a load permit.
     fn loads(self) -> bool {
         match self {
             Self::Retry | Self::Load | Self::Reload | Self::Skip | Self::Reset => true,
@@ -135,13 +135,13 @@ impl Action {
     }
 }
 
-/// What decides about an action.
+/// The facts that decide about an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Facts {
     state: State,
     absence: Option<Absence>,
     partition: PartitionId,
-    /// What it has applied can be read.
+    /// Its applied state can be read.
     is_in_memory: bool,
 }
 
@@ -156,7 +156,7 @@ impl Facts {
     }
 }
 
-/// Why an action is not done to a workspace.
+/// Why an action is not executed on a workspace.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum Refusal {
     #[error(transparent)]
@@ -179,24 +179,24 @@ impl Refusal {
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) action: Action,
-    /// Of a reset.
+    /// Applies to a reset only.
     pub(crate) force: bool,
     pub(crate) filter: PageQuery,
     pub(crate) reason: Option<String>,
-    /// Who asks for it.
+    /// Who requests it.
     pub(crate) caller: Caller,
 }
 
-/// What a request would do now.
+/// The expected outcome of a request now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Foreseen {
     pub(crate) matched: Vec<WorkspaceId>,
-    /// Reasons for which some would be refused, and how many; the most frequent first.
+    /// Reasons for which workspaces would be refused, with their number; the most frequent first.
     pub(crate) refusable: Vec<(String, usize)>,
 }
 
 impl Request {
-    /// Counts what it would do. Looks at every workspace.
+    /// Counts what the request would do. Reads every workspace.
     pub(crate) fn foresee(&self, app: &App, engine: &Engine) -> Foreseen {
         let everything = PageQuery {
             limit: usize::MAX,
@@ -217,7 +217,7 @@ impl Request {
         }
     }
 
-    /// Does it to one workspace, which is looked at again first.
+    /// Executes the action on one workspace, after checking it again.
     async fn carry_out(&self, app: &App, engine: &Engine, id: &WorkspaceId) -> Result<(), Refusal> {
         let snapshot = lists::status(app, id).ok_or(Refusal::Gone)?;
         if !self.filter.selects(&snapshot) {
@@ -252,12 +252,12 @@ pub(crate) struct Refused {
     detail: String,
 }
 
-/// How far an operation is.
+/// The progress of an operation.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
     pub(crate) state: OperationState,
     pub(crate) done: usize,
-    /// The first of them.
+    /// The first refused workspaces.
     pub(crate) refused: Vec<Refused>,
     pub(crate) refused_count: usize,
     pub(crate) ended: Option<SystemTime>,
@@ -275,16 +275,16 @@ pub(crate) struct Operation {
 }
 
 impl Operation {
-    /// How far it is.
+    /// The current progress.
     pub(crate) fn progress(&self) -> Progress {
         self.progress.borrow().clone()
     }
 
-    /// Begins no more commands; those under way end, and are waited for a little.
+    /// Sends no more commands, and waits up to `patience` for those in flight.
     pub(crate) async fn stop(&self, patience: Duration) {
         self.is_stopped.store(true, Ordering::Release);
         let mut progress = self.progress.subscribe();
-        // Where they take longer, the answer says that it still runs.
+        // If they take longer, the answer says that the operation still runs.
         let _ = timeout(patience, progress.wait_for(|now| now.ended.is_some())).await;
     }
 
@@ -307,7 +307,7 @@ impl Operation {
         });
     }
 
-    /// Logs what became of one workspace.
+    /// Logs the outcome for one workspace.
     fn log(&self, id: &WorkspaceId, outcome: &Result<(), Refusal>) {
         info!(
             target: AUDIT_TARGET,
@@ -328,7 +328,7 @@ impl Operation {
                 self.pause(&app, &engine).await;
             }
             if under_way.len() >= MAX_UNDER_WAY {
-                // Its own outcome is counted by the task.
+                // The task itself counts its outcome.
                 let _ = under_way.join_next().await;
             }
             if self.is_stopped(&app) {
@@ -368,7 +368,7 @@ impl Operation {
         );
     }
 
-    /// Waits while many loads wait for a permit, but not for long.
+    /// Waits while many loads wait for a permit, but not longer than the maximum pause.
     async fn pause(&self, app: &App, engine: &Engine) {
         let mut paused = Duration::ZERO;
         while paused < LONGEST_PAUSE && engine.admission().1 > MAX_LOADS_WAITING {
@@ -381,7 +381,7 @@ impl Operation {
     }
 }
 
-/// As many operations run as may at the same time.
+/// The maximum number of operations is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TooMany {
     pub(crate) maximum: usize,
@@ -389,7 +389,7 @@ pub(crate) struct TooMany {
 
 /// The operations of this process: those that run, and the latest that ended.
 pub(crate) struct Operations {
-    /// Tells the operations of this process from those of an earlier one.
+    /// Distinguishes the operations of this process from those of an earlier one.
     process: u32,
     kept: Mutex<Kept>,
 }
@@ -397,7 +397,7 @@ pub(crate) struct Operations {
 #[derive(Default)]
 struct Kept {
     begun: u64,
-    /// The oldest first.
+    /// Oldest first.
     operations: VecDeque<Arc<Operation>>,
 }
 
@@ -417,10 +417,10 @@ impl Default for Operations {
 }
 
 impl Operations {
-    /// Begins an operation on these workspaces.
+    /// Starts an operation on these workspaces.
     ///
     /// # Errors
-    /// [`TooMany`].
+    /// [`TooMany`] where the maximum number of operations is running.
     pub(crate) fn begin(
         &self,
         app: &App,
@@ -475,7 +475,7 @@ impl Operations {
         Ok(operation)
     }
 
-    /// One of them.
+    /// The operation with this id.
     pub(crate) fn get(&self, id: &str) -> Option<Arc<Operation>> {
         let kept = self.kept.lock();
         kept.operations.iter().find(|one| one.id == id).cloned()

@@ -21,7 +21,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// How a text stands out, where there are colours.
+/// How a text is highlighted where colours are enabled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
     Plain,
@@ -43,7 +43,7 @@ impl Tone {
     }
 }
 
-/// A cell of a table.
+/// A table cell.
 #[derive(Debug, Clone)]
 pub(crate) struct Field {
     text: String,
@@ -64,27 +64,27 @@ impl<T: Display> From<T> for Field {
     }
 }
 
-/// An instant with milliseconds, always of the same width.
+/// A timestamp with milliseconds, always of the same width.
 pub(crate) fn instant(instant: Timestamp) -> String {
     format!("{instant:.3}")
 }
 
-/// Prints a line on standard output, for a command that has more to end than itself.
+/// Prints a line on standard output, for a command that must clean up when this fails.
 ///
 /// # Errors
-/// As writing to standard output; `BrokenPipe` where its reader is gone.
+/// As writing to standard output; `BrokenPipe` where its reader has closed it.
 pub(crate) fn try_line(text: impl Display) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}")?;
     out.flush()
 }
 
-/// Prints a line on standard output; ends the process where its reader is gone.
+/// Prints a line on standard output; ends the process where its reader has closed it.
 pub(crate) fn line(text: impl Display) {
     finish(writeln!(io::stdout().lock(), "{text}"));
 }
 
-/// Prints bytes and a line end on standard output.
+/// Prints bytes and a newline on standard output.
 pub(crate) fn document(bytes: &[u8]) {
     let mut out = io::stdout().lock();
     let bytes = bytes.trim_ascii_end();
@@ -105,7 +105,7 @@ pub(crate) fn json(value: &impl Serialize) {
 
 /// Prints a line on standard error.
 pub(crate) fn notice(text: impl Display) {
-    // Nobody is left to be told where standard error is closed.
+    // If standard error is closed, there is no other place to report to.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
@@ -124,7 +124,7 @@ pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<I
     line(render(header, rows, Style::of_stdout()));
 }
 
-/// What a table is drawn for.
+/// The output that a table is rendered for.
 #[derive(Debug, Clone, Copy)]
 struct Style {
     colours: bool,
@@ -145,7 +145,7 @@ fn render<const N: usize>(
 ) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    // Long lines are left to the terminal: a message broken into a narrow column is harder to read.
+    // The terminal wraps long lines: a message broken into a narrow column is harder to read.
     table.set_content_arrangement(ContentArrangement::Disabled);
     if style.colours {
         table.enforce_styling();
@@ -174,7 +174,7 @@ fn paint(field: Field, style: Style) -> Cell {
     }
 }
 
-/// A progress bar on standard error, which shows nothing where that is no terminal.
+/// A progress bar on standard error, hidden where that is not a terminal.
 pub(crate) fn progress_bar(total: Option<u64>) -> ProgressBar {
     let target = if io::stderr().is_terminal() {
         ProgressDrawTarget::stderr_with_hz(10)
@@ -184,12 +184,12 @@ pub(crate) fn progress_bar(total: Option<u64>) -> ProgressBar {
     ProgressBar::with_draw_target(total, target)
 }
 
-/// Whether standard error is a terminal that a person watches.
+/// Whether standard error is a terminal.
 pub(crate) fn watched() -> bool {
     io::stderr().is_terminal()
 }
 
-/// Whether colours are wanted at all: <https://no-color.org>.
+/// Whether the environment allows colours: <https://no-color.org>.
 pub(crate) fn colours_wanted() -> bool {
     env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && env::var_os("TERM").is_none_or(|term| term != "dumb")
@@ -203,8 +203,8 @@ fn mark(word: &str, code: &str) -> String {
     }
 }
 
-/// Ends the process where the reader of standard output is gone, as other commands in a pipe do. For
-/// commands that ask an engine; those that run one use [`try_line`].
+/// Ends the process where the reader of standard output has closed it, as other commands in a pipe do. For
+/// client commands; commands that run an engine use [`try_line`].
 fn finish(written: io::Result<()>) {
     let Err(failure) = written else { return };
     if failure.kind() == io::ErrorKind::BrokenPipe {

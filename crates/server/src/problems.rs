@@ -1,4 +1,4 @@
-//! Every problem of the engine's own routes: the one place that maps errors to HTTP.
+//! The problems of the engine's own routes: the one place that maps errors to HTTP.
 
 use crate::access::{Caller, Missing, Right, Role};
 use axum::http::{HeaderValue, Method, StatusCode, header};
@@ -141,7 +141,7 @@ pub(crate) fn no_route(path: &str) -> Problem {
     unknown_route(path)
 }
 
-/// `allow` are the methods of the path, as the header lists them.
+/// `allow` lists the methods of the path, in the form of the `Allow` header.
 pub(crate) fn no_method(method: &Method, path: &str, allow: &str) -> Problem {
     let problem = unknown_method(method, path);
     match HeaderValue::from_str(allow) {
@@ -150,7 +150,7 @@ pub(crate) fn no_method(method: &Method, path: &str, allow: &str) -> Problem {
     }
 }
 
-/// A request that does not name this engine: its sender was led here by a name of somebody else.
+/// A request whose `Host` is not this engine's: a name of another site led its sender here.
 pub(crate) fn foreign_host(host: Option<String>) -> Problem {
     Problem::new(
         &FOREIGN_HOST,
@@ -159,7 +159,7 @@ pub(crate) fn foreign_host(host: Option<String>) -> Problem {
     .with("host", host)
 }
 
-/// A request that a web page of another site made a browser send.
+/// A request that a browser sent for a web page of another site.
 pub(crate) fn foreign_origin(origin: Option<String>) -> Problem {
     Problem::new(
         &FOREIGN_ORIGIN,
@@ -168,7 +168,7 @@ pub(crate) fn foreign_origin(origin: Option<String>) -> Problem {
     .with("origin", origin)
 }
 
-/// A token that is none of this engine's.
+/// A token that this engine does not know.
 pub(crate) fn bad_token() -> Problem {
     Problem::new(
         &UNAUTHENTICATED,
@@ -180,7 +180,7 @@ pub(crate) fn bad_token() -> Problem {
     )
 }
 
-/// A request without a token that needs one; `has_tokens` is whether this engine knows any.
+/// A request that needs a token and has none; `tokens` is whether this engine knows any.
 pub(crate) fn unauthenticated(missing: &Missing, tokens: KnownTokens) -> Problem {
     let way_out = match tokens {
         KnownTokens::File => "send a token as `Authorization: Bearer …`",
@@ -195,14 +195,14 @@ pub(crate) fn unauthenticated(missing: &Missing, tokens: KnownTokens) -> Problem
     )
 }
 
-/// Whether an engine knows tokens.
+/// Whether an engine has a tokens file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KnownTokens {
     File,
     None,
 }
 
-/// A request of a caller that is known, and may not do this.
+/// A known caller lacks the right.
 pub(crate) fn forbidden(caller: &Caller, missing: &Missing) -> Problem {
     let (name, role) = (caller.name(), caller.role());
     let detail = match (missing, caller.prefix()) {
@@ -218,7 +218,7 @@ pub(crate) fn forbidden(caller: &Caller, missing: &Missing) -> Problem {
         .with("prefix", caller.prefix())
 }
 
-/// A request of events of which one is not of the caller's workspaces; none of them was appended.
+/// A request in which an event belongs to a workspace outside the caller's prefix; no event was appended.
 pub(crate) fn foreign_event(caller: &Caller, id: &WorkspaceId) -> Problem {
     forbidden(caller, &Missing::Workspace).with("workspaceId", id.as_str())
 }
@@ -264,7 +264,7 @@ pub(crate) struct InvalidLine {
     pub(crate) detail: String,
 }
 
-/// Some lines are no events, so none was appended; `errors` are the first of them.
+/// Some lines are not valid events, so none was appended; `errors` are the first of them.
 pub(crate) fn invalid_events(errors: &[InvalidLine], invalid_lines: u64) -> Problem {
     let detail = match errors {
         [only] if invalid_lines == 1 => format!("line {}: {}", only.line, only.detail),
@@ -355,7 +355,7 @@ pub(crate) fn connections_taken(most: usize) -> Problem {
     .retry_after(SOON)
 }
 
-/// Why events of a request were not appended, or not all of them.
+/// Why the events of a request were not appended, or only a part of them.
 pub(crate) fn append(error: &AppendError, producer: Option<&ProducerSequence>) -> Problem {
     let detail = error.to_string();
     match error {
@@ -401,7 +401,7 @@ pub(crate) fn append(error: &AppendError, producer: Option<&ProducerSequence>) -
     }
 }
 
-/// Where events of a request are that was appended in part.
+/// The position of the appended events of a request that was appended in part.
 #[derive(Debug, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 struct AppendedPart {
@@ -420,7 +420,7 @@ impl From<&AppendedRange> for AppendedPart {
     }
 }
 
-/// The log ended with the request under way: nobody knows whether its events are durable.
+/// The log closed during the request: whether its events are durable is unknown.
 pub(crate) fn append_unanswered() -> Problem {
     Problem::new(
         &STOPPING,
@@ -452,7 +452,7 @@ pub(crate) fn unknown_workspace(id: &WorkspaceId) -> Problem {
     .with("workspaceId", id.as_str())
 }
 
-/// Whether there is such a workspace is not known: its partition has not read all that was written.
+/// Whether the workspace exists is unknown: its partition has not been read up to the end of the log.
 pub(crate) fn not_read_yet(id: &WorkspaceId, end: Offset, position: Offset) -> Problem {
     let detail = format!(
         "the workspace is not known yet: its partition is read up to offset {position}, and its events may stand below {end}"
@@ -471,7 +471,7 @@ pub(crate) fn unknown_entity(id: &WorkspaceId, kind: &str, entity_id: &str) -> P
         .with("id", entity_id)
 }
 
-/// A workspace that could not be brought into memory in time, with where it stands.
+/// A workspace that could not be loaded in time, with its status.
 pub(crate) fn not_loaded(id: &WorkspaceId, status: Option<&Snapshot>) -> Problem {
     let detail = match status {
         Some(status) => match status.error_message() {
@@ -483,7 +483,7 @@ pub(crate) fn not_loaded(id: &WorkspaceId, status: Option<&Snapshot>) -> Problem
     with_status(Problem::new(&NOT_LOADED, detail), id, status).retry_after(SOON)
 }
 
-/// A workspace that did not apply an offset in time, with where it stands.
+/// A workspace that did not apply an offset in time, with its status.
 pub(crate) fn not_applied(
     id: &WorkspaceId,
     asked: Offset,
@@ -542,7 +542,7 @@ pub(crate) fn action(id: &WorkspaceId, error: &ActionError) -> Problem {
     .with("workspaceId", id.as_str())
 }
 
-/// The body of an action on many workspaces cannot be used.
+/// The body of an action on many workspaces is not valid.
 pub(crate) fn invalid_action(reason: String) -> Problem {
     Problem::new(&problem_types::INVALID_BODY, reason)
 }
@@ -555,7 +555,7 @@ pub(crate) fn expected_missing() -> Problem {
     .with("member", "expected")
 }
 
-/// Other workspaces match than those that were counted.
+/// The number of matching workspaces differs from the expected one.
 pub(crate) fn count_changed(expected: u64, matched: usize) -> Problem {
     Problem::new(
         &COUNT_CHANGED,

@@ -1,8 +1,7 @@
-//! Sends events from a stream of lines to an engine, each exactly once, also over its restarts.
+//! Sends events from a stream of lines to an engine, each exactly once, even if the engine restarts.
 //!
-//! One thread reads lines and gathers them in the open batch, another sends: while a request is
-//! under way the next batch grows, so its size fits the speed of the engine, and a lonely line is
-//! sent at once.
+//! One thread reads lines into the open batch, another sends batches: while a request is in flight the
+//! next batch grows, so its size adapts to the speed of the engine, and a single line is sent at once.
 
 mod batch;
 mod line;
@@ -28,7 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How much goes into one request, and how long a silent engine is borne.
+/// The limits of a request, and how long to retry without an acknowledgement.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ProduceOptions {
     pub(crate) batch_events: usize,
@@ -37,10 +36,10 @@ pub(crate) struct ProduceOptions {
     pub(crate) check: Check,
 }
 
-/// What the engine checks before it takes an event.
+/// What the engine checks before it accepts an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Check {
-    /// That it is an event which its workspace type could apply.
+    /// That it is an event that its workspace type could apply.
     WorkspaceType,
     /// That it is an event.
     EventAlone,
@@ -57,23 +56,23 @@ impl Default for ProduceOptions {
     }
 }
 
-/// What is done so far.
+/// The progress so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Produced {
     /// Events that the engine holds durably.
     pub(crate) accepted: u64,
-    /// Requests that it answered.
+    /// Requests that the engine answered.
     pub(crate) requests: u64,
     /// Requests that were sent again.
     pub(crate) retries: u64,
-    /// Bytes of the input that are done, line ends and empty lines included.
+    /// Bytes of the input that are accepted, including newlines and empty lines.
     pub(crate) bytes: u64,
-    /// Last line of the input that is done.
+    /// Last line of the input that is accepted.
     pub(crate) line: u64,
 }
 
-/// Why not all of the input was sent; what is done is always told with it.
+/// Why not all of the input was sent; each variant includes the progress.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProduceError {
     #[error("line {line}: {reason} ({sent})", sent = Sent(*.produced))]
@@ -102,7 +101,7 @@ pub(crate) enum ProduceError {
     },
 }
 
-/// What is done, as the end of an error's text.
+/// The progress, as the end of an error's text.
 struct Sent(Produced);
 
 impl std::fmt::Display for Sent {
@@ -116,7 +115,7 @@ impl std::fmt::Display for Sent {
 }
 
 impl ProduceError {
-    /// The exit code that this failure means.
+    /// The exit code of this failure.
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::BadLine { .. } | Self::Input { .. } => Exit::Failed,
@@ -125,7 +124,7 @@ impl ProduceError {
         }
     }
 
-    /// What was done before it.
+    /// The progress before the failure.
     pub(crate) fn produced(&self) -> Produced {
         match self {
             Self::BadLine { produced, .. }
@@ -136,7 +135,7 @@ impl ProduceError {
     }
 }
 
-/// Who is told how it goes.
+/// Receives the progress.
 pub(crate) trait Observer {
     /// A request was answered.
     fn acknowledged(&mut self, produced: Produced);
@@ -147,7 +146,7 @@ pub(crate) trait Observer {
 /// Sends every line of `input`.
 ///
 /// # Errors
-/// [`ProduceError`] tells the line where it stopped; everything before that line is durable.
+/// [`ProduceError`] names the line where it stopped; everything before that line is durable.
 pub(crate) fn produce(
     client: &Client,
     input: impl BufRead + Send + 'static,
@@ -166,8 +165,8 @@ pub(crate) fn produce(
     };
     let result = run.send_all(&queue);
     if result.is_err() {
-        // The reader may stand in a read of a terminal or a pipe that never returns, so nobody
-        // waits for it; it ends at its next line, or with the process.
+        // The reader may be blocked in a read of a terminal or a pipe that never returns, so it is not
+        // joined; it ends at its next line, or with the process.
         queue.abandon();
     } else if reader.join().is_err() {
         return Err(ProduceError::Input {
@@ -178,7 +177,7 @@ pub(crate) fn produce(
     result
 }
 
-/// Fills the queue with the lines of the input, up to its end or its first bad line.
+/// Adds the lines of the input to the queue, up to its end or its first bad line.
 fn read(input: impl BufRead, queue: &Queue) {
     let mut lines = Lines::new(input);
     let end = loop {
@@ -231,7 +230,7 @@ impl Run<'_> {
         }
     }
 
-    /// Sends a batch, in parts where it is over the engine's limit.
+    /// Sends a batch, split into parts where it exceeds the engine's limit.
     fn send(&mut self, batch: Batch) -> Result<(), ProduceError> {
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
@@ -270,7 +269,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Sends what stands before a line that the engine refused, and says which line it is.
+    /// Sends the lines before the one that the engine refused, and returns the error for that line.
     fn stop_at(&mut self, batch: &Batch, index: usize, reason: String) -> ProduceError {
         let line = batch.line_number(index);
         if let Some(before) = batch.before(index)
@@ -295,26 +294,26 @@ impl Run<'_> {
     }
 }
 
-/// What was done in which time.
+/// Measures the rate of events.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
     begun: Instant,
 }
 
 impl Pace {
-    /// The time begins now.
+    /// Starts the clock.
     pub(crate) fn begin() -> Self {
         Self {
             begun: Instant::now(),
         }
     }
 
-    /// Time since the beginning.
+    /// Time since the start.
     pub(crate) fn elapsed(self) -> Duration {
         self.begun.elapsed()
     }
 
-    /// Events a second since the beginning.
+    /// Events per second since the start.
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     pub(crate) fn rate(self, events: u64) -> f64 {
         events as f64 / self.begun.elapsed().as_secs_f64().max(0.001)

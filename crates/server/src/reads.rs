@@ -1,7 +1,7 @@
 //! Reads of one workspace: at once where it is in memory, else after its load, within one deadline.
 //!
-//! An event is acknowledged before its partition has read it. So a workspace that nobody knows is
-//! unknown only when its partition has passed what the reader may have written.
+//! An event is acknowledged before its partition has read it. So an unlisted workspace is reported as
+//! unknown only once its partition has passed what the reader may have written.
 
 use crate::{app::Loaded, problems, routes::Api};
 use std::time::{Duration, Instant};
@@ -11,17 +11,17 @@ use workspace_lifecycle::{Command, Offset, PartitionId};
 use workspace_status::{Condition, State, StateSet, WaitOutcome, WorkspaceId};
 use workspace_status_http::Problem;
 
-/// Between two looks at how far a partition is: it rings no bell for one who waits for a workspace
+/// Interval between two polls of a partition's position: no notification exists for waiters on a workspace
 /// that may not exist.
 const LOOK: Duration = Duration::from_millis(25);
 
 impl Api {
-    /// Until when a read that names no time of its own may wait for a load.
+    /// The deadline for loads of a read that sets no timeout itself.
     pub(crate) fn cold_read_deadline(&self) -> Instant {
         Instant::now() + self.app.limits().cold_read_timeout
     }
 
-    /// A workspace in memory; one that is not is loaded first, urgently, and waited for until `deadline`.
+    /// The workspace in memory; if it is not, loads it urgently and waits until `deadline`.
     pub(crate) async fn loaded(
         &self,
         id: &WorkspaceId,
@@ -37,7 +37,7 @@ impl Api {
         .await
     }
 
-    /// The workspace as it has applied the event at `offset`; it is loaded and waited for until `deadline`.
+    /// The workspace once it has applied the event at `offset`; loads it and waits until `deadline`.
     pub(crate) async fn applied(
         &self,
         id: &WorkspaceId,
@@ -52,7 +52,7 @@ impl Api {
         self.waiting(async {
             if self.app.engine()?.workspace(id).is_none() {
                 self.met(id, Written::At(offset), deadline).await?;
-                // Nothing is applied to a workspace that an operator unloaded, so it is loaded first.
+                // Events are not applied to a workspace that an operator unloaded, so it is loaded first.
                 self.load(id, deadline).await?;
             }
             self.apply(id, offset, deadline).await
@@ -60,7 +60,7 @@ impl Api {
         .await
     }
 
-    /// Nothing, where the workspace is known here or to the store, or becomes known by what stands
+    /// Succeeds where the workspace is known to this engine or the store, or becomes known by an event that is
     /// in the log now.
     pub(crate) async fn known(&self, id: &WorkspaceId, deadline: Instant) -> Result<(), Problem> {
         if self.app.tracker().get(id).is_some() && !self.app.engine()?.is_announced(id) {
@@ -70,7 +70,7 @@ impl Api {
             .await
     }
 
-    /// Does something that may wait, as one of the requests that wait at the same time.
+    /// Runs work that may wait; it counts as one of the concurrently waiting requests.
     async fn waiting<T>(
         &self,
         work: impl Future<Output = Result<T, Problem>>,
@@ -79,7 +79,7 @@ impl Api {
         self.app.until_stopped(work).await
     }
 
-    /// Waits until a workspace has applied an event, or cannot apply it.
+    /// Waits until a workspace has applied an event, or enters `error`.
     async fn apply(
         &self,
         id: &WorkspaceId,
@@ -109,10 +109,10 @@ impl Api {
         Err(problems::not_applied(id, offset, reached, status.as_ref()))
     }
 
-    /// Brings a known workspace into memory, before others.
+    /// Loads a known workspace into memory, before others.
     async fn load(&self, id: &WorkspaceId, deadline: Instant) -> Result<Loaded, Problem> {
         let engine = self.app.engine()?;
-        // A refusal shows in the status, which is what the answer tells.
+        // A refusal shows in the status, which the answer contains.
         let _ = timeout_at(deadline.into(), engine.command(id, Command::Load)).await;
         let outcome = self
             .app
@@ -142,7 +142,7 @@ impl Api {
         deadline: Instant,
     ) -> Result<(), Problem> {
         let engine = self.app.engine()?;
-        // One that is announced has a status before its partition knows it.
+        // An announced workspace has a status before its partition knows it.
         let is_met = || self.app.tracker().get(id).is_some() && !engine.is_announced(id);
         if is_met() || self.is_stored(id).await? {
             return Ok(());
@@ -156,7 +156,7 @@ impl Api {
             Written::At(offset) => offset.next(),
         };
         loop {
-            // Looked at before the workspace is: one with an event below it is known by then.
+            // Read before the workspace is checked: a workspace with an event below this position is known by then.
             let position = discovered(engine, partition);
             if is_met() {
                 return Ok(());
@@ -184,16 +184,16 @@ impl Api {
     }
 }
 
-/// What a reader may have written before it asks.
+/// What the reader may have written before its request.
 #[derive(Debug, Clone, Copy)]
 enum Written {
-    /// Whatever stands in the log.
+    /// Anything that is in the log.
     Anything,
     /// The event at this offset of the workspace's partition.
     At(Offset),
 }
 
-/// Every workspace with an event below this is known.
+/// Every workspace with an event below this offset is known.
 fn discovered(engine: &Engine, partition: PartitionId) -> Offset {
     engine
         .partitions()
@@ -301,7 +301,7 @@ mod tests {
         let shown = api.app.tracker().snapshot("new").unwrap();
         assert_eq!(shown.state(), State::Initializing);
         assert!(engine.is_announced(&id("new")));
-        // Its partition does not know it yet, so a read waits for that.
+        // Its partition does not know it yet, so a read waits until it does.
         let (status, _) = refused(api.loaded(&id("new"), Instant::now()).await);
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
 
@@ -309,7 +309,7 @@ mod tests {
         let loaded = api.loaded(&id("new"), Instant::now() + PATIENCE).await;
         assert_eq!(loaded.unwrap().id(), &id("new"));
         assert!(!engine.is_announced(&id("new")));
-        // Late, as by a request whose answer was slow.
+        // A late announcement, as by a slow request.
         engine.announce(&[id("new"), id("nobody")], &appended);
         assert!(api.app.tracker().get("nobody").is_none());
     }
@@ -332,7 +332,7 @@ mod tests {
                 )
             );
         }
-        // Nothing is said of it before the log has come that far.
+        // The workspace is not reported as unknown before the log has reached the offset.
         let ahead = api.applied(&id("nobody"), Offset(7), Instant::now()).await;
         assert_eq!(refused(ahead).0, StatusCode::SERVICE_UNAVAILABLE);
     }
@@ -375,7 +375,7 @@ mod tests {
                 }
             })
         });
-        // Long enough for both to look for it again and again, and to leave this thread to others.
+        // Long enough for several polls of both, and for other tasks to run on this thread.
         tokio::time::sleep(LOOK * 4).await;
         api.app.stop();
         for read in reads {

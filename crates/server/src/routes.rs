@@ -1,4 +1,4 @@
-//! The engine's own routes, beside those of the status.
+//! The engine's own routes, in addition to the status routes.
 
 mod actions;
 mod body;
@@ -26,7 +26,7 @@ use workspace_status_http::StatusApi;
 ))]
 struct Base;
 
-/// What the handlers share: the engine, and the status routes' places for requests that wait.
+/// Shared by the handlers: the engine, and the status routes' limit of waiting requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     pub(crate) app: App,
@@ -45,7 +45,7 @@ impl FromRef<Api> for App {
     }
 }
 
-/// All of them, with their part of the `OpenAPI` document.
+/// All routes, with their part of the `OpenAPI` document.
 pub(crate) fn engine_routes(api: Api) -> OpenApiRouter {
     OpenApiRouter::with_openapi(Base::openapi())
         .routes(routes!(events::post_events))

@@ -1,8 +1,8 @@
-//! A text that must not be shown.
+//! A text that must not appear in logs or errors.
 
 use std::{convert::Infallible, fmt, str::FromStr};
 
-/// A text that its `Debug` form does not show, and that has no `Display` form.
+/// A text that is hidden in its `Debug` form, and has no `Display` form.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 

@@ -1,7 +1,7 @@
-//! A running engine with its HTTP server: how it begins, and how it ends in order.
+//! A running engine with its HTTP server: startup and orderly shutdown.
 //!
-//! The socket answers before the engine is there, and until it has let go of its last workspace:
-//! a status is never a refused connection while the process lives.
+//! The socket answers before the engine is open, and until the engine has released its last workspace:
+//! as long as the process lives, a status is never a refused connection.
 
 mod answer;
 mod descriptors;
@@ -43,14 +43,14 @@ use workspace_engine_kafka::Cluster;
 use workspace_status::Tracker;
 use workspace_status_http::{Limits, Registry, StatusApi, document_routes, with_problems};
 
-/// How long requests may go on after the engine has let go of its workspaces. Those that wait were
+/// How long requests may continue after the engine has released its workspaces. Waiting requests were
 /// answered when the stop began.
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// Between two looks whether the group refuses this engine for good.
+/// Interval between two checks whether the group has permanently refused this engine.
 const REFUSAL_LOOK: Duration = Duration::from_millis(500);
 
-/// Why an engine does not run.
+/// Why an engine cannot run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
     #[error(transparent)]
@@ -73,7 +73,7 @@ pub(crate) enum ServeError {
 }
 
 impl ServeError {
-    /// The exit code that this failure means.
+    /// The exit code of this failure.
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Telemetry(_) | Self::Access(_) | Self::Refused(_) => Exit::Usage,
@@ -84,10 +84,10 @@ impl ServeError {
     }
 }
 
-/// What a caller is told of a running engine.
+/// A running engine, for the caller of [`serve`].
 #[derive(Debug, Clone)]
 pub(crate) struct Running {
-    /// Where it answers.
+    /// The listen address.
     pub(crate) address: SocketAddr,
     scheme: Scheme,
     pub(crate) tracker: Tracker,
@@ -95,11 +95,11 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Where it answers, as a URL.
+    /// The listen address as a URL that clients can connect to.
     pub(crate) fn url(&self) -> String {
         let mut address = self.address;
         if address.ip().is_unspecified() {
-            // Nobody can connect to "any address".
+            // Clients cannot connect to the unspecified address.
             match address {
                 SocketAddr::V4(_) => address.set_ip([127, 0, 0, 1].into()),
                 SocketAddr::V6(_) => address.set_ip(std::net::Ipv6Addr::LOCALHOST.into()),
@@ -111,29 +111,29 @@ impl Running {
         }
     }
 
-    /// Stops it, as a signal would.
+    /// Stops the engine in the same way as a signal.
     pub(crate) fn stop(&self) {
         self.stop.send_replace(true);
     }
 }
 
-/// Why an engine ended that had nothing to complain of.
+/// Why an engine ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// [`Running::stop`] was called.
     Told,
-    /// A signal came.
+    /// A signal arrived.
     Signal,
-    /// A second signal came before the stop was over: its threads may still be at work, so whoever
-    /// called ends the process.
+    /// A second signal arrived before the stop was complete: engine threads may still run, so the caller of
+    /// [`serve`] must end the process.
     AtOnce,
 }
 
-/// Runs an engine until it is told to stop. `running` is called when its data directory is open: until
-/// then the socket answers that it is being opened.
+/// Runs an engine until it is stopped. `running` is called once the engine is open; until then requests
+/// get the answer that it is being opened.
 ///
 /// # Errors
-/// [`ServeError`] says what to put right.
+/// [`ServeError`] says what to correct.
 pub(crate) fn serve(
     config: &ServeConfig,
     running: impl FnOnce(Running) + Send,
@@ -145,7 +145,7 @@ pub(crate) fn serve(
         .build()
         .map_err(ServeError::Runtime)?;
     let result = runtime.block_on(run(&descriptors::fit(config), running));
-    // A request that waits for a disk must not hold up the end.
+    // A request that waits for a disk must not delay the exit.
     runtime.shutdown_background();
     result
 }
@@ -171,7 +171,7 @@ async fn run(
     let app = App::new(tracker.clone(), config.http.clone());
     let router = router(&app, &access);
     let http = HttpServer::start(listener, router, app.clone(), Arc::clone(&access));
-    // Ended when it is dropped.
+    // Its tasks are aborted when it is dropped.
     let mut following = JoinSet::new();
     following.spawn(Arc::clone(&access).follow_files(seen_files));
     info!(
@@ -193,7 +193,7 @@ async fn run(
     app.set_engine(engine.clone(), cluster.clone());
     if cluster.is_some() {
         let app = app.clone();
-        // It ends with the process: nothing waits for what it reads.
+        // The thread ends with the process: nothing waits for what it reads.
         std::thread::Builder::new()
             .name("last-writers".to_owned())
             .spawn(move || app.follow_last_writers())
@@ -216,7 +216,7 @@ async fn run(
             error!("{refusal}");
             Err(ServeError::Refused(refusal))
         }
-        // A sender that is gone asks for nothing.
+        // A dropped sender is not a request to stop.
         Ok(_) = stopped.wait_for(|stop| *stop) => {
             info!("stopping");
             Ok(Ended::Told)
@@ -241,7 +241,7 @@ async fn run(
     }
 }
 
-/// Until the group refuses this engine for good; never without a group.
+/// Resolves once the group has permanently refused this engine; without a group, never.
 async fn refused(cluster: Option<&Arc<Cluster>>) -> String {
     let Some(cluster) = cluster else {
         return std::future::pending().await;
@@ -254,8 +254,8 @@ async fn refused(cluster: Option<&Arc<Cluster>>) -> String {
     }
 }
 
-/// Saves and lets go of every workspace, on a thread that may block. With the group, its partitions are
-/// handed over first.
+/// Saves and releases every workspace, on a thread that may block. In a group, leaves the group first,
+/// which hands over the partitions.
 async fn shut_down(
     engine: Engine,
     cluster: Option<Arc<Cluster>>,
@@ -267,7 +267,7 @@ async fn shut_down(
         }
         engine.shutdown(deadline)
     });
-    // A thread that failed has saved nothing more; the next start replays it.
+    // A shutdown thread that panicked saves nothing more; the next start replays what is missing.
     ending.await.unwrap_or_default()
 }
 
@@ -285,7 +285,7 @@ fn tell(report: &ShutdownReport) {
     }
 }
 
-/// All routes: those of the status, and the engine's.
+/// All routes: the status routes and the engine's own.
 fn router(app: &App, access: &Arc<Access>) -> Router {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(EngineMetrics::new(app.clone())));
@@ -300,8 +300,8 @@ fn router(app: &App, access: &Arc<Access>) -> Router {
     with_problems(document_routes(routes))
 }
 
-/// The limits of the status routes. Requests that wait leave half of the connections to those that
-/// do not: a probe must not queue behind them.
+/// The limits of the status routes. Waiting requests leave half of the connections to all others:
+/// a probe must not queue behind them.
 fn limits(app: &App) -> Limits {
     let limits = Limits::default();
     let half = app.limits().max_connections / 2;

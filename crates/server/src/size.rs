@@ -1,8 +1,8 @@
-//! Sizes as people write them: `512KiB`, `16MiB`, `10GB`, or a plain number of bytes.
+//! Sizes in human-readable form: `512KiB`, `16MiB`, `10GB`, or a plain number of bytes.
 
 use std::{fmt, str::FromStr};
 
-/// Units with their length in bytes; on writing, the largest binary one that divides the size is used.
+/// Units with their length in bytes; display uses the largest binary unit that divides the size.
 const UNITS: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
@@ -15,7 +15,7 @@ const UNITS: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-/// A number of bytes, read and written as `16MiB`.
+/// A number of bytes, parsed from and displayed as `16MiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Size(pub(crate) u64);
 

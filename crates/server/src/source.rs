@@ -1,4 +1,4 @@
-//! What the status routes are told: the tracker's statuses, the store's history, the engine's health.
+//! The source of the status routes: the tracker's statuses, the store's history, the engine's health.
 
 use crate::{
     app::App,
@@ -23,10 +23,10 @@ use workspace_status_http::{
     Problem, StatusSource, Wait,
 };
 
-/// Records that are read at once to count a long history.
+/// Batch size for counting a long history.
 const COUNTED_AT_ONCE: usize = 1_000;
 
-/// The engine as a source of statuses.
+/// Provides the engine's statuses to the status routes.
 pub(crate) struct EngineSource(App);
 
 impl EngineSource {
@@ -155,7 +155,7 @@ fn group_check(member: &MemberReport) -> Check {
     }
 }
 
-/// Why a workspace that the store holds, and no partition has listed yet, has no status.
+/// Why a workspace in the store, which no partition has listed yet, has no status.
 fn not_listed(stored: &StoredWorkspace) -> String {
     format!(
         "the store holds the workspace, and partition {} is not listed yet",
@@ -170,7 +170,7 @@ fn check(found: EngineCheck) -> Check {
     }
 }
 
-/// Where a page of a history ended: the transition, and its number in the whole history.
+/// The end of a page of a history: the transition, and its number in the whole history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place {
     epoch: Epoch,
@@ -199,7 +199,7 @@ impl Place {
     }
 }
 
-/// A page of what the store holds; at its end stand the transitions that are not in the store yet.
+/// A page of the stored history, followed by the transitions that are not in the store yet.
 fn page(
     engine: &Engine,
     query: &HistoryQuery,
@@ -238,7 +238,7 @@ fn page(
     }))
 }
 
-/// How many transitions follow a place; a store keeps a bounded number of them.
+/// Number of transitions after a place; the store keeps a bounded number of them.
 fn count_after(
     engine: &Engine,
     query: &HistoryQuery,
@@ -257,7 +257,7 @@ fn count_after(
     }
 }
 
-/// Transitions in memory that come after a place: the store is told of them a moment later.
+/// Transitions in memory after a place: the store receives them a moment later.
 fn unsaved(
     snapshot: Option<&Snapshot>,
     after: Option<HistoryCursor>,

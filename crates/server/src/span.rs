@@ -1,4 +1,4 @@
-//! Durations as people write them: `250ms`, `30s`, `1m30s`, `7d`.
+//! Durations in human-readable form: `250ms`, `30s`, `1m30s`, `7d`.
 
 use std::{fmt, str::FromStr, time::Duration};
 use workspace_status_http::{InvalidDuration, parse_duration};
@@ -12,7 +12,7 @@ const UNITS: [(&str, u64); 5] = [
     ("ms", 1),
 ];
 
-/// A duration in whole milliseconds, read and written as `1m30s`.
+/// A duration in whole milliseconds, parsed from and displayed as `1m30s`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Span(pub(crate) Duration);
 
@@ -40,7 +40,7 @@ impl fmt::Display for Span {
     }
 }
 
-/// A measured duration for people: two units at most, such as `1m30s`, `2.4s` or `12ms`.
+/// A measured duration for display: at most two units, such as `1m30s`, `2.4s` or `12ms`.
 pub(crate) fn rounded(duration: Duration) -> String {
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     match ms {

@@ -1,4 +1,4 @@
-//! The log on standard error: for people, or JSON for machines.
+//! The log on standard error: human-readable, or JSON for machines.
 
 use crate::{
     access::AUDIT_TARGET,
@@ -8,10 +8,10 @@ use crate::{
 use std::io;
 use tracing_subscriber::{EnvFilter, filter::ParseError, fmt};
 
-/// Libraries that tell at `info` what helps nobody here; who asks for one by its name gets more of it.
+/// Libraries whose `info` lines do not help an operator; a directive with a library's name overrides this.
 const LIBRARIES: &str = "fjall=warn,lsm_tree=warn";
 
-/// Why the log cannot begin.
+/// Why the log cannot start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TelemetryError {
     #[error("log-level {level:?}")]
@@ -20,12 +20,12 @@ pub(crate) enum TelemetryError {
     Begun,
 }
 
-/// Begins the log of this process.
+/// Starts the log of this process.
 ///
 /// # Errors
-/// [`TelemetryError::Level`] where the level cannot be read.
+/// [`TelemetryError::Level`] where the level cannot be parsed.
 pub(crate) fn begin(settings: &LogSettings) -> Result<(), TelemetryError> {
-    // A level for everything does not silence the log of actions; its own name does.
+    // A global level does not silence the audit log; a directive with its target does.
     let directives = format!("{LIBRARIES},{AUDIT_TARGET}=info,{}", settings.level);
     let filter = EnvFilter::try_new(directives).map_err(|source| TelemetryError::Level {
         level: settings.level.clone(),

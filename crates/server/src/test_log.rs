@@ -1,4 +1,4 @@
-//! An event log in memory for tests, whose reads can be held.
+//! An in-memory event log for tests, whose reads can be held.
 
 use std::sync::{Arc, Condvar, Mutex};
 use tokio::sync::oneshot;
@@ -9,7 +9,7 @@ use workspace_engine_core::log::{
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
-/// A log of one partition; clones are the same.
+/// A log with one partition; clones share it.
 #[derive(Clone, Default)]
 pub(crate) struct TestLog(Arc<Inner>);
 
@@ -37,7 +37,7 @@ impl Drop for Held {
 }
 
 impl TestLog {
-    /// Reads that begin from now on wait.
+    /// Blocks reads that begin from now on.
     pub(crate) fn hold_reads(&self) -> Held {
         self.0.state.lock().unwrap().is_held = true;
         Held(self.clone())

@@ -1,6 +1,7 @@
-//! Certificates and keys: read from PEM files, made into what rustls needs, and the name in a client's certificate.
+//! TLS: reads certificates and keys from PEM files, builds the rustls configuration, and extracts the name in a
+//! client's certificate.
 //!
-//! The only crypto provider is ring, which ureq brings along: two in one process panic at run time.
+//! The only crypto provider is ring, which ureq depends on: two providers in one process panic at run time.
 
 use crate::access::{Role, check_name};
 use jiff::Timestamp;
@@ -18,10 +19,10 @@ use tokio_rustls::rustls::{
 use tracing::{info, warn};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// What the organizational unit in a client's certificate begins with where it names a role.
+/// Prefix of an organizational unit in a client's certificate that names a role.
 pub(crate) const ROLE_UNIT: &str = "workspace-engine:";
 
-/// Why certificates or keys cannot be used. No variant holds what a file of keys contains.
+/// Why certificates or keys cannot be used. No variant contains key material.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsError {
     #[error("the {0} file is not PEM")]
@@ -40,28 +41,28 @@ pub(crate) enum TlsError {
     Verifier(#[from] VerifierBuilderError),
 }
 
-/// The name that a client's certificate proves.
+/// The name in a verified client certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CertificateName {
     /// Its common name.
     pub(crate) name: String,
-    /// The role that its organizational unit names, such as in `workspace-engine:viewer`.
+    /// The role in its organizational unit, such as `workspace-engine:viewer`.
     pub(crate) role: Option<Role>,
 }
 
-/// What a server serves TLS with.
+/// A server's TLS configuration.
 pub(crate) struct ServerTls {
     pub(crate) config: Arc<ServerConfig>,
     clients: Arc<dyn ClientCertVerifier>,
 }
 
 impl ServerTls {
-    /// Whether a client would be let in with its certificate now.
+    /// Whether a client certificate would be accepted now.
     pub(crate) fn accepts(&self, certificate: &ClientCertificate) -> bool {
         let Some((end, intermediates)) = certificate.chain.split_first() else {
             return false;
         };
-        // Without an authority of clients no certificate is looked at.
+        // Without a client CA no certificate is requested.
         self.clients.offer_client_auth()
             && self
                 .clients
@@ -70,18 +71,18 @@ impl ServerTls {
     }
 }
 
-/// The certificate that a client showed in its handshake, where it was verified.
+/// The certificate that a client presented and the handshake verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClientCertificate {
     pub(crate) name: CertificateName,
     /// In seconds since the Unix epoch.
     not_after: i64,
-    /// Itself, and what its client sent of the certificates between it and its authority.
+    /// The certificate, followed by the intermediate certificates that the client sent.
     chain: Vec<CertificateDer<'static>>,
 }
 
 impl ClientCertificate {
-    /// None where it names no caller.
+    /// `None` where it contains no caller's name.
     pub(crate) fn of_chain(chain: &[CertificateDer<'static>]) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(chain.first()?).ok()?;
         Some(Self {
@@ -91,7 +92,7 @@ impl ClientCertificate {
         })
     }
 
-    /// One that was verified and never expires.
+    /// A verified certificate that never expires.
     #[cfg(test)]
     pub(crate) fn for_tests(name: CertificateName) -> Self {
         Self {
@@ -107,11 +108,11 @@ impl ClientCertificate {
     }
 }
 
-/// What a server serves TLS with, from the contents of its certificate, its key, and the CA of its clients where
-/// they may show certificates.
+/// Builds a server's TLS configuration from the contents of its certificate, its key, and optionally the CA of
+/// client certificates.
 ///
 /// # Errors
-/// [`TlsError`] says which file cannot be used.
+/// [`TlsError`] names the file that cannot be used.
 pub(crate) fn server_config(contents: &[Vec<u8>]) -> Result<ServerTls, TlsError> {
     let (certificate, key, client_ca) = match contents {
         [certificate, key] => (certificate, key, None),
@@ -141,7 +142,7 @@ pub(crate) fn server_config(contents: &[Vec<u8>]) -> Result<ServerTls, TlsError>
         .map_err(TlsError::Unusable)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     if client_ca.is_some() {
-        // A resumed session would be one of a certificate that may have expired meanwhile.
+        // A resumed session would rely on a certificate that may have expired meanwhile.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }
@@ -154,7 +155,7 @@ pub(crate) fn server_config(contents: &[Vec<u8>]) -> Result<ServerTls, TlsError>
 /// The certificates of a PEM file; `what` is its name in errors.
 ///
 /// # Errors
-/// Where it holds none.
+/// If it contains none.
 pub(crate) fn certificates(
     pem: &[u8],
     what: &'static str,
@@ -170,7 +171,7 @@ pub(crate) fn certificates(
 /// The first private key of a PEM file.
 ///
 /// # Errors
-/// Where it holds none.
+/// If it contains none.
 pub(crate) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
     let mut keys = PrivateKeyDer::pem_slice_iter(pem);
     match keys.next() {
@@ -180,10 +181,10 @@ pub(crate) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError
     }
 }
 
-/// Checks that a key is that of a certificate.
+/// Checks that a key belongs to a certificate.
 ///
 /// # Errors
-/// Where it is not, or where either cannot be used.
+/// If it does not, or if either cannot be used.
 pub(crate) fn check_pair(
     chain: &[CertificateDer<'static>],
     key: &PrivateKeyDer<'static>,
@@ -196,10 +197,10 @@ pub(crate) fn check_pair(
     }
 }
 
-/// The authorities of a PEM file; `what` is its name in errors.
+/// The CA certificates in a PEM file; `what` is its name in errors.
 ///
 /// # Errors
-/// Where it holds none, or one that cannot be used.
+/// If it contains none, or one that cannot be used.
 pub(crate) fn roots(pem: &[u8], what: &'static str) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(pem, what)? {
@@ -208,7 +209,7 @@ pub(crate) fn roots(pem: &[u8], what: &'static str) -> Result<RootCertStore, Tls
     Ok(roots)
 }
 
-/// The name in a certificate that was verified; none where it has no common name that is one of a caller, or several.
+/// The name in a verified certificate; `None` unless it has exactly one common name that is valid for a caller.
 fn name_of(certificate: &X509Certificate<'_>) -> Option<CertificateName> {
     let subject = certificate.subject();
     let mut names = subject.iter_common_name();
@@ -224,7 +225,7 @@ fn name_of(certificate: &X509Certificate<'_>) -> Option<CertificateName> {
     })
 }
 
-/// Logs until when a certificate is valid: an engine whose own has expired is reached by no client.
+/// Logs the expiry of a certificate: clients cannot connect to an engine whose certificate has expired.
 fn log_validity(chain: &[CertificateDer<'static>]) {
     let parsed = chain
         .first()

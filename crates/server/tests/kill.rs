@@ -1,7 +1,7 @@
-//! An engine that is killed at random moments loses nothing and doubles nothing.
+//! An engine that is killed at random moments neither loses nor doubles events.
 //!
-//! `KILLS` sets how often it is killed while events come in, and as often again while it loads (3);
-//! `SEED` repeats a run; `STORES` is `lsm,file` where it is not set; `ENGINE_BINARY` is another build of the engine.
+//! `KILLS` sets how often it is killed while events are sent, and again while it loads (3); `SEED` repeats a run;
+//! `STORES` defaults to `lsm,file`; `ENGINE_BINARY` selects another build of the engine.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::net::TcpSocket;
 
-/// How long anything may take that must happen, on a machine that does something else too.
+/// Timeout of each wait, long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_mins(5);
 
 fn program() -> Command {
@@ -30,14 +30,14 @@ fn program() -> Command {
     Command::new(std::env::var_os("ENGINE_BINARY").unwrap_or_else(built))
 }
 
-/// Events applied, and the value of every entity by type and id.
+/// Number of applied events, and the value of every entity by type and id.
 type Expected = BTreeMap<String, (u64, BTreeMap<(String, String), Value>)>;
 
 struct Engine {
     directory: PathBuf,
     store: String,
     address: SocketAddr,
-    /// Bound and never listening: it keeps the port for this engine between its lives.
+    /// Bound but never listening: it keeps the port for this engine between its runs.
     _reserved: TcpSocket,
     child: Option<Child>,
 }
@@ -108,7 +108,7 @@ impl Engine {
         let began = Instant::now();
         while !reached(self) {
             assert!(began.elapsed() < PATIENCE, "waited too long until {what}");
-            // Asking without a pause would take the processor from the engine.
+            // Polling without a pause would take CPU time from the engine.
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -169,7 +169,7 @@ impl Drop for Engine {
     }
 }
 
-/// Events of some workspaces as lines, with what they must come to.
+/// Events of some workspaces as lines, with the expected state.
 fn make_events(random: &mut fastrand::Rng, events: usize) -> (String, Expected) {
     let mut lines = String::new();
     let mut expected = Expected::new();
@@ -216,7 +216,7 @@ fn check_kills(store: &str, seed: u64, kills: u64) {
     let mut produce = None;
     for kill in 0..kills {
         let child: &mut Child = produce.get_or_insert_with(|| {
-            // Batches so small that the events do not all come in before the last kill.
+            // Batches so small that some events are still unsent at the last kill.
             let batch = (6000 / (kills * 8)).clamp(1, 200).to_string();
             program()
                 .arg("produce")
@@ -227,7 +227,7 @@ fn check_kills(store: &str, seed: u64, kills: u64) {
                 .spawn()
                 .unwrap()
         });
-        // Not a wait for something: the kill is to come at any moment of the ingestion.
+        // Not a wait for a condition: the kill must hit a random moment of the ingestion.
         std::thread::sleep(Duration::from_millis(random.u64(..150)));
         if child.try_wait().unwrap().is_some() {
             println!("all events were in after {kill} kills");
@@ -245,7 +245,7 @@ fn check_kills(store: &str, seed: u64, kills: u64) {
     for _ in 0..kills {
         engine.kill();
         engine.start();
-        // And here at any moment of the opening and the loading.
+        // Here the kill must hit a random moment of opening and loading.
         std::thread::sleep(Duration::from_millis(random.u64(..400)));
     }
     engine.kill();

@@ -1,4 +1,4 @@
-//! What the changelog has done so far, counted.
+//! Counters of what the changelog has done.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,17 +9,17 @@ pub struct ChangelogCounts {
     pub transactions_committed: u64,
     /// Transactions that were aborted: nothing of them is visible.
     pub transactions_aborted: u64,
-    /// Transactions of which it was not known at first whether they were committed.
+    /// Transactions whose outcome was not known at first.
     pub transactions_unknown: u64,
     /// Records written in committed transactions.
     pub records_written: u64,
-    /// Their keys and values.
+    /// Bytes of their keys and values.
     pub bytes_written: u64,
-    /// Records read when partitions were taken over.
+    /// Records read when partitions were taken over or re-read.
     pub records_read: u64,
-    /// Their keys and values.
+    /// Bytes of their keys and values.
     pub bytes_read: u64,
-    /// Partitions that were read from their beginning, because no cache of them fitted.
+    /// Times that a partition was read from its beginning, because it had no usable cache.
     pub partitions_rebuilt: u64,
 }
 

@@ -1,7 +1,7 @@
-//! A transaction that is being put together from the jobs that wait.
+//! A transaction that is being built from the waiting jobs.
 //!
-//! Every job is planned against the cache, which knows nothing of the jobs before it in the same
-//! transaction. So of each workspace a transaction takes one job, and another one waits for the next.
+//! Every job is planned against the cache, which does not contain the earlier jobs of the same transaction. So a
+//! transaction takes one job on a workspace's state and one on its history; further ones wait for the next transaction.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use super::partitions::{Owned, Standing};
 use super::producer::Record;
 use super::record::{self, MAX_RECORD_BYTES};
 
-/// How long the brokers may take to say where the events begin.
+/// Timeout of the query where the events begin.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is asked of the writer.
+/// A request to the writer.
 #[derive(Debug)]
 pub(super) enum Work {
     Assign {
@@ -44,7 +44,7 @@ pub(super) enum Work {
     Purge(WorkspaceId),
 }
 
-/// What came of it.
+/// The result of a request.
 #[derive(Debug)]
 pub(super) enum Done {
     Nothing,
@@ -56,36 +56,36 @@ pub(super) enum Done {
 
 pub(super) type Reply = Sender<Result<Done, StoreError>>;
 
-/// Work, and where its answer goes.
+/// A request, and the channel for its result.
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) work: Work,
     pub(super) reply: Reply,
 }
 
-/// A partition in a transaction.
+/// The part of one partition in a transaction.
 pub(super) struct Part {
     pub(super) owned: Owned,
     pub(super) changes: Vec<CacheChange>,
     pub(super) committed: Offset,
-    /// The ownership record, where it is written.
+    /// The ownership record, where this transaction writes it.
     pub(super) record: Option<Arc<OwnershipRecord>>,
 }
 
-/// What a transaction will be.
+/// The contents of a transaction.
 #[derive(Default)]
 pub(super) struct Draft {
     pub(super) records: Vec<Record>,
     pub(super) bytes: usize,
     pub(super) parts: BTreeMap<PartitionId, Part>,
-    /// Given when it is committed.
+    /// Sent when the transaction has ended; where it was not committed, each answer is its error.
     pub(super) answers: Vec<(Reply, Result<Done, StoreError>)>,
     saved: HashSet<WorkspaceId>,
     told: HashSet<WorkspaceId>,
 }
 
 impl Draft {
-    /// Takes a job in, or gives it back for the next transaction.
+    /// Adds a job, or returns it for the next transaction.
     pub(super) fn take(&mut self, shared: &Shared, job: Job) -> Result<(), Job> {
         if self.conflicts(&job.work) {
             return Err(job);
@@ -134,7 +134,7 @@ impl Draft {
             )));
         }
         let value = record::encode_ownership(&record);
-        // What was deleted of a log that is lost says nothing about the one that is there.
+        // A deletion from a lost part of the log must not hide later events at the same offsets.
         let mut changes = Vec::new();
         for deletion in cache.deletions(partition)? {
             if let Some(loss) = loss_of(&record.losses, deletion.epoch, deletion.next_offset) {
@@ -152,7 +152,7 @@ impl Draft {
         for (key, value) in encoded {
             self.write(partition, key, value);
         }
-        // Last, so that its offset is known.
+        // The last record of the partition, so that its offset is known.
         self.write(partition, record::OWNERSHIP_KEY.to_vec(), Some(value));
         Ok(Done::Nothing)
     }
@@ -175,8 +175,8 @@ impl Draft {
         saves: &[Save],
         committed: &[(PartitionId, Offset)],
     ) -> Result<Done, StoreError> {
-        // Where a partition is read again, nothing of the job is taken: it comes again as it is. A workspace that is
-        // refused by itself would be thrown out of memory and loaded anew.
+        // While one of its partitions is re-read, the whole job fails and the caller repeats it unchanged. A workspace
+        // that is refused alone would be removed from memory and loaded again.
         let homes = saves.iter().map(|save| shared.partition_of(&save.id));
         for partition in homes.chain(committed.iter().map(|(partition, _)| *partition)) {
             shared.partitions.not_behind(partition)?;
@@ -195,7 +195,7 @@ impl Draft {
             }
         }
         for (partition, offset) in committed {
-            // A partition that is gone, or was gone meanwhile, has no offset of this job any more.
+            // A partition that was revoked, also one that has returned since, takes no offset of this job.
             if stale.contains(partition) || shared.partitions.open(*partition).is_err() {
                 continue;
             }
@@ -219,7 +219,7 @@ impl Draft {
         }
         of_this_assignment(&owned, &save.id, save.epoch)?;
         if save.only_offset.is_some() {
-            // It may begin an epoch, as a claim does, after which what the log has lost would look continued.
+            // It may begin an epoch, as a claim does; after that, a workspace saved beyond a loss would look continued.
             of_this_log(shared, &owned, &save.id)?;
         }
         let changes = shared.cache().plan_save(save)?;
@@ -292,7 +292,7 @@ impl Draft {
         Ok(Done::Nothing)
     }
 
-    /// Takes the changes of one workspace in, whole or not at all.
+    /// Adds the changes of one workspace, all or none.
     fn change(
         &mut self,
         shared: &Shared,
@@ -373,7 +373,7 @@ impl Part {
     }
 }
 
-/// A load of an assignment before this one is over, also where nobody has loaded its workspace since.
+/// Refuses a load of an earlier assignment, also where no later load has claimed its workspace.
 fn of_this_assignment(owned: &Owned, id: &WorkspaceId, epoch: Epoch) -> Result<(), StoreError> {
     if epoch >= owned.first_epoch {
         return Ok(());
@@ -385,7 +385,7 @@ fn of_this_assignment(owned: &Owned, id: &WorkspaceId, epoch: Epoch) -> Result<(
     })
 }
 
-/// A late transition of a load that was never claimed: whoever took the partition over may have used its epoch since.
+/// Refuses a late transition of a load that was never claimed, where another owner has used its epoch since.
 fn begun_by_no_other(shared: &Shared, record: &HistoryRecord) -> Result<(), StoreError> {
     let is_others = |epoch, owner: &str| epoch == record.epoch && owner != record.owner;
     let claim = shared.cache().workspace(&record.id)?;
@@ -405,7 +405,7 @@ fn begun_by_no_other(shared: &Shared, record: &HistoryRecord) -> Result<(), Stor
     })
 }
 
-/// A workspace that was saved from what the log has lost: no later offset of it continues what is saved.
+/// Refuses a workspace that was saved from what the log has lost: no later offset continues its saved state.
 fn of_this_log(shared: &Shared, owned: &Owned, id: &WorkspaceId) -> Result<(), StoreError> {
     let Some((saved, loss)) = loss_of_saved(shared, owned, id)? else {
         return Ok(());
@@ -425,7 +425,7 @@ fn of_this_log(shared: &Shared, owned: &Owned, id: &WorkspaceId) -> Result<(), S
     })
 }
 
-/// What the log has lost of what is saved of a workspace.
+/// The saved state of a workspace and the loss of the log that it cannot be continued over, if there is one.
 fn loss_of_saved(
     shared: &Shared,
     owned: &Owned,
@@ -442,8 +442,8 @@ fn loss_of_saved(
     }))
 }
 
-/// A reset begins with the first event of a workspace. Where that was in what the log has lost, its events that are there
-/// now may stand before it.
+/// A reset begins at the first event of a workspace. Where the log has lost what was saved, the workspace's current
+/// events may begin at a lower offset, so the reset begins no later than the loss or the low offset of the log.
 fn from_what_is_there(shared: &Shared, owned: &Owned, erase: Erase) -> Result<Erase, StoreError> {
     let Some((_, loss)) = loss_of_saved(shared, owned, &erase.id)? else {
         return Ok(erase);
@@ -474,7 +474,7 @@ fn too_large(change: &CacheChange, bytes: usize) -> StoreError {
     }
 }
 
-/// How much of a workspace's save counts towards the size of a transaction.
+/// Estimated bytes of a workspace's save in a transaction.
 pub(super) fn save_bytes(save: &Save) -> usize {
     use workspace_engine_core::store::Change;
     let changes = save.changes.iter().map(|change| match change {
@@ -484,5 +484,5 @@ pub(super) fn save_bytes(save: &Save) -> usize {
     changes.sum::<usize>() + 128
 }
 
-/// Ends of partitions by number, from delivery reports.
+/// Ends of partitions, from delivery reports.
 pub(super) type Positions = HashMap<PartitionId, u64>;

@@ -1,8 +1,8 @@
-//! What an error of a transaction allows.
+//! What may be done after an error of a transaction.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-/// The same call may go on where it was.
+/// The same call may be repeated.
 pub(super) fn is_retriable(error: &KafkaError) -> bool {
     if let KafkaError::Transaction(error) = error {
         return error.is_retriable();
@@ -10,7 +10,7 @@ pub(super) fn is_retriable(error: &KafkaError) -> bool {
     error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
 }
 
-/// The transaction must be aborted; the producer is fine.
+/// The transaction must be aborted; the producer can be used again.
 pub(super) fn requires_abort(error: &KafkaError) -> bool {
     matches!(error, KafkaError::Transaction(error) if error.txn_requires_abort())
 }

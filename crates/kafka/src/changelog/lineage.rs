@@ -1,7 +1,7 @@
-//! Whether a cache is one of the changelog that is there.
+//! Whether a cache is a copy of the current changelog.
 //!
-//! Names are not enough: a topic may be deleted and recreated. So a cache remembers the lineage of its partition, and
-//! where it has last seen it.
+//! The topic's name is not enough: a topic may be deleted and recreated. So a cache stores the lineage of its
+//! partition, and the offset of the last ownership record.
 
 use std::time::Duration;
 
@@ -10,25 +10,26 @@ use workspace_engine_core::store::CachePlace;
 use super::now_ms;
 use super::reader::Ends;
 
-/// A cache that was complete longer ago may lack removals that compaction has forgotten since: brokers keep
-/// a tombstone for a day by default (`delete.retention.ms`), and the reading takes its time too.
+/// A cache that was complete longer ago may lack removals whose tombstones compaction has removed since: brokers keep
+/// a tombstone for a day by default (`delete.retention.ms`), and reading takes time too.
 const MAX_CACHE_AGE: Duration = Duration::from_hours(12);
 
-/// As [`MAX_CACHE_AGE`] for a cache that was not complete yet and does not know its lineage.
+/// As [`MAX_CACHE_AGE`], for a cache that was never complete and does not know its lineage.
 const MAX_UNFINISHED_AGE: Duration = Duration::from_hours(1);
 
 /// What is done with a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It is read on from where it ends.
+    /// Reading continues where it ends.
     Continue,
-    /// The changelog holds all that it holds: it is forgotten.
+    /// The changelog holds all of it: it is discarded.
     Forget,
-    /// It may hold what the changelog does not: it is kept under another name, and why.
+    /// It may hold what the changelog does not: it is kept under another name, for this reason.
     SetAside(&'static str),
 }
 
-/// What is done with the copy of a partition. `committed` is the lineage that the group's offset goes with.
+/// Decides what is done with the copy of a partition. `committed` is the lineage that the group's offset was committed
+/// with.
 pub(super) fn fate(place: &CachePlace, topic: &str, ends: Ends, committed: Option<u64>) -> Fate {
     let is_within = (ends.low..=ends.high).contains(&place.position);
     let age = Duration::from_millis(now_ms().saturating_sub(place.at_ms));
@@ -50,7 +51,7 @@ pub(super) fn fate(place: &CachePlace, topic: &str, ends: Ends, committed: Optio
     }
 }
 
-/// What a cache says it is of.
+/// The source that a cache records: topic and lineage.
 pub(super) fn source(topic: &str, lineage: Option<u64>) -> String {
     lineage.map_or_else(
         || format!("{topic}#"),
@@ -58,7 +59,7 @@ pub(super) fn source(topic: &str, lineage: Option<u64>) -> String {
     )
 }
 
-/// The topic that a copy is of, by what it says.
+/// The topic of a copy, from its source.
 pub(crate) fn topic_of(source: &str) -> Option<&str> {
     source.rsplit_once('#').map(|(topic, _)| topic)
 }

@@ -1,4 +1,4 @@
-//! Opening a partition, from one call to the next.
+//! Opening a partition, in steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use super::plan::{Facts, GroupOffset, Notice, Plan, plan};
 use super::takeover::{Step, Taken, Takeover};
 use super::{ChangelogStore, ended};
 
-/// How long one call waits for the writer.
+/// How long one step waits for the writer.
 const WRITER_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// A partition that is being opened.
 pub(super) enum OpeningPartition {
-    /// What others have written is read.
+    /// The changelog is being read into the cache.
     Reading(Box<Takeover>),
-    /// This process says that it is the owner now.
+    /// The ownership record of this process is being written.
     Assigning {
         end: u64,
         answer: Receiver<Result<Done, StoreError>>,
@@ -31,7 +31,7 @@ pub(super) enum OpeningPartition {
 }
 
 impl OpeningPartition {
-    /// Goes on for a while; nothing when the partition is open.
+    /// Continues for a while; none when the partition is open.
     pub(super) fn step(
         self,
         store: &ChangelogStore,
@@ -73,7 +73,7 @@ fn refusal(topic: &str, own: Partitioner, of_group: Partitioner) -> String {
     )
 }
 
-/// Decides how the partition begins, and has the ownership record written.
+/// Decides how the partition begins, and sends the ownership record to the writer.
 fn assign(
     store: &ChangelogStore,
     partition: PartitionId,
@@ -137,7 +137,8 @@ fn assign(
         partitioner,
     });
     if notices.iter().any(Notice::is_rebuilt) {
-        // What is in the changelog is not what a copy elsewhere continues: it would mix both.
+        // A new lineage keeps copies elsewhere from continuing with this changelog: they would mix old and rebuilt
+        // state.
         record.lineage = fastrand::u64(..);
     }
     record.first_epoch = first_epoch;
@@ -154,7 +155,7 @@ fn assign(
         .and_then(|mark| mark.misrouted_from(taken.low));
     let mut seen = mark.map_or_else(Vec::new, |mark| mark.seen);
     seen.retain(|seen| loss.is_none_or(|(_, from)| seen.offset < from.0));
-    // The earlier leaders were compared just now.
+    // Only the newest leader is kept: the takeover has just compared the earlier ones.
     shared
         .seen
         .begin(partition, seen.pop().into_iter().collect());
@@ -172,7 +173,7 @@ fn assign(
             owned.place = Some(taken.place);
         });
     if !is_owned {
-        // It was taken away meanwhile.
+        // The partition was released meanwhile.
         return Err(not_open(partition));
     }
     let cache = taken.cache;

@@ -1,5 +1,5 @@
-//! What an owner leaves of its time with a partition: the ownership record in the changelog, and the mark that every
-//! offset of the group is committed with. Both are JSON, of which unknown fields are ignored.
+//! What an owner records of its ownership of a partition: the ownership record in the changelog, and the mark that is
+//! committed with every offset of the group. Both are JSON; readers ignore unknown fields.
 
 use serde::{Deserialize, Serialize};
 use workspace_engine_core::routing::Partitioner;
@@ -9,59 +9,59 @@ use workspace_status::Epoch;
 use crate::seen::Seen;
 use crate::topic_id::TopicId;
 
-/// Most losses of a log that are remembered apart; the oldest are remembered as one, the larger one.
+/// Most losses of a log in one record; beyond it the two oldest are merged into one that covers both.
 const MAX_LOSSES: usize = 16;
 
-/// The beginning of an owner's time with a partition.
+/// The beginning of an owner's ownership of a partition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct OwnershipRecord {
-    /// No load before had an epoch as high.
+    /// Higher than the epoch of every earlier load.
     #[serde(with = "epoch")]
     pub(super) first_epoch: Epoch,
-    /// The partition's random number: a changelog that was deleted and recreated has another one.
+    /// A random number of the partition: a changelog that was deleted and recreated has a different one.
     #[serde(with = "hexadecimal")]
     pub(super) lineage: u64,
-    /// Of the topic of the events; none where the brokers give their topics none.
+    /// Id of the topic of the events; none where the brokers do not support topic ids.
     #[serde(with = "topic_id", default, skip_serializing_if = "Option::is_none")]
     pub(super) topic_id: Option<TopicId>,
-    /// What the log has lost of what was saved before, oldest first.
+    /// What the log has lost of events that had been saved, oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) losses: Vec<LogLoss>,
-    /// How the partitions of workspaces are chosen: engines of one group must agree.
+    /// How the partition of a workspace is chosen: all engines of a group must use the same.
     #[serde(with = "partitioner", default)]
     pub(super) partitioner: Partitioner,
 }
 
-/// A loss of the log: whatever an earlier load has saved beyond it is not continued.
+/// A loss of the log: a workspace that an earlier load has saved beyond it is not continued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct LogLoss {
     pub(super) kind: LossKind,
-    /// Loads before it may have applied what was lost.
+    /// Loads of an earlier epoch may have applied what was lost.
     #[serde(with = "epoch")]
     pub(super) since: Epoch,
     /// The first offset that was lost.
     pub(super) from: u64,
 }
 
-/// How a log has lost what was in it.
+/// How a log has lost records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum LossKind {
     /// The topic was deleted and recreated.
     Recreated,
-    /// Its records from an offset on are gone, and others may have taken their places.
+    /// Its records from an offset on were lost, and others may have taken their offsets.
     End,
 }
 
 impl OwnershipRecord {
-    /// Remembers a loss. Earlier ones that it includes are not needed any more.
+    /// Adds a loss, and removes earlier ones that it includes.
     pub(super) fn add_loss(&mut self, loss: LogLoss) {
         self.losses.retain(|earlier| earlier.from < loss.from);
         self.losses.push(loss);
         if self.losses.len() > MAX_LOSSES {
-            // The first reaches furthest back: with the loads of the second it still covers both.
+            // The first has the lowest offset: with the epoch of the second it covers both.
             let second = self.losses.remove(1);
             if let Some(first) = self.losses.first_mut() {
                 first.since = second.since;
@@ -70,65 +70,65 @@ impl OwnershipRecord {
     }
 }
 
-/// The loss because of which a workspace is not continued that a load of `epoch` has saved up to `next_offset`.
+/// The loss over which a workspace cannot be continued that a load of `epoch` has saved up to `next_offset`.
 pub(super) fn loss_of(losses: &[LogLoss], epoch: Epoch, next_offset: Offset) -> Option<&LogLoss> {
     losses
         .iter()
         .find(|loss| epoch < loss.since && next_offset.0 > loss.from)
 }
 
-/// What is committed with an offset of the group: who committed it, and of which changelog and topic.
+/// The metadata of a committed offset of the group: its producer, changelog and topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct CommitMark {
     /// The transactional id of the producer that committed it.
     pub(super) producer: String,
-    /// Of the ownership record that the offset goes with.
+    /// Lineage of the ownership record that the offset was committed under.
     #[serde(with = "hexadecimal")]
     pub(super) lineage: u64,
-    /// Of the same record.
+    /// First epoch of the same record.
     #[serde(with = "epoch")]
     pub(super) first_epoch: Epoch,
-    /// The highest epoch in the partition, so that a changelog that is lost does not make epochs begin again.
+    /// The highest epoch in the partition, so that epochs do not restart where the changelog is lost.
     #[serde(with = "epoch")]
     pub(super) highest_epoch: Epoch,
-    /// The changelog reached at least there.
+    /// The changelog ended at this offset or later.
     pub(super) position: u64,
     #[serde(with = "topic_id", default, skip_serializing_if = "Option::is_none")]
     pub(super) topic_id: Option<TopicId>,
-    /// What was read of the events.
+    /// Which events were read, and under which leader.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) seen: Vec<Seen>,
-    /// The first record that was met whose workspace belongs to another partition.
+    /// The first known record whose workspace belongs to another partition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) misrouted_from: Option<u64>,
 }
 
 impl CommitMark {
-    /// The text that is committed.
+    /// The metadata text that is committed.
     pub(super) fn encode(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// What an engine has committed; none where something else has.
+    /// The mark in committed metadata; none where no engine wrote it.
     pub(super) fn decode(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()
     }
 
-    /// The first record of another partition's workspace that is still there.
+    /// The first offset, not below `low`, that may hold a record of another partition's workspace.
     pub(super) fn misrouted_from(&self, low: Offset) -> Option<Offset> {
         self.misrouted_from.map(|from| Offset(from).max(low))
     }
 
-    /// Whether the offset was committed while this record was the newest.
+    /// Whether the offset was committed under this record or an earlier one of the same lineage.
     pub(super) fn goes_with(&self, record: &OwnershipRecord) -> bool {
-        // A later record has a first epoch of its own and was committed together with an offset; where that offset was lost
-        // the earlier one only lies further back.
+        // Each record has its own first epoch and was committed together with an offset. Where that offset was lost, an
+        // earlier offset is only lower.
         self.lineage == record.lineage && self.first_epoch <= record.first_epoch
     }
 }
 
-/// The transactional producer that committed an offset; none where it was not committed by an engine.
+/// The transactional id of the producer that committed an offset; none where it was no engine.
 pub(crate) fn producer_of(metadata: &str) -> Option<String> {
     CommitMark::decode(metadata).map(|mark| mark.producer)
 }

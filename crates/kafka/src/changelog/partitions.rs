@@ -1,4 +1,4 @@
-//! Which partitions this process writes, and what it must remember of each.
+//! Which partitions this process writes, and the state of each.
 //!
 //! ```text
 //! closed -> opening -> assigning -> open <-> behind
@@ -17,44 +17,45 @@ use workspace_status::Epoch;
 use super::ownership::OwnershipRecord;
 use super::plan::Notice;
 
-/// How many records before the group's offset are read again, at most, for those among them that belong to another
-/// partition: that takes about a second.
+/// The most records before the group's offset that discovery re-reads to find those that belong to another partition:
+/// that takes about a second.
 const MAX_MISROUTED_REREAD: u64 = 1_000_000;
 
-/// Where a partition stands that this process owns.
+/// The state of a partition that this process owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     /// The changelog is being read into the cache.
     Opening,
     /// The ownership record is being written.
     Assigning,
-    /// It answers.
+    /// It answers reads and takes writes.
     Open,
     /// The cache may lack what is in the changelog; it is being read again.
     Behind,
 }
 
-/// What is remembered of a partition.
+/// What is known of a partition that this process owns.
 #[derive(Debug, Clone)]
 pub(super) struct Owned {
     pub(super) standing: Standing,
-    /// What the group has committed of the events.
+    /// The offset of the events that the group has committed.
     pub(super) committed: Offset,
     pub(super) first_epoch: Epoch,
-    /// The first record of the events that belongs to another partition, as far as it is remembered.
+    /// The first known record of the events that belongs to another partition.
     pub(super) misrouted_from: Option<Offset>,
-    /// The beginning of this ownership; none before it is decided.
+    /// The ownership record of this process; none before the takeover is planned.
     pub(super) record: Option<Arc<OwnershipRecord>>,
-    /// What was missing when it was taken over.
+    /// What the takeover found missing.
     pub(super) notices: Vec<Notice>,
-    /// Up to where the cache is complete; none before it was read.
+    /// Up to where the cache is complete; none before the changelog was read.
     pub(super) place: Option<CachePlace>,
-    /// Why nothing is saved of it until it is taken over again.
+    /// Why nothing of it is saved until it is taken over again.
     pub(super) broken: Option<Arc<str>>,
 }
 
 impl Owned {
-    /// Where discovery begins: at the first record that belongs to another partition, within bounds.
+    /// Where discovery begins: at the first record that belongs to another partition, at most
+    /// [`MAX_MISROUTED_REREAD`] before the committed offset.
     pub(super) fn discovered(&self) -> Offset {
         let furthest = Offset(self.committed.0.saturating_sub(MAX_MISROUTED_REREAD));
         let misrouted = self.misrouted_from.unwrap_or(self.committed);
@@ -65,9 +66,9 @@ impl Owned {
 #[derive(Debug, Default)]
 struct Inner {
     owned: BTreeMap<PartitionId, Owned>,
-    /// Those with records in the transaction under way.
+    /// Partitions in the transaction in progress.
     pinned: BTreeSet<PartitionId>,
-    /// Those that the group has taken away and not given back: nobody may open them.
+    /// Partitions that the group has revoked and not assigned again: they cannot be opened.
     gone: BTreeSet<PartitionId>,
 }
 
@@ -83,7 +84,7 @@ impl Partitions {
         self.inner.lock().owned.get(&partition).cloned()
     }
 
-    /// What is remembered of a partition that answers.
+    /// What is known of a partition that is open.
     pub(super) fn open(&self, partition: PartitionId) -> Result<Owned, StoreError> {
         let owned = self.of(partition);
         match owned.as_ref().map(|owned| owned.standing) {
@@ -93,7 +94,7 @@ impl Partitions {
         }
     }
 
-    /// Fails where a partition is being read again, whatever else it is.
+    /// Fails only where a partition is behind.
     pub(super) fn not_behind(&self, partition: PartitionId) -> Result<(), StoreError> {
         match self.of(partition) {
             Some(owned) if owned.standing == Standing::Behind => {
@@ -103,7 +104,7 @@ impl Partitions {
         }
     }
 
-    /// Takes a partition into the transaction that is being put together, if it stands like this.
+    /// Adds a partition to the transaction that is being built; fails where it is not in the state `standing`.
     pub(super) fn pin(
         &self,
         partition: PartitionId,
@@ -120,19 +121,19 @@ impl Partitions {
         Ok(owned)
     }
 
-    /// Whether the transaction under way holds a partition.
+    /// Whether the transaction in progress holds a partition.
     #[cfg(test)]
     pub(super) fn is_pinned(&self, partition: PartitionId) -> bool {
         self.inner.lock().pinned.contains(&partition)
     }
 
-    /// The transaction is over.
+    /// Releases all partitions after the transaction has ended.
     pub(super) fn unpin_all(&self) {
         self.inner.lock().pinned.clear();
         self.unpinned.notify_all();
     }
 
-    /// Begins to open a partition, unless a transaction from before still holds it at the deadline.
+    /// Begins to open a partition. False where an earlier transaction still holds it at the deadline.
     pub(super) fn begin(
         &self,
         partition: PartitionId,
@@ -161,7 +162,7 @@ impl Partitions {
         Ok(true)
     }
 
-    /// Changes what is remembered of a partition, if it stands like this.
+    /// Changes what is known of a partition. False where it is not in the state `standing`.
     pub(super) fn change(
         &self,
         partition: PartitionId,
@@ -177,7 +178,7 @@ impl Partitions {
         true
     }
 
-    /// A record that belongs to another partition was met.
+    /// Notes a record that belongs to another partition; the lowest offset is kept.
     pub(super) fn note_misrouted(&self, partition: PartitionId, offset: Offset) {
         let mut inner = self.inner.lock();
         if let Some(owned) = inner.owned.get_mut(&partition) {
@@ -186,7 +187,7 @@ impl Partitions {
         }
     }
 
-    /// Those that answer.
+    /// The open partitions.
     pub(super) fn answering(&self) -> Vec<PartitionId> {
         let inner = self.inner.lock();
         let open = inner.owned.iter();
@@ -195,7 +196,7 @@ impl Partitions {
             .collect()
     }
 
-    /// Those that must be read again, and can be.
+    /// The partitions that must be re-read and are not broken.
     pub(super) fn behind(&self) -> Vec<PartitionId> {
         let inner = self.inner.lock();
         let behind = inner.owned.iter();
@@ -205,7 +206,7 @@ impl Partitions {
             .collect()
     }
 
-    /// Nothing more is saved of a partition, and why. True where that is news.
+    /// Stops saving a partition, and keeps the first reason. True where it was not broken before.
     pub(super) fn break_off(&self, partition: PartitionId, reason: &str) -> bool {
         let mut inner = self.inner.lock();
         let Some(owned) = inner.owned.get_mut(&partition) else {
@@ -217,14 +218,14 @@ impl Partitions {
         is_news
     }
 
-    /// Why nothing is saved of a partition until it is taken over again, where there is one.
+    /// The reason of a broken partition, if any is broken.
     pub(super) fn broken(&self) -> Option<Arc<str>> {
         let inner = self.inner.lock();
         inner.owned.values().find_map(|owned| owned.broken.clone())
     }
 
-    /// Lets go of partitions that the group takes away, without a wait: what is taken into a transaction from now on
-    /// finds them closed, and they are not opened before they are given back.
+    /// Releases partitions that the group revokes. It does not block: jobs that a transaction takes from now on find
+    /// the partitions closed, and they cannot be opened until [`Self::given`].
     pub(super) fn let_go(&self, partitions: &[PartitionId]) {
         let mut inner = self.inner.lock();
         for partition in partitions {
@@ -233,7 +234,7 @@ impl Partitions {
         }
     }
 
-    /// The group has given them to this process.
+    /// Allows opening partitions that the group has assigned to this process.
     pub(super) fn given(&self, partitions: &[PartitionId]) {
         let mut inner = self.inner.lock();
         for partition in partitions {
@@ -241,7 +242,8 @@ impl Partitions {
         }
     }
 
-    /// Lets go of a partition, and waits for the transaction under way that holds it. Tells how it was.
+    /// Releases a partition, waits until no transaction holds it, and returns its last state; none where it was not
+    /// owned or the transaction has not ended at the deadline.
     pub(super) fn close(&self, partition: PartitionId, deadline: Instant) -> Option<Owned> {
         let mut inner = self.inner.lock();
         let owned = inner.owned.remove(&partition);

@@ -1,8 +1,8 @@
 //! What a takeover does: facts in, plan out.
 //!
-//! An offset of the group says that every event before it was applied to a workspace that the changelog holds. It says
-//! so only together with the ownership record under which it was committed: a changelog that was deleted, recreated or cut
-//! has none, or an earlier one.
+//! An offset of the group means that every event before it was applied to a workspace that the changelog holds. This is
+//! true only together with the ownership record under which it was committed: a changelog that was deleted, recreated
+//! or truncated has no such record, or an earlier one.
 
 use std::fmt;
 
@@ -17,13 +17,13 @@ use crate::topic_id::TopicId;
 pub(super) enum GroupOffset {
     /// Nothing, or it has expired.
     None,
-    /// An engine of this group has.
+    /// An engine of this group has committed it.
     Engine { offset: Offset, mark: CommitMark },
-    /// Something else has: another application, or a tool.
+    /// Another application or a tool has committed it.
     Foreign { offset: Offset, metadata: String },
 }
 
-/// Whether a copy of the partition was set aside that held what the changelog does not.
+/// Whether a copy of the partition, which may hold what the changelog does not, was set aside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SetAside {
     Nothing,
@@ -38,29 +38,29 @@ pub(super) struct Facts<'a> {
     pub(super) group: &'a str,
     pub(super) changelog: &'a str,
     pub(super) group_offset: &'a GroupOffset,
-    /// The newest one in the changelog.
+    /// The newest ownership record in the changelog.
     pub(super) record: Option<&'a OwnershipRecord>,
     /// Where the changelog ends.
     pub(super) changelog_end: u64,
-    /// Of the topic of the events; none where the brokers do not say.
+    /// Id of the topic of the events; none where the brokers do not report it.
     pub(super) topic_id: Option<TopicId>,
     /// Where the events begin.
     pub(super) low: Offset,
     /// Where they end.
     pub(super) high: Offset,
-    /// From where on they are not those that were read.
+    /// The offset from which they are not those that were read.
     pub(super) lost_from: Option<Offset>,
     pub(super) set_aside: SetAside,
     pub(super) accept_loss: AcceptLoss,
 }
 
-/// What is done.
+/// The decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Plan {
     Serve {
-        /// Every event before it was applied, or is not there any more.
+        /// Every event before it was applied or no longer exists.
         committed: Offset,
-        /// What the log has lost since the last takeover, and from where on.
+        /// What the log has lost since the last takeover, and from which offset.
         loss: Option<(LossKind, Offset)>,
         /// In the order in which they are logged.
         notices: Vec<Notice>,
@@ -68,16 +68,16 @@ pub(super) enum Plan {
     Refuse(Missing),
 }
 
-/// What was not as it should be, and what was done about it.
+/// A problem that the takeover found, and what it does about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Notice {
-    /// The group is new to a topic that has lost its beginning.
+    /// The group has no offset, and the topic no longer has its first events.
     BeginsLate {
         low: Offset,
     },
     /// All of the topic is read again.
     Rebuilt(Missing),
-    /// An operator said so.
+    /// The operator has accepted the loss.
     Accepted(Missing),
     /// Events were removed before any engine read them.
     Gap {
@@ -90,7 +90,7 @@ pub(super) enum Notice {
     },
 }
 
-/// Why nobody knows what was applied.
+/// Why it is not known which events were applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Missing {
     what: MissingWhat,
@@ -105,9 +105,10 @@ pub(super) struct Missing {
 enum MissingWhat {
     /// The offset was not committed by an engine of the group.
     Mark { offset: Offset, metadata: String },
-    /// The changelog has no ownership record that goes with the offset.
+    /// The changelog lacks the ownership record that the offset was committed under, or ends before the mark's
+    /// position.
     Record { offset: Offset },
-    /// The group knows nothing of the partition, but a copy on this disk did.
+    /// Neither the group nor the changelog knows the partition, but a copy on this disk had workspaces of it.
     Group,
 }
 
@@ -130,7 +131,7 @@ pub(super) fn plan(facts: &Facts<'_>) -> Plan {
             metadata: metadata.clone(),
         },
         (GroupOffset::None, None) if facts.set_aside == SetAside::Copy => MissingWhat::Group,
-        // The group is new, or its offset has expired: then each workspace knows by itself how far it is.
+        // The group is new, or its offset has expired: then each saved workspace has its own next offset.
         (GroupOffset::None, _) => return serve(facts.low, begins_late),
         (GroupOffset::Engine { offset, mark }, Some(record))
             if mark.goes_with(record) && facts.changelog_end >= mark.position =>
@@ -153,7 +154,7 @@ pub(super) fn plan(facts: &Facts<'_>) -> Plan {
         low: facts.low,
     };
     match facts.accept_loss {
-        // The topic still has all that was ever in it.
+        // The topic still has every event.
         _ if !is_foreign && facts.low == Offset::ZERO => {
             serve(Offset::ZERO, Some(Notice::Rebuilt(missing)))
         }
@@ -162,7 +163,7 @@ pub(super) fn plan(facts: &Facts<'_>) -> Plan {
     }
 }
 
-/// What the log has lost of what was saved from it.
+/// What the log has lost of the events that were saved.
 fn loss(facts: &Facts<'_>) -> Option<(LossKind, Offset)> {
     let mark = match facts.group_offset {
         GroupOffset::Engine { offset, mark } => Some((*offset, mark)),
@@ -175,7 +176,7 @@ fn loss(facts: &Facts<'_>) -> Option<(LossKind, Offset)> {
     if matches!((known_id, facts.topic_id), (Some(known), Some(id)) if known != id) {
         return Some((LossKind::Recreated, Offset::ZERO));
     }
-    // Also of brokers that give no leader epochs.
+    // This also works with brokers that report no leader epochs.
     let ends_early = mark.is_some_and(|(offset, _)| offset > facts.high);
     let lost_from = match (facts.lost_from, ends_early.then_some(facts.high)) {
         (Some(one), Some(other)) => Some(one.min(other)),
@@ -185,7 +186,7 @@ fn loss(facts: &Facts<'_>) -> Option<(LossKind, Offset)> {
 }
 
 impl Notice {
-    /// Whether the partition begins without what the changelog had.
+    /// Whether group offset and changelog could not be relied on, so that the partition begins where the topic begins.
     pub(super) fn is_rebuilt(&self) -> bool {
         match self {
             Self::Rebuilt(_) | Self::Accepted(_) => true,
@@ -193,7 +194,7 @@ impl Notice {
         }
     }
 
-    /// Whether the log is about to be told of it as of an error.
+    /// Whether it is logged as an error; otherwise it is a warning.
     pub(super) fn is_error(&self) -> bool {
         match self {
             Self::BeginsLate { .. } | Self::Rebuilt(_) => false,
@@ -315,7 +316,7 @@ mod tests {
         }
     }
 
-    /// Committed with the record of `lineage` and `first_epoch`.
+    /// An offset committed under the record of `lineage` and `first_epoch`.
     fn engine(offset: u64, lineage: u64, first_epoch: u64) -> GroupOffset {
         GroupOffset::Engine {
             offset: Offset(offset),
@@ -339,7 +340,7 @@ mod tests {
         }
     }
 
-    /// A partition as it is left by an engine that has read 30 events, which are all there.
+    /// A partition as an engine leaves it that has read 30 events, all of which still exist.
     fn facts<'a>(group_offset: &'a GroupOffset, record: Option<&'a OwnershipRecord>) -> Facts<'a> {
         Facts {
             partition: PartitionId(2),
@@ -358,7 +359,7 @@ mod tests {
         }
     }
 
-    /// In a few letters: from where it is served, what was lost, and what is said.
+    /// The plan as text: from where it is served, what was lost, and the notices.
     fn decided(facts: &Facts<'_>) -> String {
         match plan(facts) {
             Plan::Refuse(_) => "refused".to_owned(),
@@ -389,7 +390,7 @@ mod tests {
         let later = record(LINEAGE, 8, 1);
         let older = record(LINEAGE, 4, 1);
         let another = record(LINEAGE + 1, 9, 1);
-        // Offset of the group, record, where the events begin: what is done, and what with accepted losses.
+        // Group offset, record, low offset of the events: the plan, and the plan with --accept-loss.
         for (group_offset, record, low, expected, accepted) in [
             (&none, None, 0, "from 0", "from 0"),
             (&none, None, 4, "from 4, begins late", "from 4, begins late"),
@@ -471,7 +472,7 @@ mod tests {
     fn a_loss_of_the_log_is_told_and_read_again_from_where_it_is_known() {
         let (none, own) = (GroupOffset::None, engine(30, LINEAGE, 5));
         let (now, no_id) = (record(LINEAGE, 5, 1), record(LINEAGE, 5, 0));
-        // The id of the topic, where the events begin and end, what its leaders tell.
+        // Topic id, low and high offset of the events, lost from (by the epochs of the leaders).
         for (group_offset, record, topic, low, high, lost_from, expected) in [
             (&own, Some(&now), 1, 0, 35, None, "from 30"),
             (&own, Some(&now), 0, 0, 35, None, "from 30"),
@@ -489,7 +490,7 @@ mod tests {
             (&own, Some(&now), 1, 0, 10, Some(10), "from 10, lost End 10"),
             (&own, Some(&now), 1, 0, 10, None, "from 10, lost End 10"),
             (&own, Some(&now), 1, 0, 20, Some(10), "from 10, lost End 10"),
-            // More than is read of it is no loss of what was read.
+            // The loss begins above what was applied.
             (&own, Some(&now), 1, 0, 35, Some(32), "from 30, lost End 32"),
             (&own, Some(&now), 2, 0, 35, None, "from 0, lost Recreated 0"),
             (
@@ -510,7 +511,7 @@ mod tests {
                 None,
                 "from 0, lost Recreated 0",
             ),
-            // One broker has lost its disk: the ends of both topics, or all of them.
+            // A broker has lost its disk: the ends of both topics, or the whole topics.
             (
                 &own,
                 None,

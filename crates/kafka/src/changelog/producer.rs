@@ -1,4 +1,4 @@
-//! The one transactional producer of an engine: runs a transaction and tells how it ended.
+//! The one transactional producer of an engine: runs a transaction and returns how it ended.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,44 +19,44 @@ use crate::bootstrap;
 use crate::config::KafkaConfig;
 use crate::context;
 
-/// A transaction that takes longer is aborted by the coordinator. Whoever takes a partition over from a process that
-/// died in its first transaction on it waits for so long, and for the coordinator to look (every ten seconds by default):
-/// no longer than for the session of the member that died, if that is within these bounds.
+/// The coordinator aborts a transaction that takes longer. If a process dies in its first transaction on a partition,
+/// the next owner waits for this time, and for the coordinator's next check (every ten seconds by default). The time is
+/// the session timeout within these bounds, so that this wait is no longer than the one for the dead member's session.
 const MIN_TRANSACTION: Duration = Duration::from_secs(10);
 const MAX_TRANSACTION: Duration = Duration::from_secs(30);
 
-/// How much of that a transaction may take until its commit, as a divisor; the rest is for the commit itself.
+/// The share of that time, as a divisor, that a transaction may take until its commit; the rest is for the commit.
 const UNTIL_COMMIT: u32 = 2;
 
-/// The same where the time is long.
+/// The most time that a transaction may take until its commit.
 const MAX_UNTIL_COMMIT: Duration = Duration::from_secs(10);
 
-/// How long the client may say nothing beyond the time it was given, before it is taken for stuck.
+/// How long a call of the client may exceed its timeout before the client counts as stuck.
 const STUCK: Duration = Duration::from_secs(2);
 
-/// Most clients that are left stuck: each keeps its threads, connections and buffers for good.
+/// Most stuck clients: each may keep its threads, connections and buffers for good.
 const MAX_STUCK: usize = 4;
 
-/// How long it is asked whether a commit was done.
+/// How long a commit is retried before its outcome counts as unknown.
 const COMMIT: Duration = Duration::from_secs(20);
 
-/// How long the coordinator may take to let a producer in, in one go.
+/// Timeout of one `init_transactions` call.
 const INIT: Duration = Duration::from_secs(5);
 
-/// How long an abort may take before the producer is given up.
+/// How long an abort is retried before the producer is abandoned.
 const ABORT: Duration = Duration::from_secs(10);
 
-/// Wait between two attempts to get a producer.
+/// Wait between two attempts to create a producer.
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Wait when the client's queue is full.
+/// Wait when the client's queue is full, and before a call is retried.
 const FULL: Duration = Duration::from_millis(5);
 
-/// Between two looks whether the records of a transaction have arrived.
+/// Between two checks whether the records of a transaction are delivered.
 const ON_ITS_WAY: Duration = Duration::from_micros(500);
 
-/// Between two lines about troubles of the client.
+/// Between two log lines about errors of the client.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// A record of a transaction.
@@ -69,28 +69,28 @@ pub(super) struct Record {
 /// How a transaction ended.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// It is visible. Tells the place behind its last record in each partition.
+    /// It is visible. Holds the offset after its last record in each partition.
     Committed(HashMap<PartitionId, u64>),
-    /// Nothing of it is visible, nor ever will be.
+    /// Nothing of it is visible or will be.
     Aborted(String),
     /// It may have been committed; a new producer decides it.
     Unknown(String),
-    /// It was aborted: the changelog of a partition takes records at an offset below its known end.
+    /// It was aborted, or will be: the changelog of a partition accepted a record at an offset below its known end.
     LostEnd { partition: PartitionId, offset: u64 },
 }
 
-/// What the client tells about records.
+/// What the client reports about the records of a transaction.
 #[derive(Default)]
 struct Delivered {
     /// The first and the last offset of each partition.
     offsets: Mutex<HashMap<i32, (i64, i64)>>,
     failure: Mutex<Option<String>>,
-    /// When a trouble was told last: the client repeats it twice a second.
+    /// When an error was logged last: the client repeats it twice a second.
     told_at: Mutex<Option<Instant>>,
 }
 
 impl Delivered {
-    /// A partition that took a record below the end that it had before, and where.
+    /// A partition that accepted a record below its known end, and the offset of that record.
     fn below(&self, known_ends: &HashMap<PartitionId, u64>) -> Option<(PartitionId, u64)> {
         self.offsets.lock().iter().find_map(|(number, (first, _))| {
             let partition = PartitionId(u32::try_from(*number).ok()?);
@@ -138,7 +138,7 @@ impl ProducerContext for Delivered {
 
 type Client = ThreadedProducer<Delivered>;
 
-/// The producer, as far as there is one.
+/// The producer, and what is needed to create the next one.
 pub(super) struct Transactions {
     config: ClientConfig,
     brokers: String,
@@ -148,17 +148,18 @@ pub(super) struct Transactions {
     backoff: Duration,
     /// How long a transaction may take until its commit.
     until_commit: Duration,
-    /// Calls that add the group's offsets. None is under way between two transactions, but those that are stuck.
+    /// Cloned by each running call that adds the group's offsets. Between two transactions only stuck calls hold a
+    /// clone.
     calls: Arc<()>,
 }
 
 enum State {
-    /// None, and none is asked for before then; why the last one went.
+    /// No producer, and none is created before `again_at`; `reason` is why the last one was abandoned.
     None {
         again_at: Instant,
         reason: String,
     },
-    /// The coordinator has not let it in yet.
+    /// The coordinator has not initialized it yet.
     Starting(Arc<Client>),
     Ready(Arc<Client>),
 }
@@ -171,7 +172,7 @@ impl Transactions {
             ("transaction.timeout.ms", timeout.as_str()),
             ("compression.type", "lz4"),
             ("linger.ms", "2"),
-            // The coordinator asks to try again while it still writes the markers of the transaction before:
+            // The coordinator requests a retry while it still writes the markers of the previous transaction:
             // with the default of 100 ms a transaction takes three times as long.
             ("retry.backoff.ms", "10"),
             ("message.max.bytes", "16777216"),
@@ -179,7 +180,7 @@ impl Transactions {
         ];
         let mut client = config.client("changelog", &defaults);
         client.set("transactional.id", id);
-        // Made at once, so that a property that the client does not take is told when the store is opened.
+        // Created at once, so that opening the store fails where the client refuses a property.
         let first = connect(&client, &config.brokers, &config.changelog_topic())?;
         let whole = milliseconds(client.get("transaction.timeout.ms"));
         let whole = whole.unwrap_or(MIN_TRANSACTION);
@@ -195,7 +196,8 @@ impl Transactions {
         })
     }
 
-    /// Sees to it that there is a producer that the coordinator has let in: what one before it left is decided then.
+    /// Ensures that there is a producer that the coordinator has initialized: what an earlier one left open is then
+    /// decided.
     pub(super) fn ready(&mut self) -> Result<(), String> {
         let now = Instant::now();
         match &self.state {
@@ -237,23 +239,23 @@ impl Transactions {
         Ok(())
     }
 
-    /// How many clients do not come back.
+    /// How many clients are stuck in a call.
     fn stuck(&self) -> usize {
         Arc::strong_count(&self.calls).saturating_sub(1)
     }
 
-    /// What a producer is made of.
+    /// The configuration of a producer.
     pub(super) fn config(&self) -> &ClientConfig {
         &self.config
     }
 
-    /// Whether there is nothing to wait for.
+    /// Whether there is an initialized producer.
     pub(super) fn is_settled(&self) -> bool {
         matches!(self.state, State::Ready(_))
     }
 
-    /// Writes the records and the offsets of the group together, or not at all. `known_ends` is how far the changelog of each
-    /// partition reached before.
+    /// Writes the records and the offsets of the group together, or not at all. `known_ends` is where the changelog of
+    /// each partition ended before.
     pub(super) fn run(
         &mut self,
         records: &[Record],
@@ -282,7 +284,7 @@ impl Transactions {
                 return self.never_committed(&client, what, &error);
             }
             Err(Failure::Stuck(what)) => {
-                // Nothing more can be asked of it. The next one aborts what it leaves.
+                // The client cannot be used any more. The next producer aborts what it leaves open.
                 tracing::error!(
                     transactional_id = &*self.id,
                     what,
@@ -291,7 +293,7 @@ impl Transactions {
                 return Outcome::Aborted(self.without(what.to_owned()));
             }
         }
-        // The client's own flush, with which a commit begins, sleeps for 100 ms where anything is on its way.
+        // A commit begins with the client's own flush, which sleeps for 100 ms while any record is in flight.
         while client.in_flight_count() > 0 && Instant::now() < until {
             std::thread::sleep(ON_ITS_WAY);
         }
@@ -323,7 +325,7 @@ impl Transactions {
             if requires_abort(&error) {
                 return match self.abort(client, "the transaction cannot be committed", &error) {
                     Ok(words) => Outcome::Aborted(words),
-                    // The commit was asked for, and nobody has said that it was not done.
+                    // The commit was requested, and no answer says that it was not done.
                     Err(words) => Outcome::Unknown(words),
                 };
             }
@@ -339,14 +341,14 @@ impl Transactions {
         }
     }
 
-    /// Ends a transaction whose commit was not asked for: whoever ends it, now or later, can only abort it.
+    /// Ends a transaction whose commit was not requested: it can only be aborted, now or later.
     fn never_committed(&mut self, client: &Client, what: &str, error: &KafkaError) -> Outcome {
         match self.abort(client, what, error) {
             Ok(words) | Err(words) => Outcome::Aborted(words),
         }
     }
 
-    /// Aborts a transaction. Tells why, and fails where nobody has said that it was aborted.
+    /// Aborts a transaction and returns the reason. Fails, with the reason, where the abort is not confirmed.
     fn abort(&mut self, client: &Client, what: &str, error: &KafkaError) -> Result<String, String> {
         if is_fatal(error) {
             return Err(self.give_up(what, error));
@@ -368,16 +370,17 @@ impl Transactions {
                 Err(again) if is_retriable(&again) && Instant::now() < deadline => {
                     std::thread::sleep(FULL);
                 }
-                // A new producer aborts what this one leaves.
+                // A new producer aborts what this one leaves open.
                 Err(failed) => return Err(self.give_up(&words, &failed)),
             }
         }
     }
 
-    /// Lets the producer go; the next one decides what it has left.
+    /// Abandons the producer; the next one decides what it left open.
     ///
-    /// It may have been fenced: by the coordinator because a transaction took too long, or by who takes over a partition
-    /// that a transaction of this process holds. What this process still owns it writes with the next one.
+    /// It may have been fenced: by the coordinator because a transaction took too long, or by a process that takes over
+    /// a partition that a transaction of this process holds. This process writes what it still owns with the next
+    /// producer.
     fn give_up(&mut self, what: &str, error: &KafkaError) -> String {
         tracing::error!(transactional_id = &*self.id, %error, what, "the changelog's producer is given up");
         self.without(format!("{what}: {error}"))
@@ -400,7 +403,7 @@ fn connect(config: &ClientConfig, brokers: &str, topic: &str) -> Result<Arc<Clie
     Ok(client)
 }
 
-/// How long a transaction may take. The client takes no time that is shorter than others that were given to it.
+/// How long a transaction may take. The client accepts no time that is shorter than its other configured timeouts.
 fn transaction_timeout(config: &KafkaConfig) -> Duration {
     let given = |name| milliseconds(config.properties.get(name).map(String::as_str));
     let others = [
@@ -422,7 +425,7 @@ fn milliseconds(text: Option<&str>) -> Option<Duration> {
 /// Why a transaction cannot be committed.
 enum Failure {
     Told(&'static str, KafkaError),
-    /// The client does not come back from a call.
+    /// The client does not return from a call, or the call could not be made.
     Stuck(&'static str),
 }
 
@@ -454,8 +457,8 @@ fn produce(
     Ok(())
 }
 
-/// Adds the group's offsets. The call is made on a thread of its own: librdkafka (up to 2.14) may never come back
-/// from it where the group's coordinator goes away (librdkafka issues 5456 and 5511).
+/// Adds the group's offsets. The call runs on its own thread: librdkafka (up to 2.14) may never return from it where
+/// the group's coordinator becomes unavailable (librdkafka issues 5456 and 5511).
 fn send_offsets(
     client: &Arc<Client>,
     calls: &Arc<()>,
@@ -478,7 +481,7 @@ fn send_offsets(
                 answer => break answer,
             }
         };
-        // Nobody waits for an answer that comes too late. Its client is gone before the call counts as over.
+        // No caller waits for a late answer. The client is dropped before the call counts as over.
         let is_late = tell.send(answer).is_err();
         drop(client);
         drop(call_of);
@@ -503,10 +506,10 @@ fn send_offsets(
     }
 }
 
-/// Aborts what a producer of this transactional id has left open, and lets it do nothing more.
+/// Aborts what a producer of this transactional id has left open, and fences it.
 ///
 /// # Errors
-/// Why the coordinator does not do so.
+/// The error of the client or the coordinator.
 pub(super) fn fence(config: &ClientConfig, id: &str) -> Result<(), KafkaError> {
     let mut config = config.clone();
     let client: Client = config

@@ -1,4 +1,4 @@
-//! The clients that read the changelog: a few consumers that are lent to partitions, and two that ask for ends.
+//! The clients that read the changelog: a few consumers that are lent to partitions, and two that query ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::config::KafkaConfig;
 use crate::context::Plain;
 use crate::polled::{self, poll};
 
-/// Most partitions that are read at the same time: each consumer has threads and buffers of its own.
+/// Most partitions that are read at the same time: each consumer has its own threads and buffers.
 const MAX_READERS: usize = 4;
 
-/// Most events of a consumer that nobody has used for a while.
+/// Most events that are discarded from a consumer that was idle.
 const MAX_STALE_EVENTS: usize = 10_000;
 
 type Client = BaseConsumer<Plain>;
@@ -27,9 +27,9 @@ type Client = BaseConsumer<Plain>;
 pub(super) struct Readers {
     pub(super) topic: String,
     config: ClientConfig,
-    /// Sees what is committed.
+    /// Queries the last stable offset.
     stable: Arc<Client>,
-    /// Sees what is written.
+    /// Queries the high watermark.
     all: Arc<Client>,
     pool: Mutex<Pool>,
 }
@@ -44,7 +44,7 @@ struct Pool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ends {
     pub(super) low: u64,
-    /// Below it every transaction is decided.
+    /// The last stable offset: every transaction below it is decided.
     pub(super) stable: u64,
     pub(super) high: u64,
 }
@@ -53,7 +53,7 @@ impl Readers {
     pub(super) fn new(config: &KafkaConfig) -> KafkaResult<Self> {
         let group = format!("{}-changelog-readers", config.group);
         let defaults = [
-            // A consumer must have a group to be assigned anything; it never joins it.
+            // The client requires a group for an assignment; it never joins the group.
             ("group.id", group.as_str()),
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
@@ -79,19 +79,19 @@ impl Readers {
             topic: config.changelog_topic(),
             stable: ends("read_committed")?,
             all: ends("read_uncommitted")?,
-            // What must hold, whatever properties were given: the cache is a copy of what is committed.
+            // These override the operator's properties: the cache is a copy of what is committed.
             config: config
                 .client("changelog-reader", &defaults)
                 .set("isolation.level", "read_committed")
                 .set("enable.partition.eof", "true")
-                // The ends are the leader's: a follower may know less, and would be asked for long.
+                // The ends are the leader's: a follower may be behind, and the reader would poll it for long.
                 .remove("client.rack")
                 .clone(),
             pool: Mutex::default(),
         })
     }
 
-    /// Where the events of a partition begin, and where they end for readers of what is committed.
+    /// Where the events of a partition begin, and their last stable offset.
     pub(super) fn ends_of_events(
         &self,
         topic: &str,
@@ -130,8 +130,8 @@ impl Readers {
         Ok(u32::try_from(partitions).unwrap_or(u32::MAX))
     }
 
-    /// The ends of a partition; the high one is asked for first, so a stable end that is not below it
-    /// means that everything of it is decided.
+    /// The ends of a partition. It queries the high watermark first: if the stable end is not below it, everything up
+    /// to it is decided.
     pub(super) fn ends(
         &self,
         partition: PartitionId,
@@ -166,7 +166,7 @@ impl Readers {
             readers: Arc::clone(self),
         };
         if let Some(consumer) = &reader.consumer {
-            // Troubles that it met while nobody used it.
+            // Errors from the time when it was idle.
             for _ in 0..MAX_STALE_EVENTS {
                 if consumer.poll(Duration::ZERO).is_none() {
                     break;
@@ -189,35 +189,35 @@ impl Readers {
 
 /// A consumer that is lent.
 pub(super) struct Reader {
-    /// None once it failed.
+    /// None after a failure.
     consumer: Option<Client>,
     readers: Arc<Readers>,
 }
 
-/// What a consumer found next.
+/// What a consumer returns next.
 #[derive(Clone, Copy)]
 pub(super) enum Found<'a> {
     Record {
         offset: u64,
-        /// Of the leader that wrote it; below 0 where the brokers give none.
+        /// Epoch of the leader that wrote it; below 0 where the brokers report none.
         leader_epoch: i32,
         key: &'a [u8],
         value: Option<&'a [u8]>,
     },
-    /// It has read up to what the broker that it fetches from takes for the stable end: right after a change of the leader
-    /// that may be below what the leader before had told.
+    /// The consumer has read up to the stable end that its broker knows. Right after a change of leader that may be
+    /// below the end that the previous leader reported.
     End { offset: u64 },
     /// Nothing yet.
     Nothing,
 }
 
 impl Reader {
-    /// Reads a partition of the changelog from a place on, and nothing else any more.
+    /// Reads a partition of the changelog from an offset on, and nothing else.
     pub(super) fn assign(&self, partition: PartitionId, from: u64) -> Result<(), StoreError> {
         self.assign_of(&self.readers.topic, partition, from)
     }
 
-    /// The same of any topic.
+    /// As [`Self::assign`], for any topic.
     pub(super) fn assign_of(
         &self,
         topic: &str,
@@ -235,7 +235,7 @@ impl Reader {
             .map_err(|error| self.readers.unavailable(&error))
     }
 
-    /// Hands what comes next to `take`. After an error it reads nothing more.
+    /// Passes the next result to `take`. After an error this reader returns only [`Found::Nothing`].
     pub(super) fn next<T>(
         &mut self,
         partition: PartitionId,
@@ -267,8 +267,8 @@ impl Reader {
             Ok(polled::Found::Record { .. } | polled::Found::End { .. }) => {
                 return Ok(take(Found::Nothing));
             }
-            // One broker of several may be away for long; the leader of the partition is read all the same. A client that has
-            // lost all of them is replaced.
+            // One broker of several may be unavailable for long while the leader of the partition can be read. A client
+            // that has lost all brokers is replaced.
             Err(error) if is_about_connections(&error) => {
                 tracing::debug!(%error, "a reader of the changelog goes on");
                 return Ok(take(Found::Nothing));
@@ -276,7 +276,7 @@ impl Reader {
             Err(error) => self.readers.unavailable(&error),
         };
         drop(polled);
-        // A new one tries at once what this one waits to try again.
+        // A new consumer retries at once; this one would wait for its backoff.
         self.consumer = None;
         Err(error)
     }
@@ -299,7 +299,7 @@ impl Drop for Reader {
     }
 }
 
-/// The number of a partition as Kafka has it.
+/// The number of a partition in Kafka's type.
 pub(super) fn number(partition: PartitionId) -> i32 {
     i32::try_from(partition.0).unwrap_or(i32::MAX)
 }

@@ -1,4 +1,5 @@
-//! How workspaces lie in the changelog: one record per entity, the latest counts, no value means gone.
+//! How the changelog stores workspaces: one record per entity. The latest record counts; one without a value is a
+//! removal.
 //!
 //! | key | value, after a version byte |
 //! |---|---|
@@ -8,8 +9,9 @@
 //! | `e` workspace, kind, entity | offset, data |
 //! | `h` workspace, epoch, sequence | a transition |
 //!
-//! Numbers are big endian, texts carry their length. There is no checksum: a record batch of Kafka has one, and
-//! readers check it.
+//! Numbers are big endian. A workspace's id has a length of 1 byte before it, other texts one of 4 bytes; an entity's
+//! id and its data end the key and the value, without a length. There is no checksum: a record batch of Kafka has one,
+//! and readers check it.
 
 use std::sync::Arc;
 
@@ -22,10 +24,10 @@ use workspace_status::{Epoch, State, WorkspaceId};
 
 use super::ownership::OwnershipRecord;
 
-/// Of the values; a reader takes no newer one.
+/// Version of the values; a reader accepts no newer one.
 const VERSION: u8 = 1;
 
-/// The longest record that is written: what the topic takes in one batch, less what a batch adds.
+/// The longest record that is written: the topic's largest batch less the overhead of a batch.
 pub(super) const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024 - 64 * 1024;
 
 const OWNERSHIP: u8 = b'a';
@@ -34,22 +36,22 @@ const DELETION: u8 = b'd';
 const ENTRY: u8 = b'e';
 const TRANSITION: u8 = b'h';
 
-/// What is wrong with a record, for people.
+/// What is wrong with a record, as text for the operator.
 type Damage = &'static str;
 
 const SHORT: Damage = "it ends too early";
 const NEWER: Damage = "a newer version of the engine wrote it";
 
-/// What a record says.
+/// The contents of a record.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum DecodedRecord {
     Owned(OwnershipRecord),
     Changed(CacheChange),
-    /// Of nothing that is known here, and why.
+    /// The record is not usable, for this reason.
     Nothing(Damage),
 }
 
-/// The key under which a partition's ownership record is kept.
+/// The key of a partition's ownership record.
 pub(super) const OWNERSHIP_KEY: &[u8] = &[OWNERSHIP];
 
 pub(super) fn encode_ownership(record: &OwnershipRecord) -> Vec<u8> {
@@ -58,7 +60,7 @@ pub(super) fn encode_ownership(record: &OwnershipRecord) -> Vec<u8> {
     value
 }
 
-/// Key and value of the record that tells a change.
+/// Key and value of the record of a change.
 pub(super) fn encode(change: &CacheChange) -> (Vec<u8>, Option<Vec<u8>>) {
     match change {
         CacheChange::Workspace(workspace) => (
@@ -82,7 +84,7 @@ pub(super) fn encode(change: &CacheChange) -> (Vec<u8>, Option<Vec<u8>>) {
             transition_key(&record.id, record.epoch, record.sequence),
             Some(encode_transition(record)),
         ),
-        // Nobody writes that something is damaged; who meets it removes it.
+        // Damage is never written: the damaged record is removed.
         CacheChange::Gone(key) | CacheChange::Damaged(key) => {
             let key = match key {
                 CacheKey::Workspace(id) => workspace_key(id),
@@ -99,7 +101,7 @@ pub(super) fn encode(change: &CacheChange) -> (Vec<u8>, Option<Vec<u8>>) {
     }
 }
 
-/// What a record of a partition says.
+/// Decodes a record of a partition.
 pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -> DecodedRecord {
     let Some((kind, mut rest)) = key.split_first() else {
         return DecodedRecord::Nothing("it has no key");
@@ -135,7 +137,7 @@ pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -
     }))
 }
 
-/// The epoch that a record tells of.
+/// The epoch in a record.
 pub(super) fn epoch_of(said: &DecodedRecord) -> Option<Epoch> {
     match said {
         DecodedRecord::Owned(record) => Some(record.first_epoch),
@@ -246,7 +248,7 @@ fn decode_workspace(
     let was_loaded = value.try_get_u8().map_err(|_| SHORT)? != 0;
     let last_load_ms = number(value)?;
     let owner = text(value)?.to_owned();
-    // The first engines wrote no more, and deleted nothing: their workspaces begin with the log.
+    // The first engines wrote nothing after the owner, and deleted nothing: their workspaces begin at offset 0.
     let first_offset = if value.is_empty() { 0 } else { number(value)? };
     Ok(StoredWorkspace {
         id: id.clone(),

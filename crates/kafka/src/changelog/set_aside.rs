@@ -1,5 +1,5 @@
-//! Keeps the copy of a partition that cannot be used any more, and holds what its changelog does not: as files that people
-//! can read, in the directory of the copy.
+//! Sets aside the copy of a partition that cannot be used any more but may hold what its changelog does not: as
+//! readable files, in the directory of the copy.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use workspace_lifecycle::PartitionId;
 use super::lineage::topic_of;
 use super::now_ms;
 
-/// Directory of what was set aside within that of the copy.
+/// Directory, within that of the copy, of what was set aside.
 const DIRECTORY: &str = "set-aside";
 
-/// Behind the name of one that is not whole yet.
+/// Suffix of a directory that is not complete yet.
 const UNFINISHED: &str = ".unfinished";
 
-/// Transitions that are copied at a time.
+/// Transitions copied at a time.
 const TRANSITIONS: usize = 1_000;
 
-/// A copy of a partition on its way aside.
+/// A partition that is being set aside.
 pub(super) struct SettingAside {
     store: FileStore,
     unfinished: PathBuf,
@@ -32,7 +32,7 @@ pub(super) struct SettingAside {
 }
 
 impl SettingAside {
-    /// Begins with a partition; none where the copy has no workspace of it.
+    /// Begins to set a partition aside; none where the copy has no workspace of it.
     pub(super) fn begin(
         cache: &LsmStore,
         changelog: &str,
@@ -43,7 +43,7 @@ impl SettingAside {
             return Ok(None);
         }
         let place = cache.cached_place(partition)?;
-        // It may be a copy of what another group has.
+        // The copy may be of another group's changelog.
         let source = place.as_ref().and_then(|place| topic_of(&place.source));
         let beginning = name(source.unwrap_or(changelog), partition);
         let directory = cache.directory().join(DIRECTORY);
@@ -55,7 +55,7 @@ impl SettingAside {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with(&beginning) && name.ends_with(UNFINISHED) {
-                // It was interrupted; all that it held is still in the copy.
+                // An interrupted attempt; all that it holds is still in the copy.
                 let _ = std::fs::remove_dir_all(entry.path());
             }
         }
@@ -72,7 +72,7 @@ impl SettingAside {
         }))
     }
 
-    /// Goes on until then. Tells where it is once it is whole.
+    /// Continues until the deadline. Returns the directory once it is complete.
     pub(super) fn step(
         &mut self,
         cache: &LsmStore,
@@ -98,12 +98,12 @@ impl SettingAside {
         Ok(Some(&self.finished))
     }
 
-    /// How many workspaces it has.
+    /// How many workspaces are set aside in all.
     pub(super) fn workspaces(&self) -> usize {
         self.workspaces
     }
 
-    /// How many of them are copied.
+    /// How many of them are finished.
     pub(super) fn done(&self) -> usize {
         self.workspaces - self.waiting.len()
     }
@@ -122,7 +122,7 @@ pub(super) fn is_there(cache: &LsmStore, changelog: &str, partition: PartitionId
     })
 }
 
-/// What the names of those of a partition begin with.
+/// The prefix of the directory names of a partition.
 fn name(changelog: &str, partition: PartitionId) -> String {
     format!("{changelog}-partition-{partition}-")
 }

@@ -1,12 +1,11 @@
 //! Taking a partition over: what the group has committed, then the changelog to its end.
 //!
-//! The order matters. The committed offset is asked for first, stable only: so a transaction of the owner before
-//! to which the group has said yes is waited for. It says yes to no later one: the generation of the owner before was over
-//! before this process was given the partition, and the owner before does not begin one with a later generation
-//! (see [`ChangelogStore::let_go`](super::ChangelogStore::let_go)). Then the end of what
-//! is *written* is taken, and waited for until every transaction below it is decided: markers of a
-//! transaction come to each partition in their own time, so the end of what is committed may still be
-//! below records that are committed already.
+//! The order matters. First the takeover queries the committed offset, stable only: so it waits for a transaction of
+//! the previous owner that the group has accepted. The group accepts no later one: the previous owner's generation
+//! ended before this process was assigned the partition, and the previous owner begins no transaction on it with a
+//! later generation (see [`ChangelogStore::let_go`](super::ChangelogStore::let_go)). Then the takeover queries the end
+//! of what is *written*, and waits until every transaction below it is decided: the markers of a transaction reach each
+//! partition in their own time, so the end of what is committed may still be below records that are committed already.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,32 +28,33 @@ use crate::group::Committed;
 use crate::seen::{Seen, lost_from};
 use crate::topic_id::TopicId;
 
-/// How long one call may take.
+/// How long one step may take.
 const CALL: Duration = Duration::from_millis(800);
 
-/// How long a transaction of the owner before may take to be decided: it ends with its partitions.
+/// How long a query waits for a transaction of the previous owner: a live owner ends it before it releases the
+/// partition.
 const DECIDED: Duration = Duration::from_millis(300);
 
-/// How long a group may take that is not slow.
+/// A group that answers within this time is not slow.
 const AT_ONCE: Duration = Duration::from_millis(200);
 
-/// How long the brokers may take for one answer.
+/// Timeout of one query of the brokers.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long it may take to find out whether the log still holds what was read of it.
+/// How long the check may take whether the log still holds what was read of it.
 const COMPARED: Duration = Duration::from_secs(5);
 
-/// Between two looks whether transactions are decided.
+/// Between two checks whether transactions are decided.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Changes are brought into the cache in portions of this size.
+/// Changes are imported into the cache in batches of about this size.
 const PORTION_BYTES: usize = 1024 * 1024;
 
-/// A partition on its way into the cache.
+/// A partition that is being read into the cache.
 pub(super) struct Takeover {
     partition: PartitionId,
     kind: Kind,
-    /// The copy that it is read into; none before the first step.
+    /// The copy that the partition is read into; none before the first step.
     cache: Option<Arc<LsmStore>>,
     group_offset: GroupOffset,
     topic_id: Option<TopicId>,
@@ -62,7 +62,7 @@ pub(super) struct Takeover {
     events: (Offset, Offset),
     phase: Phase,
     owner_before: OwnerBefore,
-    /// How far it is, and how far it must.
+    /// How far the takeover is, and where it ends.
     position: u64,
     end: u64,
 }
@@ -70,43 +70,43 @@ pub(super) struct Takeover {
 /// Why a changelog is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// The group has given the partition to this process.
+    /// The group has assigned the partition to this process.
     New,
-    /// This process has had it all the time.
+    /// This process has owned it all the time.
     Again,
 }
 
-/// Whether the owner before may have died in a transaction.
+/// Whether the previous owner may have died in a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OwnerBefore {
     MayHang,
-    /// It was told to write no more, or need not be.
+    /// It was fenced, or need not be.
     Settled,
 }
 
-/// What the group answers to the question what it has committed.
+/// The group's answer to a query of the committed offset.
 enum Answer {
     Committed(GroupOffset),
-    /// Nothing in time, or that a transaction is under way.
+    /// No answer in time, or a transaction is open.
     Undecided(KafkaError),
 }
 
 enum Phase {
-    /// What has the group committed?
+    /// Query what the group has committed.
     Committed,
-    /// What is there, and does the cache fit?
+    /// Query the topic id and the ends of the events and of the changelog.
     Ends,
-    /// Are all transactions below the end decided?
+    /// Wait until all transactions below the end are decided; then choose what to do with the cache.
     Stable {
         ends: Ends,
     },
-    /// Is the landmark of the cache still where it was?
+    /// Check whether the last ownership record that the cache has seen is still where it was.
     LastAssignment {
         reader: Reader,
         place: CachePlace,
         ends: Ends,
     },
-    /// A copy that cannot be used is kept under another name.
+    /// Keep a copy that cannot be used under another name.
     SetAside {
         reader: Reader,
         setting_aside: Box<SettingAside>,
@@ -120,11 +120,11 @@ struct Reading {
     unimported: UnimportedRecords,
 }
 
-/// What was read and is not in the cache yet, and what is known of the whole.
+/// What was read and is not in the cache yet, and what is known of the whole changelog.
 struct UnimportedRecords {
     place: CachePlace,
     lineage: Option<u64>,
-    /// Whether it is read from its beginning: then an ownership record of another lineage only follows one.
+    /// Whether it is read from its beginning: then a record of another lineage is a later owner's, and is accepted.
     is_whole: bool,
     last_assignment: LastAssignment,
     changes: Vec<CacheChange>,
@@ -132,39 +132,39 @@ struct UnimportedRecords {
     ends: Ends,
 }
 
-/// The record by which a changelog is known again: the ownership record that the cache has seen last.
+/// The ownership record that the cache has seen last: it shows whether the changelog is still the same one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum LastAssignment {
-    /// The last one that was seen; none where nobody has owned the partition before.
+    /// The last one that was seen; none where the partition has had no owner.
     Seen(Option<OwnershipRecord>),
-    /// It was not where it had been: a newer one of the same lineage must come.
+    /// It is not where it was: a newer one of the same lineage must follow.
     Wanted,
 }
 
-/// How far a reading is.
+/// The result of one reading step.
 enum Progress {
     Done(Box<Taken>),
     Reading,
-    /// What was read is not of the copy's changelog.
+    /// The records are not of the changelog that the copy is of.
     DoesNotFit,
 }
 
-/// A partition of which the cache has everything.
+/// A partition whose changelog is completely in the cache.
 pub(super) struct Taken {
     pub(super) group_offset: GroupOffset,
     pub(super) place: CachePlace,
-    /// The newest one; none where nobody has owned the partition before, or the changelog has lost it.
+    /// The newest one; none where the partition has had no owner, or the changelog has lost it.
     pub(super) record: Option<OwnershipRecord>,
-    /// Of the topic of the events, as the brokers say it.
+    /// Id of the topic of the events, as the brokers report it.
     pub(super) topic_id: Option<TopicId>,
     /// Where the events begin.
     pub(super) low: Offset,
     /// Where they end.
     pub(super) high: Offset,
-    /// From where on the events are not those that were read.
+    /// The offset from which the events are not those that were read.
     pub(super) lost_from: Option<Offset>,
     pub(super) set_aside: SetAside,
-    /// The copy that it was read into.
+    /// The copy that the partition was read into.
     pub(super) cache: Arc<LsmStore>,
 }
 
@@ -174,7 +174,7 @@ pub(super) enum Step {
 }
 
 impl Takeover {
-    /// Of a partition that the group has given to this process.
+    /// Takes over a partition that the group has assigned to this process.
     pub(super) fn new(partition: PartitionId) -> Self {
         Self {
             partition,
@@ -190,8 +190,8 @@ impl Takeover {
         }
     }
 
-    /// Of a partition that this process has had all the time. Nobody is told to write no more: what stands open is of
-    /// this process, whose producer was let in anew just before and so has decided it.
+    /// Re-reads a partition that this process has owned all the time. It fences no producer: an open transaction was
+    /// this process's own, and its producer has just been initialized again, which has decided it.
     pub(super) fn again(partition: PartitionId) -> Self {
         Self {
             kind: Kind::Again,
@@ -200,13 +200,13 @@ impl Takeover {
         }
     }
 
-    /// Whether the owner before was told to write no more, or need not be.
+    /// Whether the previous owner was fenced, or need not be.
     #[cfg(test)]
     pub(super) fn is_settled(&self) -> bool {
         self.owner_before == OwnerBefore::Settled
     }
 
-    /// Goes on for a while. After an error it begins again, from where the copy is then.
+    /// Continues for about [`CALL`]. After an error the takeover begins again, from where the copy is then.
     pub(super) fn step(&mut self, shared: &Shared) -> Result<Step, StoreError> {
         let until = Instant::now() + CALL;
         let cache = shared.cache();
@@ -284,8 +284,8 @@ impl Takeover {
             if let Answer::Committed(offset) = self.ask_once(shared, DECIDED)? {
                 return Ok(offset);
             }
-            // The client asks again by itself as long as a transaction is under way, so that looks like a group that is
-            // slow. It is one where the same question without the transactions is answered at once, before and after.
+            // The client retries by itself while a transaction is open, which looks the same as a slow group. A
+            // transaction is open if the group answers the query that ignores transactions at once, before and after.
             let before = self.ask_writer(shared);
             if let Answer::Committed(offset) = self.ask_once(shared, DECIDED)? {
                 return Ok(offset);
@@ -324,7 +324,8 @@ impl Takeover {
         }
     }
 
-    /// A topic whose id is refused, or that is not there now, is taken for the one that was there.
+    /// The id of the topic of the events; none where the brokers refuse it or the topic does not exist now: then it
+    /// counts as unchanged.
     fn ask_topic_id(&self, shared: &Shared) -> Result<Option<TopicId>, StoreError> {
         let topic = &shared.topic;
         shared.group.topic_id(topic, QUERY_TIMEOUT).or_else(|error| {
@@ -355,14 +356,15 @@ impl Takeover {
         ))
     }
 
-    /// Whose producer has committed last, if it is one that may be told to write no more and the group tells it at once.
+    /// The producer that has committed last, if it may be fenced (it belongs to this group and is not this process's
+    /// own) and the group answers at once.
     fn ask_writer(&self, shared: &Shared) -> Option<String> {
         let ask = || {
             shared
                 .group
                 .committed_before(&shared.topic, self.partition, AT_ONCE)
         };
-        // The first question may have to make a connection.
+        // The first query may have to open a connection.
         let told = ask().or_else(|_| ask());
         let writer = match told {
             Ok(committed) => CommitMark::decode(&committed?.metadata)?.producer,
@@ -375,7 +377,7 @@ impl Takeover {
         (is_an_owner && writer != shared.transactional_id).then_some(writer)
     }
 
-    /// Waits until what was written when it began is decided, and begins to read then.
+    /// Waits until all transactions below the end are decided, and then begins to read.
     fn wait_stable(
         &mut self,
         shared: &Shared,
@@ -465,7 +467,7 @@ impl Takeover {
         }
     }
 
-    /// The lineage that the group's offset goes with.
+    /// The lineage that the group's offset was committed with.
     fn committed_lineage(&self) -> Option<u64> {
         match &self.group_offset {
             GroupOffset::Engine { mark, .. } => Some(mark.lineage),
@@ -473,7 +475,8 @@ impl Takeover {
         }
     }
 
-    /// The ownership record that the copy has seen last is not there: a newer one took its place, or it is another changelog.
+    /// Continues where the ownership record that the copy has seen last is not in its place: a newer record has
+    /// replaced it, or this is another changelog.
     fn look_for_a_newer(
         &self,
         shared: &Shared,
@@ -486,12 +489,12 @@ impl Takeover {
         if lineage == self.committed_lineage() {
             return self.read_from(shared, reader, place, ends, LastAssignment::Wanted);
         }
-        // What is read could be of another changelog, and would be mixed into the copy before that is known.
+        // Records of another changelog could be mixed into the copy before that is known.
         let why = "it cannot be told whether the changelog is the one that it is a copy of";
         self.replace(shared, cache, reader, ends, why)
     }
 
-    /// Begins a new copy, and keeps what is of the partition in the old one.
+    /// Reads the partition from the beginning, and first sets aside what the copy holds of it.
     fn replace(
         &self,
         shared: &Shared,
@@ -543,7 +546,7 @@ impl Takeover {
         })
     }
 
-    /// From where on the events are not those that were read, by the epochs of their leaders.
+    /// The offset from which the events are not those that were read, by the epochs of their leaders.
     fn compare_events(
         &self,
         shared: &Shared,
@@ -569,7 +572,7 @@ impl Takeover {
             loop {
                 let found = reader.next(self.partition, LOOK, |found| match found {
                     Found::Nothing => None,
-                    // A leader that was just elected may not know yet how far it is.
+                    // A leader that was just elected may not know its high watermark yet.
                     Found::End { offset } if offset < high.0 => None,
                     Found::End { .. } => Some(None),
                     Found::Record {
@@ -661,7 +664,7 @@ impl Takeover {
                 Read::Record => unimported.import(cache, self.partition)?,
                 Read::End if let LastAssignment::Seen(record) = &unimported.last_assignment => {
                     let record = record.clone();
-                    // Behind the last record there are only markers and what was aborted.
+                    // After the last record there are only markers and aborted records.
                     unimported.place.position = unimported.place.position.max(unimported.ends.high);
                     unimported.place.at_ms = now_ms();
                     unimported.import(cache, self.partition)?;
@@ -703,16 +706,16 @@ fn is_undecided(error: &KafkaError) -> bool {
     )
 }
 
-/// A transaction with an offset of the partition is under way for so long that its process has died in it, or
-/// should not be in it: who gives a partition away decides it before. The coordinator would wait until its time
-/// is over; so it is told that the process writes no more.
+/// Fences the producer that committed last. A transaction with an offset of the partition is open for so long that its
+/// process has died in it, or should not be in it: an owner ends its transaction before it releases a partition.
+/// Without this the coordinator would wait for the transaction's timeout.
 ///
-/// The writer is who has committed last. Where the owner before died in its first transaction on the partition, that is
-/// the one before it: that one begins with another producer if it still lives, and the open transaction ends with
-/// its own time (see [`producer::Transactions`]).
+/// Where the previous owner died in its first transaction on the partition, the last commit is of the owner before that
+/// one: if that process still runs, it continues with a new producer. The open transaction then ends by its timeout
+/// (see [`producer::Transactions`]).
 fn fence(partition: PartitionId, shared: &Shared, writer: String) {
     let config = shared.producer.clone();
-    // It is done when the coordinator has answered; that it was asked is enough for the transaction to end.
+    // The takeover does not wait for the answer: the request is enough for the transaction to end.
     let fence = move || match producer::fence(&config, &writer) {
         Ok(()) => {
             tracing::info!(%partition, writer, "what the process that wrote last may have left open was aborted");
@@ -727,12 +730,12 @@ fn fence(partition: PartitionId, shared: &Shared, writer: String) {
     }
 }
 
-/// Whether the broker that is read from does not know yet of a record that must be there.
+/// Whether the broker does not know yet of a record that must exist, so that its end says nothing.
 fn is_before(offset: u64, last_assignment_offset: u64, ends: Ends) -> bool {
     offset <= last_assignment_offset && last_assignment_offset < ends.stable
 }
 
-/// What came next.
+/// What the reader found next.
 enum Read {
     Nothing,
     Record,
@@ -744,7 +747,8 @@ impl UnimportedRecords {
     fn take(&mut self, shared: &Shared, partition: PartitionId, found: Found<'_>) -> Read {
         let (offset, key, value) = match found {
             Found::Nothing => return Read::Nothing,
-            // A leader that was just elected may not know yet how far it is. The end is told again where it grows.
+            // A leader that was just elected may not know its high watermark yet. The client reports the end again when
+            // it grows.
             Found::End { offset } if offset < self.ends.high => return Read::Nothing,
             Found::End { .. } => return Read::End,
             Found::Record {
@@ -779,8 +783,8 @@ impl UnimportedRecords {
         Read::Record
     }
 
-    /// Brings it into the cache. The place keeps the time at which the cache was complete last, or the reading
-    /// began: a removal that compaction forgets meanwhile would be missed.
+    /// Imports what was read into the cache. `at_ms` stays the time at which the cache was last complete, or the
+    /// reading began: with a later time, a tombstone that compaction removes meanwhile would be missed.
     fn import(&mut self, cache: &LsmStore, partition: PartitionId) -> Result<(), StoreError> {
         cache.import(partition, &self.changes, &self.place)?;
         self.changes.clear();
@@ -788,7 +792,7 @@ impl UnimportedRecords {
         Ok(())
     }
 }
-/// How the partition's threads keep takeovers between two calls.
+/// The re-reads that the writer keeps between two steps.
 pub(super) type Takeovers = std::collections::HashMap<PartitionId, Takeover>;
 
 #[cfg(test)]

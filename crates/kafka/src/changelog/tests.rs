@@ -1,4 +1,4 @@
-//! The changelog against a broker within this process, and against a real one where `KAFKA_BROKERS` names it.
+//! The changelog against a mock broker in this process, and against a real one where `KAFKA_BROKERS` names it.
 
 mod mock;
 mod real;
@@ -21,10 +21,10 @@ use workspace_engine_core::store::conformance::{
 
 const PARTITIONS: u32 = 4;
 
-/// Long enough for anything on a machine that does something else too.
+/// Long enough for every wait on a busy machine.
 const LONG: Duration = Duration::from_mins(2);
 
-/// A member of a group that nobody rebalances, as long as the test says so.
+/// A group that never rebalances; the test sets whether this process is a member.
 struct FakeGroup {
     consumer: BaseConsumer,
     onlooker: BaseConsumer,
@@ -64,10 +64,10 @@ impl Group for FakeGroup {
     }
 }
 
-/// What is done when somebody asks for the membership.
+/// Runs when the membership is queried.
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// A group in which something happens while a member is asked for.
+/// A group that runs a hook while the membership is queried.
 struct Interrupted {
     live: Arc<FakeGroup>,
     hook: Mutex<Option<Hook>>,
@@ -125,7 +125,7 @@ impl Place {
         Self { config, group }
     }
 
-    /// Its topics, created over the protocol.
+    /// Creates its topics over the protocol.
     fn with_topics(self, settings: &[(&str, &str)]) -> Self {
         let admin: AdminClient<DefaultClientContext> =
             self.config.client("admin", &[]).create().expect("a client");
@@ -148,7 +148,7 @@ impl Place {
         self
     }
 
-    /// So many events in each partition of their topic.
+    /// Writes `events` events to each partition of their topic.
     fn fill_events(&self, events: usize) {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", &self.config.brokers)
@@ -180,7 +180,7 @@ impl Place {
         ChangelogStore::open(&self.config, copy, group, seen, id).expect("opened")
     }
 
-    /// What anybody writes into the changelog, without a transaction.
+    /// Writes a record into the changelog without a transaction, as a foreign client could.
     fn write_raw(&self, partition: u32, key: &[u8], value: Option<&[u8]>) {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", &self.config.brokers)
@@ -221,7 +221,7 @@ fn group(config: &KafkaConfig) -> Arc<FakeGroup> {
     })
 }
 
-/// The copy that a store in the directory has.
+/// The copy of a store in the directory.
 fn cache(dir: &std::path::Path) -> LsmStore {
     open_cache(&dir.join("copy")).expect("opened")
 }
@@ -234,7 +234,7 @@ fn open_cache(path: &std::path::Path) -> Result<LsmStore, DiskError> {
     LsmStore::open(&DataDir::open(path, &spec)?)
 }
 
-/// Opens a partition, however often it must be asked.
+/// Opens a partition, in as many steps as it takes.
 fn open(store: &ChangelogStore, partition: u32) {
     let began = Instant::now();
     let mut last = None;
@@ -257,8 +257,7 @@ fn open_all(store: &ChangelogStore) {
     }
 }
 
-/// Something must take less than `limit`. Where it does not, the machine may have been busy with something else: then
-/// it is tried again.
+/// An attempt must take less than `limit`. A slow one is repeated: the machine may have been busy.
 fn quick<T>(limit: Duration, what: &str, mut attempt: impl FnMut() -> T) -> T {
     let mut took = Vec::new();
     for _ in 0..10 {
@@ -276,7 +275,7 @@ fn dir() -> tempfile::TempDir {
     tempfile::tempdir().expect("a directory")
 }
 
-/// Two workspaces with entries that were set, changed and unset, and a history.
+/// Writes two workspaces with entries that were set, changed and unset, and a history.
 fn fill(store: &ChangelogStore) {
     for text in ["acme", "other"] {
         let epoch = store.first_epoch(PartitionId(1)).get();
@@ -334,7 +333,7 @@ fn all_cases(mut fresh: impl FnMut() -> Place) {
     }
 }
 
-/// `committed` is what the group tells after a transaction with offset 12.
+/// `committed` is the offset that the group returns after a transaction with offset 12.
 fn what_was_saved_is_there_with_an_empty_disk_and_with_a_warm_one(
     place: &Place,
     committed: Offset,
@@ -358,7 +357,7 @@ fn what_was_saved_is_there_with_an_empty_disk_and_with_a_warm_one(
     assert!(store.first_epoch(PartitionId(1)) > first_epoch);
     let second_epoch = store.first_epoch(PartitionId(1));
 
-    // What another process writes meanwhile is all that is read then.
+    // Later the warm copy reads only what another process writes in between.
     drop(store);
     let store = place.store(cold.path(), "two");
     open(&store, 1);
@@ -383,7 +382,7 @@ fn what_was_saved_is_there_with_an_empty_disk_and_with_a_warm_one(
     assert_eq!(history, Ok(Vec::new()));
 }
 
-/// What commits leave behind the last record counts as read.
+/// The end that a reader reports is after the commit markers that follow the last record.
 fn a_reader_tells_where_it_has_met_the_end(place: &Place) {
     let dir = dir();
     let store = place.store(dir.path(), "one");
@@ -391,7 +390,7 @@ fn a_reader_tells_where_it_has_met_the_end(place: &Place) {
     fill(&store);
     let readers = &store.shared.readers;
     let until = Instant::now() + LONG;
-    // A commit is answered before its marker stands in the partition.
+    // A commit is answered before its marker is in the partition.
     let ends = loop {
         let ends = readers.ends(PartitionId(1), LONG).expect("told");
         if ends.stable == ends.high {

@@ -1,7 +1,7 @@
-//! The one thread that writes: gathers what waits into a transaction, commits it, and brings it into the cache.
+//! The one thread that writes: gathers the waiting jobs into a transaction, commits it, and applies it to the cache.
 //!
 //! librdkafka's transaction calls block, and a producer has one transaction at a time; so the thread owns the
-//! producer, and everybody else waits for its answers.
+//! producer, and all callers wait for its answers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,22 +24,22 @@ use super::reader::number;
 use super::takeover::{Step, Taken, Takeover, Takeovers};
 use super::{Shared, now_ms};
 
-/// Jobs that wait for the writer: a saver, a history, and the loads; who finds it full waits.
+/// Most jobs that wait for the writer: of a saver, a history, and the loads. A caller blocks while the queue is full.
 pub(super) const MAX_JOBS_WAITING: usize = 256;
 
-/// A transaction takes no more jobs from this size on; the last one may go over it.
+/// A transaction takes no more jobs from this size on; the last job may exceed it.
 pub(super) const TRANSACTION_BYTES: usize = 16 * 1024 * 1024;
 
 /// Most jobs of a transaction.
 const MAX_JOBS: usize = 1024;
 
-/// Between two looks at what is to be done without a job.
+/// How long the writer waits for a job before it checks for other work.
 const IDLE: Duration = Duration::from_millis(250);
 
-/// How long to wait after the changelog could not be read again.
+/// Wait after a re-read of the changelog has failed.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How long to wait after another copy could not be begun.
+/// Wait after a new copy could not be created.
 const HEAL_AGAIN: Duration = Duration::from_secs(5);
 
 /// The writer.
@@ -50,13 +50,13 @@ pub(super) struct Writer {
     /// Jobs for the next transaction, oldest first.
     later: VecDeque<Job>,
     takeovers: Takeovers,
-    /// When another copy is begun at the earliest.
+    /// When a new copy is created at the earliest.
     heal_at: Instant,
-    /// When partitions that could not be read again are tried next.
+    /// When partitions are re-read at the earliest, after a failure.
     catch_up_at: Instant,
-    /// The partition that could not be read again the last time.
+    /// The partition whose re-read failed last.
     failed_last: Option<PartitionId>,
-    /// Why there is no producer, as it was told last.
+    /// Why there is no producer, as logged last.
     told: Option<String>,
 }
 
@@ -79,7 +79,7 @@ impl Writer {
         }
     }
 
-    /// Writes until nobody can ask for anything any more.
+    /// Writes until the store is dropped and no job waits.
     pub(super) fn run(mut self) {
         loop {
             let first = match self.later.pop_front() {
@@ -95,8 +95,8 @@ impl Writer {
             };
             self.heal();
             self.catch_up();
-            // Before the draft looks which partitions are this process's own. The brokers look at the generation
-            // only: with one that began after a partition was let go of they would take its records.
+            // Before the draft checks which partitions this process owns. The brokers check only the generation:
+            // with one that began after a partition was released they would accept records of that partition.
             let member = self.shared.group.metadata();
             let draft = self.gather(first);
             self.transact(draft, member);
@@ -143,7 +143,7 @@ impl Writer {
                 Ok(()) => answer,
                 Err(error) => Err(error.clone()),
             };
-            // Who asked may have given up.
+            // The caller may have stopped waiting.
             let _ = reply.send(answer);
         }
     }
@@ -161,8 +161,8 @@ impl Writer {
         };
         let mut offsets = TopicPartitionList::new();
         for (partition, part) in &draft.parts {
-            // Of every partition that is written, also where nothing new is committed: who takes it over waits
-            // for transactions with an offset of it.
+            // For every partition that is written, also where its offset does not change: the next owner waits for
+            // transactions with an offset of the partition.
             let offset = Offset::Offset(i64::try_from(part.committed.0).unwrap_or(i64::MAX));
             let mut element = offsets.add_partition(&self.shared.topic, number(*partition));
             element
@@ -171,7 +171,7 @@ impl Writer {
             element.set_metadata(self.mark(*partition, part).encode());
         }
         if draft.records.iter().any(|record| record.value.is_some()) {
-            // Before it is committed: what the cache cannot take would have to be read again.
+            // Before the commit: what the cache cannot take would have to be re-read.
             self.shared.cache().check_room(draft.bytes)?;
         }
         let known_ends = draft.parts.iter().filter_map(|(partition, part)| {
@@ -213,8 +213,8 @@ impl Writer {
         }
     }
 
-    /// Saves nothing more of a partition of which the changelog is not the one that was read: what is in memory goes on from
-    /// what is not there any more.
+    /// Stops saving a partition whose changelog is not the one that was read: the state in memory continues from
+    /// records that no longer exist.
     fn break_off(&self, partition: PartitionId, reason: &str) -> StoreError {
         let reason = format!(
             "{reason}; nothing of the partition is saved until this engine is restarted, which rebuilds it, or another \
@@ -226,7 +226,7 @@ impl Writer {
         StoreError::Unavailable(reason)
     }
 
-    /// What the next owner must know to rely on the offset, and to find the producer of a process that died.
+    /// What the next owner needs to rely on the offset, and to find the producer of a process that died.
     fn mark(&self, partition: PartitionId, part: &Part) -> CommitMark {
         let record = part.owned.record.as_deref();
         let owned = self.shared.partitions.of(partition);
@@ -244,7 +244,7 @@ impl Writer {
         }
     }
 
-    /// Brings what was committed into the cache. Where that fails the changelog is read again.
+    /// Applies what was committed to the cache. Where that fails, the writer re-reads the changelog.
     fn apply(&self, draft: &mut Draft, ends: &Positions) -> Result<(), StoreError> {
         let mut first = Ok(());
         for (partition, part) in &mut draft.parts {
@@ -279,7 +279,7 @@ impl Writer {
                 return Err(StoreError::Unavailable(words));
             }
         }
-        // It may have been let go of meanwhile.
+        // This has no effect where the partition was released meanwhile.
         shared.partitions.change(partition, standing, |owned| {
             owned.standing = Standing::Open;
             owned.committed = committed;
@@ -296,7 +296,7 @@ impl Writer {
             place.position = place.position.max(end);
         }
         if let (Some(record), Some(end)) = (&part.record, end) {
-            // Nothing else of the partition is written with it.
+            // The ownership record is the last record of its partition in the transaction.
             place.last_assignment_offset = end.saturating_sub(1);
             place.source = source(&self.shared.readers.topic, Some(record.lineage));
         }
@@ -315,8 +315,8 @@ impl Writer {
         }
     }
 
-    /// Begins another copy where the one in use was found damaged. No transaction is under way: what is put together is
-    /// planned and applied with one copy.
+    /// Creates a new copy where the one in use is damaged. It runs only between transactions: each is planned and
+    /// applied with one copy.
     fn heal(&mut self) {
         if !self.shared.copy.is_damaged() || Instant::now() < self.heal_at {
             return;
@@ -336,8 +336,8 @@ impl Writer {
         }
     }
 
-    /// Reads again what the cache may lack, once the producer has decided what it left. It goes one step a call: a
-    /// transaction waits for it, which may be of other partitions.
+    /// Re-reads what the cache may lack, once the producer has decided the transaction that it left open. One step a
+    /// call: the next transaction waits for it, and may be of other partitions.
     fn catch_up(&mut self) {
         let behind = self.shared.partitions.behind();
         self.takeovers
@@ -366,7 +366,7 @@ impl Writer {
         }
     }
 
-    /// The changelog was read again up to its end.
+    /// Opens a partition again after its changelog was re-read to the end, unless the changelog is another one.
     fn have_again(&mut self, partition: PartitionId, taken: Taken) {
         let partitions = &self.shared.partitions;
         let own = partitions.of(partition).and_then(|owned| owned.record);
@@ -390,7 +390,7 @@ impl Writer {
     }
 }
 
-/// Which partition is read on: the first, or the one behind that which has failed last.
+/// The partition to re-read next: the first one after that which failed last, otherwise the first.
 fn next_of(behind: &[PartitionId], failed_last: Option<PartitionId>) -> Option<PartitionId> {
     let later = behind
         .iter()

@@ -1,8 +1,8 @@
 //! Appends through one idempotent producer: a request is answered when all of its records are acknowledged.
 //!
-//! A request is refused before any of it is sent where that can be known. One that fails later says what of it was
-//! appended: the topic is not transactional. When a producer with a name
-//! sends it again, only what was not acknowledged, and is not found in the topic, is sent.
+//! Where possible, a request is refused before any of its records is sent. The error of one that fails later reports
+//! what was appended, because the appends are not transactional. When a named producer repeats it, only records that
+//! were neither acknowledged nor found in the topic are sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -29,10 +29,10 @@ use super::tail::Seen;
 use crate::bootstrap;
 use crate::client_errors::ClientErrors;
 
-/// How long what is under way may take when the log is closed.
+/// How long closing the log waits for requests under way.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// What the producer's threads and those who append share.
+/// What the producer's threads and the appending callers share.
 struct Desk {
     cluster: Shared,
     words: ClientErrors,
@@ -47,7 +47,7 @@ pub(super) struct Appends {
     desk: Arc<Desk>,
     config: ClientConfig,
     record_bytes_most: usize,
-    /// Held while a request is sent, so that its records stand beside each other.
+    /// Held while a request is sent, so that its records stay adjacent.
     producer: Mutex<Arc<Client>>,
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Delivery {
     index: usize,
 }
 
-/// Hears of deliveries, on the producer's thread.
+/// Receives delivery reports, on the producer's thread.
 struct Deliveries(Arc<Desk>);
 
 impl Appends {
@@ -85,14 +85,14 @@ impl Appends {
         })
     }
 
-    /// Whether a request can be appended, or refused, without a look at the topic.
+    /// Whether a request can be appended, or refused, without a scan of the topic.
     pub(super) fn knows(&self, append: &Append) -> bool {
         append.producer.as_ref().is_none_or(|asked| {
             origin::check(asked).is_err() || self.desk.sequences.lock().knows(asked)
         })
     }
 
-    /// Room in the queue, to be released again.
+    /// Reserves room in the queue, which the caller must release. False if the queue is full.
     pub(super) fn reserve(&self, bytes: usize) -> bool {
         self.desk.reserve(bytes)
     }
@@ -101,7 +101,7 @@ impl Appends {
         self.desk.release(bytes);
     }
 
-    /// Appends events, but for those that were seen in the topic; the answer goes to `waiter`.
+    /// Appends the events that were not seen in the topic; the answer goes to `waiter`.
     pub(super) fn events(&self, append: &Append, seen: Option<&Seen>, waiter: Waiter) {
         if let Some(Err(error)) = append.producer.as_ref().map(origin::check) {
             return waiter(Err(error));
@@ -126,7 +126,7 @@ impl Appends {
         self.send(records, append.producer.clone(), Kind::Events, seen, waiter);
     }
 
-    /// Appends one record that is no event; the answer goes to `waiter`.
+    /// Appends one record that is not an event; the answer goes to `waiter`.
     pub(super) fn other(&self, record: Outgoing<'_>, waiter: Waiter) {
         self.send(vec![record], None, Kind::Other, None, waiter);
     }
@@ -152,7 +152,7 @@ impl Appends {
         };
         let open = pending.open();
         if !open.contains(&true) {
-            // One without events is no repeat.
+            // A request without events is not a repeat.
             let is_empty = records.is_empty();
             pending.wait(waiter, if is_empty { Turn::First } else { Turn::Repeat });
             return self.desk.over(&pending);
@@ -181,7 +181,7 @@ impl Appends {
         }
     }
 
-    /// A record that the producer would not take refuses its request before any of it is sent.
+    /// A record that the producer would refuse fails its request before any of it is sent.
     fn too_large(&self, records: &[Outgoing<'_>]) -> Option<AppendError> {
         let largest = records.iter().max_by_key(|record| record.bytes())?;
         let headers_most = 2 * MAX_PRODUCER_ID_BYTES;
@@ -195,7 +195,7 @@ impl Appends {
         })
     }
 
-    /// A producer with a fatal error appends nothing any more: another one takes its place.
+    /// A producer with a fatal error appends nothing any more, so it is replaced.
     fn heal(&self, producer: &mut Arc<Client>) -> Result<(), AppendError> {
         let Some((code, words)) = producer.client().fatal_error() else {
             return Ok(());
@@ -208,7 +208,7 @@ impl Appends {
         Ok(())
     }
 
-    /// Waits a moment for what is under way, where anybody takes it.
+    /// Waits up to `FLUSH` for requests under way, if the brokers answer.
     pub(super) fn close(&self) {
         self.desk.closing.store(true, Ordering::Release);
         let producer = self.producer.lock();
@@ -229,12 +229,13 @@ impl Desk {
         Ok(client)
     }
 
-    /// Takes a request in, unless it is refused, was answered, or is under way; then its waiter is dealt with.
+    /// Admits a request and returns its waiter. Returns nothing if the request is refused, was answered before or is
+    /// under way: then its waiter is called here or added to that request.
     fn admit(&self, pending: &Arc<Pending>, seen: Option<&Seen>, waiter: Waiter) -> Option<Waiter> {
         let mut sequences = self.sequences.lock();
         let (verdict, places) = match (&pending.sequence, seen) {
             (None, _) => (Ok(Verdict::New), &[][..]),
-            // What was known when it came is known no more: its repeat is looked for.
+            // The producer was known when the request arrived and was forgotten since: the repeat scans the topic.
             (Some(asked), None) if !sequences.knows(asked) => (Err(AppendError::Busy), &[][..]),
             (Some(asked), None) => (sequences.judge(asked), &[][..]),
             (Some(asked), Some(seen)) => {
@@ -248,7 +249,7 @@ impl Desk {
         };
         let answer = match verdict {
             Err(AppendError::Sequence { .. }) if pending.find(places) => {
-                // Its turn is over, and all of it is there.
+                // Its number has passed, and all of its records are in the topic.
                 pending
                     .answer(|partition| self.cluster.last(partition))
                     .map(|answer| Appended {
@@ -262,7 +263,7 @@ impl Desk {
                 ..answer
             }),
             Ok(Verdict::Pending(first)) => {
-                // It cannot be over before the table is unlocked.
+                // That request cannot finish before the table is unlocked.
                 first.wait(waiter, Turn::Repeat);
                 return None;
             }
@@ -285,7 +286,7 @@ impl Desk {
         None
     }
 
-    /// Room in the queue; a request that finds it empty is always taken.
+    /// Reserves room in the queue. A request that finds no bytes queued is accepted whatever its size.
     fn reserve(&self, bytes: usize) -> bool {
         let requests = self.queued_requests.fetch_add(1, Ordering::Relaxed);
         let queued = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -309,7 +310,7 @@ impl Desk {
         }
     }
 
-    /// Every record of a request is settled: it is answered.
+    /// Answers a request of which every record is settled.
     fn over(&self, pending: &Pending) {
         let answer = pending.answer(|partition| self.cluster.last(partition));
         self.release(pending.bytes);
@@ -324,7 +325,7 @@ impl Desk {
             }
         }
         let waiters = {
-            // A repeat that finds the request in the table adds itself before it is taken out, or finds the answer.
+            // Under this lock, so that a repeat either adds its waiter before they are taken out or finds the answer.
             let mut sequences = self.sequences.lock();
             if let Some(asked) = &pending.sequence {
                 sequences.end(asked, answer.as_ref().ok());

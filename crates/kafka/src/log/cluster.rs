@@ -1,4 +1,4 @@
-//! What the clients of a log share: the partitions, who is told of growth, and how the cluster is.
+//! What the clients of a log share: the partitions, the listener for growth, and the health of the cluster.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use super::reader::Place;
 use crate::seen::SeenRecords;
 use crate::topic_id::{self, TopicId};
 
-/// How long the brokers may take to tell where a partition ends, when somebody waits for it.
+/// How long the brokers may take to answer where a partition ends, when a caller waits for it.
 pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a failed append is told of: where nobody appends because of it, nobody would find that it is over.
+/// How long health reports a failed append: if callers stop appending because of it, no later success clears it.
 const APPEND_TROUBLE: Duration = Duration::from_secs(10);
 
-/// Most ids of topics of one name that are remembered.
+/// Most ids that are remembered of topics of one name.
 const MAX_TOPIC_IDS: usize = 16;
 
 /// One partition of the topic.
@@ -35,11 +35,11 @@ pub(super) struct Part {
     pub(super) ends: Mutex<Ends>,
     pub(super) place: Mutex<Place>,
     pub(super) open: AtomicBool,
-    /// How many topics of this name there had been before the one it was opened on.
+    /// The value of `Cluster::replaced` when it was opened.
     opened_on: AtomicU64,
-    /// Since it was opened it seems to have lost its end.
+    /// It seems to have lost its end since it was opened.
     lost_end: AtomicBool,
-    /// What the brokers say of this partition alone.
+    /// The brokers' last error for this partition alone.
     trouble: Mutex<Option<String>>,
 }
 
@@ -49,11 +49,11 @@ enum Standing {
     Trouble(String),
 }
 
-/// Which ends are asked for.
+/// Which ends are queried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Both,
-    /// The beginning moves seldom.
+    /// Without the beginning, which rarely moves.
     End,
 }
 
@@ -62,16 +62,16 @@ pub(super) struct Cluster {
     pub(super) topic: String,
     pub(super) brokers: String,
     pub(super) parts: Vec<Part>,
-    /// What was read of them.
+    /// What this process has read of the partitions.
     pub(super) seen: Arc<SeenRecords>,
     pub(super) partitioner: Partitioner,
-    /// Of a client that fetches nothing: what it asks does not wait behind fetches.
+    /// This client fetches nothing, so its queries do not wait behind fetches.
     pub(super) client: Arc<Client>,
     pub(super) listener: RwLock<Option<AppendListener>>,
     standing: Mutex<Standing>,
-    /// Every id that the topic has had, the one it has last; empty before the brokers have told it.
+    /// The last ids that the topic has had, the current one last; empty until the brokers return one.
     topic_ids: Mutex<VecDeque<TopicId>>,
-    /// How often the topic was found to be another one.
+    /// How often the topic was found to be recreated.
     replaced: AtomicU64,
     append_trouble: Mutex<Option<(Instant, String)>>,
 }
@@ -106,7 +106,7 @@ impl Cluster {
             .ok_or_else(|| ReadError::Unavailable(self.has_grown(partition)))
     }
 
-    /// Why a partition cannot be served that the topic did not have when the engine was started.
+    /// Error text for a partition that the topic did not have when the engine was started.
     fn has_grown(&self, partition: PartitionId) -> String {
         format!(
             "topic {} has got a partition {partition}, but had {} partitions when this engine was started: workspaces \
@@ -116,8 +116,8 @@ impl Cluster {
         )
     }
 
-    /// Asks which topic it is: one that was deleted and made anew may have grown past where the other ended. False where
-    /// the brokers do not tell.
+    /// Queries the topic's id: a topic that was deleted and recreated may have grown past the end of the previous one.
+    /// False if the brokers return no id.
     pub(super) fn identify(&self, timeout: Duration) -> bool {
         let id = match topic_id::ask(self.client.client(), &self.topic, timeout) {
             Ok(Some(id)) => id,
@@ -134,7 +134,7 @@ impl Cluster {
             }
         };
         let mut ids = self.topic_ids.lock();
-        // An id that went never comes back: a broker that says so has not heard of the new one yet.
+        // The id of a deleted topic is never used again: a broker that returns it has not learned the new one yet.
         if ids.contains(&id) {
             return true;
         }
@@ -149,7 +149,7 @@ impl Cluster {
         true
     }
 
-    /// A partition is read from the topic that is there.
+    /// Marks a partition as open on the topic that exists now.
     pub(super) fn opened(&self, part: &Part) {
         let replaced = self.replaced.load(Ordering::Acquire);
         part.opened_on.store(replaced, Ordering::Release);
@@ -157,13 +157,13 @@ impl Cluster {
         part.open.store(true, Ordering::Release);
     }
 
-    /// Whether the topic is another one than when a partition was opened, or the partition may have lost its end.
+    /// Whether the topic was recreated since a partition was opened, or the partition may have lost its end.
     pub(super) fn is_replaced(&self, part: &Part) -> bool {
         part.lost_end.load(Ordering::Acquire)
             || part.opened_on.load(Ordering::Acquire) != self.replaced.load(Ordering::Acquire)
     }
 
-    /// Tells whoever listens that a partition has grown.
+    /// Notifies the listener that a partition has grown.
     pub(super) fn tell(&self, partition: PartitionId, end: Offset) {
         let listener = self.listener.read().clone();
         if let Some(listener) = listener {
@@ -171,7 +171,7 @@ impl Cluster {
         }
     }
 
-    /// A record before `end` was acknowledged.
+    /// Notes that the record before `end` was acknowledged.
     pub(super) fn acknowledged(&self, partition: PartitionId, end: Offset) {
         let Ok(part) = self.part(partition) else {
             return;
@@ -182,7 +182,7 @@ impl Cluster {
         }
     }
 
-    /// The last record of a partition that is known.
+    /// The offset of the last known record of a partition.
     pub(super) fn last(&self, partition: PartitionId) -> Offset {
         let end = self
             .part(partition)
@@ -191,12 +191,12 @@ impl Cluster {
         Offset(end.0.saturating_sub(1))
     }
 
-    /// Whether the brokers answered when they were asked last.
+    /// Whether the brokers answered the last query.
     pub(super) fn answers(&self) -> bool {
         matches!(&*self.standing.lock(), Standing::Fine)
     }
 
-    /// What stands against appends and reads.
+    /// The failure that affects appends or reads, if there is one.
     pub(super) fn health(&self) -> Result<(), String> {
         match &*self.standing.lock() {
             Standing::Unheard => {
@@ -218,18 +218,18 @@ impl Cluster {
         }
     }
 
-    /// Keeps why an append failed.
+    /// Records why an append failed.
     pub(super) fn append_failed(&self, words: &str) {
         let words = format!("events are not acknowledged by {}: {words}", self.brokers);
         *self.append_trouble.lock() = Some((Instant::now(), words));
     }
 
-    /// Appends succeed.
+    /// Clears the failure of the last append.
     pub(super) fn append_succeeded(&self) {
         *self.append_trouble.lock() = None;
     }
 
-    /// What stands against reads of one partition.
+    /// The failure that affects reads of one partition, if there is one.
     pub(super) fn trouble(&self, part: &Part) -> Option<String> {
         match &*self.standing.lock() {
             Standing::Trouble(words) => Some(words.clone()),
@@ -237,10 +237,10 @@ impl Cluster {
         }
     }
 
-    /// Asks where a partition begins and ends.
+    /// Queries where a partition begins and ends.
     ///
     /// # Errors
-    /// [`ReadError::Unavailable`] in the brokers' words.
+    /// [`ReadError::Unavailable`] with the brokers' error text.
     pub(super) fn ask(&self, partition: PartitionId) -> Result<(Offset, Offset), ReadError> {
         let part = self.part(partition)?;
         self.refresh(&[partition], Asked::Both, OFFSETS_TIMEOUT)
@@ -252,8 +252,8 @@ impl Cluster {
         Ok((ends.low(), ends.high()))
     }
 
-    /// Asks where some partitions end, takes the answers in, and tells of growth. Where a leader cannot be reached, its
-    /// partitions alone are in trouble. It takes up to half as long again as the `timeout`.
+    /// Queries where some partitions end, records the answers, and notifies of growth. If a leader cannot be reached,
+    /// only its partitions get a failure. It takes up to one and a half times the `timeout`.
     ///
     /// # Errors
     /// Why no broker answers.
@@ -263,8 +263,8 @@ impl Cluster {
         asked: Asked,
         timeout: Duration,
     ) -> Result<(), String> {
-        // One question to a leader that does not answer spoils those to all others, so these are asked apart; all are
-        // where nobody answered before: not all leaders need come back at once.
+        // One leader that does not answer fails the query for all partitions, so partitions with a failure are queried
+        // by leader. If no broker answered last time, all of them are: the leaders may recover one by one.
         let nobody_answered = matches!(&*self.standing.lock(), Standing::Trouble(_));
         let (mut apart, together): (Vec<PartitionId>, Vec<PartitionId>) =
             partitions.iter().partition(|id| {
@@ -296,7 +296,7 @@ impl Cluster {
             })
     }
 
-    /// Asks each leader for its own partitions, one after the other.
+    /// Queries each leader for its own partitions, one after the other.
     fn refresh_by_leader(
         &self,
         partitions: &[PartitionId],
@@ -325,13 +325,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// Which broker leads which partitions; none where no broker does.
+    /// The partitions of each leader; the key is none for those without a leader.
     fn leaders(
         &self,
         partitions: &[PartitionId],
         timeout: Duration,
     ) -> Result<BTreeMap<Option<i32>, Vec<PartitionId>>, String> {
-        // Of all topics: asking for one that does not exist would create it on most clusters.
+        // For all topics: a query for one that does not exist would create it on most clusters.
         let metadata = self
             .client
             .fetch_metadata(None, timeout)
@@ -353,12 +353,12 @@ impl Cluster {
         Ok(leaders)
     }
 
-    /// A broker has answered.
+    /// Notes that a broker has answered.
     fn heard(&self) {
         *self.standing.lock() = Standing::Fine;
     }
 
-    /// Asks where some partitions end and takes the answers in: those of all, or none.
+    /// Queries where some partitions end and records the answers: those of all partitions, or none if the query fails.
     fn take(
         &self,
         partitions: &[PartitionId],
@@ -412,13 +412,13 @@ impl Cluster {
                     to = %end,
                     "the partition ends before where it had ended: the topic was recreated, or lost its end"
                 );
-                // It may have grown past that again before its reader looks.
+                // Marked, because it may have grown past the old end again before its reader compares.
                 part.lose_end();
             }
         }
     }
 
-    /// The answer for one partition.
+    /// The offset in the answer for one partition.
     pub(super) fn found(
         &self,
         answers: &TopicPartitionList,
@@ -443,7 +443,7 @@ impl Cluster {
         }
     }
 
-    /// Asks the brokers. Of a reader of committed records the end is that of the committed ones.
+    /// Queries offsets of partitions. The client reads committed records, so the end is that of the committed ones.
     pub(super) fn offsets(
         &self,
         partitions: &[PartitionId],
@@ -478,7 +478,7 @@ impl Cluster {
     }
 
     fn unanswered(&self, error: &KafkaError) -> String {
-        // What the client has said of its brokers is in its queue.
+        // The client's errors about its brokers are in its queue.
         drain(&self.client);
         format!(
             "topic {} cannot be read from {}: {}",
@@ -489,7 +489,7 @@ impl Cluster {
     }
 }
 
-/// What is left of a time, and a moment more: a question that may take no time at all fails for nothing.
+/// Time left until the deadline, at least `MIN_TIMEOUT`: a query without any time would always fail.
 fn left(deadline: Instant) -> Duration {
     const MIN_TIMEOUT: Duration = Duration::from_millis(50);
     deadline
@@ -502,7 +502,7 @@ impl Part {
         self.open.load(Ordering::Acquire)
     }
 
-    /// What was read of it may not be what it holds now.
+    /// Notes that the partition may no longer hold what was read of it.
     pub(super) fn lose_end(&self) {
         self.lost_end.store(true, Ordering::Release);
     }
@@ -512,15 +512,15 @@ impl Part {
     }
 }
 
-/// Lets a client tell what it has to say. Its records go through queues of their own.
+/// Handles a client's pending log lines and errors. Its records go through other queues.
 pub(super) fn drain(client: &Client) {
-    // A poll that takes a line for the log or what is said of a broker tells nothing as well: one that found nothing
-    // is no sign that there is nothing.
+    // A poll that handles a log line or an error also returns nothing, so nothing returned does not mean that the
+    // queue is empty.
     const POLLS: usize = 100;
     for _ in 0..POLLS {
         let _ = client.poll(Duration::ZERO);
     }
 }
 
-/// The topics of the readers and the thread that looks after the log.
+/// One topic's state, shared by the appends, the recovery thread and the log.
 pub(super) type Shared = Arc<Cluster>;

@@ -9,7 +9,7 @@ use workspace_status::WorkspaceId;
 /// Which record was skipped, and by which workspace.
 pub(super) type Address = (PartitionId, Offset, WorkspaceId);
 
-/// A letter as it is written.
+/// A letter as stored in the record's value.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {
@@ -23,7 +23,7 @@ struct Written {
     value: Option<Content>,
 }
 
-/// Bytes, legible where they are text.
+/// Bytes: readable if they are UTF-8 text, otherwise in hexadecimal.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 enum Content {
@@ -56,8 +56,8 @@ fn encode(dead_letter: &DeadLetter) -> Result<Vec<u8>, String> {
     serde_json::to_vec(&written).map_err(|error| error.to_string())
 }
 
-/// [`encode`], without the record's value where the letter would be larger than `most`: it must not stand against the
-/// skip, and the reason says where the value is.
+/// [`encode`], without the record's value if the letter would be larger than `most`: its size must not prevent the
+/// skip, and the reason states where the value is.
 pub(super) fn encode_within(dead_letter: &DeadLetter, most: usize) -> Result<Vec<u8>, String> {
     let whole = encode(dead_letter)?;
     let Some(value) = dead_letter.value.as_ref().filter(|_| whole.len() > most) else {
@@ -154,7 +154,7 @@ mod tests {
             offset: Offset(7),
             workspace_id: WorkspaceId::new("acme").expect("valid"),
             key: Some(Bytes::from_static(b"acme")),
-            // Twice as long in the letter.
+            // In hexadecimal, twice as long in the letter.
             value: Some(vec![0xff; bytes].into()),
             reason: "too large".to_owned(),
             skipped_at_ms: 5,

@@ -1,7 +1,7 @@
-//! Dead letters: a topic of one partition, read when somebody asks.
+//! Dead letters: a topic of one partition, read on demand.
 //!
-//! In memory is only where each letter stands. The topic is not compacted: a letter that was deleted is followed by
-//! a record of the same key without a value, and is not listed any more; retention removes both.
+//! Only the offset of each letter is in memory. The topic is not compacted: a deleted letter is followed by a record of
+//! the same key without a value, and is no longer listed; retention removes both.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -26,19 +26,19 @@ use super::reader::{self, READERS};
 /// The only partition of the topic.
 const PARTITION: PartitionId = PartitionId(0);
 
-/// Most letters whose places are kept; an operator skips one by one.
+/// Most letters whose offsets are kept; an operator skips one by one.
 const MAX_DEAD_LETTERS: usize = 1_000_000;
 
-/// Largest letter, with room for its key and for what a batch adds: the topic takes 16 MiB.
+/// Largest letter: the topic accepts 16 MiB, and the rest is for its key and the overhead of a batch.
 const MAX_DEAD_LETTER_BYTES: usize = 16 * 1024 * 1024 - 64 * 1024;
 
-/// How long reading the topic, or the acknowledgement of a letter, may take: a partition waits for it.
+/// How long a read of the topic, or the acknowledgement of a letter, may take: a partition waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a letter waits for others that are written or looked for: a partition waits for it, and tries again.
+/// How long a letter waits while others are written or read: a partition waits for it, and retries.
 const TURN: Duration = Duration::from_millis(500);
 
-/// Letters closer together are read in one go, with those between.
+/// Letters at most this many offsets apart are read in one run, with the records between them.
 const MAX_GAP: u64 = 500;
 
 /// The topic of the dead letters.
@@ -46,16 +46,16 @@ pub(super) struct DeadLetters {
     cluster: Cluster,
     readers: [Arc<Topic>; READERS],
     index: Mutex<Index>,
-    /// Held by who fetches letters that are known: there is one fetch for them, and one for who looks for new ones.
+    /// Held while known letters are fetched: one of the two fetches is for them, the other one is for new letters.
     fetching: Mutex<()>,
 }
 
 #[derive(Default)]
 struct Index {
-    /// Where the first letter of each workspace stands, by the address of the record that it skipped.
+    /// The offset of the first letter of each workspace, by the address of the record that it skipped.
     places: BTreeMap<(PartitionId, Offset), BTreeMap<WorkspaceId, Offset>>,
     dead_letters: usize,
-    /// The first offset that was not looked at.
+    /// The first offset that was not read.
     next: Offset,
 }
 
@@ -65,7 +65,7 @@ impl Index {
         places.is_some_and(|places| places.contains_key(workspace))
     }
 
-    /// Keeps where a letter stands, unless an earlier one has its address.
+    /// Keeps the offset of a letter, unless an earlier one has its address.
     fn insert(&mut self, (partition, offset, workspace): Address, place: Offset) {
         let places = self.places.entry((partition, offset)).or_default();
         if let Entry::Vacant(vacant) = places.entry(workspace) {
@@ -85,7 +85,7 @@ impl Index {
         }
     }
 
-    /// Forgets what the topic does not hold any more.
+    /// Forgets the letters that the topic no longer holds.
     fn forget_below(&mut self, low: Offset) {
         self.places.retain(|_, places| {
             places.retain(|_, place| *place >= low);
@@ -94,7 +94,8 @@ impl Index {
         self.dead_letters = self.places.values().map(BTreeMap::len).sum();
     }
 
-    /// Addresses behind another one with the letters of a workspace, or of all, until there are enough.
+    /// Addresses after `after`, each with the offset of a letter, of one workspace or of all. Ends at the first address
+    /// that fills `limit`.
     fn page(
         &self,
         workspace: Option<&WorkspaceId>,
@@ -126,7 +127,7 @@ impl DeadLetters {
         }
     }
 
-    /// Keeps a letter; one of the same workspace with the same address stays as it is.
+    /// Keeps a letter; an earlier one of the same workspace with the same address is left unchanged.
     pub(super) fn append(
         &self,
         appends: &Appends,
@@ -179,7 +180,7 @@ impl DeadLetters {
         appends.other(
             record,
             Box::new(move |result| {
-                // Whoever waited may have given up.
+                // Fails only when the wait below has timed out.
                 let _ = answer.send(result);
             }),
         );
@@ -218,8 +219,8 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Letters behind an address, ordered by partition, offset and workspace. All of an address are given
-    /// where one is, because the next page begins behind it.
+    /// Letters after an address, ordered by partition, offset and workspace. A page holds all letters of an address or
+    /// none, because the next page begins after it.
     pub(super) fn list(
         &self,
         workspace: Option<&WorkspaceId>,
@@ -233,7 +234,7 @@ impl DeadLetters {
             self.look(&mut index)?;
             index.page(workspace, after, limit)
         };
-        // Letters stay where they are: whoever writes one need not wait while they are fetched.
+        // Letters do not move: a writer need not wait while they are fetched.
         let Some(_fetching) = self.fetching.try_lock_for(PATIENCE) else {
             return Err(ReadError::Unavailable(self.is_busy()));
         };
@@ -260,7 +261,7 @@ impl DeadLetters {
         )
     }
 
-    /// Looks at what was written since the last look.
+    /// Reads what was written since the last call into the index.
     fn look(&self, index: &mut Index) -> Result<(), ReadError> {
         let (low, high) = self.cluster.ask(PARTITION)?;
         if index.next > high {
@@ -347,7 +348,7 @@ impl DeadLetters {
         reader::read(&self.cluster, &self.readers, PARTITION, from, &limit)
     }
 
-    /// Nothing is fetched while nobody asks.
+    /// Stops the fetches, so that nothing is fetched between requests.
     fn rest(&self) {
         if let Ok(part) = self.cluster.part(PARTITION) {
             part.place.lock().clear();

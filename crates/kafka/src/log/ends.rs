@@ -1,8 +1,8 @@
-//! Where a partition begins and ends for its readers, from what is acknowledged, read and asked.
+//! Where a partition begins and ends for its readers, from acknowledgements, reads and the brokers' answers.
 //!
-//! Readers see only what is committed: where another producer's transaction is open, the partition ends
-//! for them before it, also when records behind it were acknowledged to this process. A load that waited for
-//! such a record would wait for somebody else's transaction, so the end goes back to what can be read.
+//! Readers see only committed records: if another producer's transaction is open, the partition ends for them before
+//! it, even if records after it were acknowledged to this process. A load that waited for such a record would wait
+//! for another producer's transaction, so the end is lowered to what can be read.
 
 use std::time::Instant;
 
@@ -13,15 +13,15 @@ use workspace_lifecycle::Offset;
 pub(super) struct Ends {
     low: Offset,
     high: Offset,
-    /// The end as the brokers told it last.
+    /// The end that the brokers last returned.
     told: Offset,
-    /// When that answer came; answers to questions asked before it are old.
+    /// When that answer arrived; answers to earlier queries are outdated.
     told_at: Option<Instant>,
-    /// Behind the last record that was acknowledged to this process.
+    /// After the last record that was acknowledged to this process.
     acknowledged: Offset,
-    /// Behind what a reader of this process has met.
+    /// After the last record that a reader of this process has passed.
     seen: Offset,
-    /// A transaction of somebody else stands before what was acknowledged.
+    /// Another producer's open transaction is before what was acknowledged.
     held_back: bool,
 }
 
@@ -31,13 +31,13 @@ pub(super) enum Change {
     None,
     /// The partition ends here now, later than before.
     Grew(Offset),
-    /// It ends before where it had ended: the topic was made anew, or its end was lost.
+    /// It ends before its previous end: the topic was recreated, or its end was lost.
     Shrank {
         from: Offset,
     },
 }
 
-/// A question for the ends of a partition under way.
+/// A query for the ends of a partition that is under way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Question {
     asked_at: Instant,
@@ -53,12 +53,13 @@ impl Ends {
         self.high
     }
 
-    /// Behind all that was written, whoever can read it yet.
+    /// After every known record, including those that readers cannot see yet.
     pub(super) fn written(&self) -> Offset {
         self.told.max(self.acknowledged).max(self.seen)
     }
 
-    /// A record before `end` was acknowledged. Tells where the partition ends now; none where it cannot be read yet.
+    /// Notes that the record before `end` was acknowledged. Returns the partition's end; none if readers cannot see the
+    /// record yet.
     pub(super) fn acknowledge(&mut self, end: Offset) -> Option<Offset> {
         self.acknowledged = self.acknowledged.max(end);
         if self.held_back {
@@ -68,13 +69,13 @@ impl Ends {
         Some(self.high)
     }
 
-    /// A reader has met everything below `end`.
+    /// Notes that a reader has passed everything below `end`.
     pub(super) fn see(&mut self, end: Offset) {
         self.seen = self.seen.max(end);
         self.high = self.high.max(end);
     }
 
-    /// To be called before the brokers are asked.
+    /// To be called before the brokers are queried.
     pub(super) fn question(&self) -> Question {
         Question {
             asked_at: Instant::now(),
@@ -82,13 +83,13 @@ impl Ends {
         }
     }
 
-    /// Takes in where the partition begins, where that was asked for, and where it ends.
+    /// Takes in where the partition ends and, if that was queried, where it begins.
     pub(super) fn answer(&mut self, asked: Question, low: Option<Offset>, end: Offset) -> Change {
         if self
             .told_at
             .is_some_and(|told_at| asked.asked_at <= told_at)
         {
-            // A newer answer came first; this one can only tell of growth.
+            // A newer answer arrived first.
             return Change::None;
         }
         self.told_at = Some(Instant::now());
@@ -108,7 +109,7 @@ impl Ends {
         self.high = if self.held_back {
             end.max(self.seen)
         } else {
-            // What was acknowledged since the question was asked is not in the answer.
+            // The answer does not include what was acknowledged after the query was sent.
             end.max(self.acknowledged).max(self.seen)
         };
         if self.high > before {

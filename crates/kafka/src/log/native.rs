@@ -1,8 +1,8 @@
 //! The calls of librdkafka that rdkafka does not wrap: fetching without a group, in batches.
 //!
-//! Reading a queue a partition in batches is twice as fast as polling a consumer, at half the work.
-//! What its unsafe code rests on: handles of librdkafka may be used from any
-//! thread; a client outlives its topics and a topic its fetches, because each holds the other.
+//! Reading one queue for each partition in batches is twice as fast as polling a consumer, with half the work.
+//! The unsafe code relies on this: handles of librdkafka may be used from any thread; a client outlives its topics and
+//! a topic its fetches, because a topic holds its client and a fetch its topic.
 
 use std::ffi::{CStr, CString, c_void};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ unsafe impl Sync for Topic {}
 impl Topic {
     pub(super) fn new(client: Arc<Client>, name: &str) -> Result<Arc<Self>, String> {
         let name = CString::new(name).map_err(|_| "a topic's name has no zero byte".to_owned())?;
-        // SAFETY: the client and the name live during the call, which copies the name; no configuration is handed over.
+        // SAFETY: the client and the name live during the call, which copies the name; no configuration is passed.
         let handle = unsafe {
             rd::rd_kafka_topic_new(
                 client.client().native_ptr(),
@@ -63,37 +63,37 @@ impl Topic {
 
 impl Drop for Topic {
     fn drop(&mut self) {
-        // SAFETY: the handle came from `rd_kafka_topic_new`, its client still lives, and nobody uses it after this.
+        // SAFETY: the handle came from `rd_kafka_topic_new`, its client still lives, and the handle is not used again.
         unsafe { rd::rd_kafka_topic_destroy(self.handle) };
     }
 }
 
-/// What a fetch brought.
+/// One item that a fetch returns.
 pub(super) enum Fetched {
     /// A record, and the epoch of the leader that wrote it.
     Record(Record, i32),
-    /// Nothing follows below this offset now.
+    /// The partition ended at this offset when the client reached it.
     End(Offset),
     Failed(Failure),
 }
 
-/// Why a fetch does not go on.
+/// Why a fetch has stopped.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
     pub(super) code: RDKafkaErrorCode,
-    /// Where it happened, as far as the client says so.
+    /// Where it happened, as far as the client reports it.
     pub(super) offset: Offset,
     pub(super) words: String,
 }
 
-/// Records of one partition on their way, from one offset on. A client has at most one a partition.
+/// A running fetch of one partition from an offset on. A client has at most one for each partition.
 pub(super) struct Fetch {
     topic: Arc<Topic>,
     partition: i32,
     queue: *mut RDKafkaQueue,
 }
 
-// SAFETY: the queue may be used from any thread, and `Fetch` gives it to one at a time.
+// SAFETY: the queue may be used from any thread, and only the thread that holds the `Fetch` uses it.
 unsafe impl Send for Fetch {}
 
 impl Fetch {
@@ -110,12 +110,12 @@ impl Fetch {
             return Err("the client gives no queue".to_owned());
         }
         // SAFETY: topic and queue belong to the same client and live; the partition is not being fetched by this
-        // client, because whoever fetches it drops that fetch first.
+        // client, because its reader drops an earlier fetch first.
         let started =
             unsafe { rd::rd_kafka_consume_start_queue(topic.handle, number, offset, queue) };
         if started != 0 {
             let error = last_error();
-            // SAFETY: the queue was made above and nothing was routed to it.
+            // SAFETY: the queue was created above and nothing was routed to it.
             unsafe { rd::rd_kafka_queue_destroy(queue) };
             return Err(error.to_string());
         }
@@ -126,41 +126,41 @@ impl Fetch {
         })
     }
 
-    /// Takes what has arrived; where nothing has, waits for the first that does. Tells how much it was.
+    /// Takes what has arrived; if nothing has, waits up to `wait` for the first item. Returns how many items it took.
     pub(super) fn take(&mut self, wait: Duration, mut each: impl FnMut(Fetched)) -> usize {
         let taken = self.take_batch(&mut each);
         if taken > 0 || wait.is_zero() {
             return taken;
         }
         let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX).max(1);
-        // One message, because a batch would be waited for until it is full.
+        // One message, because a batch call would wait until the batch is full.
         // SAFETY: the queue lives as long as `self`.
         let message = unsafe { rd::rd_kafka_consume_queue(self.queue, wait_ms) };
         if message.is_null() {
             return 0;
         }
-        // SAFETY: the message is not null and was given to us alone.
+        // SAFETY: the message is not null and owned by this call alone.
         each(unsafe { owned(message) });
         1 + self.take_batch(&mut each)
     }
 
     fn take_batch(&mut self, each: &mut impl FnMut(Fetched)) -> usize {
         let mut messages = [std::ptr::null_mut::<RDKafkaMessage>(); BATCH];
-        // SAFETY: the queue lives as long as `self`; the array has room for as many messages as are asked for.
+        // SAFETY: the queue lives as long as `self`; the array has room for as many messages as are requested.
         let taken = unsafe {
             rd::rd_kafka_consume_batch_queue(self.queue, 0, messages.as_mut_ptr(), BATCH)
         };
         let taken = usize::try_from(taken).unwrap_or(0);
         for message in messages.into_iter().take(taken) {
-            // SAFETY: librdkafka filled so many places with messages that are ours alone.
+            // SAFETY: librdkafka filled `taken` elements with messages that only this call owns.
             each(unsafe { owned(message) });
         }
         taken
     }
 
-    /// Where the client stands behind everything that was taken, control records included; none before the first.
+    /// The client's position after everything that was taken, control records included; none before the first record.
     pub(super) fn position(&self) -> Option<Offset> {
-        // SAFETY: the list is made, filled, read and destroyed here; the name lives and is copied by the call.
+        // SAFETY: the list is created, filled, read and destroyed here; the name lives and is copied by the call.
         // Elements that `add` returns belong to the list and stay in place, because it has room for one.
         let offset = unsafe {
             let list = rd::rd_kafka_topic_partition_list_new(1);
@@ -181,7 +181,7 @@ impl Fetch {
 impl Drop for Fetch {
     fn drop(&mut self) {
         // SAFETY: the fetch was started with this topic, partition and queue, all of which still live; after the
-        // stop nothing is routed to the queue, and nobody uses it.
+        // stop nothing is routed to the queue, and it is not used again.
         unsafe {
             rd::rd_kafka_consume_stop(self.topic.handle, self.partition);
             rd::rd_kafka_queue_destroy(self.queue);
@@ -189,12 +189,12 @@ impl Drop for Fetch {
     }
 }
 
-/// Copies a message and gives it back.
+/// Copies a message and destroys the original.
 ///
 /// # Safety
-/// The message must come from a consume function, and nobody else may have it.
+/// The message must come from a consume function, and the caller must be its only owner.
 unsafe fn owned(message: *mut RDKafkaMessage) -> Fetched {
-    // SAFETY: the caller has the message alone; it is valid until it is destroyed below.
+    // SAFETY: the caller is the only owner of the message; it is valid until it is destroyed below.
     let fetched = unsafe {
         let seen = &*message;
         let offset = Offset(u64::try_from(seen.offset).unwrap_or(0));
@@ -224,14 +224,14 @@ unsafe fn owned(message: *mut RDKafkaMessage) -> Fetched {
 }
 
 /// # Safety
-/// The pointer is null, or valid for so many bytes as long as what is returned is used.
+/// The pointer is null, or valid for `length` bytes for as long as the returned slice is used.
 unsafe fn bytes<'a>(pointer: *const c_void, length: usize) -> Option<&'a [u8]> {
-    // SAFETY: of a null pointer no slice is made; the rest is the caller's word.
+    // SAFETY: a null pointer makes no slice; the caller guarantees the rest.
     (!pointer.is_null())
         .then(|| unsafe { std::slice::from_raw_parts(pointer.cast::<u8>(), length) })
 }
 
 fn last_error() -> RDKafkaErrorCode {
-    // SAFETY: it reads the error of the last call on this thread, and takes nothing.
+    // SAFETY: it reads the error of the last call on this thread, and takes no pointer.
     RDKafkaErrorCode::from(unsafe { rd::rd_kafka_last_error() })
 }

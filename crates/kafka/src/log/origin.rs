@@ -1,4 +1,4 @@
-//! Who sent an event: the headers of its record, for whoever reads the topic, and for a process that comes after this one.
+//! Who sent an event: the headers of its record, for consumers of the topic and for the process that replaces this one.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -18,7 +18,7 @@ pub(super) struct Origin<'a> {
     pub(super) index: usize,
 }
 
-/// Refuses names and numbers that no producer has.
+/// Refuses producer ids and sequence numbers that are not allowed.
 pub(super) fn check(producer: &ProducerSequence) -> Result<(), AppendError> {
     if producer.producer_id.is_empty() || producer.producer_id.len() > MAX_PRODUCER_ID_BYTES {
         return Err(AppendError::Producer(format!(
@@ -51,7 +51,7 @@ pub(super) fn write(producer: &ProducerSequence, index: usize) -> OwnedHeaders {
     )
 }
 
-/// None where a record is not of a named producer.
+/// None if a record is not of a named producer.
 pub(super) fn read<'a>(header: impl Fn(&str) -> Option<&'a [u8]>) -> Option<Origin<'a>> {
     let text = |name: &str| std::str::from_utf8(header(name)?).ok();
     Some(Origin {
@@ -61,7 +61,7 @@ pub(super) fn read<'a>(header: impl Fn(&str) -> Option<&'a [u8]>) -> Option<Orig
     })
 }
 
-/// Equal for records with equal contents, within one process.
+/// Equal for records with equal contents, and comparable only within one process.
 pub(super) fn fingerprint(key: &[u8], value: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     (key, value).hash(&mut hasher);

@@ -1,4 +1,4 @@
-//! A request whose records are on their way: what of it is acknowledged, and what is answered.
+//! A request whose records are in flight: which of them are acknowledged, and the answer.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::tail::Placed;
 /// What a record takes in the producer's queue beside key and value.
 const RECORD_OVERHEAD_BYTES: usize = 128;
 
-/// Gives the answer to whoever waits for it.
+/// Passes the answer to the caller that waits for it.
 pub(super) type Waiter = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
 
 /// One record to be appended.
@@ -31,27 +31,27 @@ impl Outgoing<'_> {
     }
 }
 
-/// Whether what is appended are events, of which readers are told.
+/// Whether the records are events, of which readers are notified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Events,
     Other,
 }
 
-/// Which of several equal requests somebody waits for.
+/// Which of several equal requests a waiter sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
     First,
     Repeat,
 }
 
-/// A request whose records are on their way.
+/// A request whose records are in flight.
 pub(super) struct Pending {
     pub(super) sequence: Option<ProducerSequence>,
     pub(super) kind: Kind,
-    /// What it takes in the queue.
+    /// Bytes it takes in the queue.
     pub(super) bytes: usize,
-    /// Of each record, where the request may come again.
+    /// One for each record, if the request has a sequence and may be repeated.
     fingerprints: Vec<u64>,
     state: Mutex<State>,
 }
@@ -64,7 +64,7 @@ struct State {
     waiters: Vec<(Waiter, Turn)>,
 }
 
-/// Where a record stands. Of one that was sent twice the brokers may say only that they have it.
+/// Position of an acknowledged record. For one that was sent twice the brokers may return no offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Acknowledged {
     pub(super) partition: PartitionId,
@@ -103,7 +103,7 @@ impl Pending {
         }
     }
 
-    /// Goes on from an earlier try of the same request: what was acknowledged then is not sent again.
+    /// Continues an earlier attempt at the same request: what was acknowledged then is not sent again.
     pub(super) fn go_on_from(&self, earlier: &Self) {
         let acknowledged = earlier.state.lock().acknowledged.clone();
         let mut state = self.state.lock();
@@ -115,8 +115,8 @@ impl Pending {
         }
     }
 
-    /// Takes in which records stand in the topic: they are not sent again. Records with other contents are those of
-    /// another request with the same number; then nothing of this one is there. Tells whether all of it is.
+    /// Takes in which records are in the topic already; they are not sent again. Records with other contents belong to
+    /// another request with the same number; then none counts as found. Returns whether all records are there.
     pub(super) fn find(&self, places: &[Placed]) -> bool {
         let is_same =
             |place: &Placed| self.fingerprints.get(place.index) == Some(&place.fingerprint);
@@ -154,7 +154,7 @@ impl Pending {
         state.acknowledged.iter().map(Option::is_none).collect()
     }
 
-    /// One record is acknowledged, or never will be.
+    /// Notes that one record is acknowledged, or never will be.
     pub(super) fn settle(
         &self,
         index: usize,
@@ -179,7 +179,7 @@ impl Pending {
         }
     }
 
-    /// The first and last offset in each partition, as far as they are known.
+    /// The first and last offset in each partition; none where the brokers returned no offset.
     pub(super) fn ranges(&self) -> BTreeMap<PartitionId, Option<(Offset, Offset)>> {
         let mut ranges: BTreeMap<_, Option<(Offset, Offset)>> = BTreeMap::new();
         let state = self.state.lock();
@@ -193,8 +193,8 @@ impl Pending {
         ranges
     }
 
-    /// The answer, when everything is settled. A record whose place was not told stands at or before the `last`
-    /// one of its partition.
+    /// The answer, when everything is settled. A record without an offset is at or before the `last` one of its
+    /// partition.
     pub(super) fn answer(
         &self,
         last: impl Fn(PartitionId) -> Offset,

@@ -1,6 +1,6 @@
-//! Reads a partition: a fetch runs on from where the last read ended, and what it brought too much is kept.
+//! Reads a partition: a fetch continues from where the last read ended, and its surplus records are kept.
 //!
-//! Two lanes read a partition, the one behind the other, so it has two fetches, each of another client.
+//! Two lanes read a partition at different offsets, so it has two fetches, one from each client.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,20 +14,20 @@ use super::cluster::{Cluster, Part};
 use super::native::{Failure, Fetch, Fetched, Topic};
 use crate::seen::{self, Seen};
 
-/// Clients that fetch; a partition has at most one fetch of each.
+/// Clients that fetch; a partition has at most one fetch from each.
 pub(super) const READERS: usize = 2;
 
-/// How long a read waits for the first of the records that should be there: a new fetch begins when the one
-/// under way at that broker is over.
+/// How long a read waits for the first of the records that should exist: a new fetch begins only when the one under
+/// way at that broker has ended.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// How long a read that has records may take for more of them.
+/// How long a read that has records waits for more of them.
 const WAIT_FOR_MORE: Duration = Duration::from_millis(40);
 
-/// A fetch that nobody reads on from for this long is stopped where another one is read.
+/// A fetch that is not read for this long is stopped if the partition's other fetch was read later.
 const FORGOTTEN: Duration = Duration::from_secs(10);
 
-/// The most that one read returns, whatever is asked for.
+/// The most that one read returns, whatever its limit.
 const MAX_RECORDS: usize = 100_000;
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
@@ -37,19 +37,19 @@ pub(super) struct Place {
     runs: [Option<Run>; READERS],
 }
 
-/// A fetch that goes on, and what it has brought.
+/// A running fetch, and the records it has received.
 struct Run {
     fetch: Fetch,
     buffer: VecDeque<Record>,
     /// Where the last read ended.
     next: Offset,
-    /// Everything below was brought, and is in the buffer or was read.
+    /// Everything below was received, and is in the buffer or was read.
     brought: Offset,
-    /// The last records that were brought, a leader each, until they are noted.
+    /// The last record received of each leader, until it is noted.
     seen: Vec<Seen>,
-    /// Where the partition had ended the last time that was told.
+    /// The last end of the partition that the client reported.
     ended: Option<Offset>,
-    /// Why it goes no further, behind what is in the buffer.
+    /// Why it stopped after the records in the buffer.
     failure: Option<Failure>,
     used: Instant,
 }
@@ -68,7 +68,7 @@ impl Run {
         })
     }
 
-    /// Takes in what has arrived; where nothing has, waits for it.
+    /// Takes in what has arrived; if nothing has, waits for it.
     fn take(&mut self, wait: Duration) {
         if self.pull(Duration::ZERO) || self.pass() || wait.is_zero() {
             return;
@@ -78,7 +78,7 @@ impl Run {
         }
     }
 
-    /// Takes in what comes within `wait`. Tells whether anything did.
+    /// Takes in what arrives within `wait`. Returns whether anything did.
     fn pull(&mut self, wait: Duration) -> bool {
         let Self {
             fetch,
@@ -90,7 +90,7 @@ impl Run {
             ..
         } = self;
         fetch.take(wait, |fetched| match fetched {
-            // What lies behind a failure is fetched again from there.
+            // Records after a failure are fetched again from there.
             _ if failure.is_some() => {}
             Fetched::Record(record, _) if record.offset < *brought => {}
             Fetched::Record(record, leader_epoch) => {
@@ -113,13 +113,13 @@ impl Run {
         }) > 0
     }
 
-    /// Passes the control records behind what was taken: they come without a word. Tells whether there were any.
+    /// Skips control records after what was taken, which the client does not report. Returns whether it skipped any.
     fn pass(&mut self) -> bool {
         let Some(position) = self.fetch.position() else {
             return false;
         };
-        // The client counts the end of a partition as if it were a record at that offset: a position right behind
-        // it says nothing, and the next record may stand there.
+        // The client counts the end of a partition as if it were a record at that offset: a position right after the
+        // end means nothing, and the next record may be at the end itself.
         let is_told = self.ended.is_none_or(|end| position > end.next());
         let passed = is_told && position > self.brought && self.failure.is_none();
         if passed {
@@ -128,7 +128,7 @@ impl Run {
         passed
     }
 
-    /// Reads up to a limit. `end` is where the partition ends: nothing is waited for beyond it.
+    /// Reads up to a limit. `end` is where the partition ends: the read does not wait for records beyond it.
     fn read(&mut self, limit: &ReadLimit, end: Offset) -> Vec<Record> {
         let began = Instant::now();
         let records_most = limit.records.clamp(1, MAX_RECORDS);
@@ -174,7 +174,7 @@ impl Run {
 }
 
 impl Place {
-    /// The fetch that stands at `from`; where none does, the one that was not used the longest begins there.
+    /// The fetch that continues at `from`; if none does, the least recently used one is restarted there.
     fn run(
         &mut self,
         topics: &[Arc<Topic>; READERS],
@@ -185,7 +185,7 @@ impl Place {
         let even = partition.0.is_multiple_of(2);
         let mut order: Vec<_> = self.runs.iter_mut().zip(topics).collect();
         if !even {
-            // Partitions share the clients evenly.
+            // So that partitions are spread evenly over the clients.
             order.reverse();
         }
         let place = order.iter().position(|(run, _)| stands(run)).or_else(|| {
@@ -201,14 +201,14 @@ impl Place {
             return Err(ReadError::Unavailable("there is no reader".to_owned()));
         };
         if !stands(run) {
-            // The old one is stopped first: a client has at most one fetch a partition.
+            // The old fetch is stopped first: a client has at most one fetch for each partition.
             *run = None;
             *run = Some(Run::start(topic, partition, from)?);
         }
         Ok(run)
     }
 
-    /// Whether a fetch goes on from there.
+    /// Whether a fetch continues at `from`.
     fn stands_at(&self, from: Offset) -> bool {
         self.runs.iter().flatten().any(|run| run.next == from)
     }
@@ -218,7 +218,7 @@ impl Place {
         self.runs = [None, None];
     }
 
-    /// Stops a fetch that nobody reads on from, where another one is read: it would keep its buffers.
+    /// Stops a fetch that is no longer read while the other one is: it would keep its buffers.
     pub(super) fn rest(&mut self) {
         let newest = self.runs.iter().flatten().map(|run| run.used).max();
         for run in &mut self.runs {
@@ -243,7 +243,7 @@ pub(super) fn read(
     let part = cluster.part(partition)?;
     let mut place = part.place.lock();
     let end = if place.stands_at(from) {
-        // It may hold what the cluster has removed since; where it does not, its fetch fails.
+        // The buffer may still hold records that the cluster has removed since; if it does not, the fetch fails.
         check(cluster, part, partition, from, Side::End)?
     } else {
         check(cluster, part, partition, from, Side::Both)?
@@ -274,7 +274,7 @@ pub(super) fn read(
         });
     }
     if let Some(failure) = run.failure.take() {
-        // It begins again at the next read, from wherever that is.
+        // The next read starts another fetch, at its own offset.
         *slot = None;
         return Err(failed(cluster, part, partition, from, failure));
     }
@@ -297,7 +297,7 @@ enum Side {
     End,
 }
 
-/// Whether a partition holds an offset, by the brokers' word where it does not seem to. Tells its end.
+/// Checks that a partition holds an offset, and returns its end. Queries the brokers if the offset seems outside.
 fn check(
     cluster: &Cluster,
     part: &Part,
@@ -320,7 +320,7 @@ fn check(
             low_watermark,
         });
     }
-    // Behind a transaction that another producer holds open it is there and cannot be read yet.
+    // An offset after another producer's open transaction exists but cannot be read yet.
     if asked > high_watermark && asked > part.ends.lock().written() {
         return Err(ReadError::BeyondEnd {
             partition,
@@ -331,7 +331,7 @@ fn check(
     Ok(high_watermark)
 }
 
-/// What a failed fetch means to a reader that stands at `from`.
+/// Maps a failed fetch to the error for a reader at `from`.
 fn failed(
     cluster: &Cluster,
     part: &Part,
@@ -365,7 +365,7 @@ fn failed(
         {
             return error;
         }
-        // The client compares the epochs of the leaders: it was within the partition, but not of what was read before.
+        // The client compares leader epochs: the offset is in the partition, but its log differs from what was read.
         tracing::error!(%partition, %from, words = failure.words, "the partition has lost its end, or seems to have");
         part.lose_end();
     }

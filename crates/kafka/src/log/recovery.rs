@@ -1,8 +1,8 @@
-//! Looks up in the topic what is there of a producer that this process does not know.
+//! Scans the topic for the records of a producer that this process does not know.
 //!
-//! A process that ends between the append of a request and its answer takes with it that it knew the request. Its
-//! records tell of it: those at the end of every partition are read, because requests that were under way together
-//! may have gone to different ones, and the gap of one partition is filled in another.
+//! A process that ends between the append of a request and its answer loses its memory of the request, but its records
+//! identify it. The end of every partition is scanned, because requests that were under way together may have gone to
+//! different partitions: a number missing in one partition may be found in another.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,17 +26,17 @@ use super::tail::{MAX_AGE, Placed, Tail};
 use crate::client_errors::ClientErrors;
 use crate::polled::{Found, Polled, poll};
 
-/// How long a request waits for the look; then it is refused, and its repeat finds the look further on.
+/// How long a request waits for the scan; then it is refused, and the scan for its repeat continues from there.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Before the brokers are asked again.
+/// Pause before a failed scan is retried.
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// How long one poll waits: whoever closes the log waits for it.
+/// How long one poll waits: closing the log waits for it.
 const POLL: Duration = Duration::from_millis(50);
 
-/// Requests that wait; as one look serves all of them, this bounds the memory alone. Their bytes are counted with
-/// those that wait to be appended.
+/// Most requests that wait; as one scan serves all of them, this bounds only the memory. Their bytes count against the
+/// same limit as those of queued appends.
 const MAX_WAITING: usize = 256;
 
 struct Job {
@@ -46,7 +46,7 @@ struct Job {
     until: Instant,
 }
 
-/// The thread that looks; dropping this ends it, and refuses what waits.
+/// Handle of the scanning thread; dropping it ends the thread and refuses waiting requests.
 pub(super) struct Recovery {
     jobs: Option<Sender<Job>>,
     stop: Arc<AtomicBool>,
@@ -54,7 +54,7 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
-    /// `reading` configures the client that reads; it is made when there is something to read.
+    /// `reading` configures the client that reads; it is created when there is something to read.
     pub(super) fn start(
         appends: Arc<Appends>,
         cluster: Shared,
@@ -69,7 +69,7 @@ impl Recovery {
             client: None,
             stop: Arc::clone(&stop),
         };
-        // A thread of its own, because asking the brokers and reading block.
+        // A separate thread, because queries and reads block.
         let thread = std::thread::Builder::new()
             .name("kafka-recovery".to_owned())
             .spawn(move || run(look, &appends, &waiting))?;
@@ -80,7 +80,7 @@ impl Recovery {
         })
     }
 
-    /// Appends a request when what the topic holds of it is known. Never blocks.
+    /// Queues a request to be appended after the scan of the topic. Never blocks.
     pub(super) fn submit(&self, appends: &Appends, append: Append, waiter: Waiter) {
         let Some(jobs) = &self.jobs else {
             return waiter(Err(AppendError::Closed));
@@ -104,7 +104,7 @@ impl Recovery {
         (job.waiter)(Err(error));
     }
 
-    /// Refuses what waits.
+    /// Refuses the waiting requests and joins the thread.
     pub(super) fn stop(&mut self) {
         self.stop.store(true, Ordering::Release);
         drop(self.jobs.take());
@@ -124,7 +124,7 @@ impl Drop for Recovery {
 
 fn run(mut look: Look, appends: &Appends, waiting: &Receiver<Job>) {
     while let Ok(first) = waiting.recv() {
-        // One look serves all that came before it began. They are appended in the order in which they came.
+        // One scan serves all requests that arrived before it began. They are appended in order of arrival.
         let until = first.until;
         let jobs: Vec<Job> = std::iter::once(first).chain(waiting.try_iter()).collect();
         let looked = look.catch_up(until);
@@ -148,7 +148,7 @@ fn run(mut look: Look, appends: &Appends, waiting: &Receiver<Job>) {
     }
 }
 
-/// What is read of the topic's end, and with what.
+/// The scan of the topic's end, and its client.
 struct Look {
     cluster: Shared,
     reading: ClientConfig,
@@ -157,7 +157,7 @@ struct Look {
     stop: Arc<AtomicBool>,
 }
 
-/// A part of a partition that is to be read.
+/// A range of a partition to be read.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     partition: PartitionId,
@@ -170,10 +170,10 @@ impl Look {
         self.stop.load(Ordering::Acquire)
     }
 
-    /// Reads to where every partition ended after this was called; what fails is tried again.
+    /// Reads to where every partition ended after this was called; a failed attempt is retried.
     ///
     /// # Errors
-    /// Why it was not reached in time. What was read stays known.
+    /// Why the ends were not reached in time. What was read is kept.
     fn catch_up(&mut self, until: Instant) -> Result<(), String> {
         loop {
             let began = Instant::now();
@@ -189,7 +189,7 @@ impl Look {
         }
     }
 
-    /// What is to be read.
+    /// The ranges to be read.
     fn spans(&mut self) -> Result<Vec<Span>, String> {
         let count = u32::try_from(self.cluster.parts.len()).unwrap_or(u32::MAX);
         let partitions: Vec<PartitionId> = (0..count).map(PartitionId).collect();
@@ -202,7 +202,7 @@ impl Look {
         let asked = |at| self.cluster.offsets(&partitions, at, OFFSETS_TIMEOUT);
         let low = asked(At::Beginning)?;
         let newer = asked(At::Offset(since_ms))?;
-        // Last, so that nothing lies behind it that was there when the request came.
+        // Last, so that the end covers everything that was in the topic when the request arrived.
         let end = asked(At::End)?;
         let mut ends = Vec::with_capacity(partitions.len());
         for partition in partitions {
@@ -225,7 +225,7 @@ impl Look {
         Ok(spans.filter(|span| span.from < span.end).collect())
     }
 
-    /// The first record of a partition that is young enough; none where the brokers name the end instead.
+    /// The first record of a partition that is young enough; none if the brokers return the end instead.
     fn newer(
         &self,
         answers: &TopicPartitionList,
@@ -253,10 +253,10 @@ impl Look {
                 .map_err(|error: KafkaError| error.to_string())?,
         };
         let read = self.take(&client, spans, until);
-        // Nothing is fetched until the next look, which says itself where it begins.
+        // Nothing is fetched until the next scan, which sets its own offsets.
         let left = client.unassign();
         drain(&client);
-        // One that failed may have lost all its brokers.
+        // A client that failed may have lost all its brokers, so it is not used again.
         if left.is_ok() && read.is_ok() {
             self.client = Some(client);
         }
@@ -305,7 +305,7 @@ impl Look {
         Ok(())
     }
 
-    /// Takes in what was found. Returns up to where its partition is read then.
+    /// Takes in what was found. Returns its partition and the first offset that is not read yet.
     fn note(&mut self, found: Found<'_>, polled: &Polled<'_>) -> (PartitionId, Offset) {
         let id = |number: i32| PartitionId(u32::try_from(number).unwrap_or(u32::MAX));
         match found {
@@ -331,19 +331,19 @@ impl Look {
                 }
                 (partition, offset.next())
             }
-            // What lies between the last record and this end is no record.
+            // Only control records and gaps are between the last record and this end.
             Found::End { partition, offset } => (id(partition), Offset(offset)),
         }
     }
 }
 
-/// Partitions that are not read to their ends, as their leaders named them.
+/// Partitions that are not read to the ends that their leaders reported.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Unread(HashMap<PartitionId, Offset>);
 
 impl Unread {
-    /// Everything of a partition below `next` was read. Where a broker ends before the leader's end, it has not caught
-    /// up yet, and what the request left may stand behind it: that is not the end.
+    /// Notes that everything of a partition below `next` was read. A broker whose log ends before the leader's end has
+    /// not caught up, and records of the request may follow, so that does not count as the end.
     fn reach(&mut self, partition: PartitionId, next: Offset) {
         if self.0.get(&partition).is_some_and(|end| next >= *end) {
             self.0.remove(&partition);
@@ -361,11 +361,11 @@ mod tests {
         let mut unread = Unread(HashMap::from([(p(0), Offset(7)), (p(1), Offset(3))]));
         unread.reach(p(1), Offset(4));
         assert_eq!(unread, Unread(HashMap::from([(p(0), Offset(7))])));
-        // The first record, then the end of a broker that lags behind.
+        // The first record, then the end of a lagging broker.
         unread.reach(p(0), Offset(1));
         unread.reach(p(0), Offset(6));
         assert_eq!(unread, Unread(HashMap::from([(p(0), Offset(7))])));
-        // The end again, behind a control record.
+        // The end again, after a control record.
         unread.reach(p(0), Offset(7));
         assert_eq!(unread, Unread::default());
     }

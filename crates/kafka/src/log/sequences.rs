@@ -1,7 +1,7 @@
-//! Recognises repeated requests of producers, as long as this process knows them.
+//! Recognises repeated requests of the producers that this process remembers.
 //!
-//! Another engine may have answered the first requests of a producer, so one that is not known begins with
-//! any number, unless the topic tells better. Requests under way count: a repeat of one is answered with it.
+//! Another engine may have answered the first requests of a producer, so an unknown producer may begin with any number,
+//! unless the scan of the topic found its records. A repeat of a request under way gets the same answer.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use workspace_engine_core::log::{
 pub(super) enum Verdict<P> {
     /// It is new: append it.
     New,
-    /// It failed before, as this one: append what was not acknowledged then.
+    /// It failed before, as the contained request: append what was not acknowledged then.
     Again(Arc<P>),
-    /// It is under way: its answer is that of this one.
+    /// It is under way as the contained request, and gets the same answer.
     Pending(Arc<P>),
     /// It was answered before.
     Answered(Appended),
@@ -29,9 +29,9 @@ pub(super) enum Verdict<P> {
 enum Slot<P> {
     Pending(Arc<P>),
     Answered(Appended),
-    /// It was not appended as a whole, or nobody knows; it may come again.
+    /// It was not appended as a whole, or the outcome is unknown; the producer may repeat it.
     Failed(Arc<P>),
-    /// Another process has had it, or a later one: the topic tells what is there of it.
+    /// Another process has received it, or a later one: only the topic shows what was appended of it.
     Elsewhere,
 }
 
@@ -49,14 +49,14 @@ impl<P> Producer<P> {
         (self.first..=u64::MAX).zip(&self.slots)
     }
 
-    /// The only new request that is taken: the first that failed, or the one behind the last.
+    /// The only new request that is accepted: the first that failed, or the one after the last.
     fn expected(&self) -> u64 {
         self.numbered()
             .find(|(_, slot)| matches!(slot, Slot::Failed(_)))
             .map_or_else(|| self.next(), |(number, _)| number)
     }
 
-    /// The request behind the last.
+    /// The request after the last.
     fn next(&self) -> u64 {
         self.first
             .saturating_add(u64::try_from(self.slots.len()).unwrap_or(0))
@@ -70,7 +70,7 @@ impl<P> Producer<P> {
         }
     }
 
-    /// Nothing of it was appended as a whole, so that nothing stands against another beginning.
+    /// No request of the producer was appended as a whole, so its numbers may begin again anywhere.
     fn all_failed(&self) -> bool {
         self.slots
             .iter()
@@ -83,8 +83,8 @@ impl<P> Producer<P> {
     }
 }
 
-/// The producers of this process, at most [`MAX_PRODUCERS`], and at most [`MAX_PRODUCERS_OF_PREFIX`] of one prefix. For a
-/// new one beyond them, the one that was silent the longest is forgotten, but none that was heard within
+/// The producers of this process, at most [`MAX_PRODUCERS`], and at most [`MAX_PRODUCERS_OF_PREFIX`] of one prefix. A
+/// new one beyond that replaces the one that was silent the longest, unless that one was heard within
 /// [`PRODUCER_IDLE`].
 #[derive(Debug)]
 pub(super) struct Sequences<P> {
@@ -104,7 +104,7 @@ impl<P> Default for Sequences<P> {
 }
 
 impl<P> Sequences<P> {
-    /// Whether a request can be judged by what this process knows; otherwise the topic must be looked at first.
+    /// Whether a request can be judged by what this process knows; otherwise the topic must be scanned first.
     pub(super) fn knows(&self, asked: &ProducerSequence) -> bool {
         let Some(producer) = self.by_id.get(&asked.producer_id) else {
             return false;
@@ -113,7 +113,7 @@ impl<P> Sequences<P> {
         let mut numbered = producer.numbered();
         match numbered.find(|(number, _)| *number == asked.sequence) {
             Some((_, Slot::Pending(_) | Slot::Answered(_))) => true,
-            // Of one that failed nobody knows what has reached the topic since.
+            // Records of a request that failed may have reached the topic since.
             Some((_, Slot::Elsewhere | Slot::Failed(_))) => false,
             None => {
                 asked.sequence == expected && expected == producer.next() && !producer.all_failed()
@@ -121,7 +121,8 @@ impl<P> Sequences<P> {
         }
     }
 
-    /// The topic holds records of a producer, the last of them of request `highest`, and maybe all of one that failed.
+    /// Takes in that the topic holds records of a producer, up to request `highest`. `is_there` is true for a failed
+    /// request of which all records are in the topic.
     pub(super) fn reach(
         &mut self,
         producer_id: &str,
@@ -148,7 +149,7 @@ impl<P> Sequences<P> {
         }
     }
 
-    /// The limit that a new producer meets, and who would be forgotten for it; nothing while there is room.
+    /// The limit that a new producer reaches, and the producer forgotten for it; none while there is room.
     fn in_the_way(&self, producer_id: &str) -> Option<(usize, &str)> {
         let all = &self.by_use;
         let own = producer_prefix(producer_id)
@@ -161,7 +162,7 @@ impl<P> Sequences<P> {
         silent.map(|(_, id)| (most, id))
     }
 
-    /// Refuses a new producer where one that may still repeat a request would have to be forgotten for it.
+    /// Refuses a new producer if one that may still repeat a request would have to be forgotten for it.
     fn room_for(&self, producer_id: &str) -> Result<(), AppendError> {
         if self.by_id.contains_key(producer_id) {
             return Ok(());
@@ -178,7 +179,7 @@ impl<P> Sequences<P> {
         }
     }
 
-    /// The producer, which is now the last to be forgotten. One that is not known begins with `first`.
+    /// The producer, which is now the last to be forgotten. An unknown one begins with `first`.
     fn touch(&mut self, producer_id: &str, first: u64) -> &mut Producer<P> {
         self.uses += 1;
         if !self.by_id.contains_key(producer_id)
@@ -208,8 +209,8 @@ impl<P> Sequences<P> {
     /// Decides what a request is.
     ///
     /// # Errors
-    /// [`AppendError::Sequence`] for one out of its turn, [`AppendError::Busy`] where too many are under way,
-    /// [`AppendError::Producers`] where one more producer cannot be remembered.
+    /// [`AppendError::Sequence`] for a number out of sequence, [`AppendError::Busy`] if too many are under way,
+    /// [`AppendError::Producers`] if one more producer cannot be remembered.
     pub(super) fn judge(&self, asked: &ProducerSequence) -> Result<Verdict<P>, AppendError> {
         let Some(producer) = self.by_id.get(&asked.producer_id) else {
             return self.room_for(&asked.producer_id).map(|()| Verdict::New);
@@ -242,7 +243,7 @@ impl<P> Sequences<P> {
         Ok(Verdict::New)
     }
 
-    /// A request that was judged to be new is under way.
+    /// Notes that a request that was judged to be new is under way.
     pub(super) fn begin(&mut self, asked: &ProducerSequence, pending: Arc<P>) {
         let producer = self.touch(&asked.producer_id, asked.sequence);
         if let Some(slot) = producer.slot(asked.sequence) {
@@ -256,7 +257,7 @@ impl<P> Sequences<P> {
         producer.push(Slot::Pending(pending));
     }
 
-    /// A request is over; one that failed may come again.
+    /// Notes that a request has ended; without an answer it failed and may be repeated.
     pub(super) fn end(&mut self, asked: &ProducerSequence, answer: Option<&Appended>) {
         let Some(producer) = self.by_id.get_mut(&asked.producer_id) else {
             return;

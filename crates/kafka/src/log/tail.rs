@@ -1,6 +1,6 @@
-//! What the recent end of the topic holds of named producers, whoever appended it.
+//! Records of named producers at the recent end of the topic, whichever process appended them.
 //!
-//! It grows with every look: the next one reads on from where the last one ended, also where that one was cut short.
+//! Every scan adds to it: the next one continues where the last one ended, even if that one was cut short.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -10,19 +10,19 @@ use workspace_lifecycle::{Offset, PartitionId};
 
 use super::origin::Origin;
 
-/// Older records are not looked for: a producer gives a request up after a minute, unless it is told otherwise, so
-/// nobody repeats one that is older. The rest is for clocks that differ, because a record has the time of its sender.
+/// Older records are not scanned: unless configured otherwise, a producer abandons a request after a minute, so none
+/// repeats an older one. The rest allows for clocks that differ, because a record carries its sender's time.
 pub(super) const MAX_AGE: Duration = Duration::from_mins(5);
 
-/// No more records of a partition are read in one look, those at its end: a look must be over before the producer,
-/// or whoever stands before it, gives up. On a partition that takes more than 3,000 records a second this is less
+/// Most records of a partition that one scan reads, counted from its end: a scan must end before the producer, or a
+/// proxy in front of it, abandons the request. On a partition with more than 3,000 records a second this covers less
 /// than the minute for which producers repeat.
 pub(super) const MAX_RECORDS: u64 = 200_000;
 
-/// So many records at the end of a partition are read whatever their time: they cost nothing, and a clock may be wrong.
+/// Records at the end of a partition that are read whatever their time: they cost little, and a clock may be wrong.
 pub(super) const RECORDS_ALWAYS: u64 = 1_000;
 
-/// Where one event of a request stands.
+/// Position of one event of a request in the topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Placed {
     pub(super) index: usize,
@@ -31,12 +31,12 @@ pub(super) struct Placed {
     pub(super) fingerprint: u64,
 }
 
-/// What the topic holds of one producer: the places of its last requests' records.
+/// What the topic holds of one producer: the positions of its last requests' records.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Seen(BTreeMap<u64, Vec<Placed>>);
 
 impl Seen {
-    /// The last request of which there is a record.
+    /// The highest request of which a record was found.
     pub(super) fn highest(&self) -> Option<u64> {
         self.0.keys().next_back().copied()
     }
@@ -55,7 +55,7 @@ struct Recent {
 
 /// The recent requests of all producers.
 pub(super) struct Tail {
-    /// The first offset of each partition that was not read, where it was read at all.
+    /// The first offset of each partition that was not read; none if the partition was not read at all.
     next: Vec<Option<Offset>>,
     producers: HashMap<String, Recent>,
 }
@@ -68,7 +68,7 @@ impl Tail {
         }
     }
 
-    /// Where a look begins in a partition that holds `low..end`; at its end where there is nothing to read.
+    /// Where a scan begins in a partition that holds `low..end`; at its end if there is nothing to read.
     /// `newer` is its first record that is young enough, if there is one.
     pub(super) fn begin(
         &self,
@@ -86,7 +86,7 @@ impl Tail {
         self.next(partition).unwrap_or_default().max(recent)
     }
 
-    /// Whether a partition ends before what was read of it: then it is not the one that was read.
+    /// Whether a partition ends before what was read of it: then it was recreated or lost its end.
     pub(super) fn is_beyond(&self, partition: PartitionId, end: Offset) -> bool {
         self.next(partition).is_some_and(|next| next > end)
     }
@@ -96,7 +96,7 @@ impl Tail {
         self.next.get(place).copied().flatten()
     }
 
-    /// Everything of a partition below `next` has been read.
+    /// Notes that everything of a partition below `next` has been read.
     pub(super) fn reach(&mut self, partition: PartitionId, next: Offset) {
         let place = usize::try_from(partition.0).unwrap_or(usize::MAX);
         if let Some(reached) = self.next.get_mut(place) {
@@ -104,7 +104,7 @@ impl Tail {
         }
     }
 
-    /// Takes one record in.
+    /// Adds one record.
     pub(super) fn note(&mut self, origin: &Origin<'_>, place: Placed, now: Instant) {
         if !self.producers.contains_key(origin.producer_id) {
             let recent = Recent {
@@ -123,7 +123,8 @@ impl Tail {
         }
     }
 
-    /// Forgets producers of which nothing was read for long, and the most silent ones of too many.
+    /// Forgets producers of which nothing was read for [`MAX_AGE`], and the longest silent ones beyond
+    /// [`MAX_PRODUCERS`].
     pub(super) fn forget(&mut self, now: Instant) {
         self.producers
             .retain(|_, recent| now.saturating_duration_since(recent.read) < MAX_AGE);

@@ -1,4 +1,4 @@
-//! Looks after a log while nobody asks: where its partitions end, and what its clients have to say.
+//! Background upkeep of a log: queries where its partitions end, and handles its clients' events.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -11,22 +11,22 @@ use super::cluster::{Asked, Cluster, Part, drain};
 use super::native::Topic;
 use super::reader::READERS;
 
-/// Between two looks at the clients' own events.
+/// Between two polls of the clients' events.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Between two questions which topic it is and where its open partitions end.
+/// Between two queries of the topic's id and of the ends of its open partitions.
 const REFRESH: Duration = Duration::from_millis(500);
 
-/// Between two questions where they begin.
+/// Between two queries of where they begin.
 const REFRESH_BEGINNINGS: Duration = Duration::from_secs(5);
 
-/// Between two questions which topic it is, where the brokers do not tell.
+/// Between two queries of the topic's id, if the brokers do not return one.
 const IDENTIFY_AGAIN: Duration = Duration::from_secs(10);
 
-/// How long the brokers may take for one: whoever closes the log waits for it.
+/// How long the brokers may take for one query: closing the log waits for it.
 const UPKEEP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The thread that does so; dropping this ends it.
+/// Handle of the upkeep thread; dropping it ends the thread.
 pub(super) struct Upkeep {
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -38,7 +38,7 @@ impl Upkeep {
         readers: [Arc<Topic>; READERS],
     ) -> std::io::Result<Self> {
         let (stop, stopped) = crossbeam_channel::bounded(0);
-        // A thread of its own, because asking the brokers blocks.
+        // A separate thread, because queries block.
         let thread = std::thread::Builder::new()
             .name("kafka-log".to_owned())
             .spawn(move || run(&cluster, &readers, &stopped))?;
@@ -82,7 +82,7 @@ fn run(cluster: &Cluster, readers: &[Arc<Topic>; READERS], stopped: &Receiver<()
                 identify_at = now + IDENTIFY_AGAIN;
             }
             for part in &cluster.parts {
-                // One that is being read is not at rest.
+                // A locked partition is being read, so its fetches are in use.
                 if let Some(mut place) = part.place.try_lock() {
                     place.rest();
                 }
@@ -105,7 +105,7 @@ fn refresh(cluster: &Cluster, asked: Asked) {
         .map(|(id, _)| id)
         .collect();
     if partitions.is_empty() {
-        // Whether the cluster answers is asked also where nothing is read.
+        // Queried although nothing is read, to learn whether the cluster answers.
         partitions.push(PartitionId(0));
     }
     if let Err(words) = cluster.refresh(&partitions, asked, UPKEEP_TIMEOUT) {

@@ -1,4 +1,4 @@
-//! A topic that is deleted and made anew: what was saved from the one is not continued from the other.
+//! A topic that is deleted and recreated: what was saved from the old one is not continued from the new one.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use workspace_engine_kafka::prepare;
 use crate::node::{Node, disk};
 use crate::place::{P0, Place, events, until};
 
-/// What is said of a workspace of the topic that has gone.
+/// The error of a workspace of the deleted topic.
 fn of_another(place: &Place) -> String {
     format!(
         "workspace old was saved from another topic {} than the one that is there: it was made anew, and offsets of the one say nothing about the other; engines of another group begin from the one that is there",
@@ -31,7 +31,7 @@ fn workspaces_that_stand_behind_the_end_of_a_topic_made_anew_are_parked_at_a_res
     place.produce(P0, events("new", 0..3));
     let node = Node::start(&place, &disk);
     assert_eq!(node.wait_parked("old"), of_another(&place));
-    // Who is new is not held up by it.
+    // A new workspace is not affected.
     node.wait_ready("new", 3, 3);
     node.stop();
 }
@@ -59,10 +59,10 @@ fn workspaces_that_stand_behind_the_end_of_a_topic_made_anew_are_parked_while_th
     place.produce(P0, events("new", 3..5));
     node.wait_ready("new", 5, 5);
     node.stop();
-    // Of the topic that is there: whoever comes next looks for new workspaces behind it.
+    // The committed offset is of the recreated topic: the next owner discovers new workspaces from it on.
     assert_eq!(place.committed(P0), At::Offset(5));
 
-    // Nor is it forgotten at the next start.
+    // The error persists after the next start.
     let node = Node::start(&place, &disk);
     node.wait_parked("old");
     node.wait_ready("new", 5, 5);
@@ -77,7 +77,7 @@ fn workspaces_of_a_topic_that_is_made_anew_and_grows_past_them_are_parked_while_
     let disk = disk();
     let node = Node::start(&place, &disk);
     node.wait_ready("old", 10, 10);
-    // The id of the topic is asked for twice a second.
+    // The log queries the topic's id twice a second.
     std::thread::sleep(Duration::from_secs(2));
 
     place.delete();
@@ -126,7 +126,7 @@ fn workspaces_of_a_topic_that_was_made_anew_and_has_grown_past_them_are_parked()
     place.create(&[]);
     place.produce(P0, events("old", 100..120));
     place.produce(P0, events("new", 0..3));
-    // With its own copy, again when it has owned the partition since, and with an empty disk.
+    // With its own copy, again after it has owned the partition of the new topic, and with an empty disk.
     let empty = self::disk();
     for disk in [&disk, &disk, &empty] {
         let node = Node::start(&place, disk);

@@ -1,4 +1,4 @@
-//! A copy of the changelog that is damaged on the disk: it is set aside, and rebuilt while the engine runs.
+//! A local copy of the changelog that is damaged: it is set aside, and rebuilt while the engine runs.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use workspace_lifecycle::Command;
 use crate::node::{Node, copy_on, disk, id};
 use crate::place::{P0, Place, events, until};
 
-/// The names in a directory that begin with this.
+/// The names in a directory that begin with `beginning`.
 fn names(directory: &Path, beginning: &str) -> Vec<String> {
     let entries = std::fs::read_dir(directory).expect("listed");
     let names = entries.map(|entry| entry.expect("listed").file_name().into_string());

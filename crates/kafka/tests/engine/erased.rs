@@ -12,7 +12,7 @@ fn owned_by(owner: &'static str) -> Start {
     }
 }
 
-/// Waits until everything in the partition was read.
+/// Waits until the partition is read to its end.
 fn wait_read(node: &Node) {
     node.wait_open(&[P0]);
     until("the partition is read to its end", || {
@@ -38,7 +38,7 @@ fn a_deleted_workspace_stays_deleted_for_every_later_owner() {
     });
     node.stop();
 
-    // With its copy, with an empty disk, and with the copy again that has missed an owner.
+    // With its copy, with an empty disk, and again with the copy, which has missed the writes of an owner.
     let empty = disk();
     for (owner, disk) in [("one", &warm), ("two", &empty), ("one", &warm)] {
         let node = Node::start_as(&place, disk, &owned_by(owner));
@@ -48,7 +48,7 @@ fn a_deleted_workspace_stays_deleted_for_every_later_owner() {
         assert_eq!(node.history("acme"), 0, "{owner}");
         node.stop();
     }
-    // An event after the deletion begins a new workspace, on every disk.
+    // An event after the deletion creates a new workspace, on every disk.
     place.produce(P0, events("acme", 10..12));
     for disk in [&empty, &warm, &crate::node::disk()] {
         let node = Node::start(&place, disk);
@@ -61,7 +61,7 @@ fn a_deleted_workspace_stays_deleted_for_every_later_owner() {
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_workspace_of_a_topic_that_was_recreated_is_rebuilt_by_a_reset() {
     let place = Place::new("recreated-reset", 1, &[]);
-    // Its first event lies behind those of the next topic.
+    // Its first event has a higher offset than all events of the recreated topic.
     place.produce(P0, events("other", 0..20));
     place.produce(P0, events("acme", 0..10));
     let disk = disk();

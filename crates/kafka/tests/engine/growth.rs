@@ -1,4 +1,4 @@
-//! Topics that are empty, get new workspaces, or more partitions than the engine was started with.
+//! Topics that are empty, get new workspaces, or get more partitions than the engine was started with.
 
 use workspace_engine_core::misrouted::Misrouted;
 use workspace_engine_core::routing::Partitioner;
@@ -62,7 +62,7 @@ fn members_of_an_empty_topic_wait_for_events_and_take_up_the_first_of_each_works
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_partition_that_is_added_is_not_served_and_says_why_while_the_others_go_on() {
     let mut place = Place::new("grown", 2, &[]);
-    // So that the group hears of the new partition at once, not after minutes.
+    // So that the group learns of the new partition at once, not after minutes.
     place
         .config
         .properties
@@ -89,21 +89,21 @@ fn a_partition_that_is_added_is_not_served_and_says_why_while_the_others_go_on()
             place.config.topic
         )
     );
-    // Health names it as well: events of the added partition are nobody's.
+    // Health names it as well: no engine reads the events of the added partition.
     let bad = Err(format!("partition 2 cannot be read: {words}"));
     until("health tells", || {
         let mut ready = node.engine.health().ready.into_iter();
         ready.find(|check| check.outcome == bad)
     });
 
-    // The old ones go on.
+    // The old partitions continue.
     place.produce(0, events(&a, 5..8));
     place.produce(1, events(&b, 5..8));
     for name in [&a, &b] {
         node.wait_ready(name, 8, 8);
     }
-    // A producer that counts the new partition puts workspaces elsewhere; those that it still puts where the
-    // engine reads are named, and not applied.
+    // A producer that counts the new partition moves workspaces; their events on partitions that the engine reads are
+    // reported as misrouted, and not applied.
     place.produce(1, [event(&a, 99)]);
     let misrouted = until("it is noticed", || node.engine.misrouted(&id(&a)));
     let expected = Misrouted {
@@ -120,7 +120,7 @@ fn a_partition_that_is_added_is_not_served_and_says_why_while_the_others_go_on()
     assert_eq!(node.member().losses, 0);
     node.stop();
 
-    // Nor does an engine start that finds more partitions than its changelog has.
+    // An engine that finds more partitions than its changelog has does not start.
     let error = prepare(&place.config).expect_err("refused");
     assert!(!error.is_passing(), "asking again does not help");
     let (topic, changelog) = (&place.config.topic, place.config.changelog_topic());

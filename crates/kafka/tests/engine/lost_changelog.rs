@@ -1,4 +1,4 @@
-//! A changelog that is lost: the group's offset says nothing without the ownership record that goes with it.
+//! A changelog that is lost: the group's offset is meaningless without its ownership record.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ fn place(name: &str, protocol: GroupProtocol) -> Place {
     place
 }
 
-/// What was set aside on a disk.
+/// The files that were set aside on a disk.
 fn set_aside(copy: &Path) -> Vec<String> {
     let Ok(found) = std::fs::read_dir(copy.join("set-aside")) else {
         return Vec::new();
@@ -24,7 +24,7 @@ fn set_aside(copy: &Path) -> Vec<String> {
     names.collect::<Result<_, _>>().expect("text")
 }
 
-/// Waits until a partition is refused. Tells why.
+/// Waits until a partition is refused. Returns the reason.
 fn refused(node: &Node) -> String {
     until("the partition is refused", || {
         let words = node.opening(P0)?;
@@ -53,7 +53,7 @@ fn a_lost_changelog_is_rebuilt(protocol: GroupProtocol) {
         );
         node.stop();
     }
-    // The copy held what the changelog had lost, and people can read it.
+    // The copy held what the changelog had lost; it is set aside in a readable form.
     let aside = set_aside(&copy_on(&warm));
     assert_eq!(aside.len(), 1, "{aside:?}");
     let entries = copy_on(&warm)
@@ -63,7 +63,7 @@ fn a_lost_changelog_is_rebuilt(protocol: GroupProtocol) {
     let entries = std::fs::read_to_string(entries.join("entries.jsonl")).expect("readable");
     assert!(entries.contains("e29"), "{entries}");
     assert!(set_aside(&copy_on(&empty)).is_empty());
-    // All is well from then on, also without the beginning of the topic.
+    // Later starts succeed, also without the beginning of the topic.
     place.remove_below(P0, 20);
     let node = Node::start(&place, &warm);
     node.wait_ready("acme", 32, 32);
@@ -119,7 +119,7 @@ fn a_lost_changelog_is_refused(protocol: GroupProtocol) {
         "{notice}"
     );
     node.stop();
-    // What was accepted once is not missing any more.
+    // A loss that was accepted once is not reported again.
     place.config.accept_loss = AcceptLoss::No;
     let node = Node::start(&place, &disk);
     node.wait_ready("acme", 26, 26);
@@ -159,7 +159,7 @@ fn an_offset_that_something_else_has_committed_is_not_believed() {
     node.wait_ready("acme", 30, 30);
     node.stop();
 
-    // Nor where an engine has owned the partition before.
+    // Nor if an engine has owned the partition before.
     place.config.accept_loss = AcceptLoss::No;
     place.produce(P0, events("acme", 30..40));
     place.produce(P0, events("new", 0..2));
@@ -167,7 +167,7 @@ fn an_offset_that_something_else_has_committed_is_not_believed() {
     let node = Node::start(&place, &disk);
     refused(&node);
     node.stop();
-    // The way out that it names beside the others: without the offset each workspace knows how far it is.
+    // Another way out that the error names: without the group's offset each workspace continues from its own.
     place.delete_offsets();
     let node = Node::start(&place, &disk);
     node.wait_ready("acme", 40, 40);

@@ -1,8 +1,8 @@
-//! Whole engines on a real Apache Kafka, where topics and records are not what they should be.
+//! Whole engines on a real Apache Kafka, with topics and records that are not as they should be.
 //!
 //! `KAFKA_BROKERS=$(scripts/kafka.sh start) cargo test -p workspace-engine-kafka --test engine -- --ignored`
 //!
-//! Every workspace ends ready, or in an error that names its reason and its place; none waits for ever.
+//! Every workspace ends ready, or in an error that names its reason and its position; none waits forever.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

@@ -19,15 +19,15 @@ use workspace_status::{ErrorInfo, ErrorKind, Snapshot, State, Tracker, Workspace
 
 use crate::place::{PATIENCE, Place, until};
 
-/// How an engine is started where it is not as usual.
+/// Options of an engine's start.
 pub(crate) struct Start {
     pub(crate) owner: &'static str,
     pub(crate) permits: usize,
-    /// What stands before the store of the cluster.
+    /// Wraps the store of the cluster.
     pub(crate) store: Wrap,
 }
 
-/// Puts something before a store.
+/// Wraps a store in another one.
 pub(crate) type Wrap = Arc<dyn Fn(Arc<dyn Store>) -> Arc<dyn Store>>;
 
 impl Default for Start {
@@ -46,7 +46,8 @@ pub(crate) struct Node {
     to_engine: ToEngine,
 }
 
-/// Hands what the group decides to the engine, until it is stopped: the group would keep it and its disk for ever.
+/// Forwards the group's assignments to the engine until that is stopped; otherwise the group would keep the engine and
+/// its disk forever.
 #[derive(Clone)]
 struct ToEngine {
     engine: Arc<Mutex<Option<Engine<Entities>>>>,
@@ -98,7 +99,7 @@ impl Node {
             ..DataDirSpec::default()
         };
         let open = move |path: &Path| LsmStore::open(&DataDir::open(path, &spec)?);
-        // An engine that was abandoned has it for a moment longer.
+        // An abandoned engine keeps it open for a moment longer.
         let copy = until("a copy", || {
             LocalCopy::open(copy_on(disk), open.clone()).ok()
         });
@@ -139,7 +140,7 @@ impl Node {
         }
     }
 
-    /// Hands everything over, as a server does that is told to stop.
+    /// Hands over all partitions and stops, as a server does on a stop signal.
     pub(crate) fn stop(self) {
         let deadline = Instant::now() + PATIENCE;
         self.cluster.membership.leave(deadline);
@@ -156,7 +157,7 @@ impl Node {
         drop(self.to_engine.engine.lock().take());
     }
 
-    /// Why it must be started again; none where it need not be.
+    /// Why the engine must be restarted; none if it need not be.
     pub(crate) fn needs_restart(&self) -> Option<String> {
         self.cluster.store.needs_restart()
     }
@@ -178,7 +179,7 @@ impl Node {
         self.engine.tracker().count_by_state()[State::Ready]
     }
 
-    /// What it has applied since it was new, and how many entities it has.
+    /// How many events it has applied since it was created, and how many entities it has.
     pub(crate) fn contents(&self, workspace: &str) -> Option<(u64, usize)> {
         let loaded = self.engine.workspace(&id(workspace))?;
         Some(loaded.read(|entities, applied| {
@@ -187,7 +188,7 @@ impl Node {
         }))
     }
 
-    /// Waits until it is ready with so many events applied, and checks its entities.
+    /// Waits until it is ready with `events` applied and with so many `entities`.
     pub(crate) fn wait_ready(&self, workspace: &str, events: u64, entities: usize) {
         let deadline = Instant::now() + PATIENCE;
         while !(self.is_ready(workspace) && self.contents(workspace) == Some((events, entities))) {
@@ -201,14 +202,14 @@ impl Node {
         }
     }
 
-    /// Why it needs an operator; none where it does not.
+    /// Why it is parked; none if it is not.
     pub(crate) fn parked(&self, workspace: &str) -> Option<String> {
         let now = self.snapshot(workspace)?;
         let is_parked = now.error().map(ErrorInfo::kind) == Some(ErrorKind::Parked);
         is_parked.then(|| now.error_message().expect("an error says why").to_owned())
     }
 
-    /// Waits until it needs an operator. Tells why.
+    /// Waits until it is parked. Returns the reason.
     pub(crate) fn wait_parked(&self, workspace: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -265,7 +266,7 @@ impl Node {
         });
     }
 
-    /// What was missing when a partition was taken over.
+    /// The notice about what was missing when a partition was taken over.
     pub(crate) fn notice(&self, partition: u32) -> Option<String> {
         let reports = self.engine.partitions();
         let report = reports

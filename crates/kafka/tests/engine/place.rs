@@ -1,4 +1,4 @@
-//! A topic and a group of their own on the real cluster, and what others do to them.
+//! A new topic and group for one test on the real cluster, and what other clients do to them.
 
 use std::time::{Duration, Instant};
 
@@ -15,15 +15,15 @@ use tokio::runtime::Runtime;
 use workspace_engine_core::routing::partition_of_key;
 use workspace_engine_kafka::{KafkaConfig, prepare};
 
-/// How long anything may take that must happen; the tests share a machine.
+/// Longest wait for anything that must happen; the tests share a machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
 pub(crate) const P0: u32 = 0;
 
-/// Key and value of a record as somebody else writes it.
+/// Key and value of a record that another application writes.
 pub(crate) type Raw = (Option<Vec<u8>>, Option<Vec<u8>>);
 
-/// A topic and a group of their own.
+/// A topic and a group for one test.
 pub(crate) struct Place {
     pub(crate) config: KafkaConfig,
     pub(crate) partitions: u32,
@@ -33,7 +33,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A topic with nothing in it, and the engine's own topics beside it.
+    /// An empty topic, and the engine's own topics.
     pub(crate) fn new(name: &str, partitions: u32, settings: &[(&str, &str)]) -> Self {
         let brokers = std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS names the brokers");
         let config = KafkaConfig {
@@ -86,7 +86,7 @@ impl Place {
             let created = self.admin.create_topics([&topic], &AdminOptions::new());
             match &self.runtime.block_on(created).expect("answered")[0] {
                 Ok(_) => Some(()),
-                // One of this name is still being deleted.
+                // A topic of this name is still being deleted.
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => None,
                 Err(error) => panic!("{error:?}"),
             }
@@ -97,7 +97,7 @@ impl Place {
         self.delete_topic(&self.config.topic);
     }
 
-    /// Deletes the topic that keeps the workspaces, and waits until the brokers do not know it any more.
+    /// Deletes the changelog topic, and waits until the brokers no longer list it.
     pub(crate) fn delete_changelog(&self) {
         let topic = self.config.changelog_topic();
         self.delete_topic(&topic);
@@ -140,7 +140,7 @@ impl Place {
         });
     }
 
-    /// A client that asks what the engine's group has committed, and is no member.
+    /// A client that queries what the engine's group has committed, without being a member.
     fn group(&self) -> BaseConsumer {
         ClientConfig::new()
             .set("bootstrap.servers", &self.config.brokers)
@@ -149,7 +149,7 @@ impl Place {
             .expect("a client")
     }
 
-    /// Adds partitions until there are so many.
+    /// Raises the number of partitions to `partitions`.
     pub(crate) fn grow(&self, partitions: usize) {
         let more = NewPartitions::new(&self.config.topic, partitions);
         let grown = self.admin.create_partitions([&more], &AdminOptions::new());
@@ -158,7 +158,7 @@ impl Place {
             .expect("grown");
     }
 
-    /// Gives the topic other settings.
+    /// Changes settings of the topic.
     pub(crate) fn configure(&self, settings: &[(&str, &str)]) {
         let mut change = AlterConfig::new(ResourceSpecifier::Topic(&self.config.topic));
         for (name, value) in settings {
@@ -181,7 +181,7 @@ impl Place {
         self.runtime.block_on(removed).expect("removed");
     }
 
-    /// Records of somebody else, on the partition that they are told.
+    /// Produces records to a given partition, as another application does.
     pub(crate) fn produce(&self, partition: u32, records: impl IntoIterator<Item = Raw>) {
         self.send(&self.producer, partition, records);
     }
@@ -219,7 +219,7 @@ impl Place {
         producer
     }
 
-    /// A consumer of committed records that stands at the beginning of a partition and tells its end.
+    /// A consumer of committed records at the beginning of a partition, which reports its end.
     pub(crate) fn consumer(&self, partition: u32) -> BaseConsumer {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", &self.config.brokers)
@@ -237,7 +237,7 @@ impl Place {
         consumer
     }
 
-    /// What the engine's group has committed of a partition.
+    /// What the engine's group has committed for a partition.
     pub(crate) fn committed(&self, partition: u32) -> At {
         let group = self.group();
         let number = i32::try_from(partition).expect("small");
@@ -252,7 +252,7 @@ impl Place {
         partition_of_key(workspace.as_bytes(), self.partitions).0
     }
 
-    /// A workspace whose partition it is.
+    /// A workspace name that belongs to the partition.
     pub(crate) fn name_on(&self, partition: u32, prefix: &str) -> String {
         (0..10_000)
             .map(|number| format!("{prefix}{number}"))
@@ -261,7 +261,7 @@ impl Place {
     }
 }
 
-/// Some events of a workspace, each about an entity of its own.
+/// Some events of a workspace, each about its own entity.
 pub(crate) fn events(workspace: &str, numbers: std::ops::Range<u32>) -> Vec<Raw> {
     numbers.map(|number| event(workspace, number)).collect()
 }
@@ -283,7 +283,7 @@ pub(crate) fn raw(key: &str, value: &str) -> Raw {
     )
 }
 
-/// Asks until there is an answer.
+/// Repeats `ask` until it returns a value; panics after [`PATIENCE`].
 pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,4 +1,4 @@
-//! Partitions that move while their workspaces load: no load, however slow, makes the group believe that its engine is dead.
+//! Partitions that move while their workspaces load: no load, however slow, makes the group remove its engine.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ const PARTITIONS: u32 = 4;
 const WORKSPACES: u64 = 200;
 const EVENTS: u32 = 3;
 
-/// Workspaces that were saved, and a group that waits six seconds for a member that does not poll.
+/// Saved workspaces, and a group that waits six seconds for a member that does not poll.
 fn place_with_workspaces(name: &str, protocol: GroupProtocol) -> (Place, Vec<String>) {
     let mut place = Place::new(name, PARTITIONS, &[]);
     place.config.protocol = protocol;
@@ -37,7 +37,7 @@ fn place_with_workspaces(name: &str, protocol: GroupProtocol) -> (Place, Vec<Str
     (place, names)
 }
 
-/// Waits until each workspace is ready, watching that nobody was thrown out of the group.
+/// Waits until each workspace is ready, and checks meanwhile that no member lost its partitions.
 fn wait_all_ready(nodes: &[&Node]) {
     let deadline = Instant::now() + 2 * PATIENCE;
     loop {
@@ -102,7 +102,7 @@ fn check(name: &str, protocol: GroupProtocol, loads: Loads) {
         assert!(owners[0].engine.is_assigned(home), "{name}");
         owners[0].wait_ready(name, u64::from(EVENTS), EVENTS as usize);
     }
-    // The one that stays takes up all of it, while it loads.
+    // The remaining engine takes over all partitions while it loads.
     one.stop();
     wait_all_ready(&[&two]);
     for name in &names {
@@ -159,7 +159,7 @@ fn a_workspace_whose_engine_leaves_while_it_loads_is_ready_at_the_next() {
     one.stop();
     let two = start(&place, &second, "two", &Start::default().store);
     wait_all_ready(&[&two]);
-    // The loads that nobody needs any more hold nobody up for long.
+    // Loads that are no longer needed should delay the handover only briefly; this is printed, not checked.
     println!("handed over in {:?}", began.elapsed());
     let epochs = two.engine.tracker().list_all();
     assert!(epochs.iter().all(|one| one.epoch().get() >= 3));

@@ -1,4 +1,4 @@
-//! Records that are no events of a workspace: each is passed and counted, or parks one workspace at its address.
+//! Records that are not events of a workspace: each is skipped and counted, or parks one workspace at its offset.
 
 use workspace_engine_core::misrouted::Misrouted;
 use workspace_engine_core::routing::Partitioner;
@@ -21,7 +21,7 @@ fn records_of_nobody_are_passed_and_counted() {
         (Some(vec![0xff, 0x00]), value()),
     ];
     let disk = disk();
-    // Between events that are replayed, and then between those that come.
+    // First between events that are replayed, then between events that arrive live.
     for round in 0..2_u32 {
         let node = Node::start(&place, &disk);
         let applied = u64::from(round * 20);
@@ -72,7 +72,7 @@ fn a_record_on_a_partition_that_is_not_its_own_is_named_and_not_applied() {
     assert_eq!(shown.error_message(), Some(&*found.to_string()));
     assert_eq!(node.engine.misrouted(&id(&here)), None);
 
-    // Where its producer is put right, its events on its own partition are applied, and those alone.
+    // Once its producer is fixed, only its events on its own partition are applied.
     place.produce(1, events(&stranger, 10..12));
     node.wait_ready(&stranger, 2, 2);
     node.stop();
@@ -89,7 +89,7 @@ fn check(value: Option<&[u8]>, reason: &str) {
     let (topic, disk) = (&place.config.topic, disk());
     let expected =
         format!("event at topic {topic} partition 0 offset 5 key acme cannot be applied: {reason}");
-    // It stands there again after a restart, and harms nobody else.
+    // It is parked there again after a restart, and no other workspace is affected.
     for _ in 0..2 {
         let node = Node::start(&place, &disk);
         assert_eq!(node.wait_parked("acme"), expected);

@@ -1,4 +1,4 @@
-//! Records that the cluster removes: before they were applied, and after.
+//! Records that the cluster removes, before or after they were applied.
 
 use workspace_lifecycle::{Command, Offset};
 
@@ -19,7 +19,7 @@ fn removed_records_that_were_applied_are_missed_by_nobody() {
     assert!(node.is_ready("acme"));
     node.stop();
 
-    // From the copy, and from the changelog alone.
+    // From the local copy, and from the changelog alone.
     for disk in [disk, crate::node::disk()] {
         let node = Node::start(&place, &disk);
         node.wait_ready("acme", 12, 12);

@@ -1,4 +1,4 @@
-//! Records of every size that the topic takes.
+//! Records of every size that the topic accepts.
 
 use workspace_engine_core::event::MAX_EVENT_BYTES;
 use workspace_lifecycle::{Command, Offset};
@@ -8,7 +8,7 @@ use crate::place::{P0, Place, events, raw};
 
 const MIB: usize = 1024 * 1024;
 
-/// An event that is exactly so large.
+/// An event of exactly `bytes`.
 fn event_of(workspace: &str, number: u32, bytes: usize) -> String {
     let json = |filling: &str| {
         format!(
@@ -41,7 +41,7 @@ fn the_largest_events_are_applied_and_saved() {
     node.wait_ready("acme", 9, 9);
     node.stop();
 
-    // From the copy, and from the changelog alone.
+    // From the local copy, and from the changelog alone.
     for disk in [disk, crate::node::disk()] {
         let node = Node::start(&place, &disk);
         node.wait_ready("acme", 9, 9);
@@ -54,11 +54,11 @@ fn the_largest_events_are_applied_and_saved() {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kept {
     All,
-    /// Its letter would be larger than its topic takes.
+    /// Only its size: the letter would be larger than its topic accepts.
     Size,
 }
 
-/// Produces a record that is too large, expects it to be named with its size, and skips it.
+/// Produces a record that is too large, expects an error that names it with its size, and skips it.
 fn check(name: &str, value: &[u8], kept: Kept) {
     let place = large_topic(name);
     let bytes = value.len();

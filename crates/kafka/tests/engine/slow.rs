@@ -16,10 +16,10 @@ use crate::node::Wrap;
 /// How long a load takes: longer than the group waits for a member that does not poll.
 const LOAD: Duration = Duration::from_secs(10);
 
-/// A store that takes its time with loads, and is otherwise the one behind it.
+/// A store with slow loads; everything else goes to the wrapped store.
 struct Slow(Arc<dyn Store>, Arc<Gate>);
 
-/// No load ends before it is open.
+/// Holds back loads until it is open.
 #[derive(Default)]
 pub(crate) struct Gate {
     is_open: Mutex<bool>,
@@ -38,7 +38,7 @@ impl Gate {
     }
 }
 
-/// Loads take long, and do not end before the gate is open.
+/// Wraps a store so that loads take [`LOAD`] and do not end before the gate is open.
 pub(crate) fn slow(gate: &Arc<Gate>) -> Wrap {
     let gate = Arc::clone(gate);
     Arc::new(move |store| Arc::new(Slow(store, Arc::clone(&gate))))

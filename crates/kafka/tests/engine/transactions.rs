@@ -1,4 +1,4 @@
-//! Replays over what is in a topic beside events: markers, aborted records, and gaps of compaction.
+//! Replays over markers, aborted records, and gaps of compaction between events.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ fn a_replay_over_markers_and_aborted_records_applies_what_was_committed_and_reac
     });
     assert_eq!(node.engine.counters().events_applied.get(), 100);
 
-    // The same while it runs, and nothing of a transaction before it is decided.
+    // The same while it runs; no event of a transaction is applied before its commit.
     transaction(1000, 1010);
     abort();
     transaction(2000, 2003);
@@ -104,13 +104,13 @@ fn a_replay_over_gaps_of_compaction_applies_what_is_left_and_reaches_its_target(
         place.produce(P0, all.map(|workspace| event(workspace, round)));
     }
     let deadline = Instant::now() + PATIENCE;
-    // The last segment is never compacted: a record a second begins another one.
+    // The last segment is never compacted: a record per second starts another one.
     while counts(&place).values().any(|count| *count > 40) {
         assert!(Instant::now() < deadline, "it is compacted");
         std::thread::sleep(Duration::from_millis(1100));
         place.produce(P0, [event("tail", 0)]);
     }
-    // From now on it stays as it is.
+    // No compaction from now on.
     place.configure(&[("cleanup.policy", "delete")]);
     place.produce(P0, events("a", 1000..1020));
     let mut left = counts(&place);
@@ -123,7 +123,7 @@ fn a_replay_over_gaps_of_compaction_applies_what_is_left_and_reaches_its_target(
     let disk = disk();
     let node = Node::start(&place, &disk);
     for (workspace, events) in &left {
-        // Of one entity each, but for the last.
+        // Each event is about its own entity, except in the last workspace.
         let entities = if workspace == "tail" { 1 } else { *events };
         node.wait_ready(workspace, *events, usize::try_from(entities).unwrap());
     }

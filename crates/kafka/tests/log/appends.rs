@@ -1,4 +1,4 @@
-//! Appending, and being told of what others append.
+//! Appends, and notifications of what other producers append.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -158,7 +158,7 @@ fn no_more_waits_than_fits() {
         last.blocking_recv().expect("answered"),
         Err(AppendError::Busy)
     );
-    // Nothing answers, so that only its end can.
+    // No broker answers, so only closing the log can end the requests.
     drop(log);
     for answer in waiting {
         let answer = answer.blocking_recv().expect("answered");
@@ -210,7 +210,7 @@ fn a_request_that_was_appended_in_part_is_completed_when_it_comes_again() {
     };
     assert_eq!((*appended, *events), (1, 2));
     assert_eq!(partitions[0].partition, PartitionId(0));
-    // What is there of it cannot be looked for meanwhile.
+    // The topic cannot be scanned for its records meanwhile.
     let error = append(&log, request(2)).expect_err("one partition takes nothing");
     assert!(
         matches!(

@@ -1,4 +1,4 @@
-//! A cluster in this process, producers that are not the engine's, and waiting for what must come.
+//! A mock cluster in this process, producers other than the engine's, and waits with a deadline.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use workspace_lifecycle::{Offset, PartitionId};
 pub(crate) const TOPIC: &str = "events";
 pub(crate) const P0: PartitionId = PartitionId(0);
 
-/// How long anything may take that must happen; the tests share a machine.
+/// Longest wait for anything that must happen; the tests share a machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
-/// How often something is tried that should be quick, on a machine that may be busy.
+/// Attempts at something that should be quick, because the machine may be busy.
 const ATTEMPTS: usize = 10;
 
 pub(crate) struct Mock {
@@ -50,7 +50,7 @@ impl Mock {
         }
     }
 
-    /// A log of which every partition is open.
+    /// A log with every partition open.
     pub(crate) fn log(&self) -> KafkaLog {
         let log = KafkaLog::open(&self.config, self.partitions).expect("opened");
         open_all(&log);
@@ -64,7 +64,7 @@ pub(crate) fn open_all(log: &KafkaLog) {
     }
 }
 
-/// Asks until there is an answer.
+/// Repeats `ask` until it returns a value; panics after [`PATIENCE`].
 pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -76,8 +76,7 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Something must take less than `limit`. Where it does not, the machine may have been busy with something else: then
-/// it is tried again.
+/// Requires an attempt that takes less than `limit`. A slower one is retried, because the machine may have been busy.
 pub(crate) fn quick<T>(limit: Duration, what: &str, mut attempt: impl FnMut() -> T) -> T {
     let mut took = Vec::new();
     for _ in 0..ATTEMPTS {
@@ -91,7 +90,7 @@ pub(crate) fn quick<T>(limit: Duration, what: &str, mut attempt: impl FnMut() ->
     panic!("{what} never took less than {limit:?}: {took:?}");
 }
 
-/// Appends, however often the cluster must be asked: where it has kept what it did not acknowledge in time, the
+/// Appends, with as many retries as needed: if the cluster kept records that it did not acknowledge in time, the
 /// request is a repeat.
 pub(crate) fn insist_on(log: &KafkaLog, request: impl Fn() -> Append) -> Appended {
     until("it is appended", || {
@@ -101,7 +100,7 @@ pub(crate) fn insist_on(log: &KafkaLog, request: impl Fn() -> Append) -> Appende
     })
 }
 
-/// Records of somebody else.
+/// Produces records as another application does.
 pub(crate) fn produce(
     config: &KafkaConfig,
     partition: PartitionId,
@@ -129,7 +128,7 @@ pub(crate) fn produce(
     producer.flush(PATIENCE).expect("acknowledged");
 }
 
-/// Records with the numbers of a range as values.
+/// Produces records with the numbers of a range as values.
 pub(crate) fn produce_numbers(
     config: &KafkaConfig,
     partition: PartitionId,
@@ -144,7 +143,7 @@ pub(crate) fn produce_numbers(
     produce(config, partition, numbers.map(record));
 }
 
-/// Reads until `end`, whatever it takes; an empty batch is asked for again.
+/// Reads until `end`; an empty batch is retried.
 pub(crate) fn read_to(
     log: &KafkaLog,
     partition: PartitionId,

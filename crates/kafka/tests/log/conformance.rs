@@ -1,4 +1,4 @@
-//! What every log must do.
+//! The conformance suite that every log must pass.
 
 use workspace_engine_core::log::conformance;
 

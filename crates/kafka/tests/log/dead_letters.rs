@@ -1,4 +1,4 @@
-//! Dead letters over more than one process.
+//! Dead letters across more than one process.
 
 use bytes::Bytes;
 use workspace_engine_core::log::DeadLetter;
@@ -78,7 +78,7 @@ fn letters_are_kept_while_others_are_listed() {
             });
         }
         for offset in 1..LETTERS {
-            // A partition whose letter does not get its turn tries again.
+            // Retries while others hold the lock, as a partition does.
             keep(&log, &dead_letter(0, offset, "a"));
         }
     });

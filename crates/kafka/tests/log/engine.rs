@@ -1,4 +1,4 @@
-//! An engine over the log: what is appended is applied, also after the brokers were away.
+//! An engine over the log: what is appended is applied, also after the brokers were down.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -55,7 +55,7 @@ fn an_engine_applies_what_is_appended_once_also_after_an_outage() {
     first.shutdown(Instant::now() + PATIENCE);
     drop(first);
 
-    // Another process, which knows nothing yet.
+    // Another process, with no state yet.
     let second = engine(&mock);
     all(&second, 60);
     let report = second.shutdown(Instant::now() + PATIENCE);

@@ -1,4 +1,4 @@
-//! The event log on Kafka: on librdkafka's in-process cluster, and on a real one where it is named.
+//! The event log on Kafka: on librdkafka's in-process mock cluster and, in ignored tests, on a real one.
 #![allow(
     missing_docs,
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! Brokers that are away, and come back.
+//! Brokers that are down, and recover.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn a_log_opens_without_brokers_and_says_what_they_say() {
     }
     assert!(matches!(log.read(P0, Offset(0), EVERYTHING), Ok(batch) if batch.records.is_empty()));
     let waiting = log.submit(request("acme", 1, None));
-    // Nothing answers, so that only its end can.
+    // No broker answers, so only closing the log can end the request.
     drop(log);
     assert_eq!(
         waiting.blocking_recv().expect("answered"),
@@ -83,7 +83,7 @@ fn reads_and_appends_go_on_when_the_brokers_are_back() {
 
     mock.cluster.broker_down(-1).expect("down");
     until("the trouble is told", || log.health().err());
-    // What was fetched before is read; what was not is waited for with the brokers' words.
+    // While the brokers are down, an append waits and a partition cannot be opened.
     let mut next = Offset(50);
     let pending = log.submit(request("acme", 1, None));
     assert!(matches!(log.open(P0), Err(ReadError::Unavailable(_))));
@@ -191,7 +191,7 @@ fn a_producer_that_cannot_go_on_is_replaced() {
         &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED],
     );
     let log = mock.log();
-    // It may find out, and be replaced, before the first append or with it.
+    // The producer may get its fatal error, and be replaced, before the first append or with it.
     insist_on(&log, || request("acme", 1, None));
     until("healthy", || log.health().ok());
 }

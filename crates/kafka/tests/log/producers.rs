@@ -1,4 +1,4 @@
-//! Producers whose requests another process had: one that ended before it answered, or one beside this one.
+//! Producers whose requests another process received: one that ended before it answered, or one that still runs.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn of_workspaces(names: &[&str], sequence: u64) -> Append {
     }
 }
 
-/// Some of the records of a request, as an engine writes that ends before it has written all.
+/// Writes some of the records of a request, as an engine does that ends before it has written all.
 fn write_part(config: &KafkaConfig, partitions: u32, part: &Append, indices: &[usize]) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &config.brokers)
@@ -102,7 +102,7 @@ fn a_request_that_an_engine_appended_before_it_ended_is_not_doubled() {
         .collect();
     drop(first);
     let second = mock.log();
-    // The one that was under way at last, those before it, and the next one.
+    // The last request, and those before it.
     for sequence in [3, 1, 2] {
         let answer = append(&second, of_workspaces(&names, sequence)).expect("answered");
         let place = usize::try_from(sequence - 1).expect("small");
@@ -243,7 +243,7 @@ fn who_asks_never_waits_for_a_look_at_the_topic_nor_do_unnamed_appends() {
     };
     let log = mock.log();
     append(&log, request(&name(0), 1, None)).expect("appended");
-    // What is there of the producer cannot be known; what is not named goes on where it can.
+    // The topic cannot be scanned for the producer; requests without a producer are appended where that is possible.
     mock.cluster.broker_down(2).expect("down");
     let mut waiting = log.submit(request(&name(0), 1, Some(("p", 1))));
     append(&log, request(&name(0), 1, None)).expect("appended");
@@ -261,7 +261,7 @@ fn a_producer_that_cannot_be_looked_for_is_told_to_repeat() {
     let mock = Mock::new(1);
     let log = mock.log();
     mock.cluster.broker_down(-1).expect("down");
-    // The brokers stay away, so that it can only be the log that ends it.
+    // The brokers stay down, so only the log itself can end the request.
     match append(&log, request("acme", 1, Some(("p", 1)))) {
         Err(AppendError::Unavailable(words)) => {
             assert!(words.contains("request 1 of producer p"), "{words}");

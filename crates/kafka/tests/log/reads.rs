@@ -1,4 +1,4 @@
-//! Reading: pages, limits, places, and what a record may be.
+//! Reads: pages, limits, offsets, and kinds of records.
 
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ fn two_lanes_read_a_partition_side_by_side() {
         }
         took.push(began.elapsed());
     }
-    // From the second step on both fetches run: most steps wait for no new one, which takes 100 ms and more.
+    // From the second step on both fetches run: most steps do not wait for a new one, which takes 100 ms and more.
     took.sort();
     assert!(took[10] < Duration::from_millis(100), "{took:?}");
 }
@@ -169,7 +169,7 @@ fn a_record_as_large_as_the_cluster_keeps_is_read_between_small_ones() {
 fn events_that_the_cluster_removed_have_fallen_out() {
     let mock = Mock::new(1);
     let log = mock.log();
-    // The cluster keeps 5 MiB a partition.
+    // The mock cluster keeps 5 MiB of each partition.
     let records = (0..100).map(|_| (None, Some(vec![b'x'; 100_000])));
     produce(&mock.config, P0, records);
     let low_watermark = until("the beginning is known", || {
@@ -231,7 +231,7 @@ fn a_record_that_comes_after_the_end_was_told_is_read() {
         conformance::append(&log, conformance::request("acme", 1, None)).expect("appended");
         let records = read_to(&log, P0, Offset(end - 1), Offset(end));
         assert_eq!(offsets(&records), [end - 1]);
-        // Long enough for the fetch to be told of the end.
+        // Long enough for the fetch to report the end.
         std::thread::sleep(Duration::from_millis(120));
     }
 }

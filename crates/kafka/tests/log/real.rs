@@ -1,4 +1,4 @@
-//! What only a real Apache Kafka does: transactions, compaction, removal, topics that are made anew.
+//! What only a real Apache Kafka does: transactions, compaction, removal, topics that are recreated.
 //!
 //! `KAFKA_BROKERS=$(scripts/kafka.sh start) cargo test -p workspace-engine-kafka --test log -- --ignored`
 //! With `KAFKA_DATA`, where the broker keeps its logs (`target/kafka/1/data`), a segment is damaged as well.
@@ -16,7 +16,7 @@ use workspace_engine_kafka::{KafkaConfig, KafkaLog};
 
 use crate::cluster::{PATIENCE, open_all, until};
 
-/// A topic of its own on the real cluster.
+/// A new topic for one test on the real cluster.
 struct Real {
     config: KafkaConfig,
     partitions: u32,

@@ -1,4 +1,4 @@
-//! The log of who did what, and of who was refused.
+//! The audit log: who did what, and who was refused.
 
 use super::{
     Admitted, Caller, Right,
@@ -16,21 +16,21 @@ use std::{
 use tracing::info;
 use workspace_status_http::Parameters;
 
-/// The target of the log of actions: stable, so that a filter may send it elsewhere.
+/// The log target of actions: stable, so that a filter can route it elsewhere.
 pub(crate) const AUDIT_TARGET: &str = "workspace_engine::audit";
 
-/// Time between two lines of refusals: a client with an old token may ask a thousand times a second.
+/// Minimum time between two lines about refusals: a client with an old token may send a thousand requests a second.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Most characters of the body of an action that its line has.
+/// Maximum characters of an action's body in its line.
 const MAX_REQUEST_CHARS: usize = 2_000;
 
-/// What a handler adds to the line of an action, as an extension of its answer.
+/// What a handler adds to an action's line, as an extension of its answer.
 #[derive(Debug, Clone)]
 pub(crate) struct ActionDetails {
-    /// What the body asked for.
+    /// The request's body.
     request: String,
-    /// It was counted and not done.
+    /// The action was only counted, not executed.
     is_dry_run: bool,
 }
 
@@ -44,7 +44,7 @@ impl ActionDetails {
     }
 }
 
-/// An action under way, and who does it; logged when it is dropped, also where its client went away meanwhile.
+/// An action in progress, and its caller; logged when dropped, also when the client disconnected before the answer.
 #[derive(Debug)]
 pub(crate) struct Action {
     name: &'static str,
@@ -54,12 +54,12 @@ pub(crate) struct Action {
     operation: Option<String>,
     query: Option<String>,
     details: Option<ActionDetails>,
-    /// None while it is not known.
+    /// `None` until the answer is known.
     status: Option<StatusCode>,
 }
 
 impl Action {
-    /// The action of a request; none where it is not one.
+    /// The action of a request; `None` where it is not one.
     pub(crate) fn of(
         admitted: &Admitted<'_>,
         query: Option<&str>,
@@ -78,14 +78,14 @@ impl Action {
         })
     }
 
-    /// It is answered.
+    /// Records the answer.
     pub(crate) fn answered(mut self, response: &mut Response) {
         self.status = Some(response.status());
         self.details = response.extensions_mut().remove();
     }
 }
 
-/// The name of what a request does, where that is logged: of an action, and of events that are not checked.
+/// The logged name of a request: of an action, or of an append of unchecked events.
 fn name(admitted: &Admitted<'_>, query: Option<&str>) -> Option<&'static str> {
     let is_unchecked = || {
         let parameters = Parameters::read(query, &["check"]).ok()?;
@@ -125,7 +125,7 @@ impl Drop for Action {
     }
 }
 
-/// Bounds the lines about requests that are refused; all of them are counted in the metrics.
+/// Bounds the log lines about refused requests; the metrics count all of them.
 #[derive(Debug, Default)]
 pub(super) struct RefusalLog {
     last: Mutex<Option<Instant>>,
@@ -133,7 +133,7 @@ pub(super) struct RefusalLog {
 }
 
 impl RefusalLog {
-    /// Logs by `write` unless that was done a moment ago; it is given how many were not logged since.
+    /// Calls `write` with the number of suppressed lines, unless it was called within the interval.
     pub(super) fn log(&self, write: impl FnOnce(u64)) {
         let now = Instant::now();
         {
@@ -159,7 +159,7 @@ mod tests {
         for _ in 0..1_000 {
             log.log(|suppressed| lines.push(suppressed));
         }
-        // A slow machine may take more than a second for it.
+        // A slow machine may take more than a second.
         assert!(lines.len() < 100, "{lines:?}");
         assert_eq!(lines.first(), Some(&0));
     }

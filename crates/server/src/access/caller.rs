@@ -3,10 +3,10 @@
 use super::role::{Right, Role};
 use std::{fmt, sync::Arc};
 
-/// Name of a caller that shows neither a token nor a certificate.
+/// Name of a caller without a token and a certificate.
 pub(crate) const ANONYMOUS: &str = "anonymous";
 
-/// Who sends a request. Clones are cheap and the same.
+/// Who sends a request. Clones are cheap and share the same caller.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Caller(Arc<Inner>);
 
@@ -18,7 +18,7 @@ struct Inner {
 }
 
 impl Caller {
-    /// A caller; `prefix` limits it to workspaces whose ids begin so.
+    /// A caller; `prefix` limits it to workspaces whose ids begin with it.
     pub(crate) fn new(name: &str, role: Role, prefix: Option<&str>) -> Self {
         Self(Arc::new(Inner {
             name: name.to_owned(),
@@ -39,7 +39,7 @@ impl Caller {
         self.0.role.has(right)
     }
 
-    /// What the ids of its workspaces begin with; none where all are.
+    /// Prefix of the ids of its workspaces; `None` where it may reach all.
     pub(crate) fn prefix(&self) -> Option<&str> {
         self.0.prefix.as_deref()
     }

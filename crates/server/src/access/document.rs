@@ -1,4 +1,4 @@
-//! What the `OpenAPI` document says of who may do what, from the table of routes.
+//! Adds access control to the `OpenAPI` document, from the table of routes.
 
 use super::{
     role::{Right, Role},
@@ -11,10 +11,10 @@ use utoipa::openapi::{
     security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
 };
 
-/// Name of the scheme in the document.
+/// Name of the security scheme in the document.
 const SCHEME: &str = "token";
 
-/// Adds to each operation the roles that may call it, and what others are answered.
+/// Adds to each operation the roles that may call it, and the answers that other callers get.
 pub(crate) fn document_access(document: &mut OpenApi) {
     let routes = Routes::new();
     let mut scheme = Http::new(HttpAuthScheme::Bearer);
@@ -48,7 +48,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operati
 fn describe(operation: &mut Operation, need: Need) {
     let roles: Vec<&str> = match need {
         Need::Nothing => {
-            // Nothing, where the document has something for all.
+            // An empty list overrides the document's own requirement.
             operation.security = Some(Vec::new());
             return;
         }

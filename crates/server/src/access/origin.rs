@@ -1,14 +1,14 @@
 //! Requests that a web page of another site makes its visitor's browser send.
 //!
-//! A page of any site can post to an engine on its visitor's machine, or in its network, without
-//! reading the answer. And where its name is pointed to the engine's address after the page was loaded (DNS
-//! rebinding), it can read the answers as well. So:
+//! A page of any site can post to an engine on its visitor's machine or network, without reading the answer.
+//! If its name is pointed to the engine's address after the page was loaded (DNS rebinding), it can also read the
+//! answers. So:
 //!
-//! * The `Host` must be the engine's own ([`OwnHosts`]), or allowed: a page that was rebound has its own name there.
-//! * An `Origin` must be the one of the request itself, or allowed. Browsers send it with everything but plain GETs.
-//! * `Sec-Fetch-Site` must not say that another site asks, but for a link that is followed to an open page.
+//! * The `Host` must be one of the engine's own ([`OwnHosts`]) or an allowed one: a rebound page sends its own name.
+//! * An `Origin` must be that of the request itself or an allowed one. Browsers send it with everything but plain GETs.
+//! * `Sec-Fetch-Site` must not name another site, except for a link that is followed to an open page.
 //!
-//! Clients that are no browsers send none of these but `Host`.
+//! Clients that are not browsers send only `Host`.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use std::{fmt, net::IpAddr, str::FromStr};
@@ -21,31 +21,31 @@ const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OriginPolicy {
     pub(crate) own: OwnHosts,
-    /// Names of the engine besides its own, such as that of a proxy in front of it.
+    /// Names of the engine in addition to its own, such as that of a proxy in front of it.
     pub(crate) allowed: Vec<HostName>,
 }
 
-/// The hosts that are the engine's own without being allowed.
+/// The hosts that are accepted without being in the allowed list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OwnHosts {
     /// Loopback addresses and `localhost`: the engine listens on loopback.
     Loopback,
-    /// All addresses and `localhost`. An address cannot be rebound, but any other name may lead here.
+    /// All addresses and `localhost`. An address cannot be rebound; any other name can be pointed at the engine.
     Addresses,
-    /// All: a page that was rebound has no token, and without one no caller has a right.
+    /// All: a rebound page has no token, and without one no caller has a right.
     All,
 }
 
-/// What becomes of a link from a page of another site.
+/// How links from pages of other sites are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Links {
-    /// It is followed: the page that it leads to needs no right and loads nothing.
+    /// Followed: the linked page needs no right and loads nothing.
     Followed,
     Refused,
 }
 
-/// A host with its port, or without one: then as `Host` it has any port, and as an origin that of its scheme or
-/// that of the request.
+/// A host with or without a port. Without one, it matches as `Host` any port, and as an origin the port of its
+/// scheme or that of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostName {
     host: String,
@@ -66,13 +66,13 @@ pub(crate) enum Scheme {
     Https,
 }
 
-/// A text that is no host, or no host with a port.
+/// The text is not a host, with or without a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a host such as engine.example or engine.example:8443")]
 pub(crate) struct InvalidHost;
 
 impl OriginPolicy {
-    /// Checks the head of a request.
+    /// Checks method, URI and headers of a request.
     pub(crate) fn check(
         &self,
         method: &Method,
@@ -105,7 +105,7 @@ impl OriginPolicy {
         }
     }
 
-    /// The host that a request names; none where it names none, as only programs of HTTP/1.0 do.
+    /// The host that a request names; `None` where it names none, as only HTTP/1.0 clients do.
     fn host<'a>(
         &self,
         uri: &'a Uri,
@@ -120,7 +120,7 @@ impl OriginPolicy {
                     .ok_or(Foreign::Host)?,
             ),
         };
-        // A request to a proxy has it in its first line; it counts as much as the header.
+        // A request to a proxy names the host in its first line; both must be allowed.
         let of_uri = match uri.authority() {
             None => None,
             Some(authority) => Some(Authority::read(authority.as_str()).ok_or(Foreign::Host)?),
@@ -143,7 +143,7 @@ impl OriginPolicy {
         is_own || allowed.any(|allowed| allowed.is_host(host))
     }
 
-    /// Whether an origin is that of an allowed host; `host` is what the request names.
+    /// Whether an origin is that of an allowed host; `host` is the one that the request names.
     fn allows_origin(&self, origin: Origin<'_>, host: Option<Authority<'_>>) -> bool {
         let of_request = host.and_then(|host| host.port);
         let is_its_port = |port: Option<u16>| match port {
@@ -156,7 +156,7 @@ impl OriginPolicy {
     }
 }
 
-/// A host with its port, as `Host` has it.
+/// A host with its port, in the form of the `Host` header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Authority<'a> {
     host: &'a str,
@@ -201,17 +201,17 @@ fn address(host: &str) -> Option<IpAddr> {
     }
 }
 
-/// Whether a host is this machine, whatever a name server says.
+/// Whether a host is this machine, without name resolution.
 fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || address(host).is_some_and(is_loopback_address)
 }
 
-/// Whether only programs of this machine reach an address.
+/// Whether only programs on this machine can reach an address.
 pub(crate) fn is_loopback_address(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
-/// An origin of the web: scheme, host and port.
+/// A web origin: scheme, host and port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Origin<'a> {
     scheme: Scheme,
@@ -220,7 +220,7 @@ struct Origin<'a> {
 }
 
 impl<'a> Origin<'a> {
-    /// None for `null`, which is the origin of pages that have none of their own, such as files.
+    /// `None` for `null`, the origin of pages without one, such as local files.
     fn read(text: &'a str) -> Option<Self> {
         let (name, authority) = text.split_once("://")?;
         let scheme = if name.eq_ignore_ascii_case("http") {
@@ -238,14 +238,14 @@ impl<'a> Origin<'a> {
         })
     }
 
-    /// Whether a request to `host` is one to this origin.
+    /// Whether a request to `host` has this origin.
     fn is_of(self, host: Authority<'_>) -> bool {
         self.host.eq_ignore_ascii_case(host.host)
             && self.port == host.port.unwrap_or(self.scheme.port())
     }
 
-    /// Whether a page of this origin may send a request that arrives with this scheme. Without encryption of its own a
-    /// request may have passed a proxy that has it.
+    /// Whether a page of this origin may send a request over this scheme. A plain HTTP request may have passed a
+    /// proxy that terminates TLS.
     fn may_reach(self, scheme: Scheme) -> bool {
         scheme == Scheme::Http || self.scheme == Scheme::Https
     }
@@ -260,7 +260,7 @@ impl Scheme {
     }
 }
 
-/// The text of a header that must not be repeated.
+/// The text of a header; `None` where the header is repeated.
 fn single<'a>(headers: &HeaderMap, name: &HeaderName, value: &'a HeaderValue) -> Option<&'a str> {
     if headers.get_all(name).iter().nth(1).is_some() {
         return None;
@@ -268,13 +268,13 @@ fn single<'a>(headers: &HeaderMap, name: &HeaderName, value: &'a HeaderValue) ->
     value.to_str().ok()
 }
 
-/// Whether `Sec-Fetch-Site` says that this site asks, or the user.
+/// Whether `Sec-Fetch-Site` names this site, or the user as the initiator.
 fn is_own_site(site: &HeaderValue) -> bool {
     let site = site.as_bytes();
     site.eq_ignore_ascii_case(b"same-origin") || site.eq_ignore_ascii_case(b"none")
 }
 
-/// Whether a link of another site is followed to here: the answer replaces that site's page.
+/// Whether a link from another site is followed: the answer replaces that site's page.
 fn is_link(method: &Method, headers: &HeaderMap) -> bool {
     let is = |name: HeaderName, expected: &[u8]| {
         let value = headers.get(name);
@@ -321,7 +321,7 @@ mod tests {
         }
     }
 
-    /// Checks a request that is given as its method and its headers.
+    /// Checks a request given as its method and its headers.
     fn check_with(
         policy: &OriginPolicy,
         scheme: Scheme,
@@ -454,7 +454,7 @@ mod tests {
         ] {
             check(request, expected);
         }
-        // Only to a page that needs no right.
+        // Links are followed only to a page that needs no right.
         let headers = link.split(" | ").chain(["Sec-Fetch-Site: cross-site"]);
         let headers: HeaderMap = headers
             .map(|line| line.split_once(": ").unwrap())
@@ -485,7 +485,7 @@ mod tests {
                 "POST Host: engine.example:444 | Origin: https://engine.example:444",
                 Ok(()),
             ),
-            // A proxy that names the engine by its address.
+            // A proxy that sends the engine's address as `Host`.
             (
                 "POST Host: 127.0.0.1:8081 | Origin: https://engine.example | Sec-Fetch-Site: same-origin",
                 Ok(()),
@@ -494,7 +494,7 @@ mod tests {
                 "POST Host: 127.0.0.1:8081 | Origin: https://engine.example | Sec-Fetch-Site: cross-site",
                 Err(Foreign::Origin),
             ),
-            // Without a port: that of the scheme, or that of the request.
+            // Without a port: the port of the scheme, or of the request.
             (
                 "POST Host: 127.0.0.1:8081 | Origin: http://engine.example:8081",
                 Ok(()),
@@ -531,7 +531,7 @@ mod tests {
         let named = policy(OwnHosts::Addresses, &["engine.example"]);
         for (host, expected) in [
             ("engine.example", Ok(())),
-            // Probes come by address.
+            // Probes use the address.
             ("10.1.2.3:8081", Ok(())),
             ("[fd00::7]:8081", Ok(())),
             ("localhost:8081", Ok(())),

@@ -1,8 +1,8 @@
-//! Files that are read again when they change, such as the tokens and the certificate.
+//! Files that are reloaded when they change, such as the tokens and the certificate.
 //!
-//! They are looked at by their content, not by their times: a copy may keep those. A change is taken when
-//! it was seen twice alike, so that a file that is being written is not taken half done. Content that cannot
-//! be used changes nothing, and is logged and counted once.
+//! Changes are detected by content, not by file times: a copy may keep those. A change is used once two consecutive
+//! reads return the same content, so that a partly written file is not used. Content that cannot be used changes
+//! nothing, and is logged and counted once.
 
 use arc_swap::{ArcSwap, Guard};
 use ring::digest::{self, Digest};
@@ -17,15 +17,15 @@ use std::{
 };
 use tracing::{error, info};
 
-/// How often the files are looked at.
+/// Interval between two reads of the files.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Largest file that is read: some ten thousand tokens.
+/// Largest file that is read: about ten thousand tokens.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// What some files hold, as of the last time that it could be used.
+/// The content of some files, as of the last time that it could be used.
 pub(crate) struct Reloaded<T, E> {
-    /// What they are, for the log.
+    /// Name of the files in the log.
     what: &'static str,
     paths: Vec<PathBuf>,
     read: fn(&[Vec<u8>]) -> Result<T, E>,
@@ -33,15 +33,15 @@ pub(crate) struct Reloaded<T, E> {
     failures: AtomicU64,
 }
 
-/// What was seen of the files.
+/// The last seen content of the files.
 pub(crate) struct Seen {
-    /// As of the last look.
+    /// As of the last read.
     last: Fingerprint,
-    /// As it was taken, or found of no use.
+    /// As of the last change that was used or rejected.
     decided: Fingerprint,
 }
 
-/// What tells one content of the files from another.
+/// Identifies a content of the files.
 #[derive(Clone, PartialEq, Eq)]
 struct Fingerprint(Vec<Result<Vec<u8>, io::ErrorKind>>);
 
@@ -86,12 +86,12 @@ impl<T, E: std::error::Error + 'static> Reloaded<T, E> {
         self.current.load()
     }
 
-    /// How often a change could not be used.
+    /// Number of changes that could not be used.
     pub(crate) fn failures(&self) -> u64 {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Looks at the files, and takes what was changed. Blocks for as long as reading them takes.
+    /// Reads the files and uses a change. Blocks for as long as reading them takes.
     pub(crate) fn look(&self, seen: &mut Seen) {
         let contents = contents(&self.paths);
         let now = fingerprint(&contents);
@@ -152,7 +152,7 @@ fn use_contents<T, E: std::error::Error + 'static>(
     })
 }
 
-/// The paths, as errors name them.
+/// The paths, for error messages.
 fn names(paths: &[PathBuf]) -> String {
     let names = paths.iter().map(|path| path.display().to_string());
     names.collect::<Vec<_>>().join(", ")

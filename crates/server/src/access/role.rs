@@ -9,7 +9,7 @@ pub(crate) enum Right {
     View,
     /// What events contain: entities and dead letters.
     Read,
-    /// Events in.
+    /// Appending events.
     Produce,
     /// Actions on workspaces.
     Operate,
@@ -26,7 +26,7 @@ pub(crate) enum Role {
     Admin,
 }
 
-/// A text that names no role.
+/// The text is not the name of a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not one of viewer, reader, producer, operator, admin")]
 pub(crate) struct UnknownRole;

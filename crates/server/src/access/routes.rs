@@ -1,7 +1,7 @@
-//! Every route, and what it needs from its caller: the one table that is read before a request is routed.
+//! Every route and what it needs from its caller: the one table that is checked before a request is routed.
 //!
 //! Invariant: a request whose path and method are not in this table never reaches a handler. One test
-//! compares the table with the `OpenAPI` document, another tries each route with each role.
+//! compares the table with the `OpenAPI` document, another sends a request to each route with each role.
 
 use super::role::Right;
 use axum::http::Method;
@@ -15,22 +15,22 @@ pub(crate) struct Route {
     path: &'static str,
     pub(crate) need: Need,
     pub(crate) reach: Reach,
-    /// Its name in the log of actions; none where it changes nothing.
+    /// Its name in the audit log; `None` where it changes nothing.
     pub(crate) action: Option<&'static str>,
 }
 
 /// What a route needs from its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
-    /// Nothing: probes, and pages without data of the engine.
+    /// Nothing: probes, and pages without engine data.
     Nothing,
-    /// A role, whichever it is.
+    /// Any role.
     AnyRole,
     /// A right.
     Right(Right),
 }
 
-/// The workspaces that a request can concern: a token with a prefix is limited by it.
+/// The workspaces that a request can concern; a token's prefix limits them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
     /// None.
@@ -77,7 +77,7 @@ const ROUTES: &[Route] = &[
         Right::Read,
         "/api/v1/workspaces/{id}/entities/{type}/{entity}",
     ),
-    // Dead letters are events, with all that they contain.
+    // Dead letters contain whole events.
     one(GET, Right::Read, "/api/v1/workspaces/{id}/dead-letters"),
     one(POST, Right::Produce, "/api/v1/workspaces/{id}/events"),
     Route {
@@ -90,7 +90,7 @@ const ROUTES: &[Route] = &[
     action_on_one(POST, "/api/v1/workspaces/{id}/skip", "skip"),
     action_on_one(POST, "/api/v1/workspaces/{id}/reset", "reset"),
     action_on_one(DELETE, "/api/v1/workspaces/{id}", "delete"),
-    // The workspace of that name: the router of the handlers prefers a path without parameters as well.
+    // The workspace named `statuses`: the handlers' router prefers a path without parameters as well.
     action_on_one(DELETE, "/api/v1/workspaces/statuses", "delete"),
     action_on_all(POST, "/api/v1/actions", "action on a filter"),
     action_on_all(
@@ -153,40 +153,40 @@ impl Route {
     }
 }
 
-/// The table, ordered so that a path is found in one walk.
+/// The table of routes.
 pub(crate) struct Routes(matchit::Router<PathRoutes>);
 
 /// The routes of one path.
 #[derive(Debug, Default)]
 struct PathRoutes {
     routes: Vec<&'static Route>,
-    /// The methods, as the header `Allow` lists them.
+    /// The methods, in the form of the `Allow` header.
     allow: String,
 }
 
-/// What the table has for a request.
+/// The result of a lookup in the table.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Lookup<'a> {
     Found {
         route: &'static Route,
         /// The workspace in the path, percent-encoded.
         workspace: Option<PathId<'a>>,
-        /// The operation in the path, as it is written there.
+        /// The operation in the path, not decoded.
         operation: Option<&'a str>,
     },
-    /// The path has other methods, which are listed as in `Allow`.
+    /// The path exists with other methods; `allow` lists them as in the `Allow` header.
     UnknownMethod {
         allow: &'a str,
     },
     UnknownPath,
 }
 
-/// A workspace's id as it is written in a path.
+/// A workspace's id as written in a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PathId<'a>(&'a str);
 
 impl<'a> PathId<'a> {
-    /// The id that the handler reads; none where it is not UTF-8, which no handler takes.
+    /// The id that the handler reads; `None` where it is not UTF-8, which every handler rejects.
     pub(crate) fn decoded(self) -> Option<Cow<'a, str>> {
         percent_decode_str(self.0).decode_utf8().ok()
     }
@@ -216,7 +216,7 @@ impl Routes {
         Self(router)
     }
 
-    /// What the table has for a request. The path is matched as the router of the handlers matches it:
+    /// Looks up a request. The path is matched in the same way as by the handlers' router:
     /// by the same library, before it is percent-decoded.
     pub(crate) fn find<'a>(&'a self, method: &Method, path: &'a str) -> Lookup<'a> {
         let Ok(matched) = self.0.at(path) else {
@@ -231,7 +231,7 @@ impl Routes {
             Some(route) => Lookup::Found {
                 route,
                 workspace: match (route.reach, matched.params.get("id")) {
-                    // A workspace whose name is a route of its own, such as `statuses`.
+                    // A workspace with the name of a route without parameters, such as `statuses`.
                     (Reach::PathWorkspace, None) => path.rsplit('/').next().map(PathId),
                     (_, id) => id.map(PathId),
                 },
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_workspace_may_have_the_name_of_another_route() {
-        // Every path without parameters that a path of the table with them matches too.
+        // Every path without parameters that a parameterised path also matches.
         for fixed in ROUTES.iter().filter(|route| !route.path.contains('{')) {
             for route in ROUTES.iter().filter(|route| route.path.contains("{id}")) {
                 let prefix = route.path.split('{').next().unwrap();

@@ -1,4 +1,4 @@
-//! Who may do what, as the operator set it.
+//! Access control as the operator configured it.
 
 use super::{
     origin::{HostName, OriginPolicy, OwnHosts, is_loopback_address},
@@ -6,10 +6,10 @@ use super::{
 };
 use std::{net::IpAddr, path::PathBuf};
 
-/// Who may do what, as the operator set it.
+/// Access control as the operator configured it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AccessSettings {
-    /// The role of a caller without a token or a certificate; none where it depends on the address.
+    /// The role of a caller without a token or a certificate; `None` where it depends on the address.
     pub(crate) anonymous: Option<Role>,
     pub(crate) tokens: Option<PathBuf>,
     pub(crate) tls: Option<TlsFiles>,
@@ -24,7 +24,7 @@ pub(crate) struct TlsFiles {
     pub(crate) client_ca: Option<PathBuf>,
 }
 
-/// Why settings that are each fine cannot be used together.
+/// The settings are valid each, but cannot be used together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this is not a loopback address, and no caller would have any right: give --tokens FILE (`workspace-engine token` makes tokens), --tls-client-ca FILE, or --anonymous ROLE for callers without either"
@@ -32,10 +32,10 @@ pub(crate) struct TlsFiles {
 pub(crate) struct NoCallers;
 
 impl AccessSettings {
-    /// Checks that somebody may do something on an address, or that the operator wanted it so.
+    /// Checks that some caller can have a right on this address, or that the operator set `--anonymous`.
     ///
     /// # Errors
-    /// Where nobody may.
+    /// [`NoCallers`] where no caller can have a right.
     pub(crate) fn check(&self, address: IpAddr) -> Result<(), NoCallers> {
         let client_ca = self.tls.as_ref().and_then(|tls| tls.client_ca.as_ref());
         let has_callers = self.tokens.is_some() || client_ca.is_some() || self.anonymous.is_some();
@@ -46,7 +46,7 @@ impl AccessSettings {
         }
     }
 
-    /// The role of a caller without a token or a certificate on an address.
+    /// The role of a caller without a token or a certificate, when listening on `address`.
     pub(crate) fn anonymous_on(&self, address: IpAddr) -> Role {
         self.anonymous.unwrap_or(if is_loopback_address(address) {
             Role::Admin
@@ -55,7 +55,7 @@ impl AccessSettings {
         })
     }
 
-    /// The hosts and origins that requests on an address may name.
+    /// The hosts and origins that requests may name, when listening on `address`.
     pub(crate) fn origins_on(&self, address: IpAddr) -> OriginPolicy {
         let own = if is_loopback_address(address) {
             OwnHosts::Loopback

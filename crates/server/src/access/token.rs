@@ -1,4 +1,4 @@
-//! Tokens: 32 random bytes behind a prefix by which scanners find them, and the hash that is kept of them.
+//! Tokens: 32 random bytes after a prefix that secret scanners recognise, and the stored hash of a token.
 
 use crate::secret::Secret;
 use ring::{
@@ -8,23 +8,23 @@ use ring::{
 use std::fmt::{self, Write};
 use subtle::ConstantTimeEq;
 
-/// What every token begins with.
+/// Prefix of every token.
 const TOKEN_PREFIX: &str = "wse_";
-/// What every hash in the file begins with.
+/// Prefix of every hash in the file.
 const HASH_PREFIX: &str = "sha256:";
 /// Random bytes of a token.
 const TOKEN_BYTES: usize = 32;
 
-/// The hash of a token. A fast one is enough: what it hides cannot be guessed.
+/// The hash of a token. A fast hash is enough: the 32 random bytes cannot be guessed.
 #[derive(Clone, Copy)]
 pub(crate) struct TokenHash([u8; 32]);
 
-/// A text that is no hash of a token.
+/// The text is not the hash of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not `sha256:` and 64 hexadecimal digits")]
 pub(crate) struct InvalidHash;
 
-/// The system gave no random numbers.
+/// The system returned no random numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the system gives no random numbers")]
 pub(crate) struct NoRandomness;
@@ -41,8 +41,8 @@ pub(crate) fn generate() -> Result<Secret, NoRandomness> {
 }
 
 impl TokenHash {
-    /// The hash of what a client sent; none where that cannot be a token. So nothing that a person could
-    /// have made up is ever one.
+    /// The hash of a client's token; `None` where the input does not have the form of a token. This rejects tokens
+    /// made up by people.
     pub(crate) fn of_token(token: &[u8]) -> Option<Self> {
         let digits = token.strip_prefix(TOKEN_PREFIX.as_bytes())?;
         if digits.len() != TOKEN_BYTES * 2 || !digits.iter().all(u8::is_ascii_hexdigit) {
@@ -52,7 +52,7 @@ impl TokenHash {
         digest.as_ref().try_into().ok().map(Self)
     }
 
-    /// Reads a hash as the file has it.
+    /// Parses a hash in the form used in the file.
     pub(crate) fn read(text: &str) -> Result<Self, InvalidHash> {
         let digits = text.strip_prefix(HASH_PREFIX).ok_or(InvalidHash)?;
         let mut hash = [0; 32];
@@ -68,20 +68,20 @@ impl TokenHash {
         Ok(Self(hash))
     }
 
-    /// The hash as the file has it.
+    /// The hash in the form used in the file.
     pub(crate) fn text(&self) -> String {
         let mut text = String::from(HASH_PREFIX);
         write_hex(&self.0, &mut text);
         text
     }
 
-    /// Where it is looked for. Who measures how long that takes learns of a hash, and not of its token.
+    /// The bucket for lookups. Measuring the lookup time reveals part of a hash, not of its token.
     pub(crate) fn bucket(&self) -> [u8; 4] {
         let [a, b, c, d, ..] = self.0;
         [a, b, c, d]
     }
 
-    /// Compares in a time that does not depend on where the two differ.
+    /// Constant-time comparison.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
     }

@@ -1,4 +1,4 @@
-//! The tokens file: who may come, known by the hash of a token or by the name in a client certificate.
+//! The tokens file: the callers, identified by the hash of a token or by the name in a client certificate.
 //!
 //! ```toml
 //! ci = { hash = "sha256:…", role = "producer", prefix = "acme-" }
@@ -6,7 +6,7 @@
 //! "node 1" = { role = "viewer" }
 //! ```
 //!
-//! No error repeats what the file holds but its keys: a token or a hash may stand in the wrong place.
+//! Errors repeat only keys of the file: a token or a hash may be in the wrong place.
 
 use super::{
     caller::{ANONYMOUS, Caller},
@@ -16,12 +16,12 @@ use super::{
 use std::collections::HashMap;
 use toml::de::{DeTable, DeValue};
 
-/// Longest name of a caller: it is in every line of the log of actions.
+/// Longest name of a caller: every line of the audit log contains it.
 const MAX_NAME_BYTES: usize = 128;
-/// Longest id of a workspace, and so of what it begins with.
+/// Longest id of a workspace, and so the longest prefix.
 const MAX_PREFIX_BYTES: usize = 255;
 
-/// The callers of a file.
+/// The callers in a file.
 #[derive(Default)]
 pub(crate) struct Tokens {
     by_hash: HashMap<[u8; 4], Vec<(TokenHash, Caller)>>,
@@ -61,7 +61,7 @@ enum Reason {
     Prefix(InvalidPrefix),
 }
 
-/// A text that is no name of a caller.
+/// The text is not a caller's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a name has 1 to {} bytes, no control characters, and is not {:?}",
@@ -70,13 +70,13 @@ enum Reason {
 )]
 pub(crate) struct InvalidName;
 
-/// A text that no workspace's id begins with.
+/// The text cannot be the prefix of a workspace id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a prefix has 1 to {} bytes of A-Z a-z 0-9 . _ : -", MAX_PREFIX_BYTES)]
 pub(crate) struct InvalidPrefix;
 
 impl Tokens {
-    /// Reads a file's content.
+    /// Parses a file's content.
     ///
     /// # Errors
     /// [`TokensError`] names the line.
@@ -105,7 +105,7 @@ impl Tokens {
         Ok(tokens)
     }
 
-    /// How many callers there are.
+    /// Number of callers.
     pub(crate) fn count(&self) -> usize {
         self.by_name.len()
     }
@@ -118,7 +118,7 @@ impl Tokens {
         Some(caller)
     }
 
-    /// The caller of a name, which a client certificate proves.
+    /// The caller of the name in a client certificate.
     pub(crate) fn of_name(&self, name: &str) -> Option<&Caller> {
         self.by_name.get(name)
     }
@@ -165,7 +165,7 @@ pub(crate) fn line(name: &str, hash: &TokenHash, role: Role, prefix: Option<&str
     )
 }
 
-/// A name as a key of TOML.
+/// A name as a TOML key.
 fn key(name: &str) -> String {
     let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
     if name.bytes().all(is_bare) {
@@ -174,7 +174,7 @@ fn key(name: &str) -> String {
     format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// Checks the name of a caller.
+/// Checks a caller's name.
 pub(crate) fn check_name(name: &str) -> Result<&str, InvalidName> {
     let is_valid = !name.is_empty()
         && name.len() <= MAX_NAME_BYTES
@@ -183,7 +183,7 @@ pub(crate) fn check_name(name: &str) -> Result<&str, InvalidName> {
     if is_valid { Ok(name) } else { Err(InvalidName) }
 }
 
-/// Checks what the ids of a caller's workspaces begin with.
+/// Checks the prefix of the ids of a caller's workspaces.
 pub(crate) fn check_prefix(prefix: &str) -> Result<&str, InvalidPrefix> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
     let is_valid = (1..=MAX_PREFIX_BYTES).contains(&prefix.len()) && prefix.bytes().all(is_plain);

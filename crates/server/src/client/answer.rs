@@ -1,4 +1,4 @@
-//! An engine's answer, and why there is none that can be used.
+//! An engine's answer, and why there is no usable one.
 
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{fmt, path::PathBuf, time::Duration};
@@ -27,10 +27,10 @@ pub(crate) struct LineProblem {
     pub(crate) detail: String,
 }
 
-/// Why there is no answer that can be used.
+/// Why there is no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// The URL names no engine.
+    /// The URL is not one of an engine.
     #[error("cannot use the URL {url:?}: {reason}")]
     Url { url: String, reason: String },
     /// The token cannot be sent.
@@ -39,10 +39,10 @@ pub(crate) enum ClientError {
     /// A file of certificates or keys cannot be used.
     #[error("cannot use {path}: {reason}", path = path.display())]
     File { path: PathBuf, reason: String },
-    /// There is no connection that can be trusted; it does not help to try again.
+    /// No trusted connection can be made; a retry does not help.
     #[error("no trusted connection to {url}: {reason}")]
     Tls { url: String, reason: String },
-    /// Nobody answered; the engine may have done what was asked.
+    /// No answer arrived; the engine may have executed the request.
     #[error("no engine answers at {url}: {reason}")]
     Unreachable { url: String, reason: String },
     /// The engine refused.
@@ -52,12 +52,12 @@ pub(crate) enum ClientError {
         status: u16,
         problem: Problem,
     },
-    /// The answer is not one of an engine.
+    /// The answer does not come from an engine.
     #[error("what answers at {url} is no workspace engine: {reason}")]
     Malformed { url: String, reason: String },
 }
 
-/// What a person does about a refusal that commands can do something about.
+/// What an operator can do about a refusal, where a command helps.
 fn hint(status: u16) -> &'static str {
     match status {
         401 => {
@@ -68,12 +68,12 @@ fn hint(status: u16) -> &'static str {
 }
 
 impl Answer {
-    /// Whether the engine did what was asked.
+    /// Whether the engine executed the request.
     pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
-    /// The reason of a refusal; a text that is no problem document stands for itself.
+    /// The reason of a refusal; a body that is not a problem document is used as its text.
     pub(crate) fn problem(&self) -> Problem {
         serde_json::from_slice(&self.body).unwrap_or_else(|_| {
             let text = String::from_utf8_lossy(&self.body);
@@ -84,7 +84,7 @@ impl Answer {
         })
     }
 
-    /// The answer where it is no refusal.
+    /// The answer, unless it is a refusal.
     pub(crate) fn accepted(self, url: &str) -> Result<Self, ClientError> {
         if self.is_success() {
             return Ok(self);

@@ -1,5 +1,5 @@
-//! The engine's documents as the commands read them: what they show and no more, so that a newer
-//! engine with more members is understood.
+//! The engine's documents as the commands read them: only the members that they show, so that documents of a
+//! newer engine with more members can be read.
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -43,7 +43,7 @@ pub(crate) struct LastKnown {
     pub(crate) owner: Option<String>,
 }
 
-/// More about an error.
+/// Details of an error.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct StatusError {
@@ -52,7 +52,7 @@ pub(crate) struct StatusError {
     pub(crate) next_retry_at: Option<Timestamp>,
 }
 
-/// How far a phase is.
+/// The progress of a phase.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Progress {
@@ -67,7 +67,7 @@ pub(crate) struct Progress {
     pub(crate) eta: Option<Eta>,
 }
 
-/// Between which instants a phase will be done.
+/// The range in which a phase is expected to end.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Eta {
     pub(crate) low: Timestamp,
@@ -85,7 +85,7 @@ pub(crate) struct Transition {
     pub(crate) message: String,
 }
 
-/// A page of statuses; each status is kept as it came.
+/// A page of statuses; each status is kept as received.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct StatusPage {
@@ -95,7 +95,7 @@ pub(crate) struct StatusPage {
     pub(crate) next_cursor: Option<String>,
 }
 
-/// What an action on many workspaces would do.
+/// The expected outcome of an action on many workspaces.
 #[derive(Debug, Deserialize)]
 pub(crate) struct ActionCount {
     pub(crate) matched: u64,
@@ -109,13 +109,13 @@ pub(crate) struct Refusable {
     pub(crate) count: u64,
 }
 
-/// An action on many workspaces was begun.
+/// An action on many workspaces was started.
 #[derive(Debug, Deserialize)]
 pub(crate) struct OperationBegun {
     pub(crate) operation: String,
 }
 
-/// How far an action on many workspaces is.
+/// The progress of an action on many workspaces.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Operation {
@@ -126,7 +126,7 @@ pub(crate) struct Operation {
     pub(crate) state: String,
 }
 
-/// A workspace to which an action was not done.
+/// A workspace on which an action was not executed.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct RefusedWorkspace {
@@ -158,7 +158,7 @@ pub(crate) struct HistoryTransition {
     pub(crate) message: String,
 }
 
-/// How long a workspace was in one state.
+/// Time that a workspace spent in one state.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Phase {
@@ -168,7 +168,7 @@ pub(crate) struct Phase {
 }
 
 impl Status {
-    /// How far the state it is in has come; what an earlier state came to is of no interest any more.
+    /// The progress of the current state; that of an earlier state is omitted.
     pub(crate) fn current_progress(&self) -> Option<&Progress> {
         self.progress
             .as_ref()
@@ -177,7 +177,7 @@ impl Status {
 }
 
 impl LastKnown {
-    /// All of it in one line.
+    /// A summary in one line.
     pub(crate) fn summary(&self) -> String {
         let owner = self
             .owner
@@ -193,7 +193,7 @@ impl LastKnown {
 }
 
 impl Progress {
-    /// How far it is, as `42.0% of 1000 events`.
+    /// The progress, such as `42.0% of 1000 events`.
     pub(crate) fn summary(&self) -> String {
         match (self.percent, self.total) {
             (Some(percent), Some(total)) => {
@@ -204,7 +204,7 @@ impl Progress {
         }
     }
 
-    /// How long it will last from `now` on, as `2.1s-3.4s`; empty where it is not known.
+    /// Remaining time from `now` on, such as `2.1s-3.4s`; empty where it is unknown.
     pub(crate) fn eta(&self, now: Option<Timestamp>) -> String {
         let (Some(eta), Some(now)) = (&self.eta, now) else {
             return String::new();

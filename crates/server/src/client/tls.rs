@@ -1,4 +1,4 @@
-//! TLS of the client: whom it trusts, who it is, and what a handshake that failed means for the operator.
+//! TLS of the client: which CAs it trusts, its certificate, and the meaning of a failed handshake for the operator.
 
 use super::{ClientError, Endpoint};
 use crate::tls;
@@ -6,7 +6,7 @@ use std::{fmt::Display, fs, path::Path};
 use tokio_rustls::rustls::{self, AlertDescription, CertificateError, pki_types::CertificateDer};
 use ureq::tls::{Certificate, ClientCert, PrivateKey, RootCerts, TlsConfig};
 
-/// How an endpoint is connected to.
+/// The TLS configuration for an endpoint.
 ///
 /// # Errors
 /// [`ClientError::File`] where a file cannot be used.
@@ -14,7 +14,7 @@ pub(super) fn config(endpoint: &Endpoint<'_>) -> Result<TlsConfig, ClientError> 
     let mut config = TlsConfig::builder();
     if let Some(path) = endpoint.ca_file {
         let pem = read(path)?;
-        // What ureq cannot use it leaves out, so it is looked at here.
+        // ureq silently drops certificates that it cannot use, so they are checked here.
         tls::roots(&pem, "CA").map_err(|error| unusable(path, &error))?;
         let certificates = tls::certificates(&pem, "CA").map_err(|error| unusable(path, &error))?;
         config = config.root_certs(RootCerts::new_with_certs(&owned(&certificates)));
@@ -24,7 +24,7 @@ pub(super) fn config(endpoint: &Endpoint<'_>) -> Result<TlsConfig, ClientError> 
             .map_err(|error| unusable(certificate, &error))?;
         let pem = read(key)?;
         let private = tls::private_key(&pem).map_err(|error| unusable(key, &error))?;
-        // ureq panics on a key of another certificate.
+        // ureq panics if the key does not belong to the certificate.
         tls::check_pair(&chain, &private).map_err(|error| unusable(key, &error))?;
         let private = PrivateKey::from_pem(&pem).map_err(|error| unusable(key, &error))?;
         let identity = ClientCert::new_with_certs(&owned(&chain), private);
@@ -51,7 +51,7 @@ fn owned(certificates: &[CertificateDer<'static>]) -> Vec<Certificate<'static>> 
         .collect()
 }
 
-/// What a failed handshake means, and what to do; none where the failure was another one.
+/// What a failed handshake means, and what to do; `None` for other failures.
 pub(super) fn reason(error: &ureq::Error) -> Option<String> {
     #[expect(
         clippy::wildcard_enum_match_arm,
@@ -72,7 +72,7 @@ pub(super) fn reason(error: &ureq::Error) -> Option<String> {
 fn explain(failure: &rustls::Error) -> String {
     match failure {
         rustls::Error::InvalidCertificate(error) => match error {
-            // An authority of the same name with another key does not fit either.
+            // A CA of the same name with another key is reported as a bad signature.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => "its certificate is not signed by an authority that is trusted here: --ca-file FILE names its authority".to_owned(),
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 format!("its certificate has expired ({error}): the engine needs a new one, which it takes over without a restart")

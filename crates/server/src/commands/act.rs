@@ -1,4 +1,4 @@
-//! `load`, `unload`, `reload`, `skip`, `reset`, `delete`: an operator's actions on one workspace, or on all that match a filter.
+//! `load`, `unload`, `reload`, `skip`, `reset`, `delete`: actions on one workspace, or on all that match a filter.
 
 use super::{CommandError, Remote, filter::Filter, workspace_path};
 use crate::{
@@ -18,19 +18,19 @@ use std::{
 };
 use workspace_status::WorkspaceId;
 
-/// How long an action on one workspace may take: a save behind slow brokers is the longest.
+/// Timeout for an action on one workspace: a save to slow brokers takes longest.
 const ACTION_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// Between two looks how far an operation is.
+/// Interval between two polls of an operation.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How often in a row the engine may leave such a look without an answer.
+/// Maximum consecutive polls without an answer.
 const MAX_UNANSWERED: u32 = 25;
 
-/// Refused workspaces that are shown in a table; JSON has as many as the engine names.
+/// Refused workspaces that a table shows; JSON shows all that the engine names.
 const MAX_SHOWN: usize = 50;
 
-/// What is done.
+/// The requested action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     Load,
@@ -42,7 +42,7 @@ pub(super) enum Action {
 }
 
 impl Action {
-    /// Its name, also on the wire.
+    /// Its name, as used in the API.
     const fn name(self) -> &'static str {
         match self {
             Self::Load => "load",
@@ -54,7 +54,7 @@ impl Action {
         }
     }
 
-    /// What became of the workspace.
+    /// The outcome for the workspace.
     const fn outcome(self) -> &'static str {
         match self {
             Self::Load => "a load is requested",
@@ -100,7 +100,7 @@ pub(super) struct DeleteArguments {
     remote: Remote,
 }
 
-/// Why a command line asks for nothing that can be done.
+/// Why a command line requests nothing that can be executed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ActError {
     #[error("give the id of a workspace, or a filter such as --state error for all that match")]
@@ -240,9 +240,9 @@ fn count(
         .read(client.url())
 }
 
-/// Asks on the terminal; only a yes is one.
+/// Asks for confirmation; only a yes counts as one.
 fn asked(question: &str) -> bool {
-    // Without a terminal that takes the question nobody has seen it.
+    // If the question cannot be printed, it was not seen.
     if write!(io::stderr(), "{question} [y/N] ").is_err() {
         return false;
     }
@@ -251,7 +251,7 @@ fn asked(question: &str) -> bool {
     read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes")
 }
 
-/// Waits for the end of an operation.
+/// Waits until an operation ends.
 fn follow(client: &Client, id: &str) -> Result<(Operation, Answer), ClientError> {
     let path = format!("/api/v1/operations/{id}");
     let bar = output::progress_bar(None);

@@ -1,4 +1,4 @@
-//! `demo`: an engine in a temporary directory, with events to look at.
+//! `demo`: an engine in a temporary directory, fed with sample events.
 
 use super::{CommandError, workspace_path};
 use crate::{
@@ -26,9 +26,9 @@ use std::{
 use tempfile::TempDir;
 use workspace_status::{PageQuery, State, StateSet, Tracker};
 
-/// Longest time for one part of the demonstration.
+/// Timeout for each step of the demonstration.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// Between two looks at what is not told by itself.
+/// Interval between two polls.
 const LOOK: Duration = Duration::from_millis(20);
 const USUAL_ADDRESS: &str = "127.0.0.1:8081";
 const ANY_ADDRESS: &str = "127.0.0.1:0";
@@ -75,7 +75,7 @@ pub(crate) enum DemoError {
 }
 
 impl DemoError {
-    /// The exit code that this failure means.
+    /// The exit code of this failure.
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Elsewhere(_) => Exit::Usage,
@@ -143,7 +143,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     }
 }
 
-/// What the end of a demonstration means.
+/// The result of a demonstration that has ended.
 fn verdict(
     ended: Ended,
     outcome: Option<Result<(), DemoError>>,
@@ -151,7 +151,7 @@ fn verdict(
 ) -> Result<(), DemoError> {
     match (outcome, ended) {
         (Some(Ok(())), _) => Ok(()),
-        // One that stays up is ended by its user, or by a reader who has seen enough.
+        // A demonstration that stays up is ended by its user, or by a reader that closed the pipe.
         (_, Ended::Signal | Ended::AtOnce) | (None, Ended::Told) if stays => Ok(()),
         (Some(Err(DemoError::Unread(error))), Ended::Told)
             if stays && error.kind() == io::ErrorKind::BrokenPipe =>
@@ -159,13 +159,13 @@ fn verdict(
             Ok(())
         }
         (Some(Err(error)), Ended::Told) => Err(error),
-        // Whatever failed after the signal failed because of it.
+        // A failure after the signal is a consequence of it.
         (_, Ended::Signal | Ended::AtOnce) | (None, Ended::Told) => Err(DemoError::Stopped),
     }
 }
 
-/// Removes the directory of an engine whose threads may still write: what they put back is removed
-/// again, a few times.
+/// Removes the directory of an engine whose threads may still write. Files that they create again are
+/// removed by a retry, up to `ATTEMPTS` times.
 fn remove_beside_threads(directory: TempDir) {
     const ATTEMPTS: usize = 20;
     let path = directory.keep();
@@ -178,7 +178,7 @@ fn remove_beside_threads(directory: TempDir) {
     output::warn(format_args!("{} could not be removed", path.display()));
 }
 
-/// A running engine that is shown, and who is told how that went.
+/// A running engine that is shown, and the channel for the outcome.
 #[derive(Debug, Clone)]
 struct Stage {
     running: Running,
@@ -188,9 +188,9 @@ struct Stage {
 }
 
 impl Stage {
-    /// The demonstration is over.
+    /// Ends the demonstration.
     fn end(&self, outcome: Result<(), DemoError>) {
-        // Nobody waits for the outcome where the engine was told to stop meanwhile.
+        // The receiver is dropped where the engine was stopped meanwhile.
         let _ = self.tell.send(outcome);
         self.running.stop();
     }
@@ -206,7 +206,7 @@ fn line(text: impl Display) -> Result<(), DemoError> {
     output::try_line(text).map_err(DemoError::Unread)
 }
 
-/// The usual address where it is free, so that the commands need no flag; else any.
+/// The default address where it is free, so that the commands need no flag; else any.
 fn usual_or_any() -> String {
     match TcpListener::bind(USUAL_ADDRESS) {
         Ok(_) => USUAL_ADDRESS.to_owned(),
@@ -214,7 +214,7 @@ fn usual_or_any() -> String {
     }
 }
 
-/// Feeds the engine, waits until all is ready, and loads everything once more.
+/// Sends the events, waits until every workspace is ready, and loads all of them again.
 fn show(events: Events, stage: &Stage) -> Result<(), DemoError> {
     let running = &stage.running;
     let url = running.url();
@@ -253,7 +253,7 @@ fn show(events: Events, stage: &Stage) -> Result<(), DemoError> {
 fn feed(events: Events, client: &Client, running: &Running) -> Result<Produced, DemoError> {
     let lines = events.lines().map_err(DemoError::Begin)?;
     let options = ProduceOptions {
-        // Small ones, so that there is something to see.
+        // Small batches, so that changes are visible.
         batch_events: 200,
         ..ProduceOptions::default()
     };
@@ -264,7 +264,7 @@ fn feed(events: Events, client: &Client, running: &Running) -> Result<Produced, 
     Ok(produced)
 }
 
-/// Loads every workspace again, and waits for a later load of each to be ready.
+/// Loads every workspace again, and waits until each is ready with a later epoch.
 fn reload(client: &Client, running: &Running) -> Result<(), DemoError> {
     let deadline = Instant::now() + PATIENCE;
     let before = running.tracker.list_all();
@@ -321,7 +321,7 @@ fn first_error(tracker: &Tracker) -> DemoError {
     }
 }
 
-/// Looks until something is true.
+/// Polls until a condition holds.
 fn until(
     deadline: Instant,
     mut is_true: impl FnMut() -> Result<bool, DemoError>,
@@ -335,7 +335,7 @@ fn until(
     Ok(())
 }
 
-/// Positions that are not applied yet, over all partitions.
+/// Number of offsets that are not applied yet, over all partitions.
 fn lag(client: &Client) -> Result<u64, ClientError> {
     #[derive(Deserialize)]
     struct Partitions {
@@ -349,7 +349,7 @@ fn lag(client: &Client) -> Result<u64, ClientError> {
     Ok(document.partitions.iter().map(|one| one.lag).sum())
 }
 
-/// What to try next.
+/// Prints commands to try next.
 fn invite(client: &Client, running: &Running) -> Result<(), DemoError> {
     let url = client.url();
     let (page, _) = client.document::<StatusPage>("/api/v1/workspaces/statuses?limit=1")?;
@@ -372,7 +372,7 @@ fn invite(client: &Client, running: &Running) -> Result<(), DemoError> {
     Ok(())
 }
 
-/// The states tell enough.
+/// Reports nothing: the states show the progress.
 struct Silent;
 
 impl Observer for Silent {

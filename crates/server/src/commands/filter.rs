@@ -1,4 +1,4 @@
-//! The flags that say which workspaces are meant, of `list` and of the actions on many.
+//! The flags that select workspaces, for `list` and for the actions on many.
 
 use clap::Args;
 use serde_json::{Map, Value};
@@ -37,12 +37,12 @@ fn error_kind(text: &str) -> Result<ErrorCategory, String> {
 }
 
 impl Filter {
-    /// Whether no condition is given: all workspaces are meant.
+    /// Whether no condition is given: all workspaces match.
     pub(super) fn is_empty(&self) -> bool {
         self.pairs().is_empty()
     }
 
-    /// The conditions as the parameters of a route.
+    /// The conditions as query parameters.
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
         let mut pairs = Vec::new();
         pairs.extend(self.state.iter().map(|state| ("state", state.to_string())));

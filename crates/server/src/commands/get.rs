@@ -1,4 +1,4 @@
-//! `get ID`: where one workspace stands.
+//! `get ID`: the status of one workspace.
 
 use super::{CommandError, Remote, tone, workspace_path};
 use crate::{
@@ -23,7 +23,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         &workspace_path(arguments.id.as_str(), "/status"),
         ANSWER_TIMEOUT,
     )?;
-    // A workspace that the engine does not know has a status as well: unknown, under 404.
+    // An unknown workspace also has a status: `unknown`, with code 404.
     let status = match answer.read::<Status>(client.url()) {
         Ok(status) if answer.is_success() || answer.status == 404 => status,
         Ok(_) | Err(_) if !answer.is_success() => return Err(answer.refused(client.url()).into()),

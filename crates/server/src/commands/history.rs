@@ -22,7 +22,7 @@ pub(super) struct Arguments {
     remote: Remote,
 }
 
-/// All pages as one document of the engine's form.
+/// All pages as one document in the engine's format.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Whole {
@@ -67,7 +67,7 @@ fn fetch(client: &Client, id: &str) -> Result<Whole, ClientError> {
 fn show(client: &Client, whole: &Whole) -> Result<(), ClientError> {
     let transitions: Vec<HistoryTransition> = read(client, &whole.transitions)?;
     let phases: Vec<Phase> = read(client, &whole.phases)?;
-    // Each transition ends a phase, so they stand side by side; the phase that lasts comes last.
+    // Each transition ends a phase, so they are shown side by side; the current phase is last.
     let lasted = |phase: Option<&Phase>| {
         phase
             .and_then(|phase| Duration::try_from_secs_f64(phase.duration_seconds).ok())

@@ -1,4 +1,4 @@
-//! `list`: workspaces and where they stand.
+//! `list`: the status of many workspaces.
 
 use super::{CommandError, Remote, filter::Filter, tone};
 use crate::{
@@ -11,7 +11,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-/// Most statuses of one request.
+/// Maximum statuses of one request.
 const PAGE: usize = 1000;
 
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub(super) struct Arguments {
     remote: Remote,
 }
 
-/// All pages as one document of the engine's form.
+/// All pages as one document in the engine's format.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Whole {

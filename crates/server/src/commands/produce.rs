@@ -54,7 +54,7 @@ pub(super) struct Arguments {
     remote: Remote,
 }
 
-/// What was done, for scripts.
+/// The outcome, for scripts.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Summary {
@@ -172,7 +172,7 @@ fn sentence(produced: Produced, pace: Pace) -> String {
     )
 }
 
-/// The bar on a terminal; off a terminal, notices of what a log should hold.
+/// A progress bar on a terminal; otherwise notices that are worth logging.
 struct Bar {
     bar: ProgressBar,
     pace: Pace,

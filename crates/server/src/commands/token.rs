@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     output: Format,
 }
 
-/// What scripts read.
+/// The JSON output, for scripts.
 #[derive(Serialize)]
 struct Document<'a> {
     token: &'a str,

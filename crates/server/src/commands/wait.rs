@@ -1,4 +1,4 @@
-//! `wait ID`: ends when a workspace is in a state, or in one that fails the wait, or at its deadline.
+//! `wait ID`: ends when a workspace is in a requested state or in one that fails the wait, or at its deadline.
 
 use super::{CommandError, Remote, workspace_path};
 use crate::{
@@ -15,13 +15,13 @@ use std::{
 };
 use workspace_status::{State, WorkspaceId};
 
-/// Longest time that one question waits at the engine, so that a dead connection is noticed.
+/// Longest wait of one request, so that a dead connection is noticed.
 const LONGEST_ROUND: Duration = Duration::from_secs(20);
-/// The same where a person watches the bar move.
+/// The same on a terminal, so that the progress bar moves.
 const WATCHED_ROUND: Duration = Duration::from_millis(400);
-/// How much longer than its round an answer may take.
+/// How much longer than its wait a request may take.
 const GRACE: Duration = Duration::from_secs(1);
-/// Time between two questions while nothing answers.
+/// Pause between two requests while no answer arrives.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Args)]
@@ -58,7 +58,7 @@ pub(super) struct Arguments {
     remote: Remote,
 }
 
-/// A state that fails the wait, or none.
+/// A state that fails the wait, or `none`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FailOn(Option<State>);
 
@@ -73,7 +73,7 @@ impl std::str::FromStr for FailOn {
     }
 }
 
-/// What a wait is for, in the names that are on the wire.
+/// The states of a wait, by their API names.
 #[derive(Debug)]
 struct Wanted {
     until: Vec<String>,
@@ -114,7 +114,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     Ok(end.exit)
 }
 
-/// How a wait ended, with the last thing that was heard.
+/// How a wait ended, with the last answer and the last failure.
 struct End {
     exit: Exit,
     status: Option<Status>,
@@ -163,7 +163,7 @@ impl End {
     }
 }
 
-/// Asks until the status answers the wait or the deadline is over.
+/// Sends requests until a status decides the wait or the deadline has passed.
 fn wait(
     client: &Client,
     id: &str,
@@ -210,7 +210,7 @@ fn wait(
     }
 }
 
-/// One question, which the engine answers when something is decided, or after a while.
+/// One request, which the engine answers when the wait is decided, or at the end of the round.
 fn ask(
     client: &Client,
     id: &str,
@@ -238,7 +238,7 @@ fn ask(
         return Err(answer.refused(client.url()));
     }
     let status: Status = answer.read(client.url())?;
-    // An answer that decides nothing and came at once must not become a loop without a pause.
+    // An immediate answer that decides nothing must not cause a loop without a pause.
     if status.timed_out != Some(true) && wanted.verdict(&status.state) == Verdict::Open {
         thread::sleep(
             RETRY_PAUSE
@@ -249,7 +249,7 @@ fn ask(
     Ok((status, answer))
 }
 
-/// Whether a failure may be over in a moment: the engine restarts, or is too busy.
+/// Whether a failure may be temporary: the engine restarts, or is too busy.
 fn is_passing(error: &ClientError) -> bool {
     match error {
         ClientError::Unreachable { .. } => true,
@@ -270,7 +270,7 @@ impl Wanted {
             .iter()
             .filter_map(|fail_on| fail_on.0)
             .map(|state| state.to_string())
-            // To wait for a state goes before failing on it.
+            // A state that is waited for does not fail the wait.
             .filter(|state| !until.contains(state))
             .collect();
         Self { until, fail_on }

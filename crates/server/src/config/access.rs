@@ -1,4 +1,4 @@
-//! The settings of who may do what.
+//! The access control settings.
 
 use super::{
     keys::{AUTO, OFF},
@@ -7,7 +7,7 @@ use super::{
 use crate::access::{AccessSettings, HostName, Role, TlsFiles};
 use std::net::IpAddr;
 
-/// The settings for an address to listen on.
+/// The access settings for a listen address.
 pub(super) fn from_layers(
     layers: &Layers,
     address: IpAddr,

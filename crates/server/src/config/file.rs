@@ -42,7 +42,7 @@ pub(crate) enum FileError {
     },
 }
 
-/// The end of a sentence that names the nearest known key, where there is one.
+/// The end of an error message that names the nearest known key, where there is one.
 #[derive(Debug)]
 pub(crate) struct Nearest(pub(crate) Option<&'static str>);
 
@@ -55,7 +55,7 @@ impl fmt::Display for Nearest {
     }
 }
 
-/// Reads the settings of the file at `path`.
+/// Reads the settings in the file at `path`.
 pub(crate) fn read(path: &Path) -> Result<Vec<FileSetting>, FileError> {
     let text = fs::read_to_string(path).map_err(|source| FileError::Read {
         path: path.to_owned(),
@@ -64,7 +64,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<FileSetting>, FileError> {
     parse(&text, path)
 }
 
-/// Reads the settings of a file's text; `path` is named in errors.
+/// Parses the settings in a file's text; `path` is named in errors.
 pub(crate) fn parse(text: &str, path: &Path) -> Result<Vec<FileSetting>, FileError> {
     let table = DeTable::parse(text).map_err(|error| FileError::Syntax {
         path: path.to_owned(),
@@ -98,7 +98,7 @@ pub(crate) fn parse(text: &str, path: &Path) -> Result<Vec<FileSetting>, FileErr
     Ok(settings)
 }
 
-/// A value as the text that a flag would carry.
+/// A value in the form that its flag takes.
 fn plain(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
@@ -113,7 +113,7 @@ fn plain(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
-/// What a value is, in words.
+/// The kind of a value, for error messages.
 fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::Integer(_) => "a hexadecimal, octal or binary one",
@@ -125,7 +125,7 @@ fn kind(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-/// Number of the line, from 1, in which the byte at `position` stands.
+/// Number of the line, from 1, that contains the byte at `position`.
 fn line_of(text: &str, position: usize) -> usize {
     text.bytes()
         .take(position)

@@ -1,4 +1,4 @@
-//! The flags of `serve`, made from the table of settings.
+//! The flags of `serve`, generated from the table of settings.
 
 use super::keys::KEYS;
 use clap::{Arg, ArgMatches, Args, Command, Error, FromArgMatches, value_parser};
@@ -9,7 +9,7 @@ use std::{
 
 const CONFIG: &str = "config";
 
-/// What was given on the command line.
+/// The flags given on the command line.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ServeFlags {
     config: Option<PathBuf>,
@@ -17,17 +17,17 @@ pub(crate) struct ServeFlags {
 }
 
 impl ServeFlags {
-    /// The configuration file, where one is named.
+    /// The configuration file, if `--config` was given.
     pub(crate) fn config(&self) -> Option<&Path> {
         self.config.as_deref()
     }
 
-    /// The value of the flag `--name`, where it was given.
+    /// The value of the flag `--name`, if it was given.
     pub(crate) fn value(&self, name: &str) -> Option<String> {
         self.values.get(name).cloned()
     }
 
-    /// The same flags with one more.
+    /// The same flags with one added.
     pub(crate) fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.values.insert(name, value.into());
         self

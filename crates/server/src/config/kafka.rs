@@ -9,13 +9,13 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use workspace_engine_core::{disk::MAX_PARTITIONS, routing::Partitioner};
 use workspace_engine_kafka::{AcceptLoss, GroupProtocol, KafkaConfig, read_properties};
 
-/// Longest name of a topic of Kafka; the engine's own topics have longer names than the events'.
+/// Kafka's longest topic name; the engine's own topics have longer names than the events' topic.
 const MAX_NAME_BYTES: usize = 249;
 
-/// Bounds of a session: below, a hiccup is a loss; above, nobody notices that an engine is dead.
+/// Bounds of a session: shorter, and a hiccup loses partitions; longer, and a dead engine is not noticed.
 const SESSION: [Duration; 2] = [Duration::from_secs(1), Duration::from_mins(30)];
 
-/// The cluster of the settings, where they name one.
+/// The configured cluster, if any.
 pub(super) fn from_layers(layers: &Layers) -> Result<Option<KafkaConfig>, InvalidSetting> {
     let brokers = layers.text("kafka").trim();
     if brokers == OFF {
@@ -104,7 +104,7 @@ fn session_timeout(layers: &Layers) -> Result<Duration, InvalidSetting> {
     Ok(timeout)
 }
 
-/// A name that can be part of a topic's.
+/// Checks a name that becomes part of topic names.
 fn check_name(layers: &Layers, name: &str) -> Result<(), InvalidSetting> {
     let text = layers.text(name).trim();
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);

@@ -1,15 +1,15 @@
-//! The settings of `serve`: one table that makes the flags, the variables, the file's keys and the example.
+//! The settings of `serve`: one table from which flags, variables, file keys and the example are generated.
 
 /// One setting.
 #[derive(Debug)]
 pub(crate) struct Key {
     /// Name in the file; `--name` is its flag, `WORKSPACE_ENGINE_NAME` its variable.
     pub(crate) name: &'static str,
-    /// Form of its value, as the help shows it.
+    /// Form of its value, for the help.
     pub(crate) value_name: &'static str,
-    /// Its value where nobody sets one.
+    /// Its default value.
     pub(crate) default: &'static str,
-    /// What it does, in a sentence or two.
+    /// What it does, in one or two sentences.
     pub(crate) help: &'static str,
 }
 
@@ -24,7 +24,7 @@ impl Key {
         name
     }
 
-    /// Whether its flag alone means `true`.
+    /// Whether its flag without a value means `true`.
     pub(crate) fn is_switch(&self) -> bool {
         self.value_name == SWITCH
     }
@@ -34,7 +34,7 @@ impl Key {
         KEYS.iter().find(|key| key.name == name)
     }
 
-    /// The name of a setting that looks most like `name`, where one looks like it at all.
+    /// The name of the setting that is most similar to `name`, if any is similar.
     pub(crate) fn nearest(name: &str) -> Option<&'static str> {
         let asked = name.to_ascii_lowercase().replace('_', "-");
         KEYS.iter()
@@ -45,19 +45,19 @@ impl Key {
     }
 }
 
-/// What the variables begin with.
+/// Prefix of the variables.
 pub(crate) const VARIABLE_PREFIX: &str = "WORKSPACE_ENGINE_";
 
-/// Value of a setting that is switched off.
+/// Value that switches a setting off.
 pub(crate) const OFF: &str = "off";
 
-/// Value of a setting that is found out at the start.
+/// Value of a setting that is determined at startup.
 pub(crate) const AUTO: &str = "auto";
 
-/// Form of the value of a setting that is on or off; as a flag it may be left out.
+/// Form of the value of a boolean setting; its flag may omit the value.
 const SWITCH: &str = "true|false";
 
-/// Every setting, in the order in which help and example show them.
+/// Every setting, in the order of help and example.
 pub(crate) static KEYS: [Key; 46] = [
     Key {
         name: "listen",

@@ -1,4 +1,4 @@
-//! Which of flag, variable, file and default gives each setting its value.
+//! Selects each setting's value from flag, variable, file and default.
 
 use super::{
     file::FileSetting,
@@ -11,7 +11,7 @@ use std::{
     str::FromStr,
 };
 
-/// Who set a value.
+/// Where a value was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
     Flag,
@@ -20,14 +20,14 @@ pub(crate) enum Source {
     Default,
 }
 
-/// A setting with its value as text, and who set it.
+/// A setting's value as text, and where it was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Layered {
     value: String,
     source: Source,
 }
 
-/// Every setting's value, before it is read as what it stands for.
+/// Every setting's value as text, before it is parsed.
 #[derive(Debug)]
 pub(crate) struct Layers {
     values: HashMap<&'static str, Layered>,
@@ -41,7 +41,7 @@ pub(crate) struct InvalidSetting {
     reason: String,
 }
 
-/// Where a setting was made, in the words of who made it.
+/// Where a setting was set, in the notation of that source.
 #[derive(Debug, PartialEq, Eq)]
 struct Place {
     key: &'static Key,
@@ -69,7 +69,7 @@ impl Display for Place {
 }
 
 impl Layers {
-    /// Puts the layers on each other: a flag before a variable, a variable before the file, the file before the default.
+    /// Combines the layers: a flag overrides a variable, a variable the file, the file the default.
     pub(crate) fn new(
         flag: impl Fn(&str) -> Option<String>,
         variable: impl Fn(&str) -> Option<String>,
@@ -104,7 +104,7 @@ impl Layers {
             .map_or("", |layered| layered.value.as_str())
     }
 
-    /// The value of a setting, read.
+    /// The value of a setting, parsed.
     pub(crate) fn read<T>(&self, name: &str) -> Result<T, InvalidSetting>
     where
         T: FromStr<Err: Display>,
@@ -115,7 +115,7 @@ impl Layers {
             .map_err(|error: T::Err| self.invalid(name, format_args!("{error}")))
     }
 
-    /// The value of a setting, read, or `None` where it is `off`.
+    /// The value of a setting, parsed, or `None` where it is `off`.
     pub(crate) fn read_unless<T>(&self, off: &str, name: &str) -> Result<Option<T>, InvalidSetting>
     where
         T: FromStr<Err: Display>,
@@ -141,7 +141,7 @@ impl Layers {
             })
     }
 
-    /// One of a few words.
+    /// One of the given words.
     pub(crate) fn choice<T: Copy>(
         &self,
         name: &str,
@@ -166,9 +166,9 @@ impl Layers {
         }
     }
 
-    /// The error that a setting's value cannot be used.
+    /// The error for a setting whose value cannot be used.
     pub(crate) fn invalid(&self, name: &str, reason: fmt::Arguments<'_>) -> InvalidSetting {
-        // Every name that is asked for is one of the table's; a test reads them all.
+        // Callers pass only names in the table; a test reads them all.
         let key = Key::find(name).unwrap_or(&KEYS[0]);
         let source = self
             .values
@@ -180,7 +180,7 @@ impl Layers {
         }
     }
 
-    /// Every setting that somebody set, for the log.
+    /// Every setting that is not a default, for the log.
     pub(crate) fn set(&self) -> impl Iterator<Item = (&'static str, &str)> {
         KEYS.iter().filter_map(|key| {
             let layered = self.values.get(key.name)?;

@@ -1,4 +1,4 @@
-//! Events that are made up, the same ones each time.
+//! Generated events, the same ones each time.
 
 use serde_json::json;
 use std::io::{self, BufWriter, Write};
@@ -10,7 +10,7 @@ const COLOURS: [&str; 4] = ["red", "green", "blue", "grey"];
 /// 2024-01-01T00:00:00Z.
 const BEGINNING_MS: usize = 1_704_067_200_000;
 
-/// Writes the events, one a line.
+/// Writes the events, one per line.
 pub(super) fn write(out: &mut dyn Write) -> io::Result<()> {
     let mut random = fastrand::Rng::with_seed(7);
     let mut out = BufWriter::new(out);

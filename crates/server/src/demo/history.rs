@@ -1,5 +1,5 @@
-//! A git repository's history as events: a commit is a deployment version of each workspace that it
-//! touches, a changed file a resource.
+//! A git repository's history as events: a commit becomes a deployment version of each workspace that it
+//! touches, a changed file becomes a resource.
 
 use serde_json::json;
 use std::{
@@ -9,13 +9,13 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Most workspaces that a history is split into; what lies beyond goes to the workspace of the whole.
+/// Maximum workspaces of a history; further directories belong to the repository's own workspace.
 const MAX_WORKSPACES: usize = 48;
 /// Longest id of a workspace.
 const MAX_ID_BYTES: usize = 255;
-/// What a line of a commit begins with; it stands in no path.
+/// Prefix of a commit's line; it occurs in no path.
 const COMMIT: char = '\u{1e}';
-/// What stands between the parts of a commit's line.
+/// Separator between the fields of a commit's line.
 const PART: char = '\u{1f}';
 
 /// The history of a repository.
@@ -26,7 +26,7 @@ pub(super) struct History {
 }
 
 impl History {
-    /// The history of the repository that a directory stands in.
+    /// The history of the repository that contains a directory.
     ///
     /// # Errors
     /// Why there is none, as the end of a sentence.
@@ -60,7 +60,7 @@ impl History {
         &self.name
     }
 
-    /// Writes the events, one a line, oldest commit first.
+    /// Writes the events, one per line, oldest commit first.
     pub(super) fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut child = git(&self.directory)
             .args(["-c", "core.quotePath=false", "log", "--first-parent", "-m"])
@@ -129,7 +129,7 @@ struct File {
 }
 
 impl File {
-    /// Reads `100644 100644 <blob> <blob> M<TAB>path`.
+    /// Parses `100644 100644 <blob> <blob> M<TAB>path`.
     fn read(line: &str) -> Option<Self> {
         let (change, path) = line.split_once('\t')?;
         let mut parts = change.split(' ');
@@ -200,7 +200,7 @@ impl Commit {
     }
 }
 
-/// Which workspace a path belongs to: that of its first two directories.
+/// Maps a path to its workspace: that of its first two directories.
 struct Workspaces {
     whole: String,
     known: HashSet<String>,
@@ -234,7 +234,7 @@ impl Workspaces {
     }
 }
 
-/// A text as the id of a workspace.
+/// Turns a text into a valid workspace id.
 fn id_of(text: &str) -> String {
     text.chars()
         .map(|character| match character {

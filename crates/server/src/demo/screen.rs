@@ -1,4 +1,4 @@
-//! Shows how states move: a live table on a terminal, a line a change elsewhere.
+//! Shows state changes: a live table on a terminal, otherwise one line per change.
 
 use crate::output;
 use indicatif::ProgressBar;
@@ -13,9 +13,9 @@ use std::{
 };
 use workspace_status::{ChangeKind, FeedItem, PageQuery, State, Tracker, Watcher};
 
-/// How often the table is drawn, and how long the end of a showing may take.
+/// Interval between two redraws of the table, and maximum wait at the end.
 const REDRAW: Duration = Duration::from_millis(100);
-/// Workspaces in the table; the others are in the counts above it.
+/// Rows of the table; further workspaces are only in the counts above it.
 const ROWS: usize = 20;
 
 /// Shows the states of a tracker until it is finished.
@@ -24,11 +24,11 @@ pub(crate) struct Screen {
     shows: JoinHandle<()>,
 }
 
-/// Called once, when what is shown has no reader any more.
+/// Called once, when the output cannot be written any more.
 type Unread = Box<dyn FnOnce(std::io::Error) + Send>;
 
 impl Screen {
-    /// Begins to show; `unread` is called where that cannot be written.
+    /// Starts the display; `unread` is called where it cannot be written.
     pub(crate) fn begin(tracker: Tracker, unread: Unread) -> std::io::Result<Self> {
         let finished = Arc::new(AtomicBool::new(false));
         let until = Arc::clone(&finished);
@@ -45,7 +45,7 @@ impl Screen {
         Ok(Self { finished, shows })
     }
 
-    /// Shows what there is still to show, and ends.
+    /// Shows the remaining changes, and ends.
     pub(crate) fn finish(self) {
         self.finished.store(true, Ordering::Release);
         if self.shows.join().is_err() {
@@ -66,7 +66,7 @@ fn draw(tracker: &Tracker, finished: &AtomicBool) {
     bar.finish_and_clear();
 }
 
-/// The counts of all states, and the first workspaces with where they stand.
+/// The counts of all states, and the first workspaces with their states.
 fn picture(tracker: &Tracker) -> String {
     let counts = tracker.count_by_state();
     let mut text = String::new();
@@ -100,7 +100,7 @@ fn picture(tracker: &Tracker) -> String {
 
 fn tell(mut watcher: Watcher, tracker: &Tracker, finished: &AtomicBool) -> std::io::Result<()> {
     loop {
-        // Read before the feed is: what was changed before the end is in the feed by then.
+        // Read before the feed: changes made before the end are in the feed by then.
         let last = finished.load(Ordering::Acquire);
         while let Some(item) = watcher.next_deadline(Instant::now() + REDRAW) {
             match item {
@@ -130,7 +130,7 @@ fn tell(mut watcher: Watcher, tracker: &Tracker, finished: &AtomicBool) -> std::
     }
 }
 
-/// What was said of the state, where it is still the state.
+/// The message of the state, where the workspace is still in it.
 fn message(tracker: &Tracker, id: &str, state: State) -> String {
     tracker
         .snapshot(id)

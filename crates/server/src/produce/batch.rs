@@ -1,4 +1,4 @@
-//! Lines that go into one request.
+//! The lines of one request.
 
 /// Lines of one request, each with its number in the input.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Adds a line; `read_bytes` of the input are read with it.
+    /// Adds a line; `read_bytes` is the number of input bytes read up to its end.
     pub(super) fn push(&mut self, number: u64, text: &[u8], read_bytes: u64) {
         self.body.extend_from_slice(text);
         self.body.push(b'\n');
@@ -25,12 +25,12 @@ impl Batch {
         self.numbers.len() as u64
     }
 
-    /// The body of the request: the lines with their ends.
+    /// The body of the request: the lines with their newlines.
     pub(super) fn body(&self) -> &[u8] {
         &self.body
     }
 
-    /// Bytes of the input that are done when this batch is.
+    /// Bytes of the input that are accepted once this batch is.
     pub(super) fn read_bytes(&self) -> u64 {
         self.read_bytes
     }
@@ -51,7 +51,7 @@ impl Batch {
             .unwrap_or_else(|| self.last_line())
     }
 
-    /// Whether a line of so many bytes still fits.
+    /// Whether a line of `bytes` bytes still fits; one line always fits.
     pub(super) fn has_room(&self, bytes: usize, most_events: usize, most_bytes: usize) -> bool {
         self.is_empty()
             || (self.numbers.len() < most_events && self.body.len() + bytes < most_bytes)

@@ -1,12 +1,12 @@
-//! Lines of the input, with a limit on their length, and what makes one an event.
+//! Lines of the input, with a maximum length, and the check that a line is an event.
 
 use std::io::{self, BufRead};
 use workspace_engine_core::event::EventEnvelope;
 
-/// Longest line that is read: the engine's largest body by default.
+/// Maximum length of a line: the engine's default maximum body size.
 const LINE_LIMIT_BYTES: usize = 16 << 20;
 
-/// Reads the lines of an input that are not empty.
+/// Reads the non-empty lines of an input.
 #[derive(Debug)]
 pub(super) struct Lines<R> {
     input: R,
@@ -14,11 +14,11 @@ pub(super) struct Lines<R> {
     number: u64,
     read: u64,
     line: Vec<u8>,
-    /// The end was met: a terminal would have to be told of it again.
+    /// The end was reached. A terminal reports it only once, so the input must not be read again.
     is_ended: bool,
 }
 
-/// What comes next in an input.
+/// The next item of an input.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next<'a> {
     /// A line with its number, from 1, and the bytes read so far, this line included.
@@ -27,13 +27,13 @@ pub(super) enum Next<'a> {
         text: &'a [u8],
         read: u64,
     },
-    /// A line over the limit; the input is not read further.
+    /// A line over the limit; the input is read no further.
     TooLong { number: u64, limit: usize },
     /// The input is at its end.
     End,
 }
 
-/// What was found of a line in the part of the input that is at hand.
+/// The part of a line in the current buffer.
 enum Found {
     Whole,
     Part,
@@ -57,7 +57,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The next line that is not empty, without blanks around it.
+    /// The next non-empty line, without surrounding white space.
     ///
     /// # Errors
     /// As reading the input.
@@ -105,7 +105,7 @@ impl<R: BufRead> Lines<R> {
         if self.is_ended {
             return Ok(Found::End);
         }
-        // Not empty, so this reads nothing.
+        // The buffer is not empty, so this call does not read.
         let available = self.input.fill_buf()?;
         let end = memchr::memchr(b'\n', available);
         let text = available
@@ -125,10 +125,10 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-/// Whether a line is an event that the engine would take.
+/// Checks that a line is an event that the engine would accept.
 ///
 /// # Errors
-/// The reason why it is none.
+/// The reason why it is not.
 pub(super) fn check(text: &[u8]) -> Result<(), String> {
     if let Err(error) = str::from_utf8(text) {
         return Err(format!("not UTF-8 after byte {}", error.valid_up_to()));
@@ -145,7 +145,7 @@ mod tests {
     use std::io::BufReader;
 
     fn check_lines(input: &str, expected: &[&str]) {
-        // A small buffer makes lines come in parts.
+        // A small buffer splits lines into parts.
         let buffered = BufReader::with_capacity(3, input.as_bytes());
         let mut lines = Lines::with_limit(buffered, 8);
         let mut found = Vec::new();
@@ -174,7 +174,7 @@ mod tests {
         check_lines("\n\n", &[]);
     }
 
-    /// A terminal: each read gives what was typed next; nothing typed is the end, once.
+    /// A terminal: each read returns the text typed next; empty text is the end, and is reported once.
     struct Terminal(Vec<io::Result<&'static str>>);
 
     impl io::Read for Terminal {

@@ -1,4 +1,4 @@
-//! The open batch between the thread that reads and the one that sends.
+//! The open batch between the reading and the sending thread.
 
 use super::batch::Batch;
 use std::{
@@ -14,7 +14,7 @@ pub(super) enum InputEnd {
     Failed(io::Error),
 }
 
-/// Holds one batch at most, so that two batches are in memory: one that is sent and one that grows.
+/// Holds at most one batch, so that two batches are in memory: the one being sent and the one that grows.
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<Shared>,
@@ -40,7 +40,7 @@ impl Queue {
         }
     }
 
-    /// Adds a line, once there is room for it; false when nobody takes batches any more.
+    /// Adds a line, once there is room for it; returns false after [`Queue::abandon`].
     pub(super) fn push(&self, number: u64, text: &[u8], read_bytes: u64) -> bool {
         let mut state = self.lock();
         while !state.abandoned
@@ -62,19 +62,19 @@ impl Queue {
         true
     }
 
-    /// Says that no line follows.
+    /// Marks the end of the input.
     pub(super) fn end(&self, end: InputEnd) {
         self.lock().end = Some(end);
         self.changed.notify_all();
     }
 
-    /// Says that no batch will be taken any more.
+    /// Marks that no more batches will be taken.
     pub(super) fn abandon(&self) {
         self.lock().abandoned = true;
         self.changed.notify_all();
     }
 
-    /// What has come together since the last call, once there is something; or how the input ended.
+    /// Waits for lines and takes all that were added since the last call; after them, returns how the input ended.
     pub(super) fn take(&self) -> Result<Batch, InputEnd> {
         let mut state = self.lock();
         loop {
@@ -91,7 +91,7 @@ impl Queue {
         }
     }
 
-    // A thread that failed with the lock held left a batch that is whole: `push` cannot fail half way.
+    // A thread that panicked with the lock held left a complete batch: `push` cannot fail half-way.
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

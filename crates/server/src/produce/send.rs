@@ -1,5 +1,5 @@
-//! Sends a batch until it is acknowledged: the same request with the same number again and again,
-//! so that the engine answers it once and appends it once.
+//! Sends a batch until it is acknowledged. Each retry is the same request with the same number, so that the
+//! engine appends it once.
 
 use super::{Check, Observer, batch::Batch};
 use crate::client::{ANSWER_TIMEOUT, Answer, Client, ClientError, RequestBody};
@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// First pause before a request is sent again; it doubles from there.
+/// First pause before a retry; it doubles with each retry.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -18,25 +18,25 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct Sender<'a> {
     client: &'a Client,
     producer_id: String,
-    /// Number of the next request; it grows when a request is acknowledged, and only then.
+    /// Sequence number of the next request; it grows only when a request is acknowledged.
     sequence: u64,
     retry_for: Duration,
     path: &'static str,
 }
 
-/// Why a batch was not taken.
+/// Why a batch was not accepted.
 #[derive(Debug)]
 pub(super) enum SendError {
-    /// The line at this index, from 0, is not valid; nothing of the batch is there.
+    /// The line at this index, from 0, is not valid; nothing of the batch was appended.
     Line { index: usize, reason: String },
-    /// The request is over the engine's limit; nothing of it is there.
+    /// The request exceeds the engine's limit; nothing of it was appended.
     TooLarge(String),
-    /// The engine was silent for too long; the batch may be there.
+    /// No acknowledgement arrived for too long; the batch may have been appended.
     GaveUp {
         source: Box<ClientError>,
         waited: Duration,
     },
-    /// The engine will not take it.
+    /// A retry does not help, such as after a refusal.
     Refused(Box<ClientError>),
 }
 
@@ -44,7 +44,7 @@ pub(super) enum SendError {
 #[derive(Debug)]
 pub(crate) struct RetryNotice<'a> {
     pub(crate) reason: &'a ClientError,
-    /// The first time since the last answer.
+    /// Whether this is the first retry of the batch.
     pub(crate) is_first: bool,
 }
 
@@ -70,7 +70,7 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// Sends a batch; returns how often it had to be sent again.
+    /// Sends a batch; returns the number of retries.
     pub(super) fn send(
         &mut self,
         batch: &Batch,

@@ -1,4 +1,4 @@
-//! What an operator does to one workspace: load, unload, reload, skip, reset, delete.
+//! An operator's actions on one workspace: load, unload, reload, skip, reset, delete.
 
 use super::Api;
 use crate::problems;
@@ -14,7 +14,7 @@ use workspace_status_http::{
     Parameters, Problem, ProblemDocument, StatusDocument, WorkspaceIdPath,
 };
 
-/// Makes a route of each action: they differ in the command, and in what their answer means.
+/// Defines a route for each action: they differ in the command, and in the meaning of the answer.
 macro_rules! actions {
     ($(
         $(#[$documentation:meta])*
@@ -144,7 +144,7 @@ pub(super) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// As [`delete`], for the workspace of a name that is a route of its own below `/api/v1/workspaces/`.
+/// As [`delete`], for a workspace whose name is also a route of its own below `/api/v1/workspaces/`.
 pub(super) async fn delete_statuses(Extract(api): Extract<Api>) -> Result<StatusCode, Problem> {
     let id = WorkspaceId::new("statuses").map_err(|_| problems::failed())?;
     delete(Extract(api), WorkspaceIdPath(id)).await
@@ -152,7 +152,7 @@ pub(super) async fn delete_statuses(Extract(api): Extract<Api>) -> Result<Status
 
 async fn act(api: &Api, id: &WorkspaceId, command: Command) -> Result<(), Problem> {
     let engine = api.app.working_engine()?;
-    // An event that was just acknowledged may be all that makes it known.
+    // The workspace may be known only by an event that was just acknowledged.
     api.known(id, api.cold_read_deadline()).await?;
     engine
         .command(id, command)

@@ -1,6 +1,6 @@
-//! Reads the body of a request within its limits: size, memory, and one time for the whole of it.
+//! Reads the body of a request within its limits: size, memory, and one deadline for the whole body.
 //!
-//! Memory is reserved as bytes arrive, not as they are announced: a client that announces much and
+//! Memory is reserved for received bytes, not for the declared length: a client that declares much and
 //! sends little holds little.
 
 use crate::{
@@ -17,14 +17,14 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 use workspace_status_http::Problem;
 
-/// A whole body; its memory counts as taken until it is dropped.
+/// A whole body; its memory stays reserved until it is dropped.
 #[derive(Debug)]
 pub(super) struct Whole {
     pub(super) bytes: Bytes,
     _memory: Option<Reserved>,
 }
 
-/// Whether a body is announced as JSON. A page of another site cannot send one without asking first.
+/// Checks that a body is declared as JSON. A page of another site cannot send JSON without a CORS preflight.
 pub(super) fn check_json(headers: &HeaderMap) -> Result<(), Problem> {
     let found = headers
         .get(header::CONTENT_TYPE)
@@ -109,7 +109,7 @@ mod tests {
         headers
     }
 
-    /// A body that sends a byte after each pause.
+    /// A body that sends one byte after each pause.
     struct Trickle {
         pause: Duration,
         next: Pin<Box<Sleep>>,

@@ -1,4 +1,4 @@
-//! Events of a workspace that were skipped.
+//! The skipped events of a workspace.
 
 use super::{Api, paging};
 use crate::problems;
@@ -18,7 +18,7 @@ use workspace_status_http::{
     Parameters, Problem, ProblemDocument, WorkspaceIdPath, answer_document, invalid_cursor,
 };
 
-/// A page ends early where its events are large; at least one is on it.
+/// A page ends early where its events are large; it has at least one.
 const PAGE_BYTES: usize = 4 << 20;
 
 const SIZE: paging::Size = paging::Size {
@@ -123,7 +123,7 @@ pub(super) async fn list(
     api.known(&id, api.cold_read_deadline()).await?;
     let limit = paging.limit;
     let engine = api.app.engine()?.clone();
-    // A few at a time: each reads up to 100 events of 1 MiB.
+    // Read by few requests at a time: each reads up to 100 events of 1 MiB.
     let mut dead_letters = api
         .status
         .scan_apart(move || engine.log().dead_letters(Some(&id), after, limit + 1))
@@ -143,7 +143,7 @@ pub(super) async fn list(
     Ok(answer_document(StatusCode::OK, &document))
 }
 
-/// How many of the events fit on a page.
+/// Number of events that fit on a page.
 fn shown(dead_letters: &[DeadLetter], limit: usize) -> usize {
     let mut bytes = 0;
     let fits = dead_letters.iter().take(limit).take_while(|dead_letter| {

@@ -1,4 +1,4 @@
-//! The state that events made: counts, pages and single entities of a workspace.
+//! The state built from events: counts, pages and single entities of a workspace.
 
 use super::{Api, paging};
 use crate::{
@@ -32,11 +32,11 @@ const SIZE: paging::Size = paging::Size {
     usual: 100,
     most: 10_000,
 };
-/// A page ends early where its entities are large; at least one is on it.
+/// A page ends early where its entities are large; it has at least one.
 const PAGE_BYTES: usize = 4 << 20;
-/// A character of an id takes at most so many bytes in JSON.
+/// Maximum bytes in JSON of one character of an id.
 const ESCAPED_CHARACTER_BYTES: usize = 6;
-/// What an entity on a page takes beside its id and its value.
+/// Bytes of an entity on a page in addition to its id and its value.
 const ENTITY_BYTES: usize = 32;
 const WAIT_DEFAULT: Duration = Duration::from_secs(30);
 const WAIT_LONGEST: Duration = Duration::from_mins(10);
@@ -179,7 +179,7 @@ pub(super) async fn page(
     let parameters = Parameters::read(query.as_deref(), &[paging::LIMIT, paging::CURSOR])?;
     let paging = Paging::read(&parameters, format!("entities/{id}/{kind}"), SIZE)?;
     let loaded = api.loaded(&id, api.cold_read_deadline()).await?;
-    // The first page after many new entities puts them in order, which takes its time.
+    // The first page after many new entities sorts them, which takes a while.
     let app = api.app.clone();
     tokio::task::spawn_blocking(move || page_of(&app, &loaded, &kind, &paging))
         .await
@@ -209,25 +209,25 @@ fn page_of(app: &App, loaded: &Loaded, kind: &str, paging: &Paging) -> Result<Re
     Ok(response)
 }
 
-/// A page that is written, and the memory that it holds.
+/// A serialised page, and the memory that it holds.
 struct Page {
     document: Vec<u8>,
     memory: Option<Reserved>,
     ended: Ended,
 }
 
-/// What ended a page.
+/// Why a page ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ended {
-    /// Its limits, or the last entity.
+    /// Its limits were reached, or the last entity.
     ByItself,
-    /// The memory for answers was spent; there is at least one entity on it.
+    /// The memory for answers was exhausted; the page has at least one entity.
     NoMemory,
-    /// There was no memory even for one entity.
+    /// There was not enough memory for one entity.
     NoMemoryForOne,
 }
 
-/// A page of entities; an entity beyond its limit shows that there are more.
+/// Serialises a page of entities; one entity beyond the limit means that there are more.
 fn write_page<'a>(
     entities: impl Iterator<Item = EntityRef<'a>>,
     paging: &Paging,
@@ -333,7 +333,7 @@ fn workspace_id(id: &str) -> Result<WorkspaceId, Problem> {
     WorkspaceId::new(id).map_err(|error| invalid_workspace_id(id, &error))
 }
 
-/// Raw JSON as it is held; what was taken in was JSON.
+/// Stored data as raw JSON; only JSON was accepted.
 fn raw(data: &[u8]) -> Option<&RawValue> {
     serde_json::from_slice(data).ok()
 }

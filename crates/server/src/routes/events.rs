@@ -1,4 +1,4 @@
-//! Events in: checked whole, then appended whole or not at all.
+//! Appending events: a request is checked completely, then all of its events are appended or none.
 
 mod parse;
 mod producer;
@@ -25,7 +25,7 @@ use workspace_status_http::{
     Parameters, Problem, ProblemDocument, WorkspaceIdPath, answer_document, invalid_parameter,
 };
 
-/// Bodies longer than this are read on a thread that answers no other request.
+/// Longer bodies are parsed on a thread that answers no other request.
 const INLINE_BYTES: usize = 64 << 10;
 
 /// An event: an entity is set, unset, or the workspace is told something.
@@ -101,7 +101,7 @@ fn read_check(query: Option<&str>) -> Result<Check, Problem> {
     }
 }
 
-/// Makes a route of each way to append: they differ in whether the path names the workspace.
+/// Defines a route for each way to append: they differ in whether the path names the workspace.
 macro_rules! appends {
     ($(
         $(#[$documentation:meta])*
@@ -167,7 +167,7 @@ appends! {
     such as "{\"eventType\":\"resource.created\",\"data\":{\"id\":\"a\"}}\n";
 }
 
-/// The workspace that the path names, where it names one.
+/// The workspace in the path, if the path has one.
 pub(super) struct Workspace(Option<WorkspaceId>);
 
 impl<S: Send + Sync> FromRequestParts<S> for Workspace {
@@ -226,13 +226,13 @@ async fn append(
     Ok(answer_document(StatusCode::ACCEPTED, &document(&appended)))
 }
 
-/// The workspaces of events that have no status here; most often none.
+/// The workspaces of events that have no status on this engine; usually empty.
 fn unseen(engine: &Engine, events: &[(WorkspaceId, Bytes)]) -> Vec<WorkspaceId> {
     let mut last = None;
     let mut unseen: Vec<WorkspaceId> = events
         .iter()
         .map(|(id, _)| id)
-        // Events of one workspace often follow each other.
+        // Events of one workspace are often consecutive.
         .filter(|id| last.replace(*id) != Some(*id))
         .filter(|id| engine.tracker().get(id).is_none())
         .cloned()
@@ -242,7 +242,7 @@ fn unseen(engine: &Engine, events: &[(WorkspaceId, Bytes)]) -> Vec<WorkspaceId> 
     unseen
 }
 
-/// Refuses a request with an event of a workspace that is none of the caller's.
+/// Refuses a request with an event of a workspace outside the caller's prefix.
 fn check_reach(caller: &Caller, events: &[(WorkspaceId, Bytes)]) -> Result<(), Problem> {
     if caller.prefix().is_none() {
         return Ok(());
@@ -253,7 +253,7 @@ fn check_reach(caller: &Caller, events: &[(WorkspaceId, Bytes)]) -> Result<(), P
     }
 }
 
-/// Reads the events of a body, a long one where it holds up no other request.
+/// Parses the events of a body, a long one on a thread where it delays no other request.
 async fn parse_somewhere(
     parser: Parser,
     bytes: Bytes,
@@ -266,7 +266,7 @@ async fn parse_somewhere(
         .map_err(|_| problems::failed())?
 }
 
-/// What a body must be.
+/// The requirements of a body.
 struct Parser {
     engine: Engine,
     media_type: MediaType,
@@ -274,12 +274,12 @@ struct Parser {
     check: Check,
 }
 
-/// What an event must pass.
+/// The checks of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Check {
     /// It is an event of a workspace.
     EventAlone,
-    /// It is one that the workspace type could apply.
+    /// It is an event that the workspace type could apply.
     WorkspaceType,
 }
 

@@ -1,4 +1,4 @@
-//! Who the caller is, and what it may do.
+//! The caller's name and rights.
 
 use crate::access::{Caller, Right};
 use axum::{Extension, http::StatusCode, response::Response};

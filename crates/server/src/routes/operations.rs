@@ -1,4 +1,4 @@
-//! What an operator does to all workspaces that match a filter.
+//! An operator's actions on all workspaces that match a filter.
 
 use super::{Api, body};
 use crate::{
@@ -26,10 +26,10 @@ use workspace_status_http::{
     Checked, FILTER_PARAMETERS, Parameters, Problem, ProblemDocument, answer_document,
 };
 
-/// Longest text that says why an action is taken.
+/// Maximum length of the reason for an action.
 const MAX_REASON_BYTES: usize = 1024;
 
-/// How long the answer to a stop waits for commands under way.
+/// How long the answer to a stop waits for commands in flight.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// An action on all workspaces that match a filter.
@@ -187,7 +187,7 @@ pub(super) async fn post_action(
     Ok(response)
 }
 
-/// Counts what an action would do, and begins it unless that is all.
+/// Counts what an action would do, and starts it unless it is a dry run.
 async fn decide(
     api: &Api,
     engine: Engine,

@@ -1,27 +1,27 @@
-//! Which page of a list a request asks for, and the cursor of the next one.
+//! Parses which page of a list a request asks for, and makes the cursor of the next page.
 
 use workspace_status_http::{Parameters, Problem, encode_cursor};
 
-/// The parameters that every list has.
+/// The parameters of every list.
 pub(super) const LIMIT: &str = "limit";
 pub(super) const CURSOR: &str = "cursor";
 
-/// How many a page of a list has.
+/// Number of entries of a page.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Size {
-    /// Where the request does not say.
+    /// If the request does not set it.
     pub(super) usual: usize,
-    /// At most.
+    /// Maximum.
     pub(super) most: usize,
 }
 
 /// One page of a list.
 #[derive(Debug)]
 pub(super) struct Paging {
-    /// What the pages are of: a cursor of another list is refused.
+    /// Identifies the list: a cursor of another list is refused.
     pages: String,
     pub(super) limit: usize,
-    /// The position at which the page before ended.
+    /// The position at which the previous page ended.
     pub(super) after: Option<String>,
 }
 
@@ -38,7 +38,7 @@ impl Paging {
         })
     }
 
-    /// The cursor of the page that follows a position.
+    /// The cursor of the page after a position.
     pub(super) fn cursor(&self, position: &str) -> String {
         encode_cursor(&self.pages, position)
     }

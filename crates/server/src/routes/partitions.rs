@@ -1,4 +1,4 @@
-//! Where the partitions of the log stand.
+//! The positions of the log's partitions.
 
 use crate::app::App;
 use axum::{extract::State as Extract, http::StatusCode, response::Response};

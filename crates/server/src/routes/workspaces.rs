@@ -78,7 +78,7 @@ pub(super) async fn list(
         limit: paging.limit,
         ..PageQuery::default()
     };
-    // Before it is open, the engine knows of none.
+    // Before it is open, the engine knows no workspaces.
     api.app.engine()?;
     let app = api.app.clone();
     let walk = move || (lists::ids(&app, &query), lists::counts(&app).total());

@@ -1,4 +1,4 @@
-//! The body of an answer, with what it holds until the client has taken it: its memory, and its connection.
+//! The body of an answer, with the memory and the connection that it holds until the client has read it.
 
 use super::places::Place;
 use crate::{app::App, memory::Reserved, problems};
@@ -13,10 +13,10 @@ use std::{
     task::{Context, Poll},
 };
 
-/// Answers of at most so many bytes are not counted.
+/// Answers up to this size are not counted.
 pub(crate) const UNCOUNTED_BYTES: usize = 64 << 10;
 
-/// Memory that an answer holds; a handler that has reserved it hands it on as an extension of its response.
+/// Memory held by an answer; the handler that reserved it attaches it to its response as an extension.
 #[derive(Debug, Clone)]
 pub(crate) struct HeldMemory {
     _reserved: Arc<Reserved>,
@@ -37,7 +37,7 @@ pub(crate) struct AnswerBody {
     busy: Option<Busy>,
 }
 
-/// A connection with a request under way.
+/// A connection with a request in progress.
 pub(super) struct Busy(pub(super) Arc<Place>);
 
 impl Drop for Busy {
@@ -46,7 +46,7 @@ impl Drop for Busy {
     }
 }
 
-/// An answer whose memory is counted, or the refusal of one that is too large for what is free now.
+/// Counts the memory of an answer, or replaces it by a refusal where it is larger than what is free now.
 pub(super) fn count_memory(app: &App, mut response: Response) -> Response<AnswerBody> {
     let handed_on = response.extensions_mut().remove::<HeldMemory>();
     let bytes = response.body().size_hint().exact();
@@ -60,7 +60,7 @@ pub(super) fn count_memory(app: &App, mut response: Response) -> Response<Answer
             }
             reserved.map(HeldMemory::new)
         }
-        // A stream holds what it says next, and no more.
+        // A stream holds only its next item.
         (None, _) => None,
     };
     response.map(|body| AnswerBody {
@@ -70,7 +70,8 @@ pub(super) fn count_memory(app: &App, mut response: Response) -> Response<Answer
     })
 }
 
-/// An answer that holds no memory worth counting. A client without any right could use up what is left for others.
+/// An answer that holds no memory worth counting. If it were counted, clients without any right could use up the
+/// memory of the others.
 pub(super) fn uncounted(response: Response) -> Response<AnswerBody> {
     response.map(|body| AnswerBody {
         body,
@@ -80,14 +81,14 @@ pub(super) fn uncounted(response: Response) -> Response<AnswerBody> {
 }
 
 impl AnswerBody {
-    /// The connection is busy until the body is dropped.
+    /// Keeps the connection busy until the body is dropped.
     pub(super) fn keep_busy(&mut self, busy: Busy) {
         self.busy = Some(busy);
     }
 }
 
-/// Bytes of an answer on their way to the socket. The HTTP library drops the body of an answer when it has taken the
-/// last bytes of it, and the bytes when they are written.
+/// The bytes of an answer on their way to the socket. The HTTP library drops the body once it has taken its last
+/// bytes, and the bytes only once they are written.
 struct Counted {
     bytes: Bytes,
     _memory: HeldMemory,

@@ -1,36 +1,36 @@
-//! Open files: the limit of the process is raised, and what may take many of them is fitted to it.
+//! Open files: raises the limit of the process, and adapts the settings that need many files to it.
 //!
-//! A database that cannot open a file in the middle of a flush takes no more writes, so connections must
-//! never use up what it needs.
+//! A database that cannot open a file in the middle of a flush accepts no more writes, so connections must
+//! never use up the files that it needs.
 
 use super::places::RESERVED_CONNECTIONS;
 use crate::config::ServeConfig;
 use tracing::{info, warn};
 
-/// Files that are open beside connections and the database's tables: journals and the tables that a flush or a
+/// Files in addition to connections and the database's tables: journals and the tables that a flush or a
 /// compaction writes, files of the file store, event loops, standard streams.
 const RESERVED_FILES: u64 = 160;
 
-/// Sockets of the Kafka clients, to every broker.
+/// Sockets of the Kafka clients to all brokers.
 const KAFKA_FILES: u64 = 256;
 
-/// Tables that the database keeps open where nothing stands against it.
+/// Tables that the database keeps open if the limit allows it.
 const DATABASE_FILES_DEFAULT: usize = 900;
 
-/// The database takes no fewer.
+/// The database accepts no smaller number.
 const MIN_DATABASE_FILES: usize = 16;
 
-/// So that a probe and an operator are answered, however low the limit is.
+/// Keeps a probe and an operator served, however low the limit is.
 const MIN_CONNECTIONS: usize = 8;
 
-/// How many files each part may have open.
+/// The number of files that each part may have open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shares {
     connections: usize,
     database_files: usize,
 }
 
-/// Raises the limit and fits the configuration to what is left. Logs what had to be less than it was set to.
+/// Raises the limit and adapts the configuration to it. Logs each setting that had to be reduced.
 pub(super) fn fit(config: &ServeConfig) -> ServeConfig {
     let limit = raise();
     let shares = shares(
@@ -61,7 +61,7 @@ pub(super) fn fit(config: &ServeConfig) -> ServeConfig {
     fitted
 }
 
-/// Divides what the limit leaves; without a limit everyone has what it wants.
+/// Divides the limit among the parts; without a limit, each gets what it requests.
 fn shares(limit: Option<u64>, connections: usize, kafka: bool) -> Shares {
     let Some(limit) = limit else {
         return Shares {
@@ -72,7 +72,7 @@ fn shares(limit: Option<u64>, connections: usize, kafka: bool) -> Shares {
     let reserved = RESERVED_FILES + if kafka { KAFKA_FILES } else { 0 };
     let left = usize::try_from(limit.saturating_sub(reserved)).unwrap_or(usize::MAX);
     let left = left.saturating_sub(RESERVED_CONNECTIONS);
-    // Connections first, but a quarter for the database at least: more files only make it faster.
+    // Connections have priority, but the database gets at least a quarter: more files only make it faster.
     let database_files = left
         .saturating_sub(connections)
         .max(left / 4)
@@ -84,7 +84,7 @@ fn shares(limit: Option<u64>, connections: usize, kafka: bool) -> Shares {
     }
 }
 
-/// Raises the soft limit of open files to the hard one, and returns it; none where there is no limit.
+/// Raises the soft limit of open files to the hard limit, and returns it; `None` where there is no limit.
 #[cfg(target_os = "linux")]
 fn raise() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

@@ -1,7 +1,7 @@
-//! What every request passes before it is routed: a limit on its URI, who may do what, whether its connection has a
-//! place for it, and a line in the log at level debug.
+//! The steps before a request is routed: the limit on its URI, access control, the place of its connection, and a
+//! log line at level debug.
 //!
-//! A middleware of axum boxes the whole router once more for each of these.
+//! As axum middleware, each of these would box the whole router once more.
 
 use super::answer::{AnswerBody, Busy, count_memory, uncounted};
 use super::leftover::{Leftover, RequestBody};
@@ -22,11 +22,11 @@ use tower::Service as _;
 use workspace_status_http::Problem;
 
 /// Longest path with its query: type and id of an entity have at most 4,096 bytes each, and three
-/// times as many when each of them is percent-encoded. One over the limit of the whole head is
-/// answered by the HTTP library, without a word.
+/// times as many when percent-encoded. The HTTP library answers a head above its own limit without an
+/// error text.
 const MAX_URI_BYTES: usize = 32 << 10;
 
-/// The router behind what every request passes, for the requests of one connection.
+/// The router and the steps before it, for the requests of one connection.
 #[derive(Clone)]
 pub(super) struct Front {
     pub(super) app: App,
@@ -37,11 +37,11 @@ pub(super) struct Front {
     pub(super) leftover: Arc<Leftover>,
 }
 
-/// A request that its caller may make.
+/// A request that passed the access checks.
 struct Checked {
-    /// It needs no right.
+    /// Its route needs no right.
     is_open: bool,
-    /// For the handler, where it may read it.
+    /// Passed to the handler, where the route allows it.
     caller: Option<Caller>,
     action: Option<Action>,
 }
@@ -79,11 +79,11 @@ impl Front {
             Ok(checked) => self.answer_checked(request, checked, turn).await,
         };
         if response.status() == StatusCode::REQUEST_TIMEOUT {
-            // The rest of a body that does not arrive is not waited for once more.
+            // Its rest is not waited for again.
             self.leftover.discard();
         }
         let mut response = match claim {
-            // Small, or static: it holds no memory of its own.
+            // Small or static: it holds no memory of its own.
             Claim::Probe | Claim::Refusal | Claim::Open => uncounted(response),
             Claim::Right => count_memory(&self.app, response),
         };
@@ -95,7 +95,7 @@ impl Front {
         response
     }
 
-    /// Decides from its head whether a request is answered by its route.
+    /// Decides from the head of a request whether it is routed.
     fn check(&self, request: &Request<RequestBody>) -> Result<Checked, Problem> {
         let uri = request.uri();
         let bytes = uri.path().len() + uri.query().map_or(0, |query| query.len() + 1);
@@ -153,7 +153,7 @@ impl Front {
     }
 
     async fn route(&mut self, request: Request<RequestBody>) -> Response {
-        // A router is always ready.
+        // A router is always ready, so `poll_ready` is not needed.
         match self.router.call(request).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -161,7 +161,7 @@ impl Front {
     }
 }
 
-/// Whether a request is one that watches over this process or one of its workspaces, and costs next to nothing.
+/// Whether a request is a cheap probe of this process or of one of its workspaces.
 fn is_probe(method: &Method, uri: &Uri) -> bool {
     let path = uri.path();
     let of_workspace = || {

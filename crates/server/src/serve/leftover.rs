@@ -1,8 +1,8 @@
 //! The rest of a request's body that its handler did not read.
 //!
-//! An ordinary client sends its whole body before it looks at the answer. Where the connection is closed with a part of
-//! the body unread, the client's system reports a broken connection and throws the answer away: a `413` would never be
-//! seen. So the rest is read, while the answer is on its way, and thrown away; within a bound.
+//! An ordinary client sends its whole body before it reads the answer. If the connection is closed with a part of
+//! the body unread, the client's system reports a broken connection and discards the answer: the client never sees
+//! a `413`. So the rest is read and discarded while the answer is sent, within a bound.
 
 use axum::body::{Bytes, HttpBody};
 use http_body_util::BodyExt;
@@ -16,13 +16,13 @@ use std::{
 };
 use tokio::{sync::Notify, time::timeout};
 
-/// Most bytes that are read of the rest of a body; a connection with more of it is closed.
+/// Maximum bytes read of the rest of a body; a connection with more is closed.
 const MAX_LEFTOVER_BYTES: u64 = 256 << 20;
 
-/// Longest time that the rest of a body is read for.
+/// Maximum time for reading the rest of a body.
 const LEFTOVER_TIME: Duration = Duration::from_secs(10);
 
-/// What is left of the body of the last request on a connection.
+/// The unread body of the last request on a connection.
 #[derive(Debug, Default)]
 pub(super) struct Leftover {
     body: Mutex<Option<Incoming>>,
@@ -35,18 +35,18 @@ impl Leftover {
         self.arrived.notify_one();
     }
 
-    /// Nothing more is read of it: the connection is closed after the answer.
+    /// Stops reading it: the connection is closed after the answer.
     pub(super) fn discard(&self) {
         self.body.lock().take();
     }
 
-    /// Reads and throws away what is left of bodies, for as long as the connection lives.
+    /// Reads and discards the unread rest of bodies, for as long as the connection lives.
     pub(super) async fn read(&self) {
         loop {
             self.arrived.notified().await;
             let body = self.body.lock().take();
             if let Some(body) = body {
-                // What is unread after that is dropped with the body, which closes the connection.
+                // Whatever is unread then is dropped with the body, which closes the connection.
                 let _ = timeout(LEFTOVER_TIME, read_to_end(body)).await;
             }
         }
@@ -66,9 +66,9 @@ async fn read_to_end(mut body: Incoming) {
 /// The body of a request, as its handler reads it.
 #[derive(Debug)]
 pub(super) struct RequestBody {
-    /// None at its end.
+    /// `None` once it was read to its end.
     body: Option<Incoming>,
-    /// The client sends the body only after it was asked for it, by the first read.
+    /// The client waits for `100 Continue`, which the first read triggers, before it sends the body.
     awaits_continue: bool,
     leftover: Arc<Leftover>,
 }

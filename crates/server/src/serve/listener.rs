@@ -1,4 +1,4 @@
-//! Accepts connections and serves requests on them, within the limits of what one client may take.
+//! Accepts connections and serves their requests, within the limits for one client.
 
 use super::front::Front;
 use super::leftover::Leftover;
@@ -29,10 +29,10 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tracing::{debug, warn};
 
-/// Pause after an accept that failed, such as for too many open files.
+/// Pause after a failed accept, such as one for too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Longest head of a request. It also bounds the memory that an idle or slow connection holds.
+/// Maximum size of a request's head. It also bounds the memory of an idle or slow connection.
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// A server that accepts connections until it is shut down.
@@ -42,7 +42,7 @@ pub(super) struct HttpServer {
 }
 
 impl HttpServer {
-    /// Serves `router` on the connections of a listener, within the limits of `app`, to those whom `access` lets in.
+    /// Serves `router` on the connections of a listener, within the limits of `app`, for requests that `access` admits.
     pub(super) fn start(
         listener: TcpListener,
         router: Router,
@@ -54,7 +54,7 @@ impl HttpServer {
         Self { stop, accepting }
     }
 
-    /// Accepts nothing more and waits for the requests under way, but not longer than to a deadline.
+    /// Stops accepting, and waits until `deadline` for the requests in progress.
     pub(super) async fn shutdown(self, deadline: Instant) {
         self.stop.send_replace(Some(deadline));
         if let Err(error) = self.accepting.await {
@@ -97,7 +97,7 @@ async fn accept(
                     tasks.spawn(connection.serve(stream));
                 }
             }
-            // Those that ended are let go of.
+            // Removes finished tasks.
             Some(_) = tasks.join_next() => {}
         }
     };
@@ -110,10 +110,10 @@ async fn accept(
     tasks.shutdown().await;
 }
 
-/// Until when the requests under way may go on, once the server is told to stop.
+/// Waits for the shutdown, and returns the deadline for the requests in progress.
 async fn told(stopped: &mut watch::Receiver<Option<Instant>>) -> Instant {
     let deadline = stopped.wait_for(Option::is_some).await;
-    // A server that nobody holds any more stops as well.
+    // A server whose handle was dropped stops at once.
     deadline
         .map_or(None, |deadline| *deadline)
         .unwrap_or_else(Instant::now)
@@ -153,7 +153,7 @@ impl Connection {
         self.serve_requests(stream, peer).await;
     }
 
-    /// The stream after a handshake, which may take as long as the head of a request; none where it fails.
+    /// The stream after a handshake, which may take as long as the head of a request; `None` where it fails.
     async fn encrypted(
         &mut self,
         handshake: impl Future<Output = io::Result<TlsStream<TcpStream>>>,

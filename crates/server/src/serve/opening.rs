@@ -1,8 +1,8 @@
-//! Opens log and store and starts the engine, on a thread that stands behind those of the requests.
+//! Opens log and store and starts the engine, on threads of lower priority than those of the requests.
 //!
-//! On Linux a thread takes over the nice value of the one that starts it. So the engine is opened on
-//! a thread whose value was raised, and all its threads, those of the database included, leave the
-//! processor to a request as soon as there is one; without requests they have all of it.
+//! On Linux a thread inherits the nice value of the thread that starts it. So the engine is opened on a
+//! thread with a raised nice value, and all its threads, including those of the database, leave the
+//! processor to a request as soon as one arrives; without requests they get all of it.
 
 mod cluster;
 
@@ -32,10 +32,10 @@ use workspace_lifecycle::{AdmissionLimits, Limits};
 /// Directory of the file store within the data directory.
 const FILE_STORE: &str = "workspaces";
 
-/// How long the store may take to list its workspaces before requests are answered without them.
+/// How long the store may take to list its workspaces before requests are answered with incomplete lists.
 const LISTED_WITHIN: Duration = Duration::from_secs(30);
 
-/// Between two looks whether it has.
+/// Interval between two checks whether the store has listed them.
 const LISTED_LOOK: Duration = Duration::from_millis(2);
 
 /// Why the engine cannot be opened.
@@ -61,7 +61,7 @@ pub(crate) enum OpenError {
     Panicked,
 }
 
-/// An engine that runs.
+/// A running engine.
 pub(super) struct Opened {
     pub(super) engine: Engine,
     pub(super) cluster: Option<Arc<Cluster>>,
@@ -76,7 +76,7 @@ pub(super) async fn open(config: &ServeConfig, app: App) -> Result<Opened, OpenE
         .name("open".to_owned())
         .spawn(move || {
             stand_behind(nice);
-            // Nobody waits any more where the process was told to stop meanwhile.
+            // If the process was stopped meanwhile, the receiver was dropped.
             let answer = match &settings.kafka {
                 Some(kafka) => cluster::open(&settings, kafka, &app),
                 None => open_here(&settings, &app),
@@ -87,7 +87,7 @@ pub(super) async fn open(config: &ServeConfig, app: App) -> Result<Opened, OpenE
     answer.await.map_err(|_| OpenError::Panicked)?
 }
 
-/// Opens an engine that keeps log and workspaces in its data directory.
+/// Opens an engine with log and workspaces in its data directory.
 fn open_here(settings: &EngineSettings, app: &App) -> Result<Opened, OpenError> {
     let populate = populate(settings)?;
     let spec = DataDirSpec {
@@ -124,8 +124,8 @@ fn open_here(settings: &EngineSettings, app: &App) -> Result<Opened, OpenError> 
     })
 }
 
-/// Waits until the lists have every workspace that the store holds; a store that does not list a
-/// partition in time is no reason not to answer.
+/// Waits until the lists contain every workspace in the store; if the store does not list a partition in
+/// time, requests are answered anyway.
 fn wait_until_listed(engine: &Engine) {
     let deadline = Instant::now() + LISTED_WITHIN;
     while !engine.is_listed() && Instant::now() < deadline {
@@ -157,7 +157,7 @@ fn populate(settings: &EngineSettings) -> Result<Arc<dyn Populate>, OpenError> {
     let Some(path) = &settings.populate_dir else {
         return Ok(Arc::new(BeginEmpty));
     };
-    // A slip in the path would show as workspaces that begin empty, so it is looked at first.
+    // A misspelt path would otherwise show only as workspaces that begin empty, so it is checked first.
     std::fs::read_dir(path).map_err(|source| OpenError::PopulateDir {
         path: path.clone(),
         source,

@@ -1,13 +1,13 @@
-//! Which connections may be open at the same time, and which of them give way.
+//! Which connections may be open at the same time, and which of them are closed for others.
 //!
-//! `max-connections` have an ordinary place. Beyond them [`RESERVED_CONNECTIONS`] have a reserved one, for one request
-//! and [`RESERVED_TIME`]. There a probe is answered, and a caller without the right is refused, while every ordinary
-//! place is taken by slow bodies, waits or readers that stall. Any other request there needs an ordinary place that has
-//! become free meanwhile, and is refused without one.
+//! `max-connections` connections have an ordinary place. [`RESERVED_CONNECTIONS`] more have a reserved place, for one
+//! request and at most [`RESERVED_TIME`]. On a reserved place a probe is answered, and a caller without the right is
+//! refused, even while slow bodies, waits or stalled readers hold every ordinary place. Any other request needs an
+//! ordinary place that has become free, and is refused without one.
 //!
-//! A request of a caller that may do what it asks takes the place of a connection without a request under way: first
-//! of one whose last request needed no right, else of the one that was idle for longest. So a client without a right
-//! can neither keep such a caller out nor have the connections of others closed.
+//! A request whose caller has the right to it takes the place of a connection without a request in progress: first
+//! one whose last request needed no right, else the one that was idle longest. So a client without a right
+//! can neither keep such a caller out nor cause other callers' connections to be closed.
 
 use crate::app::App;
 use parking_lot::Mutex;
@@ -18,25 +18,25 @@ use tokio::{
 };
 use tracing::warn;
 
-/// Connections beyond `max-connections` that are accepted for probes.
+/// Connections that are accepted for probes in addition to `max-connections`.
 pub(crate) const RESERVED_CONNECTIONS: usize = 64;
 
-/// How long a connection may hold a reserved place.
+/// Maximum time that a connection holds a reserved place.
 pub(super) const RESERVED_TIME: Duration = Duration::from_secs(5);
 
-/// A connection of a caller with a right that was idle for less keeps its place: the next request is about to arrive.
+/// A connection of a caller with a right keeps its place for this long when idle: its next request may be on the way.
 const IDLE_FOR: Duration = Duration::from_secs(1);
 
-/// A connection that is younger keeps its place: its first request is about to arrive.
+/// A new connection keeps its place for this long: its first request may be on the way.
 const FIRST_REQUEST_WITHIN: Duration = Duration::from_millis(100);
 
 /// How long a request waits for the place of an idle connection that is being closed for it.
 const CLOSING_TIME: Duration = Duration::from_millis(500);
 
-/// The log says at most this often that places are short.
+/// Minimum time between two log lines that places are short.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// The places of a server.
+/// The places of a server. Clones share them.
 #[derive(Clone)]
 pub(super) struct Places(Arc<Shared>);
 
@@ -44,7 +44,7 @@ struct Shared {
     app: App,
     most: usize,
     table: Mutex<Table>,
-    /// A place has become free.
+    /// Notified when a place becomes free.
     freed: Notify,
 }
 
@@ -52,10 +52,10 @@ struct Shared {
 struct Table {
     ordinary: usize,
     reserved: usize,
-    /// Requests that wait for an ordinary place: connections that are accepted meanwhile do not take it.
+    /// Requests that wait for an ordinary place: new connections must not take it.
     waiting: usize,
     idle_number: u64,
-    /// Connections without a request under way, the one that is idle for longest first.
+    /// Connections without a request in progress, ordered by how long they are idle, longest first.
     idle_strangers: BTreeMap<u64, Idle>,
     idle_known: BTreeMap<u64, Idle>,
     idle_reserved: BTreeMap<u64, Idle>,
@@ -63,12 +63,12 @@ struct Table {
 }
 
 struct Idle {
-    /// It keeps its place until then.
+    /// It cannot be closed before this instant.
     keeps_until: Instant,
     close: Arc<Notify>,
 }
 
-/// The place of one connection, free again when it is dropped.
+/// The place of one connection; dropping it frees the place.
 pub(super) struct Place {
     shared: Arc<Shared>,
     close: Arc<Notify>,
@@ -78,9 +78,9 @@ pub(super) struct Place {
 #[derive(Debug, Clone, Copy)]
 struct Held {
     kind: Kind,
-    /// Its last request was that of a caller with the right to it.
+    /// The caller of its last request had the right to it.
     is_known: bool,
-    /// Its number among the idle connections of its group; none while a request is under way.
+    /// Its number among the idle connections of its group; `None` while a request is in progress.
     idle: Option<u64>,
 }
 
@@ -90,23 +90,23 @@ enum Kind {
     Reserved,
 }
 
-/// Idle connections that give way alike.
+/// Idle connections of equal priority when one has to be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Group {
     /// On an ordinary place, without a request that needed a right.
     Strangers,
-    /// On an ordinary place, others.
+    /// On an ordinary place, the last request needed a right and had it.
     Known,
     /// On a reserved place.
     Reserved,
 }
 
-/// What a request wants of its connection's place.
+/// What a request needs from its connection's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Claim {
     /// A probe: answered on any place.
     Probe,
-    /// It is refused already, such as for want of a right: answered on any place.
+    /// It is already refused, such as for a missing right: answered on any place.
     Refusal,
     /// A request that needs no right.
     Open,
@@ -114,14 +114,14 @@ pub(super) enum Claim {
     Right,
 }
 
-/// What becomes of a request on a connection.
+/// How a request on a connection proceeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// It is served, and others may follow.
+    /// It is served, and the connection stays open.
     Served,
-    /// It is served, and the connection is closed after it.
+    /// It is served, then the connection is closed.
     LastServed,
-    /// It is refused, and the connection is closed after it.
+    /// It is refused, then the connection is closed.
     Refused,
 }
 
@@ -162,7 +162,7 @@ impl Table {
         number
     }
 
-    /// Closes the connection of a group that is idle for longest, where one may be closed.
+    /// Closes the connection of a group that was idle longest, if one may be closed.
     fn close_idle(&mut self, group: Group, now: Instant) -> bool {
         let idle = self.idle(group);
         let mut numbers = idle.iter();
@@ -187,7 +187,7 @@ impl Places {
         }))
     }
 
-    /// A place for a connection that was accepted, as soon as there is one.
+    /// Waits for a place for an accepted connection.
     pub(super) async fn admit(&self) -> Place {
         loop {
             let mut freed = std::pin::pin!(self.0.freed.notified());
@@ -195,7 +195,7 @@ impl Places {
             if let Some(place) = self.try_admit(Instant::now()) {
                 return place;
             }
-            // Those that could not be closed yet can be after that time.
+            // Connections that could not be closed yet may be closed after this time.
             let _ = timeout(FIRST_REQUEST_WITHIN, freed).await;
         }
     }
@@ -229,24 +229,24 @@ impl Places {
 }
 
 impl Place {
-    /// Resolves when the connection is to be closed for another.
+    /// Resolves when this connection has to be closed for another.
     pub(super) async fn closing(&self) {
         self.close.notified().await;
     }
 
-    /// Whether it is a reserved one.
+    /// Whether this is a reserved place.
     pub(super) fn is_reserved(&self) -> bool {
         self.held.lock().kind == Kind::Reserved
     }
 
-    /// Whether a connection that is to be closed for another ends at once, with whatever its client began or left
-    /// unread. Otherwise it ends after the request that has arrived meanwhile, or after the answer that is being sent.
+    /// Whether a connection that is closed for another ends at once, with any unfinished request or unread answer of
+    /// its client. Otherwise it ends after the request that has just arrived, or after the answer in progress.
     pub(super) fn ends_at_once(&self) -> bool {
         let held = self.held.lock();
         held.idle.is_some() && held.group() != Group::Known
     }
 
-    /// A request has arrived on the connection.
+    /// Registers a request that has arrived on the connection.
     pub(super) async fn begin(&self, claim: Claim) -> Turn {
         if self.takes_ordinary(claim) {
             return Turn::Served;
@@ -280,7 +280,7 @@ impl Place {
         is_served
     }
 
-    /// The answer to its request is on its way.
+    /// Registers that the request was answered: the connection is idle.
     pub(super) fn end(&self) {
         let mut held = self.held.lock();
         if held.idle.is_some() {
@@ -296,7 +296,7 @@ impl Place {
         held.idle = Some(table.begin_idle(group, &self.close, keeps_until));
     }
 
-    /// Whether the connection has an ordinary place now; it is idle no more.
+    /// Ends the idle time; returns whether the connection has an ordinary place now.
     fn takes_ordinary(&self, claim: Claim) -> bool {
         let mut held = self.held.lock();
         let mut table = self.shared.table.lock();
@@ -335,7 +335,7 @@ impl Place {
 }
 
 impl Shared {
-    /// Closes an idle connection on an ordinary place, where one may be closed.
+    /// Closes an idle connection on an ordinary place, if one may be closed.
     fn makes_room(&self, now: Instant) -> bool {
         let mut table = self.table.lock();
         let is_closing =
@@ -392,7 +392,7 @@ mod tests {
         Places::new(App::new(Tracker::new(), limits))
     }
 
-    /// Answers the request of a new connection.
+    /// A new connection whose first request was answered.
     async fn answered(places: &Places, claim: Claim) -> Place {
         let place = places.admit().await;
         assert_ne!(place.begin(claim).await, Turn::Refused);
@@ -421,7 +421,7 @@ mod tests {
         let places = places(2);
         let first = answered(&places, Claim::Right).await;
         let second = answered(&places, Claim::Right).await;
-        // The first was used last.
+        // The first connection was used last.
         assert_eq!(first.begin(Claim::Right).await, Turn::Served);
         first.end();
         let new = places.admit().await;
@@ -447,7 +447,7 @@ mod tests {
             let _known = answered(&places, Claim::Right).await;
             tokio::time::advance(IDLE_FOR).await;
             let stranger = answered(&places, claim).await;
-            // Its like close nothing.
+            // Another stranger's request closes nothing.
             let other = places.admit().await;
             assert!(other.begin(claim).await != Turn::Served, "{claim:?}");
             assert!(stranger.shared.table.lock().idle_strangers.len() == 1);
@@ -455,7 +455,7 @@ mod tests {
             let closed = async {
                 stranger.closing().await;
                 assert!(stranger.ends_at_once(), "{claim:?}");
-                // A connection that is accepted at this moment does not take the place.
+                // A connection that is accepted now does not take the place.
                 drop(stranger);
                 assert!(places.admit().await.is_reserved(), "{claim:?}");
             };
@@ -491,7 +491,7 @@ mod tests {
                 let place = places.admit().await;
                 if let Some(claim) = claim {
                     assert_eq!(place.begin(claim).await, Turn::LastServed);
-                    // Its connection stays open for the rest of its body.
+                    // The connection stays open while the rest of its body is read.
                     place.end();
                 }
                 others.push(place);

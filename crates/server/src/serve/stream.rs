@@ -1,4 +1,4 @@
-//! A connection that is closed when its client takes nothing of an answer for too long.
+//! Closes a connection whose client does not read its answer for too long.
 
 use std::{
     io,
@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-/// A stream whose writes fail when they make no progress for a time.
+/// A stream whose writes fail after a time without progress.
 pub(super) struct TimedStream<S> {
     stream: S,
     timeout: Duration,
@@ -30,7 +30,7 @@ impl<S> TimedStream<S> {
         }
     }
 
-    /// The outcome of a write, or its failure where it has waited for too long.
+    /// The outcome of a write, or a failure after it waited too long.
     fn timed<T>(
         &mut self,
         written: Poll<io::Result<T>>,

@@ -1,4 +1,4 @@
-//! Workspaces that are known and not in memory: they stay in lists and counts, with what was last known of them.
+//! Workspaces that are known but not in memory: they stay in lists and counts, with their last known state.
 
 use crate::support::{Engine, event};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ fn unload(engine: &Engine, id: &str) {
     assert_eq!(unloaded.status, 200, "{unloaded:?}");
 }
 
-/// The list with one unloaded workspace among two that are ready, and what is known of it.
+/// Checks the list with one unloaded workspace and two ready ones; returns the last known state of the unloaded one.
 fn check(engine: &Engine) -> Value {
     let list = engine.get(STATUSES).json();
     let states = [("a", "ready"), ("b", "unknown"), ("c", "ready")];
@@ -65,7 +65,7 @@ fn an_unloaded_workspace_stays_in_lists_and_counts_also_over_a_restart() {
 
     assert!(engine.stop().success());
     engine.restart();
-    // From the first answer on, while the others are still loaded.
+    // From the first answer on, while the others are still loading.
     let list = engine.get(STATUSES).json();
     assert_eq!(list["totalCount"], 3, "{list}");
     assert_eq!(rows(&list)[1], ("b".to_owned(), "unknown".to_owned()));
@@ -74,7 +74,7 @@ fn an_unloaded_workspace_stays_in_lists_and_counts_also_over_a_restart() {
     }
     assert_eq!(check(&engine), known);
 
-    // It comes back with its next load, and is counted once.
+    // The next load brings it back, and it is counted once.
     assert_eq!(engine.run(&["load", "b"], "").code, 0);
     engine.wait_for("b", "ready");
     let list = engine.get(STATUSES).json();
@@ -104,7 +104,7 @@ fn what_was_last_known_is_the_state_before_the_unload() {
         "{waited:?}"
     );
 
-    // So it is after a kill, too: the record of it is durable.
+    // The same after a restart: its record is durable.
     assert!(engine.stop().success());
     engine.restart();
     let status = engine.get("/api/v1/workspaces/bad/status").json();
@@ -145,7 +145,7 @@ fn filters_and_pages_have_absent_workspaces_in_their_places() {
     ] {
         assert_eq!(ids(query), expected, "{query}");
     }
-    // Page by page, in one order.
+    // Page by page, in the same order.
     for limit in 1..=6 {
         let mut found = Vec::new();
         let mut cursor = String::new();

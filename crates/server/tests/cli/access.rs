@@ -1,10 +1,10 @@
-//! Who may do what: each route with each role, tokens that change, and what is logged of it.
+//! Access control: each route with each role, token files that change, and the audit log.
 
 use crate::support::{Engine, Ran, TokensFile, bearer, event, program, run};
 use serde_json::Value;
 use std::{fs, process::Stdio};
 
-/// What a route may need, and the roles that have it; written down here once more, not read from the program.
+/// The possible needs of a route, and the roles that satisfy them; written out here, not read from the program.
 const OPEN: &[&str] = &["", "viewer", "reader", "producer", "operator", "admin"];
 const ANY: &[&str] = &["viewer", "reader", "producer", "operator", "admin"];
 const VIEW: &[&str] = &["viewer", "reader", "operator", "admin"];
@@ -12,7 +12,7 @@ const READ: &[&str] = &["reader", "operator", "admin"];
 const PRODUCE: &[&str] = &["producer", "admin"];
 const OPERATE: &[&str] = &["operator", "admin"];
 
-/// Every route of the `OpenAPI` document, and the roles that may use it.
+/// Every route in the `OpenAPI` document, and the roles that may use it.
 const ROUTES: &[(&str, &[&str])] = &[
     ("GET /livez", OPEN),
     ("GET /readyz", OPEN),
@@ -46,7 +46,7 @@ const ROUTES: &[(&str, &[&str])] = &[
     ("DELETE /api/v1/operations/{id}", OPERATE),
 ];
 
-/// Waits until a request with a token has a status.
+/// Waits until a request with a token gets a status.
 fn wait_for_status(engine: &Engine, token: &str, expected: u16) {
     let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
     loop {
@@ -92,7 +92,7 @@ fn each_route_is_tried_with_each_role() {
     }
 }
 
-/// Tries one route with one token.
+/// Sends a request to one route with one token.
 fn check_cell(engine: &Engine, route: &str, role: &str, token: &str, is_allowed: bool) {
     let (method, path) = route.split_once(' ').unwrap();
     let path = path
@@ -108,7 +108,7 @@ fn check_cell(engine: &Engine, route: &str, role: &str, token: &str, is_allowed:
     let problem: Value = serde_json::from_str(&answer.text).unwrap_or_default();
     match (is_allowed, role) {
         (true, _) => {
-            // What its handler says: not that nobody may, and not that there is no such route.
+            // The handler's own answer: neither "not allowed" nor "no such route".
             assert!(![401, 403, 405].contains(&answer.status), "{cell}");
             assert_ne!(problem["type"], "/problems/route-not-found", "{cell}");
         }
@@ -154,7 +154,7 @@ fn the_caller_is_told_its_name_and_rights() {
             "prefix": "acme-",
         })
     );
-    // On a loopback address a caller without a token may do everything.
+    // On a loopback address a caller without a token has the role admin.
     let me = engine.get("/api/v1/me").json();
     assert_eq!(
         (&me["name"], &me["role"]),
@@ -194,7 +194,7 @@ fn tokens_that_change_count_and_a_bad_file_keeps_those_before() {
     failures("2");
     wait_for_status(&engine, &kept, 200);
     wait_for_status(&engine, &added, 200);
-    // The next good one counts again.
+    // The next valid file is used again.
     file.remove("kept");
     wait_for_status(&engine, &kept, 401);
     wait_for_status(&engine, &added, 200);
@@ -237,7 +237,7 @@ fn a_token_with_a_prefix_reaches_its_workspaces_alone() {
         1,
         "all or nothing: {summary:?}"
     );
-    // Nothing that it is answered tells one that exists from one that does not.
+    // No answer distinguishes an existing workspace from a missing one.
     let (there, missing) = (
         get("/api/v1/workspaces/other/entities"),
         get("/api/v1/workspaces/never/entities"),
@@ -276,7 +276,7 @@ fn producers_of_a_prefix_take_no_place_from_others() {
     };
     let next = std::sync::atomic::AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        // Requests at the same time share a write to the disk.
+        // Concurrent requests share a write to the disk.
         for _ in 0..32 {
             scope.spawn(|| {
                 loop {
@@ -296,7 +296,7 @@ fn producers_of_a_prefix_take_no_place_from_others() {
     for (token, workspace, producer) in [
         (&other, "other-1", "one more"),
         (&root, "acme-1", "one more"),
-        // One that is known may repeat its request.
+        // A known producer may repeat its request.
         (&acme, "acme-1", "p7"),
     ] {
         let answer = send(token, workspace, producer);
@@ -386,7 +386,7 @@ fn commands_say_what_to_do_about_a_missing_or_a_weak_token() {
             .contains("this needs the role producer or admin; \"weak\" is viewer"),
         "{weak:?}"
     );
-    // Every command sends it, whatever its method is.
+    // Every command sends the token, with any HTTP method.
     let operator = file.add("strong", &["--role", "operator"]);
     wait_for_status(&engine, &operator, 200);
     let deleted = engine.run(&["delete", "w", "--token", &operator], "");
@@ -395,7 +395,7 @@ fn commands_say_what_to_do_about_a_missing_or_a_weak_token() {
         !deleted.stderr.contains("WORKSPACE_ENGINE_TOKEN"),
         "{deleted:?}"
     );
-    // A variable with the line end of the file that it was read from.
+    // A variable with the newline of the file from which it was read.
     let output = program()
         .args(["list", "--url", &engine.url])
         .env("WORKSPACE_ENGINE_TOKEN", format!("{viewer}\n"))
@@ -491,7 +491,7 @@ fn whoever_acts_is_logged_and_no_secret_is() {
     assert_eq!(begun.status, 202, "{begun:?}");
     let id = begun.json()["operation"].as_str().unwrap().to_owned();
     let stop = format!("/api/v1/operations/{id}");
-    // A stop before the workspace had its turn would leave it out.
+    // A stop before the workspace had its turn would skip it.
     crate::support::until("the end of the operation", || {
         let operation = send("GET", &stop, &token).json();
         (operation["done"] == 1).then_some(())
@@ -501,7 +501,7 @@ fn whoever_acts_is_logged_and_no_secret_is() {
     assert_eq!(unchecked.code, 0, "{unchecked:?}");
     shown.push_str(&send("GET", "/metrics", &admin).text);
     shown.push_str(&send("GET", "/openapi.json", &admin).text);
-    // A file with a token and a hash where neither belongs.
+    // A file with a token and a hash in wrong places.
     fs::write(
         &tokens_path,
         format!("a = \"{admin}\"\n{}\n", file.lines()["root"]),
@@ -594,7 +594,7 @@ fn whoever_acts_is_logged_and_no_secret_is() {
         })
         .collect();
     for secret in [&token, &admin, &wrong].into_iter().chain(&hashes) {
-        // A part of it would be as bad.
+        // Showing a part of it would be as bad.
         let part = &secret[secret.len() - 40..];
         assert!(!shown.contains(part), "{part} was shown");
     }
@@ -621,7 +621,7 @@ fn only_its_own_name_silences_the_log_of_actions() {
         let url = crate::support::first_url(&mut child);
         let unload = format!("{url}/api/v1/workspaces/w/unload");
         let answer = crate::support::send("POST", &unload, &[], b"");
-        // The line is written before the answer.
+        // The line is written before the answer is sent.
         child.kill().unwrap();
         child.wait().unwrap();
         let text = fs::read_to_string(&log).unwrap();

@@ -1,4 +1,4 @@
-//! Actions on one workspace and on all that match a filter, over HTTP and by command.
+//! Actions on one workspace and on all that match a filter, by HTTP and by command.
 
 use crate::support::{Engine, TokensFile, bearer, event};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ fn poison(id: &str) -> String {
     POISON.replace("ID", id)
 }
 
-/// An engine with two workspaces that are ready and two that stand at an event.
+/// An engine with two ready workspaces and two that cannot apply an event.
 fn two_and_two() -> Engine {
     let engine = Engine::start(&["--partitions", "2"]);
     for id in ["bad-1", "bad-2"] {
@@ -72,7 +72,7 @@ fn an_action_on_all_that_match_is_counted_first() {
     for id in ["bad-1", "bad-2"] {
         engine.wait_for(id, "ready");
     }
-    // One that is over is stopped no more.
+    // An ended operation cannot be stopped.
     let stopped = engine.delete(&format!("/api/v1/operations/{operation}"));
     assert_eq!(
         (stopped.status, &stopped.json()["state"]),
@@ -243,7 +243,7 @@ fn an_operation_that_is_stopped_begins_no_more_workspaces() {
     let end = engine.until(&path, |now| now["state"] != "running");
     let (done, state) = (end["done"].as_u64().unwrap(), &end["state"]);
     assert!(state == "stopped" && done < 3000, "{end}");
-    // Those that had their turn are out, and still in the list.
+    // Workspaces that had their turn are unloaded, and still listed.
     let list = engine.get("/api/v1/workspaces/statuses?limit=1").json();
     assert_eq!(list["totalCount"], 3000);
     assert_eq!(list["stateCounts"]["unknown"], done);
@@ -303,7 +303,7 @@ fn a_reset_rebuilds_and_a_delete_ends_a_workspace_also_over_a_restart() {
     let ran = engine.run(&["delete", "nobody", "-o", "json"], "");
     assert_eq!(ran.code, 1, "{ran:?}");
 
-    // A later event begins a new one.
+    // A later event creates a new workspace.
     engine.produce(&event("b", "y"));
     engine.wait_for("b", "ready");
     let summary = engine.get("/api/v1/workspaces/b/entities").json();

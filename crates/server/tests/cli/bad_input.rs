@@ -1,4 +1,4 @@
-//! Wrong requests, each with its own clear answer.
+//! Invalid requests, each with its own clear answer.
 
 use crate::support::{Engine, event};
 use serde_json::json;
@@ -66,7 +66,7 @@ fn every_wrong_request_has_its_own_answer() {
         );
         assert_eq!(answer.json()["detail"], detail, "{answer:?}");
     }
-    // One bad line, and nothing of its request is there.
+    // One line was invalid, so nothing of its request was appended.
     let summary = engine.get("/api/v1/workspaces/w/entities").json();
     assert_eq!(summary["eventsApplied"], 1);
 }
@@ -163,7 +163,7 @@ fn every_wrong_question_has_its_own_answer() {
     );
     let answer = engine.post(page, &[], b"");
     assert_eq!(answer.status, 405, "{answer:?}");
-    // The longest id that an entity can have fits, whatever it is made of.
+    // The longest id of an entity is accepted, even if percent-encoded.
     let longest = "%2F".repeat(4096);
     let answer = engine.get(&format!("{page}/{longest}"));
     assert_eq!(answer.status, 404, "{answer:?}");
@@ -195,7 +195,7 @@ fn a_repeated_request_appends_nothing_and_a_gap_is_told() {
         (half.status, half.json()["detail"].as_str()),
         (400, Some("Producer-Sequence is missing"))
     );
-    // A request that is refused does not use up its number.
+    // A refused request does not use up its number.
     let bad = engine.post(
         "/api/v1/events",
         &[

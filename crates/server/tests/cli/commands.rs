@@ -225,7 +225,7 @@ fn nothing_at_the_url_ends_with_a_code_of_its_own() {
 
 #[test]
 fn a_wait_whose_time_is_over_says_so_also_where_no_engine_ever_answered() {
-    // Whoever connects is accepted by the system and never answered.
+    // The system accepts connections, and no program answers them.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent_url = silent.local_addr().unwrap().to_string();
     let nobody = Reserved::new();

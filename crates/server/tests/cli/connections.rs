@@ -1,4 +1,4 @@
-//! What one client may take of the server: connections, memory of answers, and bodies that are refused.
+//! The server's limits for one client: connections, memory of answers, and refused bodies.
 
 use crate::support::{Engine, Raw, TokensFile, bearer, until};
 use std::{
@@ -47,7 +47,7 @@ fn probes_are_answered_while_every_connection_is_taken() {
             .contains("all 8 connections have a request under way (max-connections)"),
         "{refused:?}"
     );
-    // More silent ones than there are reserved places do not keep a probe out either.
+    // A probe is also served with more silent connections than there are reserved places.
     let _silent: Vec<Raw> = (0..100).map(|_| Raw::open(&engine)).collect();
     for _ in 0..3 {
         for path in ["/livez", "/readyz"] {
@@ -56,7 +56,7 @@ fn probes_are_answered_while_every_connection_is_taken() {
             assert_eq!(answer.header("connection"), Some("close"));
         }
     }
-    // A body that is refused for want of a place is read on, so that its sender sees the reason.
+    // A body that is refused for lack of a place is read to its end, so that its sender sees the reason.
     let mut sender = Raw::open(&engine);
     let body = "x".repeat(1 << 20);
     let head = format!(
@@ -94,7 +94,7 @@ fn an_idle_connection_gives_its_place_to_a_new_one() {
             "workspace_engine_http_idle_connections_closed_total"
         ) >= 1.0
     );
-    // The others are as good as before.
+    // The other connections still work.
     let alive = idle
         .iter_mut()
         .filter_map(|connection| connection.try_ask("GET /livez"))
@@ -103,7 +103,7 @@ fn an_idle_connection_gives_its_place_to_a_new_one() {
     assert!(alive >= 1, "all idle connections were closed");
 }
 
-/// An engine with eight places, on which only callers with a token have a right; and the token of one.
+/// An engine with eight places that grants rights only to callers with a token; and the token of one.
 fn with_tokens(flags: &[&str]) -> (Engine, TokensFile, String) {
     let mut file = TokensFile::new();
     let token = file.add("root", &["--role", "admin"]);
@@ -135,7 +135,7 @@ fn clients_without_a_right_do_not_delay_probes() {
         }
         let took = begun.elapsed();
         drop(holders);
-        // A connection that holds a reserved place until its time is over holds it for five seconds.
+        // A connection keeps a reserved place for up to five seconds.
         if took < Duration::from_secs(2) {
             return;
         }
@@ -190,7 +190,7 @@ fn clients_without_a_right_keep_no_place_from_one_with() {
                 })
                 .collect();
             is_over.store(true, Ordering::Relaxed);
-            // A slow machine may need more than the half second that one of them waits.
+            // On a slow machine a request may need more than the half second that it waits.
             let served = answers.iter().filter(|status| **status == Some(200));
             assert!(served.count() >= 5, "{what}: {answers:?}");
         });
@@ -204,7 +204,7 @@ fn open_pages_take_no_memory_of_answers() {
     let stalled: Vec<Raw> = (0..40)
         .map(|_| {
             let mut connection = Raw::open(&engine);
-            // More than the buffers of the system take on their way.
+            // More than the system's buffers hold.
             connection.send(request.repeat(20).as_bytes());
             connection.wait_for_answer();
             connection
@@ -245,7 +245,7 @@ fn a_body_that_is_refused_is_read_to_its_end() {
     ] {
         let mut connection = Raw::open(&engine);
         let request = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}{rest}");
-        // As an ordinary client: it looks at the answer only when it has sent its whole body.
+        // An ordinary client: it reads the answer only after it has sent its whole body.
         connection.send(request.as_bytes());
         let answer = connection.answer();
         assert_eq!(answer.status, status, "{path} {headers} {answer:?}");
@@ -298,7 +298,7 @@ fn readers_that_take_nothing_hold_a_bounded_memory() {
     let stalled: Vec<Raw> = (0..60)
         .map(|_| {
             let mut connection = Raw::open(&engine);
-            // More than the buffers of the system take on their way.
+            // More than the system's buffers hold.
             let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             connection.send(request.repeat(8).as_bytes());
             connection
@@ -310,7 +310,7 @@ fn readers_that_take_nothing_hold_a_bounded_memory() {
     assert!(held(&engine) <= f64::from(8 << 20));
     let grown = engine.resident_bytes().saturating_sub(before);
     assert!(grown < 100 << 20, "{grown} bytes for 60 stalled readers");
-    // Small answers are as before.
+    // Small answers are not affected.
     assert_eq!(engine.get("/api/v1/workspaces/w/status").status, 200);
 
     until("stalled readers that are cut off", || {
@@ -324,7 +324,7 @@ fn readers_that_take_nothing_hold_a_bounded_memory() {
         (held(&engine) == 0.0).then_some(())
     });
     drop(stalled);
-    // Whoever reads gets all of it, page after page.
+    // A client that reads gets all of it, page after page.
     let mut ids: Vec<String> = Vec::new();
     let mut next = path.to_owned();
     loop {

@@ -1,4 +1,4 @@
-//! Demonstrations, and how they end: whatever ends one, its directory is gone.
+//! The ends of a demonstration: in each case, its directory is removed.
 
 use crate::support::{program, run};
 use std::{
@@ -44,7 +44,7 @@ impl Demo {
         assert!(sent.success());
     }
 
-    /// Its exit code and what it said on standard error, after a look that nothing is left behind.
+    /// Its exit code and standard error, after a check that no directory remains.
     fn end(mut self) -> (i32, String) {
         if let Some(mut stdout) = self.stdout.take() {
             std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
@@ -122,7 +122,7 @@ fn a_second_signal_leaves_nothing_behind_either() {
     let demo = Demo::start(&[]);
     demo.signal();
     demo.signal();
-    // It may have been quicker than the second signal.
+    // It may have ended before the second signal.
     let (code, stderr) = demo.end();
     assert!([0, 130].contains(&code), "{code} {stderr}");
 }

@@ -1,5 +1,5 @@
-//! What the disk may do to an engine: a log that lost its end, a database that lost a file, too few descriptors,
-//! and readers and producers of names that nobody knows.
+//! Limits and failures of the disk: a log that lost its end, a database that lost a file, too few descriptors, and
+//! reads and producers with unknown names.
 
 use crate::support::{Answer, Engine, PATIENCE, event, run, wait_until};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
@@ -11,14 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Events of a workspace with the ids `from` to before `until`.
+/// Events of a workspace with the ids `from..until`.
 fn events(workspace: &str, from: u64, until: u64) -> String {
     (from..until)
         .map(|number| event(workspace, &format!("r{number}")))
         .collect()
 }
 
-/// Appends and returns the first offset; there is one partition.
+/// Appends events and returns the first offset; there is one partition.
 fn append(engine: &Engine, lines: &str) -> u64 {
     let answer = engine.post_events(lines);
     assert_eq!(answer.status, 202, "{answer:?}");
@@ -27,7 +27,7 @@ fn append(engine: &Engine, lines: &str) -> u64 {
         .unwrap()
 }
 
-/// How many resources a workspace has once it has applied an offset.
+/// Number of a workspace's resources once it has applied an offset.
 fn resources(engine: &Engine, workspace: &str, at_least: u64) -> u64 {
     let path = format!("/api/v1/workspaces/{workspace}/entities?atLeast={at_least}&timeout=60s");
     let answer = engine.get(&path);
@@ -47,7 +47,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Puts the entries of a data directory back as they are in a copy of it.
+/// Restores entries of a data directory from a copy of it.
 fn restore(copied: &Path, data: &Path, entries: &[&str]) {
     for entry in entries {
         let to = data.join(entry);
@@ -56,8 +56,8 @@ fn restore(copied: &Path, data: &Path, entries: &[&str]) {
     }
 }
 
-/// A stopped engine with one partition whose log ended at offset 10 when it was copied and at 30 when it was killed.
-/// `other` has the first event, `w` all others. `saved` waits until they are saved as far as they are here.
+/// A stopped engine with one partition whose log ended at offset 10 when copied and at 30 when killed.
+/// Workspace `other` has the first event, `w` all others. `saved` waits until the applied state is saved.
 fn copied_at_10_and_killed_at_30(flags: &[&str], saved: impl Fn(&Path)) -> (Engine, PathBuf) {
     let mut engine = Engine::start(&[&["--partitions", "1"], flags].concat());
     append(&engine, &events("other", 0, 1));
@@ -96,14 +96,14 @@ fn a_log_that_lost_its_end_gives_no_offset_twice() {
     let reloaded = engine.post("/api/v1/workspaces/w/reload", &[], b"");
     assert!(reloaded.status < 300, "{reloaded:?}");
     check(&engine);
-    // Only the store holds what the lost events did.
+    // Only the store has the effects of the lost events.
     let reset = engine.post("/api/v1/workspaces/w/reset", &[], b"");
     assert_eq!(reset.status, 409, "{reset:?}");
     assert_eq!(reset.json()["type"], "/problems/log-begins-later");
     assert_eq!(reset.json()["lowWatermark"], 30);
     check(&engine);
 
-    // Whether the other one had events among those that are lost is not known.
+    // Whether `other` had events among the lost ones is unknown.
     engine.wait_for("other", "error");
     let status = engine.get("/api/v1/workspaces/other/status").json();
     assert_eq!(status["error"]["kind"], "parked");
@@ -129,7 +129,7 @@ fn a_log_that_lost_its_end_gives_no_offset_twice() {
     assert_eq!(resources(&engine, "other", 55), 2);
 }
 
-/// The text of an engine that refuses to start.
+/// The error text of an engine that refuses to start.
 fn refusal(engine: &Engine, flags: &[&str]) -> String {
     let directory = engine.directory().to_str().unwrap();
     let serve = ["serve", "--listen", "127.0.0.1:0", "--data-dir", directory];
@@ -138,7 +138,7 @@ fn refusal(engine: &Engine, flags: &[&str]) -> String {
     ran.stderr
 }
 
-/// Renames a file as the text of an error says: "rename FILE to NAME".
+/// Renames a file as an error text says: "rename FILE to NAME".
 fn rename_as_told(text: &str) {
     let (_, told) = text.split_once("rename ").unwrap();
     let (from, told) = told.split_once(" to ").unwrap();
@@ -181,7 +181,7 @@ fn a_loss_that_is_accepted_gives_no_offset_twice_with_any_store() {
     }
 }
 
-/// The directories beside the database that hold one which was set aside.
+/// The directories next to the database that contain a database set aside.
 fn set_aside(data: &Path) -> Vec<PathBuf> {
     fs::read_dir(data)
         .unwrap()
@@ -200,7 +200,7 @@ fn a_database_without_its_marker_is_not_deleted_and_can_be_mended() {
     let marker = data.join("db/version");
     let flags = ["--partitions", "1"];
 
-    // The first way out: the file from any other directory.
+    // The first way out: copy the file from any other directory.
     fs::remove_file(&marker).unwrap();
     let text = refusal(&engine, &flags);
     assert!(text.contains("version is missing"), "{text}");
@@ -216,9 +216,9 @@ fn a_database_without_its_marker_is_not_deleted_and_can_be_mended() {
     assert_eq!(resources(&engine, "w", 29), 30);
     assert!(engine.stop().success());
 
-    // The second: an empty database, and what was there is set aside.
+    // The second way out: start with an empty database; the old one is set aside.
     for (round, accept) in [rename_as_told as fn(&str), |text| {
-        // As earlier versions said.
+        // The way out that earlier versions named.
         let (_, told) = text.split_once("rename ").unwrap();
         fs::remove_file(told.split(' ').next().unwrap()).unwrap();
     }]
@@ -235,7 +235,7 @@ fn a_database_without_its_marker_is_not_deleted_and_can_be_mended() {
         let aside = set_aside(&data);
         assert_eq!(aside.len(), 1, "{aside:?}");
 
-        // It holds everything.
+        // The database set aside still has all data.
         fs::rename(data.join("db"), data.join("new")).unwrap();
         fs::rename(&aside[0], data.join("db")).unwrap();
         fs::copy(data.join("new/version"), &marker).unwrap();
@@ -257,13 +257,13 @@ fn idle_connections(engine: &Engine, count: usize) -> Vec<TcpStream> {
         maximum: own.maximum,
     };
     setrlimit(Resource::Nofile, raised).unwrap();
-    // The listener's queue takes those that are not accepted; one that is refused there is none too.
+    // The listener's queue holds connections that are not accepted yet; connections that it refuses are skipped.
     (0..count)
         .filter_map(|_| TcpStream::connect(address).ok())
         .collect()
 }
 
-/// A client that keeps its connection.
+/// A client that reuses its connection.
 struct Client(ureq::Agent);
 
 impl Client {
@@ -281,7 +281,7 @@ impl Client {
         (response.status().as_u16(), text)
     }
 
-    /// Again where the connection was closed, or its place was taken, meanwhile: equal events do no harm.
+    /// Retries where the connection was closed or refused for lack of a place: duplicate events do no harm here.
     fn post(&self, engine: &Engine, lines: &str) -> (u16, String) {
         let began = Instant::now();
         loop {
@@ -291,7 +291,7 @@ impl Client {
             match request.send(lines) {
                 Ok(mut response) => {
                     let text = response.body_mut().read_to_string().unwrap();
-                    // An idle connection gives its place up after a moment.
+                    // An idle connection loses its place after a moment.
                     if text.contains("/problems/too-many-at-once") && began.elapsed() < PATIENCE {
                         std::thread::sleep(Duration::from_millis(100));
                         continue;
@@ -317,7 +317,7 @@ fn megabyte(round: u64) -> String {
         .collect()
 }
 
-/// So many that each has a write buffer of the smallest size, which is soon full.
+/// So many partitions that each has a write buffer of the smallest size, which fills quickly.
 const SMALL_BUFFERS: [&str; 2] = ["--partitions", "64"];
 
 #[test]
@@ -376,7 +376,7 @@ fn a_database_that_has_given_up_is_not_alive_and_a_restart_mends_it() {
     };
     let pid = Pid::from_raw(i32::try_from(engine.pid()).unwrap());
     prlimit(pid, Resource::Nofile, limit).unwrap();
-    // A flush that cannot open its file is the end of the database.
+    // A flush that cannot open its file makes the database fail.
     let mut accepted = 0;
     wait_until("it is not alive", || {
         if accepted < 30 && client.post(&engine, &megabyte(accepted)).0 == 202 {
@@ -427,7 +427,7 @@ fn reads_of_unknown_workspaces_leave_nothing_in_memory() {
     let before = resident_bytes(&engine);
     read(1, READS);
     let grown = resident_bytes(&engine).saturating_sub(before);
-    // What is left is what the allocator keeps at hand.
+    // The allocator keeps some freed memory.
     assert!(grown < BOUND_BYTES, "{grown} bytes for {READS} reads");
 }
 
@@ -465,7 +465,7 @@ fn ten_thousand_names_do_not_make_a_repeat_double() {
                     let mut response = request.send(event("flood", "a")).unwrap();
                     let status = response.status().as_u16();
                     let text = response.body_mut().read_to_string().unwrap();
-                    // One place is taken already.
+                    // One of the names is already in use.
                     assert!(status == 202 || status == 503, "{status} {text}");
                 }
             });
@@ -479,7 +479,7 @@ fn ten_thousand_names_do_not_make_a_repeat_double() {
         let problem = one_more.json();
         assert_eq!(problem["type"], "/problems/too-many-producers");
         assert_eq!(problem["maximumProducers"], NAMES);
-        // Those that are known go on, and so do requests without a name.
+        // Known producers still work, and so do requests without a producer.
         assert_eq!(engine.post_events(&event("w", "unnamed")).status, 202);
         engine.kill();
         engine.restart();

@@ -1,4 +1,4 @@
-//! What a request with events must pass, and what holds once it is acknowledged.
+//! The checks of a request with events, and the guarantees once it is acknowledged.
 
 use crate::support::{Engine, Raw, event, until};
 
@@ -53,7 +53,7 @@ fn an_event_that_can_never_be_applied_is_a_bad_line() {
         (odd.status, &odd.json()["parameter"]),
         (400, &"check".into())
     );
-    // A producer that is ahead of the workspace type says so; it must still send events.
+    // A producer that is ahead of the workspace type must set a flag, and can then still send events.
     let produced = engine.run(&["produce", "-", "--no-check"], unknown);
     assert_eq!(produced.code, 0, "{produced:?}");
     engine.wait_for("w", "error");

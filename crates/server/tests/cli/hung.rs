@@ -1,4 +1,4 @@
-//! Loads that hang, as on a disk that does not answer: the file store opens a FIFO that nobody writes into.
+//! Hanging loads, as on a disk that does not answer: the file store opens a FIFO without a writer.
 
 use crate::support::{Answer, Engine, wait_until};
 use std::{
@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-/// One more than load at once.
+/// One more than the number of concurrent loads.
 const HUNG: usize = 9;
 const FLAGS: [&str; 6] = [
     "--store",
@@ -19,7 +19,7 @@ const FLAGS: [&str; 6] = [
     "300ms",
 ];
 
-/// A workspace whose entries cannot be read while its FIFO stands in their place.
+/// A workspace whose entries cannot be read while a FIFO replaces them.
 struct Hung {
     name: String,
     entries: PathBuf,
@@ -40,13 +40,13 @@ impl Hung {
         }
     }
 
-    /// The disk answers again. What was read meanwhile is nothing.
+    /// Simulates that the disk answers again. Reads of the FIFO return no data.
     fn release(&self) {
         let fifo = self.entries.with_extension("fifo");
         fs::hard_link(&self.entries, &fifo).unwrap();
-        // At once, because a retry that found no file would begin a new workspace.
+        // An atomic rename, because a retry that found no file would create a new workspace.
         fs::rename(&self.kept, &self.entries).unwrap();
-        // Whoever waits to read it is woken, and sees its end.
+        // Wakes blocked readers of the FIFO, which then read its end.
         let both = OpenOptions::new().read(true).write(true).open(&fifo);
         drop(both.unwrap());
         fs::remove_file(fifo).unwrap();

@@ -1,4 +1,4 @@
-//! The built program, tried as its users do: commands, HTTP, signals and wrong input.
+//! The built program, used as its users do: commands, HTTP, signals and invalid input.
 
 #![expect(
     clippy::unwrap_used,

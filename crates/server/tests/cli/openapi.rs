@@ -1,4 +1,4 @@
-//! The `OpenAPI` document of the program; `UPDATE_GOLDEN=1` writes it anew.
+//! The `OpenAPI` document of the program; `UPDATE_GOLDEN=1` rewrites it.
 
 use crate::support::Engine;
 

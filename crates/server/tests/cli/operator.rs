@@ -1,4 +1,4 @@
-//! What an operator does: skip a poisoned event, unload, load, reload.
+//! An operator's actions: skip a poison event, unload, load, reload.
 
 use crate::support::{Engine, event};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ fn a_poisoned_event_parks_its_workspace_alone_and_can_be_skipped() {
     assert!(message.contains("offset 2"), "{message}");
     assert_eq!(status["error"]["kind"], "parked");
 
-    // What it had applied can be read.
+    // The state that it had applied is readable.
     let summary = engine.get("/api/v1/workspaces/bad/entities").json();
     assert_eq!(summary["eventsApplied"], 1);
 
@@ -66,7 +66,7 @@ fn a_read_of_an_unloaded_workspace_loads_it() {
     assert_eq!(members(&unloaded.json()), members(&asked));
     assert_eq!(unloaded.json()["message"], asked["message"]);
 
-    // It stays out of memory over a restart.
+    // It stays unloaded across a restart.
     assert!(engine.stop().success());
     engine.restart();
     let status = engine.get("/api/v1/workspaces/w/status");
@@ -144,7 +144,7 @@ fn the_list_of_ids_has_those_that_are_not_in_memory_too() {
         ids(&format!("?limit=2&cursor={cursor}"))["workspaces"],
         json!(["c"])
     );
-    // One that comes later is in it as well.
+    // A workspace created later is listed as well.
     engine.produce(&event("b2", "x"));
     engine.wait_for("b2", "ready");
     assert_eq!(ids("?prefix=b")["workspaces"], json!(["b", "b2"]));

@@ -1,4 +1,4 @@
-//! What a web page of another site may not do, tried as a browser would send it.
+//! Requests that a web page of another site must not make, sent as a browser would send them.
 
 use crate::support::{Engine, event};
 use std::{
@@ -6,7 +6,7 @@ use std::{
     net::TcpStream,
 };
 
-/// Sends a request with these headers, byte by byte as they stand, and returns status and body.
+/// Sends a request with exactly these headers, and returns status and body.
 fn send(engine: &Engine, first: &str, headers: &[&str]) -> (u16, String) {
     let address = engine.url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).unwrap();
@@ -50,7 +50,7 @@ fn a_page_of_another_site_cannot_unload_a_workspace() {
             &["Host: ADDRESS", "Sec-Fetch-Site: cross-site"],
             "foreign-origin",
         ),
-        // A name that was pointed to this machine after the page was loaded.
+        // DNS rebinding: a name that was pointed to this machine after the page was loaded.
         (
             &[
                 "Host: evil.example:8081",
@@ -72,7 +72,7 @@ fn a_page_of_another_site_cannot_unload_a_workspace() {
             "{headers:?} {answer}"
         );
     }
-    // Nor may it read: its own name would make the answer one of its own.
+    // It must not read either: under its own name, the answer would be same-origin.
     let rebound = ["Host: evil.example:8081"];
     let (status, answer) = send(&engine, "GET /api/v1/workspaces/w/entities", &rebound);
     assert_eq!(status, 403, "{answer}");
@@ -173,7 +173,7 @@ fn elsewhere_a_page_under_a_name_of_its_own_has_no_anonymous_role() {
         );
     }
     drop(engine);
-    // Without a token no caller has a right there, and a page has none.
+    // Without a token no caller has a right, and a page has no token.
     let engine = Engine::start(&["--listen", "0.0.0.0:0", "--anonymous", "none"]);
     assert_eq!(
         send(&engine, "GET /livez", &["Host: engine.example"]).0,
@@ -190,7 +190,7 @@ fn a_proxy_in_front_of_the_engine_is_let_in_by_its_name() {
     assert!(answer.contains("/problems/workspace-unknown"), "{answer}");
     for origin in [
         "Origin: https://evil.example",
-        // Another program on the machine of the proxy.
+        // Another program on the proxy's machine.
         "Origin: https://engine.example:3000",
     ] {
         let headers = ["Host: engine.example", origin];

@@ -1,13 +1,13 @@
-//! What retention may remove, and which workspace it is held back by.
+//! What retention may remove, and which workspace holds it back.
 
 use crate::support::{Engine, event};
 
-/// More positions than a workspace out of memory may be behind in the store.
+/// More positions than an unloaded workspace may lag behind in the store.
 const MUCH: usize = 60_000;
 
 const FLAGS: [&str; 4] = ["--partitions", "1", "--retention-bytes", "1"];
 
-/// Appends much of another workspace, and gives the first offset of it.
+/// Appends many events of another workspace, and returns the first offset of them.
 fn others(engine: &Engine) -> u64 {
     let first = engine.get("/api/v1/partitions").json()["partitions"][0]["highWatermark"]
         .as_u64()
@@ -57,7 +57,7 @@ fn an_idle_workspace_that_is_unloaded_holds_retention_back_no_more() {
     until_trimmed(&engine, 1);
     assert_eq!(held_positions(&engine), 0);
 
-    // Nothing in memory knows of it after a restart, so the log is looked through for it.
+    // After a restart nothing in memory knows its position, so the log is searched for its events.
     let began = others(&engine);
     engine.kill();
     engine.restart();
@@ -65,7 +65,7 @@ fn an_idle_workspace_that_is_unloaded_holds_retention_back_no_more() {
     is_exact(&engine, "idle", 1);
     assert_eq!(engine.run(&["unload", "idle"], "").code, 0);
 
-    // An event of its own is kept for it, and it is named.
+    // Its own new event is kept for it, and the workspace is reported.
     let own = engine.post_events(&event("idle", "b")).json();
     let own = own["partitions"][0]["firstOffset"].as_u64().unwrap();
     others(&engine);

@@ -1,4 +1,4 @@
-//! How an engine begins and ends: wrong configuration, taken directories and ports, signals.
+//! Startup and shutdown of an engine: invalid configuration, directories and ports in use, signals.
 
 use crate::support::{Engine, PATIENCE, Reserved, event, program, run, try_get};
 use std::{

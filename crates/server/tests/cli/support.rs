@@ -1,4 +1,4 @@
-//! A running engine on a free port, and the commands that ask it.
+//! A running engine on a free port, and the commands that are run against it.
 
 use serde_json::Value;
 use std::{
@@ -15,10 +15,10 @@ use tempfile::TempDir;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_workspace-engine");
 
-/// How long anything may take that must happen, on a machine that does something else too.
+/// Timeout of each wait, long enough for a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
-/// What a command did.
+/// The outcome of a command.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: i32,
@@ -32,7 +32,7 @@ impl Ran {
     }
 }
 
-/// Runs the program to its end, without whatever the environment of the tests sets for it.
+/// Runs the program to its end, with all `WORKSPACE_ENGINE_…` variables of the tests removed.
 pub(crate) fn run(arguments: &[&str], input: &str) -> Ran {
     let mut child = program()
         .args(arguments)
@@ -44,7 +44,7 @@ pub(crate) fn run(arguments: &[&str], input: &str) -> Ran {
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_owned();
     let writer = std::thread::spawn(move || {
-        // The program may end before it has read everything.
+        // The program may end before it has read all input.
         let _ = stdin.write_all(input.as_bytes());
     });
     let output = child.wait_with_output().unwrap();
@@ -56,7 +56,7 @@ pub(crate) fn run(arguments: &[&str], input: &str) -> Ran {
     }
 }
 
-/// The program, without whatever the environment of the tests sets for it.
+/// The program, with all `WORKSPACE_ENGINE_…` variables of the tests removed.
 pub(crate) fn program() -> Command {
     program_as(PROGRAM)
 }
@@ -71,12 +71,12 @@ fn program_as(program: &str) -> Command {
     command
 }
 
-/// An answer over HTTP.
+/// An HTTP answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) content_type: String,
-    /// What it says of how to authenticate.
+    /// Its `WWW-Authenticate` header.
     pub(crate) challenge: String,
     pub(crate) text: String,
 }
@@ -87,8 +87,8 @@ impl Answer {
     }
 }
 
-/// An address that no other process gets, on which nothing answers: its socket is bound and never listens. An engine
-/// may listen there all the same, because both allow it to be reused.
+/// An address that no other process gets and on which nothing answers: its socket is bound but never listens. An
+/// engine can still listen there, because both sockets allow reuse of the address.
 pub(crate) struct Reserved {
     pub(crate) address: SocketAddr,
     _socket: tokio::net::TcpSocket,
@@ -106,19 +106,19 @@ impl Reserved {
     }
 }
 
-/// A running engine; killed where it is not stopped.
+/// A running engine; killed when dropped.
 pub(crate) struct Engine {
     child: Child,
     pub(crate) url: String,
     directory: PathBuf,
     flags: Vec<String>,
-    /// What a shell does before it becomes the engine, such as to lower a limit.
+    /// Commands of a shell that then executes the engine, such as to lower a limit.
     before: Option<String>,
     temporary: Option<TempDir>,
 }
 
 impl Engine {
-    /// An engine in a directory of its own.
+    /// An engine in its own directory.
     pub(crate) fn start(flags: &[&str]) -> Self {
         let temporary = tempfile::tempdir().unwrap();
         let mut engine = Self::start_in(&temporary.path().join("data"), flags);
@@ -126,7 +126,7 @@ impl Engine {
         engine
     }
 
-    /// An engine in a directory of its own, of which it is not known whether it is open.
+    /// An engine in its own directory; does not wait until it is open.
     pub(crate) fn begin(flags: &[&str]) -> Self {
         let temporary = tempfile::tempdir().unwrap();
         let directory = temporary.path().join("data");
@@ -147,7 +147,7 @@ impl Engine {
         Self::start_as(directory, flags, None)
     }
 
-    /// An engine in a directory of its own, with a limit that a shell sets first.
+    /// An engine in its own directory, with a limit that a shell sets first.
     pub(crate) fn start_limited(limit: &str, flags: &[&str]) -> Self {
         let temporary = tempfile::tempdir().unwrap();
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
@@ -171,13 +171,13 @@ impl Engine {
         engine
     }
 
-    /// Its socket answers before its log is open.
+    /// The socket answers before the log is open.
     fn wait_until_open(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         while self.get("/readyz").status != 200 {
             assert!(self.child.try_wait().unwrap().is_none(), "the engine ended");
             assert!(Instant::now() < deadline, "it does not become ready");
-            // Asking without a pause would take the processor from the engine.
+            // Polling without a pause would take CPU time from the engine.
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -186,7 +186,7 @@ impl Engine {
         &self.directory
     }
 
-    /// Sends SIGTERM and waits for the end.
+    /// Sends SIGTERM and waits until it ends.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         let pid = self.child.id().to_string();
         let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
@@ -194,18 +194,18 @@ impl Engine {
         self.child.wait().unwrap()
     }
 
-    /// Its process.
+    /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Kills it, so that it saves nothing more.
+    /// Kills it with SIGKILL, so that it saves nothing more.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Begins again in the same directory, at another port.
+    /// Starts it again in the same directory, on another port.
     pub(crate) fn restart(&mut self) {
         (self.child, self.url) = spawn(&self.directory, &self.flags, self.before.as_deref());
         self.wait_until_open();
@@ -216,13 +216,13 @@ impl Engine {
         run(&[arguments, &["--url", &self.url]].concat(), input)
     }
 
-    /// Sends events that must be taken.
+    /// Sends events that must be accepted.
     pub(crate) fn produce(&self, input: &str) {
         let ran = self.run(&["produce", "-"], input);
         assert_eq!(ran.code, 0, "{ran:?}");
     }
 
-    /// Sends events that must be taken although the workspace type cannot apply them.
+    /// Sends events that must be accepted although the workspace type cannot apply them.
     pub(crate) fn produce_unchecked(&self, input: &str) {
         let ran = self.run(&["produce", "-", "--no-check"], input);
         assert_eq!(ran.code, 0, "{ran:?}");
@@ -239,7 +239,7 @@ impl Engine {
         get(&format!("{}{path}", self.url))
     }
 
-    /// Sends a request of any method.
+    /// Sends a request with any method.
     pub(crate) fn send(
         &self,
         method: &str,
@@ -268,7 +268,7 @@ impl Engine {
         answer(agent().delete(format!("{}{path}", self.url)).call())
     }
 
-    /// Waits until a document is as it should be, and returns it.
+    /// Polls until a document is as expected, and returns it.
     pub(crate) fn until(&self, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -291,7 +291,7 @@ impl Engine {
 }
 
 impl Engine {
-    /// Memory that the process holds.
+    /// Resident memory of the process.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status
@@ -303,10 +303,10 @@ impl Engine {
     }
 }
 
-/// A connection on which a test says exactly what it sends, and when it reads.
+/// A connection on which a test controls the exact bytes sent, and when it reads.
 pub(crate) struct Raw(BufReader<TcpStream>);
 
-/// An answer as it came over a [`Raw`] connection.
+/// An answer received over a [`Raw`] connection.
 #[derive(Debug)]
 pub(crate) struct RawAnswer {
     pub(crate) status: u16,
@@ -341,7 +341,7 @@ impl Raw {
         self.answer()
     }
 
-    /// As [`Raw::ask`], with a token; none where the connection is closed.
+    /// As [`Raw::ask`], with a token; `None` where the connection is closed.
     pub(crate) fn try_ask_as(&mut self, token: &str, request: &str) -> Option<RawAnswer> {
         let request = format!(
             "{request} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\n\r\n",
@@ -356,14 +356,14 @@ impl Raw {
         assert!(!self.0.fill_buf().unwrap().is_empty(), "no answer");
     }
 
-    /// As [`Raw::ask`]; none where the connection is closed.
+    /// As [`Raw::ask`]; `None` where the connection is closed.
     pub(crate) fn try_ask(&mut self, request: &str) -> Option<RawAnswer> {
         let request = format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         self.0.get_mut().write_all(request.as_bytes()).ok()?;
         self.try_answer()
     }
 
-    /// The next answer.
+    /// Reads the next answer.
     pub(crate) fn answer(&mut self) -> RawAnswer {
         self.try_answer().unwrap()
     }
@@ -404,7 +404,7 @@ impl Raw {
     }
 }
 
-/// A file of tokens in a directory of its own.
+/// A tokens file in its own directory.
 pub(crate) struct TokensFile {
     directory: TempDir,
     lines: BTreeMap<String, String>,
@@ -428,7 +428,7 @@ impl TokensFile {
         self.directory.path()
     }
 
-    /// Its lines, by the names of their callers.
+    /// Its lines, by caller name.
     pub(crate) fn lines(&self) -> &BTreeMap<String, String> {
         &self.lines
     }
@@ -437,7 +437,7 @@ impl TokensFile {
         self.path().to_str().unwrap().to_owned()
     }
 
-    /// Makes a token by the command and adds its line.
+    /// Creates a token with the command and adds its line.
     pub(crate) fn add(&mut self, name: &str, flags: &[&str]) -> String {
         let ran = run(&[&["token", name, "-o", "json"], flags].concat(), "");
         assert_eq!(ran.code, 0, "{ran:?}");
@@ -494,7 +494,7 @@ fn spawn(directory: &Path, flags: &[String], before: Option<&str>) -> (Child, St
         .args([
             "--log-level",
             "error,workspace_engine::audit=off",
-            // Other tests want the processor as much as this engine does.
+            // Other tests need the CPU as much as this engine does.
             "--engine-nice",
             "0",
             "--data-dir",
@@ -509,7 +509,7 @@ fn spawn(directory: &Path, flags: &[String], before: Option<&str>) -> (Child, St
     (child, url)
 }
 
-/// Where a program says that it listens, in its first line.
+/// The URL on which a program listens, from its first line.
 pub(crate) fn first_url(child: &mut Child) -> String {
     let mut first = String::new();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -519,12 +519,12 @@ pub(crate) fn first_url(child: &mut Child) -> String {
         .strip_prefix("workspace-engine listens on ")
         .unwrap_or_else(|| panic!("no URL in {first:?}"))
         .to_owned();
-    // Nothing more is expected; a full pipe would stop the program.
+    // Further output is not expected, but a full pipe would block the program.
     std::thread::spawn(move || std::io::copy(&mut stdout.by_ref(), &mut std::io::sink()));
     url
 }
 
-/// Sends a request of any method to a URL.
+/// Sends a request with any method to a URL.
 pub(crate) fn send(method: &str, url: &str, headers: &[(&str, String)], body: &[u8]) -> Answer {
     let mut request = ureq::http::Request::builder().method(method).uri(url);
     for (name, value) in headers {
@@ -536,12 +536,12 @@ pub(crate) fn send(method: &str, url: &str, headers: &[(&str, String)], body: &[
     answer(agent().run(request.body(body.to_vec()).unwrap()))
 }
 
-/// Asks a URL, also while the engine is used elsewhere.
+/// Gets a URL without borrowing the engine.
 pub(crate) fn get(url: &str) -> Answer {
     answer(agent().get(url).call())
 }
 
-/// The answer of a URL, where somebody answers there.
+/// The answer at a URL, where one arrives.
 pub(crate) fn try_get(url: &str) -> Option<Answer> {
     let response = agent().get(url).call().ok()?;
     Some(answer(Ok(response)))
@@ -577,7 +577,7 @@ pub(crate) fn event(workspace: &str, id: &str) -> String {
     )
 }
 
-/// Asks again and again until an answer is as expected.
+/// Polls until an answer is as expected.
 pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -589,7 +589,7 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// As [`until`], of what is so or is not.
+/// As [`until`], for a condition.
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     until(what, || is_so().then_some(()));
 }

@@ -1,4 +1,4 @@
-//! TLS: whom the commands trust, certificates that change while serving, and clients that show one.
+//! TLS: the CAs that commands trust, certificates that change while serving, and client certificates.
 
 use crate::support::{Engine, Ran, event, run};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
@@ -17,18 +17,18 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 
-/// An authority, and what it signs, as files in a directory of its own.
+/// A CA and the certificates that it signed, as files in its own directory.
 struct Authority {
     directory: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// Until when a certificate is valid.
+/// The validity of a certificate.
 #[derive(Clone, Copy)]
 enum Valid {
     Now,
     InThePast,
-    /// From now on for so long.
+    /// For this long from now on.
     For(Duration),
 }
 
@@ -77,7 +77,7 @@ impl Authority {
         }
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        // The key first: an engine that looks between the two finds a pair that does not fit, and keeps the one before.
+        // The key first: an engine that reads between the writes finds a mismatched pair, and keeps the previous one.
         replace(&self.path(&format!("{name}.key")), &key.serialize_pem());
         replace(&self.path(&format!("{name}.pem")), &certificate.pem());
     }
@@ -88,7 +88,7 @@ impl Authority {
         self.sign(name, &subject, &["127.0.0.1", "localhost"], valid);
     }
 
-    /// The flags of an engine that serves with a certificate of this authority.
+    /// The flags of an engine that serves with a certificate of this CA.
     fn server_flags(&self, name: &str) -> Vec<String> {
         vec![
             "--tls-cert".to_owned(),
@@ -99,7 +99,7 @@ impl Authority {
     }
 }
 
-/// Replaces a file at once, as those who renew certificates do.
+/// Replaces a file atomically, as tools that renew certificates do.
 fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).unwrap();
@@ -115,7 +115,7 @@ fn begin(flags: &[String], more: &[&str]) -> Engine {
     Engine::begin(&flags)
 }
 
-/// Runs a command again and again until it ends as expected; its engine may still be opening its log.
+/// Repeats a command until it ends as expected; its engine may still be opening its log.
 fn run_until(engine: &Engine, arguments: &[&str], input: &str, is_expected: impl Fn(&Ran) -> bool) {
     let deadline = Instant::now() + Duration::from_mins(1);
     loop {
@@ -151,11 +151,11 @@ fn the_commands_work_over_https_with_an_authority_of_ones_own() {
         let ran = engine.run(&[command, &trusting[..]].concat(), "");
         assert_eq!(ran.code, 0, "{command:?} {ran:?}");
     }
-    // By name, too.
+    // By host name, too.
     let named = engine.url.replace("127.0.0.1", "localhost");
     let ran = run(&["get", "w", "--url", &named, "--ca-file", &ca], "");
     assert_eq!(ran.code, 0, "{ran:?}");
-    // Without encryption nothing is answered, and what is wrong is said.
+    // An unencrypted request gets no answer, and the error names the cause.
     let plain = engine.url.replace("https://", "http://");
     let ran = run(&["get", "w", "--url", &plain], "");
     assert_eq!(ran.code, 3, "{ran:?}");
@@ -201,7 +201,7 @@ fn a_wrong_authority_and_an_expired_certificate_are_named() {
                 ran.stderr.contains(expected),
                 "{server} {command:?} {ran:?}"
             );
-            // To ask again would not help.
+            // A retry would not help.
             assert!(
                 begun.elapsed() < Duration::from_secs(40),
                 "{server} {command:?}"
@@ -234,7 +234,7 @@ fn a_certificate_that_changes_while_serving_is_the_new_one() {
     trusts(&old_ca, 0);
     trusts(&new_ca, 3);
 
-    // A bad one changes nothing.
+    // An invalid certificate changes nothing.
     replace(&old.path("server.pem"), "no certificate");
     let failed = || {
         let config = ureq_with(&old_ca);
@@ -339,7 +339,7 @@ fn a_client_certificate_says_who_asks() {
         )
     };
     for (from, name, code, expected) in [
-        // Nobody knows the workspace, but the caller may ask for it.
+        // The workspace is unknown, but the caller has the right.
         (&authority, "listed", 1, "unknown"),
         (&authority, "unit", 1, "unknown"),
         (&authority, "both", 1, "unknown"),
@@ -362,7 +362,7 @@ fn a_client_certificate_says_who_asks() {
         let shown = format!("{}{}", ran.stdout, ran.stderr);
         assert!(shown.contains(expected), "{name} {ran:?}");
     }
-    // Without a certificate a token, or an open route, does.
+    // Without a certificate, a token or an open route works.
     let ran = engine.run(&["get", "w", "--ca-file", &client_ca], "");
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stderr.contains("401"), "{ran:?}");
@@ -372,14 +372,14 @@ fn a_client_certificate_says_who_asks() {
     assert_eq!(probe.unwrap().status(), 200);
     drop(engine);
 
-    // Without the authority of clients a certificate says nothing.
+    // Without a client CA, a client certificate has no effect.
     let engine = begin(&authority.server_flags("server"), &with_tokens);
     let ran = ask(&engine, &authority, "listed");
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stderr.contains("401"), "{ran:?}");
     drop(engine);
 
-    // The authority alone lets an engine listen elsewhere.
+    // A client CA alone allows an engine to listen on a non-loopback address.
     let engine = begin(&flags, &["--listen", "0.0.0.0:0"]);
     let ran = ask(&engine, &authority, "unit");
     assert!(format!("{ran:?}").contains("unknown"), "{ran:?}");
@@ -406,7 +406,7 @@ fn a_client_certificate_says_who_asks() {
 struct Connection(BufReader<StreamOwned<ClientConnection, TcpStream>>);
 
 impl Connection {
-    /// Opens one with a client certificate of an authority, which has signed the certificate of the engine as well.
+    /// Opens one with a client certificate of a CA that also signed the engine's certificate.
     fn open(engine: &Engine, authority: &Authority, name: &str) -> Self {
         let read = |end: &str| fs::read(authority.path(&format!("{name}.{end}"))).unwrap();
         let certificate = CertificateDer::from_pem_slice(&read("pem")).unwrap();
@@ -430,7 +430,7 @@ impl Connection {
         Self(BufReader::new(StreamOwned::new(session, stream)))
     }
 
-    /// The status of an answer and its body, and whether the connection is closed after it.
+    /// The status and body of an answer, and whether the connection is closed after it.
     fn ask(&mut self, request: &str) -> (u16, String, bool) {
         let request = format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         self.0.get_mut().write_all(request.as_bytes()).unwrap();
@@ -456,7 +456,7 @@ impl Connection {
         (status, String::from_utf8(body).unwrap(), closes)
     }
 
-    /// Asks who it is until the connection is closed; the last status.
+    /// Sends `GET /api/v1/me` until the connection is closed; returns the last status.
     fn ask_until_closed(&mut self) -> u16 {
         let deadline = Instant::now() + Duration::from_mins(1);
         loop {
@@ -501,7 +501,7 @@ fn a_right_ends_with_the_client_certificate_or_its_authority() {
     assert_eq!(connection.ask_until_closed(), 401, "it has expired");
     assert!(begun.elapsed() < short * 3, "long after its end");
 
-    // With a new certificate of the engine alone, a client keeps its right and makes a new handshake.
+    // If only the engine's certificate changes, a client keeps its right and makes a new handshake.
     let mut connection = open("long");
     authority.sign_server("server", Valid::Now);
     assert_eq!(
@@ -530,7 +530,7 @@ fn clients_that_never_finish_a_handshake_hold_up_nobody() {
     let begun = Instant::now();
     let probe = ureq_with(&ca).get(format!("{}/livez", engine.url)).call();
     assert_eq!(probe.unwrap().status(), 200);
-    // They are closed by the engine, whenever that is.
+    // The engine closes them at some later time.
     for stream in &mut silent {
         stream
             .set_read_timeout(Some(Duration::from_mins(1)))

@@ -1,4 +1,4 @@
-//! Requests that wait: how many there may be, and how a stop ends them.
+//! Requests that wait: the limit of their number, and how a stop ends them.
 
 use crate::support::Engine;
 use std::{thread, time::Duration};
@@ -13,14 +13,14 @@ fn requests_that_wait_shut_no_probe_out_and_are_answered_when_the_engine_stops()
         thread::spawn(move || {
             loop {
                 let answer = crate::support::get(&asked);
-                // The question below may have its place for a moment.
+                // The request below may hold its place for a moment.
                 if answer.json()["type"] != "/problems/too-many-at-once" {
                     return answer;
                 }
             }
         })
     });
-    // Both are under way when a third one is refused.
+    // Both are waiting when a third one is refused.
     let refused = loop {
         let answer = engine.get(&format!("{wait}&timeout=1ms"));
         if answer.status != 404 {

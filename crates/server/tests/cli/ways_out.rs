@@ -1,4 +1,4 @@
-//! Every text that names a way out is taken at its word here: what it says is done, and it helps.
+//! Follows every way out that a text names, and checks that it works.
 
 use crate::support::{Engine, event, run};
 use serde_json::json;

@@ -95,7 +95,7 @@ fn a_record_that_was_cut_or_is_newer_is_damage_of_its_workspace() {
             | CacheChange::Damaged(_) => value.len(),
         };
         for length in 0..fixed {
-            // The first engines wrote no offset behind the owner.
+            // The first engines wrote no offset after the owner.
             if matches!(change, CacheChange::Workspace(_)) && length == fixed - 8 {
                 continue;
             }

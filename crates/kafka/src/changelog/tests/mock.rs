@@ -1,5 +1,5 @@
-//! Against the broker within this process: it has no compaction, shows what was aborted, and takes offsets in
-//! transactions but forgets them.
+//! Against the mock broker in this process: it has no compaction, shows aborted records, and accepts offsets in
+//! transactions but does not store them.
 
 use super::*;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -66,7 +66,7 @@ fn a_damaged_record_parks_its_workspace_alone_and_deleting_is_the_way_out() {
     fill(&store);
     store.claim(claim_of("third", 9)).expect("claimed");
     drop(store);
-    // Two of a version that nobody can read, one of a key that nobody knows.
+    // A value of an unreadable version, one that is cut, an unknown key, and an empty key.
     place.write_raw(1, b"w\x04acme", Some(b"\xff?"));
     place.write_raw(1, b"e\x05other\0\0\0\x04kind7", Some(b"\x01\0"));
     place.write_raw(1, b"?", Some(b"?"));
@@ -112,7 +112,7 @@ fn what_was_saved_from_a_topic_that_has_gone_is_claimed_no_more() {
     open(&store, 1);
     fill(&store);
     drop(store);
-    // Whose id is not told is taken for the one that was there.
+    // A topic whose id is not known counts as the same topic.
     for (number, (dir, topic, is_other)) in (100..).zip([
         (&copy, None, false),
         (&copy, TopicId::new(1), false),
@@ -255,7 +255,7 @@ fn a_commit_whose_abort_fails_as_well_may_have_been_done() {
     assert!(words.contains("cannot be committed"), "{words}");
 }
 
-/// Saves where the broker answers the end of the transaction with these errors. Tells the words of the save.
+/// Saves while the broker answers the end of the transaction with these errors. Returns the error message of the save.
 fn unknown_outcome(errors: &[RDKafkaRespErr]) -> String {
     let cluster = cluster();
     let place = place(&cluster);
@@ -273,7 +273,7 @@ fn unknown_outcome(errors: &[RDKafkaRespErr]) -> String {
         assert!(Instant::now() < until, "{error}");
         std::thread::sleep(Duration::from_millis(10));
     }
-    // This broker shows what was not committed, so it counts as saved.
+    // The mock broker shows uncommitted records, so the save counts as done.
     let (about, entries) = load(&store, "acme").expect("loaded");
     assert_eq!((about.next_offset, entries.len()), (Offset(9), 1));
     assert_eq!(store.save(&saves, &[]), Ok(Vec::new()));
@@ -353,7 +353,7 @@ fn a_cache_of_something_else_or_of_long_ago_is_forgotten() {
     for (what, spoil) in spoilt {
         let cached = cache(dir.path());
         let at = cached.cached_place(PartitionId(1)).expect("readable");
-        // What is not in the changelog shows whether it is forgotten.
+        // An entry that is not in the changelog shows whether the cache is discarded.
         let foreign = workspace_engine_core::store::CacheChange::Entry(
             id("acme"),
             conformance::entry("kind", "foreign", "1", 1),
@@ -397,7 +397,7 @@ fn without_a_broker_it_opens_at_once_and_everything_is_refused_in_time() {
     let dir = dir();
     let mut open = None;
     quick(Duration::from_secs(2), "opening", || {
-        // The one before has to let go of its directory first.
+        // The previous store must release its directory first.
         drop(open.take());
         open = Some(place.store(dir.path(), "one"));
     });
@@ -422,7 +422,7 @@ fn a_cache_that_is_ahead_of_its_place_reads_again_and_ends_as_it_was() {
     let written = contents(&store, 1);
     let end = store.counts().records_written;
     drop(store);
-    // As after a crash of the machine, which may lose what was written last.
+    // As after a crash of the machine, which may lose the last writes.
     for position in [1, end / 3, end / 2, end - 1] {
         let cached = cache(dir.path());
         let at = cached.cached_place(PartitionId(1)).expect("readable");
@@ -478,7 +478,7 @@ fn an_epoch_that_the_next_owner_has_used_takes_no_late_transitions_of_the_one_be
     }
 }
 
-/// The next owner claims it, and may lose the partition before its transitions are written.
+/// The next owner claims the workspace, and with `tells` false loses the partition before it writes its transitions.
 fn epoch_used_by_the_next_owner(tells: bool) {
     let cluster = cluster();
     let place = place(&cluster);
@@ -501,7 +501,7 @@ fn epoch_used_by_the_next_owner(tells: bool) {
     }
     next.close(PartitionId(1));
 
-    // It was frozen meanwhile, and has the partition back.
+    // The first process was frozen meanwhile, and is assigned the partition again.
     frozen.close(PartitionId(1));
     open(&frozen, 1);
     frozen
@@ -535,7 +535,7 @@ fn letting_go_waits_for_the_transaction_under_way() {
         .expect("slow now");
     std::thread::scope(|scope| {
         let saving = scope.spawn(|| store.save(&[save_of("acme", 1, 9, one_change(8))], &[]));
-        // Until the transaction holds the partition.
+        // Wait until the transaction holds the partition.
         let until = Instant::now() + LONG;
         while !store.shared.partitions.is_pinned(PartitionId(1)) {
             assert!(Instant::now() < until);
@@ -595,7 +595,7 @@ fn what_waits_while_its_partition_is_let_go_of_is_refused_and_not_written() {
             other => panic!("{other:?}"),
         }
     });
-    // Of the third workspace's claim and the other's save, and none of who was let go of.
+    // The claim of "third" and the save of "other" (2 records); none of the released partition.
     let written = store.counts().records_written - before.records_written;
     assert_eq!(written, 3);
     unavailable(store.workspace(&id("acme")));
@@ -640,7 +640,7 @@ fn who_is_let_go_of_while_the_membership_is_asked_for_is_not_written_in_its_name
     assert_eq!(store.counts().transactions_committed, committed);
     store.close(PartitionId(1));
 
-    // Nor is the beginning of an assignment that the group has ended by then.
+    // The same for the ownership record of an assignment that the group has ended by then.
     store.given(&[PartitionId(1)]);
     interrupt();
     let until = Instant::now() + LONG;
@@ -668,7 +668,7 @@ fn while_a_partition_is_read_again_a_save_fails_as_a_whole_and_nothing_of_it_is_
         ..claim_of("other", 1)
     };
     store.claim(other).expect("claimed");
-    // What reads it again must wait for a consumer, and all are lent.
+    // The re-read must wait for a consumer: all are lent.
     let mut readers = Vec::new();
     while let Some(reader) = store.shared.readers.lend().expect("made") {
         readers.push(reader);
@@ -706,7 +706,7 @@ fn while_a_partition_is_read_again_a_save_fails_as_a_whole_and_nothing_of_it_is_
     assert_eq!(store.committed(PartitionId(2)), Ok(Offset(9)));
 }
 
-/// A group that tells nothing that is stable, and what was committed before after a while.
+/// A group that never returns a stable offset, and returns the one before open transactions after `takes`.
 struct Undecided {
     writer: String,
     takes: Duration,

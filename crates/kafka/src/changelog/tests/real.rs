@@ -9,10 +9,10 @@ const SETTINGS: &[(&str, &str)] = &[
     ("max.message.bytes", "16777216"),
 ];
 
-/// More events than any test counts: an offset beyond their end would mean that the topic has lost them.
+/// More events than any test commits: an offset beyond their end would mean that the topic has lost them.
 const EVENTS: usize = 20_000;
 
-/// Compacted within seconds.
+/// Topic settings with which compaction takes seconds.
 const QUICK: &[(&str, &str)] = &[
     ("cleanup.policy", "compact"),
     ("max.message.bytes", "16777216"),
@@ -98,7 +98,7 @@ fn a_transaction_of_a_process_that_died_in_it_does_not_hold_up_the_next_owner() 
     producer
         .send_offsets_to_transaction(&offsets, &member, LONG)
         .expect("taken");
-    // The broker itself would wait for a minute.
+    // Without fencing, the broker would wait for the transaction timeout of a minute.
     let began = Instant::now();
     let next = place.store(second.path(), "next");
     open(&next, 1);
@@ -111,7 +111,7 @@ fn a_transaction_of_a_process_that_died_in_it_does_not_hold_up_the_next_owner() 
     producer.commit_transaction(LONG).expect_err("fenced");
 }
 
-/// A member whose metadata stays what they were, as of a process that was frozen.
+/// A member whose group metadata never changes, like that of a frozen process.
 struct Frozen {
     copies: Mutex<Vec<ConsumerGroupMetadata>>,
     live: Arc<FakeGroup>,
@@ -204,9 +204,9 @@ fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
     let heir = member();
     heir.subscribe(&[&place.config.topic]).expect("subscribed");
     joined(&[&zombie, &heir], 2);
-    // One that went to the heir; of what it still has an earlier epoch may write with the newer protocol.
+    // A partition that moved to the heir; with the newer protocol an earlier epoch may write what it still owns.
     let moved = {
-        // A client is not gone before every list that it gave is.
+        // A client is not closed while a list that it returned exists.
         let assigned = heir.assignment().expect("told");
         let first = assigned.elements().first().expect("two").partition();
         u32::try_from(first).expect("small")
@@ -237,7 +237,7 @@ fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
     new.claim(in_partition(moved, 2)).expect("claimed");
 }
 
-/// Begins a transaction as an owner does and leaves it as a kill does.
+/// Begins a transaction as an owner does, and leaves it open as a killed process does.
 fn killed_within_a_transaction(place: &Place, name: &str, timeout_ms: &str) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &place.config.brokers)
@@ -271,7 +271,7 @@ fn killed_within_a_transaction(place: &Place, name: &str, timeout_ms: &str) {
     producer
         .send_offsets_to_transaction(&offsets, &member, LONG)
         .expect("taken");
-    // Neither committed nor aborted: no more than a broken connection reaches the broker.
+    // Neither committed nor aborted: the broker sees only a closed connection.
     drop(producer);
 }
 
@@ -358,7 +358,7 @@ fn what_compaction_leaves_is_the_same() {
     let written = contents(&store, 1);
     let records = store.counts().records_written + 40;
 
-    // The newest segment is never compacted, so something is written until the others are.
+    // The newest segment is never compacted, so records are written until the others are compacted.
     let until = Instant::now() + 2 * LONG;
     let mut round = 100;
     let left = loop {
@@ -394,7 +394,7 @@ fn what_compaction_leaves_is_the_same() {
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn what_was_acknowledged_is_there_whatever_was_refused_meanwhile() {
     let place = place_with(QUICK);
-    // Longer where somebody kills brokers meanwhile.
+    // A run in which brokers are killed needs longer.
     let seconds =
         std::env::var("STRESS_SECONDS").map_or(10, |text| text.parse().expect("a number"));
     stress::what_was_acknowledged_is_there(&place, Duration::from_secs(seconds), || {
@@ -405,7 +405,7 @@ fn what_was_acknowledged_is_there_whatever_was_refused_meanwhile() {
     });
 }
 
-/// Prints how fast it is; on a machine that does nothing else.
+/// Prints how fast saving and re-reading are; needs an idle machine.
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS, and measures"]
 fn how_fast_it_saves_and_is_read_again() {

@@ -1,4 +1,4 @@
-//! Many threads, refused transactions and handovers; what was acknowledged must be there, and nothing else.
+//! Many threads, refused transactions and handovers: exactly what was acknowledged must be stored.
 
 use super::*;
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use workspace_engine_core::testing::seed;
 
 const WORKSPACES: usize = 8;
 
-/// What a workspace must be.
+/// The expected state of a workspace.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Expected {
     epoch: u64,
@@ -16,7 +16,7 @@ struct Expected {
     transitions: u64,
 }
 
-/// Tries until it is taken; what is refused for now may be tried again with the same words.
+/// Repeats an attempt while it is `Unavailable`; the same call may then be repeated unchanged.
 fn insist<T>(what: &str, mut attempt: impl FnMut() -> Result<T, StoreError>) -> T {
     let until = Instant::now() + 2 * LONG;
     loop {
@@ -40,7 +40,7 @@ fn claim(store: &ChangelogStore, partition: u32, text: &str, expected: &mut Expe
             first_offset: Offset(0),
             ..claim_of(text, expected.epoch)
         });
-        // One that was refused may have been taken all the same.
+        // A claim that returned an error may have been committed all the same.
         if let Err(StoreError::Fenced { stored, .. }) = &claimed {
             expected.epoch = stored.get() + 1;
             return Err(StoreError::Unavailable("again".to_owned()));
@@ -137,7 +137,7 @@ fn check(store: &ChangelogStore, partition: u32, all: &[Expected], what: &str) {
     }
 }
 
-/// `trouble` is called again and again meanwhile.
+/// Calls `trouble` repeatedly while the owners run.
 pub(super) fn what_was_acknowledged_is_there(
     place: &Place,
     lasting: Duration,

@@ -185,7 +185,7 @@ fn a_new_producer_is_refused_while_all_others_were_heard_of_late() {
     let mut sequences = full();
     let judged = sequences.judge(&asked("one more", 1));
     assert!(matches!(judged, Err(AppendError::Producers { .. })));
-    // What the topic knows of it takes nobody's place either.
+    // What the topic holds of it replaces no other producer either.
     sequences.reach("one more", 3, |_, ()| false);
     let judged = sequences.judge(&asked("one more", 4));
     assert!(matches!(judged, Err(AppendError::Producers { .. })));
@@ -206,7 +206,7 @@ fn the_producers_of_one_prefix_take_no_place_from_others() {
     assert!(
         matches!(judged, Err(AppendError::Producers { most, .. }) if most == MAX_PRODUCERS_OF_PREFIX)
     );
-    // Those that are known go on, and others find room.
+    // Known producers continue, and producers of other prefixes are accepted.
     let known = sequences.judge(&asked("acme-/p1", 2));
     assert!(matches!(known, Ok(Verdict::New)), "{known:?}");
     for id in ["acme-2/p", "p", "acme-"] {
@@ -214,7 +214,7 @@ fn the_producers_of_one_prefix_take_no_place_from_others() {
         assert!(matches!(judged, Ok(Verdict::New)), "{id}: {judged:?}");
         use_one(&mut sequences, id, 1);
     }
-    // It is its own longest silent producer that is forgotten for a new one, and not that of another.
+    // A new producer replaces the longest silent one of its own prefix, not that of another.
     use_one(&mut sequences, "acme-/p0", 2);
     for id in ["acme-/p1", "acme-2/p"] {
         make_idle(&mut sequences, id);

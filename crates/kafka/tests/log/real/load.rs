@@ -1,4 +1,4 @@
-//! Every demand on a log, large records, speed, and a broker that is killed.
+//! The conformance suite, large records, throughput, and a broker that is killed.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ fn the_log_on_kafka_does_what_every_log_must() {
 fn the_largest_record_goes_through_and_a_larger_one_is_refused() {
     let real = Real::new("large", 1, &[("max.message.bytes", "12000000")]);
     let log = real.log();
-    // What does not compress.
+    // Data that does not compress.
     let mut random = fastrand::Rng::with_seed(7);
     let mut noise = |bytes: usize| -> Bytes {
         let mut noise = vec![0; bytes];
@@ -64,7 +64,7 @@ fn the_largest_record_goes_through_and_a_larger_one_is_refused() {
         }
         other => panic!("{other:?}"),
     }
-    // Nobody else is harmed.
+    // Other requests are not affected.
     until("healthy", || log.health().ok());
     let answer = append(&log, request("acme", 1, None)).expect("appended");
     assert_eq!(answer.partitions[0].first_offset, Offset(1));
@@ -147,7 +147,7 @@ fn events_appended_while_a_broker_is_killed_are_read_once_and_in_order() {
             }
         });
         scope.spawn(move || {
-            // Twice, because the second time the producer has been away before.
+            // Twice, because the second time the producer has lost its connection before.
             for _ in 0..2 {
                 std::thread::sleep(Duration::from_millis(700));
                 let pid = std::fs::read_to_string(format!("{dir}/1/pid")).expect("a node");

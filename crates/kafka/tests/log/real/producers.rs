@@ -1,4 +1,4 @@
-//! A producer whose engine is gone, behind many records of others.
+//! A producer whose engine has ended, with many records of other producers after its own.
 
 use std::time::{Duration, Instant, SystemTime};
 

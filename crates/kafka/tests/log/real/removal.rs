@@ -1,4 +1,4 @@
-//! What is not there any more: compacted, deleted, made anew, damaged.
+//! Records that no longer exist or cannot be read: compacted, deleted, of a recreated topic, damaged.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn gaps_of_a_compacted_topic_are_passed() {
     let mut log = real.log();
     assert_eq!(log.high_watermark(P0), end);
     until("records are gone", || {
-        // The last segment is not compacted: another one begins.
+        // The last segment is not compacted, so another one must begin.
         std::thread::sleep(Duration::from_millis(1100));
         produce(
             &real.config,
@@ -55,7 +55,7 @@ fn gaps_of_a_compacted_topic_are_passed() {
             .collect();
         assert_eq!(offsets(&part), expected, "from {from}");
     }
-    // An end in the middle of a gap.
+    // A read whose end is inside a gap.
     assert_eq!(read_to(&log, P0, Offset(0), Offset(1000)).len(), 0);
     assert_eq!(
         offsets(&read_to(&log, P0, Offset(1000), end)),
@@ -84,7 +84,7 @@ fn records_that_were_deleted_have_fallen_out() {
         }) => (asked, low_watermark),
         other => panic!("{other:?}"),
     };
-    // A reader that begins anew is told at once; one that goes on has some of them already.
+    // A new reader gets the error at once; one that continues has fetched some of the records already.
     assert_eq!(
         fell_out(real.log().read(P0, Offset(20), EVERYTHING).err()),
         (Offset(20), Offset(60))

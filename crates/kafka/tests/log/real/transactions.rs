@@ -1,4 +1,4 @@
-//! Transactions of others: markers, aborted records, and those that stay open.
+//! Transactions of other producers: markers, aborted records, and transactions that stay open.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ fn aborted_records_and_markers_are_passed() {
     let log = real.log();
     // Two records and a marker, three and a marker, one and a marker, one and a marker.
     let end = Offset(11);
-    // The last marker is written after its commit was answered.
+    // The last marker is written after the answer to its commit.
     until("the end is known", || {
         (log.high_watermark(P0) == end).then_some(())
     });
@@ -44,7 +44,7 @@ fn aborted_records_and_markers_are_passed() {
             [3, 2, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0][usize::try_from(from).unwrap()]
         );
     }
-    // What comes next is read, after any of them.
+    // Records that arrive later are read, after any of these reads.
     real.transaction(&producer, &["d"]);
     producer.commit_transaction(PATIENCE).expect("committed");
     until("the end is known", || {
@@ -89,7 +89,7 @@ fn an_open_transaction_of_another_holds_nobody_up() {
     append(&log, request("acme", 3, None)).expect("appended");
     let producer = real.transactional("p");
     real.transaction(&producer, &["late"]);
-    // Acknowledged behind a record that is not committed: nobody can read it yet.
+    // Acknowledged after a record that is not committed, so no reader can see it yet.
     append(&log, request("acme", 2, None)).expect("appended");
     until("the end is what can be read", || {
         (log.high_watermark(P0) == Offset(3)).then_some(())

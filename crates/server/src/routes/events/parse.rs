@@ -1,4 +1,4 @@
-//! A body as events: every line is checked before any is appended.
+//! Parses a body into events: every line is checked before any is appended.
 
 use crate::problems::{self, InvalidLine};
 use bytes::Bytes;
@@ -9,20 +9,20 @@ use workspace_engine_core::{
 use workspace_status::WorkspaceId;
 use workspace_status_http::Problem;
 
-/// How many of the lines that are not valid an answer names.
+/// Maximum number of invalid lines that an answer names.
 const ERRORS_SHOWN: usize = 20;
 
-/// What a body is.
+/// The format of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MediaType {
     /// One event.
     Json,
-    /// One event a line; empty lines are passed over.
+    /// One event per line; empty lines are ignored.
     Ndjson,
 }
 
-/// The events of a body, each with its workspace, all of which pass `check`. With `id` they are that workspace's, and
-/// need not say so.
+/// The events of a body, each with its workspace; all of them pass `check`. With `id` they belong to that workspace,
+/// and may omit its id.
 pub(super) fn parse(
     media_type: MediaType,
     body: &Bytes,
@@ -52,7 +52,7 @@ pub(super) fn parse(
     Ok(events)
 }
 
-/// The lines that are not empty, with their numbers from 1.
+/// The non-empty lines, with their numbers from 1.
 fn lines(media_type: MediaType, body: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     let mut rest = Some(body);
     let mut number = 0;
@@ -101,7 +101,7 @@ fn event(
     }
 }
 
-/// The workspace of an event that is taken.
+/// The workspace of an accepted event.
 fn accept(
     envelope: EventEnvelope<'_>,
     id: Option<&WorkspaceId>,
@@ -120,7 +120,7 @@ fn accept(
     Ok(workspace_id)
 }
 
-/// An event without line ends; they can only stand between its parts, since JSON's strings hold none.
+/// An event without newlines; they occur only between its tokens, because JSON strings cannot contain them.
 fn one_line(line: &[u8], body: &Bytes) -> Bytes {
     if memchr::memchr2(b'\n', b'\r', line).is_none() {
         return body.slice_ref(line);
@@ -133,7 +133,7 @@ fn one_line(line: &[u8], body: &Bytes) -> Bytes {
         .collect()
 }
 
-/// An event that does not say whose it is, with the workspace filled in. An id needs no escapes.
+/// An event without a workspace id, with the id added. An id needs no escapes.
 fn with_workspace_id(line: &[u8], id: &WorkspaceId) -> Vec<u8> {
     let members = line.strip_prefix(b"{").unwrap_or(line);
     let comma: &[u8] = if members.trim_ascii_start().starts_with(b"}") {
@@ -155,7 +155,7 @@ fn with_workspace_id(line: &[u8], id: &WorkspaceId) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// A workspace type that applies all events but one.
+    /// A workspace type that applies all events except one.
     fn known_types(event: &Event<'_>) -> Result<(), Rejection> {
         match event.event_type() {
             "ledger.exploded" => Err(Rejection("a ledger does not explode".to_owned())),

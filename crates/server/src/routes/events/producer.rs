@@ -1,4 +1,4 @@
-//! The headers by which a producer numbers its requests.
+//! The headers with which a producer numbers its requests.
 
 use crate::{access::Caller, problems};
 use axum::http::HeaderMap;
@@ -8,13 +8,13 @@ use workspace_status_http::Problem;
 const ID: &str = "producer-id";
 const SEQUENCE: &str = "producer-sequence";
 
-/// Longest name that the log takes.
+/// Maximum length of a name in the log.
 const MAX_ID_BYTES: usize = 255;
 
-/// The producer, and which of its requests this is; `None` where the request is not numbered.
+/// The producer and the sequence number of its request; `None` where the request is not numbered.
 ///
-/// A caller that is limited to some workspaces has names of its own: it could use up the numbers of another's producer,
-/// whose events would be taken for repeated ones.
+/// A caller with a prefix has producer names of its own: otherwise it could use up the numbers of another's producer,
+/// whose events would then be treated as repeats.
 pub(super) fn read(
     headers: &HeaderMap,
     caller: &Caller,
@@ -35,7 +35,7 @@ pub(super) fn read(
         .to_owned();
     let producer_id = match caller.prefix() {
         None => producer_id,
-        // No prefix has a slash, so no two callers make the same name of different ones.
+        // No prefix contains a slash, so two callers' names never collide.
         Some(prefix) => format!("{prefix}/{producer_id}"),
     };
     if producer_id.len() > MAX_ID_BYTES {

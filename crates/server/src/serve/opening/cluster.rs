@@ -1,4 +1,4 @@
-//! Opens an engine that keeps log and workspaces on a Kafka cluster and shares them with its group.
+//! Opens an engine whose log and workspaces are on a Kafka cluster, shared with its group.
 
 use super::{OpenError, Opened, engine_config, populate};
 use crate::{app::App, config::EngineSettings, span::Span};
@@ -21,10 +21,10 @@ use workspace_engine_kafka::{
 };
 use workspace_lifecycle::PartitionId;
 
-/// Directory of the copy of the workspaces within the data directory.
+/// Directory of the local copy of the workspaces within the data directory.
 const COPY: &str = "kafka";
 
-/// How long to wait before brokers that do not answer are asked again.
+/// Pause before querying brokers again that did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 pub(super) fn open(
@@ -70,8 +70,8 @@ pub(super) fn open(
     })
 }
 
-/// What this engine had the last time it ran is known from the start, with what was last known of it, however old
-/// that is: other engines may have had it since.
+/// The workspaces that this engine had in its last run, so that they are listed from the start. Their last known
+/// status may be outdated: other engines may have owned them since.
 fn former_workspaces(copy: &LsmStore, partitions: u32) -> Vec<AbsentWorkspace> {
     let mut former = Vec::new();
     for partition in (0..partitions).map(PartitionId) {
@@ -84,7 +84,7 @@ fn former_workspaces(copy: &LsmStore, partitions: u32) -> Vec<AbsentWorkspace> {
     former
 }
 
-/// How many partitions the events have. Waits for the brokers, and says so meanwhile.
+/// Number of partitions of the events topic. Waits for the brokers, and reports that it waits.
 fn find_topics(kafka: &KafkaConfig, app: &App) -> Result<u32, OpenError> {
     let began = Instant::now();
     app.tell_opening(format!("waiting for the brokers {}", kafka.brokers));
@@ -103,16 +103,16 @@ fn find_topics(kafka: &KafkaConfig, app: &App) -> Result<u32, OpenError> {
     }
 }
 
-/// The copy of the workspaces on this disk.
+/// Opens the copy of the workspaces on the local disk.
 fn open_copy(path: PathBuf, spec: DataDirSpec) -> Result<LocalCopy, OpenError> {
     let open = move |path: &Path| LsmStore::open(&DataDir::open(path, &spec)?);
     Ok(LocalCopy::open(path, open)?)
 }
 
-/// Hands what the group decides to the engine and the store.
+/// Forwards the group's assignments to the engine and the store.
 struct ToEngine {
     engine: Engine,
-    /// The store asks the membership, which holds this.
+    /// Weak, because the store holds the membership, which holds this.
     store: Weak<ChangelogStore>,
 }
 
@@ -146,7 +146,7 @@ impl Assignments for ToEngine {
 }
 
 impl ToEngine {
-    /// Nothing of the partitions may be written once the group goes on, however long the engine takes to end them.
+    /// Once the group moves on, nothing may be written to the partitions, however long the engine takes to end them.
     fn let_go(&self, partitions: &[PartitionId]) {
         if let Some(store) = self.store.upgrade() {
             store.let_go(partitions);
