@@ -1,6 +1,6 @@
-//! Lives as many lives of the deciding machine as wanted:
+//! Simulates any number of lives of the state machine:
 //! `cargo run -p workspace-lifecycle --release --example simulate -- --seeds 100000`,
-//! or one with everything that happens in it: `-- --seed 7 --trace`. Seeds that are kept by name in the test live with
+//! or one life with its full trace: `-- --seed 7 --trace`. Seeds that the test keeps by name need
 //! `--first-troubles`.
 
 #![allow(
@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use simulator::{Failure, Rule, Sabotage, Tally, Troubles, live, run};
 
-/// Failures that are told before the rest is only counted.
+/// Number of failures that are printed; further ones are only counted.
 const FAILURES_TOLD: usize = 20;
 
 struct Options {

@@ -1,4 +1,4 @@
-//! What a partition wants done: the driver does it and answers with an input.
+//! The actions that a partition requests: the driver executes each one and answers with an input.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,74 +7,74 @@ use workspace_status::Epoch;
 
 use crate::{Lane, Offset, Slot, Ticket, Urgency};
 
-/// One thing to do.
+/// One request to the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Ask the store what it knows of the partition: first what is committed, then the
-    /// workspaces, so that one that another process claims in between is among them.
+    /// Read what the store holds of the partition: first the committed offset, then the
+    /// workspaces, so that the list includes a workspace that another process claims in between.
     /// Answer: `Listed` or `ListFailed`.
     List,
-    /// Ask for a load permit, or make the wish urgent. Answer: `PermitGranted`.
+    /// Request a load permit, or make a pending request urgent. Answer: `PermitGranted`.
     AskPermit {
-        /// For whom.
+        /// The workspace to load.
         slot: Slot,
-        /// Whether somebody waits.
+        /// Whether a client waits for it.
         urgency: Urgency,
     },
-    /// Take the wish for a permit back.
+    /// Cancel the pending request for a permit.
     CancelPermit {
-        /// Whose.
+        /// The workspace that requested it.
         slot: Slot,
     },
-    /// Give a permit back that came too late to be used.
+    /// Return a permit that was granted after its request was cancelled.
     ReturnPermit,
-    /// Claim the epoch in the store, then read or populate the workspace; the permit
-    /// goes back when that is over. What is read must still be of the claimed epoch:
-    /// otherwise it holds what a newer load has saved since, and the load is fenced.
+    /// Claim the epoch in the store, then read or populate the workspace. The driver
+    /// releases the permit at the end. The data read must still be of the claimed epoch:
+    /// otherwise a newer load has saved since, and this load is fenced.
     /// Answer: `Loaded` or `LoadFailed`.
     Load {
         /// Which one.
         slot: Slot,
         /// The epoch to claim.
         epoch: Epoch,
-        /// `next_offset` if the store does not know it.
+        /// `next_offset` of a workspace that the store does not know.
         first_offset: Offset,
     },
     /// Read a batch. Answer: `Fetched` or `FetchFailed`.
     Fetch {
-        /// For which lane.
+        /// The lane that reads.
         lane: Lane,
-        /// From here on.
+        /// First offset to read.
         from: Offset,
-        /// Nothing at or above this.
+        /// Exclusive end: no event at or above this offset.
         until: Offset,
     },
-    /// Apply the batch last fetched for the lane. Answer, before anything else: `Applied`.
+    /// Apply the batch last fetched for the lane. Answer, before any other input: `Applied`.
     Apply {
         /// The lane.
         lane: Lane,
-        /// To whom, and from which offset on; events of others are passed over.
+        /// The workspaces, each with its range of offsets. Events of other workspaces are ignored.
         plan: Vec<ApplyTo>,
     },
-    /// Take the changes of these workspaces and save them. Answer: `Saved` or `SaveFailed`.
+    /// Save the changes of these workspaces. Answer: `Saved` or `SaveFailed`.
     Save(SavePlan),
-    /// Keep the event in the dead-letter log. Answer: `DeadLettered` or `DeadLetterFailed`.
+    /// Append the event to the dead-letter log. Answer: `DeadLettered` or `DeadLetterFailed`.
     DeadLetter {
         /// The workspace that skips it.
         slot: Slot,
-        /// Where it stands.
+        /// Offset of the event.
         offset: Offset,
         /// Why it is skipped.
         reason: String,
     },
-    /// Erase what is stored of the workspace. When the answer `Erased` is given, that is durable.
+    /// Erase what is stored of the workspace. `Erased` means that the erasure is durable.
     /// Answer: `Erased` or `EraseFailed`.
     Erase {
         /// Which one.
         slot: Slot,
-        /// The epoch of the erasure: loads and saves of an older one are refused from then on.
+        /// Epoch of the erasure. The store refuses loads and saves of an older epoch from then on.
         epoch: Epoch,
-        /// What of it, and what stays.
+        /// What is erased.
         erasure: Erasure,
     },
     /// Drop the workspace's memory.
@@ -82,52 +82,52 @@ pub enum Action {
         /// Which one.
         slot: Slot,
     },
-    /// Tell the status.
+    /// Update the status of a workspace.
     Report {
-        /// Of which workspace.
+        /// The workspace.
         slot: Slot,
-        /// What.
+        /// The new status.
         report: Report,
     },
     /// Answer an operator.
     Reply {
-        /// Who asked.
+        /// The command that is answered.
         ticket: Ticket,
-        /// What came of it.
+        /// Its result.
         result: Result<(), CommandError>,
     },
-    /// Nothing of the partition is left here.
+    /// This process holds no state of the partition any more.
     Released,
 }
 
-/// What an operator wants erased.
+/// What an operator's command erases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Erasure {
-    /// Its entries. An empty workspace stays, which begins at `from`.
+    /// Its entries. An empty workspace that begins at `from` remains.
     ///
-    /// Before it erases anything the driver makes sure that the log still begins at or below `from`, and
-    /// that it goes on doing so: a trim whose floor was taken earlier must be over.
+    /// Before it erases anything the driver checks that the log begins at or below `from` and will
+    /// continue to: a trim whose floor was computed earlier must have finished.
     Reset {
         /// First offset to apply.
         from: Offset,
-        /// Where the log begins later, begin there.
+        /// If the log begins after `from`, begin where the log begins.
         force: bool,
     },
-    /// Everything, its dead letters included. A mark stays, so that its events are never applied again.
+    /// Everything, including its dead letters. A mark remains, so that its events are never applied again.
     Delete {
         /// Events at or above this offset are not deleted.
         below: Offset,
     },
 }
 
-/// One workspace's part in a batch.
+/// One workspace's part of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ApplyTo {
     /// The workspace.
     pub slot: Slot,
-    /// Its first offset not yet applied; events below are passed over.
+    /// Its first offset not yet applied. Events below it are ignored.
     pub from: Offset,
-    /// Events from here on are not applied, where there is such a limit.
+    /// Exclusive upper limit, if there is one.
     pub until: Option<Offset>,
 }
 
@@ -138,48 +138,48 @@ impl ApplyTo {
     }
 }
 
-/// What to save in one go.
+/// What one save writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SavePlan {
     /// The workspaces.
     pub workspaces: Vec<SaveOne>,
-    /// Workspaces out of memory without events of their own: only their `next_offset` moves on.
+    /// Workspaces out of memory without events of their own: only their `next_offset` advances.
     pub advances: Vec<Advance>,
     /// Below this offset every workspace with events is known to the store.
     pub committed: Offset,
 }
 
-/// One workspace's part in a save.
+/// One workspace's part of a save.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SaveOne {
     /// The workspace.
     pub slot: Slot,
     /// Epoch of its load.
     pub epoch: Epoch,
-    /// First offset not covered by its state now.
+    /// First offset not covered by its current state.
     pub next_offset: Offset,
     /// Events applied up to there.
     pub events_applied: u64,
-    /// It stays out of memory after this until somebody asks for it.
+    /// It stays out of memory after this save until it is requested.
     pub unloaded: bool,
 }
 
-/// A workspace out of memory whose `next_offset` in the store moves on, and nothing else.
+/// A workspace out of memory of which only the `next_offset` in the store advances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advance {
     /// The workspace.
     pub slot: Slot,
-    /// The epoch that the store must have. With another one the workspace is not what the partition knows: it was
-    /// loaded, or reset, by another owner.
+    /// The epoch that the store must hold. If it holds another one, another owner has loaded or reset the
+    /// workspace since.
     pub stored: Epoch,
-    /// The epoch that moves it. It is later than the store's where that is of a previous owner, who then saves
-    /// nothing more.
+    /// The epoch to write. It is later than `stored` if that is of a previous owner: later saves of that
+    /// owner are then refused.
     pub epoch: Epoch,
-    /// Below this offset no event of its own is left to be applied.
+    /// It has no unapplied event of its own below this offset.
     pub next_offset: Offset,
 }
 
-/// What the status of a workspace is to show.
+/// A change of a workspace's status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
     /// A load begins: `initializing`, then `loading_kafka_partitions` while it waits for a permit.
@@ -187,7 +187,7 @@ pub enum Report {
         /// Its epoch.
         epoch: Epoch,
     },
-    /// The permit is there: `loading_from_persistence`.
+    /// The permit was granted: `loading_from_persistence`.
     Load,
     /// In memory, waiting for its first event: `replaying_events`.
     Replay {
@@ -202,22 +202,22 @@ pub enum Report {
     Retrying {
         /// What happened.
         reason: String,
-        /// Number of the failure in a row.
+        /// Number of consecutive failures.
         attempt: u32,
-        /// Until the next attempt.
+        /// Wait before the next attempt.
         retry_in: Duration,
     },
     /// `error` of kind parked.
     Parked {
-        /// What happened and what would help.
+        /// What happened and what the operator can do.
         reason: String,
     },
-    /// Being saved and taken out of memory: `unloading`.
+    /// Being saved and removed from memory: `unloading`.
     Unloading {
         /// Why.
         why: &'static str,
     },
-    /// No longer here.
+    /// No longer in memory on this node.
     Gone,
 }
 
@@ -230,7 +230,7 @@ pub enum CommandError {
     /// There is no event to skip.
     #[error("the workspace does not stand at an event that it cannot apply")]
     NotStopped,
-    /// It is on its way out, or a skip is under way.
+    /// Another command on it is under way, or the partition is still being listed.
     #[error("the workspace is busy with another command, try again")]
     Busy,
     /// Log and store are not ready for the partition yet.
@@ -246,12 +246,12 @@ pub enum CommandError {
          force to rebuild it from the events that are left"
     )]
     LogBeginsLater {
-        /// Where the workspace begins.
+        /// First offset of the workspace.
         first_offset: Offset,
-        /// From where on the log has all events.
+        /// The log has all events from this offset on.
         low_watermark: Offset,
     },
-    /// It was tried and failed.
+    /// The command was executed and failed.
     #[error("{0}")]
     Failed(String),
 }

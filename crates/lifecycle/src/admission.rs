@@ -1,18 +1,18 @@
-//! Who may load now: a fixed number of permits and two queues.
+//! Which workspaces may load now: a fixed number of permits and two queues.
 //!
-//! A workspace that somebody asks for waits in the urgent queue, which is
-//! bounded and served first; the others wait in the order in which they came.
+//! A workspace that a client requests waits in the urgent queue, which is
+//! bounded and served first. The others wait in order of arrival.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::hash::Hash;
 
-/// How many may load at once, and how many may be urgent.
+/// How many loads may run at once, and how many may wait as urgent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdmissionLimits {
-    /// Loads at once.
+    /// Maximum of concurrent loads.
     pub permits: usize,
-    /// Most that may wait in the urgent queue; a further one waits in the ordinary queue.
+    /// Maximum length of the urgent queue; a further request waits in the ordinary queue.
     pub urgent_queue: usize,
 }
 
@@ -25,19 +25,19 @@ impl Default for AdmissionLimits {
     }
 }
 
-/// Permits and who waits for them. `K` names who asks.
+/// Permits and the requests that wait for them. `K` identifies the requester.
 #[derive(Debug)]
 pub struct Admission<K> {
     limits: AdmissionLimits,
     held: usize,
     urgent: VecDeque<K>,
     ordinary: VecDeque<K>,
-    /// Who is in one of the queues.
+    /// All that are in one of the queues.
     waiting: HashSet<K>,
 }
 
 impl<K: Eq + Hash + Clone> Admission<K> {
-    /// Nobody holds a permit, nobody waits.
+    /// No permit is held and both queues are empty. At least one permit exists, whatever `limits` says.
     pub fn new(limits: AdmissionLimits) -> Self {
         Self {
             limits: AdmissionLimits {
@@ -51,8 +51,8 @@ impl<K: Eq + Hash + Clone> Admission<K> {
         }
     }
 
-    /// Asks for a permit. Who waits already keeps its place, or moves to the
-    /// urgent queue when it asks urgently and there is room.
+    /// Requests a permit. A requester that waits already keeps its place, or moves to
+    /// the urgent queue if this request is urgent and that queue has room.
     pub fn ask(&mut self, who: K, urgency: Urgency) {
         let new = self.waiting.insert(who.clone());
         match urgency {
@@ -68,7 +68,7 @@ impl<K: Eq + Hash + Clone> Admission<K> {
         }
     }
 
-    /// Takes back the wish of somebody who waits.
+    /// Cancels the request of one that waits.
     pub fn cancel(&mut self, who: &K) {
         if !self.waiting.remove(who) {
             return;
@@ -77,7 +77,7 @@ impl<K: Eq + Hash + Clone> Admission<K> {
         self.ordinary.retain(|waiting| waiting != who);
     }
 
-    /// Hands the next free permit to whoever is first; `None` when none is free or nobody waits.
+    /// Grants the next free permit to the first in order of service; `None` if none is free or none waits.
     pub fn grant(&mut self) -> Option<K> {
         if self.held >= self.limits.permits {
             return None;
@@ -91,12 +91,12 @@ impl<K: Eq + Hash + Clone> Admission<K> {
         Some(first)
     }
 
-    /// A permit comes back.
+    /// A permit is returned.
     pub fn release(&mut self) {
         self.held = self.held.saturating_sub(1);
     }
 
-    /// Everybody who waits, in the order of service.
+    /// All that wait, in order of service.
     pub fn waiting(&self) -> impl Iterator<Item = &K> {
         self.urgent.iter().chain(&self.ordinary)
     }
@@ -112,12 +112,12 @@ impl<K: Eq + Hash + Clone> Admission<K> {
     }
 }
 
-/// Whether somebody waits for a workspace.
+/// Whether a client waits for a workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
-    /// It is loaded because it is there.
+    /// The engine loads it by itself.
     Ordinary,
-    /// Somebody asked for it.
+    /// A client requested it.
     Urgent,
 }
 

@@ -1,4 +1,4 @@
-//! What a partition is told: answers of the log and the store, permits, time, and operators.
+//! The inputs of a partition: answers of the log and the store, permits, time and operators' commands.
 
 use std::fmt;
 
@@ -6,16 +6,16 @@ use workspace_status::{Epoch, WorkspaceId};
 
 use crate::{Offset, Slot};
 
-/// One thing that happened to a partition.
+/// One event in the life of a partition.
 #[derive(Debug, Clone)]
 pub enum Input {
     /// This process owns the partition from now on.
     Assigned,
-    /// The store answered what it knows of the partition.
+    /// The store listed what it holds of the partition.
     Listed(Listing),
-    /// The store could not answer.
+    /// The store could not list it.
     ListFailed {
-        /// Its words.
+        /// The store's error text.
         reason: String,
     },
     /// A workspace may load now.
@@ -27,68 +27,68 @@ pub enum Input {
     Loaded {
         /// Which one.
         slot: Slot,
-        /// Epoch of the load; the answer of an older one is dropped.
+        /// Epoch of the load; answers to an older one are ignored.
         epoch: Epoch,
-        /// Where the workspace begins: no event below this offset belongs to it.
+        /// First offset of the workspace: no event below it belongs to it.
         first_offset: Offset,
         /// First offset not covered by what was loaded.
         next_offset: Offset,
         /// Events applied up to there.
         events_applied: u64,
-        /// Whether it holds something that the store does not (it was populated).
+        /// Whether it holds data that the store does not (it was populated).
         unsaved: bool,
-        /// End of the partition now: the target of the replay.
+        /// Current end of the partition: the target of the replay.
         high_watermark: Offset,
     },
-    /// A load did not succeed.
+    /// A load failed.
     LoadFailed {
         /// Which one.
         slot: Slot,
         /// Epoch of the load.
         epoch: Epoch,
-        /// The store has that epoch; false where it has not, and where that is not known.
+        /// True if the store is known to hold that epoch.
         claimed: bool,
-        /// What it means.
+        /// The kind of failure.
         failure: LoadFailure,
     },
     /// The log answered a fetch.
     Fetched {
-        /// The lane that asked.
+        /// The lane that fetched.
         lane: Lane,
-        /// Where the next fetch begins.
+        /// First offset of the next fetch.
         next_offset: Offset,
         /// End of the partition.
         high_watermark: Offset,
-        /// The workspaces of the batch, each with the first of its offsets.
+        /// The workspaces of the batch, each with its first and last offset.
         touched: Vec<Touched>,
     },
     /// The log could not answer a fetch.
     FetchFailed {
-        /// The lane that asked.
+        /// The lane that fetched.
         lane: Lane,
-        /// What it means.
+        /// The kind of failure.
         failure: FetchFailure,
     },
     /// The events of a batch were applied as planned.
     Applied {
-        /// The lane whose batch it was.
+        /// The lane of the batch.
         lane: Lane,
-        /// How it went, for every workspace of the plan.
+        /// The result for every workspace of the plan.
         results: Vec<AppliedTo>,
     },
     /// The partition has grown.
     Appended {
-        /// Its end now.
+        /// Its current end.
         high_watermark: Offset,
     },
-    /// The save under way is in the store.
+    /// The store took the save under way.
     Saved {
-        /// The workspaces of the plan that are not.
+        /// The workspaces of the plan that it refused.
         refused: Vec<Refused>,
     },
-    /// The save under way is not in the store.
+    /// The save under way failed as a whole.
     SaveFailed {
-        /// The store's words.
+        /// The store's error text.
         reason: String,
     },
     /// A skipped event is in the dead-letter log.
@@ -98,69 +98,69 @@ pub enum Input {
         /// The event.
         offset: Offset,
     },
-    /// A skipped event could not be kept, so it is not skipped.
+    /// The dead-letter log did not take the event, so it is not skipped.
     DeadLetterFailed {
         /// The workspace.
         slot: Slot,
         /// Why.
         reason: String,
     },
-    /// An operator wants something.
+    /// An operator sent a command.
     Operator {
-        /// Of which workspace.
+        /// Its workspace.
         id: WorkspaceId,
-        /// What.
+        /// The command.
         command: Command,
-        /// Where the answer goes.
+        /// Identifies the answer.
         ticket: Ticket,
         /// First offset that is still in the log.
         low_watermark: Offset,
     },
-    /// What was stored of a workspace is erased, durably.
+    /// What was stored of a workspace is durably erased.
     Erased {
         /// The workspace.
         slot: Slot,
-        /// Epoch of the erasure; the answer of an older one is dropped.
+        /// Epoch of the erasure; answers to an older one are ignored.
         epoch: Epoch,
-        /// Epoch under which the store did it: a later one where the erased record could not be read, but the
+        /// Epoch that the store recorded: later than `epoch` if the erased record could not be read but the
         /// store knows of a later load.
         stored: Epoch,
-        /// First offset that it applies from now on.
+        /// First offset that the workspace applies from now on.
         next_offset: Offset,
-        /// What is not erased beside the store, and why: its dead letters. The operator is told so.
+        /// What was not erased outside the store (its dead letters), and why. The operator gets it as an error.
         left_over: Option<String>,
     },
-    /// What is stored of a workspace was not erased.
+    /// The erasure failed, or its outcome is unknown.
     EraseFailed {
         /// The workspace.
         slot: Slot,
         /// Epoch of the erasure.
         epoch: Epoch,
-        /// What it means.
+        /// The kind of failure.
         failure: EraseFailure,
     },
     /// Time has passed.
     Tick,
-    /// The partition is to be handed over: save, then let go.
+    /// The partition is to be handed over: save, then release it.
     Revoked,
-    /// The partition belongs to somebody else already: let go without saving.
+    /// Another process owns the partition already: release it without saving.
     Lost,
 }
 
-/// What the store knows of a partition, with the log's bounds at that time.
+/// What the store holds of a partition, with the log's bounds at that time.
 #[derive(Debug, Clone)]
 pub struct Listing {
     /// Its workspaces.
     pub workspaces: Vec<Known>,
     /// Workspaces that were deleted while the log may still hold their events.
     pub deleted: Vec<Deleted>,
-    /// Below this offset every workspace with events is among them.
+    /// Every workspace with events below this offset is in `workspaces`.
     pub committed: Offset,
     /// First offset that is still in the log.
     pub low_watermark: Offset,
     /// End of the partition.
     pub high_watermark: Offset,
-    /// No load of this assignment has an epoch below it, and none of an assignment before had one as high.
+    /// Every load of this assignment has this epoch or a later one; every load of a previous one has an earlier.
     pub first_epoch: Epoch,
 }
 
@@ -173,11 +173,11 @@ pub struct Known {
     pub epoch: Epoch,
     /// First offset not covered by what is saved.
     pub next_offset: Offset,
-    /// Where it begins: no event below this offset belongs to it.
+    /// Its first offset: no event below it belongs to it.
     pub first_offset: Offset,
     /// An operator unloaded it.
     pub unloaded: bool,
-    /// The store cannot read its record: how far it is stored is not known.
+    /// The store cannot read its record, so how far it is stored is unknown.
     pub damaged: bool,
 }
 
@@ -186,23 +186,23 @@ pub struct Known {
 pub struct Deleted {
     /// Its id.
     pub id: WorkspaceId,
-    /// Epoch of the deletion; a later load has a later one.
+    /// Epoch of the deletion; later loads have a later epoch.
     pub epoch: Epoch,
-    /// Events below this offset are deleted with it; one at or above it begins a new workspace.
+    /// Events below this offset are deleted with it; an event at or above it begins a new workspace.
     pub next_offset: Offset,
 }
 
-/// One of the two reads of a partition.
+/// One of the two readers of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
-    /// Follows the end of the partition, for the workspaces that are caught up.
+    /// Follows the end of the partition, for the workspaces that have caught up.
     Live,
-    /// Reads from the smallest `next_offset` up to the live lane, for those that are not.
+    /// Reads from the smallest `next_offset` up to the live lane, for the other workspaces.
     CatchUp,
 }
 
 impl Lane {
-    /// Both, in the order of service.
+    /// Both, in order of service.
     pub const ALL: [Self; 2] = [Self::CatchUp, Self::Live];
 }
 
@@ -226,29 +226,29 @@ pub struct Touched {
     pub last_offset: Offset,
 }
 
-/// How the events of a batch went for one workspace.
+/// The result of a batch for one workspace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppliedTo {
     /// The workspace.
     pub slot: Slot,
     /// Events applied.
     pub events: u64,
-    /// Bytes that a save has more for them.
+    /// Bytes that these events add to the next save.
     pub bytes: u64,
-    /// An event asked for a save.
+    /// An event requested a save.
     pub save_requested: bool,
-    /// The event it stopped at, if it did.
+    /// The event that it could not apply, if any.
     pub poison: Option<Poison>,
 }
 
 /// An event that a workspace cannot apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Poison {
-    /// Where it stands.
+    /// Offset of the event.
     pub offset: Offset,
-    /// Why, with its address, as the operator reads it.
+    /// The message for the operator: why, with the event's address.
     pub reason: String,
-    /// What the attempt to apply it did to the workspace.
+    /// State of the workspace after the attempt.
     pub state: StateAfter,
 }
 
@@ -257,112 +257,112 @@ pub struct Poison {
 pub enum StateAfter {
     /// As it was before the event.
     Intact,
-    /// Nobody knows: half of the event may be in it. It must never be saved.
+    /// Unknown: the event may be half applied. It must never be saved.
     Broken,
 }
 
-/// Why a load failed, by what can be done.
+/// Why a load failed, by what can be done about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadFailure {
     /// Try again.
     Retry(String),
-    /// It needs an operator.
+    /// An operator must act.
     Park(String),
-    /// A newer load than the store's list told of is known: try with a later epoch.
+    /// The store knows a newer load than it listed: try again with a later epoch.
     Fenced {
         /// The epoch that the store holds.
         stored: Epoch,
     },
 }
 
-/// Why a workspace was not erased, by what can be done.
+/// Why an erasure failed, by what can be done about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EraseFailure {
-    /// A newer load than this partition knows has claimed the workspace.
+    /// A newer load, unknown to this partition, has claimed the workspace.
     Fenced {
         /// The epoch that the store holds.
         stored: Epoch,
     },
-    /// The log has removed, or lost, events that the workspace would be rebuilt from.
+    /// The log has removed or lost events that the rebuild needs.
     LogBeginsLater {
-        /// From where on the log has all events.
+        /// The log has all events from this offset on.
         low_watermark: Offset,
     },
-    /// The store or the log refused, with its error text.
+    /// The store or the log failed, with its error text. The erasure may have happened all the same.
     Failed(String),
 }
 
-/// A workspace whose part of a save is not in the store, while the others' are.
+/// A workspace whose part of a save the store refused, while it took the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     /// The workspace.
     pub slot: Slot,
-    /// What it means.
+    /// The kind of failure.
     pub refusal: Refusal,
 }
 
-/// Why the store refused to save one workspace, by what can be done.
+/// Why the store refused to save one workspace, by what can be done about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// A newer load owns it.
     TakenOver,
-    /// Load it again, which may help.
+    /// Loading it again may help.
     ForNow(String),
-    /// It needs an operator.
+    /// An operator must act.
     ForGood(String),
 }
 
-/// Why a fetch failed, by what can be done.
+/// Why a fetch failed, by what can be done about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchFailure {
     /// Try again.
     Retry(String),
-    /// The record cannot be read, whoever it belongs to.
+    /// The record cannot be read, so its workspace is unknown.
     Damaged {
-        /// Where it stands.
+        /// Offset of the record.
         offset: Offset,
-        /// What is wrong, with its address.
+        /// What is wrong, with the record's address.
         reason: String,
     },
-    /// The log begins later.
+    /// The log begins after the requested offset.
     FellOut {
-        /// First offset that is still there.
+        /// First offset that is still in the log.
         low_watermark: Offset,
     },
-    /// The log has lost what it had there, and goes on behind it.
+    /// The log has lost the records at the requested offset and continues after them.
     Lost {
-        /// First offset behind what is lost.
+        /// First offset after the lost records.
         until: Offset,
     },
-    /// The log ends earlier.
+    /// The log ends before the requested offset.
     BeyondEnd {
         /// Its end.
         high_watermark: Offset,
     },
 }
 
-/// What an operator can do with a workspace.
+/// An operator's command on a workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Load it now, before others.
+    /// Load it now, before the ordinary queue.
     Load,
-    /// Save it and take it out of memory until somebody asks for it, also after a restart. One that is not
-    /// in memory, because it waits, is retried or parked, stays out until then or until the next start.
+    /// Save it and remove it from memory until it is requested, also after a restart. A workspace that is not
+    /// in memory (queued, retrying or parked) stays out until then, or until the next start.
     Unload,
     /// Save it and load it again.
     Reload,
-    /// Put the event it stands at into the dead-letter log and go on after it.
+    /// Move the event that it cannot apply into the dead-letter log and continue after it.
     Skip,
-    /// Forget what is stored of it and rebuild it from its events in the log. History and dead letters stay.
+    /// Erase its stored state and rebuild it from its events in the log. History and dead letters remain.
     Reset {
-        /// Also where the log no longer reaches back to its first event: it is rebuilt from what is left.
+        /// Also if its first events are no longer in the log: rebuild it from the events that are left.
         force: bool,
     },
     /// Remove its state, its history and its dead letters. Later events begin a new workspace of that name.
-    /// Deleting it again does the same again, so that a request without an answer can be repeated.
+    /// Deleting is repeatable, so that a client can retry a request whose answer was lost.
     Delete,
 }
 
-/// Names the asker of a [`Command`].
+/// Identifies a [`Command`] for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u64);

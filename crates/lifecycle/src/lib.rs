@@ -1,18 +1,18 @@
 //! Decides, without I/O, clock, threads or randomness, what happens to a
 //! partition and to each of its workspaces.
 //!
-//! A driver hands [`Input`]s to a [`Partition`] and does the [`Action`]s that
-//! come out. Everything the engine promises about order, saving and readiness
-//! is decided here, so that a simulator can live through thousands of lives
+//! A driver passes [`Input`]s to a [`Partition`] and executes the [`Action`]s
+//! that it returns. Everything the engine promises about order, saving and
+//! readiness is decided here, so that a simulator can run thousands of lives
 //! from one seed and check the promises after each step.
 //!
-//! What a driver has to keep for this to hold:
-//! - Actions are done in their order. `Applied` is handed in before any other
-//!   input, also where one answer wanted two batches applied.
-//! - An answer goes to the machine that asked. A partition that is assigned anew
-//!   has a new machine; what is still under way for the one before is handed to
-//!   that one (it returns its permits) and never to the new.
-//! - Time is handed in with every input, and `Tick` when [`Partition::wake_at`]
+//! A driver must keep these rules:
+//! - It executes actions in their order. It passes `Applied` before any other
+//!   input, also if one call returned two `Apply` actions.
+//! - An answer goes to the machine that requested it. A partition that is assigned
+//!   again gets a new machine. Answers to requests of the previous machine go to the
+//!   previous machine (which returns its permits) and never to the new one.
+//! - It passes the time with every input, and `Tick` when [`Partition::wake_at`]
 //!   is reached.
 
 mod action;
@@ -38,7 +38,7 @@ pub use workspace::{Slot, StandsAt};
 
 #[cfg(test)]
 mod tests {
-    /// Whoever adds a dependency looks here first, and at what it does.
+    /// Fails when a dependency is added: check that the new one does no I/O before you extend the list.
     #[test]
     fn the_machine_depends_on_nothing_that_does_io() {
         let manifest = include_str!("../Cargo.toml");

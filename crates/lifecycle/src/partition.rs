@@ -1,12 +1,12 @@
-//! A partition and its workspaces: one machine that decides everything between the log and the store.
+//! A partition and its workspaces: one state machine that makes every decision between the log and the store.
 //!
 //! The partition is read in two lanes. The *live* lane begins at the end of
-//! the partition and follows it. Whatever lies below is read by *rounds* of
-//! the catch-up lane: a round begins at the smallest `next_offset` of the
-//! workspaces that wait for it, takes along those that are loaded while it
-//! runs and are not behind it, and ends where the live lane stands; then its
-//! workspaces follow the live lane. So a workspace that is late never holds
-//! up the others, and reading never takes longer than the loads it waits for.
+//! the partition and follows it. Everything below is read by *rounds* of the
+//! catch-up lane. A round begins at the smallest `next_offset` of the
+//! workspaces that wait for it. Workspaces loaded while it runs join it if they
+//! are not behind it. It ends at the cursor of the live lane; then its
+//! workspaces follow the live lane. So a late workspace never delays the
+//! others, and reading never takes longer than the loads it waits for.
 
 mod commands;
 mod erasures;
@@ -31,29 +31,29 @@ use crate::{
     Slot, StandsAt, Time,
 };
 
-/// What a partition may do at most, and how long it waits for company.
+/// Limits of a partition, and how long it waits to batch work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// A save begins when this many events are not saved.
+    /// A save begins when this many events are unsaved.
     pub save_every_events: u64,
-    /// A save begins when something is not saved for this long.
+    /// A save begins when something has been unsaved for this long.
     pub save_every: Duration,
-    /// The same while a round of the catch-up lane runs, whatever `save_every_events` says: of an entity that
-    /// is set many times in it only the last value is written.
+    /// Replaces `save_every` while a round of the catch-up lane runs, which also ignores `save_every_events`: of an
+    /// entity that the round sets many times, only the last value is written.
     pub save_every_in_round: Duration,
-    /// Nothing more is applied while this many events are not saved; at half of it a save begins.
+    /// No further event is fetched while this many events are unsaved; at half of it a save begins.
     pub most_unsaved_events: u64,
-    /// Nothing more is applied while what is not saved has this many bytes;
-    /// at half of it a save begins. One workspace's save may have as much, and a store must be able to
-    /// take that at once, within a transaction's time where it has one.
+    /// No further event is fetched while the unsaved changes have this many bytes; at half of it a save begins.
+    /// The save of a single workspace may be this large: the store must accept that in one write, within its
+    /// transaction timeout if it has one.
     pub most_unsaved_bytes: u64,
-    /// A workspace without events of its own is saved when its `next_offset` in the store is this far behind.
+    /// Workspaces without events of their own are saved each time the live lane has advanced by this many offsets.
     pub stale_positions: u64,
-    /// And after this long.
+    /// They are also saved after this long.
     pub stale_after: Duration,
-    /// How long a batch of the catch-up lane waits for the loads of workspaces met in it.
+    /// How long a batch of the catch-up lane waits for loads of its workspaces.
     pub hold_catch_up: Duration,
-    /// How long a batch of the live lane waits for them.
+    /// How long a batch of the live lane waits for such loads.
     pub hold_live: Duration,
     /// How long a round waits for the other loads of the partition before it begins.
     pub gather: Duration,
@@ -79,22 +79,22 @@ impl Default for Limits {
     }
 }
 
-/// Where a partition stands, for reports.
+/// Progress of a partition, for reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Position {
-    /// First offset that some followed workspace has not seen.
+    /// First offset that some following workspace has not passed.
     pub position: Offset,
     /// Every workspace with an event below this is known.
     pub discovered: Offset,
     /// End of the catch-up round, while one runs.
     pub target: Option<Offset>,
-    /// End of the partition as last heard.
+    /// Last known end of the partition.
     pub high_watermark: Offset,
-    /// Workspaces known.
+    /// Known workspaces, without deleted ones.
     pub workspaces: usize,
 }
 
-/// The workspace that holds retention back the most.
+/// The workspace that holds retention back most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holder {
     /// Which one.
@@ -113,7 +113,7 @@ enum Ownership {
     Over,
 }
 
-/// The machine of one partition for one assignment: after [`Action::Released`] it is over.
+/// The state machine of one partition for one assignment. It ends with [`Action::Released`].
 #[derive(Debug)]
 pub struct Partition {
     id: PartitionId,
@@ -123,7 +123,7 @@ pub struct Partition {
     list_failures: Failures,
     workspaces: Slots,
     by_id: HashMap<WorkspaceId, Slot>,
-    /// How many of them are in `Phase::Deleted`.
+    /// Number of workspaces in `Phase::Deleted`.
     deleted: usize,
     high_watermark: Offset,
     live: LaneRun,
@@ -134,28 +134,28 @@ pub struct Partition {
     loading: usize,
     /// Workspaces in `Phase::Waiting`.
     waiting: Vec<Slot>,
-    /// Those that stop before an event that broke them.
+    /// Workspaces that stop before an event that broke them.
     stopping: BTreeSet<Slot>,
-    /// A damaged record below this was passed: it may have been the first event of any workspace that is met after it.
+    /// Offset of a damaged record that was passed: it may have been the first event of any workspace met after it.
     damaged_from: Option<Offset>,
     rounds_ended: u64,
-    /// A round begins at the latest then.
+    /// The next round begins at this time at the latest.
     gather_until: Option<Time>,
     retries: BTreeSet<(Time, Slot)>,
     /// The epoch before the first of this assignment.
     epoch_before: Epoch,
-    /// Met in the log and not yet in the store: `committed` stays below their first events.
+    /// Met in the log and not yet in the store: `committed` does not pass their first events.
     unclaimed: BTreeSet<Slot>,
     saving: Saving,
     /// Workspaces out of memory whose events a round looks for.
     looked_for: BTreeSet<Slot>,
-    /// Some are behind, and no lane looks for their events yet.
+    /// Some workspaces are behind, and no lane looks for their events yet.
     look_wanted: bool,
     out: Vec<Action>,
 }
 
 impl Partition {
-    /// A partition that this process does not own yet.
+    /// A partition before its assignment to this process.
     pub fn new(id: PartitionId, limits: Limits) -> Self {
         Self {
             id,
@@ -186,7 +186,7 @@ impl Partition {
         }
     }
 
-    /// Takes one input and answers what is to be done now, in order.
+    /// Processes one input and returns the actions to execute now, in order.
     pub fn handle(&mut self, now: Time, input: Input) -> Vec<Action> {
         self.now = self.now.max(now);
         match input {
@@ -264,7 +264,7 @@ impl Partition {
         std::mem::take(&mut self.out)
     }
 
-    /// When [`Input::Tick`] is needed at the latest; `None` when only another input can change anything.
+    /// When [`Input::Tick`] is due at the latest; `None` if only another input can change anything.
     pub fn wake_at(&self) -> Option<Time> {
         let list = match self.ownership {
             Ownership::ListAgain { at } => Some(at),
@@ -285,17 +285,17 @@ impl Partition {
             .min()
     }
 
-    /// Which partition this is.
+    /// Id of the partition.
     pub fn id(&self) -> PartitionId {
         self.id
     }
 
-    /// The slot of a workspace that was met.
+    /// The slot of a known workspace.
     pub fn slot(&self, id: &str) -> Option<Slot> {
         self.by_id.get(id).copied()
     }
 
-    /// The id behind a slot.
+    /// The id of a workspace.
     pub fn workspace_id(&self, slot: Slot) -> &WorkspaceId {
         &self.workspaces.at(slot).id
     }
@@ -305,7 +305,7 @@ impl Partition {
         self.workspaces.at(slot).epoch
     }
 
-    /// First offset that a workspace has not applied; events of others count as applied.
+    /// First offset that a workspace has not applied; events of other workspaces count as applied.
     pub fn next_offset(&self, slot: Slot) -> Offset {
         let workspace = self.workspaces.at(slot);
         match workspace.phase {
@@ -330,12 +330,12 @@ impl Partition {
         self.workspaces.at(slot).events_applied
     }
 
-    /// End of the replay under way; `None` when it is ready or not in memory.
+    /// End of the replay under way; `None` if there is none.
     pub fn target(&self, slot: Slot) -> Option<Offset> {
         self.workspaces.at(slot).target
     }
 
-    /// The event that a workspace cannot apply, if it stands at one.
+    /// The event that stopped a workspace because it cannot apply it, if any.
     pub fn stands_at(&self, slot: Slot) -> Option<&StandsAt> {
         match &self.workspaces.at(slot).phase {
             Phase::Stopped { at, .. } => Some(at),
@@ -352,23 +352,23 @@ impl Partition {
         }
     }
 
-    /// Whether an answer to the load of an epoch is still waited for; one that is not must change nothing.
+    /// Whether the load of this epoch is the one under way. An answer to any other load must change nothing.
     pub fn awaits_load(&self, slot: Slot, epoch: Epoch) -> bool {
         let workspace = self.workspaces.at(slot);
         workspace.phase == Phase::Loading && workspace.epoch == epoch
     }
 
-    /// Whether a workspace was deleted, and no later event has begun a new one.
+    /// Whether a workspace was deleted and no later event has begun a new one.
     pub fn is_deleted(&self, slot: Slot) -> bool {
         self.workspaces.at(slot).phase == Phase::Deleted
     }
 
-    /// Workspaces that a lane replays towards their targets.
+    /// Workspaces in a lane that have not reached their targets.
     pub fn replaying(&self, lane: Lane) -> &[Slot] {
         self.run(lane).map_or(&[], |run| &run.replaying)
     }
 
-    /// Every workspace that was met.
+    /// Every known workspace, deleted ones included.
     pub fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
         self.workspaces.slots()
     }
@@ -378,17 +378,17 @@ impl Partition {
         self.workspaces.at(slot).follows(Lane::Live)
     }
 
-    /// Catch-up rounds that have ended: each handed its workspaces to the live lane.
+    /// Catch-up rounds that ended by handing their workspaces to the live lane.
     pub fn rounds_ended(&self) -> u64 {
         self.rounds_ended
     }
 
-    /// Where the live lane stands: everything below is applied to the workspaces that follow it.
+    /// Cursor of the live lane: everything below it is applied to the workspaces that follow it.
     pub fn live_position(&self) -> Offset {
         self.live.cursor
     }
 
-    /// Where the partition stands.
+    /// Progress of the partition.
     pub fn position(&self) -> Position {
         Position {
             position: self
@@ -401,7 +401,7 @@ impl Partition {
         }
     }
 
-    /// The log may forget what is below this as soon as everything saved so far is durable.
+    /// The log may trim below this offset as soon as everything saved so far is durable.
     pub fn trim_floor(&self) -> Offset {
         match self.ownership {
             Ownership::Owned => self
@@ -417,7 +417,7 @@ impl Partition {
         }
     }
 
-    /// The workspace that the log keeps the most for; `None` where all have what they need, and only saves are due.
+    /// The workspace that holds the most of the log back; `None` if no workspace needs it and only saves are due.
     pub fn held_by(&self) -> Option<Holder> {
         if self.ownership != Ownership::Owned {
             return None;
@@ -497,7 +497,7 @@ impl Partition {
         }
         for deleted in listing.deleted {
             if let Some(slot) = self.slot(&deleted.id) {
-                // A new one of that name was begun since.
+                // A new workspace of that name was begun since.
                 let workspace = self.workspaces.at_mut(slot);
                 workspace.first_offset = workspace.first_offset.max(deleted.next_offset);
             } else {
@@ -557,7 +557,7 @@ impl Partition {
         slot
     }
 
-    /// Does whatever has become due. Called after every input, so that nothing rests on having seen an edge.
+    /// Does everything that is due. Called after every input, so that no decision depends on having seen an edge.
     fn go_on(&mut self) {
         match self.ownership {
             Ownership::ListAgain { at } if at <= self.now => {
@@ -570,14 +570,14 @@ impl Partition {
                 self.retry_loads();
                 self.drive_lanes();
                 self.save_if_due();
-                // Whether a look is due is found when a save is planned.
+                // Planning a save may find that a round must look for events.
                 if self.look_wanted && self.round.is_none() {
                     self.drive_lanes();
                 }
             }
             Ownership::Leaving => {
                 self.save_if_due();
-                // An erasure is waited for too: whoever asked for it wants to know whether it took effect.
+                // Erasures must end too: the operator needs to know whether they took effect.
                 let done = self.workspaces.iter().all(|(_, workspace)| {
                     !workspace.in_memory() && !matches!(workspace.phase, Phase::Erasing(_))
                 });

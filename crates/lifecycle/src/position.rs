@@ -1,4 +1,4 @@
-//! Places in the log: partitions and offsets.
+//! Positions in the log: partitions and offsets.
 
 use std::fmt;
 
@@ -12,24 +12,24 @@ impl fmt::Display for PartitionId {
     }
 }
 
-/// A place in a partition of the log, from 0.
+/// A position in a partition of the log, from 0.
 ///
-/// As `next_offset` it is the first offset not applied; as a high watermark
+/// As `next_offset` it is the first offset not applied, as a high watermark
 /// the first offset not written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Offset(pub u64);
 
 impl Offset {
-    /// The first place of a partition.
+    /// The first position of a partition.
     pub const ZERO: Self = Self(0);
 
-    /// The place after this one.
+    /// The position after this one.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
-    /// How many positions lie between `earlier` and this one; 0 when it is not earlier.
+    /// Number of positions from `earlier` to this one; 0 if `earlier` is not earlier.
     #[must_use]
     pub const fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)

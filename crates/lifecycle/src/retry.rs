@@ -3,14 +3,14 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-/// How waits between attempts grow.
+/// How the waits between attempts grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// Wait after the first failure.
     pub first: Duration,
     /// Longest wait.
     pub longest: Duration,
-    /// After this long without a failure the attempts are counted from 1 again.
+    /// After this long in `ready` the attempts are counted from 1 again.
     pub reset_after: Duration,
 }
 
@@ -27,9 +27,9 @@ impl Default for RetryPolicy {
 impl RetryPolicy {
     /// The wait after the `attempt`th failure in a row (from 1).
     ///
-    /// `first * 2^(attempt - 1)`, cut at `longest`, less up to a fifth of it:
-    /// the jitter is taken from `salt`, so that it is the same in a replay of
-    /// the same life and another one for every workspace.
+    /// `first * 2^(attempt - 1)`, limited to `longest`, minus a jitter of up to a fifth.
+    /// The jitter is derived from `salt`, so that it is the same when the simulator
+    /// replays a seed and differs between workspaces.
     #[must_use]
     pub fn wait(&self, attempt: u32, salt: &impl Hash) -> Duration {
         let doublings = attempt.saturating_sub(1).min(16);
@@ -42,25 +42,25 @@ impl RetryPolicy {
     }
 }
 
-/// Failures in a row of one workspace or partition.
+/// Consecutive failures of one workspace or partition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Failures {
     count: u32,
 }
 
 impl Failures {
-    /// Counts one more failure and answers its number and the wait before the next attempt.
+    /// Counts one more failure and returns its number and the wait before the next attempt.
     pub fn fail(&mut self, policy: &RetryPolicy, salt: &impl Hash) -> (u32, Duration) {
         self.count = self.count.saturating_add(1);
         (self.count, policy.wait(self.count, salt))
     }
 
-    /// Forgets the failures so far.
+    /// Resets the count.
     pub fn clear(&mut self) {
         self.count = 0;
     }
 
-    /// Forgets the failures so far if things were well for long enough.
+    /// Resets the count if the workspace was `ready` for at least `reset_after`.
     pub fn were_well_for(&mut self, policy: &RetryPolicy, well: Duration) {
         if well >= policy.reset_after {
             self.clear();

@@ -1,14 +1,14 @@
-//! Time as the machine sees it: handed in, never read.
+//! Time of the machine: the driver passes it in, the machine reads no clock.
 
 use std::ops::Add;
 use std::time::Duration;
 
-/// A moment on a monotonic clock whose origin the driver chooses.
+/// An instant on a monotonic clock whose origin the driver chooses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(pub Duration);
 
 impl Time {
-    /// How long ago `earlier` was; zero when it is not earlier.
+    /// Time since `earlier`; zero if `earlier` is not earlier.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)

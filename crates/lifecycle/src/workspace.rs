@@ -1,4 +1,4 @@
-//! One workspace of a partition: where it is in its life.
+//! One workspace of a partition: its phase and its offsets.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use workspace_status::{Epoch, WorkspaceId};
 use crate::retry::Failures;
 use crate::{Erasure, Lane, Offset, Ticket, Time};
 
-/// Names a workspace within its partition; given when it is first met, never reused.
+/// Identifies a workspace within its partition. Assigned when its id is first met, never reused for another id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub(crate) usize);
 
 impl Slot {
-    /// The slot as a dense index from 0, for tables kept beside the machine.
+    /// The slot as a dense index from 0, for the driver's tables.
     pub fn index(self) -> usize {
         self.0
     }
@@ -27,36 +27,36 @@ impl fmt::Display for Slot {
 /// The event that a workspace cannot apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StandsAt {
-    /// Where the event stands.
+    /// Offset of the event.
     pub offset: Offset,
     /// Why it cannot be applied.
     pub reason: String,
 }
 
-/// Where a workspace is in its life. Those from `Waiting` to `Leaving` are in memory.
+/// Phase of a workspace. Those from `Waiting` to `Leaving` are in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Known, not in memory, and nobody asked for it.
+    /// Known, not in memory, and not requested.
     Cold,
     /// Waits for a permit.
     Queued,
     /// Being read from the store or populated.
     Loading,
-    /// Its load failed; it is tried again then.
+    /// Its load failed and is retried at `at`.
     Retrying { at: Time },
-    /// Its load failed for good; an operator has to do something.
+    /// Its load failed permanently; an operator must act.
     Parked,
-    /// Loaded from below both lanes; the next catch-up round takes it along.
+    /// Loaded, with a `next_offset` below both lanes; it joins the next catch-up round.
     Waiting,
     /// Applies the batches of a lane.
     Following { lane: Lane },
-    /// Stands at an event that it cannot apply.
+    /// Stopped at an event that it cannot apply.
     Stopped { at: StandsAt, skip: Option<Ticket> },
-    /// Applies nothing more; goes as soon as it is saved.
+    /// Applies no more events; leaves memory as soon as it is saved.
     Leaving { then: AfterLeaving, planned: bool },
-    /// Not in memory; what is stored of it is being erased.
+    /// Not in memory; its stored state is being erased.
     Erasing(Erasing),
-    /// Nothing is left of it but its name and epoch. An event at or above the workspace's `next_offset` begins a new one.
+    /// Only its name and epoch are left. An event at or above the workspace's `next_offset` begins a new one.
     Deleted,
 }
 
@@ -64,17 +64,17 @@ pub(crate) enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Erasing {
     pub(crate) erasure: Erasure,
-    /// Who waits for it.
+    /// The command to answer, if it was not answered yet.
     pub(crate) ticket: Option<Ticket>,
     pub(crate) before: BeforeErasing,
-    /// The store did not know it when the erasure began.
+    /// The store did not know the workspace when the erasure began.
     pub(crate) was_unclaimed: bool,
-    /// From where to where events of that name were met since.
+    /// First and last offset of the events of that name met since.
     pub(crate) met: Option<(Offset, Offset)>,
 }
 
 impl Erasing {
-    /// Where a new workspace begins whose events begin at `below`; `None` where none was met.
+    /// First offset of the new workspace; `None` if no event at or above `below` was met.
     pub(crate) fn successor(&self, below: Offset) -> Option<Offset> {
         self.met
             .filter(|(_, last)| *last >= below)
@@ -82,68 +82,68 @@ impl Erasing {
     }
 }
 
-/// What a workspace was when its erasure began, and is again where that fails.
+/// What a workspace was when its erasure began, and becomes again if the erasure fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BeforeErasing {
-    /// Out of memory because an operator wanted it so.
+    /// Out of memory because an operator unloaded it.
     Cold,
-    /// Anything that a load brings back.
+    /// Any phase that a load restores.
     Loadable,
     Deleted,
 }
 
-/// What comes after the last save of a workspace in memory.
+/// What follows the last save of a workspace in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AfterLeaving {
-    /// An operator unloaded it: cold, also after a restart.
+    /// An operator unloaded it: it stays cold, also after a restart.
     Cold(Option<Ticket>),
-    /// It is loaded again; who waits for that to begin, if anybody does.
+    /// It is loaded again. The ticket is answered when that load begins.
     Reload(Option<Ticket>),
-    /// Another process has it next.
+    /// Another process owns it next.
     HandedOver,
 }
 
-/// Up to where it is known that a workspace out of memory has no event of its own: so far its stored
-/// `next_offset` may be advanced without it, and it holds retention back no further.
+/// Up to which offset a workspace out of memory is known to have no event of its own. Its stored
+/// `next_offset` may be advanced to there without loading it, and retention may trim to there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Quiet {
-    /// Nothing at or above this offset was looked at.
+    /// No lane has searched at or above this offset.
     Until(Offset),
-    /// None from here to where the lane is, which goes on looking.
+    /// No event from `from` to the lane's cursor; the lane continues to search.
     With { lane: Lane, from: Offset },
-    /// Here may be its first one.
+    /// Its first event may be at this offset.
     Ends(Offset),
 }
 
-/// The epoch that the store has of a workspace, as far as this partition knows. It may be wrong: what is moved on in
-/// the store says which epoch is expected there.
+/// The epoch that the store holds of a workspace, as far as this partition knows. It may be outdated: an
+/// [`Advance`](crate::Advance) therefore names the epoch that it expects in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StoredEpoch {
-    /// Another owner has begun a later one, or the store does not know the workspace: a load has to come first.
+    /// Another owner has begun a later one, or the store does not know the workspace: only a load finds out.
     Unknown,
-    /// As it was listed: a previous owner may still save under it.
+    /// As listed: a previous owner may still save under it.
     Listed(Epoch),
-    /// Begun here.
+    /// Begun by this partition.
     Own(Epoch),
 }
 
 #[derive(Debug)]
 pub(crate) struct Workspace {
     pub(crate) id: WorkspaceId,
-    /// Of the load under way or done; the next load takes a later one.
+    /// Epoch of the load under way or done; the next load takes a later one.
     pub(crate) epoch: Epoch,
     pub(crate) next_offset: Offset,
-    /// Where it begins: no event below this offset belongs to it.
+    /// First offset: no event below it belongs to it.
     pub(crate) first_offset: Offset,
     /// What the store holds; never above `next_offset`.
     pub(crate) saved_next_offset: Offset,
     pub(crate) events_applied: u64,
-    /// Of what counts only while it is out of memory or leaves it.
+    /// Used only while it is out of memory or leaving it.
     pub(crate) quiet: Quiet,
-    /// The store cannot read or continue what it has of it, so nothing is moved on there; a load may change that.
+    /// The store cannot read or continue its record, so nothing is advanced there; a load may change that.
     pub(crate) damaged: bool,
     pub(crate) stored_epoch: StoredEpoch,
-    /// The event that broke it in memory: it is loaded again, up to there.
+    /// The event that broke it in memory: the next load stops before it.
     pub(crate) stops_before: Option<StandsAt>,
     /// End of its replay, until it is ready.
     pub(crate) target: Option<Offset>,
@@ -171,7 +171,7 @@ impl Workspace {
         }
     }
 
-    /// Below this offset the workspace needs no event any more; `None` where it needs none at all.
+    /// The workspace needs no event below this offset any more; `None` if it needs none at all.
     pub(crate) fn floor(&self) -> Option<Offset> {
         match &self.phase {
             Phase::Deleted => None,
@@ -195,7 +195,7 @@ impl Workspace {
         }
     }
 
-    /// Whether nothing but its stored `next_offset` needs to follow the log: it is out of memory, and stays so for a while.
+    /// Whether only its stored `next_offset` follows the log: it is out of memory, and stays so for a while.
     pub(crate) fn rests(&self) -> bool {
         match self.phase {
             Phase::Cold | Phase::Parked | Phase::Retrying { .. } => !self.damaged,

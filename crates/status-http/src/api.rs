@@ -1,4 +1,4 @@
-//! What all handlers share: the source, the limits, the metrics, and who may do how much at once.
+//! State shared by all handlers: the source, the limits, the metrics, and the permits for waits and scans.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ use crate::{openapi, probes, routes};
 
 /// The API over one source, before its routes are mounted.
 ///
-/// For a service that wants no more than the routes, [`router`](crate::router) is shorter. This is
-/// for one that adds metrics, limits or routes of its own:
+/// For a service that only needs the routes, [`router`](crate::router) is shorter. Use this to add
+/// metrics, limits or routes of the service's own:
 ///
 /// ```
 /// use workspace_status::Tracker;
@@ -60,13 +60,13 @@ pub(crate) struct Shared {
     feed: Mutex<Feed>,
 }
 
-/// Who follows the change feed for the histograms.
+/// The reader of the change feed for the histograms.
 enum Feed {
-    /// Nobody yet; the changes since the API was made are kept as far as the feed reaches.
+    /// No reader yet; the watcher keeps its position, so no change is missed that the feed still keeps.
     Unclaimed(Watcher),
     /// The caller of [`StatusApi::metrics_feed`].
     Theirs,
-    /// A task that ends with the API.
+    /// A task of the API, which ends with it.
     Ours(AbortHandle),
 }
 
@@ -78,7 +78,7 @@ impl Drop for Shared {
     }
 }
 
-/// A place among the requests that wait; given back when dropped, also when the client is gone.
+/// A permit for a request that waits. Dropping it releases it, also after the client has disconnected.
 #[must_use = "the place is given back when it is dropped"]
 pub struct WaitPermit {
     metrics: Arc<StatusMetrics>,
@@ -127,10 +127,10 @@ impl StatusApi {
             .with_state(Arc::clone(&self.0))
     }
 
-    /// The work that feeds the histograms: never ends, stopped by dropping it. None if it was
+    /// The future that feeds the histograms. It never ends; drop it to stop it. `None` if it was
     /// taken already.
     ///
-    /// Whoever takes it runs it. If nobody does before the first request to `/metrics`, that
+    /// The caller must run it. If no caller takes it before the first request to `/metrics`, that
     /// request starts a task of the API's own, which ends with the last clone of its routes.
     pub fn metrics_feed(&self) -> Option<impl Future<Output = ()> + Send + 'static> {
         let mut feed = self.0.feed.lock();
@@ -143,21 +143,21 @@ impl StatusApi {
         }
     }
 
-    /// A place among the requests that wait, for a route of the service's own: all of them together
-    /// are at most [`Limits::concurrent_waits`].
+    /// A permit for a request of a service's own route that waits. All waiting requests together are
+    /// at most [`Limits::concurrent_waits`].
     ///
     /// # Errors
-    /// The problem to answer with, 503 with `Retry-After`, when there is no place.
+    /// The problem to answer with, 503 with `Retry-After`, if no permit is free.
     pub fn admit_wait(&self) -> Result<WaitPermit, Problem> {
         self.0.admit_wait()
     }
 
-    /// Runs a walk over all workspaces, for a route of the service's own, as the lists of statuses
-    /// are made: here if there are at most [`INLINE_SCAN`], else on a thread of its own when it is
-    /// its turn.
+    /// Runs a scan of all workspaces, for a route of the service's own, as the lists of statuses do:
+    /// on the current thread if there are at most [`INLINE_SCAN`], otherwise on a blocking thread
+    /// after it got a permit.
     ///
     /// # Errors
-    /// The problem to answer with when there is no turn in time, or the walk panics.
+    /// The problem to answer with if it gets no permit in time, or the scan panics.
     pub async fn scan<T: Send + 'static>(
         &self,
         walk: impl FnOnce() -> T + Send + 'static,
@@ -165,7 +165,7 @@ impl StatusApi {
         self.0.scan(|_| walk()).await
     }
 
-    /// As [`scan`](Self::scan), but never here: for a walk that blocks, such as on a disk.
+    /// As [`scan`](Self::scan), but never on the current thread: for a scan that blocks, such as on a disk.
     ///
     /// # Errors
     /// As [`scan`](Self::scan).
@@ -176,8 +176,8 @@ impl StatusApi {
         self.0.scan_apart(|_| walk()).await
     }
 
-    /// Follows the feed in a task of the API's own, unless somebody follows it or there is no
-    /// runtime here.
+    /// Follows the feed in a task of the API's own, unless it has a reader already or there is
+    /// no current Tokio runtime.
     pub(crate) fn follow_feed(&self) {
         self.0.follow_feed();
     }
@@ -202,7 +202,7 @@ impl Shared {
         };
     }
 
-    /// A place among the requests that wait.
+    /// A permit for a request that waits.
     pub(crate) fn admit_wait(&self) -> Result<WaitPermit, Problem> {
         let Ok(permit) = Arc::clone(&self.waits).try_acquire_owned() else {
             self.metrics.wait_refused();
@@ -215,13 +215,13 @@ impl Shared {
         })
     }
 
-    /// A page, selected where it takes no thread from the short requests.
+    /// A page, selected by [`scan`](Self::scan) so that it does not block short requests.
     pub(crate) async fn page(self: &Arc<Self>, query: PageQuery) -> Result<Page, Problem> {
         self.scan(move |shared| shared.source.page(&query)).await
     }
 
-    /// Runs a walk over all workspaces: here if there are few, else on a thread of its own when it
-    /// is its turn.
+    /// Runs a scan of all workspaces: on the current thread if there are few, otherwise on a
+    /// blocking thread after it got a permit.
     pub(crate) async fn scan<T: Send + 'static>(
         self: &Arc<Self>,
         walk: impl FnOnce(&Self) -> T + Send + 'static,
@@ -232,7 +232,7 @@ impl Shared {
         self.scan_apart(walk).await
     }
 
-    /// Runs a walk over all workspaces on a thread of its own when it is its turn.
+    /// Runs a scan of all workspaces on a blocking thread after it got a permit.
     async fn scan_apart<T: Send + 'static>(
         self: &Arc<Self>,
         walk: impl FnOnce(&Self) -> T + Send + 'static,
@@ -244,7 +244,7 @@ impl Shared {
         let shared = Arc::clone(self);
         let walked = tokio::task::spawn_blocking(move || {
             let walked = walk(&shared);
-            // The turn ends with the walk, not with a client that went away meanwhile.
+            // The permit is released when the scan ends, not when the client disconnects.
             drop(permit);
             walked
         });
@@ -261,16 +261,16 @@ fn too_many(what: &str, limit: usize) -> Problem {
         .retry_after(std::time::Duration::from_secs(1))
 }
 
-/// A JSON answer that no cache may keep.
+/// A JSON answer that no cache may store.
 pub fn answer_document(status: StatusCode, document: &impl Serialize) -> Response {
     match serde_json::to_vec(document) {
         Ok(bytes) => answer_json(status, bytes),
-        // Only a map with keys that are no strings cannot be written, and no document has one.
+        // Only a map with keys that are not strings fails, and no document has one.
         Err(error) => Problem::new(&types::INTERNAL, error.to_string()).into_response(),
     }
 }
 
-/// A JSON answer that no cache may keep, written already.
+/// An answer of serialised JSON that no cache may store.
 pub fn answer_json(status: StatusCode, document: Vec<u8>) -> Response {
     answer(
         status,
@@ -279,7 +279,7 @@ pub fn answer_json(status: StatusCode, document: Vec<u8>) -> Response {
     )
 }
 
-/// An answer that no cache may keep.
+/// An answer that no cache may store.
 pub(crate) fn answer(
     status: StatusCode,
     content_type: HeaderValue,

@@ -1,15 +1,15 @@
 //! Cursors: where a page ended, opaque to the client.
 //!
-//! A cursor is the hexadecimal form of a checksum and a position. The checksum covers what the pages
-//! are of as well, so that a cursor of another route or another workspace, one cut short and one made
-//! by hand are all told from a good one. It guards against mistakes; a position is no secret, and a
-//! forged one shows nothing that the route would not show anyway.
+//! A cursor is the hexadecimal form of a checksum and a position. The checksum also covers the name of
+//! the paged collection. So a cursor of another route or workspace, a truncated one and one made by hand
+//! are all refused. It guards against mistakes only: a position is not secret, and a forged one shows
+//! nothing that the route would not show anyway.
 
 use crate::problem::{Problem, types};
 
 const CHECKSUM_BYTES: usize = 4;
 
-/// The cursor that stands for `position` in the pages of `pages`; letters and digits only.
+/// Encodes `position` in the collection `pages`; letters and digits only.
 ///
 /// ```
 /// use workspace_status_http::{decode_cursor, encode_cursor};
@@ -29,10 +29,10 @@ pub fn encode_cursor(pages: &str, position: &str) -> String {
     text
 }
 
-/// The position in the pages of `pages` that `cursor` stands for.
+/// Decodes the position of `cursor` in the collection `pages`.
 ///
 /// # Errors
-/// [`invalid_cursor`] where it was not made for them.
+/// [`invalid_cursor`] if it was not made for that collection.
 pub fn decode_cursor(pages: &str, cursor: &str) -> Result<String, Problem> {
     decode_checked(pages, cursor).ok_or_else(invalid_cursor)
 }
@@ -57,7 +57,7 @@ fn decode_checked(pages: &str, cursor: &str) -> Option<String> {
     (u32::from_be_bytes(*sum) == checksum(pages, position)).then(|| position.to_owned())
 }
 
-/// FNV-1a, 32 bits, over what the pages are of and the position.
+/// FNV-1a, 32 bits, over the collection's name and the position.
 fn checksum(pages: &str, position: &str) -> u32 {
     pages
         .bytes()

@@ -1,8 +1,8 @@
 //! The JSON documents of statuses, and with them the schemas of the `OpenAPI` document.
 //!
-//! A document borrows from its snapshot and is written straight into bytes, that of a status by
-//! hand ([`crate::write`]). Every member is always there: one without a value is null. Instants are
-//! RFC 3339 in UTC with milliseconds.
+//! A document borrows from its snapshot and is written directly into bytes, that of a status by
+//! hand ([`crate::write`]). Every member is always present: one without a value is null. Instants
+//! are RFC 3339 in UTC with milliseconds.
 
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
@@ -13,7 +13,7 @@ use workspace_status::{
 
 use crate::time::{Elapsed, Time};
 
-/// How many transitions a status shows; all of them are in the history.
+/// Number of transitions that a status shows; the history has all of them.
 pub(crate) const RECENT_TRANSITIONS: usize = 5;
 
 /// A state on the wire.
@@ -37,7 +37,7 @@ pub(crate) enum StateName {
     Unloading,
 }
 
-// Public for its schema alone, for routes of a service that answer with it as well.
+// Public only for its schema, for a service's own routes that also answer with it.
 /// Where a workspace stands.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -140,7 +140,7 @@ impl<'a> StatusDocument<'a> {
         }
     }
 
-    /// The document of a workspace that this node knows nothing of, or only what `message` says.
+    /// The document of a workspace of which this node knows nothing, or only what `message` says.
     pub(crate) fn unknown(
         id: &'a str,
         message: &'a str,
@@ -386,7 +386,7 @@ pub(crate) struct EtaDocument {
 
 impl ProgressDocument {
     fn new(report: &ProgressReport, observed_at: std::time::SystemTime) -> Self {
-        // An instant that the clock cannot hold is as good as none.
+        // An instant outside the clock's range counts as no estimate.
         let eta = report.eta().and_then(|eta| {
             Some(EtaDocument {
                 low: Time(observed_at.checked_add(eta.low)?),
@@ -406,7 +406,7 @@ impl ProgressDocument {
     }
 }
 
-/// The share that is done, in percent with two digits. What is not done does not round up to 100.
+/// The percentage that is done, with two digits. An unfinished phase never rounds up to 100.
 fn percent(done: u64, total: u64) -> f64 {
     const HUNDRED: u128 = 10_000;
     let done = u128::from(done.min(total)) * HUNDRED;
@@ -414,7 +414,7 @@ fn percent(done: u64, total: u64) -> f64 {
     u32::try_from(hundredths).map_or(100.0, |hundredths| f64::from(hundredths) / 100.0)
 }
 
-/// A measurement without the digits that mean nothing.
+/// A measurement without its insignificant digits.
 pub(crate) fn rounded(value: f64, parts: f64) -> f64 {
     (value * parts).round() / parts
 }

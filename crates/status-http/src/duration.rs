@@ -13,19 +13,19 @@ const UNITS: [(&str, u128); 5] = [
     ("ms", 1),
 ];
 
-/// Digits behind the point that count; further ones are far below a millisecond.
+/// Digits after the point that count; further ones are far below a millisecond.
 const FRACTION_DIGITS: u32 = 12;
 
-/// Why a text is no duration.
+/// Why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum InvalidDuration {
-    /// It is written in another way.
+    /// It has another form.
     #[error("a duration is written as 250ms, 30s, 1m30s, 1.5h or 7d, not {0:?}")]
     Form(String),
-    /// It is a number alone.
+    /// It is a number without a unit.
     #[error("the number in {0:?} needs a unit: ms, s, m, h or d")]
     NoUnit(String),
-    /// It is longer than can be counted.
+    /// It is too long to be represented.
     #[error("{0:?} is too long a duration")]
     TooLong(String),
 }
@@ -77,7 +77,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, InvalidDuration> {
     }
 }
 
-/// So many units, rounded down; none where they cannot be counted.
+/// This many units in milliseconds, rounded down; `None` if that overflows.
 fn milliseconds(whole: &str, fraction: &str, unit_ms: u128) -> Option<u64> {
     let fraction = fraction.get(..FRACTION_DIGITS as usize).unwrap_or(fraction);
     let digits = u32::try_from(fraction.len()).ok()?;
@@ -86,7 +86,7 @@ fn milliseconds(whole: &str, fraction: &str, unit_ms: u128) -> Option<u64> {
     u64::try_from(whole.checked_add(parts)?).ok()
 }
 
-/// The bytes at the beginning that are so, and the others.
+/// The leading bytes that satisfy `is_so`, and the rest.
 fn split(text: &str, is_so: impl Fn(&u8) -> bool) -> (&str, &str) {
     text.split_at(text.bytes().take_while(is_so).count())
 }

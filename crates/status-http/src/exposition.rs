@@ -1,7 +1,7 @@
-//! The two text formats of a metrics page: which one a client asks for, and how a page is written in it.
+//! The two text formats of a metrics page: which one a client requests, and how a page is written in it.
 //!
-//! The metrics library writes [`OpenMetrics`]. The older format of Prometheus differs in what stands around the samples:
-//! a counter is described under the name of its sample, with `_total`; there are no units, exemplars and end.
+//! The metrics library writes [`OpenMetrics`]. The older Prometheus format differs around the samples: a counter is
+//! described under the name of its sample, with `_total`, and there are no units, exemplars or end marker.
 //!
 //! [`OpenMetrics`]: https://prometheus.io/docs/specs/om/open_metrics_spec/
 
@@ -21,8 +21,8 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// The format that a request prefers; a request that asks for neither gets [`Format::Text`], which every client of
-    /// Prometheus reads.
+    /// The format that a request prefers; a request that accepts neither gets [`Format::Text`], which every Prometheus
+    /// client reads.
     pub(crate) fn preferred(headers: &HeaderMap) -> Self {
         let mut open_metrics = 0.0_f32;
         let mut text = 0.0_f32;
@@ -66,7 +66,7 @@ impl Format {
         })
     }
 
-    /// All metrics of a registry.
+    /// Writes all metrics of a registry.
     pub(crate) fn write(self, registry: &Registry) -> Result<String, fmt::Error> {
         let mut page = String::new();
         prometheus_client::encoding::text::encode(&mut page, registry)?;
@@ -77,13 +77,13 @@ impl Format {
     }
 }
 
-/// A page of `OpenMetrics` in the text format of Prometheus.
+/// Converts a page of `OpenMetrics` to the text format of Prometheus.
 fn text_of(page: &str) -> Result<String, fmt::Error> {
     let mut text = String::with_capacity(page.len());
     let mut help = "";
     for line in page.lines() {
         if let Some(described) = line.strip_prefix("# HELP ") {
-            // Its name depends on the type, which follows.
+            // Its name depends on the type, which is on the next line.
             help = described.split_once(' ').map_or("", |(_, help)| help);
         } else if let Some(described) = line.strip_prefix("# TYPE ") {
             let (name, kind) = described.split_once(' ').unwrap_or((described, "unknown"));
@@ -103,7 +103,7 @@ fn text_of(page: &str) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
-/// A sample without what follows its value.
+/// A sample without its exemplar.
 fn without_exemplar(sample: &str) -> &str {
     let mut is_quoted = false;
     let mut is_escaped = false;

@@ -52,7 +52,7 @@ impl<S: Send + Sync> FromRequestParts<S> for WorkspaceIdPath {
     }
 }
 
-/// The answer to an id that no workspace can have, wherever in a request it stood.
+/// The answer to an invalid workspace id, anywhere in a request.
 pub fn invalid_workspace_id(id: &str, error: &InvalidWorkspaceId) -> Problem {
     const SHOWN_CHARS: usize = 64;
     let shown: String = id.chars().take(SHOWN_CHARS).collect();

@@ -1,4 +1,4 @@
-//! The JSON document of a history: transitions, and the phases that lie between them.
+//! The JSON document of a history: transitions, and the phases between them.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -84,7 +84,7 @@ pub(crate) struct PhaseDocument {
 }
 
 impl PhaseDocument {
-    /// The phase that a transition ended; it began with the transition before, if that is known.
+    /// The phase that a transition ended; it began with the previous transition, if that is known.
     pub(crate) fn ended_by(entry: &HistoryEntry, before: Option<&HistoryEntry>) -> Self {
         let entered = match before {
             Some(before) => before.at,
@@ -98,7 +98,7 @@ impl PhaseDocument {
         }
     }
 
-    /// The phase that lasts.
+    /// The current phase.
     pub(crate) fn present(snapshot: &Snapshot) -> Self {
         Self {
             state: snapshot.state(),

@@ -1,4 +1,4 @@
-//! An axum router that tells over HTTP where every workspace stands: JSON, probes, metrics and an
+//! An axum router that serves the status of every workspace over HTTP: JSON, probes, metrics and an
 //! `OpenAPI` document with its page.
 //!
 //! A service that tracks its workspaces mounts it in three lines:
@@ -15,21 +15,21 @@
 //!
 //! | route | |
 //! |---|---|
-//! | `GET /api/v1/workspaces/{id}/status` | where it stands; `?waitFor=ready&failOn=error&timeout=30s` waits |
+//! | `GET /api/v1/workspaces/{id}/status` | its status; `?waitFor=ready&failOn=error&timeout=30s` waits |
 //! | `GET /api/v1/workspaces/statuses` | all of them; `?state=&healthy=&prefix=&q=&partition=&owner=&errorKind=&limit=&cursor=` |
 //! | `GET /api/v1/workspaces/{id}/ready` | 200 or 503 |
 //! | `GET /api/v1/workspaces/{id}/history` | every transition, phases with durations |
-//! | `GET /livez`, `/readyz?verbose`, `/metrics` | for machines |
+//! | `GET /livez`, `/readyz?verbose`, `/metrics` | probes and metrics |
 //! | `GET /openapi.json`, `/docs` | the specification and its page |
 //!
 //! An engine implements [`StatusSource`] and builds on [`StatusApi`]; its own routes answer their
 //! errors as [`Problem`]s and read their input with [`Checked`] and [`Parameters`].
 //!
-//! **Bounds.** All are in [`Limits`]; over one of them a request gets a problem that names it.
+//! **Bounds.** All are in [`Limits`]. A request over one of them gets a problem that names it.
 //!
-//! **Who waits for whom.** A status is read without a lock that others hold for long, and written
-//! straight into the bytes of the answer. Lists over many workspaces are made on threads of their
-//! own, a few at a time. A request that waits holds no thread.
+//! **Threads and locks.** A status is read without a lock that others hold for long, and written
+//! directly into the bytes of the answer. Lists over many workspaces run on blocking threads, a few
+//! at a time. A request that waits holds no thread.
 
 mod limits;
 mod problem;

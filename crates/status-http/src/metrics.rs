@@ -1,10 +1,10 @@
 //! The metrics page: every name of it, and how each is measured.
 //!
-//! Counts and totals are read from the source at each scrape, so they cannot drift from it. The two
-//! histograms are fed by the change feed; when the feed was faster than its reader and tells it to
-//! resync, the durations in between are missing from the histograms, and `resyncs_total` says so.
+//! Counts and totals are read from the source at each scrape, so they cannot drift from it. The change
+//! feed feeds the two histograms. If its reader is too slow and gets a resync, the durations in between
+//! are missing from the histograms, and `resyncs_total` counts that.
 //!
-//! Invariant: no label names a workspace, but that of the unhealthy ones, and those are capped.
+//! Invariant: no label names a workspace, except that of the unhealthy ones, which are capped.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,36 +30,36 @@ use crate::source::StatusSource;
 /// The names of all metrics of a status source, without the suffixes that the format adds
 /// (`_total`, `_seconds`).
 pub mod names {
-    /// Gauge by `state`: how many workspaces are in it.
+    /// Gauge by `state`: number of workspaces in it.
     pub const WORKSPACES: &str = "workspace_status_workspaces";
     /// Counter by `state`: transitions into it.
     pub const TRANSITIONS: &str = "workspace_status_transitions";
-    /// Counter: transitions along an edge that the engine's table does not have.
+    /// Counter: transitions along an edge outside the engine's table.
     pub const UNEXPECTED_TRANSITIONS: &str = "workspace_status_unexpected_transitions";
     /// Counter: metadata refused for being over a limit.
     pub const METADATA_REFUSALS: &str = "workspace_status_metadata_refusals";
     /// Histogram: from entering `initializing` to `ready`.
     pub const LOAD: &str = "workspace_status_load";
-    /// Histogram by `state`: how long workspaces were in a state that they left.
+    /// Histogram by `state`: how long workspaces were in a state when they left it.
     pub const PHASE: &str = "workspace_status_phase";
-    /// Counter: how often the change feed was faster than the histograms could follow.
+    /// Counter: how often the reader of the change feed was too slow for the histograms.
     pub const RESYNCS: &str = "workspace_status_metrics_resyncs";
     /// Gauge by `workspace` and `kind`: 1 for each workspace in `error`, the first 100 by id.
     pub const UNHEALTHY: &str = "workspace_status_unhealthy";
-    /// Gauge: workspaces in `error` that are over the cap of the metric before.
+    /// Gauge: workspaces in `error` over the cap of the previous metric.
     pub const UNHEALTHY_UNNAMED: &str = "workspace_status_unhealthy_unnamed";
-    /// Gauge: requests that wait for a state at present.
+    /// Gauge: requests that currently wait for a state.
     pub const WAITS: &str = "workspace_status_waits";
     /// Counter: requests refused because too many wait.
     pub const WAITS_REFUSED: &str = "workspace_status_waits_refused";
 }
 
-/// From a millisecond to an hour: a load from memory, and one of a very large tenant.
+/// From a millisecond (a load from memory) to an hour (a very large tenant).
 const BUCKETS_SECONDS: [f64; 14] = [
     0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0,
 ];
 
-/// How many changes are taken from the feed before other tasks get their turn.
+/// Number of changes taken from the feed before the task yields to others.
 const CHANGES_PER_TURN: usize = 256;
 
 /// The metrics of a status source.
@@ -103,7 +103,7 @@ impl StatusMetrics {
         metrics
     }
 
-    /// Follows the feed for ever; whoever runs it stops it by dropping it.
+    /// Follows the feed for ever; drop the future to stop it.
     pub(crate) async fn follow(self: Arc<Self>, mut feed: Watcher) {
         loop {
             self.observe(&feed.next().await);
@@ -113,18 +113,18 @@ impl StatusMetrics {
                     None => break,
                 }
             }
-            // The feed is no resource of the runtime, so a busy one would never give way by itself.
+            // The feed is not part of the runtime's cooperative budget, so a busy one would never yield by itself.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Takes one item of the feed into the histograms.
+    /// Adds one item of the feed to the histograms.
     pub(crate) fn observe(&self, item: &FeedItem) {
         match item {
             FeedItem::Change(change) => self.observe_change(change),
             FeedItem::Resync { .. } => {
                 self.resyncs.fetch_add(1, Ordering::Relaxed);
-                // What these loads went through meanwhile is not known.
+                // The transitions of these loads in between are unknown.
                 self.loads.lock().clear();
             }
         }
@@ -149,15 +149,15 @@ impl StatusMetrics {
         }
     }
 
-    /// A load is what lies between entering `initializing` and `ready`; an error in between ends
-    /// it, and the retry begins a new one.
+    /// A load lasts from entering `initializing` to entering `ready`. An error in between ends it,
+    /// and the retry begins a new one.
     fn observe_load(&self, id: &WorkspaceId, from: State, to: State, time_in_from: Duration) {
         let mut loads = self.loads.lock();
         let before = loads.remove(id);
         let elapsed = match (from == State::Initializing, before) {
             (true, _) => time_in_from,
             (false, Some(before)) => before + time_in_from,
-            // It began before the feed was followed.
+            // The load began before the feed was followed.
             (false, None) => return,
         };
         match to {
@@ -199,7 +199,7 @@ impl StatusMetrics {
             None,
             MetricType::Gauge,
         )?;
-        // To look for them costs a walk over all workspaces, which is not made for nothing.
+        // Finding them costs a scan of all workspaces, so skip it if there are none.
         if in_error > 0 {
             let page = self.source.page(&PageQuery {
                 limit: self.unhealthy_series,
@@ -210,7 +210,7 @@ impl StatusMetrics {
                 let kind = match snapshot.error().map(workspace_status::ErrorInfo::kind) {
                     Some(ErrorKind::Retrying { .. }) => "retrying",
                     Some(ErrorKind::Parked) => "parked",
-                    // It recovered since the page was selected.
+                    // The workspace recovered after the page was selected.
                     None => continue,
                 };
                 named += 1;

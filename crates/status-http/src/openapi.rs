@@ -12,7 +12,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 use crate::api::answer;
 use crate::problem::shape_foreign;
 
-/// The part of the document that no route brings.
+/// The part of the document that does not come from a route.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -34,7 +34,7 @@ pub(crate) fn document() -> utoipa::openapi::OpenApi {
 /// needs nothing from the internet.
 pub fn document_routes(routes: OpenApiRouter) -> Router {
     let (mounted, document) = routes.split_for_parts();
-    // The document was made by a program and always serialises. All answers share its bytes.
+    // A generated document always serialises. All answers share its bytes.
     let document = Bytes::from(document.to_json().unwrap_or_default());
     let serve = move || {
         let document = document.clone();
@@ -46,7 +46,7 @@ pub fn document_routes(routes: OpenApiRouter) -> Router {
 
 fn page() -> Router {
     // Relative, so that the page finds its document wherever the routes are nested. Without a
-    // validator, because Swagger UI would ask one in the internet.
+    // validator, because Swagger UI would query one on the internet.
     let config = Config::new(["../openapi.json"])
         .validator_url("none")
         .default_models_expand_depth(0)

@@ -1,7 +1,7 @@
-//! A panic in a handler is answered, and ends that request alone.
+//! A panic in a handler ends only that request, which is answered.
 //!
-//! `tower-http` has such a layer, which puts every answer's body into two more boxes; this one
-//! leaves the answers as they are.
+//! `tower-http` has such a layer, but it puts the body of every answer into two more boxes. This one
+//! leaves the answers unchanged.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,8 +15,8 @@ use tower::{Layer, Service};
 
 use crate::problem::{Problem, types};
 
-/// Answers 500 for a service that panics. What it said goes to standard error by the panic hook,
-/// not to the client.
+/// Answers 500 for a service that panics. The panic hook writes the message to standard error; the
+/// client does not get it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CatchPanics;
 
@@ -45,13 +45,13 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // The service is not used again after a panic: each request has a clone of its own.
+        // The service is not used again after a panic: each request has its own clone.
         let called = catch_unwind(AssertUnwindSafe(|| self.0.call(request)));
         CaughtFuture(called.ok())
     }
 }
 
-/// None once the service has panicked. The future of a route can be moved, and needs no box.
+/// `None` once the service has panicked. The future of a route is `Unpin` and needs no box.
 pub(crate) struct CaughtFuture<F>(Option<F>);
 
 impl<F> Future for CaughtFuture<F>
@@ -64,7 +64,7 @@ where
         let Some(future) = &mut self.0 else {
             return Poll::Ready(Ok(failed()));
         };
-        // The future is dropped right after a panic, so nobody sees it half done.
+        // The future is dropped right after a panic, so its inconsistent state is never used.
         let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(future).poll(context)));
         polled.unwrap_or_else(|_| {
             self.0 = None;

@@ -1,4 +1,4 @@
-//! The routes that machines watch a node by: `/livez`, `/readyz`, `/metrics`.
+//! The routes for probes and monitoring: `/livez`, `/readyz`, `/metrics`.
 //!
 //! The probes answer as those of Kubernetes do: `ok` as plain text, or a line for each check with
 //! `?verbose` and whenever one fails.

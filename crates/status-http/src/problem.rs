@@ -1,7 +1,7 @@
-//! The one form of every error over HTTP: RFC 9457 `application/problem+json`.
+//! The form of every error over HTTP: RFC 9457 `application/problem+json`.
 //!
-//! A [`ProblemType`] is a constant (its URI, status and title never change), a [`Problem`] is one
-//! occurrence of it: what was wrong this time, and the fields that help to put it right.
+//! A [`ProblemType`] is a constant (its URI, status and title never change). A [`Problem`] is one
+//! occurrence of it: what was wrong this time, and the members that help to correct it.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use utoipa::ToSchema;
 /// The media type of every problem.
 pub const CONTENT_TYPE_PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 
-/// What every answer of this API says about caches: a status is true only now.
+/// The `Cache-Control` of every answer of this API: a status is true only now.
 pub(crate) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// A kind of error: what a client's program may branch on.
+/// A kind of error, which a client's program may branch on.
 ///
 /// ```
 /// use axum::http::StatusCode;
@@ -44,12 +44,12 @@ impl ProblemType {
         Self { uri, status, title }
     }
 
-    /// The `type` member: a relative URI that stays the same from release to release.
+    /// The `type` member: a relative URI that does not change between releases.
     pub const fn uri(&self) -> &'static str {
         self.uri
     }
 
-    /// The HTTP status that all problems of this type have.
+    /// The HTTP status of all problems of this type.
     pub const fn status(&self) -> StatusCode {
         self.status
     }
@@ -76,17 +76,17 @@ macro_rules! problem_types {
 problem_types! {
     /// No route of this server has this path.
     ROUTE_NOT_FOUND = "route-not-found", NOT_FOUND, "No such route";
-    /// The path exists, the method does not; the `Allow` header names those that do.
+    /// The path exists, but not with this method; the `Allow` header names its methods.
     METHOD_NOT_ALLOWED = "method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed";
     /// The body is over the limit.
     BODY_TOO_LARGE = "body-too-large", PAYLOAD_TOO_LARGE, "Body too large";
-    /// The body's media type is missing or none that the route reads.
+    /// The body's media type is missing, or the route does not read it.
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "Unsupported media type";
     /// The body could not be read or is not what the route expects.
     INVALID_BODY = "invalid-body", BAD_REQUEST, "Invalid body";
-    /// A path segment is not percent-encoded UTF-8 or not of the type that stands there.
+    /// A path segment is not percent-encoded UTF-8 or not of the expected type.
     INVALID_PATH = "invalid-path", BAD_REQUEST, "Invalid path";
-    /// A query parameter is unknown, repeated, or has a value that it cannot have.
+    /// A query parameter is unknown, repeated, or has an invalid value.
     INVALID_PARAMETER = "invalid-parameter", BAD_REQUEST, "Invalid query parameter";
     /// The cursor was not made by this route.
     INVALID_CURSOR = "invalid-cursor", BAD_REQUEST, "Invalid cursor";
@@ -94,9 +94,9 @@ problem_types! {
     INVALID_WORKSPACE_ID = "invalid-workspace-id", BAD_REQUEST, "Invalid workspace id";
     /// This node knows nothing of the workspace.
     WORKSPACE_UNKNOWN = "workspace-unknown", NOT_FOUND, "Unknown workspace";
-    /// As many requests as the limit allows are at it already.
+    /// As many such requests as the limit allows are under way already.
     TOO_MANY_REQUESTS_AT_ONCE = "too-many-at-once", SERVICE_UNAVAILABLE, "Too many at once";
-    /// What the answer is made from cannot be read at present.
+    /// The data for the answer cannot be read at present.
     UNAVAILABLE = "unavailable", SERVICE_UNAVAILABLE, "Unavailable";
     /// A defect of this server, never of the request.
     INTERNAL = "internal", INTERNAL_SERVER_ERROR, "Internal error";
@@ -104,8 +104,8 @@ problem_types! {
 
 /// One error, ready to be answered.
 ///
-/// Members of its own stand beside the five of the RFC; a member named like one of those is
-/// ignored.
+/// It may have members of its own beside the five of the RFC; a member with the name of one of
+/// those is ignored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Problem(Box<Inner>);
 
@@ -128,7 +128,7 @@ impl Problem {
         }))
     }
 
-    /// Adds a member that helps a program to put it right.
+    /// Adds a member that helps a program to correct the request.
     ///
     /// A value that cannot be JSON (a map with keys that are not strings) becomes null.
     #[must_use]
@@ -145,8 +145,8 @@ impl Problem {
         self
     }
 
-    /// Says when to come again, as the header `Retry-After` (whole seconds, at least 1) and the
-    /// member `retryAfterSeconds`.
+    /// Sets when to retry, as the header `Retry-After` (whole seconds, at least 1) and the member
+    /// `retryAfterSeconds`.
     #[must_use]
     pub fn retry_after(self, after: Duration) -> Self {
         let seconds = after.as_secs().max(1);
@@ -250,8 +250,8 @@ pub fn unknown_method(method: &Method, path: &str) -> Problem {
     .with("path", path)
 }
 
-/// Gives an error answer of a foreign handler, such as a served file that does not exist, the
-/// form of a problem; leaves all other answers alone.
+/// Converts an error answer of a foreign handler, such as a served file that does not exist, to a
+/// problem; leaves all other answers unchanged.
 pub(crate) fn shape_foreign(response: Response) -> Response {
     let status = response.status();
     let is_problem = response.headers().get(CONTENT_TYPE) == Some(&CONTENT_TYPE_PROBLEM);

@@ -1,5 +1,5 @@
-//! Reading a query string strictly: an unknown parameter, a repeated one or a bad value is told,
-//! never guessed at.
+//! Strict reading of a query string: an unknown parameter, a repeated one or a bad value is an
+//! error, never guessed at.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -13,7 +13,7 @@ use crate::cursor::decode_cursor;
 use crate::duration::parse_duration;
 use crate::problem::{Problem, types};
 
-/// The parameters that say which workspaces are meant, of the lists and of the actions on many.
+/// The parameters that select workspaces, in lists and in bulk actions.
 pub const FILTER_PARAMETERS: [&str; 7] = [
     "state",
     "healthy",
@@ -24,7 +24,7 @@ pub const FILTER_PARAMETERS: [&str; 7] = [
     "errorKind",
 ];
 
-/// The parameters of one request, in the order they stood in.
+/// The parameters of one request, in their order.
 ///
 /// ```
 /// use workspace_status_http::Parameters;
@@ -41,7 +41,7 @@ pub struct Parameters<'a> {
 }
 
 impl<'a> Parameters<'a> {
-    /// Reads a query string that may hold the parameters `known` alone.
+    /// Reads a query string that may hold only the parameters `known`.
     ///
     /// # Errors
     /// The problem to answer with, 400 with the parameter and what it may be.
@@ -50,7 +50,7 @@ impl<'a> Parameters<'a> {
         Self { pairs }.of_known(known)
     }
 
-    /// The value of a parameter that stands at most once.
+    /// The value of a parameter that may occur at most once.
     ///
     /// # Errors
     /// The problem to answer with, 400 with the parameter and what it may be.
@@ -62,7 +62,7 @@ impl<'a> Parameters<'a> {
         }
     }
 
-    /// The same from the members of a JSON object: a list stands for a parameter that is repeated.
+    /// The same from the members of a JSON object: a list represents a repeated parameter.
     ///
     /// # Errors
     /// The problem to answer with, 400 with the member and what it may be.
@@ -110,8 +110,8 @@ impl<'a> Parameters<'a> {
         }
     }
 
-    /// Which workspaces are asked for, by those of [`FILTER_PARAMETERS`] that are given; where the page
-    /// begins and how long it is, is left as it is by default.
+    /// The selection of workspaces by the given ones of [`FILTER_PARAMETERS`]; begin and length of the
+    /// page keep their defaults.
     ///
     /// # Errors
     /// The problem to answer with, 400 with the parameter and what it may be.
@@ -140,7 +140,7 @@ impl<'a> Parameters<'a> {
         })
     }
 
-    /// The values of a parameter that may be repeated, or hold several with commas between.
+    /// The values of a parameter that may be repeated or hold several values separated by commas.
     fn several<T>(
         &self,
         name: &'static str,
@@ -152,7 +152,7 @@ impl<'a> Parameters<'a> {
             .collect()
     }
 
-    /// The states of a parameter that may be repeated, or hold several with commas between.
+    /// The states of a parameter that may be repeated or hold several values separated by commas.
     ///
     /// # Errors
     /// The problem to answer with, 400 with the parameter and what it may be.
@@ -169,7 +169,7 @@ impl<'a> Parameters<'a> {
             .collect()
     }
 
-    /// The value of `true` or `false`.
+    /// A boolean: `true` or `false`.
     ///
     /// # Errors
     /// The problem to answer with, 400 with the parameter and what it may be.
@@ -246,11 +246,11 @@ impl<'a> Parameters<'a> {
         })
     }
 
-    /// Where the page before ended: the position that the parameter `cursor` stands for in the pages
-    /// of `pages`.
+    /// The end of the previous page: the position of the parameter `cursor` in the collection
+    /// `pages`.
     ///
     /// # Errors
-    /// The problem to answer with, 400, where the cursor was not made for these pages.
+    /// The problem to answer with, 400, if the cursor was not made for that collection.
     pub fn cursor(&self, pages: &str) -> Result<Option<String>, Problem> {
         self.one("cursor")?
             .map(|text| decode_cursor(pages, text))
@@ -265,12 +265,12 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// A parameter with a value that it cannot have.
+/// A parameter with an invalid value.
 pub fn invalid_parameter(name: &'static str, reason: impl Display) -> Problem {
     Problem::new(&types::INVALID_PARAMETER, reason.to_string()).with("parameter", name)
 }
 
-/// A parameter that says something of another one, which is not there.
+/// A parameter that only has a meaning together with another one, which is missing.
 pub fn meaningless_without(name: &'static str, other: &str) -> Problem {
     invalid_parameter(
         name,

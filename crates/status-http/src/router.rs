@@ -1,4 +1,4 @@
-//! The routes mounted on a router, and what turns every error of it into a problem.
+//! The routes mounted on a router, and the conversion of its errors into problems.
 
 use axum::Router;
 use prometheus_client::registry::Registry;
@@ -21,11 +21,11 @@ use crate::source::StatusSource;
 /// # }
 /// ```
 ///
-/// Errors of these routes are problems. Paths that no route has are left to the service, which may
-/// have a fallback of its own; one that has none wraps the whole in [`with_problems`].
+/// Errors of these routes are problems. Unknown paths are left to the service, which may have a
+/// fallback of its own. A service without one wraps the whole router in [`with_problems`].
 ///
-/// The histograms of `/metrics` are fed by a task that is started here, or by the first request
-/// for them when this is called outside of a Tokio runtime, and ends with the router.
+/// A task feeds the histograms of `/metrics` and ends with the router. It starts here, or at the
+/// first request to `/metrics` if this is called outside of a Tokio runtime.
 pub fn router(source: impl StatusSource) -> Router {
     let api = StatusApi::new(source, Limits::default(), Registry::default());
     api.follow_feed();
@@ -34,11 +34,11 @@ pub fn router(source: impl StatusSource) -> Router {
         .layer(CatchPanics)
 }
 
-/// Makes every error that `router` itself gives rise to a problem: 404 of paths that no route has,
-/// 405 (with `Allow`), and 500 of a handler that panics.
+/// Makes every error of `router` itself a problem: 404 of unknown paths, 405 (with `Allow`), and
+/// 500 of a handler that panics.
 ///
-/// To be called last, with all routes merged. Errors of extractors are the handlers' own: see
-/// [`Checked`](crate::Checked).
+/// Call it last, with all routes merged. Handlers answer the errors of their extractors
+/// themselves: see [`Checked`](crate::Checked).
 ///
 /// # Panics
 /// If `router` has a fallback already.

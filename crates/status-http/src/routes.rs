@@ -1,5 +1,5 @@
-//! The routes of workspaces: status, statuses, ready, history. (`watch` and `explain` will stand
-//! beside them.)
+//! The routes of workspaces: status, statuses, ready, history. (`watch` and `explain` will be
+//! added here.)
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -34,8 +34,8 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(history))
 }
 
-/// The `{id}` of a route as it came: looked up first and checked only if nothing is found, since
-/// what is found is valid.
+/// The `{id}` of a route, not validated: it is looked up first and validated only if nothing is
+/// found, because an id that is found is valid.
 struct LookupId(String);
 
 impl<S: Send + Sync> FromRequestParts<S> for LookupId {
@@ -74,7 +74,7 @@ const WAIT_FOR: &str = "waitFor";
 const FAIL_ON: &str = "failOn";
 const TIMEOUT: &str = "timeout";
 
-/// What the cursors of the list are of.
+/// Name of the list for its cursors.
 const STATUSES: &str = "statuses";
 
 /// Where a workspace stands
@@ -103,7 +103,7 @@ async fn status(
     if let Some(query) = query
         && let Some(wait) = read_wait(&api, &id, &query)?
     {
-        // On the heap, so that a request that does not wait moves no room for one that does.
+        // On the heap, so that the future of a request that does not wait stays small.
         return Box::pin(waited(&api, wait)).await;
     }
     if let Some(snapshot) = api.source.status(&id.0) {
@@ -116,7 +116,7 @@ async fn status(
     Ok(unknown(&api, StatusCode::NOT_FOUND, &id, None).await)
 }
 
-/// A workspace that is not in memory is answered under the code of one that is unknown.
+/// A workspace that is not in memory is answered with the code of an unknown one.
 fn code_of(snapshot: &Snapshot) -> StatusCode {
     if snapshot.absence().is_some() {
         StatusCode::NOT_FOUND
@@ -125,7 +125,7 @@ fn code_of(snapshot: &Snapshot) -> StatusCode {
     }
 }
 
-/// The answer to a question for a workspace that has no status here; `timed_out` only after a wait.
+/// The answer for a workspace that has no status here; `timed_out` only after a wait.
 async fn unknown(
     api: &Shared,
     code: StatusCode,
@@ -141,8 +141,8 @@ async fn unknown(
 }
 
 impl StatusApi {
-    /// Answers with where a workspace stands, in the document of `GET …/status` under a code of the
-    /// caller's own: for a route that changes a workspace and says what came of it.
+    /// Answers with the status of a workspace, in the document of `GET …/status` with the caller's
+    /// code: for a route that changes a workspace and returns the result.
     pub async fn status_answer(&self, code: StatusCode, id: &WorkspaceId) -> Response {
         match self.0.source.status(id) {
             Some(snapshot) => answer_json(code, write::status_document(&snapshot)),
@@ -243,7 +243,7 @@ async fn statuses(
 ) -> Result<Response, Problem> {
     let query = read_page_query(&api, query.as_deref())?;
     let page = api.page(query).await?;
-    // Counted after the page was selected, so a workspace on the first page is always counted.
+    // Count after the page was selected, so that a workspace on the first page is always counted.
     let counts = api.source.counts();
     let document = StatusesDocument {
         workspaces: StatusList(&page.snapshots),
@@ -364,7 +364,7 @@ async fn history(
         .map(|(entry, before)| PhaseDocument::ended_by(entry, before))
         .collect();
     if is_last && let Some(snapshot) = api.source.status(&id) {
-        // A change since the page was read has ended the phase that the page shows last.
+        // A change since the page was read would have ended the last phase of the page.
         let is_of_page = |snapshot: &Snapshot| {
             let last = page.entries.last();
             last.is_none_or(|last| last.to == snapshot.state())

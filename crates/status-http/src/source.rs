@@ -1,7 +1,7 @@
-//! Where the answers come from: the seam between the routes and what they tell of.
+//! Source of the answers: the seam between the routes and the statuses that they serve.
 //!
-//! [`Tracker`] is a source by itself, so a service mounts the router over the tracker it has. An
-//! engine implements the trait over its tracker, its store and its log.
+//! [`Tracker`] is a source itself, so a service mounts the router over its tracker. An engine
+//! implements the trait over its tracker, its store and its log.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,24 +18,24 @@ use workspace_status::{
 
 use crate::problem::Problem;
 
-/// A future on the heap, as trait objects need them.
+/// A boxed future, as trait objects need it.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
-/// What is said of a workspace of which there is nothing to say.
+/// The message for a workspace of which nothing is known.
 pub const NOTHING_KNOWN: &str = "this node knows nothing of the workspace";
 
-/// What the routes ask.
+/// The queries of the routes.
 ///
-/// All functions but those that answer with a future are called on the threads
+/// All functions except those that return a future are called on the threads
 /// that serve requests and must return at once: no I/O, no lock that is held across I/O. `page` may
-/// cost time in proportion to the number of workspaces; the routes call it where that stalls
-/// nobody.
+/// take time in proportion to the number of workspaces; the routes call it where that blocks no
+/// other request.
 pub trait StatusSource: Send + Sync + 'static {
-    /// The status of one workspace now, or none if this source knows nothing of it.
+    /// The current status of one workspace, or `None` if this source does not know it.
     fn status(&self, id: &str) -> Option<Snapshot>;
 
-    /// What is said of a workspace that [`status`](Self::status) has nothing of, such as why it is
-    /// not here and what would bring it back. Asked on that path alone; may read a disk: an
+    /// The message for a workspace of which [`status`](Self::status) returns `None`, such as why it is
+    /// not here and what would bring it back. Called only in that case. It may read a disk: an
     /// implementation that blocks does so on a thread of its own.
     fn unknown(&self, id: &WorkspaceId) -> BoxFuture<Cow<'static, str>> {
         let _ = id;
@@ -45,50 +45,49 @@ pub trait StatusSource: Send + Sync + 'static {
     /// A page of statuses, ordered by id bytewise.
     fn page(&self, query: &PageQuery) -> Page;
 
-    /// How many workspaces are in each state now. Each counts once: their sum is how many there are.
+    /// Current number of workspaces in each state. Each counts once: the sum is the number of workspaces.
     fn counts(&self) -> StateCounts;
 
-    /// How many transitions went into each state since the process began; never falls.
+    /// Number of transitions into each state since the process began; never decreases.
     fn transitions_into(&self) -> StateTotals;
 
-    /// Of those, how many took an edge that the engine's table does not have.
+    /// Number of those transitions along an edge outside the engine's table.
     fn unexpected_transitions(&self) -> u64;
 
     /// How often metadata was refused for being over a limit.
     fn metadata_refusals(&self) -> u64;
 
-    /// What time it is, for documents that no status gives a time to.
+    /// The current time, for documents without a status.
     fn wall_time(&self) -> SystemTime;
 
-    /// The changes from now on.
+    /// A watcher of the changes from now on.
     fn watch(&self) -> Watcher;
 
-    /// Resolves as soon as the workspace is in one of the states `until`, or in one of `fail_on`,
-    /// or when the deadline is over. Waits for a workspace that does not exist yet, too, which
-    /// counts as `unknown`.
+    /// Resolves as soon as the workspace is in one of the states `until` or `fail_on`, or when the
+    /// deadline has passed. A workspace that does not exist yet counts as `unknown`.
     ///
     /// # Errors
-    /// The problem to answer with where the source can wait no longer, such as when it is stopping.
+    /// The problem to answer with if the source cannot continue to wait, such as when it is stopping.
     fn wait(&self, wait: Wait) -> BoxFuture<Result<WaitOutcome, Problem>>;
 
-    /// A page of every transition of a workspace, or none if there is no record of it.
+    /// A page of all transitions of a workspace, or `None` if there is no record of it.
     ///
     /// May read a disk: an implementation that blocks does so on a thread of its own.
     ///
     /// # Errors
-    /// The future fails with [`HistoryError`] when the place to go on from is none, or the record
-    /// cannot be read.
+    /// The future fails with [`HistoryError`] if `after` is not a position of this history, or the
+    /// record cannot be read.
     fn history(&self, query: HistoryQuery) -> BoxFuture<Result<Option<HistoryPage>, HistoryError>>;
 
-    /// Whether it can answer: for an engine, that its log and its store are open. Not whether all
-    /// workspaces are ready.
+    /// Checks whether it can answer: for an engine, that its log and its store are open. Not whether
+    /// all workspaces are ready.
     fn readiness(&self) -> Vec<Check>;
 
-    /// Whether it is alive: for an engine, that its loops advance.
+    /// Checks whether it is alive: for an engine, that its loops advance.
     fn liveness(&self) -> Vec<Check>;
 }
 
-/// One wait, with the one deadline that was computed when the request came.
+/// One wait, with the deadline that was computed when the request arrived.
 #[derive(Debug, Clone)]
 pub struct Wait {
     /// The workspace.
@@ -97,7 +96,7 @@ pub struct Wait {
     pub until: StateSet,
     /// The states that end it early.
     pub fail_on: StateSet,
-    /// When it is over.
+    /// When it ends at the latest.
     pub deadline: Instant,
 }
 
@@ -106,9 +105,9 @@ pub struct Wait {
 pub struct HistoryQuery {
     /// The workspace.
     pub id: WorkspaceId,
-    /// Where the page before ended, as [`HistoryPage::next`] said it; none begins at the oldest.
+    /// End of the previous page, from its [`HistoryPage::next`]; `None` begins at the oldest.
     pub after: Option<String>,
-    /// How many transitions at most, from 1 to [`Limits::history_page`](crate::Limits).
+    /// Maximum of transitions, from 1 to [`Limits::history_page`](crate::Limits).
     pub limit: usize,
 }
 
@@ -117,20 +116,20 @@ pub struct HistoryQuery {
 pub struct HistoryPage {
     /// The transitions, oldest first.
     pub entries: Vec<HistoryEntry>,
-    /// How many transitions there ever were, also those that are kept no longer.
+    /// Number of all transitions ever, including those that are no longer kept.
     pub total: u64,
-    /// Where the next page goes on; none on the last page. Its meaning is the source's own.
+    /// Where the next page continues; `None` on the last page. Only the source interprets it.
     pub next: Option<String>,
 }
 
-/// One transition, with who saw it.
+/// One transition, with the node that recorded it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HistoryEntry {
     /// Its number within the workspace's history, from 1.
     pub sequence: u64,
     /// The load it belongs to.
     pub epoch: Epoch,
-    /// The node that owned the workspace then.
+    /// The node that owned the workspace at that time.
     pub owner: Option<Arc<str>>,
     /// The state that was left.
     pub from: State,
@@ -138,16 +137,16 @@ pub struct HistoryEntry {
     pub to: State,
     /// When.
     pub at: SystemTime,
-    /// What was said of it.
+    /// The message of the transition.
     pub message: Arc<str>,
-    /// How long it was in `from`, measured with a monotonic clock.
+    /// How long the workspace was in `from`, measured with a monotonic clock.
     pub time_in_from: Duration,
 }
 
 /// Why there is no history to show.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HistoryError {
-    /// [`HistoryQuery::after`] is no place in this history: begin at its start.
+    /// [`HistoryQuery::after`] is not a position of this history: begin at its start.
     #[error("the history has no such place")]
     UnknownPlace,
     /// The record cannot be read at present: try again later.
@@ -155,7 +154,7 @@ pub enum HistoryError {
     Unavailable(String),
 }
 
-/// One thing that a probe looks at.
+/// One check of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     name: Cow<'static, str>,
@@ -163,7 +162,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// One that is well.
+    /// A passed check.
     pub fn ok(name: impl Into<Cow<'static, str>>) -> Self {
         Self {
             name: name.into(),
@@ -171,7 +170,7 @@ impl Check {
         }
     }
 
-    /// One that is not, and why.
+    /// A failed check, and why.
     pub fn failed(name: impl Into<Cow<'static, str>>, reason: impl fmt::Display) -> Self {
         Self {
             name: name.into(),
@@ -179,12 +178,12 @@ impl Check {
         }
     }
 
-    /// What was looked at, such as `log` or `store`.
+    /// What was checked, such as `log` or `store`.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Why it is not well, if it is not.
+    /// Why it failed, if it did.
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }
@@ -255,11 +254,11 @@ impl StatusSource for Tracker {
     }
 }
 
-/// A page of the transitions that a snapshot holds; the place is the sequence of the last one
+/// A page of the transitions that a snapshot holds; the position is the sequence of the last one
 /// shown.
 ///
 /// # Errors
-/// [`HistoryError::UnknownPlace`] when the place is no number.
+/// [`HistoryError::UnknownPlace`] if the position is not a number.
 pub fn history_in_memory(
     snapshot: &Snapshot,
     query: &HistoryQuery,

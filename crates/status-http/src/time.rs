@@ -1,4 +1,4 @@
-//! Instants and durations as they stand in a document.
+//! Text form of instants and durations in documents.
 //!
 //! An instant is RFC 3339 in UTC with milliseconds, `2026-11-23T08:09:10.123Z`, always 24 bytes.
 //! A duration is written as Go does, in whole seconds (`5m30s`, `1h0m0s`, `0s`).
@@ -11,8 +11,8 @@ use serde::{Serialize, Serializer};
 /// 9999-12-31T23:59:59Z: RFC 3339 has four digits for the year.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// An instant as a document shows it. One before 1970 is shown as 1970, one after 9999 as the end
-/// of 9999: both can only come from a clock that is set wrong.
+/// An instant in a document. One before 1970 is shown as 1970, one after 9999 as the end of 9999:
+/// both can only come from a clock that is set wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Time(pub(crate) SystemTime);
 
@@ -47,8 +47,8 @@ impl Serialize for Time {
     }
 }
 
-/// The second that was last asked for, and its day: many instants of a document are of one
-/// second, and most of one day.
+/// Cache of the last second and its day: many instants of a document are in the same second, most
+/// on the same day.
 #[derive(Debug)]
 pub(crate) struct Calendar {
     second: u64,
@@ -79,7 +79,7 @@ impl Calendar {
     }
 
     fn text(&mut self, second: u64) -> [u8; 26] {
-        // The last day that has four digits for its year is far below 2^32.
+        // The last day of year 9999 is far below 2^32.
         let day = u32::try_from(second / 86_400).unwrap_or_default();
         let second_of_day = u32::try_from(second % 86_400).unwrap_or_default();
         let [y1, y2, y3, y4, m1, m2, d1, d2] = self.date(day);
@@ -106,7 +106,7 @@ impl Calendar {
 }
 
 /// Year, month and day of a day counted from 1970-01-01, by the algorithm `civil_from_days` of
-/// <https://howardhinnant.github.io/date_algorithms.html>, for days from 1970 on alone.
+/// <https://howardhinnant.github.io/date_algorithms.html>, only for days from 1970 on.
 fn civil(days_since_1970: u32) -> (u32, u32, u32) {
     // Years begin in March, so that the leap day is the last of its year; eras have 400 years.
     let days = days_since_1970 + 719_468;
@@ -138,8 +138,8 @@ fn digit(value: u32) -> u8 {
 pub(crate) struct Elapsed(pub(crate) Duration);
 
 impl Elapsed {
-    /// Gives the text to `use_text`; at most 24 bytes, as 2^64 seconds are a number of hours with
-    /// 16 digits.
+    /// Calls `use_text` with the text, at most 24 bytes: 2^64 seconds are a number of hours with 16
+    /// digits.
     pub(crate) fn with_text<T>(self, use_text: impl FnOnce(&str) -> T) -> T {
         let seconds = self.0.as_secs();
         let mut text = [0; 24];
@@ -150,7 +150,7 @@ impl Elapsed {
                 *place = byte;
             }
         };
-        // From the back, up to the largest unit that is needed.
+        // Backwards, up to the largest unit that is needed.
         for (value, unit, is_last) in [
             (seconds % 60, b's', seconds < 60),
             (seconds / 60 % 60, b'm', seconds < 3600),
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn an_instant_is_written_as_jiff_writes_it() {
-        // Every 37 hours and some over 8,000 years: all months, leap years and centuries.
+        // One in about 15 days over 8,000 years: all months, leap years and centuries.
         for seconds in (0..LAST_SECOND).step_by(1_333_377) {
             let jiff = jiff::Timestamp::from_second(seconds.try_into().unwrap()).unwrap();
             let expected = format!("{}.007Z", jiff.to_string().trim_end_matches('Z'));

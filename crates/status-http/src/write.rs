@@ -1,8 +1,8 @@
-//! The document of a status written by hand, because it is what everybody asks for, all the time.
+//! Hand-written serialisation of a status document, because it is the most frequent answer.
 //!
-//! [`StatusDocument`] says what the document is, for the schema and the tests; a derived serializer
-//! writes it too, but looks at every member name for characters to escape and takes about three
-//! times as long. Invariant: both write the same bytes (see the tests).
+//! [`StatusDocument`] defines the document, for the schema and the tests. Its derived serializer
+//! checks every member name for characters to escape and takes about three times as long.
+//! Invariant: both write the same bytes (see the tests).
 
 use serde::Serialize;
 use workspace_status::{Metadata, Snapshot, Value};
@@ -13,10 +13,10 @@ use crate::document::{
 };
 use crate::time::{Calendar, Elapsed, Time};
 
-/// The size that most documents of one status stay below.
+/// Most documents of one status are smaller than this.
 const STATUS_BYTES: usize = 2048;
 
-/// The JSON document of a status, as the route answers it.
+/// The JSON document of a status, as in the answer of the route.
 pub fn status_document(snapshot: &Snapshot) -> Vec<u8> {
     status(&StatusDocument::new(snapshot))
 }
@@ -67,14 +67,14 @@ impl Json {
         self.bytes.extend_from_slice(json.as_bytes());
     }
 
-    /// What is no text, or is seldom there. Writing to memory cannot fail, nor can a value that is
-    /// a number, a text or a flat map of those.
+    /// Writes a value that is not a text, or is rarely present. Writing to memory cannot fail, nor
+    /// can a value that is a number, a text or a flat map of those.
     fn scalar(&mut self, value: &impl Serialize) {
         let _ = serde_json::to_writer(&mut self.bytes, value);
     }
 
-    /// A percentage is whole most of the time, and finding the digits of a fraction costs as much
-    /// as two instants do.
+    /// A percentage is mostly a whole number, and formatting a fraction costs as much as formatting
+    /// two instants.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -97,7 +97,7 @@ impl Json {
         self.name(text);
     }
 
-    /// A text of this project's own making, which needs no escape.
+    /// Writes a text of this project's own, which needs no escape.
     #[inline]
     fn name(&mut self, name: &str) {
         self.raw("\"");
@@ -105,7 +105,7 @@ impl Json {
         self.raw("\"");
     }
 
-    /// The value, or null.
+    /// Writes the value, or null.
     #[inline]
     fn optional<T>(&mut self, value: Option<T>, write: impl FnOnce(&mut Self, T)) {
         match value {
@@ -264,8 +264,8 @@ fn needs_escape(text: &str) -> bool {
 }
 
 /// The same for eight bytes at once, by <https://graphics.stanford.edu/~seander/bithacks.html>
-/// (whether a word has a byte less than n, or equal to n). It can be true without need when a
-/// lower byte of the word borrows, and is never false when there is need.
+/// (whether a word has a byte less than n, or equal to n). It may be a false positive if a lower
+/// byte of the word borrows, but never a false negative.
 fn may_need_escape(word: u64) -> bool {
     const ONES: u64 = u64::from_le_bytes([0x01; 8]);
     const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
@@ -299,8 +299,8 @@ mod tests {
         "1234567\"",
     ];
 
-    /// A workspace for each text, with as many transitions, and all that a status can have; and
-    /// each as it was when its progress had just moved.
+    /// A workspace for each text, with as many transitions and everything that a status can have,
+    /// and a snapshot of each right after its progress moved.
     fn tracker() -> (Tracker, Vec<Snapshot>) {
         let mut snapshots = Vec::new();
         let clock = ManualClock::new();

@@ -1,4 +1,4 @@
-//! Bytes a workspace, with a full history, counted at the allocator and by the system.
+//! Bytes per workspace with a full history, counted at the allocator and by the system.
 //!
 //! `cargo bench -p workspace-status --bench memory`
 

@@ -1,4 +1,4 @@
-//! What the operations of a status and of a tracker cost, beside the naive way.
+//! Cost of the operations of a status and of a tracker, compared with the naive implementation.
 //!
 //! `cargo bench -p workspace-status --bench operations`
 
@@ -164,7 +164,7 @@ fn whole_tracker(c: &mut Criterion) {
     group.finish();
 }
 
-/// The same while another thread changes states without a pause.
+/// The same while another thread changes states without pausing.
 fn beside_a_writer(c: &mut Criterion) {
     let tracker = filled(1000);
     let naive = Arc::new(naive_filled(1000));

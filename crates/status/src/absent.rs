@@ -1,4 +1,4 @@
-//! A workspace that is known and not in memory: why, and what was last known of it.
+//! A workspace that is known but not in memory: why, and its last known state.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ pub enum Absence {
     Evicted,
     /// Another process owns it.
     OwnedElsewhere,
-    /// Its owner lost it, and no other is known.
+    /// Its owner lost it, and no other owner is known.
     OwnerLost,
     /// Its owner does not serve it yet.
     Opening,
 }
 
 impl Absence {
-    /// Its name on the wire.
+    /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Absence::Unloaded => "unloaded",
@@ -48,17 +48,17 @@ impl fmt::Display for Absence {
 pub struct LastKnown {
     /// The last state other than `unloading`: what it was before it was unloaded.
     pub state: State,
-    /// The time of the last record of that state: when the state was left where that was
-    /// recorded, else when it was entered.
+    /// Time of the last record of that state: when the state was left if that was recorded,
+    /// otherwise when it was entered.
     pub at: SystemTime,
     /// The load it belongs to.
     pub epoch: Epoch,
-    /// Who owned the workspace then.
+    /// Owner of the workspace at that time.
     pub owner: Option<Arc<str>>,
 }
 
 impl LastKnown {
-    /// What a last transition, from one state to another, says of a workspace.
+    /// What the last recorded transition of a workspace shows.
     pub fn of_transition(
         (from, to): (State, State),
         at: SystemTime,
@@ -83,20 +83,20 @@ pub struct AbsentStatus {
     pub id: WorkspaceId,
     /// Why it is not in memory.
     pub reason: Absence,
-    /// What there is to say, with the way out.
+    /// Message for the reader, with the way out.
     pub message: Message,
-    /// Since when it has not been in memory, as far as is known.
+    /// Since when it has not been in memory, as far as known.
     pub since: SystemTime,
-    /// Who owns it now, where that is known.
+    /// Current owner, if known.
     pub owner: Option<Arc<str>>,
-    /// Facts that hold whether or not it is in memory, such as its partition; one that metadata cannot
-    /// hold is left out.
+    /// Facts that hold whether or not it is in memory, such as its partition. An entry over a bound of
+    /// metadata is left out.
     pub metadata: Vec<(&'static str, Value)>,
-    /// What was last known of it; none where nothing was recorded.
+    /// Its last known state; `None` if nothing was recorded.
     pub last_known: Option<LastKnown>,
 }
 
-/// What a snapshot has only where the workspace is not in memory.
+/// Parts of a snapshot that only a workspace out of memory has.
 #[derive(Debug, Clone)]
 pub(crate) struct AbsentFacts {
     pub(crate) reason: Absence,

@@ -15,7 +15,7 @@ use crate::workspace_status::{Locked, WorkspaceStatus};
 
 /// One load of a workspace, begun with [`WorkspaceStatus::begin_attempt`]. Everything it
 /// writes is refused once a later load has begun, so that a loader that was slow, or was
-/// taken for dead, never overwrites what its successor says.
+/// considered dead, never overwrites the status of its successor.
 ///
 /// ```
 /// use workspace_status::{AttemptError, Epoch, State, Tracker};
@@ -133,7 +133,7 @@ impl Attempt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("epoch {attempt} is not above the current epoch {current} of the workspace")]
 pub struct StaleEpoch {
-    /// The epoch that was asked for.
+    /// The requested epoch.
     pub attempt: Epoch,
     /// The epoch the workspace is in.
     pub current: Epoch,
@@ -150,7 +150,7 @@ pub enum AttemptError {
         /// The epoch the workspace is in.
         current: Epoch,
     },
-    /// A metadatum is over a bound; the attempt is as good as before.
+    /// A metadatum is over a bound; the attempt stays valid.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
 }

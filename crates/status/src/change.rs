@@ -1,16 +1,16 @@
-//! A change of a status, as the feed tells it.
+//! A change of a status, as the feed reports it.
 
 use std::time::Duration;
 
 use crate::id::{Revision, WorkspaceId};
 use crate::state::State;
 
-/// One change of one status. What the status is now is to be read from it.
+/// One change of one status. To get the current status, read the status itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// Its number among all changes of the tracker.
     pub revision: Revision,
-    /// Whose status it is.
+    /// The workspace.
     pub workspace_id: WorkspaceId,
     /// What happened.
     pub kind: ChangeKind,
@@ -34,6 +34,6 @@ pub enum ChangeKind {
     Message,
     /// Metadata changed.
     Metadata,
-    /// It is gone.
+    /// It was removed.
     Removed,
 }

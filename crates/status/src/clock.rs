@@ -1,5 +1,5 @@
-//! Where time comes from: the wall clock for what is shown, the monotonic clock for what
-//! is measured.
+//! Sources of time: the wall clock for display, the monotonic clock for
+//! measurement.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,34 +9,34 @@ use parking_lot::Mutex;
 
 /// A source of time. It is read while a status is locked, so it must not call the tracker.
 pub trait Clock: Send + Sync + 'static {
-    /// The time to show. It may jump, also back.
+    /// The time for display. It may jump, also backwards.
     fn wall(&self) -> SystemTime;
 
-    /// The time to measure with, since any fixed origin. It never goes back.
+    /// The time for measurement, since any fixed origin. It never goes backwards.
     fn monotonic(&self) -> Duration;
 }
 
 /// The clocks of the operating system.
 ///
-/// The wall clock is read every 100 ms; in between its time is that of the monotonic clock and by how much it was
-/// ahead, which saves every change a read. So a wall clock that is set is noticed within 100 ms, and the time it
-/// shows is exact to 10 µs.
+/// The wall clock is read every 100 ms. In between, its time is the monotonic clock plus the offset measured then,
+/// which saves one clock read per change. So a wall clock that is set is noticed within 100 ms, and the time shown
+/// is exact to 10 µs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
-/// How long it counts by how much the wall clock was ahead.
+/// How long a measured offset is valid.
 const AHEAD_COUNTS_NANOS: u64 = 100_000_000;
 
-/// Clocks that were read further apart than this do not tell by how much one is ahead: the thread was held up.
+/// The offset is not measured from clock reads further apart than this: the thread was preempted in between.
 const MAX_APART_NANOS: u64 = 10_000;
 
-/// By how much the wall clock is ahead of the monotonic one.
+/// Offset of the wall clock from the monotonic clock.
 struct Ahead {
-    /// Wrapping.
+    /// The offset, wrapping.
     nanos: AtomicU64,
-    /// Until when that counts; 0 before it was measured.
+    /// Monotonic time until which the offset is valid; 0 before the first measurement.
     until_nanos: AtomicU64,
-    /// Somebody measures: what one measured longer ago must not replace what another one has.
+    /// A thread is measuring. Others do not store: an older measurement must not replace a newer one.
     measuring: AtomicBool,
 }
 
@@ -141,7 +141,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands until it is advanced, for tests. Clones are the same clock.
+/// A clock that only moves when it is advanced, for tests. Clones share the clock.
 ///
 /// ```
 /// use std::time::Duration;
@@ -165,7 +165,7 @@ struct Hands {
 }
 
 impl ManualClock {
-    /// A clock that stands at 2001-09-09 01:46:40 UTC.
+    /// A clock at 2001-09-09 01:46:40 UTC.
     pub fn new() -> Self {
         Self {
             hands: Arc::new(Mutex::new(Hands {
@@ -175,7 +175,7 @@ impl ManualClock {
         }
     }
 
-    /// Moves both clocks on.
+    /// Advances both clocks.
     pub fn advance(&self, by: Duration) {
         let mut hands = self.hands.lock();
         hands.wall += by;
@@ -204,8 +204,8 @@ impl Clock for ManualClock {
     }
 }
 
-/// A time on the wall clock in 8 bytes: nanoseconds since 1970, to the year 2554. Times
-/// outside are moved to the border.
+/// A time on the wall clock in 8 bytes: nanoseconds since 1970, up to the year 2554. Times
+/// outside are clamped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct WallNanos(pub(crate) u64);
 
@@ -236,7 +236,7 @@ pub(crate) struct Moment {
     pub(crate) monotonic_nanos: u64,
 }
 
-/// The clock of a tracker: the system's without a virtual call, which every change pays.
+/// The clock of a tracker. The system's clock needs no virtual call: every change reads the clock.
 #[derive(Clone)]
 pub(crate) enum AnyClock {
     System,

@@ -1,17 +1,17 @@
-//! How many workspaces are in each state, kept at every change and never recounted.
+//! How many workspaces are in each state, updated at every change and never recounted.
 //!
-//! What is counted is how often each edge between two states was taken: one atomic step a
-//! change says which state was left and which was entered. What is in a state is what came
-//! into it less what left it.
+//! Each edge between two states has a counter of how often it was taken. One atomic add per
+//! change records both the state left and the state entered. The number of workspaces in a
+//! state is the number that entered it minus the number that left it.
 //!
-//! A reader reads the numbers twice. None of them ever falls, so two readings with the
-//! same sum are the same, and show all workspaces as they stood at one moment. It tries so
-//! [`READINGS`] times at most, because writers wait for nobody. If something moved beside
-//! every one of them, it takes the one beside which least moved: no count is off by more
-//! than that, none is below zero, and they still add up to how many workspaces there are.
+//! A reader reads the counters twice. No counter ever decreases, so two readings with the
+//! same sum are equal, and show all workspaces at one moment. If they differ, the reader
+//! makes at most [`READINGS`] more, because writers do not wait for it. If changes happened
+//! during each of them, it uses the reading with the fewest changes: no count is off by more
+//! than that number, none is below zero, and the sum is still the number of workspaces.
 //!
-//! The numbers are not spread over stripes: every change takes the feed's next number too,
-//! at which all changes meet, and here only those that take the same edge do.
+//! The counters are not striped: every change also takes the feed's next number, where all
+//! changes contend. Here only changes that take the same edge contend.
 
 use std::array;
 
@@ -20,11 +20,11 @@ use crate::sync::{AtomicU64, Ordering};
 
 const STATES: usize = State::ALL.len();
 
-/// How often a reader reads the numbers at most.
+/// Maximum of readings after the first two differed.
 const READINGS: usize = if cfg!(loom) { 3 } else { 8 };
 
 pub(crate) struct Counts {
-    /// How many there are, in one word, for those who ask no more.
+    /// Number of workspaces, in one word, for readers that need only that.
     present: AtomicU64,
     moves: Moves<STATES>,
 }
@@ -37,19 +37,19 @@ impl Counts {
         }
     }
 
-    /// One more, in `initializing`.
+    /// Counts one more, in `initializing`.
     pub(crate) fn made(&self) {
         self.present.fetch_add(1, Ordering::Relaxed);
         self.moves.come(State::Initializing.index());
     }
 
-    /// From one state to another.
+    /// Counts a move from one state to another.
     #[inline]
     pub(crate) fn move_on(&self, from: State, to: State) {
         self.moves.take(from.index(), to.index());
     }
 
-    /// One less, in `state`.
+    /// Counts one less, in `state`.
     pub(crate) fn gone(&self, state: State) {
         self.moves.go(state.index());
         self.present.fetch_sub(1, Ordering::Relaxed);
@@ -60,7 +60,7 @@ impl Counts {
         StateCounts::new(counts.map(|count| usize::try_from(count).unwrap_or(usize::MAX)))
     }
 
-    /// How many there are, whatever their states.
+    /// Number of workspaces in all states.
     pub(crate) fn total(&self) -> usize {
         usize::try_from(self.present.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
     }
@@ -69,7 +69,7 @@ impl Counts {
         StateTotals::new(self.moves.read().entered)
     }
 
-    /// How often an edge was taken that is not the engine's.
+    /// How often an edge outside the engine's table was taken.
     pub(crate) fn unexpected(&self) -> u64 {
         let mut sum = 0;
         for (from, row) in State::ALL.into_iter().zip(&self.moves.edges) {
@@ -83,14 +83,14 @@ impl Counts {
     }
 }
 
-/// How often was moved between `N` states, and into and out of all of them.
+/// Counters of moves between `N` states, of creations and of removals.
 #[repr(align(128))]
 struct Moves<const N: usize> {
     /// By the state left, then by the state entered.
     edges: [[AtomicU64; N]; N],
-    /// Out of all, by the state left.
+    /// Removals, by the state left.
     gone: [AtomicU64; N],
-    /// Into all, by the state entered.
+    /// Creations, by the state entered.
     come: [AtomicU64; N],
 }
 
@@ -108,8 +108,8 @@ impl<const N: usize> Moves<N> {
         }
     }
 
-    // Release, with the Acquire of a reading: who sees a move sees those before it, and so
-    // does the next reading see all that are before any that this one saw.
+    // Release, paired with the Acquire of a reading: a reader that sees a move sees all moves
+    // before it. So the next reading sees all moves before any that this one saw.
 
     fn come(&self, to: usize) {
         self.come[to].fetch_add(1, Ordering::Release);
@@ -128,7 +128,7 @@ impl<const N: usize> Moves<N> {
     #[inline]
     fn read(&self) -> Reading<N> {
         let read = |number: &AtomicU64| number.load(Ordering::Acquire);
-        // Who goes has come: the other way round more could have gone than came.
+        // Removals first: read after the creations, they could outnumber them.
         let gone: [u64; N] = array::from_fn(|from| read(&self.gone[from]));
         let mut entered = [0; N];
         let left = array::from_fn(|from| {
@@ -146,7 +146,7 @@ impl<const N: usize> Moves<N> {
         }
     }
 
-    /// The sum of a reading of its own.
+    /// The sum of a new reading.
     #[inline]
     fn sum(&self) -> u64 {
         let rows = self.edges.iter().chain([&self.gone, &self.come]);
@@ -158,7 +158,7 @@ impl<const N: usize> Moves<N> {
         rows.map(read).sum()
     }
 
-    /// All numbers as they were at one moment, or what comes nearest to that.
+    /// All numbers at one moment, or the reading closest to that.
     #[inline]
     fn read_steady(&self) -> Reading<N> {
         let reading = self.read();
@@ -175,7 +175,7 @@ impl<const N: usize> Moves<N> {
         let mut least = u64::MAX;
         for _ in 1..READINGS {
             let reading = self.read();
-            // What moved beside this reading was not seen by the one before.
+            // Moves during this reading are those that the previous reading did not see.
             let moved = reading.sum().wrapping_sub(before.sum());
             if moved < least {
                 least = moved;
@@ -193,11 +193,11 @@ impl<const N: usize> Moves<N> {
 /// What a reader found in [`Moves`], by state.
 #[derive(Clone, Copy)]
 struct Reading<const N: usize> {
-    /// For another state, or for good.
+    /// Left for another state, or removed.
     left: [u64; N],
-    /// From another state.
+    /// Entered from another state.
     entered: [u64; N],
-    /// From nowhere.
+    /// Created.
     come: [u64; N],
 }
 
@@ -207,7 +207,7 @@ impl<const N: usize> Reading<N> {
         self.left.iter().chain(&self.come).sum()
     }
 
-    /// How many are in each state; together as many as came and did not go.
+    /// Number of workspaces in each state. The sum is creations minus removals.
     fn standing(&self) -> [u64; N] {
         let mut counts = [0; N];
         let mut excess = 0;
@@ -216,7 +216,7 @@ impl<const N: usize> Reading<N> {
             *count = (entered + come).saturating_sub(*left);
             excess += left.saturating_sub(entered + come);
         }
-        // A move out of a state was seen, and the one into it was not: who made them is
+        // The reader saw a move out of a state but not the move into it: that workspace is
         // counted twice.
         while excess > 0
             && let Some(most) = counts.iter_mut().max()
@@ -236,8 +236,8 @@ mod tests {
 
     #[test]
     fn a_reader_that_was_held_up_in_the_middle_counts_nobody_twice() {
-        // Two of three workspaces rest in the first state. The third entered the second one
-        // and then went to and fro 500 times, of which a reader saw one direction alone.
+        // Two of three workspaces stay in the first state. The third entered the second state
+        // and then moved back and forth 500 times; the reader saw one direction only.
         let check = |left, entered, expected| {
             let torn = Reading {
                 left,
@@ -262,13 +262,13 @@ mod loom_tests {
 
     fn check(model: impl Fn() + Sync + Send + 'static) {
         let mut builder = loom::model::Builder::new();
-        // Every look at a number is a branch.
+        // Every read of a counter is a branch.
         builder.max_branches = 10_000;
         builder.check(model);
     }
 
     impl Reading<2> {
-        /// Without what makes up for a torn reading.
+        /// Counts without the correction of torn readings.
         fn signed(&self) -> [i64; 2] {
             let came = |n: usize| self.entered[n] + self.come[n];
             [0, 1].map(|n| came(n).cast_signed() - self.left[n].cast_signed())

@@ -4,17 +4,17 @@ use std::time::SystemTime;
 
 use crate::message::Message;
 
-/// What becomes of a workspace in `error`.
+/// What happens to a workspace in `error`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// It is tried again by itself.
+    /// It is retried automatically.
     Retrying {
         /// How many attempts have failed, from 1.
         attempt: u32,
         /// When the next one starts.
         next_retry_at: SystemTime,
     },
-    /// It needs somebody; the message says what.
+    /// An operator must act; the message says how.
     Parked,
 }
 
@@ -58,7 +58,7 @@ impl ErrorInfo {
         self.kind
     }
 
-    /// When it was said last.
+    /// When it was last reported, on the wall clock.
     pub fn at(&self) -> SystemTime {
         self.at
     }

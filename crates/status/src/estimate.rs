@@ -1,59 +1,59 @@
-//! How long a phase still takes: measured from its own progress, said with bounds, and
-//! not said before it is known.
+//! Remaining time of a phase: measured from its own progress, given as bounds, and only
+//! when it is known with confidence.
 //!
-//! The phase so far is cut into intervals. The mean rate over all of it and the mean of
-//! late, whichever is slower and faster, give the bounds; both are widened by what the
-//! noise of the intervals allows for (see [`Measured::eta`]).
+//! The phase so far is divided into intervals. The mean rate over the whole phase and the
+//! recent mean rate give the bounds: the slower one the upper, the faster one the lower.
+//! Both are widened according to the noise of the intervals (see [`Measured::eta`]).
 
 use std::time::Duration;
 
-/// The shortest time between two points: a little less than the quarter of a second in
-/// which samples are to be taken, so that each of them counts.
+/// The shortest time between two points: slightly less than the 250 ms at which samples are
+/// normally taken, so that each of them counts.
 pub(crate) const SPACING: Duration = Duration::from_millis(200);
-/// At so many points every other one is dropped, and the spacing doubles: a phase of any
-/// length is covered evenly.
+/// At this many points every other one is dropped and the spacing doubles, so that a phase
+/// of any length is covered evenly.
 const POINTS: usize = 64;
-/// A first look after this much time …
+/// An early estimate is made after this many seconds …
 const EARLY_AFTER_SECONDS: f64 = 0.6;
-/// … and this many intervals, each of them with progress …
+/// … and this many intervals, all of them with progress.
 const EARLY_INTERVALS: usize = 3;
-/// … reaches this many times as far as was seen: only the end of a short phase is in sight.
+/// An early estimate reaches at most this multiple of the time measured, so it only covers short phases.
 const EARLY_REACH: f64 = 6.0;
-/// What is added after a second of it, and less with the time: a rate of which this little
-/// was seen may well halve.
+/// Early widening of both bounds, divided by the seconds measured: a rate measured this
+/// briefly may well halve.
 const EARLY_UNSEEN: f64 = 0.6;
-/// Confident after this much time …
+/// A full estimate is made after this many seconds …
 const CONFIDENT_AFTER_SECONDS: f64 = 2.0;
 /// … this many intervals …
 const CONFIDENT_INTERVALS: usize = 8;
 /// … and this many of them with progress.
 const CONFIDENT_MOVES: usize = 5;
-/// Not confident while the bounds would be wider than a factor of this and one.
+/// No estimate while the bounds would be widened by more than a factor of 1 + this.
 const WIDEST: f64 = 1.5;
-/// What is added to both bounds even for a rate without noise.
+/// Widening of both bounds even for a rate without noise.
 const NARROWEST: f64 = 0.05;
-/// What is added after a second, and less with the root of the time: a rate that has not
-/// been seen for long may hide changes slower than that.
+/// Widening of both bounds, divided by the root of the seconds measured: a short measurement
+/// does not show changes slower than itself.
 const UNSEEN: f64 = 0.4;
-/// Standard deviations.
+/// Width of the bounds in standard deviations.
 const SAFETY: f64 = 3.0;
-/// Noise is looked for in blocks of up to this many intervals …
+/// Noise is measured in blocks of up to this many intervals …
 const LONGEST_BLOCK: usize = 8;
-/// … of which there must be so many.
+/// … if there are at least this many blocks.
 const BLOCKS: usize = 5;
 
-/// The time still to go, as bounds that the truth is expected between.
+/// The remaining time, as bounds that are expected to contain the real one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Eta {
-    /// It hardly takes less.
+    /// It is unlikely to take less.
     pub low: Duration,
-    /// It hardly takes more.
+    /// It is unlikely to take more.
     pub high: Duration,
-    /// What this rests on.
+    /// What the estimate is based on.
     pub basis: Basis,
 }
 
-/// What an [`Eta`] rests on.
+/// What an [`Eta`] is based on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -72,18 +72,18 @@ impl Basis {
     }
 }
 
-/// Points of a phase, and what follows from them.
+/// Points of a phase, and the measurement made from them.
 #[derive(Debug, Clone)]
 pub(crate) struct Estimator {
     spacing: Duration,
     points: Vec<Point>,
 }
 
-/// What became of a sample.
+/// Result of a sample.
 pub(crate) enum Sample {
-    /// What was known stands.
+    /// The sample was ignored; the previous measurement stays valid.
     TooEarly,
-    /// What is known from now on, if anything.
+    /// The sample was taken; this is the measurement from now on, if any.
     Taken(Option<Measured>),
 }
 
@@ -93,14 +93,14 @@ struct Point {
     done: f64,
 }
 
-/// What was measured up to the last point.
+/// The measurement up to the last point.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Measured {
-    /// Mean over the whole phase, a second.
+    /// Mean rate over the whole phase, per second.
     pub(crate) rate: f64,
     slow: f64,
     fast: f64,
-    /// Standard deviation of an interval's rate, in means.
+    /// Standard deviation of an interval's rate, as a multiple of the mean rate.
     noise: f64,
     intervals: f64,
     seconds: f64,
@@ -111,7 +111,7 @@ pub(crate) struct Measured {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Confidence {
     None,
-    /// In what is near.
+    /// Only for a near end.
     Early,
     Full,
 }
@@ -129,7 +129,7 @@ impl Estimator {
         }
     }
 
-    /// Takes a point if it is time for one, and tells what is known from then on.
+    /// Takes a point if it is due, and returns the measurement from then on.
     #[expect(
         clippy::cast_precision_loss,
         reason = "progress beyond 2^53 may be off by a few units"
@@ -144,7 +144,7 @@ impl Estimator {
             return Sample::TooEarly;
         }
         if point.done < last.done {
-            // Set back: what was measured says nothing about what follows.
+            // Set back: the old points do not predict what follows.
             self.points.clear();
             self.spacing = SPACING;
         }
@@ -187,9 +187,9 @@ impl Estimator {
         })
     }
 
-    /// The standard deviation of the rate of an interval, in means. The noise of blocks of
-    /// intervals is the same divided by the root of their length where intervals are
-    /// independent, and more where slow and fast ones come in runs: the largest counts.
+    /// The standard deviation of the rate of an interval, as a multiple of the mean. If
+    /// intervals are independent, the noise of blocks of them is that divided by the root of
+    /// their length. It is more if slow and fast intervals come in runs. The largest is used.
     fn noise(&self, rate: f64) -> f64 {
         if rate <= 0.0 {
             return 0.0;
@@ -202,7 +202,7 @@ impl Estimator {
         variances.fold(0.0, f64::max).sqrt() / rate
     }
 
-    /// The variance of an interval's rate, as blocks of `length` show it.
+    /// The variance of an interval's rate, computed from blocks of `length`.
     fn variance(&self, rate: f64, length: usize) -> f64 {
         let (mut squares, mut seconds, mut blocks) = (0.0, 0.0, 0.0);
         let ends = self.points.iter().step_by(length);
@@ -242,8 +242,8 @@ fn rate_between(from: &Point, to: &Point) -> Option<f64> {
 }
 
 impl Measured {
-    /// The time that `remaining` units take, `since` after the last point, where that can
-    /// be said.
+    /// The time that `remaining` units take, `since` after the last point; `None` if it is
+    /// not known with confidence.
     ///
     /// The mean of k measured intervals and the mean of the n to come differ by a standard
     /// deviation of s·√(1/k + 1/n), s being that of one interval.
@@ -259,7 +259,7 @@ impl Measured {
         let remaining = remaining as f64;
         let (reach, unseen, safety) = match self.confidence {
             Confidence::None => return None,
-            // So few intervals may look more alike than they are.
+            // So few intervals may look less noisy than they are.
             Confidence::Early => (
                 EARLY_REACH * self.seconds,
                 EARLY_UNSEEN / self.seconds,
@@ -274,7 +274,7 @@ impl Measured {
         let doubt = NARROWEST
             + unseen
             + safety * self.noise * (1.0 / self.intervals + 1.0 / to_come).sqrt();
-        // Close to the end the doubt is about parts of an interval: see the slack.
+        // Close to the end the doubt concerns fractions of an interval, which the slack covers.
         if doubt > WIDEST && to_come > 2.0 {
             return None;
         }

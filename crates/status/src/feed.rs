@@ -1,4 +1,4 @@
-//! The change feed: what changed, in order, for any number of watchers.
+//! The change feed: all changes, in order, for any number of watchers.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,27 +14,27 @@ use crate::ring::Found;
 use crate::shared::Shared;
 use crate::wakeups::Listening;
 
-/// How many changes a tracker keeps for its watchers if nothing else is said: a thousand
-/// workspaces may load at once, with a dozen changes each, before a watcher looks.
+/// Default number of changes that a tracker keeps for its watchers: a thousand workspaces
+/// may load at once, with a dozen changes each, before a watcher reads.
 pub const FEED_CAPACITY: usize = 16_384;
 
-/// What a watcher gets.
+/// What a watcher receives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FeedItem {
     /// The next change.
     Change(Change),
-    /// The watcher was too slow, or asked for changes that are gone. It goes on after
-    /// `revision`; read the state of everything to have what lies before.
+    /// The watcher was too slow, or requested changes that are no longer kept. It continues
+    /// after `revision`; read all statuses to get the changes before it.
     Resync {
         /// Changes after this one follow.
         revision: Revision,
     },
 }
 
-/// A reader of the change feed with a place of its own. Nobody waits for it: what it does
-/// not read in time is replaced by a [`FeedItem::Resync`].
+/// A reader of the change feed with its own position. No writer waits for it: changes that
+/// it does not read in time are replaced by a [`FeedItem::Resync`].
 ///
-/// As a future (`next`), a blocking call (`next_deadline`), or a [`Stream`].
+/// Use it as a future (`next`), a blocking call (`next_deadline`), or a [`Stream`].
 ///
 /// ```
 /// use workspace_status::{ChangeKind, FeedItem, State, Tracker};
@@ -51,7 +51,7 @@ pub enum FeedItem {
 pub struct Watcher {
     shared: Arc<Shared>,
     next: u64,
-    /// Asked for a revision that does not exist yet.
+    /// It requested a revision that does not exist yet.
     ahead: bool,
     listener: Option<Listening>,
 }
@@ -67,7 +67,7 @@ impl Watcher {
         }
     }
 
-    /// The next item, if there is one now.
+    /// The next item, if one is available now.
     pub fn try_next(&mut self) -> Option<FeedItem> {
         if self.ahead {
             self.ahead = false;
@@ -119,7 +119,7 @@ impl Watcher {
                 self.listener = None;
                 return Poll::Ready(item);
             }
-            // The look after the listener stands must not be left out.
+            // Check again once the listener exists: a change before it would be missed.
             let Some(listener) = &mut self.listener else {
                 self.listener = Some(self.shared.listen_feed());
                 continue;

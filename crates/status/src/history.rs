@@ -1,10 +1,10 @@
 //! The last transitions of a status, in 16 bytes each.
 //!
-//! A million workspaces hold twenty million transitions, so that what can be told from
-//! the neighbour is not kept: a transition leaves the state that the one before entered,
-//! and its wall time is found backwards from the newest. What does not fit into 16 bytes
-//! (a stay of more than 19 hours, a wall clock that was set, an epoch that jumped) is
-//! kept whole beside the others.
+//! A million workspaces hold twenty million transitions, so facts that follow from a
+//! neighbour are not stored: a transition leaves the state that the previous one entered,
+//! and its wall time is computed backwards from the newest. Transitions that do not fit into
+//! 16 bytes (a stay of more than 19 hours, a wall clock that was set, an epoch that jumped)
+//! have their full numbers in a separate list.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,7 +16,7 @@ use crate::message::Message;
 use crate::metadata::Metadata;
 use crate::state::State;
 
-/// How many transitions a status remembers.
+/// Number of transitions that a status keeps.
 pub const HISTORY_CAPACITY: usize = 20;
 
 /// One change from a state to another.
@@ -47,7 +47,7 @@ impl Transition {
         self.timestamp
     }
 
-    /// What was said when it was entered.
+    /// The message with which the state was entered.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -69,9 +69,8 @@ impl Transition {
     }
 }
 
-/// All of a status but its id and progress. Clones share it, and the next change of a
-/// shared one works on a copy. The records lie behind the head in one allocation, which
-/// grows with the history.
+/// All of a status except its progress. Clones share it; the next change of a shared one
+/// works on a copy. Head and records are in one allocation, which grows with the history.
 #[derive(Clone)]
 pub(crate) struct Core(Arc<Memory>);
 
@@ -82,11 +81,11 @@ struct Memory<R: ?Sized = [Record]> {
 
 #[derive(Clone)]
 pub(crate) struct Head {
-    /// Here once more, for snapshots.
+    /// A second copy of the id, for snapshots.
     pub(crate) id: WorkspaceId,
     pub(crate) epoch: Epoch,
     pub(crate) revision: Revision,
-    /// Number of transitions ever, which is the sequence of the newest.
+    /// Number of all transitions ever, which is the sequence of the newest.
     pub(crate) sequence: u64,
     pub(crate) updated: WallNanos,
     pub(crate) entered: Moment,
@@ -98,13 +97,13 @@ pub(crate) struct Head {
     pub(crate) state: State,
 }
 
-/// What few statuses have.
+/// Parts that few statuses have.
 #[derive(Clone, Default)]
 struct Rare {
     error: Option<ErrorInfo>,
-    /// The epoch of the newest transition, if it moved since without one.
+    /// The epoch of the newest transition, if the epoch has changed since without a transition.
     newest_epoch: Option<Epoch>,
-    /// Oldest first, at most one for each record.
+    /// Oldest first, at most one per record.
     wide: Vec<Wide>,
 }
 
@@ -112,14 +111,14 @@ struct Rare {
 struct Wide {
     sequence: u64,
     stay_micros: u64,
-    /// When the state that was left had been entered.
+    /// When the state that was left was entered.
     wall_before: WallNanos,
     /// The epoch of the transition before.
     epoch_before: Epoch,
 }
 
 /// A transition: its message, and in `bits` from the lowest: 4 bits the state entered, 36
-/// bits the stay in µs, 24 bits by how many ns the wall clock moved more than that.
+/// bits the stay in µs, 24 bits the drift: by how many ns the wall clock moved more than the stay.
 #[derive(Clone, Default)]
 pub(crate) struct Record {
     message: Message,
@@ -129,7 +128,7 @@ pub(crate) struct Record {
 const STATE_BITS: u32 = 4;
 const STAY_BITS: u32 = 36;
 const DRIFT_BITS: u32 = 24;
-/// The drift of a record whose numbers are in its [`Wide`].
+/// Value of the drift that marks a record whose numbers are in its [`Wide`].
 const SEE_WIDE: i64 = -(1 << (DRIFT_BITS - 1));
 
 impl Record {
@@ -161,14 +160,14 @@ impl Record {
         self.bits.cast_signed() >> (STATE_BITS + STAY_BITS)
     }
 
-    /// When the state that was left had been entered, if it was left at `wall`.
+    /// When the state that was left was entered, if it was left at `wall`.
     fn wall_before(&self, wall: WallNanos) -> WallNanos {
         let moved = (self.stay_micros() * 1000).cast_signed() + self.drift_nanos();
         WallNanos(wall.0.wrapping_sub(moved.cast_unsigned()))
     }
 }
 
-/// The epoch before a transition that did nothing unusual to it.
+/// The epoch before a transition that changed the epoch as usual.
 #[inline]
 fn usual_epoch_before(epoch: Epoch, to: State) -> Epoch {
     if to == State::Initializing {
@@ -178,7 +177,7 @@ fn usual_epoch_before(epoch: Epoch, to: State) -> Epoch {
     }
 }
 
-/// By how much the wall clock moved more than `stay_micros`, where that fits a record.
+/// By how much the wall clock moved more than `stay_micros`; `None` if that does not fit a record.
 #[inline]
 fn drift_nanos(before: WallNanos, after: WallNanos, stay_micros: u64) -> Option<i64> {
     if stay_micros >> STAY_BITS != 0 {
@@ -212,7 +211,7 @@ impl Core {
         &self.0.head
     }
 
-    /// The head to be changed, in a copy if a snapshot shares it.
+    /// The head for a change, in a copy if a snapshot shares it.
     #[inline]
     pub(crate) fn edit(&mut self) -> &mut Head {
         &mut self.memory(0).head
@@ -260,7 +259,7 @@ impl Core {
         head
     }
 
-    /// The newest transitions of those that are kept, at most so many, oldest first.
+    /// At most `most` of the newest kept transitions, oldest first.
     pub(crate) fn transitions(&self, most: usize) -> Vec<Transition> {
         let head = self.head();
         let records = &self.0.records;
@@ -298,7 +297,7 @@ impl Core {
         made
     }
 
-    /// What nobody else shares, with room for so many records.
+    /// The memory, unshared, with room for this many records. Copies it if it is shared or too small.
     #[expect(clippy::expect_used, reason = "see the text")]
     #[inline]
     fn memory(&mut self, records: usize) -> &mut Memory {
@@ -309,7 +308,7 @@ impl Core {
             .expect("made from the lock's own core alone, which is held mutably")
     }
 
-    /// Apart from the change of a core that is not shared, which needs none of its stack.
+    /// Not inlined: the change of an unshared core needs none of this stack space.
     #[inline(never)]
     fn copy_for(&self, records: usize) -> Core {
         match records.max(self.0.records.len()) {
@@ -322,7 +321,7 @@ impl Core {
 
     fn copied<const N: usize>(&self) -> Core {
         let mut records = self.0.records.iter();
-        // Places stay where they are, because only a full history goes round.
+        // Positions do not change, because only a full history wraps around.
         let records = [(); N].map(|()| records.next().cloned().unwrap_or_default());
         let head = self.head().clone();
         Core(Arc::new(Memory { head, records }))
@@ -334,8 +333,8 @@ fn state_entered_by(records: &[Record], sequence: u64) -> State {
     record.map_or(State::Unknown, Record::to)
 }
 
-/// Where the transition of this number lies. In a history that never was full that is
-/// its number less one.
+/// Index of the transition with this sequence. In a history that was never full that is
+/// the sequence minus one.
 fn place(sequence: u64) -> usize {
     usize::try_from(sequence.wrapping_sub(1) % HISTORY_CAPACITY as u64).unwrap_or(0)
 }
@@ -410,7 +409,7 @@ impl Head {
         }
     }
 
-    /// What did not fit the record of this transition.
+    /// The numbers that did not fit the record of this transition.
     fn wide(&self, record: &Record, sequence: u64) -> Option<&Wide> {
         if record.drift_nanos() != SEE_WIDE {
             return None;

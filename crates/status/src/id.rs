@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arcstr::ArcStr;
 
-/// The longest id of a workspace, in bytes.
+/// Maximum length of a workspace id, in bytes.
 pub const WORKSPACE_ID_BYTES: usize = 255;
 
 /// The id of a workspace: 1 to 255 bytes of `[A-Za-z0-9._:-]`. Cheap to clone; ordered
@@ -28,7 +28,7 @@ pub const WORKSPACE_ID_BYTES: usize = 255;
 pub struct WorkspaceId(ArcStr);
 
 impl WorkspaceId {
-    /// Checks and takes an id.
+    /// Validates an id.
     ///
     /// # Errors
     /// If it is empty, longer than [`WORKSPACE_ID_BYTES`], or holds another character.
@@ -64,10 +64,10 @@ fn check(id: &str) -> Result<(), InvalidWorkspaceId> {
     })
 }
 
-/// Why a text is no id of a workspace.
+/// Why a text is not a valid workspace id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidWorkspaceId {
-    /// Nothing in it.
+    /// It is empty.
     #[error("a workspace id must not be empty")]
     Empty,
     /// Longer than [`WORKSPACE_ID_BYTES`].
@@ -82,9 +82,9 @@ pub enum InvalidWorkspaceId {
          of this one is {character:?}"
     )]
     Character {
-        /// Where, in bytes from 0.
+        /// Its position in bytes, from 0.
         position: usize,
-        /// Which.
+        /// The character.
         character: char,
     },
 }
@@ -169,8 +169,8 @@ impl From<WorkspaceId> for Arc<str> {
     }
 }
 
-/// The number of a load of a workspace. It only grows, and outlives the process when the
-/// owner keeps it; a write that belongs to an older one is refused.
+/// The number of a load of a workspace. It only grows, and outlives the process if the
+/// owner stores it. A write of an older epoch is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(transparent))]

@@ -1,5 +1,5 @@
-//! Where every workspace of a service stands: its state and since when, why, how far it
-//! is and how long it still takes; with counts by state, a change feed and waits.
+//! The status of every workspace of a service: its state and since when, why, its progress
+//! and its remaining time; with counts by state, a change feed and waits.
 //!
 //! No I/O, no async runtime. Three lines track a workspace:
 //!
@@ -12,21 +12,21 @@
 //! # assert!(status.is_ready());
 //! ```
 //!
-//! Everybody who asks gets a [`Snapshot`], a consistent copy; whoever wants to know of
-//! changes takes a [`Watcher`] or waits with [`Tracker::wait`].
+//! A reader gets a [`Snapshot`], a consistent copy. To be notified of changes, use a
+//! [`Watcher`] or wait with [`Tracker::wait`].
 //!
-//! **Who waits for whom.** [`WorkspaceStatus::state`], [`WorkspaceStatus::is_ready`],
+//! **Locks.** [`WorkspaceStatus::state`], [`WorkspaceStatus::is_ready`],
 //! [`WorkspaceStatus::progress`], [`Tracker::get`] and the counts take no lock. A
-//! snapshot holds the lock of its own workspace while it copies one pointer. Writers wait
-//! for no more than that, and where a phase ends, for one measurement of it; those who
-//! make or remove a workspace, while a list copies 512 pointers; those who begin a phase,
-//! for one round of [`Tracker::sample_progress`]. What a reader then does with its copy,
-//! and how long that takes, nobody waits for.
+//! snapshot holds the lock of its own workspace while it copies one pointer. A writer waits
+//! at most for that, and at the end of a phase for one measurement of it. A call that
+//! creates or removes a workspace waits while a list copies 512 pointers. A call that
+//! begins a phase waits for one round of [`Tracker::sample_progress`]. No caller waits for
+//! what a reader does with its copy.
 //!
 //! **Bounds.** 20 transitions ([`HISTORY_CAPACITY`]), 64 metadata keys
 //! ([`METADATA_KEYS`]), messages of 1 KiB ([`MESSAGE_BYTES`]), a feed of a fixed number
-//! of changes ([`TrackerBuilder::feed_capacity`]). Only the number of workspaces is the
-//! caller's affair.
+//! of changes ([`TrackerBuilder::feed_capacity`]). Only the number of workspaces is left
+//! to the caller.
 
 mod state;
 

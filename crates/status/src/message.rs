@@ -11,14 +11,14 @@ use std::sync::Arc;
 use arcstr::ArcStr;
 use parking_lot::Mutex;
 
-/// The longest message, in bytes. A longer one is cut at the last whole character.
+/// Maximum length of a message, in bytes. A longer one is cut after the last whole character.
 pub const MESSAGE_BYTES: usize = 1024;
 
-/// What a status says about itself. Cut to [`MESSAGE_BYTES`], cheap to clone.
+/// The message of a status. Cut to [`MESSAGE_BYTES`], cheap to clone.
 ///
 /// The texts of a service repeat, across its workspaces and within one. Equal texts of up
 /// to 128 bytes share their memory, so that 20 transitions of a million workspaces cost 20
-/// texts, not 20 million; those used most, 4096 at the most, are never freed.
+/// texts, not 20 million. The most used texts, at most 4096, are never freed.
 ///
 /// ```
 /// use workspace_status::Message;
@@ -37,10 +37,10 @@ impl Message {
         &self.0
     }
 
-    /// The text of anything that can be shown, written no further than it is kept.
+    /// The text of a `Display` value, written only as far as it is kept.
     pub(crate) fn from_display(shown: impl fmt::Display) -> Self {
         let mut bounded = Bounded(String::new());
-        // A `Display` that fails leaves what it wrote so far: a status never fails.
+        // If the `Display` fails, the text so far is kept: setting a status never fails.
         let _ = write!(bounded, "{shown}");
         Message::from(bounded.0.as_str())
     }
@@ -51,7 +51,7 @@ struct Bounded(String);
 
 impl fmt::Write for Bounded {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        // One byte over, so that `cut` sees that there was more.
+        // A few bytes over (a character has up to 4), so that `cut` sees that there was more.
         let room = (MESSAGE_BYTES + 4).saturating_sub(self.0.len());
         self.0.push_str(cut_at(text, room));
         if room == 0 { Err(fmt::Error) } else { Ok(()) }
@@ -62,19 +62,19 @@ fn cut_at(text: &str, bytes: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes)).unwrap_or(text)
 }
 
-/// Longer texts are not looked up: they are seldom the same.
+/// Longer texts are not looked up: they rarely repeat.
 const SHARED_TEXT_BYTES: usize = 128;
-/// Buckets of a thread's table, so that it holds 64 KiB of text at most.
+/// Buckets of a thread's table, so that it holds at most 64 KiB of text.
 const BUCKETS: usize = 128;
 /// Texts of one bucket.
 const WAYS: usize = 4;
-/// From this many uses on a text is kept for ever, and no longer counted by who holds it.
+/// After this many uses a text is kept for ever and no longer reference-counted.
 const USES_TO_STAY: u8 = 16;
-/// How many texts are kept for ever: half a MiB at most.
+/// Number of texts that are kept for ever: at most 512 KiB.
 const STAYING_TEXTS: usize = 4096;
 
-/// The texts of late of one thread, by their hash. One that is used often outlives those
-/// that are not.
+/// The recent texts of one thread, by their hash. Texts that are used often stay longer
+/// than others.
 struct SharedTexts {
     hasher: foldhash::fast::RandomState,
     buckets: Box<[[Slot; WAYS]]>,
@@ -94,11 +94,11 @@ thread_local! {
     });
 }
 
-/// The texts that are kept for ever, whichever thread found them.
+/// The texts that are kept for ever, of all threads.
 static STAYING: Mutex<BTreeSet<ArcStr>> = Mutex::new(BTreeSet::new());
 
 impl SharedTexts {
-    /// Its bucket, and what tells it from others there.
+    /// The bucket of a text, and the part of its hash that distinguishes it there.
     #[expect(clippy::cast_possible_truncation, reason = "parts of a hash")]
     fn place_of(&self, text: &str) -> (usize, u32) {
         let mut hasher = self.hasher.build_hasher();
@@ -121,7 +121,7 @@ impl SharedTexts {
             return slot.text.clone();
         }
         let made = ArcStr::from(text);
-        // An empty slot first: two new texts must not take each other's place in turns.
+        // An empty slot first: two new texts must not replace each other in turns.
         let worth = |slot: &&mut Slot| (slot.uses, !slot.text.is_empty());
         if let Some(slot) = bucket.iter_mut().min_by_key(worth)
             && slot.uses == 0
@@ -145,14 +145,14 @@ fn staying(text: &ArcStr) -> ArcStr {
     if staying.len() >= STAYING_TEXTS {
         return text.clone();
     }
-    // A new one, since a text that others hold goes on being counted.
+    // A new allocation, because a text that others hold stays reference-counted.
     let made = ArcStr::from(text.as_str());
     made.leak();
     staying.insert(made.clone());
     made
 }
 
-/// The text in shared memory if it is short and was seen of late on this thread.
+/// The text in shared memory if it is short and this thread has seen it recently.
 pub(crate) fn shared(text: &str) -> ArcStr {
     if text.is_empty() {
         return ArcStr::new();
@@ -160,7 +160,7 @@ pub(crate) fn shared(text: &str) -> ArcStr {
     if text.len() > SHARED_TEXT_BYTES {
         return ArcStr::from(text);
     }
-    // The table is gone while its thread ends.
+    // The table does not exist any more while its thread ends.
     SHARED
         .try_with(|shared| shared.borrow_mut().get(text))
         .unwrap_or_else(|_| ArcStr::from(text))

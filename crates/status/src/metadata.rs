@@ -1,20 +1,20 @@
-//! Metadata of a status: few keys, scalar values, everything bounded.
+//! Metadata of a status: few keys, scalar values, all bounded.
 
 use std::fmt;
 
 use crate::value::{Text, Value};
 
-/// How many keys a status may have.
+/// Maximum number of keys of a status.
 pub const METADATA_KEYS: usize = 64;
-/// The longest key, in bytes.
+/// Maximum length of a key, in bytes.
 pub const METADATA_KEY_BYTES: usize = 128;
-/// The longest text as a value, in bytes.
+/// Maximum length of a text value, in bytes.
 pub const METADATA_STRING_BYTES: usize = 1024;
 
 /// Why a metadatum is refused. The status stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MetadataError {
-    /// A new key, and there are [`METADATA_KEYS`] already.
+    /// The key is new, and the status already has [`METADATA_KEYS`].
     #[error("a status holds at most 64 metadata keys")]
     TooManyKeys,
     /// An empty key.
@@ -32,7 +32,7 @@ pub enum MetadataError {
         /// Its length.
         bytes: usize,
     },
-    /// NaN or infinite, which JSON cannot say.
+    /// NaN or infinite, which JSON cannot represent.
     #[error("a metadata number must be finite")]
     NotFinite,
 }
@@ -80,7 +80,7 @@ impl Metadata {
         self.by_key.is_empty()
     }
 
-    /// Whether this key and value are within the bounds, but for the number of keys.
+    /// Checks all bounds of a key and value except the number of keys.
     pub(crate) fn check(key: &str, value: &Value) -> Result<(), MetadataError> {
         if key.is_empty() {
             return Err(MetadataError::KeyEmpty);
@@ -101,7 +101,7 @@ impl Metadata {
         }
     }
 
-    /// Whether all of these may be set, one after the other.
+    /// Checks whether all of these may be set, in order.
     pub(crate) fn check_all(&self, entries: &[(&str, Value)]) -> Result<(), MetadataError> {
         for (key, value) in entries {
             Metadata::check(key, value)?;
@@ -119,13 +119,13 @@ impl Metadata {
         Ok(())
     }
 
-    /// Whether each of these is there already.
+    /// Whether each of these is set already.
     pub(crate) fn has_all(&self, entries: &[(&str, Value)]) -> bool {
         let mut entries = entries.iter();
         entries.all(|(key, value)| self.get(key) == Some(value))
     }
 
-    /// Sets what [`Metadata::check_all`] has passed.
+    /// Sets an entry that [`Metadata::check_all`] has accepted.
     pub(crate) fn set(&mut self, key: &str, value: Value) {
         match self.place(key) {
             Ok(place) => {
@@ -137,7 +137,7 @@ impl Metadata {
         }
     }
 
-    /// Whether the key was there.
+    /// Removes a key; returns whether it existed.
     pub(crate) fn remove(&mut self, key: &str) -> bool {
         self.place(key)
             .map(|place| self.by_key.remove(place))

@@ -6,7 +6,7 @@ use crate::snapshot::Snapshot;
 use crate::state::{State, StateSet};
 use crate::value::Value;
 
-/// Which workspaces to list. The default is all of them, a hundred a page.
+/// Which workspaces to list. The default is all of them, a hundred per page.
 ///
 /// ```
 /// use workspace_status::{PageQuery, State, StateSet, Tracker};
@@ -26,9 +26,9 @@ use crate::value::Value;
 pub struct PageQuery {
     /// Only ids bytewise after this one.
     pub after: Option<WorkspaceId>,
-    /// How many at most; 0 is taken as 1.
+    /// Maximum number per page; 0 means 1.
     pub limit: usize,
-    /// Only ids that begin so.
+    /// Only ids with this prefix.
     pub prefix: Option<String>,
     /// Only workspaces in one of these states; empty for all.
     pub states: StateSet,
@@ -44,10 +44,10 @@ pub struct PageQuery {
     pub error_kinds: Vec<ErrorCategory>,
 }
 
-/// A kind of error, without what an error of that kind has.
+/// A kind of error, without its details.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorCategory {
-    /// Tried again without an operator.
+    /// Retried automatically.
     Retrying,
     /// An operator must act.
     Parked,
@@ -92,15 +92,14 @@ impl Default for PageQuery {
 }
 
 impl PageQuery {
-    /// Whether a workspace is asked for: whether it meets every condition. Where the page begins and
-    /// ends is no condition.
+    /// Whether a workspace meets every condition. `after` and `limit` are not conditions.
     pub fn selects(&self, snapshot: &Snapshot) -> bool {
         self.wants(snapshot.state())
             && snapshot.workspace_id().starts_with(self.prefix())
             && self.selects_more(snapshot)
     }
 
-    /// The conditions that a state and an id do not decide.
+    /// The conditions that state and id do not decide.
     pub(crate) fn selects_more(&self, snapshot: &Snapshot) -> bool {
         if self.is_decided_by_state() {
             return true;
@@ -121,7 +120,7 @@ impl PageQuery {
             })
     }
 
-    /// Whether state and id decide if a workspace is asked for.
+    /// Whether state and id alone decide if a workspace is selected.
     pub(crate) fn is_decided_by_state(&self) -> bool {
         self.contains.is_none()
             && self.partitions.is_empty()
@@ -142,7 +141,7 @@ impl PageQuery {
                 })
     }
 
-    /// Whether a workspace in this state is asked for.
+    /// Whether a workspace in this state can be selected.
     pub fn wants(&self, state: State) -> bool {
         (self.states.is_empty() || self.states.contains(state))
             && self
@@ -170,7 +169,7 @@ fn contains_ignoring_case(text: &str, wanted: &str) -> bool {
 pub struct Page {
     /// Ordered by id.
     pub snapshots: Vec<Snapshot>,
-    /// What to ask for `after` next; nothing if this was the last page.
+    /// The `after` of the next page; `None` if this was the last page.
     pub next: Option<WorkspaceId>,
 }
 
@@ -179,6 +178,6 @@ pub struct Page {
 pub struct IdPage {
     /// Ordered bytewise.
     pub ids: Vec<WorkspaceId>,
-    /// What to ask for `after` next; nothing if this was the last page.
+    /// The `after` of the next page; `None` if this was the last page.
     pub next: Option<WorkspaceId>,
 }

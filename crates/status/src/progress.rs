@@ -1,4 +1,4 @@
-//! Progress of a phase: ticked at the cost of one atomic add, measured by sampling.
+//! Progress of a phase: reported with one atomic add, measured by sampling.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -11,14 +11,14 @@ use crate::clock::{Moment, WallNanos, nanos};
 use crate::estimate::{Estimator, Eta, Measured, SPACING, Sample};
 use crate::state::State;
 
-/// What progress is counted in.
+/// Unit of progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 pub enum Unit {
     /// Events of a log.
     Events,
-    /// Things of a workspace.
+    /// Entities of a workspace.
     Entities,
     /// Offsets of a log; a compacted log has fewer events than positions.
     Positions,
@@ -47,8 +47,8 @@ impl std::fmt::Display for Unit {
     }
 }
 
-/// The writing end of a phase's progress. Clones write to the same. One that was replaced
-/// by a later phase, or belongs to an earlier load, writes where nobody looks.
+/// The writer of a phase's progress. Clones write to the same progress. The writes of one
+/// that was replaced by a later phase, or belongs to an earlier load, have no effect.
 ///
 /// ```
 /// use workspace_status::{State, Tracker, Unit};
@@ -69,30 +69,30 @@ impl Progress {
         Self { cell }
     }
 
-    /// Adds to what is done.
+    /// Adds to the amount done.
     pub fn add(&self, done: u64) {
         self.cell.done.fetch_add(done, Ordering::Relaxed);
     }
 
-    /// Sets what is done. Setting it back begins the measuring anew.
+    /// Sets the amount done. Setting it back restarts the measurement.
     pub fn set(&self, done: u64) {
         self.cell.done.store(done, Ordering::Relaxed);
     }
 
-    /// Sets how much there is to do, at most `u64::MAX - 1`.
+    /// Sets the total amount, at most `u64::MAX - 1`.
     pub fn set_total(&self, total: u64) {
         self.cell
             .total
             .store(total.min(NO_TOTAL - 1), Ordering::Relaxed);
     }
 
-    /// What is done so far.
+    /// The amount done so far.
     pub fn done(&self) -> u64 {
         self.cell.done.load(Ordering::Relaxed)
     }
 }
 
-/// How far a phase is.
+/// Progress of a phase at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ProgressReport {
     phase: State,
@@ -105,27 +105,27 @@ pub struct ProgressReport {
 }
 
 impl ProgressReport {
-    /// The state whose progress this is; not always the one the status is in now.
+    /// The state that this progress belongs to; not always the current state.
     pub fn phase(&self) -> State {
         self.phase
     }
 
-    /// What it is counted in.
+    /// Its unit.
     pub fn unit(&self) -> Unit {
         self.unit
     }
 
-    /// How much is done.
+    /// The amount done.
     pub fn done(&self) -> u64 {
         self.done
     }
 
-    /// How much there is to do, if that is known. It may grow.
+    /// The total amount, if known. It may grow.
     pub fn total(&self) -> Option<u64> {
         self.total
     }
 
-    /// How much of the total is done, from 0 to 100.
+    /// Percentage of the total that is done, from 0 to 100.
     #[expect(
         clippy::cast_precision_loss,
         reason = "a percentage of 2^53 units may be off by its last digits"
@@ -143,13 +143,13 @@ impl ProgressReport {
         self.rate_per_second
     }
 
-    /// How long the phase still takes; nothing until that is known with confidence, when
-    /// it stands still, and when the status is in another state.
+    /// The remaining time of the phase; `None` until it is known with confidence, if the
+    /// progress stalls, and if the status is in another state.
     pub fn eta(&self) -> Option<Eta> {
         self.eta
     }
 
-    /// When it was last seen to move, on the wall clock; as exact as the samples are.
+    /// When progress was last observed, on the wall clock; as exact as the sampling interval.
     pub fn last_progress_at(&self) -> Option<SystemTime> {
         self.last_progress_at
     }
@@ -157,7 +157,7 @@ impl ProgressReport {
 
 const NO_TOTAL: u64 = u64::MAX;
 
-/// What a phase's writers and readers share.
+/// State shared by a phase's writers and readers.
 #[derive(Debug)]
 pub(crate) struct ProgressCell {
     done: AtomicU64,
@@ -167,17 +167,17 @@ pub(crate) struct ProgressCell {
     /// No more samples are taken.
     retired: AtomicBool,
     sampled: ArcSwapOption<Sampled>,
-    /// Held by one sampler; another one goes on without it.
+    /// Locked by one sampler; other samplers skip this phase meanwhile.
     estimator: Mutex<Option<Box<Estimator>>>,
 }
 
-/// What the last sample found; replaced as a whole, so that readers take no lock.
+/// Result of the last sample; replaced as a whole, so that readers take no lock.
 #[derive(Debug, Clone, Copy)]
 struct Sampled {
     monotonic_nanos: u64,
     done: u64,
     moved: Option<WallNanos>,
-    /// With the time of the point it was measured at.
+    /// The measurement, and the time of the point it was made at.
     measured: Option<(Measured, u64)>,
 }
 
@@ -200,10 +200,10 @@ impl ProgressCell {
         }
     }
 
-    /// Ends the measuring, after a last look at what moved, and frees what it needed.
+    /// Ends the measurement after a last sample, and frees its memory.
     pub(crate) fn retire(&self, now: Moment) {
         self.retired.store(true, Ordering::Relaxed);
-        // A sampler holds it for no longer than a measurement takes.
+        // A sampler holds the lock for one measurement at most.
         let Some(mut estimator) = self.estimator.lock().take() else {
             return;
         };
@@ -218,7 +218,7 @@ impl ProgressCell {
         self.retired.load(Ordering::Relaxed)
     }
 
-    /// Measures, unless that was done a moment ago or is being done.
+    /// Takes a sample, unless one was just taken or is being taken.
     fn sample(&self, now: Moment) {
         let Some(mut estimator) = self.estimator.try_lock() else {
             return;
@@ -235,7 +235,7 @@ impl ProgressCell {
         }
     }
 
-    /// With the lock of the estimator held, or after its end.
+    /// Call it with the estimator's lock held, or after the estimator was taken out.
     fn measure(&self, estimator: &mut Estimator, last: &Sampled, now: Moment) {
         let done = self.done.load(Ordering::Relaxed);
         let at = now.monotonic_nanos;
@@ -255,7 +255,7 @@ impl ProgressCell {
         })));
     }
 
-    /// What is known now, for a status in `state`.
+    /// The current report, for a status in `state`.
     pub(crate) fn report(&self, state: State, now: Moment) -> ProgressReport {
         let retired = self.is_retired();
         if !retired {
@@ -289,12 +289,12 @@ impl ProgressCell {
     }
 }
 
-/// How many phases one round of sampling looks at.
+/// Number of phases sampled in one round.
 const SAMPLED_A_ROUND: usize = 4096;
 
-/// The phases under way of a tracker, for those who sample. What is over leaves the list
-/// when a round meets it or the list has doubled, so that it stays bounded by twice the
-/// phases under way even if nobody samples.
+/// The phases under way of a tracker, for sampling. A phase that has ended leaves the list
+/// when a round reaches it or when the list has doubled, so that the list stays bounded by
+/// twice the phases under way even if no caller samples.
 pub(crate) struct Active {
     list: Mutex<ActiveList>,
 }
@@ -328,8 +328,8 @@ impl Active {
         list.cells.push(Arc::downgrade(cell));
     }
 
-    /// Samples up to [`SAMPLED_A_ROUND`] phases, and goes on with the others in the next
-    /// round. Does nothing beside another sampler.
+    /// Samples up to [`SAMPLED_A_ROUND`] phases and continues with the others in the next
+    /// round. Does nothing while another thread samples.
     pub(crate) fn sample(&self, now: Moment) {
         let Some(mut list) = self.list.try_lock() else {
             return;

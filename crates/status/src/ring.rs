@@ -1,9 +1,9 @@
-//! A bounded ring of numbered items: many writers, any number of readers with a place of
-//! their own, and nobody waits for a reader.
+//! A bounded ring of numbered items: many writers, any number of readers with their own
+//! positions. No writer waits for a reader.
 //!
 //! A writer takes a number, then writes the slot of that number under the slot's own
-//! lock, so that writers meet only when the ring goes round within one write. Until the
-//! first reader begins, writers only take numbers, and there are no slots.
+//! lock. So writers only contend if the ring wraps around within one write. Until the
+//! first reader begins, writers only take numbers and there are no slots.
 
 use std::cmp::Ordering as Order;
 use std::sync::OnceLock;
@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 pub(crate) struct Ring<T> {
-    /// Twice the last number given out, plus one from when items are kept on: so each
-    /// writer learns with its number whether to keep its item.
+    /// Twice the last number given out, plus one since items are kept. So each writer learns
+    /// together with its number whether to keep its item.
     head: AtomicU64,
     /// The last number whose item was not kept.
     floor: OnceLock<u64>,
@@ -25,7 +25,7 @@ struct Slot<T> {
     item: Option<T>,
 }
 
-/// What a reader finds under a number.
+/// The item of a number, as a reader finds it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found<T> {
     Item(T),
@@ -55,7 +55,7 @@ impl<T: Clone> Ring<T> {
 
     /// Keeps items from now on.
     pub(crate) fn keep(&self) {
-        // The slots first: whoever sees the mark in the head finds them.
+        // The slots first: a writer that sees the flag in the head must find them.
         let empty = || Slot {
             number: 0,
             item: None,
@@ -66,17 +66,17 @@ impl<T: Clone> Ring<T> {
             .get_or_init(|| self.head.fetch_or(KEPT, Ordering::AcqRel) >> 1);
     }
 
-    /// Takes a number, from 1, and keeps the item under it if somebody may read it.
+    /// Takes the next number, from 1, and keeps the item under it if there has been a reader.
     #[inline]
     pub(crate) fn push(&self, item: impl FnOnce() -> T) -> u64 {
-        // AcqRel: who reads this number or a later one sees what was done before it.
+        // AcqRel: a thread that reads this number or a later one sees everything done before it.
         let head = self.head.fetch_add(2, Ordering::AcqRel);
         let number = (head >> 1) + 1;
         if head & KEPT != 0
             && let Some(slot) = self.slot(number)
         {
             let mut slot = slot.lock();
-            // A writer that was overtaken by a whole round must not hide the newer item.
+            // A writer that a whole round has overtaken must not replace the newer item.
             if slot.number < number {
                 slot.number = number;
                 let old = slot.item.replace(item());
@@ -87,7 +87,7 @@ impl<T: Clone> Ring<T> {
         number
     }
 
-    /// The item of a number, from 1. To be asked after [`Ring::keep`].
+    /// The item of a number, from 1. Call [`Ring::keep`] before.
     pub(crate) fn get(&self, number: u64) -> Found<T> {
         if self.floor.get().is_none_or(|floor| number <= *floor) {
             return Found::Gone;

@@ -1,6 +1,6 @@
-//! What all statuses of one tracker share: clock, owner, counts, feed, and who waits.
+//! State shared by all statuses of one tracker: clock, owner, counts, feed, and waiters.
 //!
-//! It knows no status, so that statuses can hold it without a circle.
+//! It holds no status, so that statuses can hold it without a reference cycle.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,7 +16,7 @@ use crate::progress::Active;
 use crate::ring::Ring;
 use crate::wakeups::{Listening, Wakeups};
 
-/// Waits are woken by shard: a wait for one workspace is seldom woken by another's change.
+/// Waits are woken by shard: a wait for one workspace is rarely woken by another's change.
 const WAIT_SHARDS: usize = 256;
 
 pub(crate) struct Shared {
@@ -26,7 +26,7 @@ pub(crate) struct Shared {
     pub(crate) metadata_refusals: AtomicU64,
     pub(crate) active: Active,
     pub(crate) feed: Ring<(WorkspaceId, ChangeKind)>,
-    /// One for the feed, then one for each shard of the workspaces.
+    /// One wakeup for the feed, then one per shard of the workspaces.
     wakeups: Wakeups,
 }
 
@@ -56,26 +56,26 @@ impl Shared {
         Revision::new(self.feed.push(|| (workspace_id.clone(), kind)))
     }
 
-    /// Wakes the watchers, and the waits for workspaces with this key. To be called after
-    /// every change of a status, with no lock held.
+    /// Wakes the watchers, and the waits for workspaces with this key. Call it after every
+    /// change of a status, with no lock held.
     #[inline]
     pub(crate) fn notify(&self, key: u16) {
         self.wakeups.notify(FEED);
         self.wakeups.notify(shard(key));
     }
 
-    /// The same after a workspace came or went, which waits see without a lock.
+    /// The same after a workspace was created or removed, which waits read without a lock.
     pub(crate) fn notify_of_presence(&self, key: u16) {
         self.wakeups.notify(FEED);
         self.wakeups.notify_after_fence(shard(key));
     }
 
-    /// Hears of every change that is published.
+    /// Listens for every published change.
     pub(crate) fn listen_feed(&self) -> Listening {
         self.wakeups.listen(FEED)
     }
 
-    /// Hears of every change of workspaces with this key.
+    /// Listens for every change of workspaces with this key.
     pub(crate) fn listen_workspace(&self, key: u16) -> Listening {
         self.wakeups.listen(shard(key))
     }
@@ -87,7 +87,7 @@ fn shard(key: u16) -> usize {
     1 + usize::from(key) % WAIT_SHARDS
 }
 
-/// The owner's name. Every snapshot reads it, and it hardly ever changes.
+/// The owner's name. Every snapshot reads it, and it rarely changes.
 struct Owner {
     first: OnceLock<ArcStr>,
     changed: AtomicBool,
@@ -122,9 +122,9 @@ impl Owner {
     }
 }
 
-/// The same number for the same id, spread evenly; it picks the shard of those who wait.
+/// A hash of the id, evenly distributed; it selects the shard of the waits.
 pub(crate) fn key_of(id: &str) -> u16 {
-    // FNV-1a: ids are short, and it is computed once a workspace.
+    // FNV-1a: ids are short, and it is computed rarely.
     let hash = id.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
         (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
     });

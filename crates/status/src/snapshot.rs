@@ -15,7 +15,7 @@ use crate::metadata::Metadata;
 use crate::progress::ProgressReport;
 use crate::state::State;
 
-/// A consistent copy of a status. It shares its memory with the status until that changes.
+/// A consistent copy of a status. It shares its memory with the status until the status changes.
 ///
 /// ```
 /// use workspace_status::{State, Tracker};
@@ -35,9 +35,9 @@ pub struct Snapshot {
     observed: Moment,
     owner: Option<ArcStr>,
     progress: Option<Box<ProgressReport>>,
-    /// Made when somebody asks: most readers of a status do not.
+    /// Built on first use: most readers do not need it.
     history: OnceLock<Box<[Transition]>>,
-    /// Only of a workspace that is not in memory.
+    /// Set only for a workspace that is not in memory.
     absent: Option<Box<AbsentFacts>>,
 }
 
@@ -91,23 +91,23 @@ impl Snapshot {
         }
     }
 
-    /// Why the workspace is not in memory; none where it is.
+    /// Why the workspace is not in memory; `None` if it is in memory.
     pub fn absence(&self) -> Option<Absence> {
         self.absent.as_ref().map(|absent| absent.reason)
     }
 
-    /// What was last known of a workspace that is not in memory; none where it is, or where nothing
+    /// The last known state of a workspace that is not in memory; `None` if it is in memory or nothing
     /// was recorded.
     pub fn last_known(&self) -> Option<&LastKnown> {
         self.absent.as_ref()?.last_known.as_ref()
     }
 
-    /// Whose status it is.
+    /// The workspace's id.
     pub fn workspace_id(&self) -> &str {
         &self.core.head().id
     }
 
-    /// Whose status it is, to keep.
+    /// The workspace's id, cheap to clone.
     pub fn id(&self) -> &WorkspaceId {
         &self.core.head().id
     }
@@ -117,7 +117,7 @@ impl Snapshot {
         self.core.head().state
     }
 
-    /// What it said last.
+    /// Its current message.
     pub fn message(&self) -> &str {
         &self.core.head().message
     }
@@ -132,17 +132,17 @@ impl Snapshot {
         self.core.head().error()
     }
 
-    /// Since when it is in its state, on the wall clock.
+    /// Since when it has been in its state, on the wall clock.
     pub fn state_entered(&self) -> SystemTime {
         self.core.head().entered.wall.to_system()
     }
 
-    /// When message, state or metadata was set last, on the wall clock.
+    /// When message, state or metadata was last set, on the wall clock.
     pub fn last_updated(&self) -> SystemTime {
         self.core.head().updated.to_system()
     }
 
-    /// For how long it was in its state when this was taken, on the monotonic clock.
+    /// How long it had been in its state when the snapshot was taken, on the monotonic clock.
     pub fn time_in_current_state(&self) -> Duration {
         let entered = self.core.head().entered.monotonic_nanos;
         Duration::from_nanos(self.observed.monotonic_nanos.saturating_sub(entered))
@@ -165,43 +165,43 @@ impl Snapshot {
         self.history.get_or_init(made).iter()
     }
 
-    /// The newest transitions, at most so many, oldest first. Makes no more than these,
-    /// and makes them anew at every call.
+    /// At most `most` of the newest transitions, oldest first. Builds only these, and
+    /// builds them again at every call.
     pub fn recent_history(&self, most: usize) -> Vec<Transition> {
         self.core.transitions(most)
     }
 
-    /// How many transitions there ever were.
+    /// Number of all transitions ever.
     pub fn transitions_total(&self) -> u64 {
         self.core.head().sequence
     }
 
-    /// The load it is in.
+    /// Epoch of its current load.
     pub fn epoch(&self) -> Epoch {
         self.core.head().epoch
     }
 
-    /// The change that made it what it is.
+    /// Revision of its last change.
     pub fn revision(&self) -> Revision {
         self.core.head().revision
     }
 
-    /// Who holds the workspace, if the tracker was told.
+    /// The owner of the workspace, if the tracker knows it.
     pub fn owner(&self) -> Option<&str> {
         self.owner.as_deref()
     }
 
-    /// When this was taken, on the wall clock.
+    /// When the snapshot was taken, on the wall clock.
     pub fn observed_at(&self) -> SystemTime {
         self.observed.wall.to_system()
     }
 
-    /// How far it is in the phase that reported progress last.
+    /// Progress of the phase that last reported progress.
     pub fn progress(&self) -> Option<ProgressReport> {
         self.progress.as_deref().copied()
     }
 
-    /// When its progress was last seen to move, on the wall clock.
+    /// When progress was last observed, on the wall clock.
     pub fn last_progress_at(&self) -> Option<SystemTime> {
         self.progress.as_ref()?.last_progress_at()
     }

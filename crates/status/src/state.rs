@@ -6,15 +6,15 @@ use std::str::FromStr;
 
 /// What a workspace is doing.
 ///
-/// The engine's way through them; a state with nothing to do is passed through:
+/// The engine's path; a state with nothing to do is passed through:
 ///
 /// ```text
 /// initializing → loading_kafka_partitions → loading_from_persistence
 ///     → restoring_from_snapshot | populating_initial_state → replaying_events → ready
-/// any → error → initializing        any → unloading → gone
+/// any → error → initializing        any → unloading → removed
 /// ```
 ///
-/// A service with its own order may go any way; see [`State::may_follow`].
+/// A service with its own order may take any path; see [`State::may_follow`].
 ///
 /// ```
 /// use workspace_status::State;
@@ -27,25 +27,25 @@ use std::str::FromStr;
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[repr(u8)]
 pub enum State {
-    /// Nobody here knows: no such workspace, or its owner is dead.
+    /// Not known on this node: no such workspace, or it is not in memory here.
     Unknown,
-    /// A load has begun; every workspace starts here.
+    /// A load has begun; every status starts here.
     Initializing,
-    /// Reading what the store holds.
+    /// Reading from the store.
     LoadingFromPersistence,
     /// Waiting for the assignment of its partition and for a permit to load.
     LoadingKafkaPartitions,
     /// Applying the events between what the store holds and the target.
     ReplayingEvents,
-    /// Filling a workspace of which the store holds nothing.
+    /// Populating a workspace of which the store holds nothing.
     PopulatingInitialState,
-    /// Rebuilding memory from what the store holds.
+    /// Rebuilding memory from the stored data.
     RestoringFromSnapshot,
-    /// Target reached, it answers reads.
+    /// The target is reached, and it answers reads.
     Ready,
     /// It failed; the error says whether it is retried or parked.
     Error,
-    /// On its way out of this process.
+    /// Being removed from this process.
     Unloading,
 }
 
@@ -80,12 +80,12 @@ impl State {
         }
     }
 
-    /// Its place in [`State::ALL`].
+    /// Its index in [`State::ALL`].
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// Whether nothing is under way in it: `ready` and `error`.
+    /// Whether no load or unload is under way in it: `ready` and `error`.
     pub const fn is_settled(self) -> bool {
         matches!(self, State::Ready | State::Error)
     }
@@ -95,9 +95,9 @@ impl State {
         !matches!(self, State::Error | State::Unknown)
     }
 
-    /// Whether the engine goes from `from` to `to`. Other edges are kept all the same, and
+    /// Whether `from` to `to` is an edge of the engine's path. Other edges are accepted too, and
     /// counted by [`Tracker::unexpected_transitions`](crate::Tracker::unexpected_transitions).
-    /// Staying is no edge.
+    /// Staying in a state is not an edge.
     pub const fn may_follow(from: State, to: State) -> bool {
         use State::{
             Error, Initializing, LoadingFromPersistence, LoadingKafkaPartitions,
@@ -106,7 +106,7 @@ impl State {
         };
         match to {
             Unknown => false,
-            // From `unloading`: it is assigned again before it was gone.
+            // From `unloading`: it is assigned again before it was removed.
             Initializing => matches!(from, Unknown | Error | Unloading),
             LoadingKafkaPartitions => matches!(from, Initializing),
             LoadingFromPersistence => matches!(from, LoadingKafkaPartitions),
@@ -120,7 +120,7 @@ impl State {
         }
     }
 
-    /// The state at a place in [`State::ALL`]; for numbers that came from [`State::index`].
+    /// The state at an index of [`State::ALL`]; for numbers from [`State::index`].
     pub(crate) fn from_index(index: u8) -> State {
         State::ALL
             .get(usize::from(index))
@@ -148,7 +148,7 @@ impl FromStr for State {
     }
 }
 
-/// A name that is none of the ten states.
+/// A name that is not one of the ten states.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "unknown state {name:?}, expected one of: unknown, initializing, loading_from_persistence, \
@@ -221,12 +221,12 @@ table_by_state! {
 }
 
 table_by_state! {
-    /// How often each state was entered, since the tracker exists.
+    /// How often each state was entered since the tracker was created.
     StateTotals, u64
 }
 
 impl StateCounts {
-    /// The same counts with so many more in one state.
+    /// The same counts with `more` added to one state.
     #[must_use]
     pub fn plus(mut self, state: State, more: usize) -> Self {
         if let Some(count) = self.0.get_mut(state.index()) {

@@ -1,5 +1,5 @@
-//! A change of state that is to be made: all of it is put together before the lock of the
-//! status is taken.
+//! A change of state to make. It is built completely before the lock of the status is
+//! taken.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -10,13 +10,13 @@ use crate::id::Epoch;
 use crate::message::Message;
 use crate::state::State;
 
-/// A change of state to be made.
+/// A change of state to make.
 pub(crate) struct StateChange {
     pub(crate) to: State,
     pub(crate) message: Message,
-    /// What becomes of it, if it is an error.
+    /// The kind of error, if it enters `error`.
     pub(crate) failure: Failure,
-    /// The load that begins with it.
+    /// The epoch of the load that begins with it, if one begins.
     pub(crate) epoch: Option<Epoch>,
 }
 

@@ -1,4 +1,4 @@
-//! The locks and atomics of what loom checks.
+//! Locks and atomics of the modules that loom checks.
 
 #[cfg(not(loom))]
 pub(crate) use parking_lot::Mutex;
@@ -8,7 +8,7 @@ pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
-/// Loom's mutex with the face of the other one.
+/// Loom's mutex with the interface of `parking_lot`'s.
 #[cfg(loom)]
 #[derive(Debug)]
 pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);

@@ -1,8 +1,8 @@
 //! Deadlines of futures, without an async runtime.
 //!
-//! One thread of the process, started by the first deadline that is awaited, wakes the futures whose time has come,
-//! and ends when it has had nothing to do for a while. It holds at most one waker for each wait under way. Wakers
-//! are the caller's code, and every deadline of the process shares the lock: see [`crate::wakeups`].
+//! The first awaited deadline starts one thread for the process. It wakes the futures whose deadlines have passed,
+//! and ends after a while without work. It holds at most one waker for each wait under way. Wakers are the caller's
+//! code, and all deadlines of the process share one lock: see [`crate::wakeups`].
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -23,7 +23,7 @@ static TIMER: Timer = Timer {
     changed: Condvar::new(),
 };
 
-/// After so long without a deadline the thread ends.
+/// The thread ends after this long without a deadline.
 const IDLE: Duration = Duration::from_secs(5);
 
 struct Timer {
@@ -32,13 +32,13 @@ struct Timer {
 }
 
 struct Queue {
-    /// By time, and by a number that tells equal times apart.
+    /// By time, and by a number that distinguishes equal times.
     wakers: BTreeMap<(Instant, u64), Waker>,
     next: u64,
     running: bool,
 }
 
-/// A future that is ready from its deadline on.
+/// A future that becomes ready at its deadline.
 pub(crate) struct Deadline {
     key: (Instant, u64),
 }
@@ -83,8 +83,8 @@ impl Drop for Deadline {
 
 fn start(queue: &mut MutexGuard<'_, Queue>) {
     if !queue.running {
-        // Should the system refuse a thread, the next poll of any deadline asks again;
-        // until then waits end by what they wait for.
+        // If the system refuses a thread, the next poll of any deadline tries again. Until
+        // then waits end only by their conditions.
         let started = thread::Builder::new()
             .name("status-deadlines".into())
             .spawn(run);

@@ -23,7 +23,7 @@ use crate::state::{StateCounts, StateTotals};
 use crate::wait::WaitBuilder;
 use crate::workspace_status::WorkspaceStatus;
 
-/// The statuses of all workspaces of a process. Clones are the same tracker.
+/// The statuses of all workspaces of a process. Clones share the tracker.
 ///
 /// ```
 /// use workspace_status::{State, Tracker};
@@ -41,25 +41,25 @@ pub struct Tracker {
 
 struct Inner {
     shared: Arc<Shared>,
-    /// For those who look one up, without a lock.
+    /// For lookups of one workspace, without a lock.
     by_id: papaya::HashMap<WorkspaceId, Arc<WorkspaceStatus>, foldhash::quality::RandomState>,
-    /// For lists. Its lock is also held to add and to remove, so that a workspace is in
-    /// both or in none; those who list hold it for [`CHUNK`] entries at a time.
+    /// For lists. Its lock is also held to add and to remove, so that a workspace is in both
+    /// maps or in none. A list holds it for [`CHUNK`] entries at a time.
     ordered: RwLock<BTreeSet<ById>>,
 }
 
-/// How many entries a list looks at before it lets others have the lock.
+/// Number of entries a list visits before it releases the lock.
 const CHUNK: usize = 512;
 
 static GLOBAL: LazyLock<Tracker> = LazyLock::new(Tracker::new);
 
 impl Tracker {
-    /// The tracker of the process, for those who need no other.
+    /// The default tracker of the process.
     pub fn global() -> &'static Tracker {
         &GLOBAL
     }
 
-    /// A tracker on the system's clocks, without an owner.
+    /// A tracker with the system's clocks and without an owner.
     pub fn new() -> Tracker {
         Tracker::builder().build()
     }
@@ -73,7 +73,7 @@ impl Tracker {
         }
     }
 
-    /// The status of a workspace, made if it is new.
+    /// The status of a workspace, created if it does not exist.
     ///
     /// # Panics
     /// If the id is invalid; see [`Tracker::try_get_or_create`].
@@ -88,7 +88,7 @@ impl Tracker {
         }
     }
 
-    /// The status of a workspace, made if it is new.
+    /// The status of a workspace, created if it does not exist.
     ///
     /// # Errors
     /// If the id is invalid.
@@ -100,7 +100,7 @@ impl Tracker {
         Ok(status)
     }
 
-    /// A new status in `initializing`, whose message says why it exists; none where the workspace has a status already.
+    /// A new status in `initializing`, whose message says why it exists; `None` if the workspace has a status already.
     pub fn create(
         &self,
         id: &WorkspaceId,
@@ -112,7 +112,7 @@ impl Tracker {
         self.insert(id.clone(), message.into()).ok()
     }
 
-    /// A new status, or the one that exists.
+    /// A new status, or the existing one.
     fn insert(
         &self,
         id: WorkspaceId,
@@ -152,13 +152,13 @@ impl Tracker {
             .map(|status| status.snapshot())
     }
 
-    /// The status of a workspace that is not in memory, and so not in this tracker, as of now.
+    /// The current status of a workspace that is not in memory, and so not in this tracker.
     pub fn absent_snapshot(&self, status: &AbsentStatus) -> Snapshot {
         Snapshot::absent(status, self.inner.shared.clock.now())
     }
 
-    /// Copies of all statuses, ordered by id, each consistent in itself. Workspaces that
-    /// come or go meanwhile may be in it or not.
+    /// Copies of all statuses, ordered by id, each consistent in itself. Workspaces created
+    /// or removed meanwhile may or may not be included.
     pub fn list_all(&self) -> Vec<Snapshot> {
         let mut snapshots = Vec::with_capacity(self.count());
         let now = self.inner.shared.clock.now();
@@ -169,8 +169,8 @@ impl Tracker {
         snapshots
     }
 
-    /// Copies of some statuses, ordered by id. Looks at every workspace between the first
-    /// and the last one of the page.
+    /// Copies of some statuses, ordered by id. Visits every workspace between the first and
+    /// the last one of the page.
     pub fn page(&self, query: &PageQuery) -> Page {
         let limit = query.limit.max(1);
         let now = self.inner.shared.clock.now();
@@ -181,7 +181,7 @@ impl Tracker {
                 return true;
             }
             let snapshot = status.snapshot_at(now);
-            // It may have moved on since.
+            // The state may have changed since it was read without the lock.
             if !query.wants(snapshot.state()) || !query.selects_more(&snapshot) {
                 return true;
             }
@@ -223,8 +223,8 @@ impl Tracker {
         IdPage { ids, next }
     }
 
-    /// Takes a workspace out. Whoever still holds its status may go on writing to it, but
-    /// it no longer counts and nobody is told. Tells whether there was one.
+    /// Removes a workspace; returns whether it existed. A caller that still holds its status
+    /// may continue to write to it, but it no longer counts and no watcher is notified.
     pub fn remove(&self, id: &str) -> bool {
         let mut ordered = self.inner.ordered.write();
         let Some(ById(status)) = ordered.take(id) else {
@@ -238,7 +238,7 @@ impl Tracker {
         true
     }
 
-    /// How many workspaces there are. One load.
+    /// Number of workspaces. One atomic load.
     pub fn count(&self) -> usize {
         self.inner.shared.counts.total()
     }
@@ -246,19 +246,19 @@ impl Tracker {
     /// How many workspaces are in each state, all at one moment. Takes no lock, and costs
     /// the same for any number of workspaces.
     ///
-    /// Every workspace counts once, so that the sum is how many there are. Only if states
-    /// change so fast that each of several looks is overtaken, a count may be off, by no
-    /// more than changed beside the quietest look.
+    /// Every workspace counts once, so the sum is the number of workspaces. If states change
+    /// so fast that changes happen during each of several readings, a count may be off by at
+    /// most the number of changes during the quietest reading.
     pub fn count_by_state(&self) -> StateCounts {
         self.inner.shared.counts.by_state()
     }
 
-    /// How often each state was entered since the tracker exists. Creation enters none.
+    /// How often each state was entered since the tracker was created. Creating a status does not count.
     pub fn transitions_into(&self) -> StateTotals {
         self.inner.shared.counts.entered()
     }
 
-    /// How many transitions were not on the engine's way; see
+    /// How many transitions were not on the engine's path; see
     /// [`State::may_follow`](crate::State::may_follow).
     pub fn unexpected_transitions(&self) -> u64 {
         self.inner.shared.counts.unexpected()
@@ -269,21 +269,20 @@ impl Tracker {
         self.inner.shared.metadata_refusals.load(Ordering::Relaxed)
     }
 
-    /// The number of the last change of any status. From the first call of this or of a
-    /// watch on, changes are kept for watchers; before, the feed costs nothing but their
-    /// number.
+    /// The number of the last change of any status. The first call of this or of a watch
+    /// starts to keep changes for watchers. Before that the feed only counts them.
     pub fn revision(&self) -> Revision {
         self.inner.shared.feed.keep();
         Revision::new(self.inner.shared.feed.head())
     }
 
-    /// Who holds the workspaces of this process.
+    /// The owner of the workspaces of this process.
     pub fn owner(&self) -> Option<Arc<str>> {
         let owner = self.inner.shared.owner()?;
         Some(Arc::from(owner.as_str()))
     }
 
-    /// Says who holds the workspaces of this process, from the next snapshot on.
+    /// Sets the owner of the workspaces of this process, from the next snapshot on.
     pub fn set_owner(&self, owner: impl Into<Arc<str>>) {
         let owner = ArcStr::from(&*owner.into());
         self.inner.shared.set_owner(owner);
@@ -294,9 +293,9 @@ impl Tracker {
         &self.inner.shared.clock
     }
 
-    /// Takes the measurements that rates and ETAs rest on, for up to 4096 phases under
-    /// way. To be called about four times a second by whoever owns a loop; a reader of a
-    /// phase that was not measured of late does it for that one.
+    /// Takes the measurements that rates and ETAs are based on, for up to 4096 phases under
+    /// way. Call it about four times a second from a loop. A reader of a phase that was not
+    /// measured recently measures that phase itself.
     pub fn sample_progress(&self) {
         let shared = &self.inner.shared;
         shared.active.sample(shared.clock.now());
@@ -307,9 +306,9 @@ impl Tracker {
         self.watch_from(self.revision())
     }
 
-    /// A watcher of every change after `revision`. If those are gone, or were never kept
-    /// (see [`Tracker::revision`]), or the tracker has not come so far, its first item is a
-    /// resync.
+    /// A watcher of every change after `revision`. Its first item is a resync if those changes
+    /// are no longer kept, were never kept (see [`Tracker::revision`]), or if the tracker has
+    /// not reached `revision`.
     pub fn watch_from(&self, revision: Revision) -> Watcher {
         self.inner.shared.feed.keep();
         Watcher::after(Arc::clone(&self.inner.shared), revision)
@@ -324,8 +323,8 @@ impl Tracker {
         &self.inner.shared
     }
 
-    /// Shows every workspace after `after` whose id begins with `prefix`, in order, until
-    /// `visit` says that it is enough. No lock is held meanwhile.
+    /// Calls `visit` for every workspace after `after` whose id begins with `prefix`, in
+    /// order, until `visit` returns false. No lock is held during the calls.
     fn scan(
         &self,
         after: Option<&WorkspaceId>,
@@ -382,19 +381,19 @@ pub struct TrackerBuilder {
 }
 
 impl TrackerBuilder {
-    /// Another clock than the system's.
+    /// Sets a clock other than the system's.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = AnyClock::Other(Arc::new(clock));
         self
     }
 
-    /// Who holds the workspaces of this process.
+    /// The owner of the workspaces of this process.
     pub fn owner(mut self, owner: impl Into<Arc<str>>) -> Self {
         self.owner = Some(ArcStr::from(&*owner.into()));
         self
     }
 
-    /// How many changes are kept for watchers, [`FEED_CAPACITY`] if not said; 48 bytes each.
+    /// Number of changes kept for watchers, [`FEED_CAPACITY`] by default; 48 bytes each.
     pub fn feed_capacity(mut self, changes: usize) -> Self {
         self.feed_capacity = changes;
         self
@@ -422,7 +421,7 @@ impl fmt::Debug for TrackerBuilder {
     }
 }
 
-/// A status in the order of its id, without a copy of that.
+/// A status ordered by its id, without a copy of the id.
 struct ById(Arc<WorkspaceStatus>);
 
 impl Borrow<str> for ById {

@@ -9,7 +9,7 @@ use crate::message;
 
 /// A JSON scalar.
 ///
-/// Numbers are compared by what they say: `Integer(5) == Unsigned(5)`.
+/// Numbers are compared by value: `Integer(5) == Unsigned(5)`.
 ///
 /// ```
 /// use workspace_status::Value;
@@ -28,14 +28,14 @@ pub enum Value {
     Integer(i64),
     /// An unsigned number.
     Unsigned(u64),
-    /// A finite number; others are refused with [`NotFinite`](crate::MetadataError::NotFinite).
+    /// A finite number; NaN and infinity are refused with [`NotFinite`](crate::MetadataError::NotFinite).
     Float(f64),
-    /// A text; one over [`METADATA_STRING_BYTES`](crate::METADATA_STRING_BYTES) is refused.
+    /// A text of at most [`METADATA_STRING_BYTES`](crate::METADATA_STRING_BYTES); a longer one is refused.
     String(Text),
 }
 
 impl Value {
-    /// The truth value, if it is one.
+    /// The boolean, if it is one.
     pub fn as_bool(&self) -> Option<bool> {
         match self {
             Value::Bool(value) => Some(*value),
@@ -146,7 +146,7 @@ impl From<usize> for Value {
     }
 }
 
-/// The text of a [`Value`], cheap to clone; short ones share their memory with equal ones.
+/// The text of a [`Value`], cheap to clone; short equal texts share their memory.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(into = "String", from = "String"))]

@@ -1,9 +1,9 @@
-//! Waits for a workspace to be in a state, with one deadline, that fail as soon as they
-//! can.
+//! Waits for a workspace to be in a state, with one deadline, that fail as soon as
+//! possible.
 //!
-//! A wait is on a level, "is ready", not on an edge, "became ready": it is over at once
-//! if the level is there. A state that was left again before the wait could look may be
-//! missed; the change feed tells of every one.
+//! A wait is on a level ("is ready"), not on an edge ("became ready"): it ends at once
+//! if the condition holds already. A wait may miss a state that was left again before it
+//! could check; the change feed reports every one.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -46,16 +46,16 @@ pub enum WaitOutcome {
     Met(Snapshot),
     /// The workspace was in a state that fails the wait.
     Failed(Snapshot),
-    /// The deadline passed. The workspace was so, or was not there.
+    /// The deadline passed. The snapshot shows the workspace, if it existed.
     TimedOut(Option<Snapshot>),
-    /// There is no such workspace, and that ends the wait: it was waited for, or `unknown`,
-    /// or `unknown` fails the wait.
+    /// There is no such workspace, and that ends the wait: the wait was for [`Condition::Gone`]
+    /// or `unknown`, or fails on `unknown`.
     Gone,
 }
 
 impl WaitOutcome {
-    /// Whether what was waited for is there. A wait that fails on `unknown` and is not
-    /// for it must take [`WaitOutcome::Gone`] for failed itself.
+    /// Whether the condition was met. The caller of a wait that fails on `unknown`, and is not
+    /// for it, must treat [`WaitOutcome::Gone`] as failed itself.
     pub fn is_met(&self) -> bool {
         matches!(self, WaitOutcome::Met(_) | WaitOutcome::Gone)
     }
@@ -70,9 +70,9 @@ impl WaitOutcome {
     }
 }
 
-/// A wait to be begun with [`WaitBuilder::blocking`] or `.await`; by default for `ready`,
-/// failing on nothing, without a deadline. A workspace that does not exist, yet or any
-/// more, is waited for as well; it is taken for one in `unknown`.
+/// A wait that starts with [`WaitBuilder::blocking`] or `.await`; by default for `ready`,
+/// failing on no state, without a deadline. The workspace need not exist: one that does not
+/// exist yet, or any more, counts as `unknown`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -113,39 +113,39 @@ impl WaitBuilder {
         }
     }
 
-    /// What is waited for.
+    /// Sets the condition to wait for.
     pub fn until(mut self, condition: impl Into<Condition>) -> Self {
         self.until = condition.into();
         self
     }
 
-    /// States that end the wait as failed. What is waited for goes first.
+    /// Sets the states that end the wait as failed. The condition takes precedence.
     pub fn fail_on(mut self, states: impl Into<StateSet>) -> Self {
         self.fail_on = states.into();
         self
     }
 
-    /// When the wait ends at the latest.
+    /// Sets the time when the wait ends at the latest.
     pub fn deadline(mut self, deadline: Instant) -> Self {
         self.deadline = Some(deadline);
         self
     }
 
-    /// A deadline so long from now, not from the begin of the wait. One that is beyond
-    /// what the clock can say is none.
+    /// Sets the deadline to `timeout` from this call, not from the start of the wait. A
+    /// deadline beyond the range of `Instant` means none.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.deadline = Instant::now().checked_add(timeout);
         self
     }
 
-    /// Waits on this thread.
+    /// Waits and blocks this thread.
     pub fn blocking(self) -> WaitOutcome {
         loop {
             if let Some(outcome) = self.look() {
                 return outcome;
             }
             let listener = self.listen();
-            // What changed before the listener stood, it does not hear.
+            // The listener does not report changes before it existed.
             if let Some(outcome) = self.look() {
                 return outcome;
             }
@@ -155,7 +155,7 @@ impl WaitBuilder {
         }
     }
 
-    /// How the wait ends, if that can be told before its deadline.
+    /// How the wait ends, if it ends before its deadline.
     fn look(&self) -> Option<WaitOutcome> {
         let outcome = self.end();
         (!matches!(outcome, WaitOutcome::TimedOut(_))).then_some(outcome)
@@ -214,7 +214,7 @@ impl Future for Wait {
             if let Some(outcome) = wait.builder.look() {
                 return Poll::Ready(outcome);
             }
-            // The look after the listener stands must not be left out.
+            // Check again once the listener exists: a change before it would be missed.
             let Some(listener) = &mut wait.listener else {
                 wait.listener = Some(wait.builder.listen());
                 continue;

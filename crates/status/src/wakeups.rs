@@ -1,7 +1,7 @@
-//! Wakes waiters after a change, and costs one load where nothing waits.
+//! Wakes waiters after a change, at the cost of one atomic load if nothing waits.
 //!
-//! Wakers are the caller's code: waking, cloning or dropping one may poll a wait, drop one, or panic. So none of
-//! that happens under a lock, and a panic of one waker reaches neither the writer nor another waiter.
+//! Wakers are the caller's code: waking, cloning or dropping one may poll or drop a wait, or panic. So none of
+//! that happens under a lock, and a panic of a waker reaches neither the writer nor another waiter.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use crate::sync::{AtomicUsize, Mutex, Ordering, fence};
 
-/// A row of wakeups.
+/// A fixed array of wakeups.
 #[derive(Clone)]
 pub(crate) struct Wakeups(Arc<[Wakeup]>);
 
@@ -24,19 +24,19 @@ struct Wakeup {
 }
 
 struct Waiting {
-    /// How many notifications found a listener.
+    /// Number of notifications that found a listener.
     notified: u64,
     next_ticket: u64,
-    /// By the ticket of their listener.
+    /// By the ticket of the listener.
     wakers: BTreeMap<u64, Waker>,
 }
 
-/// A future that is ready once its wakeup was notified after the future was made.
+/// A future that becomes ready when its wakeup is notified after the future was created.
 pub(crate) struct Listening {
     wakeups: Wakeups,
     number: usize,
     ticket: u64,
-    /// The notifications before it.
+    /// The value of `notified` when it was created.
     since: u64,
 }
 
@@ -62,8 +62,8 @@ impl Wakeups {
         }
     }
 
-    /// Wakes every listener that looked under the lock which guards the change. If it looked before the change,
-    /// the lock was taken for the change after it, so that the listener is seen here. To be called with no lock held.
+    /// Wakes every listener that checked under the lock that guards the change. If it checked before the change, the
+    /// writer took the lock after it, so the listener is visible here. Call it with no lock held.
     #[inline]
     pub(crate) fn notify(&self, number: usize) {
         let wakeup = self.wakeup(number);
@@ -72,8 +72,8 @@ impl Wakeups {
         }
     }
 
-    /// Wakes every listener, also one that looked without a lock: of the two fences, this and the listener's, one
-    /// is later, and what stands behind it sees what stands before the other.
+    /// Wakes every listener, also one that checked without a lock. Of the two fences, this and the listener's, one is
+    /// later: the code after it sees what happened before the other fence.
     pub(crate) fn notify_after_fence(&self, number: usize) {
         fence(Ordering::SeqCst);
         self.notify(number);
@@ -113,16 +113,16 @@ impl Wakeup {
     }
 }
 
-/// Wakes; a panic of the waker ends here, and is reported by the panic hook alone.
+/// Wakes a waker. Its panic is caught here; only the panic hook reports it.
 pub(crate) fn wake(waker: Waker) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
-        // Dropping it is the caller's code again.
+        // Dropping the payload would run the caller's code again.
         mem::forget(payload);
     }
 }
 
 impl Listening {
-    /// Blocks until it is notified; whether it was before the deadline.
+    /// Blocks until it is notified or the deadline passes; returns whether it was notified.
     pub(crate) fn wait(mut self, deadline: Option<Instant>) -> bool {
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
         let mut context = Context::from_waker(&waker);
@@ -183,7 +183,7 @@ mod loom_tests {
     use super::*;
     use crate::sync::Mutex;
 
-    // A wake that is lost is a deadlock, which loom reports.
+    // A lost wakeup is a deadlock, which loom reports.
 
     #[test]
     fn loom_a_listener_that_looks_under_the_lock_is_woken() {

@@ -1,4 +1,4 @@
-//! The status of one workspace: whatever changes it goes through here.
+//! The status of one workspace: every change of it is made here.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,13 +25,13 @@ use crate::value::Value;
 /// The status of one workspace. A new one is `initializing`, in epoch 1, with an empty
 /// history.
 ///
-/// - Any state may be set at any time; an edge that is not the engine's is kept and
+/// - Any state may be set at any time; an edge outside the engine's path is accepted and
 ///   counted ([`State::may_follow`]).
-/// - Setting the state it is in changes message and last update, and is no transition.
+/// - Setting the current state changes message and last update, and is not a transition.
 /// - Entering `error` sets message and error; leaving it clears the error.
 /// - Entering `initializing` begins the next epoch and clears metadata and progress.
 ///
-/// Writers that may be outlived by a later load hold an [`Attempt`].
+/// A writer that a later load may replace uses an [`Attempt`].
 ///
 /// ```
 /// use workspace_status::{State, Tracker};
@@ -47,8 +47,8 @@ use crate::value::Value;
 pub struct WorkspaceStatus {
     id: WorkspaceId,
     shared: Arc<Shared>,
-    /// The state, whether it is removed, and the key, for those who read without the
-    /// lock. Written with the lock held alone.
+    /// The state, flags (removed, progress, begun) and the key, for readers without the
+    /// lock. Written only with the lock held.
     word: AtomicU32,
     progress: ArcSwapOption<ProgressCell>,
     core: Mutex<Core>,
@@ -59,14 +59,14 @@ pub(crate) type Locked<'a> = MutexGuard<'a, Core>;
 
 const STATE_MASK: u32 = 0xff;
 const REMOVED: u32 = 0x100;
-/// There is a progress: spares the changes and snapshots of all others the look at it.
+/// The status has progress: all others skip the load of it in changes and snapshots.
 const PROGRESS: u32 = 0x200;
-/// A load has begun by an attempt.
+/// An attempt has begun a load.
 const BEGUN: u32 = 0x400;
 const KEY_SHIFT: u32 = 16;
 
 impl WorkspaceStatus {
-    /// A status that counts from now on.
+    /// A new status; it is counted from now on.
     pub(crate) fn new(id: WorkspaceId, message: Message, key: u16, shared: Arc<Shared>) -> Self {
         let core = Core::new(id.clone(), message, shared.clock.now());
         shared.counts.made();
@@ -79,8 +79,8 @@ impl WorkspaceStatus {
         }
     }
 
-    /// Makes it findable by `insert`, then publishes its creation: a watcher that sees the creation finds it. Under
-    /// its lock: a writer that finds it meanwhile waits, so that its creation is the first change of it.
+    /// Calls `insert` to make it findable, then publishes its creation: a watcher that sees the creation finds it.
+    /// Holds its lock: a writer that finds it meanwhile waits, so that the creation is its first change.
     pub(crate) fn publish_created(&self, insert: impl FnOnce()) {
         let mut core = self.core.lock();
         insert();
@@ -88,44 +88,44 @@ impl WorkspaceStatus {
         core.edit().revision = revision;
     }
 
-    /// Whose status it is.
+    /// The workspace's id.
     pub fn id(&self) -> &WorkspaceId {
         &self.id
     }
 
-    /// The state it is in. One load.
+    /// The state it is in. One atomic load.
     pub fn state(&self) -> State {
         state_of(self.word.load(Ordering::Acquire))
     }
 
-    /// Whether it is in `ready`. One load.
+    /// Whether it is in `ready`. One atomic load.
     pub fn is_ready(&self) -> bool {
         self.state() == State::Ready
     }
 
-    /// Whether it is in `error`. One load.
+    /// Whether it is in `error`. One atomic load.
     pub fn is_error(&self) -> bool {
         self.state() == State::Error
     }
 
-    /// For how long it has been in its state, on the monotonic clock.
+    /// How long it has been in its state, on the monotonic clock.
     pub fn time_in_current_state(&self) -> Duration {
         let entered = self.core.lock().head().entered.monotonic_nanos;
         let now = self.shared.clock.monotonic_nanos();
         Duration::from_nanos(now.saturating_sub(entered))
     }
 
-    /// The load it is in.
+    /// Epoch of its current load.
     pub fn epoch(&self) -> Epoch {
         self.core.lock().head().epoch
     }
 
-    /// The last change of it.
+    /// Revision of its last change.
     pub fn revision(&self) -> Revision {
         self.core.lock().head().revision
     }
 
-    /// How far it is in the phase that reported progress last. Takes no lock.
+    /// Progress of the phase that last reported progress. Takes no lock.
     pub fn progress(&self) -> Option<ProgressReport> {
         let cell = self.progress.load();
         let cell = cell.as_ref()?;
@@ -137,7 +137,7 @@ impl WorkspaceStatus {
         self.snapshot_at(self.shared.clock.now())
     }
 
-    /// The same with a clock that was read already, which must not be long ago.
+    /// The same with a clock that was read already, recently.
     pub(crate) fn snapshot_at(&self, now: Moment) -> Snapshot {
         let guard = self.core.lock();
         let core = guard.clone();
@@ -145,7 +145,7 @@ impl WorkspaceStatus {
             drop(guard);
             None
         } else {
-            // Under the lock: another load's progress must not be taken for this one's.
+            // Under the lock, so that another load's progress is not reported for this one.
             let cell = self.progress.load();
             drop(guard);
             cell.as_ref()
@@ -154,39 +154,39 @@ impl WorkspaceStatus {
         Snapshot::new(core, now, self.shared.owner(), progress)
     }
 
-    /// Enters a state, or says something new about the one it is in.
+    /// Enters a state, or changes the message of the current one.
     pub fn set_state(&self, state: State, message: impl Into<Message>) {
         self.enter(StateChange::new(state, message.into()));
     }
 
-    /// Enters `error`, parked: somebody has to do something.
+    /// Enters `error`, parked: an operator must act.
     pub fn set_error(&self, error: impl fmt::Display) {
         self.set_parked(error);
     }
 
-    /// Enters `error`, parked: somebody has to do something, and `reason` says what.
+    /// Enters `error`, parked: an operator must act, and `reason` says how.
     pub fn set_parked(&self, reason: impl fmt::Display) {
         self.enter(StateChange::parked(reason));
     }
 
-    /// Enters `error`, to be tried again: `attempt` attempts have failed, the next one
-    /// starts `next_retry_in` from now.
+    /// Enters `error`, retrying: `attempt` attempts have failed, the next one starts
+    /// `next_retry_in` from now.
     pub fn set_retrying(&self, reason: impl fmt::Display, attempt: u32, next_retry_in: Duration) {
         self.enter(StateChange::retrying(reason, attempt, next_retry_in));
     }
 
-    /// Sets a metadatum. One that says so already is no change: nobody is told, and the
-    /// last update stays.
+    /// Sets a metadatum. Setting the same value again is not a change: no watcher is notified,
+    /// and the last update stays.
     ///
     /// # Errors
-    /// If key, value or number of keys is over its bound; the status stays as it was, and
-    /// the tracker counts it.
+    /// If key, value or number of keys is over its bound. The status stays as it was, and the
+    /// tracker counts the refusal.
     pub fn update_metadata(&self, key: &str, value: impl Into<Value>) -> Result<(), MetadataError> {
         let value = value.into();
         self.write_metadata(self.core.lock(), &[(key, value)])
     }
 
-    /// Removes a metadatum; tells whether it was there.
+    /// Removes a metadatum; returns whether it existed.
     pub fn remove_metadata(&self, key: &str) -> bool {
         let mut core = self.core.lock();
         let held = |metadata: &Arc<Metadata>| metadata.get(key).is_some();
@@ -206,17 +206,17 @@ impl WorkspaceStatus {
         true
     }
 
-    /// Begins to report progress of a phase, in place of the phase before.
+    /// Begins to report progress of a phase, and replaces the progress of the previous phase.
     pub fn start_progress(&self, phase: State, unit: Unit, total: Option<u64>) -> Progress {
         self.replace_progress(self.core.lock(), phase, unit, total)
     }
 
-    /// Begins a load: enters `initializing` in an epoch of its own. Whoever holds an
-    /// attempt of an earlier epoch is refused from now on.
+    /// Begins a load: enters `initializing` in `epoch`. Writes of attempts of earlier epochs
+    /// are refused from now on.
     ///
     /// # Errors
-    /// If `epoch` is not above the current one. The current one is accepted once, by a
-    /// status that is new: with an empty history, of which no load has begun.
+    /// If `epoch` is not above the current one. A new status (empty history, no load begun)
+    /// accepts the current one once.
     pub fn begin_attempt(
         self: &Arc<Self>,
         epoch: Epoch,
@@ -240,7 +240,7 @@ impl WorkspaceStatus {
         Ok(Attempt::new(Arc::clone(self), epoch))
     }
 
-    // The changes themselves, also for attempts.
+    // The changes, for callers and for attempts.
 
     /// The lock, if `epoch` is the current one.
     pub(crate) fn lock_for(&self, epoch: Epoch) -> Result<Locked<'_>, AttemptError> {
@@ -294,7 +294,7 @@ impl WorkspaceStatus {
             self.retire_progress(now);
             self.forget_progress();
         } else if from != to && (to.is_settled() || to == State::Unloading) {
-            // What was under way is over. How far it came stays to be read.
+            // The phase has ended. Its progress stays readable.
             self.retire_progress(now);
         }
         let kind = if from == to {
@@ -312,7 +312,7 @@ impl WorkspaceStatus {
         self.notify();
     }
 
-    /// No more is measured. With the lock held.
+    /// Ends the measurement. Call it with the lock held.
     fn retire_progress(&self, now: Moment) {
         if self.word.load(Ordering::Relaxed) & PROGRESS != 0
             && let Some(cell) = self.progress.load().as_ref()
@@ -321,14 +321,14 @@ impl WorkspaceStatus {
         }
     }
 
-    /// Nothing is left of it. With the lock held.
+    /// Removes the progress. Call it with the lock held.
     fn forget_progress(&self) {
         if self.word.fetch_and(!PROGRESS, Ordering::Relaxed) & PROGRESS != 0 {
             self.progress.store(None);
         }
     }
 
-    /// Shows the new state to those who read without the lock, and counts it.
+    /// Publishes the new state to readers without the lock, and counts it.
     #[inline]
     fn move_on(&self, from: State, to: State) {
         let word = self.word.load(Ordering::Relaxed);
@@ -340,7 +340,7 @@ impl WorkspaceStatus {
         self.shared.counts.move_on(from, to);
     }
 
-    /// All of them or none.
+    /// Sets all of the entries or none.
     pub(crate) fn write_metadata(
         &self,
         core: Locked<'_>,
@@ -358,7 +358,7 @@ impl WorkspaceStatus {
         Ok(())
     }
 
-    /// Whether that changed anything.
+    /// Returns whether that changed anything.
     fn write_metadata_locked(
         &self,
         mut core: Locked<'_>,
@@ -399,7 +399,7 @@ impl WorkspaceStatus {
         Progress::new(cell)
     }
 
-    /// From now on it does not count, and nobody is told of its changes.
+    /// From now on it does not count, and no watcher is notified of its changes.
     pub(crate) fn remove(&self) {
         let mut core = self.core.lock();
         let word = self.word.load(Ordering::Relaxed);
@@ -413,9 +413,9 @@ impl WorkspaceStatus {
         self.retire_progress(self.shared.clock.now());
     }
 
-    /// The revision of a change that the feed was told; of one before it for a removed
-    /// status, of which nobody is told. With the lock held, so that the changes of one
-    /// workspace stand in the feed in their order.
+    /// Publishes a change to the feed and returns its revision. Of a removed status it
+    /// publishes nothing and returns the feed's last revision. Call it with the lock held, so
+    /// that the changes of one workspace are in order in the feed.
     #[inline]
     fn publish(&self, kind: ChangeKind) -> Revision {
         if self.word.load(Ordering::Relaxed) & REMOVED != 0 {

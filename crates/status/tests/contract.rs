@@ -1,5 +1,5 @@
-//! The functions that programs outside the repository are compiled against, by their
-//! names, argument types and results.
+//! The functions that programs outside the repository compile against: names, argument
+//! types and results.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

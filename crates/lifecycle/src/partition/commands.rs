@@ -1,4 +1,4 @@
-//! What operators ask for.
+//! Operators' commands.
 
 use workspace_status::WorkspaceId;
 
@@ -29,7 +29,7 @@ impl Partition {
         }
     }
 
-    /// `None`: the answer comes when the command is done.
+    /// Returns `None` if the command is answered later, when it is done.
     fn command(
         &mut self,
         slot: Slot,
@@ -152,7 +152,7 @@ impl Partition {
         let ticket = skip.take();
         workspace.next_offset = offset.next();
         self.set_quiet(slot, Quiet::Until(offset.next()));
-        // Whoever skips is answered when it is saved: until then a crash would bring it back to the event.
+        // The skip is answered after the save: until then a crash would bring the workspace back to the event.
         self.leave(
             slot,
             AfterLeaving::Reload(ticket),
@@ -172,7 +172,7 @@ impl Partition {
         }
     }
 
-    /// A workspace in memory meets an event that it cannot apply.
+    /// Stops a workspace in memory at an event that it cannot apply.
     pub(super) fn stop_at(&mut self, slot: Slot, offset: Offset, reason: String) {
         self.step_out(slot);
         let workspace = self.workspaces.at_mut(slot);

@@ -1,8 +1,8 @@
-//! Resets and deletions: what is stored of a workspace goes, by order of an operator.
+//! Resets and deletions: an operator erases the stored state of a workspace.
 //!
 //! They work in every phase, because they are the way out of damage. The workspace leaves memory at once,
-//! unsaved; the store is asked to erase under an epoch of its own, so that no load or save of before can
-//! bring back what was there. Until the store has answered that it is durable, nothing has happened.
+//! unsaved. The erasure has an epoch of its own, so that no earlier load or save can restore the erased
+//! state. It takes effect when the store answers that it is durable.
 
 use workspace_status::Epoch;
 
@@ -154,8 +154,8 @@ impl Partition {
         if !erasing.was_unclaimed {
             self.unclaimed.remove(&slot);
         }
-        // It may have happened all the same, and only a load can tell. Until then the log keeps what a reset
-        // would apply again, and a deleted one counts as one that the store does not know.
+        // The erasure may have happened all the same; only a load finds out. Until then the log keeps the events
+        // that a reset would apply again, and a deleted workspace counts as unknown to the store.
         let may_have_happened = matches!(failure, EraseFailure::Failed(_));
         match erasing.erasure {
             Erasure::Reset { from, .. } if may_have_happened => {
@@ -206,7 +206,7 @@ impl Partition {
         self.answer_erasing(&erasing, Err(error));
     }
 
-    /// Ends the erasure of `epoch`: the workspace is cold then. `None` when it is not the one under way.
+    /// Ends the erasure of `epoch` and makes the workspace cold; `None` if it is not the one under way.
     fn end_of_erasing(&mut self, slot: Slot, epoch: Epoch) -> Option<Erasing> {
         let workspace = self.workspaces.at_mut(slot);
         if workspace.epoch != epoch {
@@ -226,8 +226,8 @@ impl Partition {
         }
     }
 
-    /// A batch holds events of a known workspace. Where it was deleted, one after the deletion begins a new
-    /// workspace at `first`, or later.
+    /// Handles a batch with events of a known workspace. If it was deleted, an event after the deletion begins a
+    /// new workspace at `first` or later.
     pub(super) fn begin_successor(&mut self, slot: Slot, first: Offset, last_event: Offset) {
         let workspace = self.workspaces.at_mut(slot);
         match &mut workspace.phase {
@@ -238,7 +238,7 @@ impl Partition {
             Phase::Erasing(erasing) => {
                 let (before, after) = erasing.met.unwrap_or((first, last_event));
                 erasing.met = Some((before.min(first), after.max(last_event)));
-                // Until it is known whether they are of a new workspace, they may be of one that nobody has claimed.
+                // The events may belong to a new workspace that is not claimed in the store yet.
                 self.unclaimed.insert(slot);
             }
             Phase::Deleted
@@ -254,7 +254,7 @@ impl Partition {
         }
     }
 
-    /// A new workspace takes the name of one that was deleted.
+    /// Begins a new workspace under the name of a deleted one.
     fn begin_new(&mut self, slot: Slot, first: Offset) {
         self.deleted -= 1;
         self.unclaimed.insert(slot);
@@ -268,7 +268,7 @@ impl Partition {
         if self.ownership == Ownership::Owned {
             self.begin_load(slot);
         } else {
-            // The next owner meets it in the log, because it holds `committed` back.
+            // It holds `committed` back, so the next owner meets it in the log.
             workspace.phase = Phase::Cold;
         }
     }

@@ -1,4 +1,4 @@
-//! The two reads of a partition: fetch, hold for loads, apply, and hand rounds over to the live lane.
+//! The two lanes of a partition: fetch, hold for loads, apply, and hand rounds over to the live lane.
 
 use workspace_status::Epoch;
 
@@ -10,26 +10,26 @@ use crate::{
     StateAfter, Time, Touched,
 };
 
-/// Batches of a running round for each batch of the live lane, so that the round arrives.
+/// Batches of a running round for each batch of the live lane, so that the round reaches the live lane.
 const ROUND_BATCHES_PER_LIVE_BATCH: u32 = 2;
 
-/// A log that fails once may be well the next moment; this many failures in a row are a trouble to be told.
+/// Consecutive failed fetches after which replays report an error. A single failure is often transient.
 const TROUBLE_ATTEMPTS: u32 = 2;
 
-/// One read of the partition.
+/// One lane's position and state.
 #[derive(Debug)]
 pub(super) struct LaneRun {
     /// First offset not yet passed.
     pub(super) cursor: Offset,
-    /// Followers below their target.
+    /// Following workspaces below their target.
     pub(super) replaying: Vec<Slot>,
     state: LaneState,
     failures: Failures,
-    /// A damaged record ahead: what lies before it is read first.
+    /// Offset of a damaged record ahead: the records before it are read first.
     damaged: Option<Offset>,
-    /// Batches passed since the other lane passed one.
+    /// Of a round: batches passed since the live lane passed one.
     batches: u32,
-    /// Only events of workspaces out of memory are looked for: it gives way to everything else.
+    /// The round only looks for events of workspaces out of memory, so it yields to everything else.
     pub(super) looks_only: bool,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct LaneRun {
 enum LaneState {
     Idle,
     Fetching,
-    /// Some workspaces of the batch are being loaded; it goes on without them then.
+    /// Some workspaces of the batch are being loaded; at `until` the lane continues without them.
     Holding {
         batch: Held,
         until: Time,
@@ -84,12 +84,12 @@ impl LaneRun {
         }
     }
 
-    /// Whether it can be dropped: nothing of it is under way.
+    /// Whether it can be dropped: no fetch, batch or apply is under way.
     pub(super) fn is_at_rest(&self) -> bool {
         matches!(self.state, LaneState::Idle | LaneState::Failed { .. })
     }
 
-    /// Whether a workspace that leaves the lane now has events in the batch that it would have applied next, and where.
+    /// The first event of a workspace that leaves the lane now, in the batch that the lane would apply next.
     pub(super) fn next_event(&self, slot: Slot) -> NextEvent {
         match &self.state {
             LaneState::Applying { .. } => NextEvent::Unknown,
@@ -119,7 +119,7 @@ impl Partition {
         })
     }
 
-    /// When a round that waits for company begins without it.
+    /// When the next round begins at the latest, without waiting for more loads.
     pub(super) fn round_due_at(&self) -> Option<Time> {
         let wanted = self.round.is_none()
             && (!self.waiting.is_empty() || self.discovered < self.live.cursor);
@@ -134,7 +134,7 @@ impl Partition {
         }
     }
 
-    /// Takes a workspace out of its lane with its true `next_offset`.
+    /// Removes a workspace from its lane and records its actual `next_offset`.
     pub(super) fn step_out(&mut self, slot: Slot) {
         let next_offset = self.next_offset(slot);
         if let Some(quiet) = self.quiet_after(slot, next_offset) {
@@ -151,7 +151,8 @@ impl Partition {
         }
     }
 
-    /// Forgets who replays and who waits, before all of them step out one by one.
+    /// Clears the lists of replaying and waiting workspaces before all of them step out: removing them one by
+    /// one is quadratic.
     pub(super) fn forget_replays(&mut self) {
         self.waiting.clear();
         for lane in Lane::ALL {
@@ -185,10 +186,10 @@ impl Partition {
             return;
         }
         run.failures.clear();
-        // Below `discovered` a workspace that nobody knows has no events; between
-        // there and this batch it may have some that no lane has passed yet.
+        // An unknown workspace has no events below `discovered`. Between there and
+        // this batch it may have some that no lane has passed yet.
         let unread = (discovered < run.cursor).then_some(discovered);
-        // What the log has forgotten since is nobody's event any more.
+        // A damaged record below the trim floor no longer matters.
         let damaged = self
             .damaged_from
             .filter(|damaged| *damaged >= self.trim_floor());
@@ -286,7 +287,7 @@ impl Partition {
         }
     }
 
-    /// What cannot be read at `offset` may have been the first event of any workspace that is met behind it.
+    /// The unreadable record at `offset` may have been the first event of any workspace met after it.
     fn note_damage(&mut self, offset: Offset) {
         let first = self
             .damaged_from
@@ -294,8 +295,8 @@ impl Partition {
         self.damaged_from = Some(first);
     }
 
-    /// The log cannot be read for a while: replays do not go on. They are errors that are tried again, for
-    /// everybody to see; what is ready stays so.
+    /// The log cannot be read for a while, so replays do not progress. They report a retrying error;
+    /// workspaces that are ready stay ready.
     fn stop_replays(&mut self, lane: Lane, reason: &str) {
         for slot in self.workspaces.slots() {
             let workspace = self.workspaces.at(slot);
@@ -313,7 +314,7 @@ impl Partition {
         }
     }
 
-    /// Stops the followers that have not applied everything below `low_watermark`, right before it.
+    /// Stops the followers that have not applied everything below `low_watermark`, at the offset before it.
     fn stop_followers_below(&mut self, lane: Lane, low_watermark: Offset, reason: &str) {
         for slot in self.workspaces.slots() {
             if self.workspaces.at(slot).follows(lane) && self.next_offset(slot) < low_watermark {
@@ -361,7 +362,7 @@ impl Partition {
         self.pass(lane, next_offset);
     }
 
-    /// The lane has passed everything below `next_offset`.
+    /// Records that the lane has passed everything below `next_offset`.
     fn pass(&mut self, lane: Lane, next_offset: Offset) {
         for slot in self.stopping.clone() {
             let workspace = self.workspaces.at_mut(slot);
@@ -395,8 +396,8 @@ impl Partition {
     }
 
     pub(super) fn drive_lanes(&mut self) {
-        // A round that ends hands its workspaces to the live lane before that
-        // lane plans its next batch, and makes room for those that wait.
+        // A round that ends must hand its workspaces to the live lane before that
+        // lane plans its next batch. It also makes room for the next round.
         self.release_held(Lane::CatchUp);
         self.give_up_round();
         self.give_up_look();
@@ -451,9 +452,9 @@ impl Partition {
         self.out.push(Action::Apply { lane, plan });
     }
 
-    /// A round begins when somebody waits for it, or when there is a part of the
-    /// log whose workspaces nobody knows; but it gives the other loads of the
-    /// partition a moment, so that they need no round of their own.
+    /// Begins a round if a workspace waits for one, or if part of the log was never
+    /// searched for unknown workspaces. It first waits up to `gather` for the other
+    /// loads of the partition, so that they need no round of their own.
     fn begin_round(&mut self) {
         let undiscovered = self.discovered < self.live.cursor;
         if self.round.is_some() {
@@ -488,8 +489,8 @@ impl Partition {
         }
     }
 
-    /// A round that fails and has lost its workspaces is given up, so that those
-    /// who wait for the next one meet what it failed at themselves.
+    /// Abandons a round that fails and has no workspaces left. The workspaces that
+    /// wait for the next round then meet the failure themselves.
     fn give_up_round(&mut self) {
         let Some(round) = &self.round else { return };
         let LaneState::Failed { until } = round.state else {
@@ -506,7 +507,7 @@ impl Partition {
         }
     }
 
-    /// A round ends where the live lane stands.
+    /// Ends a round that has reached the live lane.
     fn end_round(&mut self) {
         let Some(round) = &self.round else { return };
         if round.cursor < self.live.cursor || !matches!(round.state, LaneState::Idle) {

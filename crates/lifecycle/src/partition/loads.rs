@@ -1,4 +1,4 @@
-//! Loads of a partition: permits, answers of the store, retries, and the way out.
+//! Loads of a partition: permits, answers of the store, retries, and leaving memory.
 
 use std::time::Duration;
 
@@ -129,7 +129,7 @@ impl Partition {
             LoadFailure::Retry(reason) => self.retry_later(slot, reason),
             LoadFailure::Park(reason) => self.park(slot, reason),
             LoadFailure::Fenced { stored } => {
-                // It may be the mark of a deletion: then the store does not know the workspace.
+                // The stored epoch may be that of a deletion mark: then the store does not know the workspace.
                 let workspace = self.workspaces.at_mut(slot);
                 workspace.epoch = workspace.epoch.max(stored);
                 workspace.stored_epoch = StoredEpoch::Unknown;
@@ -139,7 +139,7 @@ impl Partition {
         }
     }
 
-    /// Ends the load of `epoch`; false when it is not the one under way.
+    /// Ends the load of `epoch`; false if it is not the one under way.
     pub(super) fn end_of_load(&mut self, slot: Slot, epoch: Epoch) -> bool {
         let workspace = self.workspaces.at(slot);
         let current = workspace.phase == Phase::Loading && workspace.epoch == epoch;
@@ -179,8 +179,8 @@ impl Partition {
         self.report(slot, Report::Parked { reason });
     }
 
-    /// The store will not take what a workspace in memory holds: it is dropped. Nothing is lost by
-    /// that, because what the store has of it holds the trim floor back.
+    /// Drops a workspace in memory whose save the store refused. Nothing is lost: its stored
+    /// `next_offset` holds the trim floor back.
     pub(super) fn save_refused(&mut self, slot: Slot, refusal: &Refusal) {
         let epoch = self.workspaces.at(slot).epoch;
         let reason = match refusal {
@@ -193,9 +193,9 @@ impl Partition {
             return;
         }
         match refusal {
-            // Mostly this process has lost the partition and is not told yet. But the newer load
-            // may also be a late one of an owner before, who has dropped it since; so it is loaded
-            // again, after a wait in which the group can tell.
+            // Usually this process has lost the partition and does not know it yet. But the newer load
+            // may also be a late one of a previous owner that has dropped the workspace since. So it is
+            // loaded again, after a wait in which the group can notify this process.
             Refusal::TakenOver => {
                 let workspace = self.workspaces.at_mut(slot);
                 workspace.stored_epoch = StoredEpoch::Unknown;
@@ -207,8 +207,8 @@ impl Partition {
         }
     }
 
-    /// An event broke a workspace in memory: what is there must not be saved. It is loaded again, and
-    /// stops before the event the next time.
+    /// An event broke a workspace in memory, so its state must not be saved. It is loaded again and then
+    /// stops before the event.
     pub(super) fn load_again_up_to(&mut self, slot: Slot, at: StandsAt) {
         let reason = at.reason.clone();
         self.stopping.insert(slot);
@@ -216,14 +216,14 @@ impl Partition {
         self.load_again(slot, reason);
     }
 
-    /// Drops a workspace in memory, and loads it again after a while.
+    /// Drops a workspace in memory and loads it again after the backoff.
     pub(super) fn load_again(&mut self, slot: Slot, reason: String) {
         if self.drop_unsaved(slot, &reason) {
             self.retry_later(slot, reason);
         }
     }
 
-    /// Drops a workspace in memory with what is not saved of it; false when that was the last of it here.
+    /// Drops a workspace in memory with its unsaved changes; false if it was being handed over: it is not reloaded.
     fn drop_unsaved(&mut self, slot: Slot, reason: &str) -> bool {
         let handed_over = matches!(
             self.workspaces.at(slot).phase,
@@ -234,7 +234,7 @@ impl Partition {
         );
         self.refuse_ticket(slot, CommandError::Failed(reason.to_owned()));
         self.step_out(slot);
-        // Events that were applied and not saved are applied again.
+        // Events that were applied but not saved are applied again.
         let saved = self.workspaces.at(slot).saved_next_offset;
         self.set_quiet(slot, Quiet::Until(saved));
         self.out.push(Action::Drop { slot });
@@ -253,7 +253,7 @@ impl Partition {
         }
     }
 
-    /// Stops a workspace that is in memory; it goes when it is saved.
+    /// Stops a workspace in memory; it leaves memory when it is saved.
     pub(super) fn leave(&mut self, slot: Slot, then: AfterLeaving, why: &'static str) {
         self.refuse_ticket(slot, CommandError::Leaving);
         self.step_out(slot);
@@ -266,7 +266,7 @@ impl Partition {
         self.save_soon();
     }
 
-    /// Ends what a workspace that is not in memory (any more) was doing.
+    /// Makes a workspace that is not, or no longer, in memory cold and ends its load, retry or erasure.
     pub(super) fn let_go(&mut self, slot: Slot, why: &'static str) {
         if self.workspaces.at(slot).phase == Phase::Deleted {
             return;
@@ -305,7 +305,7 @@ impl Partition {
         self.report(slot, Report::Gone);
     }
 
-    /// The last save of a leaving workspace is done.
+    /// Completes leaving after the last save of a workspace.
     pub(super) fn left(&mut self, slot: Slot, then: AfterLeaving) {
         self.out.push(Action::Drop { slot });
         self.workspaces.at_mut(slot).unsaved = false;
@@ -333,7 +333,7 @@ impl Partition {
         }
     }
 
-    /// Answers whoever waits for a command of a workspace that goes another way.
+    /// Answers with an error the pending command of a workspace that something else overtakes.
     pub(super) fn refuse_ticket(&mut self, slot: Slot, error: CommandError) {
         let ticket = match &mut self.workspaces.at_mut(slot).phase {
             Phase::Stopped { skip, .. } => skip.take(),

@@ -1,15 +1,15 @@
-//! Workspaces out of memory that have no events of their own hold neither retention nor a restart back.
+//! Workspaces out of memory without events of their own: they must hold back neither retention nor a restart.
 //!
-//! The live lane names the workspaces of every batch. So of one that left memory where the lane was, it is
-//! known whether it has an event since, without reading anything for it. Of one that was out of memory when
-//! the partition was assigned, the part of the log between its stored `next_offset` and the live lane must be
-//! looked through once: a round does that which gives way to everything else, and other rounds do it in passing.
+//! The live lane names the workspaces of every batch. If a workspace left memory at the lane's cursor, the
+//! batches since show whether it has an event, without an extra read. If it was out of memory when the
+//! partition was assigned, the log between its stored `next_offset` and the live lane must be searched once.
+//! A round that yields to everything else does that; other rounds do it in passing.
 //!
-//! Invariant: the store is written before the floor rises. So a workspace never needs an event that is below it, also
-//! after a restart.
+//! Invariant: the store is written before the floor rises. So a workspace never needs an event below the floor,
+//! also after a restart.
 //!
-//! Invariant: whatever a lane passes unread (a damaged record, a part that fell out or was lost) counts as an event of
-//! every workspace that the lane looks for.
+//! Invariant: everything that a lane passes unread (a damaged record, a range removed by retention or lost) counts
+//! as an event of every workspace that the lane looks for.
 
 use super::Partition;
 use super::lanes::{LaneRun, NextEvent};
@@ -46,7 +46,7 @@ impl Partition {
         self.workspaces.at_mut(slot).quiet = quiet;
     }
 
-    /// What is known of a workspace that leaves memory, or its lane, now; `None` where that is noted already.
+    /// What is known of a workspace that leaves its lane now; `None` if its `quiet` is up to date already.
     pub(super) fn quiet_after(&self, slot: Slot, next_offset: Offset) -> Option<Quiet> {
         match self.workspaces.at(slot).phase {
             Phase::Following { lane } => {
@@ -73,7 +73,7 @@ impl Partition {
         }
     }
 
-    /// A lane has met events of a workspace.
+    /// Notes that a lane has met events of a workspace.
     pub(super) fn note_event(&mut self, slot: Slot, lane: Lane, first: Offset, last: Offset) {
         if let Quiet::With { lane: looks, from } = self.workspaces.at(slot).quiet
             && looks == lane
@@ -83,15 +83,15 @@ impl Partition {
         }
     }
 
-    /// A lane passes what may have been events of any workspace.
+    /// Notes that a lane passes records that may have been events of any workspace.
     pub(super) fn note_events_of_all(&mut self, lane: Lane, first: Offset, last: Offset) {
         for slot in self.workspaces.slots() {
             self.note_event(slot, lane, first, last);
         }
     }
 
-    /// The workspaces out of memory whose `next_offset` in the store can be moved on. Notes whether others
-    /// could be, if a lane looked for their events.
+    /// The workspaces out of memory whose `next_offset` in the store can be advanced. Sets `look_wanted` if a
+    /// lane must first look for the events of others.
     pub(super) fn behind(&mut self) -> Vec<Slot> {
         let mut behind = Vec::new();
         for (slot, workspace) in self.workspaces.iter() {
@@ -130,7 +130,7 @@ impl Partition {
         self.join_look(start);
     }
 
-    /// A round begins: it looks for the events of workspaces out of memory that are not behind it.
+    /// Lets a round that begins look for events of the workspaces out of memory that are not behind it.
     pub(super) fn join_look(&mut self, start: Offset) {
         for slot in self.workspaces.slots() {
             let workspace = self.workspaces.at(slot);
@@ -149,7 +149,7 @@ impl Partition {
         }
     }
 
-    /// A round that only looks gives way, and ends where nothing is left to look for.
+    /// Ends a round that only looks when a workspace waits for a round, or when nothing is left to look for.
     pub(super) fn give_up_look(&mut self) {
         let Some(round) = &self.round else { return };
         if round.looks_only
@@ -161,7 +161,7 @@ impl Partition {
         }
     }
 
-    /// The round ends before it has arrived: what it has looked at is known.
+    /// The round ends before it reaches the live lane. The range that it has searched stays known.
     pub(super) fn end_look(&mut self) {
         for slot in std::mem::take(&mut self.looked_for) {
             let quiet = Quiet::Until(self.quiet_until(slot));
@@ -169,7 +169,7 @@ impl Partition {
         }
     }
 
-    /// The round has arrived where the live lane is, which goes on looking.
+    /// The round has reached the live lane, which continues to look.
     pub(super) fn look_on_live(&mut self) {
         for slot in std::mem::take(&mut self.looked_for) {
             let from = self.quiet_until(slot);
@@ -177,7 +177,8 @@ impl Partition {
         }
     }
 
-    /// The live lane looks for the events of a workspace from now on; those of the batch that it holds were met before.
+    /// Lets the live lane look for the events of a workspace. The batch that the lane holds was noted before, so its
+    /// events are looked up here.
     fn look_with_live(&mut self, slot: Slot, from: Offset) {
         let quiet = match self.live.next_event(slot) {
             NextEvent::None => Quiet::With {

@@ -1,4 +1,4 @@
-//! Saves of a partition: when, what, and what is known to be in the store.
+//! Saves of a partition: when to save, what to save, and what the store holds.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -11,10 +11,10 @@ use crate::{
     Action, Advance, AppliedTo, Lane, Offset, Refusal, Refused, SaveOne, SavePlan, Slot, Time,
 };
 
-/// Most workspaces out of memory of which one save moves the offset on; further ones wait for the next save.
+/// Maximum of offsets that one save advances for workspaces out of memory; further ones wait for the next save.
 const MAX_ADVANCES: usize = 4096;
 
-/// What is not saved yet and what is being saved. At most one save is under way.
+/// Unsaved changes and the save under way. At most one save is under way.
 #[derive(Debug, Default)]
 pub(super) struct Saving {
     unsaved: Vec<Slot>,
@@ -25,10 +25,10 @@ pub(super) struct Saving {
     again_at: Option<Time>,
     failures: Failures,
     committed: Offset,
-    /// When workspaces without events of their own are looked at next, and from where the live lane counts.
+    /// Time of the last check for workspaces with outdated stored offsets, and the live lane's cursor at that time.
     stale_at: Time,
     stale_from: Offset,
-    /// Workspaces out of memory whose `next_offset` in the store is to be moved on.
+    /// Workspaces out of memory whose `next_offset` in the store must be advanced.
     advances: Vec<Slot>,
 }
 
@@ -38,7 +38,7 @@ struct UnderWay {
     events: Amount,
 }
 
-/// How much was applied.
+/// Amount of applied events.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Amount {
     events: u64,
@@ -61,12 +61,12 @@ impl Saving {
         }
     }
 
-    /// What the store holds for the partition.
+    /// The committed offset in the store: below it the store knows every workspace with events.
     pub(super) fn committed(&self) -> Offset {
         self.committed
     }
 
-    /// The next attempt does not wait: a handover has a deadline.
+    /// Cancels the wait before the next attempt: a handover has a deadline.
     pub(super) fn try_at_once(&mut self) {
         self.again_at = None;
         self.failures.clear();
@@ -107,7 +107,7 @@ impl Partition {
         self.saving.soon = true;
     }
 
-    /// Whether so much is unsaved that nothing more may be applied.
+    /// Whether so much is unsaved that nothing more may be fetched.
     pub(super) fn must_save_first(&self) -> bool {
         let Amount { events, bytes } = self.saving.unsaved();
         events >= self.limits.most_unsaved_events || bytes >= self.limits.most_unsaved_bytes
@@ -145,7 +145,7 @@ impl Partition {
         if self.saving.under_way.is_some() || self.saving.again_at.is_some_and(|at| at > self.now) {
             return;
         }
-        // A batch that is being applied belongs to a save whole or not at all.
+        // A save must hold a batch that is being applied entirely or not at all.
         if self.is_applying() {
             return;
         }
@@ -195,7 +195,7 @@ impl Partition {
             && plan.advances.is_empty()
             && plan.committed <= self.saving.committed
         {
-            // Events of workspaces that are gone are replayed, and no longer stand against a fetch.
+            // The unsaved events of dropped workspaces will be replayed. They no longer block fetches, so continue.
             if events != Amount::default() && self.ownership == Ownership::Owned {
                 self.drive_lanes();
             }
@@ -208,7 +208,7 @@ impl Partition {
         self.out.push(Action::Save(plan));
     }
 
-    /// How long something may be unsaved. A round that is not saved costs only time when it is read again.
+    /// How long something may be unsaved. Losing an unsaved round only costs the time to read it again.
     fn save_every(&self) -> Duration {
         match self.replay_round() {
             Some(_) => self.limits.save_every_in_round,
@@ -224,8 +224,8 @@ impl Partition {
         }
     }
 
-    /// From time to time, and after many positions, the followed workspaces whose `next_offset`
-    /// in the store has fallen behind are saved, so that a restart reads little and the log can be trimmed.
+    /// Marks workspaces whose `next_offset` in the store is behind, every `stale_after` or `stale_positions`
+    /// offsets of the live lane, so that a restart reads little and the log can be trimmed.
     fn mark_stale(&mut self) {
         if self.ownership != Ownership::Owned {
             return;
@@ -252,7 +252,7 @@ impl Partition {
         }
     }
 
-    /// Takes what fits into one save; the next is due for the others.
+    /// Takes at most `MAX_ADVANCES` advances; a further save is scheduled for the others.
     fn take_advances(&mut self) -> Vec<Advance> {
         if self.ownership != Ownership::Owned {
             return Vec::new();
@@ -270,7 +270,7 @@ impl Partition {
                 continue;
             }
             let (stored, epoch) = match workspace.stored_epoch {
-                // Only a load can tell.
+                // Only a load finds the stored epoch.
                 StoredEpoch::Unknown => continue,
                 StoredEpoch::Listed(stored) => {
                     workspace.epoch = workspace.epoch.next();
@@ -288,7 +288,7 @@ impl Partition {
         advances
     }
 
-    /// Below this offset every workspace with events is in the store or in the plan's company.
+    /// Below this offset the store knows every workspace with events.
     fn committable(&self) -> Offset {
         self.unclaimed
             .iter()
@@ -314,7 +314,7 @@ impl Partition {
             else {
                 continue;
             };
-            // It was loaded or erased meanwhile, or is about to be.
+            // It was loaded or erased meanwhile, or is about to be loaded or erased.
             if !workspace.rests() || stored != one.stored {
                 continue;
             }
@@ -325,7 +325,7 @@ impl Partition {
                     workspace.next_offset = workspace.next_offset.max(one.next_offset);
                 }
                 Some(Refusal::TakenOver) => workspace.stored_epoch = StoredEpoch::Unknown,
-                // It is tried again when it is looked at next.
+                // The next check for outdated offsets tries again.
                 Some(Refusal::ForNow(_)) => {}
                 Some(Refusal::ForGood(_)) => workspace.damaged = true,
             }
@@ -339,7 +339,7 @@ impl Partition {
                 continue;
             }
             let workspace = self.workspaces.at_mut(one.slot);
-            // A later epoch may be of an erasure, after which the store holds less again.
+            // A later epoch may be of an erasure: then the store holds less than this save wrote.
             if workspace.epoch == one.epoch {
                 workspace.saved_next_offset = workspace.saved_next_offset.max(one.next_offset);
             }

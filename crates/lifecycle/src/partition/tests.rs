@@ -1,4 +1,4 @@
-//! The rules of a partition, each as a short story: what it is told, and what it wants done then.
+//! The rules of a partition, each as a transcript: its inputs, and the actions that it returns.
 
 use workspace_status::WorkspaceId;
 
@@ -8,7 +8,7 @@ use crate::{
     StateAfter, Ticket, Touched,
 };
 
-/// A partition at a time, with what it was told and what it said to it.
+/// A partition and the current time.
 struct Story {
     machine: Partition,
     now: Time,
@@ -45,7 +45,7 @@ impl Story {
         self.tell(listed(known, committed, high));
     }
 
-    /// Hands the input in and answers what is wanted, a line each.
+    /// Passes the input and returns the actions, one per line.
     fn tell(&mut self, input: Input) -> Vec<String> {
         let actions = self.machine.handle(self.now, input);
         actions.iter().map(ToString::to_string).collect()
@@ -62,7 +62,7 @@ impl Story {
         self.tell(Input::Tick)
     }
 
-    /// Passes the time until it wants to be woken.
+    /// Advances the time to `wake_at` and passes `Tick`.
     #[track_caller]
     fn wake(&mut self) -> Vec<String> {
         self.now = self.machine.wake_at().expect("it waits for a time");
@@ -86,7 +86,7 @@ impl Story {
         self.tell(loaded(slot, epoch, next_offset, high))
     }
 
-    /// Reads a batch to `next_offset` and applies what is planned of it.
+    /// Passes a batch up to `next_offset` and applies the resulting plan.
     fn read(
         &mut self,
         lane: Lane,
@@ -408,7 +408,7 @@ fn a_round_that_ends_hands_its_workspaces_over_before_the_live_lane_plans_its_ba
     story.load(0, 2, 0, 10);
     story.load(1, 2, 10, 10);
     story.tell(granted(0));
-    // Both lanes hold a batch for a new workspace, and both have waited long enough at once.
+    // Both lanes hold a batch for a new workspace, and both waits end at the same time.
     story.tell(appended(12));
     story.tell(fetched(Lane::CatchUp, 10, 12, &[("a", 0), ("c", 5)]));
     story.tell(fetched(
@@ -1274,7 +1274,7 @@ fn the_log_is_looked_through_once_for_one_that_was_out_of_memory_before() {
     assert_eq!(story.pass(Duration::from_mins(2)), [""; 0], "only once");
 }
 
-/// A partition with `a` at 4, unloaded before, and the log looked through for it up to 10.
+/// A partition with `a` unloaded at 4 before, and the log searched for its events up to 10.
 fn looked_through(meanwhile: impl FnOnce(&mut Story)) -> Story {
     let mut story = Story::new();
     story.tell(Input::Assigned);

@@ -1,7 +1,7 @@
-//! The simulator as a test: many lives, the lives that found bugs, and rules broken on purpose.
+//! The simulator as a test: many lives, lives that found bugs, and rules broken on purpose.
 //!
-//! A failing seed is printed with the step and what happened last, and lives
-//! the same again: `cargo run -p workspace-lifecycle --example simulate -- --seed N --trace`.
+//! A failing seed is printed with its step and the last lines of its trace. To repeat it:
+//! `cargo run -p workspace-lifecycle --example simulate -- --seed N --trace`.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use simulator::{Failure, Rule, Sabotage, Tally, Troubles, run};
 
-/// Lives the lives of these seeds on all cores and answers what happened in them all.
+/// Simulates the lives of these seeds on all cores and returns the sum of their tallies.
 fn live_all(first: u64, seeds: u64) -> Tally {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let next = AtomicU64::new(first);
@@ -59,7 +59,7 @@ fn lives_well(seed: u64) {
 fn three_thousand_lives_keep_every_promise_and_meet_every_trouble() {
     let tally = live_all(0, 3000);
     println!("{tally:#?}");
-    // A simulator that meets no trouble proves nothing.
+    // A simulation without faults proves nothing.
     for trouble in [
         "advances",
         "commands done",
@@ -100,52 +100,52 @@ fn three_thousand_lives_keep_every_promise_and_meet_every_trouble() {
     }
 }
 
-/// Lives that found bugs, and what was wrong.
+/// Lives that found bugs, with the defect each of them found.
 #[test]
 fn what_lies_before_a_damaged_record_is_not_passed_over() {
-    // A read that failed at a record in the middle of a batch moved everybody to that record.
+    // A read that failed at a record in the middle of a batch moved all workspaces to that record.
     [34, 42, 134].into_iter().for_each(lives_well);
 }
 
 #[test]
 fn a_round_that_ends_while_the_live_lane_applies_loses_no_event() {
-    // Its workspaces followed the live lane from then on, but that lane's batch had been planned without them.
+    // Its workspaces then followed the live lane, but that lane's batch had been planned without them.
     [922, 1971, 2688, 3021].into_iter().for_each(lives_well);
 }
 
 #[test]
 fn a_lane_that_failed_does_not_spin_while_a_save_must_come_first() {
-    // It stayed failed, so its time to wake lay in the past until the save was done.
+    // It stayed failed, so `wake_at` was in the past until the save was done.
     [31, 73, 143].into_iter().for_each(lives_well);
 }
 
 #[test]
 fn a_round_that_ends_makes_room_for_the_next_at_once() {
-    // The next round was looked for before the last one ended, and then only after another input.
+    // The machine checked for the next round before the last one ended, and again only at the next input.
     [1, 9, 12].into_iter().for_each(lives_well);
 }
 
 #[test]
 fn whoever_goes_is_seen_unloading_first() {
-    // What was not in memory, or on a partition that was lost, was gone from one state to none.
+    // A workspace that was not in memory, or on a lost partition, was removed without `unloading`.
     [1, 17, 18].into_iter().for_each(lives_well);
 }
 
 #[test]
 fn one_whose_save_was_refused_comes_back() {
-    // A late claim of an owner before had taken it over, and the owner of now let it go cold for good.
+    // A late claim of a previous owner had taken it over, and the current owner left it cold for ever.
     [298, 322, 383].into_iter().for_each(lives_well);
 }
 
 #[test]
 fn events_of_one_that_was_taken_over_hold_up_nobody() {
-    // They counted as unsaved for ever, and with too many unsaved nothing was fetched any more.
+    // They counted as unsaved for ever, and with too many unsaved events nothing was fetched any more.
     lives_well(114_911);
 }
 
 #[test]
 fn a_skip_that_is_answered_outlives_a_crash() {
-    // It was answered before it was saved, so that a crash brought the workspace back to the event.
+    // It was answered before it was saved, so a crash brought the workspace back to the event.
     [0, 3, 8].into_iter().for_each(lives_well);
 }
 
@@ -166,8 +166,8 @@ fn the_same_seed_is_the_same_life() {
     }
 }
 
-/// Rules broken on purpose: what the world does wrong, the promise that must be
-/// seen broken, and the first of the seeds that are looked at.
+/// Rules broken on purpose: the rule, the promise that the checks must report as
+/// broken, and the first of the seeds to try.
 const BROKEN_RULES: [(Sabotage, Rule, u64); 30] = [
     (Sabotage::NextOffsetSavedBeforeChanges, Rule::StoreIsFold, 0),
     (Sabotage::ReadyBeforeTarget, Rule::Ready, 0),

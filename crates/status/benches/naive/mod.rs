@@ -1,5 +1,5 @@
-//! What one would write first: a lock over a map, a lock over each status, deep copies,
-//! counts by counting. It is measured beside the library, and used nowhere else.
+//! A naive implementation: a lock over a map, a lock over each status, deep copies,
+//! counts by counting. Only the benches use it, for comparison.
 
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};

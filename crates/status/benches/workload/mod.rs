@@ -1,5 +1,5 @@
-//! The life that the benches give to every workspace: 20 transitions with the messages a
-//! loader would write, some of them with numbers in them.
+//! The life of every workspace in the benches: 20 transitions with the messages of a
+//! loader, some of them with numbers.
 
 use workspace_status::State;
 
@@ -20,7 +20,7 @@ pub(crate) fn live(n: usize, mut set: impl FnMut(State, &str)) {
     }
 }
 
-/// One load and its end, for statuses that are changed over and over.
+/// One load and its end, for statuses that are changed repeatedly.
 pub(crate) const ROUND: [(State, &str); 7] = [
     (State::LoadingKafkaPartitions, "waiting for a load permit"),
     (State::LoadingFromPersistence, "opening the store"),

@@ -1,5 +1,5 @@
-//! The ETA comes true within its bounds, on simulated progress; and nothing is said
-//! before it is known.
+//! On simulated progress the real end lies within the bounds of the ETA, and there is no
+//! ETA before it is known with confidence.
 
 use std::time::Duration;
 
@@ -42,23 +42,23 @@ fn phase(total: Option<u64>) -> Phase {
     }
 }
 
-/// What was said over a phase.
+/// The ETAs given during a phase.
 #[derive(Debug, Default)]
 struct Estimates {
     told: u32,
     true_within: u32,
     first_after: Option<f64>,
-    /// The mean of (high - low) / truth, while more than 10 s are to go.
+    /// The mean of (high - low) / truth while more than 10 s remain.
     width: f64,
     took: f64,
 }
 
-/// Runs a phase, and keeps all that was said.
+/// Runs a phase and keeps all its ETAs.
 fn run(total: u64, seed: u64, rate: impl FnMut(f64, &mut Random) -> f64) -> Estimates {
     run_from(0.0, total, seed, rate)
 }
 
-/// Runs a phase, and keeps what was said from so many seconds on. The phase is of `total` at `rate(seconds, random)` a second.
+/// Runs a phase of `total` at `rate(seconds, random)` per second, and keeps its ETAs from that many seconds on.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -121,7 +121,7 @@ fn a_steady_rate_is_told_early_narrow_and_true() {
     assert!(said.told > 1900, "nearly always: {said:?}");
 }
 
-/// Of all that is said over many phases, this share must come true.
+/// Over many phases, this share of the ETAs must contain the real end.
 fn mostly_true(name: &str, share: f64, mut one: impl FnMut(u64) -> Estimates) {
     let (mut told, mut true_within, mut possible, mut width) = (0, 0, 0.0, 0.0);
     for seed in 0..40 {
@@ -158,7 +158,7 @@ fn a_noisy_rate_comes_true_within_its_bounds() {
 
 #[test]
 fn a_rate_that_wanders_mostly_comes_true() {
-    // Every two seconds or so another rate between half and one and a half.
+    // About every two seconds the rate changes, to between half and one and a half.
     mostly_true("another rate every 2 s", 0.95, |seed| {
         let mut level = 1.0;
         run(60_000, seed, move |_, random| {
@@ -201,7 +201,7 @@ fn a_short_phase_of_any_rate_mostly_comes_true() {
                 1000.0 * level
             })
         });
-        // Where intervals differ as much, little is told early.
+        // If intervals differ this much, there are few early ETAs.
         for (name, chance) in [("half of the ticks", 0.5), ("a tenth of the ticks", 0.1)] {
             let (mut wrong, mut possible) = (0, 0.0);
             for seed in 0..200 {
@@ -314,7 +314,7 @@ fn a_finished_phase_says_when_it_moved_last() {
         assert!((rate - 500.0).abs() < 5.0, "{rate}");
         assert_eq!((report.done(), report.eta()), (1_000, None));
     }
-    // Over before anybody looked.
+    // It ended before the first read.
     let phase = phase(Some(10));
     phase.clock.advance(TICK);
     phase.progress.add(10);
@@ -357,7 +357,7 @@ fn progress_set_back_is_measured_anew() {
 
 #[test]
 fn a_phase_of_hours_is_sampled_in_bounded_memory_and_told_well() {
-    // 3 hours, seen once a second.
+    // 3 hours, sampled once a second.
     let phase = phase(Some(10_800));
     for second in 0..10_000_u64 {
         phase.clock.advance(Duration::from_secs(1));

@@ -189,13 +189,13 @@ fn a_watch_as_a_future_is_woken_by_a_change_without_a_runtime() {
         };
         assert_eq!(revisions(&[item]), [1]);
     }
-    // A future that is dropped loses nothing.
+    // Dropping the future loses no change.
     assert!(pin!(watcher.next()).poll(&mut context).is_pending());
     tracker.get_or_create("b");
     assert_eq!(revisions(&drain(&mut watcher)), [2]);
 }
 
-/// The next change as soon as it is published: one that slept until it was woken would come too late for a race.
+/// The next change as soon as it is published. Spins, because a thread that sleeps until woken is too late for a race.
 fn spin_for(watcher: &mut Watcher) -> Change {
     let deadline = Instant::now() + Duration::from_mins(1);
     loop {

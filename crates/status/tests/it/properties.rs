@@ -1,4 +1,4 @@
-//! A status under any sequence of operations, beside a plain model of it.
+//! A status under random sequences of operations, compared with a simple model of it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -18,11 +18,11 @@ enum Operation {
     RemoveMetadata(u8),
     /// Milliseconds.
     Advance(u64),
-    /// The wall clock moves by so many seconds, alone.
+    /// Only the wall clock moves, by this many seconds.
     SetWall(i32),
-    /// At the current epoch and so many.
+    /// At the current epoch plus this many.
     Begin(i8),
-    /// The attempt begun so many ago sets a state.
+    /// The attempt begun this many attempts ago sets a state.
     AttemptState(usize, State),
     AttemptMetadata(usize, u8),
     /// A snapshot is held, so that the next change works on a copy.
@@ -60,7 +60,7 @@ struct ModelTransition {
     stay: Duration,
 }
 
-/// What the rules say, written down plainly.
+/// A simple implementation of the rules.
 #[derive(Debug, Clone)]
 struct Model {
     state: State,
@@ -161,7 +161,7 @@ fn key(n: u8) -> String {
     format!("key{n}")
 }
 
-/// The seed of the operations, printed: `SEED` in the environment replays one.
+/// The seed of the operations. It is printed; `SEED` in the environment replays one.
 fn seed() -> u64 {
     let seed = std::env::var("SEED").map_or_else(
         |_| std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0),

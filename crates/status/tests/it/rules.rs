@@ -206,7 +206,7 @@ fn the_epochs_of_a_history_are_those_of_its_loads() {
     let status = tracker.get_or_create("a");
     let mut expected = Vec::new();
     for epoch in [1, 7, 8, 9, 1000] {
-        // The second of a load follows an epoch that began within `initializing`.
+        // A load that begins in `initializing` (epochs 1 and 8) adds no transition.
         status.begin_attempt(Epoch::new(epoch), "load").unwrap();
         if epoch > 1 && epoch != 8 {
             expected.push(epoch);

@@ -59,7 +59,7 @@ fn a_level_that_is_there_ends_a_wait_at_once() {
     let loading: StateSet = [State::Ready, State::ReplayingEvents].into_iter().collect();
     assert_eq!(both(|| tracker.wait("a").until(loading)), "met ready");
     assert_eq!(both(|| tracker.wait("b").until(Condition::Gone)), "gone");
-    // Met goes before failed, and before a deadline that has passed.
+    // Met takes precedence over failed and over a deadline that has passed.
     let wait = || {
         tracker
             .wait("a")
@@ -151,7 +151,7 @@ fn a_wait_for_gone_ends_when_it_is_removed() {
 
 #[test]
 fn thousands_of_short_levels_are_never_slept_through() {
-    // Each round waits for a state that the other thread leaves only when the wait is over.
+    // Each round waits for a state that the other thread leaves only after the wait ended.
     let tracker = Tracker::new();
     let status = tracker.get_or_create("a");
     let (over, next) = mpsc::channel();
@@ -198,7 +198,7 @@ fn a_wait_is_woken_by_its_workspace_and_not_by_every_other() {
     assert!(wait.as_mut().poll(&mut context).is_pending());
     for other in &others {
         other.set_state(State::Ready, "x");
-        // Whoever is woken looks again.
+        // A future that is woken checks again.
         assert!(wait.as_mut().poll(&mut context).is_pending());
     }
     assert!(woken.times() < 10, "{} of 100", woken.times());
@@ -249,7 +249,7 @@ fn a_wait_never_times_out_in_the_state_it_waited_for() {
             }
         });
         for round in 0..20_000 {
-            // Over when it begins, so that its end is all it has.
+            // The deadline has passed when the wait begins, so only its end is tested.
             let wait = tracker.wait("a").deadline(Instant::now());
             let outcome = if round % 2 == 0 {
                 block_on(wait.into_future())

@@ -1,4 +1,4 @@
-//! Wakers are the caller's code. What one does when it is woken, replaced or dropped harms no other wait.
+//! Wakers are the caller's code: what a waker does when it is woken, replaced or dropped harms no other wait.
 
 use std::pin::{Pin, pin};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -12,7 +12,7 @@ use workspace_status::{State, Tracker, Wait};
 use crate::feed::Woken;
 use crate::waits::{LONG, block_on, text};
 
-/// Runs `body` on a thread of its own, so that a deadlock is a failure and not a test without an end.
+/// Runs `body` on its own thread, so that a deadlock fails the test instead of hanging it.
 fn without_deadlock(body: impl FnOnce() + Send + 'static) {
     let (over, is_over) = mpsc::channel();
     let runner = thread::spawn(move || {
@@ -52,7 +52,7 @@ fn a_waker_that_owns_another_wait_may_be_replaced() {
     });
 }
 
-/// Says so, then panics.
+/// Sends a message, then panics.
 struct Panics(Mutex<Sender<()>>);
 
 impl Wake for Panics {
@@ -69,7 +69,7 @@ fn a_panic_of_a_waker_stops_no_other_deadline() {
         let (sender, panicked) = mpsc::channel();
         let waker = Waker::from(Arc::new(Panics(Mutex::new(sender))));
         let mut timeout = Duration::from_millis(1);
-        // Kept: the deadline of a wait that was dropped is none.
+        // Kept, because dropping a wait cancels its deadline.
         let _panicking = loop {
             let mut wait = tracker.wait("a").timeout(timeout).into_future();
             if poll(&mut wait, &waker).is_pending() {
@@ -111,7 +111,7 @@ fn a_panic_of_a_waker_reaches_no_writer_and_no_other_wait() {
     assert!(poll(&mut first, &panics).is_ready());
 }
 
-/// Polls its wait as soon as it is woken, and drops it, as an executor that runs tasks in place does.
+/// Polls and drops its wait as soon as it is woken, like an executor that runs tasks in place.
 struct InPlace {
     wait: Mutex<Option<Wait>>,
     ended: Mutex<Sender<String>>,

@@ -1,4 +1,4 @@
-//! What surrounds the partitions of one process: permits, loads, lists, saves, and answers on their way.
+//! The surroundings of one process's partitions: permits, loads, lists, saves, and answers in flight.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -67,7 +67,7 @@ pub(crate) struct EraseJob {
     pub(crate) erasure: Erasure,
 }
 
-/// An answer on its way to a partition.
+/// An answer in flight to a partition.
 #[derive(Debug)]
 pub(crate) enum Message {
     Input(Input),
@@ -76,7 +76,7 @@ pub(crate) enum Message {
     SaveFailed(Vec<(Slot, Save)>),
 }
 
-/// Where the upkeep stands: floors are taken, then the store is synced, then the log may forget.
+/// State of the upkeep: floors are computed, then the store is synced, then the log may be trimmed.
 #[derive(Debug, Default)]
 pub(crate) enum Upkeep {
     #[default]
@@ -143,7 +143,7 @@ impl Desk {
         }
     }
 
-    /// Every permit that is held is on its way to a partition or in a load.
+    /// Checks that every held permit is in flight to a partition or used by a load.
     pub(crate) fn check(&self) -> Step {
         let on_their_way = self
             .inbox
@@ -218,7 +218,7 @@ impl Desk {
                     stored: Epoch::new(stored.epoch),
                 }
             } else {
-                // The entries are those of now, the rest is what the claim answered.
+                // The entries are read now, the rest is the answer of the claim.
                 let record = if empty {
                     record
                 } else {
@@ -276,7 +276,7 @@ impl Desk {
         Ok(())
     }
 
-    /// Writes what some of the partitions want saved in one call.
+    /// Writes the saves of some partitions in one call.
     pub(crate) fn step_save(&mut self, env: &mut Env, is_newest: impl Fn(Address) -> bool) -> Step {
         let gathered = env.random.between(1, self.saves.len() as u64);
         let jobs: Vec<SaveJob> = self
@@ -289,7 +289,7 @@ impl Desk {
             .filter(|job| takes(env, job.at))
             .flat_map(|job| job.saves.iter().cloned())
             .collect();
-        // A previous owner may not know what was deleted since: the store refuses what it commits.
+        // A previous owner may not know later deletions, so the store refuses its committed offset.
         let deleted = env.store.now.deleted.keys();
         let deleted: BTreeSet<usize> = deleted.map(|(partition, _)| *partition).collect();
         let committed: Vec<_> = jobs
@@ -360,7 +360,7 @@ impl Desk {
         Ok(())
     }
 
-    /// Erases what is stored of a workspace, where its partition is still its own.
+    /// Erases a workspace in the store if the assignment still owns the partition.
     pub(crate) fn step_erase(&mut self, env: &mut Env, index: usize, owns: bool) -> Step {
         let job = self.erasures.swap_remove(index);
         let key = (job.at.partition, job.workspace);
@@ -402,7 +402,7 @@ impl Desk {
                     stored: Epoch::new(stored),
                 }),
                 Ok(next_offset) if matches!(job.erasure, Erasure::Reset { .. }) => {
-                    // It meets what the log has lost again.
+                    // The rebuilt workspace meets the lost parts of the log again.
                     let lost = env.logs[key.0].lost_between(next_offset, u64::MAX);
                     for last in lost {
                         env.dead_letters.remove(&(key.0, key.1, last));
@@ -448,7 +448,7 @@ impl Desk {
         Ok(())
     }
 
-    /// Goes on with the upkeep; `owns` tells whether an assignment still holds.
+    /// Does the next step of the upkeep; `owns` returns whether an assignment is still valid.
     pub(crate) fn step_upkeep(&mut self, env: &mut Env, owns: impl Fn(Address) -> bool) -> Step {
         match std::mem::take(&mut self.upkeep) {
             Upkeep::Idle => {}
@@ -471,7 +471,7 @@ impl Desk {
                         0
                     };
                     let floor = (floor + excess).min(log.high());
-                    // Retention may keep more than it must.
+                    // Retention may keep more than required.
                     let low = if floor > log.low {
                         env.random.between(log.low, floor)
                     } else {

@@ -1,4 +1,4 @@
-//! Does what the machine of one partition decides, as the engine's driver does it.
+//! Executes the decisions of one partition's machine, as the engine's driver does.
 
 mod batches;
 mod checks;
@@ -23,12 +23,12 @@ use super::store::{Change, Record, Save, is_seeded};
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) fold: Fold,
-    /// Where the workspace begins.
+    /// First offset of the workspace.
     pub(crate) base: u64,
     populated: bool,
     /// Changes that no save has taken.
     fresh: Vec<Change>,
-    /// What a reader is told, but for the positions that its lane has passed.
+    /// The `next_offset` shown to readers, without the positions that its lane has passed.
     next_offset: u64,
 }
 
@@ -36,14 +36,14 @@ pub(crate) struct Memory {
 pub(crate) struct Local {
     pub(crate) memory: Option<Memory>,
     pub(crate) shown: Shown,
-    /// An operator took it out of memory, in this life or before.
+    /// An operator unloaded it, in this assignment or an earlier one.
     pub(crate) asked_out: bool,
     taken: Vec<Change>,
     /// The load whose changes a save holds now.
     being_saved: Option<u64>,
     target: u64,
     epoch: u64,
-    /// The event that was put into the dead-letter log last.
+    /// The last event put into the dead-letter log.
     skipped: Option<u64>,
     follows_live: bool,
 }
@@ -56,9 +56,9 @@ pub(crate) struct Driver {
     pub(crate) locals: Vec<Local>,
     batches: BTreeMap<Lane, Batch>,
     save_under_way: bool,
-    /// Who asked what, and where the log ended then.
+    /// Open commands: workspace, command, and the end of the log at that time.
     pub(crate) tickets: BTreeMap<u64, (usize, Command, u64)>,
-    /// A handover was asked of it.
+    /// Its partition was revoked.
     pub(crate) is_leaving: bool,
     rounds_ended: u64,
     live: u64,
@@ -116,7 +116,7 @@ impl Driver {
         self.machine.wake_at().is_some_and(|at| at <= env.now)
     }
 
-    /// Hands an input to the machine and does what it wants, including the inputs that answer at once.
+    /// Passes an input to the machine and executes its actions, including inputs that answer at once.
     pub(crate) fn input(&mut self, env: &mut Env, desk: &mut Desk, input: Input) -> Step {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
@@ -280,7 +280,7 @@ impl Driver {
         Ok(None)
     }
 
-    /// Puts what was read from the store into memory and tells the machine.
+    /// Puts the loaded record into memory and passes `Loaded` to the machine.
     pub(crate) fn loaded(
         &mut self,
         env: &mut Env,
@@ -288,7 +288,7 @@ impl Driver {
         job: &LoadJob,
         record: Record,
     ) -> Step {
-        // One that comes too late must not take the place of what is in memory now.
+        // A late load must not replace what is in memory now.
         if !self.machine.awaits_load(job.slot, job.epoch) {
             return Ok(());
         }
@@ -444,7 +444,7 @@ impl Driver {
         Ok(())
     }
 
-    /// What readers are shown: the live position, and who follows it.
+    /// Updates what readers see: the live position, and the workspaces that follow it.
     fn after_inputs(&mut self) {
         self.live = self.machine.live_position().0;
         let rounds_ended = self.machine.rounds_ended();
@@ -457,7 +457,7 @@ impl Driver {
         }
     }
 
-    /// From now on it has applied what it says itself, whatever the lane passes.
+    /// From now on its own `next_offset` counts, whatever the lane passes.
     pub(crate) fn unfollow(&mut self, slot: Slot) {
         let next_offset = self.machine.next_offset(slot).0;
         let local = self.local(slot);

@@ -1,4 +1,4 @@
-//! What all processes of a life share: chance, time, logs, the store, and the record of what happened.
+//! State shared by all processes of a life: randomness, time, logs, the store, and the trace.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::sabotage::Sabotage;
 use super::store::Store;
 use super::{Traced, Troubles};
 
-/// Most lines of a trace that are kept.
+/// Maximum of trace lines that are kept.
 const TRACE_LINES: usize = 200;
 
 /// Why a step ended early.
@@ -31,7 +31,7 @@ impl From<Violation> for Stop {
 
 pub(crate) type Step<T = ()> = Result<T, Stop>;
 
-/// How often things go wrong, in a thousand.
+/// Probability of each fault, per thousand.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Faults {
     pub(crate) claim: u64,
@@ -44,7 +44,7 @@ pub(crate) struct Faults {
     pub(crate) attempt: u64,
     pub(crate) erase: u64,
     pub(crate) crash_in_action: u64,
-    /// What is under way takes longer.
+    /// An operation under way takes longer.
     pub(crate) slow: u64,
 }
 
@@ -66,22 +66,22 @@ pub(crate) struct Config {
     pub(crate) operators: u64,
     pub(crate) upkeep: u64,
     pub(crate) disturbances: u64,
-    /// Partitions move between processes, as in a group; otherwise one process has them
-    /// all and trims the log. A log that is shared forgets by its own rules.
+    /// Partitions move between processes, as in a group. Otherwise one process owns them
+    /// all and trims the log; a shared log is trimmed by its own retention.
     pub(crate) moves: bool,
     pub(crate) zombies: bool,
     pub(crate) damage: Damage,
     pub(crate) faults: Faults,
     pub(crate) admission: AdmissionLimits,
     pub(crate) limits: Limits,
-    /// Commands of operators that are resets or deletions, in a thousand.
+    /// Share of operators' commands that are resets or deletions, per thousand.
     pub(crate) erasures: u64,
-    /// Disturbances that lose the end of a log, a changelog, or the way to the store, in a thousand.
+    /// Share of disturbances that lose the end of a log, a changelog, or access to the store, per thousand.
     pub(crate) losses: u64,
 }
 
 impl Config {
-    /// Later troubles are drawn from a chance of their own: the first are the same with and without them.
+    /// Later faults are drawn from a separate generator, so the first faults are the same with and without them.
     fn add_later_troubles(&mut self, random: &mut Random) {
         self.erasures = random.pick(&[0, 100, 400]);
         let calm = self.faults.save == 0 && self.faults.load == 0;
@@ -162,12 +162,12 @@ impl Config {
     }
 }
 
-/// How often something happened: a simulator that meets no trouble proves nothing.
+/// How often each event happened: a simulation without faults proves nothing.
 pub(crate) type Tally = BTreeMap<&'static str, u64>;
 
 pub(crate) struct Env {
     pub(crate) random: Random,
-    /// For what lives had not when the first seeds were kept by name.
+    /// For faults that were added after the first seeds were kept by name.
     pub(crate) later: Random,
     pub(crate) config: Config,
     pub(crate) now: Time,

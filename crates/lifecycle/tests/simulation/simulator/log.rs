@@ -1,4 +1,4 @@
-//! The model of a partition's log, and what each workspace must be after any part of it.
+//! The model of a partition's log, and the expected state of each workspace at any offset.
 
 use workspace_lifecycle::{FetchFailure, Offset};
 
@@ -11,9 +11,9 @@ pub(crate) enum Kind {
     Plain,
     AsksForSave,
     Poison,
-    /// Cannot be read, so nobody can tell whose it is.
+    /// Cannot be read, so its workspace is unknown.
     Damaged,
-    /// An offset without a record, or a record that belongs to nobody.
+    /// An offset without a record, or a record that belongs to no workspace.
     Nothing,
 }
 
@@ -42,12 +42,12 @@ impl Fold {
     }
 }
 
-/// How a read meets a damaged record behind readable ones.
+/// How a read reports a damaged record after readable ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Damage {
-    /// The readable ones come first.
+    /// The read returns the readable records before it.
     EndsTheBatch,
-    /// The whole read fails and names the damaged one.
+    /// The whole read fails and names the damaged record.
     FailsTheRead,
 }
 
@@ -58,10 +58,10 @@ pub(crate) struct Log {
     damage: Damage,
     folds: Vec<Vec<Fold>>,
     poison: Vec<Vec<u64>>,
-    /// Every event that can be told to be of each workspace.
+    /// The readable events of each workspace.
     own: Vec<Vec<u64>>,
     damaged: Vec<u64>,
-    /// Parts that were lost: first offset, and the first one behind.
+    /// Lost parts: first offset, and first offset after the part.
     lost: Vec<(u64, u64)>,
 }
 
@@ -113,7 +113,7 @@ impl Log {
         self.folds.len()
     }
 
-    /// What a workspace is that begins at `base` when it has applied exactly its events below an offset, but for poison.
+    /// The state of a workspace that begins at `base` and has applied all its events below an offset except poison.
     pub(crate) fn fold(&self, workspace: usize, base: u64, below: u64) -> Fold {
         let folds = &self.folds[workspace];
         let first = folds.partition_point(|fold| fold.last.is_some_and(|last| last < base));
@@ -130,14 +130,14 @@ impl Log {
             .map_or_else(Fold::default, |index| folds[index])
     }
 
-    /// First event at or above an offset that can be told to be of the workspace.
+    /// First readable event of the workspace at or above an offset.
     pub(crate) fn first(&self, workspace: usize, from: u64) -> Option<u64> {
         let own = &self.own[workspace];
         own.get(own.partition_point(|offset| *offset < from))
             .copied()
     }
 
-    /// Events of a part that the workspace cannot apply.
+    /// Poison events of the workspace in a range of the log.
     pub(crate) fn poison_in(
         &self,
         workspace: usize,
@@ -163,8 +163,8 @@ impl Log {
         self.damaged.binary_search(&offset).is_ok()
     }
 
-    /// The end is lost from an offset on, and the log goes on behind it: no offset is used twice. `applied` is up to
-    /// where each workspace has applied its events; what it has of the lost ones it keeps.
+    /// Loses the end from an offset on. The log continues after it, so no offset is used twice. `applied` is the
+    /// offset up to which each workspace has applied its events; it keeps the lost events that it has applied.
     pub(crate) fn lose_end(&mut self, from: u64, applied: &[u64]) {
         let until = self.high();
         self.lost.push((from, until));
@@ -174,8 +174,8 @@ impl Log {
         }
     }
 
-    /// What a workspace still had of lost events is given up: it is read from the log again. Gives how many of these
-    /// were not below `begins`.
+    /// Removes the lost events that a workspace still had, because it is read from the log again. Returns how many of
+    /// them were at or above `begins`.
     pub(crate) fn forget_lost(&mut self, workspace: usize, begins: u64) -> usize {
         let own = |log: &Self| {
             let own = log.own[workspace].iter();
@@ -207,7 +207,7 @@ impl Log {
         }
     }
 
-    /// Below this offset nothing can be lost any more.
+    /// End of the last lost part: nothing below it can be lost any more.
     pub(crate) fn lost_until(&self) -> u64 {
         self.lost.last().map_or(0, |(_, until)| *until)
     }

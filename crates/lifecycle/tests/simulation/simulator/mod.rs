@@ -1,9 +1,9 @@
-//! Lives of the deciding machine, thousands of them, each from one seed.
+//! Simulates thousands of lives of the state machine, each from one seed.
 //!
-//! The world around the machine is a model: logs, a store with what it
-//! answered and what would outlive the power, processes with their permits and
-//! answers on their way, operators, a group that assigns partitions. One step
-//! is one thing that happens somewhere; after each the promises are checked.
+//! The world around the machine is a model: logs, a store (what it has
+//! answered, and what would survive a power loss), processes with their permits
+//! and answers in flight, operators, a group that assigns partitions. One step
+//! is one event somewhere; after each step the promises are checked.
 
 #![allow(
     clippy::unwrap_used,
@@ -36,7 +36,7 @@ pub(crate) struct Failure {
     pub(crate) seed: u64,
     pub(crate) step: u64,
     pub(crate) violation: Violation,
-    /// What happened last, where it was traced.
+    /// The last lines of the trace, if it was traced.
     pub(crate) trace: Vec<String>,
 }
 
@@ -58,7 +58,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// How much of a life is written down.
+/// How much of a life is traced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Traced {
     Nothing,
@@ -67,15 +67,15 @@ pub(crate) enum Traced {
     Whole,
 }
 
-/// Which troubles a life may meet.
+/// Which faults a life may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Troubles {
-    /// Those that there were when the first seeds were kept by name: they live as they did.
+    /// Those that existed when the first seeds were kept by name, so that these seeds give the same lives as then.
     First,
     All,
 }
 
-/// Lives one life; one that breaks a promise is lived again to tell what happened.
+/// Simulates one life. A life that breaks a promise is simulated again with a trace.
 pub(crate) fn run(
     seed: u64,
     sabotage: Sabotage,
@@ -90,7 +90,7 @@ pub(crate) fn run(
     }
 }
 
-/// Lives one life and gives what happened in it.
+/// Simulates one life and returns its tally and trace.
 pub(crate) fn live(
     seed: u64,
     sabotage: Sabotage,

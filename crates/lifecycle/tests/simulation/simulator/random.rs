@@ -1,4 +1,4 @@
-//! The one source of chance: a seed gives the same life each time.
+//! The only source of randomness: a seed gives the same life each time.
 
 /// `SplitMix64` (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 #[derive(Debug, Clone)]
@@ -14,7 +14,7 @@ impl Random {
         mix(self.0)
     }
 
-    /// A number below `bound`; 0 where the bound is 0.
+    /// A number below `bound`; 0 if the bound is 0.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next().checked_rem(bound).unwrap_or(0)
     }

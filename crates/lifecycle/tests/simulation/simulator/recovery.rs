@@ -1,4 +1,4 @@
-//! The end of a life: trouble stops, and everything has to come right in bounded time.
+//! The end of a life: faults stop, and everything must recover in bounded time.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use super::rules::{Rule, Violation, ensure};
 use super::shown::Shown;
 use super::world::{TROUBLE_IS_OVER, World};
 
-/// Longest time in which everything that can get ready is ready.
+/// Within this time everything that can become ready must be ready.
 const SETTLES_IN: Duration = Duration::from_mins(5);
 
-/// Most things that happen in that time.
+/// Maximum of steps in that time.
 const MAX_STEPS: u64 = 200_000;
 
-/// What is left to be done with a workspace that stands still.
+/// What a workspace without work under way still needs.
 enum Rest {
     Done,
     NotYet(String),
@@ -35,7 +35,7 @@ impl World {
         self.env.note(|| "everything is handed over".to_owned());
         let refused = self.refused();
         self.hand_over()?;
-        // A late claim of an owner before may still stand against a save: then the log has it.
+        // A late claim of a previous owner may still fence a save: then the events are still in the log.
         if self.refused() == refused {
             self.everything_is_stored()?;
         }
@@ -71,7 +71,7 @@ impl World {
         Ok(())
     }
 
-    /// Lets everything happen that is under way, and time pass, until `rests`.
+    /// Completes all work under way and lets time pass until `rests` succeeds.
     fn settle(&mut self, rests: fn(&World) -> Result<(), String>) -> Result<(), Violation> {
         let until = self.env.now + SETTLES_IN;
         for _ in 0..MAX_STEPS {
@@ -125,10 +125,10 @@ impl World {
         Ok(())
     }
 
-    /// All are unloaded and have no event left: the log may forget everything, and they are loaded again without it.
+    /// All are unloaded and have no event left: the whole log may be trimmed, and they load again without it.
     fn the_cold_hold_nothing_back(&mut self) -> Result<(), Violation> {
         if self.env.config.erasures == 0 {
-            // The first lives end as they did.
+            // Lives of the first seeds must end as they always did.
             return Ok(());
         }
         let refused = self.refused();
@@ -138,7 +138,7 @@ impl World {
             }
         }
         self.settle(World::everything_rests)?;
-        // A late claim of an owner before may stand against one of them.
+        // A late claim of a previous owner may fence one of them.
         if self.refused() == refused {
             let is_free = |world: &World| world.everything_is_free();
             let free = self.settle(is_free);
@@ -244,7 +244,7 @@ impl World {
             };
         }
         let is_gone = self.env.store.gone.contains(&key) && log.first(workspace, begins).is_none();
-        // Where partitions move, a late claim of an owner before may bring back the empty name.
+        // If partitions move, a late claim of a previous owner may recreate the empty workspace.
         if is_gone && !self.env.config.moves {
             return Rest::NotYet("was deleted, and is there".to_owned());
         }
@@ -272,7 +272,7 @@ impl World {
                     Some(at) => {
                         Rest::NotYet(format!("stands at {}, which is no poison", at.offset))
                     }
-                    // One is repaired and loaded, the other one reset.
+                    // Even ones are repaired and loaded, odd ones are reset.
                     None if self.env.store.is_corrupt(key) => {
                         Rest::Needs(if workspace.is_multiple_of(2) {
                             Command::Load
@@ -291,7 +291,7 @@ impl World {
         }
     }
 
-    /// Loads what is cold, repairs and loads what is damaged, skips poison until none is left.
+    /// Loads cold workspaces, repairs and loads damaged ones, skips poison, until nothing is left to do.
     fn operators_help(&mut self) -> Result<(), Violation> {
         for _ in 0..=self.env.config.events {
             let mut needs = Vec::new();
@@ -329,7 +329,7 @@ impl World {
             let told = self.tell(at, Input::Revoked);
             self.survive(told)?;
         }
-        // Nobody gets them: the owners stay as they are until all are released.
+        // No process gets them: `owners` stays as it is until all are released.
         self.settle(|world| {
             let mut drivers = world.processes.iter().flat_map(|process| &process.drivers);
             match drivers.find(|driver| !driver.released) {
@@ -377,7 +377,7 @@ impl World {
     }
 }
 
-/// Out of memory only because an operator wanted it so.
+/// A workspace may only be out of memory because an operator unloaded it.
 fn cold(asked_out: bool) -> Rest {
     if asked_out {
         Rest::Needs(Command::Load)

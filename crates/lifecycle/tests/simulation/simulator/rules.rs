@@ -1,41 +1,41 @@
-//! The promises that are checked, and how a broken one is told.
+//! The promises that are checked, and how a broken one is reported.
 
 use std::fmt;
 
 /// A promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Rule {
-    /// In memory a workspace is exactly the fold of its events below its `next_offset`.
+    /// A workspace in memory is exactly the fold of its events below its `next_offset`.
     MemoryIsFold,
-    /// And so is its record in the store.
+    /// So is its record in the store.
     StoreIsFold,
-    /// No event of a workspace is left behind for good.
+    /// No event of a workspace stays unapplied for ever.
     NothingLost,
-    /// Below `committed` every workspace with events is known to the store.
+    /// The store knows every workspace with events below `committed`.
     Committed,
     /// Nothing is trimmed above what the store holds durably.
     Trim,
-    /// An event is passed over only when it is in the dead-letter log.
+    /// An event is skipped only if it is in the dead-letter log.
     PoisonIsKept,
-    /// Nothing of the events before a deletion is ever in a workspace again.
+    /// No event before a deletion is ever applied to a workspace again.
     DeletedStays,
-    /// A load takes a later epoch than all before.
+    /// Every load has a later epoch than all loads before.
     EpochsGrow,
-    /// `ready` after the target, and when a read is answered.
+    /// `ready` is reported only after the target is reached and a read is answered.
     Ready,
-    /// States follow each other as the design's table says.
+    /// States follow each other as in the design's table.
     StateOrder,
-    /// Every operator gets one answer.
+    /// Every command gets exactly one answer.
     Replies,
-    /// Permits are used or returned, once.
+    /// Every permit is used or returned exactly once.
     Permits,
-    /// One fetch a lane, one save a partition, no work for what is not there.
+    /// One fetch per lane, one save per partition, no work for workspaces that do not exist.
     Bounded,
-    /// The machine asks to be woken in the future, and only then.
+    /// `wake_at` is in the future.
     Wake,
-    /// A partition that was let go does nothing more.
+    /// A released partition does nothing more.
     Over,
-    /// When trouble ends, everything gets ready in bounded time.
+    /// After the last fault, everything becomes ready in bounded time.
     Settles,
 }
 

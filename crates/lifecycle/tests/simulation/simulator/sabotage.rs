@@ -1,6 +1,6 @@
-//! Rules broken on purpose around the machine, to see that the checks catch it.
+//! Rules broken on purpose in the model around the machine, to prove that the checks catch it.
 
-/// What the world does wrong.
+/// The rule that the model breaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Sabotage {
     /// Nothing.
@@ -8,66 +8,66 @@ pub(crate) enum Sabotage {
     None,
     /// A save is two writes: `next_offset`, then the changes.
     NextOffsetSavedBeforeChanges,
-    /// A load is told that the log ends where the workspace stands.
+    /// A load reports the workspace's `next_offset` as the end of the log.
     ReadyBeforeTarget,
-    /// The log forgets a little more than it may.
+    /// The log trims slightly more than it may.
     TrimAboveSaved,
-    /// The log forgets before the store is synced.
+    /// The log trims before the store is synced.
     TrimBeforeSync,
-    /// `committed` is where the live lane stands, whoever is not claimed yet.
+    /// `committed` is the live lane's cursor, whatever is not claimed yet.
     CommittedIgnoresUnclaimed,
-    /// A batch is applied from its beginning.
+    /// A batch is applied from its first event, also below `next_offset`.
     AppliesBelowNextOffset,
-    /// The store takes a save of any epoch.
+    /// The store accepts a save of any epoch.
     SavesAreNotFenced,
-    /// Changes that were in a failed save are not saved again.
+    /// The changes of a failed save are not saved again.
     FailedSaveForgetsChanges,
-    /// A poison event is passed over in silence.
+    /// A poison event is skipped silently.
     PoisonIsSwallowed,
-    /// A skipped event is not kept.
+    /// A skipped event is not put into the dead-letter log.
     SkipIsNotKept,
-    /// A permit that came too late is not returned.
+    /// A permit that was granted too late is not returned.
     PermitLeaks,
-    /// The list is read before `committed`, so that a workspace can slip between.
+    /// The list is read before `committed`, so that a workspace claimed in between is missed.
     ListBeforeCommitted,
-    /// A load does not look whether a newer one has taken over while it read.
+    /// A load does not check whether a newer one has taken over while it read.
     LoadIgnoresNewerEpoch,
     /// The answer of a save is lost.
     SaveAnswerIsLost,
     /// A workspace that the store refused to save counts as saved.
     RefusedCountsAsSaved,
-    /// A workspace that an event broke stays in memory.
+    /// A workspace that an event has broken stays in memory.
     BrokenStateIsKept,
-    /// A claim does not look for the mark of a deletion.
+    /// A claim does not check for the mark of a deletion.
     MarkIsIgnored,
-    /// Marks of deletions are not listed.
+    /// The store does not list the marks of deletions.
     MarksAreNotListed,
     /// An erasure is answered before it is durable.
     ErasureIsNotSynced,
-    /// A reset does not wait for the trim whose floor was taken before it.
+    /// A reset does not wait for a trim whose floor was computed before it.
     ResetDoesNotWaitForTrim,
-    /// A deletion ends where the partition has read to, and not where the log ends.
+    /// A deletion ends at the partition's read position instead of at the end of the log.
     DeletionEndsTooEarly,
-    /// A batch does not name the workspaces that are not in memory.
+    /// A batch does not name the workspaces out of memory.
     EventsOfTheColdAreNotNamed,
-    /// Workspaces that are not in memory are not advanced in the store.
+    /// Workspaces out of memory are not advanced in the store.
     AdvancesAreNotSaved,
-    /// An erasure that failed, and happened all the same, is answered as one that did not happen.
+    /// An erasure that failed but happened all the same is answered as not done.
     FailedErasureCountsAsNotDone,
-    /// A workspace is advanced whatever epoch the store has.
+    /// A workspace is advanced whatever epoch the store holds.
     AdvancesAreNotFenced,
-    /// A read passes what the log has lost as if nothing had been there.
+    /// A read passes a lost part of the log as if it had been empty.
     LossIsPassedInSilence,
-    /// A reset does not look for what the log has lost and only the store holds.
+    /// A reset does not check for events that the log has lost and only the store holds.
     ResetIgnoresLoss,
-    /// The committed offset counts without the changelog that it was committed with.
+    /// The committed offset is used although its changelog is lost.
     OffsetOutlivesTheChangelog,
-    /// A previous owner writes on after the changelog was lost.
+    /// A previous owner continues to write after the changelog was lost.
     OldOwnersWriteOn,
 }
 
 impl Sabotage {
-    /// All that can be caught.
+    /// All that the checks can catch.
     pub(crate) const ALL: [Self; 29] = [
         Self::NextOffsetSavedBeforeChanges,
         Self::ReadyBeforeTarget,

@@ -1,4 +1,4 @@
-//! What the status of a workspace shows, and which state may follow which.
+//! The status shown for a workspace, and which state may follow which.
 
 use workspace_lifecycle::{Report, Slot};
 
@@ -13,7 +13,7 @@ pub(crate) enum Shown {
     Nothing,
     /// `initializing`, `loading_kafka_partitions`.
     Begun,
-    /// `loading_from_persistence` and after.
+    /// `loading_from_persistence` and the states after it.
     Loading,
     Replaying,
     Ready,
@@ -36,7 +36,7 @@ impl Shown {
         }
     }
 
-    /// The design's table: each state of the engine's way in its order, any state to error and to unloading.
+    /// The design's table: the states of the engine's path in order, and any state to error and to unloading.
     fn may_come_after(self, before: Self) -> bool {
         match self {
             Self::Begun => matches!(
@@ -47,7 +47,7 @@ impl Shown {
             Self::Replaying => before == Self::Loading,
             Self::Ready => before == Self::Replaying,
             Self::Retrying => !matches!(before, Self::Nothing | Self::Begun | Self::Retrying),
-            // One that stands at an event, and one that leaves, may also turn out not to be saved.
+            // The save of a workspace that is stopped at an event, or leaving, may also fail.
             Self::Parked => !matches!(before, Self::Nothing | Self::Begun | Self::Retrying),
             Self::Unloading => before != Self::Nothing,
             Self::Nothing => before == Self::Unloading,

@@ -1,4 +1,4 @@
-//! The model of the store: what it answered, and what of it would outlive the power.
+//! The model of the store: what it has answered, and what of that would survive a power loss.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ pub(crate) type Key = (usize, usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) epoch: u64,
-    /// Where the workspace begins.
+    /// First offset of the workspace.
     pub(crate) base: u64,
     pub(crate) next_offset: u64,
     pub(crate) events_applied: u64,
@@ -37,7 +37,7 @@ pub(crate) struct Save {
     pub(crate) events_applied: u64,
     pub(crate) changes: Vec<Change>,
     pub(crate) unloaded: bool,
-    /// Only `next_offset` moves on, where the store has this epoch.
+    /// If set, only `next_offset` advances, and only if the store holds this epoch.
     pub(crate) only_offset: Option<u64>,
 }
 
@@ -83,7 +83,7 @@ impl Layer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Written {
     All,
-    /// Some of the workspaces, each whole; the bits choose.
+    /// Some of the workspaces, each entirely; the bits select which.
     Some(u64),
 }
 
@@ -92,17 +92,17 @@ pub(crate) struct Store {
     pub(crate) now: Layer,
     pub(crate) durable: Layer,
     unsynced: Vec<Write>,
-    /// Entries of these are damaged: they load for nobody until they are repaired.
+    /// Workspaces with damaged entries: they cannot be loaded until they are repaired.
     pub(crate) corrupt: Vec<Key>,
-    /// Where each workspace really begins: what was deleted, or given up by force, lies below.
+    /// The real first offset of each workspace: deleted events, and events abandoned by force, are below it.
     begins: BTreeMap<Key, u64>,
-    /// Those that were deleted and not claimed again by an event after that.
+    /// Deleted workspaces that no later event has begun again.
     pub(crate) gone: Vec<Key>,
-    /// The highest epoch that was used in a partition.
+    /// The highest epoch used in each partition.
     highest: BTreeMap<usize, u64>,
-    /// The first epoch of assignments since the changelog of the partition was lost.
+    /// The first epoch of assignments since each partition's changelog was lost.
     first_epochs: BTreeMap<usize, u64>,
-    /// Assignments before this one may write nothing more.
+    /// Earlier assignments of the partition may not write any more.
     fenced: BTreeMap<usize, u64>,
     sabotage: Sabotage,
 }
@@ -115,7 +115,7 @@ impl Store {
         }
     }
 
-    /// Where a workspace really begins, whatever the store says.
+    /// The real first offset of a workspace, whatever its record says.
     pub(crate) fn begins(&self, key: Key) -> u64 {
         self.begins.get(&key).copied().unwrap_or(0)
     }
@@ -134,7 +134,7 @@ impl Store {
         self.unsynced.push(write);
     }
 
-    /// First epoch that an assignment of a partition may use.
+    /// First epoch that an assignment of the partition may use.
     pub(crate) fn first_epoch(&self, partition: usize) -> u64 {
         self.first_epochs.get(&partition).copied().unwrap_or(1)
     }
@@ -147,12 +147,12 @@ impl Store {
             || self.sabotage == Sabotage::OldOwnersWriteOn
     }
 
-    /// Only this assignment and later ones may write.
+    /// From now on only this assignment and later ones may write.
     pub(crate) fn fence(&mut self, partition: usize, life: u64) {
         self.fenced.insert(partition, life);
     }
 
-    /// The changelog of a partition is lost, and is built again from the log, which begins at `low`.
+    /// Loses the changelog of a partition. It is rebuilt from the log, which begins at `low`.
     pub(crate) fn lose_changelog(&mut self, partition: usize, workspaces: usize, low: u64) {
         let is_kept = |write: &Write| match write {
             Write::Record(key, _) | Write::Deleted(key, _) => key.0 != partition,
@@ -175,7 +175,7 @@ impl Store {
         self.first_epochs.insert(partition, first);
     }
 
-    /// The changelog of a partition has lost its end. All of the log is read again.
+    /// Loses the end of a partition's changelog. All of the log is read again.
     pub(crate) fn cut_changelog(&mut self, partition: usize, low: u64) {
         let kept = self.durable.clone();
         self.unsynced.retain(|write| match write {
@@ -200,7 +200,7 @@ impl Store {
         self.first_epochs.insert(partition, first);
     }
 
-    /// Begins an epoch, or answers the epoch that stands against it.
+    /// Claims an epoch, or returns the epoch that fences it.
     pub(crate) fn claim(
         &mut self,
         log: &Log,
@@ -242,7 +242,7 @@ impl Store {
         Ok(Ok(record))
     }
 
-    /// Saves, each workspace whole; answers who was refused. `moody` stores refuse one now and then for no lasting reason.
+    /// Saves each workspace entirely; returns the refused ones. A `moody` store sometimes refuses one temporarily.
     pub(crate) fn save(
         &mut self,
         logs: &[Log],
@@ -312,7 +312,7 @@ impl Store {
         Ok(refused)
     }
 
-    /// Erases a workspace, or answers the epoch that stands against it. It is durable at once.
+    /// Erases a workspace, or returns the epoch that fences the erasure. It is durable at once.
     pub(crate) fn erase(
         &mut self,
         log: &mut Log,
@@ -382,7 +382,7 @@ impl Store {
         Ok(Ok(next_offset))
     }
 
-    /// Below `committed` every workspace with events is known to the store.
+    /// Checks that the store knows every workspace with events below `committed`.
     fn check_committed(&self, log: &Log, partition: usize) -> Result<(), Violation> {
         let committed = self.now.committed(partition);
         for workspace in 0..log.workspaces() {
@@ -403,7 +403,7 @@ impl Store {
         }
     }
 
-    /// Keeps at least what was synced, and of the rest what was written first.
+    /// Keeps everything synced, and the first `kept` of the unsynced writes.
     pub(crate) fn lose_power(&mut self, kept: usize) {
         self.unsynced.truncate(kept);
         self.sync();
@@ -436,7 +436,7 @@ fn saved(stored: Record, save: &Save) -> Record {
     };
     for change in &save.changes {
         match change {
-            // A change that is there already is written over itself.
+            // The record has this change already: writing it again has no effect.
             Change::Event(offset) if next.fold.last.is_some_and(|last| *offset <= last) => {}
             Change::Event(offset) => next.fold = next.fold.with(*offset),
             Change::Populated => next.populated = true,
@@ -445,7 +445,7 @@ fn saved(stored: Record, save: &Save) -> Record {
     next
 }
 
-/// Every seventh workspace or so has contents of its own before its first event.
+/// About every seventh workspace is populated: it has contents before its first event.
 pub(crate) fn is_seeded(key: Key) -> bool {
     (key.0 + key.1 * 3).is_multiple_of(7)
 }
@@ -481,7 +481,7 @@ fn check_record(log: &Log, key: Key, record: &Record, begins: u64) -> Result<(),
     })
 }
 
-/// What the log forgets is covered by what the store holds durably.
+/// Checks that what the log trims is covered by what the store holds durably.
 pub(crate) fn check_trim(
     store: &Store,
     log: &Log,

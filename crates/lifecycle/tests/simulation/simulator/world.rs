@@ -1,4 +1,4 @@
-//! A life: processes that come and go around logs and a store, one step at a time.
+//! A life: processes that start and stop around logs and a store, one step at a time.
 
 mod trouble;
 
@@ -23,7 +23,7 @@ pub(crate) struct Process {
     pub(crate) drivers: Vec<Driver>,
     /// It does nothing until this step.
     frozen_until: u64,
-    /// It was cut off from the cluster, and finds that its time is over when it goes on.
+    /// It was cut off from the cluster, and finds its session expired when it continues.
     is_cut_off: bool,
 }
 
@@ -43,9 +43,9 @@ enum Work {
 pub(crate) struct World {
     pub(crate) env: Env,
     pub(crate) processes: Vec<Process>,
-    /// Who has each partition, as the group sees it.
+    /// The owner of each partition according to the group.
     pub(crate) owners: Vec<Option<Address>>,
-    /// The newest assignment of each partition, also when it is over: the store refuses what older ones commit.
+    /// The newest assignment of each partition, also after its end: the store refuses commits of older ones.
     newest: Vec<Option<Address>>,
     pub(crate) step: u64,
     events_left: u64,
@@ -68,7 +68,7 @@ impl World {
         }
     }
 
-    /// Lives through the trouble, then sees whether everything recovers.
+    /// Runs the steps with faults, then checks that everything recovers.
     pub(crate) fn live(&mut self) -> Result<(), Violation> {
         for _ in 0..self.env.config.processes {
             self.start_process();
@@ -112,7 +112,7 @@ impl World {
         self.work().map(|_| ())
     }
 
-    /// A crash takes its process; anything else ends the life.
+    /// A crash ends its process; any other failure ends the life.
     pub(crate) fn survive(&mut self, happened: Result<(), (usize, Stop)>) -> Result<(), Violation> {
         match happened {
             Ok(()) => Ok(()),
@@ -143,7 +143,7 @@ impl World {
         let burst = if env.random.chance(100) { 20 } else { 3 };
         for _ in 0..env.random.between(1, burst).min(self.events_left) {
             self.events_left -= 1;
-            // Later workspaces come later.
+            // Workspaces with higher numbers appear later.
             let known = 1 + env.logs[partition].high() * env.config.workspaces as u64
                 / (env.config.events / 2 + 1);
             let workspace = env.random.below(known.min(env.config.workspaces as u64));
@@ -218,7 +218,7 @@ impl World {
             .map_err(|stop| (index, stop))
     }
 
-    /// Gives the partitions that nobody has to somebody.
+    /// Assigns partitions without an owner to processes.
     pub(crate) fn assign(&mut self, permille: u64) -> Result<(), (usize, Stop)> {
         for partition in 0..self.owners.len() {
             if self.owners[partition].is_some() || !self.env.random.chance(permille) {
@@ -226,7 +226,7 @@ impl World {
             }
             let index = self.env.random.index(self.processes.len());
             let process = &mut self.processes[index];
-            // A process lets go of a partition before it takes it again.
+            // A process releases a partition before it takes it again.
             if process
                 .drivers
                 .iter()
@@ -250,7 +250,7 @@ impl World {
         Ok(())
     }
 
-    /// Does one thing that is under way somewhere; false when nothing is.
+    /// Does one piece of work that is under way; false if there is none.
     pub(crate) fn work(&mut self) -> Result<bool, (usize, Stop)> {
         self.assign(if self.step == TROUBLE_IS_OVER {
             1000
@@ -267,7 +267,7 @@ impl World {
             choices.extend((0..desk.loads.len()).map(|load| (index, Work::Load(load))));
             choices.extend((0..desk.lists.len()).map(|list| (index, Work::List(list))));
             choices.extend((!desk.saves.is_empty()).then_some((index, Work::Save)));
-            // An erasure waits for a trim whose floors were taken before.
+            // An erasure waits for a trim whose floors were computed before it.
             let may_erase = matches!(desk.upkeep, Upkeep::Idle)
                 || self.env.sabotage == Sabotage::ResetDoesNotWaitForTrim;
             let erasures = if may_erase { desk.erasures.len() } else { 0 };
@@ -291,7 +291,7 @@ impl World {
             let waiting = self.processes.iter().position(|process| {
                 !process.desk.erasures.is_empty() && process.frozen_until <= self.step
             });
-            // Only a trim is waited for: it goes on.
+            // Erasures only wait for a trim, so continue the trim.
             return match waiting {
                 Some(index) => self.keep_up_with(index).map(|()| true),
                 None => Ok(false),
@@ -322,7 +322,7 @@ impl World {
             }
             Work::Erase(erasure) => {
                 let at = desk.erasures[erasure].at;
-                // An assignment that is over erases nothing more, and neither does one that another has followed.
+                // An assignment that has ended, or that a newer one has replaced, erases nothing.
                 let is_owner = self.owners[at.partition] == Some(at);
                 let mut drivers = process.drivers.iter();
                 let owns = self.newest[at.partition] == Some(at)

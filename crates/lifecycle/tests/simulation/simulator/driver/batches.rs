@@ -1,4 +1,4 @@
-//! What is done with events: they are read, applied, and put aside.
+//! Events are fetched, applied, and put into the dead-letter log.
 
 use workspace_lifecycle::{
     AppliedTo, ApplyTo, FetchFailure, Input, Lane, Offset, Poison, Slot, StateAfter, Touched,
@@ -101,7 +101,7 @@ impl Driver {
                     Kind::Poison if env.sabotage == Sabotage::PoisonIsSwallowed => {}
                     Kind::Poison => {
                         let offset = Offset(event.offset);
-                        // Every other poison panics in the middle, with a part of it done.
+                        // At odd offsets, poison panics in the middle with the event partly applied.
                         let mut state = StateAfter::Intact;
                         if event.offset % 2 == 1 {
                             memory.fold = memory.fold.with(event.offset);

@@ -1,4 +1,4 @@
-//! What must hold of a partition after each input.
+//! Checks of a partition after each input.
 
 use workspace_lifecycle::{Command, Lane, Slot};
 
@@ -8,7 +8,7 @@ use crate::simulator::rules::{Rule, ensure};
 use crate::simulator::store::is_seeded;
 
 impl Driver {
-    /// An operator is told that a command is done: so it must be.
+    /// Checks that a command that was answered as done really is.
     pub(super) fn done(&mut self, env: &Env, slot: Slot, command: Command, high: u64) -> Step {
         let key = (self.at.partition, self.workspace(slot));
         if !env.store.takes(key.0, self.at.life) {
@@ -17,7 +17,7 @@ impl Driver {
         }
         let local = self.local(slot);
         match command {
-            // What a reset must be is checked where the store does it.
+            // `Store::erase` checks resets.
             Command::Load | Command::Reload | Command::Reset { .. } => {}
             Command::Delete => {
                 let begins = env.store.begins(key);

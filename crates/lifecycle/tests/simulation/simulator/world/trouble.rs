@@ -1,4 +1,4 @@
-//! What goes wrong: kills, power losses, partitions that move, and operators at the wrong moment.
+//! Faults: kills, power losses, partitions that move, and operators at the wrong moment.
 
 use workspace_lifecycle::{Command, Input};
 
@@ -97,7 +97,7 @@ impl World {
         Ok(())
     }
 
-    /// An embedded log is restored from an older copy, and goes on behind what was lost.
+    /// An embedded log is restored from an older copy and continues after the lost part.
     fn lose_end(&mut self, partition: usize) {
         let log = &self.env.logs[partition];
         let earliest = log.low.max(log.lost_until());
@@ -109,7 +109,7 @@ impl World {
             .note(|| format!("partition {partition} has lost everything from {from} on"));
         self.env.count("ends lost");
         self.restart_all();
-        // What the store has of the lost events is durable, for the engine has started on it.
+        // The engine has started with the store, so what the store has of the lost events is durable.
         self.env.store.sync();
         let mut applied = Vec::new();
         for workspace in 0..self.env.config.workspaces {
@@ -118,7 +118,7 @@ impl World {
             let next_offset = record.map_or(0, |record| record.next_offset);
             applied.push(next_offset);
             if next_offset >= self.env.logs[partition].high() {
-                // It passed the lost part when that was there.
+                // It passed the lost part before it was lost.
                 let last = self.env.logs[partition].high() - 1;
                 self.env.dead_letters.insert((partition, workspace, last));
             }
@@ -128,7 +128,7 @@ impl World {
         self.env.logs[partition].lose_end(from, &applied);
     }
 
-    /// The changelog of a partition is lost, or its end, while the partition has no owner. Previous owners write nothing more.
+    /// Loses a partition's changelog, or its end, while no process owns it. Previous owners write nothing more.
     fn lose_changelog(&mut self, partition: usize) -> Result<(), (usize, Stop)> {
         let is_cut = self.env.later.chance(300);
         let keeps_beginning = is_cut || self.env.later.chance(600);
@@ -163,7 +163,7 @@ impl World {
         Ok(())
     }
 
-    /// The cluster hears nothing of a process any more, and gives its partitions to others.
+    /// Cuts a process off from the cluster, which assigns its partitions to others.
     fn cut_off(&mut self, index: usize) {
         let process = &mut self.processes[index];
         let number = process.number;
@@ -176,7 +176,7 @@ impl World {
         self.env.count("cut off");
     }
 
-    /// A process that was cut off counts all its partitions as lost when it goes on, some of its late writes before that.
+    /// A process that was cut off counts all its partitions as lost when it continues, after some late writes.
     pub(super) fn end_cut_offs(&mut self) -> Result<(), (usize, Stop)> {
         let due = self
             .processes
@@ -213,7 +213,7 @@ impl World {
         self.tell(at, input)
     }
 
-    /// Tells somebody who is on the way out, or a zombie, that its partition is lost.
+    /// Passes `Lost` to a partition that is leaving, or to a zombie.
     fn end_somebody(&mut self, process: usize) -> Result<(), (usize, Stop)> {
         let owners = &self.owners;
         let out = self.processes[process]
