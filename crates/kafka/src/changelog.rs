@@ -201,8 +201,8 @@ impl ChangelogStore {
     /// process may write in the group's next generation, and the brokers check nothing else. Jobs of these partitions
     /// that wait for the writer are refused from now on, and so is opening them, until
     /// [`given`](ChangelogStore::given). It does not block; closing a partition waits for the transaction in progress.
-    pub fn let_go(&self, partitions: &[PartitionId]) {
-        self.shared.partitions.let_go(partitions);
+    pub fn release(&self, partitions: &[PartitionId]) {
+        self.shared.partitions.release(partitions);
     }
 
     /// Allows opening partitions that the group has assigned to this process. Call it before opening partitions that

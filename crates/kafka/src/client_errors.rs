@@ -36,7 +36,7 @@ impl ClientErrors {
             .rdkafka_error_code()
             .map_or_else(|| error.to_string(), |code| code.to_string());
         match &*self.last.lock() {
-            Some(words) => format!("{words} ({code})"),
+            Some(error_text) => format!("{error_text} ({code})"),
             None => code,
         }
     }

@@ -43,5 +43,5 @@ pub use cluster::{Cluster, ClusterError};
 pub use config::{AcceptLoss, GroupProtocol, KafkaConfig, PropertyError, read_properties};
 pub use local_copy::LocalCopy;
 pub use log::{KafkaLog, KafkaLogError};
-pub use membership::{Assignments, MemberReport, MemberTrouble, Membership, MembershipError};
+pub use membership::{Assignments, MemberFailure, MemberReport, Membership, MembershipError};
 pub use topics::{TopicError, prepare};

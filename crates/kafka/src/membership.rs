@@ -31,7 +31,7 @@ use crate::topic_id::{self, TopicId};
 const POLL: Duration = Duration::from_millis(100);
 
 /// Between two checks whether a failure has ended.
-const TROUBLE_LOOK: Duration = Duration::from_secs(1);
+const FAILURE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Shortest time for which a refusal is reported: its effect on the membership may be delayed.
 const MIN_REFUSAL: Duration = Duration::from_secs(2);
@@ -72,7 +72,7 @@ pub struct MemberReport {
     /// How long it has waited for the group's coordinator to admit it; none if it is not waiting.
     pub joining_for: Option<Duration>,
     /// The failure that keeps it from its group, if there is one.
-    pub trouble: Option<MemberTrouble>,
+    pub last_error: Option<MemberFailure>,
     /// Partitions that it owns.
     pub partitions: usize,
     /// How often partitions were assigned or revoked.
@@ -83,7 +83,7 @@ pub struct MemberReport {
 
 /// A failure between a member and its group, with the client's error text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemberTrouble {
+pub enum MemberFailure {
     /// Some brokers cannot be reached. An existing member stays one, unless the coordinator is among them: then it soon
     /// is not.
     Connections(String),
@@ -91,11 +91,11 @@ pub enum MemberTrouble {
     Group(String),
 }
 
-impl MemberTrouble {
+impl MemberFailure {
     /// The client's error text.
-    pub fn words(&self) -> &str {
+    pub fn error_text(&self) -> &str {
         match self {
-            Self::Connections(words) | Self::Group(words) => words,
+            Self::Connections(error_text) | Self::Group(error_text) => error_text,
         }
     }
 }
@@ -127,8 +127,8 @@ struct Standing {
 
 #[derive(Debug)]
 struct Refusal {
-    words: String,
-    told_at: Instant,
+    error_text: String,
+    reported_at: Instant,
 }
 
 /// Shared by the clients that are the member, one after the other.
@@ -321,7 +321,7 @@ impl Membership {
         let standing = self.inner.common.standing.lock();
         MemberReport {
             joining_for: standing.joining_since.map(|since| since.elapsed()),
-            trouble: standing.trouble(),
+            last_error: standing.last_error(),
             partitions: standing.partitions.len(),
             rebalances: standing.rebalances,
             losses: standing.losses,
@@ -600,19 +600,23 @@ fn look(consumer: &Member) -> Look {
     let context = consumer.context();
     {
         let mut standing = context.standing.lock();
-        if standing.trouble().is_none() || standing.looked_at.elapsed() < TROUBLE_LOOK {
+        if standing.last_error().is_none() || standing.looked_at.elapsed() < FAILURE_CHECK_INTERVAL
+        {
             return Look::GoesOn;
         }
         standing.looked_at = Instant::now();
     }
-    if let Some((code, words)) = consumer.client().fatal_error() {
-        let words = fatal_error_text(code, &words);
-        tracing::error!(words, "the consumer group: all partitions count as lost");
-        context.standing.lock().refuse(words);
+    if let Some((code, error_text)) = consumer.client().fatal_error() {
+        let error_text = fatal_error_text(code, &error_text);
+        tracing::error!(
+            error_text,
+            "the consumer group: all partitions count as lost"
+        );
+        context.standing.lock().refuse(error_text);
         return Look::Fatal;
     }
-    let has_connection_trouble = context.standing.lock().connections.is_some();
-    if has_connection_trouble && consumer.fetch_metadata(None, MAX_LOOK).is_ok() {
+    let has_connection_failure = context.standing.lock().connections.is_some();
+    if has_connection_failure && consumer.fetch_metadata(None, MAX_LOOK).is_ok() {
         tracing::info!("the brokers answer again");
         context.standing.lock().connections = None;
     }
@@ -644,7 +648,8 @@ fn is_taken_again(consumer: &Member) -> bool {
     let may_be = {
         let standing = context.standing.lock();
         let refusal = standing.refusal.as_ref();
-        standing.is_member && refusal.is_some_and(|refusal| refusal.told_at.elapsed() > MIN_REFUSAL)
+        standing.is_member
+            && refusal.is_some_and(|refusal| refusal.reported_at.elapsed() > MIN_REFUSAL)
     };
     may_be
         && generation(consumer.client()).is_some()
@@ -653,17 +658,17 @@ fn is_taken_again(consumer: &Member) -> bool {
 
 impl Standing {
     /// The current failure: a refusal first, because it does not end by itself.
-    fn trouble(&self) -> Option<MemberTrouble> {
+    fn last_error(&self) -> Option<MemberFailure> {
         let refusal = self.refusal.as_ref();
         refusal
-            .map(|refusal| MemberTrouble::Group(refusal.words.clone()))
-            .or_else(|| self.connections.clone().map(MemberTrouble::Connections))
+            .map(|refusal| MemberFailure::Group(refusal.error_text.clone()))
+            .or_else(|| self.connections.clone().map(MemberFailure::Connections))
     }
 
-    fn refuse(&mut self, words: String) {
+    fn refuse(&mut self, error_text: String) {
         self.refusal = Some(Refusal {
-            words,
-            told_at: Instant::now(),
+            error_text,
+            reported_at: Instant::now(),
         });
     }
 }
@@ -701,10 +706,13 @@ impl MemberContext {
     }
 
     /// Records and logs an error of the client.
-    fn note(&self, error: &KafkaError, words: &str) {
+    fn note(&self, error: &KafkaError, error_text: &str) {
         let code = error.rdkafka_error_code();
         if self.is_retired() {
-            tracing::debug!(words, "a client of the consumer group that was retired");
+            tracing::debug!(
+                error_text,
+                "a client of the consumer group that was retired"
+            );
             return;
         }
         if code == Some(RDKafkaErrorCode::AutoOffsetReset) {
@@ -713,20 +721,20 @@ impl MemberContext {
         }
         let is_first = {
             let mut standing = self.standing.lock();
-            let is_first = standing.trouble().is_none();
+            let is_first = standing.last_error().is_none();
             if is_about_connections(code) {
-                standing.connections = Some(words.to_owned());
+                standing.connections = Some(error_text.to_owned());
             } else {
-                standing.refuse(words.to_owned());
+                standing.refuse(error_text.to_owned());
             }
             is_first
         };
         if code == Some(RDKafkaErrorCode::PollExceeded) {
             tracing::error!(%error, "the group was not polled for too long");
         } else if is_first || !is_about_connections(code) {
-            tracing::warn!(words, "trouble with the consumer group");
+            tracing::warn!(error_text, "trouble with the consumer group");
         } else {
-            tracing::debug!(words, "more trouble with the consumer group");
+            tracing::debug!(error_text, "more trouble with the consumer group");
         }
     }
 
@@ -862,35 +870,38 @@ mod tests {
         Membership::new(&config).unwrap()
     }
 
-    fn tell(membership: &Membership, code: RDKafkaErrorCode, words: &str) {
+    fn report(membership: &Membership, code: RDKafkaErrorCode, error_text: &str) {
         let member = membership.inner.member();
-        member.context().error(KafkaError::Global(code), words);
+        member.context().error(KafkaError::Global(code), error_text);
     }
 
-    fn trouble(membership: &Membership) -> Option<(&'static str, String)> {
-        membership.report().trouble.map(|trouble| match trouble {
-            MemberTrouble::Connections(words) => ("connections", words),
-            MemberTrouble::Group(words) => ("group", words),
-        })
+    fn last_error(membership: &Membership) -> Option<(&'static str, String)> {
+        membership
+            .report()
+            .last_error
+            .map(|last_error| match last_error {
+                MemberFailure::Connections(error_text) => ("connections", error_text),
+                MemberFailure::Group(error_text) => ("group", error_text),
+            })
     }
 
     #[test]
     fn what_is_said_of_connections_does_not_hide_what_the_group_refuses() {
         let membership = membership();
-        assert_eq!(trouble(&membership), None);
-        tell(&membership, RDKafkaErrorCode::AllBrokersDown, "1/1 down");
-        let (kind, _) = trouble(&membership).unwrap();
+        assert_eq!(last_error(&membership), None);
+        report(&membership, RDKafkaErrorCode::AllBrokersDown, "1/1 down");
+        let (kind, _) = last_error(&membership).unwrap();
         assert_eq!(kind, "connections");
         let refused = RDKafkaErrorCode::GroupAuthorizationFailed;
-        tell(&membership, refused, "not authorized");
-        tell(
+        report(&membership, refused, "not authorized");
+        report(
             &membership,
             RDKafkaErrorCode::BrokerTransportFailure,
             "gone",
         );
-        let (kind, words) = trouble(&membership).unwrap();
+        let (kind, error_text) = last_error(&membership).unwrap();
         assert_eq!(kind, "group");
-        assert!(words.starts_with("not authorized"), "{words}");
+        assert!(error_text.starts_with("not authorized"), "{error_text}");
     }
 
     #[test]
@@ -901,13 +912,13 @@ mod tests {
             ..KafkaConfig::default()
         };
         let membership = Membership::new(&config).unwrap();
-        tell(
+        report(
             &membership,
             RDKafkaErrorCode::BrokerTransportFailure,
             "gone",
         );
         let refused = RDKafkaErrorCode::GroupAuthorizationFailed;
-        tell(&membership, refused, "not authorized");
+        report(&membership, refused, "not authorized");
         let deadline = Instant::now() + Duration::from_mins(2);
         let member = membership.inner.member();
         while member.context().standing.lock().connections.is_some() {
@@ -915,7 +926,7 @@ mod tests {
             let _ = member.poll(Duration::from_millis(10));
             look(&member);
         }
-        let (kind, _) = trouble(&membership).unwrap();
+        let (kind, _) = last_error(&membership).unwrap();
         assert_eq!(kind, "group");
     }
 
@@ -1032,7 +1043,7 @@ mod tests {
         });
         let second = join();
         until("the second is in the group", || {
-            is_in(&second) && second.report().trouble.is_none()
+            is_in(&second) && second.report().last_error.is_none()
         });
         assert!(second.group().metadata().is_some());
         first.leave(Instant::now() + Duration::from_secs(20));

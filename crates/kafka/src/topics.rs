@@ -404,12 +404,12 @@ mod tests {
             ("cleanup.policy", "compact,delete"),
             ("delete.retention.ms", "86399999"),
         ] {
-            let words = check_with(&[(name, value)]).unwrap_err();
-            assert!(words.contains(&format!("topic changelog has {name}={value}")));
+            let error_text = check_with(&[(name, value)]).unwrap_err();
+            assert!(error_text.contains(&format!("topic changelog has {name}={value}")));
             let (_, right) = RIGHT.iter().find(|(of, _)| *of == name).unwrap();
             assert!(
-                words.ends_with(&format!("--add-config {name}={right})")),
-                "{words}"
+                error_text.ends_with(&format!("--add-config {name}={right})")),
+                "{error_text}"
             );
         }
         for settings in [
@@ -437,10 +437,11 @@ mod tests {
         config.properties.insert(name.to_owned(), value.to_owned());
         let error = prepare(&config).unwrap_err();
         assert!(error.is_passing());
-        let words = error.to_string();
+        let error_text = error.to_string();
         // Or the client reports that the connection ended during the handshake.
-        let is_told = words.contains("SSL handshake failed") || words.contains("SSL_HANDSHAKE");
-        assert!(is_told, "{words}");
+        let is_reported =
+            error_text.contains("SSL handshake failed") || error_text.contains("SSL_HANDSHAKE");
+        assert!(is_reported, "{error_text}");
     }
 
     /// A new topic for one test on the real cluster.

@@ -7,7 +7,7 @@
 use crate::{app::App, span::Span};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use workspace_engine_core::{Engine, absent::AbsentWorkspace};
-use workspace_engine_kafka::{MemberReport, MemberTrouble};
+use workspace_engine_kafka::{MemberFailure, MemberReport};
 use workspace_lifecycle::PartitionId;
 use workspace_status::{
     Absence, AbsentStatus, IdPage, Message, Page, PageQuery, Snapshot, State, StateCounts, Value,
@@ -207,12 +207,12 @@ impl<'a> Reasons<'a> {
 
 impl Elsewhere {
     fn of(app: &App, partition: PartitionId, reason: Absence) -> Self {
-        let trouble = app
+        let last_error = app
             .cluster()
-            .and_then(|cluster| group_trouble(&cluster.membership.report()));
+            .and_then(|cluster| group_failure(&cluster.membership.report()));
         let owner = app.last_writer(partition);
-        let message = match (trouble, &owner, reason) {
-            (Some(trouble), _, _) => trouble,
+        let message = match (last_error, &owner, reason) {
+            (Some(last_error), _, _) => last_error,
             (None, Some(owner), _) => format!(
                 "partition {partition} of the workspace is assigned to another engine of the group: {owner} was the last to write of it"
             ),
@@ -251,17 +251,19 @@ pub(crate) fn not_here(app: &App, id: &WorkspaceId) -> Option<String> {
 }
 
 /// Why this process gets no partitions; `None` where it is a member of the group.
-pub(crate) fn group_trouble(member: &MemberReport) -> Option<String> {
+pub(crate) fn group_failure(member: &MemberReport) -> Option<String> {
     let waiting = member.joining_for.map(|since| {
         let since = Span(Duration::from_secs(since.as_secs()));
         format!("waiting for the group coordinator for {since}")
     });
-    match (waiting, &member.trouble) {
-        (Some(waiting), Some(trouble)) => Some(format!("{waiting}: {}", trouble.words())),
+    match (waiting, &member.last_error) {
+        (Some(waiting), Some(last_error)) => {
+            Some(format!("{waiting}: {}", last_error.error_text()))
+        }
         (Some(waiting), None) => Some(waiting),
-        (None, Some(MemberTrouble::Group(words))) => Some(words.clone()),
+        (None, Some(MemberFailure::Group(error_text))) => Some(error_text.clone()),
         // The coordinator is another broker, or it will soon revoke the member's partitions.
-        (None, Some(MemberTrouble::Connections(_)) | None) => None,
+        (None, Some(MemberFailure::Connections(_)) | None) => None,
     }
 }
 
@@ -292,10 +294,10 @@ mod tests {
 
     #[test]
     fn a_member_that_misses_a_broker_is_ready_and_one_that_waits_says_what_for() {
-        let connections = || Some(MemberTrouble::Connections("a broker is gone".to_owned()));
-        let refusal = || Some(MemberTrouble::Group("not authorized".to_owned()));
+        let connections = || Some(MemberFailure::Connections("a broker is gone".to_owned()));
+        let refusal = || Some(MemberFailure::Group("not authorized".to_owned()));
         let waited = Some(Duration::from_secs(61));
-        for (joining_for, trouble, expected) in [
+        for (joining_for, last_error, expected) in [
             (None, None, None),
             (None, connections(), None),
             (None, refusal(), Some("not authorized")),
@@ -312,12 +314,12 @@ mod tests {
         ] {
             let member = MemberReport {
                 joining_for,
-                trouble,
+                last_error,
                 partitions: 0,
                 rebalances: 0,
                 losses: 0,
             };
-            assert_eq!(group_trouble(&member).as_deref(), expected);
+            assert_eq!(group_failure(&member).as_deref(), expected);
         }
     }
 }

@@ -87,7 +87,7 @@ pub(crate) enum ProduceError {
         produced: Produced,
     },
     #[error("gave up after {waited}: {source} ({sent}; lines {first} to {last} may be there as well)", waited = span::rounded(*.waited), sent = Sent(*.produced))]
-    GaveUp {
+    Abandoned {
         source: Box<ClientError>,
         waited: Duration,
         first: u64,
@@ -119,7 +119,7 @@ impl ProduceError {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::BadLine { .. } | Self::Input { .. } => Exit::Failed,
-            Self::GaveUp { .. } => Exit::Unanswered,
+            Self::Abandoned { .. } => Exit::Unanswered,
             Self::Refused { source, .. } => source.exit(),
         }
     }
@@ -129,7 +129,7 @@ impl ProduceError {
         match self {
             Self::BadLine { produced, .. }
             | Self::Input { produced, .. }
-            | Self::GaveUp { produced, .. }
+            | Self::Abandoned { produced, .. }
             | Self::Refused { produced, .. } => *produced,
         }
     }
@@ -249,8 +249,8 @@ impl Run<'_> {
                 Err(SendError::Line { index, reason }) => {
                     return Err(self.stop_at(&part, index, reason));
                 }
-                Err(SendError::GaveUp { source, waited }) => {
-                    return Err(ProduceError::GaveUp {
+                Err(SendError::Abandoned { source, waited }) => {
+                    return Err(ProduceError::Abandoned {
                         source,
                         waited,
                         first: part.first_line(),

@@ -121,7 +121,7 @@ impl Running {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// [`Running::stop`] was called.
-    Told,
+    Reported,
     /// A signal arrived.
     Signal,
     /// A second signal arrived before the stop was complete: engine threads may still run, so the caller of
@@ -219,7 +219,7 @@ async fn run(
         // A dropped sender is not a request to stop.
         Ok(_) = stopped.wait_for(|stop| *stop) => {
             info!("stopping");
-            Ok(Ended::Told)
+            Ok(Ended::Reported)
         }
     };
     let deadline = Instant::now() + config.shutdown_timeout;
@@ -231,7 +231,7 @@ async fn run(
     };
     tokio::select! {
         report = end => {
-            tell(&report);
+            log_shutdown(&report);
             ended
         }
         signal = signals.next() => {
@@ -271,7 +271,7 @@ async fn shut_down(
     ending.await.unwrap_or_default()
 }
 
-fn tell(report: &ShutdownReport) {
+fn log_shutdown(report: &ShutdownReport) {
     if *report == ShutdownReport::default() {
         info!("nothing is left to save");
     } else if report.abandoned == 0 {

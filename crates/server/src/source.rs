@@ -2,7 +2,7 @@
 
 use crate::{
     app::App,
-    lists::{self, STOPPING, group_trouble, not_here},
+    lists::{self, STOPPING, group_failure, not_here},
 };
 use std::{
     borrow::Cow,
@@ -149,9 +149,9 @@ impl StatusSource for EngineSource {
 
 /// Whether this process is a member of its group.
 fn group_check(member: &MemberReport) -> Check {
-    match group_trouble(member) {
+    match group_failure(member) {
         None => Check::ok("group"),
-        Some(trouble) => Check::failed("group", trouble),
+        Some(last_error) => Check::failed("group", last_error),
     }
 }
 

@@ -81,7 +81,7 @@ pub(super) struct Draft {
     /// Sent when the transaction has ended; where it was not committed, each answer is its error.
     pub(super) answers: Vec<(Reply, Result<Done, StoreError>)>,
     saved: HashSet<WorkspaceId>,
-    told: HashSet<WorkspaceId>,
+    reported: HashSet<WorkspaceId>,
 }
 
 impl Draft {
@@ -114,9 +114,11 @@ impl Draft {
             Work::Assign { .. } => false,
             Work::Claim(claim) => self.saved.contains(&claim.id),
             Work::Save { saves, .. } => saves.iter().any(|save| self.saved.contains(&save.id)),
-            Work::History(records) => records.iter().any(|record| self.told.contains(&record.id)),
+            Work::History(records) => records
+                .iter()
+                .any(|record| self.reported.contains(&record.id)),
             Work::Reset(Erase { id, .. }) | Work::Delete(Erase { id, .. }) | Work::Purge(id) => {
-                self.saved.contains(id) || self.told.contains(id)
+                self.saved.contains(id) || self.reported.contains(id)
             }
         }
     }
@@ -234,15 +236,15 @@ impl Draft {
         }
         let mut first = Ok(Done::Nothing);
         for (id, records) in by_workspace {
-            let told = self.tell(shared, id, &records);
+            let reported = self.report(shared, id, &records);
             if first.is_ok() {
-                first = told.map(|()| Done::Nothing);
+                first = reported.map(|()| Done::Nothing);
             }
         }
         first
     }
 
-    fn tell(
+    fn report(
         &mut self,
         shared: &Shared,
         id: &WorkspaceId,
@@ -256,7 +258,7 @@ impl Draft {
             }
         }
         let changes = shared.cache().plan_history(id, records)?;
-        self.told.insert(id.clone());
+        self.reported.insert(id.clone());
         self.change(shared, partition, changes)
     }
 
@@ -277,7 +279,7 @@ impl Draft {
         of_this_assignment(&owned, &erase.id, erase.epoch)?;
         let (changes, deletion) = shared.cache().plan_delete(erase)?;
         self.saved.insert(deletion.id.clone());
-        self.told.insert(deletion.id.clone());
+        self.reported.insert(deletion.id.clone());
         self.change(shared, partition, changes)?;
         Ok(Done::Deleted(deletion))
     }
@@ -287,7 +289,7 @@ impl Draft {
         shared.partitions.open(partition)?;
         let changes = shared.cache().plan_purge(id)?;
         self.saved.insert(id.clone());
-        self.told.insert(id.clone());
+        self.reported.insert(id.clone());
         self.change(shared, partition, changes)?;
         Ok(Done::Nothing)
     }
@@ -390,11 +392,11 @@ fn begun_by_no_other(shared: &Shared, record: &HistoryRecord) -> Result<(), Stor
     let is_others = |epoch, owner: &str| epoch == record.epoch && owner != record.owner;
     let claim = shared.cache().workspace(&record.id)?;
     let before = (record.epoch, 0);
-    let told = shared.cache().history(&record.id, Some(before), 1)?;
+    let reported = shared.cache().history(&record.id, Some(before), 1)?;
     if claim.is_none_or(|claim| !is_others(claim.epoch, &claim.owner))
-        && told
+        && reported
             .first()
-            .is_none_or(|told| !is_others(told.epoch, &told.owner))
+            .is_none_or(|reported| !is_others(reported.epoch, &reported.owner))
     {
         return Ok(());
     }

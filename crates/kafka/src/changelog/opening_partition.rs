@@ -117,7 +117,7 @@ fn assign(
         } => (committed, loss, notices),
     };
     for notice in &notices {
-        tell(partition, &shared.topic, notice);
+        report(partition, &shared.topic, notice);
     }
     let mark = match taken.group_offset {
         GroupOffset::Engine { mark, .. } => Some(mark),
@@ -185,7 +185,7 @@ fn assign(
     Ok(OpeningPartition::Assigning { end, answer })
 }
 
-fn tell(partition: PartitionId, topic: &str, notice: &Notice) {
+fn report(partition: PartitionId, topic: &str, notice: &Notice) {
     if notice.is_error() {
         tracing::error!(%partition, topic, "{notice}");
     } else {

@@ -226,7 +226,7 @@ impl Partitions {
 
     /// Releases partitions that the group revokes. It does not block: jobs that a transaction takes from now on find
     /// the partitions closed, and they cannot be opened until [`Self::given`].
-    pub(super) fn let_go(&self, partitions: &[PartitionId]) {
+    pub(super) fn release(&self, partitions: &[PartitionId]) {
         let mut inner = self.inner.lock();
         for partition in partitions {
             inner.owned.remove(partition);

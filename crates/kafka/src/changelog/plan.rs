@@ -368,7 +368,7 @@ mod tests {
                 loss,
                 notices,
             } => {
-                let said = notices.into_iter().map(|notice| match notice {
+                let decoded_record = notices.into_iter().map(|notice| match notice {
                     Notice::BeginsLate { .. } => ", begins late".to_owned(),
                     Notice::Rebuilt(_) => ", rebuilt".to_owned(),
                     Notice::Accepted(_) => ", accepted".to_owned(),
@@ -378,7 +378,7 @@ mod tests {
                         format!(", lost {kind:?} {from}")
                     }
                 });
-                format!("from {committed}{}", said.collect::<String>())
+                format!("from {committed}{}", decoded_record.collect::<String>())
             }
         }
     }

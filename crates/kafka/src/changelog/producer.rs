@@ -57,7 +57,7 @@ const FULL: Duration = Duration::from_millis(5);
 const ON_ITS_WAY: Duration = Duration::from_micros(500);
 
 /// Between two log lines about errors of the client.
-const TELL_AGAIN: Duration = Duration::from_secs(10);
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A record of a transaction.
 pub(super) struct Record {
@@ -86,7 +86,7 @@ struct Delivered {
     offsets: Mutex<HashMap<i32, (i64, i64)>>,
     failure: Mutex<Option<String>>,
     /// When an error was logged last: the client repeats it twice a second.
-    told_at: Mutex<Option<Instant>>,
+    reported_at: Mutex<Option<Instant>>,
 }
 
 impl Delivered {
@@ -103,9 +103,9 @@ impl Delivered {
 impl ClientContext for Delivered {
     fn error(&self, error: KafkaError, reason: &str) {
         let now = Instant::now();
-        let mut told_at = self.told_at.lock();
-        if told_at.is_none_or(|at| now.duration_since(at) >= TELL_AGAIN) {
-            *told_at = Some(now);
+        let mut reported_at = self.reported_at.lock();
+        if reported_at.is_none_or(|at| now.duration_since(at) >= REPORT_INTERVAL) {
+            *reported_at = Some(now);
             tracing::warn!(%error, reason, "trouble with the changelog's producer");
         }
     }
@@ -221,11 +221,11 @@ impl Transactions {
             return Ok(());
         };
         if let Err(error) = client.init_transactions(INIT) {
-            let words = format!("the coordinator does not let the producer in: {error}");
+            let error_text = format!("the coordinator does not let the producer in: {error}");
             return Err(if is_retriable(&error) {
-                words
+                error_text
             } else {
-                self.without(words)
+                self.without(error_text)
             });
         }
         self.backoff = MIN_BACKOFF;
@@ -263,8 +263,8 @@ impl Transactions {
         member: ConsumerGroupMetadata,
         known_ends: &HashMap<PartitionId, u64>,
     ) -> Outcome {
-        if let Err(words) = self.ready() {
-            return Outcome::Aborted(words);
+        if let Err(error_text) = self.ready() {
+            return Outcome::Aborted(error_text);
         }
         let State::Ready(client) = &self.state else {
             return Outcome::Aborted("there is no producer".to_owned());
@@ -280,7 +280,7 @@ impl Transactions {
             .and_then(|()| send_offsets(&client, &self.calls, offsets, member, until));
         match prepared {
             Ok(()) => {}
-            Err(Failure::Told(what, error)) => {
+            Err(Failure::Reported(what, error)) => {
                 return self.never_committed(&client, what, &error);
             }
             Err(Failure::Stuck(what)) => {
@@ -299,9 +299,9 @@ impl Transactions {
         }
         let below = client.context().below(known_ends);
         if let Some((partition, offset)) = below {
-            let words = format!("partition {partition} of the changelog has lost its end");
+            let error_text = format!("partition {partition} of the changelog has lost its end");
             // Where the abort fails, the next producer aborts it.
-            let _ = self.roll_back(&client, &words);
+            let _ = self.roll_back(&client, &error_text);
             return Outcome::LostEnd { partition, offset };
         }
         self.commit(&client)
@@ -324,34 +324,34 @@ impl Transactions {
             };
             if requires_abort(&error) {
                 return match self.abort(client, "the transaction cannot be committed", &error) {
-                    Ok(words) => Outcome::Aborted(words),
+                    Ok(error_text) => Outcome::Aborted(error_text),
                     // The commit was requested, and no answer says that it was not done.
-                    Err(words) => Outcome::Unknown(words),
+                    Err(error_text) => Outcome::Unknown(error_text),
                 };
             }
             if is_retriable(&error) && Instant::now() < deadline {
                 std::thread::sleep(FULL);
                 continue;
             }
-            let words = self.give_up(
+            let error_text = self.abandon(
                 "it is not known whether the transaction was committed",
                 &error,
             );
-            return Outcome::Unknown(words);
+            return Outcome::Unknown(error_text);
         }
     }
 
     /// Ends a transaction whose commit was not requested: it can only be aborted, now or later.
     fn never_committed(&mut self, client: &Client, what: &str, error: &KafkaError) -> Outcome {
         match self.abort(client, what, error) {
-            Ok(words) | Err(words) => Outcome::Aborted(words),
+            Ok(error_text) | Err(error_text) => Outcome::Aborted(error_text),
         }
     }
 
     /// Aborts a transaction and returns the reason. Fails, with the reason, where the abort is not confirmed.
     fn abort(&mut self, client: &Client, what: &str, error: &KafkaError) -> Result<String, String> {
         if is_fatal(error) {
-            return Err(self.give_up(what, error));
+            return Err(self.abandon(what, error));
         }
         self.roll_back(client, &format!("{what}: {error}"))
     }
@@ -360,18 +360,18 @@ impl Transactions {
         let deadline = Instant::now() + ABORT;
         loop {
             let failure = client.context().failure.lock().clone();
-            let words = match failure {
+            let error_text = match failure {
                 Some(failure) => format!("{why}; a record was not written: {failure}"),
                 None => why.to_owned(),
             };
             let left = deadline.saturating_duration_since(Instant::now());
             match client.abort_transaction(left.max(Duration::from_millis(100))) {
-                Ok(()) => return Ok(words),
+                Ok(()) => return Ok(error_text),
                 Err(again) if is_retriable(&again) && Instant::now() < deadline => {
                     std::thread::sleep(FULL);
                 }
                 // A new producer aborts what this one leaves open.
-                Err(failed) => return Err(self.give_up(&words, &failed)),
+                Err(failed) => return Err(self.abandon(&error_text, &failed)),
             }
         }
     }
@@ -381,7 +381,7 @@ impl Transactions {
     /// It may have been fenced: by the coordinator because a transaction took too long, or by a process that takes over
     /// a partition that a transaction of this process holds. This process writes what it still owns with the next
     /// producer.
-    fn give_up(&mut self, what: &str, error: &KafkaError) -> String {
+    fn abandon(&mut self, what: &str, error: &KafkaError) -> String {
         tracing::error!(transactional_id = &*self.id, %error, what, "the changelog's producer is given up");
         self.without(format!("{what}: {error}"))
     }
@@ -424,7 +424,7 @@ fn milliseconds(text: Option<&str>) -> Option<Duration> {
 
 /// Why a transaction cannot be committed.
 enum Failure {
-    Told(&'static str, KafkaError),
+    Reported(&'static str, KafkaError),
     /// The client does not return from a call, or the call could not be made.
     Stuck(&'static str),
 }
@@ -448,7 +448,7 @@ fn produce(
         while let Err((error, back)) = client.send(record) {
             let full = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
             if !full || Instant::now() >= until {
-                return Err(Failure::Told("a record cannot be written", error));
+                return Err(Failure::Reported("a record cannot be written", error));
             }
             std::thread::sleep(FULL);
             record = back;
@@ -466,9 +466,9 @@ fn send_offsets(
     member: ConsumerGroupMetadata,
     until: Instant,
 ) -> Result<(), Failure> {
-    const STUCK_WORDS: &str = "the client does not come back from sending the group's offsets";
+    const STUCK_ERROR_TEXT: &str = "the client does not come back from sending the group's offsets";
     let (client, call_of) = (Arc::clone(client), Arc::clone(calls));
-    let (tell, told) = crossbeam_channel::bounded(1);
+    let (report, reported) = crossbeam_channel::bounded(1);
     let call = move || {
         let answer = loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -482,7 +482,7 @@ fn send_offsets(
             }
         };
         // No caller waits for a late answer. The client is dropped before the call counts as over.
-        let is_late = tell.send(answer).is_err();
+        let is_late = report.send(answer).is_err();
         drop(client);
         drop(call_of);
         if is_late {
@@ -495,14 +495,14 @@ fn send_offsets(
             "there is no thread to send the group's offsets",
         ));
     }
-    match told.recv_deadline(until + STUCK) {
+    match reported.recv_deadline(until + STUCK) {
         Ok(answer) => answer.map_err(|error| {
-            Failure::Told(
+            Failure::Reported(
                 "the group does not take the offsets of the transaction",
                 error,
             )
         }),
-        Err(_) => Err(Failure::Stuck(STUCK_WORDS)),
+        Err(_) => Err(Failure::Stuck(STUCK_ERROR_TEXT)),
     }
 }
 
@@ -564,9 +564,9 @@ mod tests {
             }
         };
         now_due(&mut transactions);
-        let words = transactions.ready().expect_err("too many");
+        let error_text = transactions.ready().expect_err("too many");
         assert_eq!(
-            words,
+            error_text,
             "4 clients do not come back from their calls, and no further one is made until one does: stuck"
         );
         assert!(matches!(transactions.state, State::None { .. }));

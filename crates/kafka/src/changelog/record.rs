@@ -138,8 +138,8 @@ pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -
 }
 
 /// The epoch in a record.
-pub(super) fn epoch_of(said: &DecodedRecord) -> Option<Epoch> {
-    match said {
+pub(super) fn epoch_of(decoded_record: &DecodedRecord) -> Option<Epoch> {
+    match decoded_record {
         DecodedRecord::Owned(record) => Some(record.first_epoch),
         DecodedRecord::Changed(change) => match change {
             CacheChange::Workspace(workspace) => Some(workspace.epoch),

@@ -3,7 +3,7 @@
 //! The order matters. First the takeover queries the committed offset, stable only: so it waits for a transaction of
 //! the previous owner that the group has accepted. The group accepts no later one: the previous owner's generation
 //! ended before this process was assigned the partition, and the previous owner begins no transaction on it with a
-//! later generation (see [`ChangelogStore::let_go`](super::ChangelogStore::let_go)). Then the takeover queries the end
+//! later generation (see [`ChangelogStore::release`](super::ChangelogStore::let_go)). Then the takeover queries the end
 //! of what is *written*, and waits until every transaction below it is decided: the markers of a transaction reach each
 //! partition in their own time, so the end of what is committed may still be below records that are committed already.
 
@@ -298,7 +298,7 @@ impl Takeover {
         }
         match self.ask_once(shared, QUERY_TIMEOUT)? {
             Answer::Committed(offset) => Ok(offset),
-            Answer::Undecided(error) => Err(self.not_told(&error)),
+            Answer::Undecided(error) => Err(self.not_reported(&error)),
         }
     }
 
@@ -320,7 +320,7 @@ impl Takeover {
                 Ok(Answer::Committed(committed.unwrap_or(GroupOffset::None)))
             }
             Err(error) if is_undecided(&error) => Ok(Answer::Undecided(error)),
-            Err(error) => Err(self.not_told(&error)),
+            Err(error) => Err(self.not_reported(&error)),
         }
     }
 
@@ -341,15 +341,15 @@ impl Takeover {
                 )
             );
             if !is_refusal {
-                let words = format!("the brokers do not tell the id of topic {topic}: {error}");
-                return Err(StoreError::Unavailable(words));
+                let error_text = format!("the brokers do not tell the id of topic {topic}: {error}");
+                return Err(StoreError::Unavailable(error_text));
             }
             tracing::warn!(partition = %self.partition, topic, %error, "the brokers refuse the id of the topic: were it made anew, that would not be noticed");
             Ok(None)
         })
     }
 
-    fn not_told(&self, error: &KafkaError) -> StoreError {
+    fn not_reported(&self, error: &KafkaError) -> StoreError {
         StoreError::Unavailable(format!(
             "the group does not tell what it has committed of partition {}: {error}",
             self.partition
@@ -365,8 +365,8 @@ impl Takeover {
                 .committed_before(&shared.topic, self.partition, AT_ONCE)
         };
         // The first query may have to open a connection.
-        let told = ask().or_else(|_| ask());
-        let writer = match told {
+        let reported = ask().or_else(|_| ask());
+        let writer = match reported {
             Ok(committed) => CommitMark::decode(&committed?.metadata)?.producer,
             Err(error) => {
                 tracing::debug!(partition = %self.partition, %error, "the group does not tell at once who wrote last");
@@ -759,13 +759,13 @@ impl UnimportedRecords {
         shared.counters.records_read.add(1);
         shared.counters.bytes_read.add(size);
         self.bytes += size;
-        let said = record::decode(partition, key, value);
+        let decoded_record = record::decode(partition, key, value);
         let place = &mut self.place;
         place.position = offset.saturating_add(1);
-        if let Some(epoch) = record::epoch_of(&said) {
+        if let Some(epoch) = record::epoch_of(&decoded_record) {
             place.highest_epoch = place.highest_epoch.max(epoch);
         }
-        match said {
+        match decoded_record {
             DecodedRecord::Changed(change) => self.changes.push(change),
             DecodedRecord::Owned(record) => {
                 if !self.is_whole && self.lineage.is_some_and(|known| known != record.lineage) {

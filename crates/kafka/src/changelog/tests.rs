@@ -288,9 +288,9 @@ fn fill(store: &ChangelogStore) {
         let saves = [counted(store, save_of(text, epoch, 12, changes))];
         let refused = store.save(&saves, &[(PartitionId(1), Offset(12))]);
         assert!(refused.expect("saved").is_empty());
-        let told =
+        let reported =
             store.append_history(vec![transition(text, epoch, 1), transition(text, epoch, 2)]);
-        told.expect("kept");
+        reported.expect("kept");
     }
 }
 
@@ -400,9 +400,9 @@ fn a_reader_tells_where_it_has_met_the_end(place: &Place) {
     };
     let mut reader = readers.lend().expect("made").expect("none is lent");
     reader.assign(PartitionId(1), ends.low).expect("assigned");
-    let mut told = None;
-    while told != Some(ends.high) {
-        assert!(Instant::now() < until, "{told:?} of {ends:?}");
+    let mut reported = None;
+    while reported != Some(ends.high) {
+        assert!(Instant::now() < until, "{reported:?} of {ends:?}");
         let next = reader.next(PartitionId(1), LONG, |found| match found {
             reader::Found::End { offset } => Some(offset),
             reader::Found::Record { offset, .. } => {
@@ -411,7 +411,7 @@ fn a_reader_tells_where_it_has_met_the_end(place: &Place) {
             }
             reader::Found::Nothing => None,
         });
-        told = told.max(next.expect("read"));
-        assert!(told <= Some(ends.high));
+        reported = reported.max(next.expect("read"));
+        assert!(reported <= Some(ends.high));
     }
 }

@@ -57,7 +57,7 @@ pub(super) struct Writer {
     /// The partition whose re-read failed last.
     failed_last: Option<PartitionId>,
     /// Why there is no producer, as logged last.
-    told: Option<String>,
+    reported: Option<String>,
 }
 
 impl Writer {
@@ -75,7 +75,7 @@ impl Writer {
             heal_at: Instant::now(),
             catch_up_at: Instant::now(),
             failed_last: None,
-            told: None,
+            reported: None,
         }
     }
 
@@ -106,10 +106,10 @@ impl Writer {
     fn idle(&mut self) {
         if !self.transactions.is_settled() {
             let reason = self.transactions.ready().err();
-            if reason.is_some() && reason != self.told {
+            if reason.is_some() && reason != self.reported {
                 tracing::warn!(reason, "the changelog cannot be written yet");
             }
-            self.told = reason;
+            self.reported = reason;
         }
         self.heal();
         self.catch_up();
@@ -189,17 +189,20 @@ impl Writer {
                 counters.bytes_written.add(draft.bytes);
                 self.apply(draft, &ends)
             }
-            Outcome::Aborted(words) => {
+            Outcome::Aborted(error_text) => {
                 counters.aborted.add(1);
-                tracing::warn!(words, "a transaction was aborted; its jobs are tried again");
-                Err(StoreError::Unavailable(words))
+                tracing::warn!(
+                    error_text,
+                    "a transaction was aborted; its jobs are tried again"
+                );
+                Err(StoreError::Unavailable(error_text))
             }
-            Outcome::Unknown(words) => {
+            Outcome::Unknown(error_text) => {
                 counters.unknown.add(1);
                 for partition in draft.parts.keys() {
                     self.fall_behind(*partition);
                 }
-                Err(StoreError::Unavailable(words))
+                Err(StoreError::Unavailable(error_text))
             }
             Outcome::LostEnd { partition, offset } => {
                 counters.aborted.add(1);
@@ -275,8 +278,8 @@ impl Writer {
                 .map_err(|error| shared.seen(error))?,
             _ if nothing_written => {}
             _ => {
-                let words = "the brokers did not tell where its records are".to_owned();
-                return Err(StoreError::Unavailable(words));
+                let error_text = "the brokers did not tell where its records are".to_owned();
+                return Err(StoreError::Unavailable(error_text));
             }
         }
         // This has no effect where the partition was released meanwhile.

@@ -35,7 +35,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 /// What the producer's threads and the appending callers share.
 struct Desk {
     cluster: Shared,
-    words: ClientErrors,
+    error_text: ClientErrors,
     sequences: Mutex<Sequences<Pending>>,
     queued_bytes: AtomicUsize,
     queued_requests: AtomicUsize,
@@ -66,7 +66,7 @@ impl Appends {
     pub(super) fn new(config: ClientConfig, cluster: Shared) -> Result<Self, KafkaError> {
         let desk = Arc::new(Desk {
             cluster,
-            words: ClientErrors::default(),
+            error_text: ClientErrors::default(),
             sequences: Mutex::default(),
             queued_bytes: AtomicUsize::new(0),
             queued_requests: AtomicUsize::new(0),
@@ -174,8 +174,8 @@ impl Appends {
             }
             if let Err((error, _)) = producer.send(base) {
                 let code = error.rdkafka_error_code();
-                let words = self.desk.words.explain(&error);
-                let refused = refusal(record.topic, code, &words);
+                let error_text = self.desk.error_text.explain(&error);
+                let refused = refusal(record.topic, code, &error_text);
                 self.desk.settle(&pending, index, Err(refused));
             }
         }
@@ -197,10 +197,10 @@ impl Appends {
 
     /// A producer with a fatal error appends nothing any more, so it is replaced.
     fn heal(&self, producer: &mut Arc<Client>) -> Result<(), AppendError> {
-        let Some((code, words)) = producer.client().fatal_error() else {
+        let Some((code, error_text)) = producer.client().fatal_error() else {
             return Ok(());
         };
-        tracing::error!(%code, words, "the producer cannot go on; a new one takes its place");
+        tracing::error!(%code, error_text, "the producer cannot go on; a new one takes its place");
         *producer = self
             .desk
             .client(&self.config)
@@ -343,11 +343,11 @@ impl Desk {
 
 impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.words.error(error, reason);
+        self.0.error_text.error(error, reason);
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.words.log(level, facility, message);
+        self.0.error_text.log(level, facility, message);
     }
 }
 
@@ -357,7 +357,7 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
         let settled = match result {
             Ok(message) => {
-                self.0.words.forget();
+                self.0.error_text.forget();
                 let partition = u32::try_from(message.partition()).unwrap_or(u32::MAX);
                 Ok(Acknowledged {
                     partition: PartitionId(partition),
@@ -365,16 +365,16 @@ impl ProducerContext for Deliveries {
                 })
             }
             Err((error, message)) => {
-                let words = self.0.words.explain(error);
+                let error_text = self.0.error_text.explain(error);
                 let code = error.rdkafka_error_code();
-                tracing::debug!(%error, words, topic = message.topic(), "a record is not acknowledged");
+                tracing::debug!(%error, error_text, topic = message.topic(), "a record is not acknowledged");
                 if code != Some(RDKafkaErrorCode::MessageSizeTooLarge) {
-                    self.0.cluster.append_failed(&words);
+                    self.0.cluster.append_failed(&error_text);
                 }
                 if self.0.closing.load(Ordering::Acquire) {
                     Err(AppendError::Closed)
                 } else {
-                    Err(refusal(message.topic(), code, &words))
+                    Err(refusal(message.topic(), code, &error_text))
                 }
             }
         };
@@ -382,12 +382,12 @@ impl ProducerContext for Deliveries {
     }
 }
 
-fn refusal(topic: &str, code: Option<RDKafkaErrorCode>, words: &str) -> AppendError {
+fn refusal(topic: &str, code: Option<RDKafkaErrorCode>, error_text: &str) -> AppendError {
     match code {
         Some(RDKafkaErrorCode::QueueFull) => AppendError::Busy,
         Some(RDKafkaErrorCode::MessageSizeTooLarge) => AppendError::Unavailable(format!(
-            "a record is larger than topic {topic} takes (max.message.bytes): {words}"
+            "a record is larger than topic {topic} takes (max.message.bytes): {error_text}"
         )),
-        _ => AppendError::Unavailable(format!("topic {topic}: {words}")),
+        _ => AppendError::Unavailable(format!("topic {topic}: {error_text}")),
     }
 }

@@ -24,7 +24,7 @@ use crate::topic_id::{self, TopicId};
 pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long health reports a failed append: if callers stop appending because of it, no later success clears it.
-const APPEND_TROUBLE: Duration = Duration::from_secs(10);
+const APPEND_ERROR_AGE: Duration = Duration::from_secs(10);
 
 /// Most ids that are remembered of topics of one name.
 const MAX_TOPIC_IDS: usize = 16;
@@ -40,13 +40,13 @@ pub(super) struct Part {
     /// It seems to have lost its end since it was opened.
     lost_end: AtomicBool,
     /// The brokers' last error for this partition alone.
-    trouble: Mutex<Option<String>>,
+    last_error: Mutex<Option<String>>,
 }
 
 enum Standing {
     Unheard,
     Fine,
-    Trouble(String),
+    Failure(String),
 }
 
 /// Which ends are queried.
@@ -73,7 +73,7 @@ pub(super) struct Cluster {
     topic_ids: Mutex<VecDeque<TopicId>>,
     /// How often the topic was found to be recreated.
     replaced: AtomicU64,
-    append_trouble: Mutex<Option<(Instant, String)>>,
+    last_append_error: Mutex<Option<(Instant, String)>>,
 }
 
 impl Cluster {
@@ -95,7 +95,7 @@ impl Cluster {
             standing: Mutex::new(Standing::Unheard),
             topic_ids: Mutex::default(),
             replaced: AtomicU64::new(0),
-            append_trouble: Mutex::new(None),
+            last_append_error: Mutex::new(None),
         }
     }
 
@@ -164,7 +164,7 @@ impl Cluster {
     }
 
     /// Notifies the listener that a partition has grown.
-    pub(super) fn tell(&self, partition: PartitionId, end: Offset) {
+    pub(super) fn report(&self, partition: PartitionId, end: Offset) {
         let listener = self.listener.read().clone();
         if let Some(listener) = listener {
             listener(partition, end);
@@ -178,7 +178,7 @@ impl Cluster {
         };
         let end = part.ends.lock().acknowledge(end);
         if let Some(end) = end {
-            self.tell(partition, end);
+            self.report(partition, end);
         }
     }
 
@@ -205,35 +205,40 @@ impl Cluster {
                     self.brokers
                 ));
             }
-            Standing::Trouble(words) => return Err(words.clone()),
+            Standing::Failure(error_text) => return Err(error_text.clone()),
             Standing::Fine => {}
         }
         let mut open = self.parts.iter().filter(|part| part.is_open());
-        if let Some(words) = open.find_map(Part::trouble) {
-            return Err(words);
+        if let Some(error_text) = open.find_map(Part::last_error) {
+            return Err(error_text);
         }
-        match &*self.append_trouble.lock() {
-            Some((since, words)) if since.elapsed() < APPEND_TROUBLE => Err(words.clone()),
+        match &*self.last_append_error.lock() {
+            Some((since, error_text)) if since.elapsed() < APPEND_ERROR_AGE => {
+                Err(error_text.clone())
+            }
             Some(_) | None => Ok(()),
         }
     }
 
     /// Records why an append failed.
-    pub(super) fn append_failed(&self, words: &str) {
-        let words = format!("events are not acknowledged by {}: {words}", self.brokers);
-        *self.append_trouble.lock() = Some((Instant::now(), words));
+    pub(super) fn append_failed(&self, error_text: &str) {
+        let error_text = format!(
+            "events are not acknowledged by {}: {error_text}",
+            self.brokers
+        );
+        *self.last_append_error.lock() = Some((Instant::now(), error_text));
     }
 
     /// Clears the failure of the last append.
     pub(super) fn append_succeeded(&self) {
-        *self.append_trouble.lock() = None;
+        *self.last_append_error.lock() = None;
     }
 
     /// The failure that affects reads of one partition, if there is one.
-    pub(super) fn trouble(&self, part: &Part) -> Option<String> {
+    pub(super) fn last_error(&self, part: &Part) -> Option<String> {
         match &*self.standing.lock() {
-            Standing::Trouble(words) => Some(words.clone()),
-            Standing::Fine | Standing::Unheard => part.trouble(),
+            Standing::Failure(error_text) => Some(error_text.clone()),
+            Standing::Fine | Standing::Unheard => part.last_error(),
         }
     }
 
@@ -245,8 +250,8 @@ impl Cluster {
         let part = self.part(partition)?;
         self.refresh(&[partition], Asked::Both, OFFSETS_TIMEOUT)
             .map_err(ReadError::Unavailable)?;
-        if let Some(words) = part.trouble() {
-            return Err(ReadError::Unavailable(words));
+        if let Some(error_text) = part.last_error() {
+            return Err(ReadError::Unavailable(error_text));
         }
         let ends = part.ends.lock();
         Ok((ends.low(), ends.high()))
@@ -265,17 +270,20 @@ impl Cluster {
     ) -> Result<(), String> {
         // One leader that does not answer fails the query for all partitions, so partitions with a failure are queried
         // by leader. If no broker answered last time, all of them are: the leaders may recover one by one.
-        let nobody_answered = matches!(&*self.standing.lock(), Standing::Trouble(_));
+        let no_broker_answered = matches!(&*self.standing.lock(), Standing::Failure(_));
         let (mut apart, together): (Vec<PartitionId>, Vec<PartitionId>) =
             partitions.iter().partition(|id| {
-                nobody_answered || self.part(**id).is_ok_and(|part| part.trouble().is_some())
+                no_broker_answered
+                    || self
+                        .part(**id)
+                        .is_ok_and(|part| part.last_error().is_some())
             });
         let mut unanswered = None;
         if !together.is_empty() {
             match self.take(&together, asked, Instant::now() + timeout) {
                 Ok(()) => self.heard(),
-                Err(words) => {
-                    unanswered = Some(words);
+                Err(error_text) => {
+                    unanswered = Some(error_text);
                     apart.extend(together);
                 }
             }
@@ -289,10 +297,10 @@ impl Cluster {
             None => timeout,
         };
         self.refresh_by_leader(&apart, asked, Instant::now() + left)
-            .map_err(|words| {
-                let words = unanswered.unwrap_or(words);
-                *self.standing.lock() = Standing::Trouble(words.clone());
-                words
+            .map_err(|error_text| {
+                let error_text = unanswered.unwrap_or(error_text);
+                *self.standing.lock() = Standing::Failure(error_text.clone());
+                error_text
             })
     }
 
@@ -316,9 +324,9 @@ impl Cluster {
                     self.topic, self.brokers
                 )),
             };
-            if let Err(words) = taken {
+            if let Err(error_text) = taken {
                 for part in partitions.iter().filter_map(|id| self.part(*id).ok()) {
-                    *part.trouble.lock() = Some(words.clone());
+                    *part.last_error.lock() = Some(error_text.clone());
                 }
             }
         }
@@ -394,16 +402,16 @@ impl Cluster {
         };
         let (low, end) = match low.and_then(|low| Ok((low, end?))) {
             Ok(ends) => ends,
-            Err(words) => {
-                *part.trouble.lock() = Some(words);
+            Err(error_text) => {
+                *part.last_error.lock() = Some(error_text);
                 return;
             }
         };
-        *part.trouble.lock() = None;
+        *part.last_error.lock() = None;
         let change = part.ends.lock().answer(question, low, end);
         match change {
             Change::None => {}
-            Change::Grew(end) => self.tell(id, end),
+            Change::Grew(end) => self.report(id, end),
             Change::Shrank { from } => {
                 tracing::error!(
                     topic = self.topic,
@@ -507,8 +515,8 @@ impl Part {
         self.lost_end.store(true, Ordering::Release);
     }
 
-    fn trouble(&self) -> Option<String> {
-        self.trouble.lock().clone()
+    fn last_error(&self) -> Option<String> {
+        self.last_error.lock().clone()
     }
 }
 

@@ -14,9 +14,9 @@ pub(super) struct Ends {
     low: Offset,
     high: Offset,
     /// The end that the brokers last returned.
-    told: Offset,
+    reported: Offset,
     /// When that answer arrived; answers to earlier queries are outdated.
-    told_at: Option<Instant>,
+    reported_at: Option<Instant>,
     /// After the last record that was acknowledged to this process.
     acknowledged: Offset,
     /// After the last record that a reader of this process has passed.
@@ -55,7 +55,7 @@ impl Ends {
 
     /// After every known record, including those that readers cannot see yet.
     pub(super) fn written(&self) -> Offset {
-        self.told.max(self.acknowledged).max(self.seen)
+        self.reported.max(self.acknowledged).max(self.seen)
     }
 
     /// Notes that the record before `end` was acknowledged. Returns the partition's end; none if readers cannot see the
@@ -86,24 +86,24 @@ impl Ends {
     /// Takes in where the partition ends and, if that was queried, where it begins.
     pub(super) fn answer(&mut self, asked: Question, low: Option<Offset>, end: Offset) -> Change {
         if self
-            .told_at
-            .is_some_and(|told_at| asked.asked_at <= told_at)
+            .reported_at
+            .is_some_and(|reported_at| asked.asked_at <= reported_at)
         {
             // A newer answer arrived first.
             return Change::None;
         }
-        self.told_at = Some(Instant::now());
-        let (before, told) = (self.high, std::mem::replace(&mut self.told, end));
+        self.reported_at = Some(Instant::now());
+        let (before, reported) = (self.high, std::mem::replace(&mut self.reported, end));
         if let Some(low) = low {
             self.low = low;
         }
-        if end < told {
+        if end < reported {
             self.low = low.unwrap_or(Offset::ZERO).min(end);
             self.acknowledged = end;
             self.seen = end;
             self.held_back = false;
             self.high = end;
-            return Change::Shrank { from: told };
+            return Change::Shrank { from: reported };
         }
         self.held_back = end < asked.acknowledged;
         self.high = if self.held_back {
@@ -124,7 +124,7 @@ impl Ends {
 mod tests {
     use super::*;
 
-    fn told(ends: &mut Ends, low: u64, end: u64) -> Change {
+    fn reported(ends: &mut Ends, low: u64, end: u64) -> Change {
         let asked = ends.question();
         ends.answer(asked, Some(Offset(low)), Offset(end))
     }
@@ -132,34 +132,34 @@ mod tests {
     #[test]
     fn the_end_grows_with_what_is_acknowledged_seen_and_told() {
         let mut ends = Ends::default();
-        assert_eq!(told(&mut ends, 3, 10), Change::Grew(Offset(10)));
+        assert_eq!(reported(&mut ends, 3, 10), Change::Grew(Offset(10)));
         assert_eq!(ends.low(), Offset(3));
         assert_eq!(ends.acknowledge(Offset(12)), Some(Offset(12)));
         assert_eq!(ends.acknowledge(Offset(11)), Some(Offset(12)));
         ends.see(Offset(14));
         assert_eq!(ends.high(), Offset(14));
-        assert_eq!(told(&mut ends, 3, 14), Change::None);
-        assert_eq!(told(&mut ends, 3, 20), Change::Grew(Offset(20)));
+        assert_eq!(reported(&mut ends, 3, 14), Change::None);
+        assert_eq!(reported(&mut ends, 3, 20), Change::Grew(Offset(20)));
     }
 
     #[test]
     fn an_open_transaction_of_another_holds_the_end_back() {
         let mut ends = Ends::default();
-        told(&mut ends, 0, 10);
+        reported(&mut ends, 0, 10);
         ends.acknowledge(Offset(12));
-        assert_eq!(told(&mut ends, 0, 10), Change::None);
+        assert_eq!(reported(&mut ends, 0, 10), Change::None);
         assert_eq!(ends.high(), Offset(10), "what can be read");
         assert_eq!(ends.written(), Offset(12), "it is there");
         assert_eq!(ends.acknowledge(Offset(13)), None);
         assert_eq!(ends.high(), Offset(10));
-        assert_eq!(told(&mut ends, 0, 14), Change::Grew(Offset(14)));
+        assert_eq!(reported(&mut ends, 0, 14), Change::Grew(Offset(14)));
         assert_eq!(ends.acknowledge(Offset(15)), Some(Offset(15)));
     }
 
     #[test]
     fn what_is_acknowledged_while_the_brokers_are_asked_is_not_taken_back() {
         let mut ends = Ends::default();
-        told(&mut ends, 0, 10);
+        reported(&mut ends, 0, 10);
         let asked = ends.question();
         ends.acknowledge(Offset(12));
         assert_eq!(ends.answer(asked, None, Offset(10)), Change::None);
@@ -169,10 +169,13 @@ mod tests {
     #[test]
     fn a_topic_that_was_made_anew_ends_where_it_ends() {
         let mut ends = Ends::default();
-        told(&mut ends, 50, 100);
+        reported(&mut ends, 50, 100);
         ends.acknowledge(Offset(110));
         ends.see(Offset(110));
-        assert_eq!(told(&mut ends, 0, 5), Change::Shrank { from: Offset(100) });
+        assert_eq!(
+            reported(&mut ends, 0, 5),
+            Change::Shrank { from: Offset(100) }
+        );
         assert_eq!((ends.low(), ends.high()), (Offset(0), Offset(5)));
         assert_eq!(ends.written(), Offset(5));
         assert_eq!(ends.acknowledge(Offset(6)), Some(Offset(6)));
@@ -182,7 +185,7 @@ mod tests {
     fn an_answer_that_was_overtaken_changes_nothing() {
         let mut ends = Ends::default();
         let old = ends.question();
-        told(&mut ends, 0, 10);
+        reported(&mut ends, 0, 10);
         assert_eq!(ends.answer(old, Some(Offset(0)), Offset(4)), Change::None);
         assert_eq!(ends.high(), Offset(10));
     }

@@ -83,7 +83,7 @@ pub(super) struct Failure {
     pub(super) code: RDKafkaErrorCode,
     /// Where it happened, as far as the client reports it.
     pub(super) offset: Offset,
-    pub(super) words: String,
+    pub(super) error_text: String,
 }
 
 /// A running fetch of one partition from an offset on. A client has at most one for each partition.
@@ -206,14 +206,14 @@ unsafe fn owned(message: *mut RDKafkaMessage) -> Fetched {
             Fetched::End(offset)
         } else {
             let code = RDKafkaErrorCode::from(seen.err);
-            let words = rd::rd_kafka_message_errstr(message);
+            let error_text = rd::rd_kafka_message_errstr(message);
             Fetched::Failed(Failure {
                 code,
                 offset,
-                words: if words.is_null() {
+                error_text: if error_text.is_null() {
                     code.to_string()
                 } else {
-                    CStr::from_ptr(words).to_string_lossy().into_owned()
+                    CStr::from_ptr(error_text).to_string_lossy().into_owned()
                 },
             })
         }

@@ -120,8 +120,8 @@ impl Run {
         };
         // The client counts the end of a partition as if it were a record at that offset: a position right after the
         // end means nothing, and the next record may be at the end itself.
-        let is_told = self.ended.is_none_or(|end| position > end.next());
-        let passed = is_told && position > self.brought && self.failure.is_none();
+        let is_reported = self.ended.is_none_or(|end| position > end.next());
+        let passed = is_reported && position > self.brought && self.failure.is_none();
         if passed {
             self.brought = position;
         }
@@ -279,9 +279,9 @@ pub(super) fn read(
         return Err(failed(cluster, part, partition, from, failure));
     }
     if from < limit.until.min(end)
-        && let Some(words) = cluster.trouble(part)
+        && let Some(error_text) = cluster.last_error(part)
     {
-        return Err(ReadError::Unavailable(words));
+        return Err(ReadError::Unavailable(error_text));
     }
     Ok(Batch {
         records,
@@ -351,7 +351,7 @@ fn failed(
         return ReadError::Corrupt {
             partition,
             offset: failure.offset.max(from),
-            reason: failure.words,
+            reason: failure.error_text,
         };
     }
     let is_out_of_range = matches!(
@@ -366,11 +366,11 @@ fn failed(
             return error;
         }
         // The client compares leader epochs: the offset is in the partition, but its log differs from what was read.
-        tracing::error!(%partition, %from, words = failure.words, "the partition has lost its end, or seems to have");
+        tracing::error!(%partition, %from, error_text = failure.error_text, "the partition has lost its end, or seems to have");
         part.lose_end();
     }
     ReadError::Unavailable(format!(
         "topic {} partition {partition} cannot be read at offset {from}: {}",
-        cluster.topic, failure.words
+        cluster.topic, failure.error_text
     ))
 }

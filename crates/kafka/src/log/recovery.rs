@@ -132,9 +132,9 @@ fn run(mut look: Look, appends: &Appends, waiting: &Receiver<Job>) {
             appends.release(job.bytes);
             match (&looked, &job.append.producer) {
                 _ if look.is_stopped() => (job.waiter)(Err(AppendError::Closed)),
-                (Err(words), Some(asked)) => {
+                (Err(error_text), Some(asked)) => {
                     (job.waiter)(Err(AppendError::Unavailable(format!(
-                        "whether request {} of producer {} was appended before is not known, repeat it: {words}",
+                        "whether request {} of producer {} was appended before is not known, repeat it: {error_text}",
                         asked.sequence, asked.producer_id
                     ))));
                 }
@@ -180,8 +180,11 @@ impl Look {
             let read = self.spans().and_then(|spans| self.read(&spans, until));
             self.tail.forget(began);
             match read {
-                Err(words) if Instant::now() < until && !self.is_stopped() => {
-                    tracing::debug!(words, "the end of the topic is read again for a producer");
+                Err(error_text) if Instant::now() < until && !self.is_stopped() => {
+                    tracing::debug!(
+                        error_text,
+                        "the end of the topic is read again for a producer"
+                    );
                     std::thread::sleep(AGAIN);
                 }
                 over => return over,
@@ -260,9 +263,9 @@ impl Look {
         if left.is_ok() && read.is_ok() {
             self.client = Some(client);
         }
-        read.map_err(|words| {
+        read.map_err(|error_text| {
             format!(
-                "the end of topic {} cannot be read from {}: {words}",
+                "the end of topic {} cannot be read from {}: {error_text}",
                 self.cluster.topic, self.cluster.brokers
             )
         })

@@ -108,7 +108,7 @@ fn refresh(cluster: &Cluster, asked: Asked) {
         // Queried although nothing is read, to learn whether the cluster answers.
         partitions.push(PartitionId(0));
     }
-    if let Err(words) = cluster.refresh(&partitions, asked, UPKEEP_TIMEOUT) {
-        tracing::debug!(words, "the brokers do not tell where partitions end");
+    if let Err(error_text) = cluster.refresh(&partitions, asked, UPKEEP_TIMEOUT) {
+        tracing::debug!(error_text, "the brokers do not tell where partitions end");
     }
 }

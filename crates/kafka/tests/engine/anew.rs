@@ -48,8 +48,8 @@ fn workspaces_that_stand_behind_the_end_of_a_topic_made_anew_are_parked_while_th
     place.delete();
     until("health tells that it is missed", || {
         let ready = node.engine.health().ready;
-        let mut words = ready.into_iter().filter_map(|check| check.outcome.err());
-        words.find(|words| words.contains(&place.config.topic))
+        let mut error_text = ready.into_iter().filter_map(|check| check.outcome.err());
+        error_text.find(|error_text| error_text.contains(&place.config.topic))
     });
     assert!(node.is_ready("old"), "what it has is still right");
     place.create(&[]);
@@ -98,18 +98,18 @@ fn who_is_ready_stays_so_while_the_topic_is_gone_and_nobody_starts_without_it() 
     let node = Node::start(&place, &disk);
     node.wait_ready("acme", 10, 10);
     place.delete();
-    let words = until("health tells that it is missed", || {
+    let error_text = until("health tells that it is missed", || {
         let ready = node.engine.health().ready;
         ready.into_iter().find_map(|check| check.outcome.err())
     });
-    println!("{words}");
+    println!("{error_text}");
     node.wait_ready("acme", 10, 10);
     node.stop();
     let error = prepare(&place.config).expect_err("refused");
     assert!(!error.is_passing());
-    let words = error.to_string();
+    let error_text = error.to_string();
     let missing = format!("topic {} does not exist", place.config.topic);
-    assert!(words.starts_with(&missing), "{words}");
+    assert!(error_text.starts_with(&missing), "{error_text}");
 }
 
 #[test]

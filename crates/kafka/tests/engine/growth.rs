@@ -31,7 +31,7 @@ fn members_of_an_empty_topic_wait_for_events_and_take_up_the_first_of_each_works
         assert_eq!(node.engine.tracker().count(), 0);
         until("it is a member and healthy", || {
             let report = node.member();
-            let is_member = report.trouble.is_none() && report.joining_for.is_none();
+            let is_member = report.last_error.is_none() && report.joining_for.is_none();
             let health = node.engine.health();
             let is_healthy = health.ready.iter().all(|check| check.outcome.is_ok());
             (report.partitions == 1 && is_member && is_healthy).then_some(())
@@ -77,12 +77,12 @@ fn a_partition_that_is_added_is_not_served_and_says_why_while_the_others_go_on()
     }
 
     place.grow(3);
-    let words = until("the added partition says why it is not served", || {
+    let error_text = until("the added partition says why it is not served", || {
         node.opening(2)
-            .filter(|words| words.contains(&place.config.topic))
+            .filter(|error_text| error_text.contains(&place.config.topic))
     });
     assert_eq!(
-        words,
+        error_text,
         format!(
             "topic {} has got a partition 2, but had 2 partitions when this engine was started: workspaces would be \
              looked for in the wrong place; partitions must not be added to a topic whose keys have a place",
@@ -90,7 +90,7 @@ fn a_partition_that_is_added_is_not_served_and_says_why_while_the_others_go_on()
         )
     );
     // Health names it as well: no engine reads the events of the added partition.
-    let bad = Err(format!("partition 2 cannot be read: {words}"));
+    let bad = Err(format!("partition 2 cannot be read: {error_text}"));
     until("health tells", || {
         let mut ready = node.engine.health().ready.into_iter();
         ready.find(|check| check.outcome == bad)

@@ -27,8 +27,8 @@ fn set_aside(copy: &Path) -> Vec<String> {
 /// Waits until a partition is refused. Returns the reason.
 fn refused(node: &Node) -> String {
     until("the partition is refused", || {
-        let words = node.opening(P0)?;
-        words.contains("is not served").then_some(words)
+        let error_text = node.opening(P0)?;
+        error_text.contains("is not served").then_some(error_text)
     })
 }
 
@@ -95,7 +95,7 @@ fn a_lost_changelog_is_refused(protocol: GroupProtocol) {
     place.produce(P0, events("acme", 30..31));
     for _ in 0..2 {
         let node = Node::start(&place, &disk);
-        let words = refused(&node);
+        let error_text = refused(&node);
         let expected = format!(
             "partition 0 is not served: the group has committed offset 30 of topic {} partition 0, but the ownership \
              record that goes with it is not in topic {}, which was deleted, recreated or has lost its end; the events \
@@ -103,7 +103,7 @@ fn a_lost_changelog_is_refused(protocol: GroupProtocol) {
             place.config.topic,
             place.config.changelog_topic()
         );
-        assert_eq!(words, expected);
+        assert_eq!(error_text, expected);
         assert!(node.snapshot("acme").is_none(), "nothing is served");
         node.stop();
     }
@@ -147,12 +147,12 @@ fn an_offset_that_something_else_has_committed_is_not_believed() {
     place.commit(P0, 20, "");
     let disk = disk();
     let node = Node::start(&place, &disk);
-    let words = refused(&node);
+    let error_text = refused(&node);
     let expected = format!(
         "partition 0 is not served: offset 20 of topic {} partition 0 was not committed by an engine of group {}",
         place.config.topic, place.config.group
     );
-    assert!(words.starts_with(&expected), "{words}");
+    assert!(error_text.starts_with(&expected), "{error_text}");
     node.stop();
     place.config.accept_loss = AcceptLoss::Yes;
     let node = Node::start(&place, &disk);

@@ -76,12 +76,12 @@ impl Assignments for ToEngine {
     fn revoked(&self, partitions: &[PartitionId], deadline: Instant) {
         let engine = self.engine().expect("it leaves before it is stopped");
         engine.revoke(partitions, deadline);
-        self.store().let_go(partitions);
+        self.store().release(partitions);
     }
 
     fn lost(&self, partitions: &[PartitionId]) {
         let engine = self.engine().expect("it leaves before it is stopped");
-        self.store().let_go(partitions);
+        self.store().release(partitions);
         engine.lose(partitions);
     }
 }
@@ -213,9 +213,9 @@ impl Node {
     pub(crate) fn wait_parked(&self, workspace: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(words) = self.parked(workspace) {
-                println!("{workspace}: {words}");
-                return words;
+            if let Some(error_text) = self.parked(workspace) {
+                println!("{workspace}: {error_text}");
+                return error_text;
             }
             assert!(
                 Instant::now() < deadline,

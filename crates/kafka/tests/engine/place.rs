@@ -243,8 +243,8 @@ impl Place {
         let number = i32::try_from(partition).expect("small");
         let mut asked = TopicPartitionList::new();
         asked.add_partition(&self.config.topic, number);
-        let told = group.committed_offsets(asked, PATIENCE).expect("told");
-        told.elements()[0].offset()
+        let reported = group.committed_offsets(asked, PATIENCE).expect("told");
+        reported.elements()[0].offset()
     }
 
     /// The partition of a workspace.

@@ -43,7 +43,7 @@ fn wait_all_ready(nodes: &[&Node]) {
     loop {
         for node in nodes {
             let report = node.member();
-            assert_eq!(report.losses, 0, "{:?}", report.trouble);
+            assert_eq!(report.losses, 0, "{:?}", report.last_error);
         }
         let ready: usize = nodes.iter().map(|node| node.ready()).sum();
         if u64::try_from(ready).unwrap() == WORKSPACES {

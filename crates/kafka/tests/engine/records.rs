@@ -160,10 +160,10 @@ fn a_first_record_that_cannot_be_applied_parks_a_workspace_that_nobody_knew() {
     let node = Node::start(&place, &disk);
     node.wait_open(&[0]);
     place.produce(P0, [raw("acme", "{}")]);
-    let words = node.wait_parked("acme");
+    let error_text = node.wait_parked("acme");
     let topic = &place.config.topic;
     assert_eq!(
-        words,
+        error_text,
         format!(
             "event at topic {topic} partition 0 offset 0 key acme cannot be applied: workspaceId is missing"
         )

@@ -69,9 +69,9 @@ fn check(name: &str, value: &[u8], kept: Kept) {
     let disk = disk();
     let node = Node::start(&place, &disk);
     let topic = &place.config.topic;
-    let words = node.wait_parked("acme");
+    let error_text = node.wait_parked("acme");
     assert_eq!(
-        words,
+        error_text,
         format!(
             "event at topic {topic} partition 0 offset 3 key acme cannot be applied: the event has {bytes} bytes, \
              1048576 are allowed"
@@ -86,7 +86,7 @@ fn check(name: &str, value: &[u8], kept: Kept) {
     assert_eq!(dead_letter.offset, Offset(3));
     match kept {
         Kept::All => {
-            assert_eq!(dead_letter.reason, words);
+            assert_eq!(dead_letter.reason, error_text);
             assert!(
                 dead_letter.value.as_deref() == Some(value),
                 "all of it is kept"
@@ -94,7 +94,7 @@ fn check(name: &str, value: &[u8], kept: Kept) {
         }
         Kept::Size => {
             let more = format!(
-                "{words}; its value of {bytes} bytes is too large for a dead letter and stands only in the topic"
+                "{error_text}; its value of {bytes} bytes is too large for a dead letter and stands only in the topic"
             );
             assert_eq!((&dead_letter.reason, &dead_letter.value), (&more, &None));
         }

@@ -24,8 +24,8 @@ fn the_listener_hears_of_what_others_append() {
     let deadline = Instant::now() + PATIENCE;
     let end = loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let (told, end) = heard.recv_timeout(left).expect("told");
-        assert_eq!(told, partition);
+        let (reported, end) = heard.recv_timeout(left).expect("told");
+        assert_eq!(reported, partition);
         if end == Offset(10) {
             break end;
         }
@@ -69,9 +69,12 @@ fn a_record_that_is_too_large_refuses_the_whole_request() {
             events,
         },
     ) {
-        Err(AppendError::Unavailable(words)) => {
-            assert!(words.contains("20004 bytes is too large"), "{words}");
-            assert!(words.contains("10000 bytes"), "{words}");
+        Err(AppendError::Unavailable(error_text)) => {
+            assert!(
+                error_text.contains("20004 bytes is too large"),
+                "{error_text}"
+            );
+            assert!(error_text.contains("10000 bytes"), "{error_text}");
         }
         other => panic!("{other:?}"),
     }

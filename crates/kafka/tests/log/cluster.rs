@@ -162,7 +162,7 @@ pub(crate) fn read_to(
                 records.extend(batch.records);
                 next = batch.next_offset;
             }
-            Err(ReadError::Unavailable(words)) => println!("{words}"),
+            Err(ReadError::Unavailable(error_text)) => println!("{error_text}"),
             Err(error) => panic!("{error}"),
         }
         (next >= end).then_some(())

@@ -20,15 +20,16 @@ fn a_log_opens_without_brokers_and_says_what_they_say() {
     });
     assert!(log.health().is_err(), "nobody has answered");
     until("the brokers' words", || {
-        let words = log.health().expect_err("nobody answers");
-        (words.contains("127.0.0.1:1") && words.contains("Connection refused")).then_some(())
+        let error_text = log.health().expect_err("nobody answers");
+        (error_text.contains("127.0.0.1:1") && error_text.contains("Connection refused"))
+            .then_some(())
     });
     let opened = quick(Duration::from_secs(3), "opening a partition", || {
         log.open(P0)
     });
     match opened {
-        Err(ReadError::Unavailable(words)) => {
-            assert!(words.contains("Connection refused"), "{words}");
+        Err(ReadError::Unavailable(error_text)) => {
+            assert!(error_text.contains("Connection refused"), "{error_text}");
         }
         other => panic!("{other:?}"),
     }
@@ -66,8 +67,11 @@ fn a_topic_that_does_not_exist_is_said_so() {
         .expect("set");
     let log = KafkaLog::open(&mock.config, 1).expect("opened");
     match log.open(P0) {
-        Err(ReadError::Unavailable(words)) => {
-            assert!(words.contains("topic elsewhere does not exist"), "{words}");
+        Err(ReadError::Unavailable(error_text)) => {
+            assert!(
+                error_text.contains("topic elsewhere does not exist"),
+                "{error_text}"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -112,9 +116,9 @@ fn a_read_of_what_should_be_there_tells_why_it_is_not() {
     produce_numbers(&mock.config, P0, 0..100);
     let log = mock.log();
     mock.cluster.broker_down(-1).expect("down");
-    let words = until("the read fails", || {
+    let error_text = until("the read fails", || {
         match log.read(P0, Offset(0), EVERYTHING) {
-            Err(ReadError::Unavailable(words)) => Some(words),
+            Err(ReadError::Unavailable(error_text)) => Some(error_text),
             Ok(batch) => {
                 assert!(batch.records.is_empty());
                 None
@@ -122,7 +126,7 @@ fn a_read_of_what_should_be_there_tells_why_it_is_not() {
             Err(error) => panic!("{error}"),
         }
     });
-    assert!(words.contains(&mock.config.brokers), "{words}");
+    assert!(error_text.contains(&mock.config.brokers), "{error_text}");
     mock.cluster.broker_up(-1).expect("up");
     assert_eq!(read_to(&log, P0, Offset(0), Offset(100)).len(), 100);
 }
@@ -157,7 +161,9 @@ fn a_request_that_nobody_acknowledges_in_time_is_refused_in_the_brokers_words() 
     insist_on(&log, || request("acme", 1, Some(("p", 1))));
     mock.cluster.broker_down(-1).expect("down");
     match append(&log, request("acme", 1, Some(("p", 2)))) {
-        Err(AppendError::Unavailable(words)) => assert!(words.contains("timed out"), "{words}"),
+        Err(AppendError::Unavailable(error_text)) => {
+            assert!(error_text.contains("timed out"), "{error_text}")
+        }
         other => panic!("{other:?}"),
     }
     assert!(log.health().is_err());
@@ -165,8 +171,8 @@ fn a_request_that_nobody_acknowledges_in_time_is_refused_in_the_brokers_words() 
     let expected = until("out of turn", || {
         match append(&log, request("acme", 1, Some(("p", 3)))) {
             Err(AppendError::Sequence { expected, .. }) => Some(expected),
-            Err(AppendError::Unavailable(words)) => {
-                println!("{words}");
+            Err(AppendError::Unavailable(error_text)) => {
+                println!("{error_text}");
                 None
             }
             other => panic!("{other:?}"),

@@ -263,9 +263,12 @@ fn a_producer_that_cannot_be_looked_for_is_told_to_repeat() {
     mock.cluster.broker_down(-1).expect("down");
     // The brokers stay down, so only the log itself can end the request.
     match append(&log, request("acme", 1, Some(("p", 1)))) {
-        Err(AppendError::Unavailable(words)) => {
-            assert!(words.contains("request 1 of producer p"), "{words}");
-            assert!(words.contains("repeat it"), "{words}");
+        Err(AppendError::Unavailable(error_text)) => {
+            assert!(
+                error_text.contains("request 1 of producer p"),
+                "{error_text}"
+            );
+            assert!(error_text.contains("repeat it"), "{error_text}");
         }
         other => panic!("{other:?}"),
     }

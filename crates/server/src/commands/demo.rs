@@ -110,11 +110,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     telemetry::begin(&config.log).map_err(ServeError::from)?;
     let events = Events::find(&arguments.repository, arguments.commits);
     let stays = !arguments.exit_when_ready;
-    let (tell, told) = mpsc::channel();
+    let (report, reported) = mpsc::channel();
     let served = serve(&config, move |running| {
         let stage = Stage {
             running,
-            tell,
+            report,
             stays,
         };
         let shows = thread::Builder::new().name("demo".to_owned());
@@ -137,7 +137,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
         Ok(ended) => ended,
         Err(error) => return Err(error.into()),
     };
-    match verdict(ended, told.try_recv().ok(), stays) {
+    match verdict(ended, reported.try_recv().ok(), stays) {
         Ok(()) => Ok(Exit::Done),
         Err(error) => Err(error.into()),
     }
@@ -152,15 +152,15 @@ fn verdict(
     match (outcome, ended) {
         (Some(Ok(())), _) => Ok(()),
         // A demonstration that stays up is ended by its user, or by a reader that closed the pipe.
-        (_, Ended::Signal | Ended::AtOnce) | (None, Ended::Told) if stays => Ok(()),
-        (Some(Err(DemoError::Unread(error))), Ended::Told)
+        (_, Ended::Signal | Ended::AtOnce) | (None, Ended::Reported) if stays => Ok(()),
+        (Some(Err(DemoError::Unread(error))), Ended::Reported)
             if stays && error.kind() == io::ErrorKind::BrokenPipe =>
         {
             Ok(())
         }
-        (Some(Err(error)), Ended::Told) => Err(error),
+        (Some(Err(error)), Ended::Reported) => Err(error),
         // A failure after the signal is a consequence of it.
-        (_, Ended::Signal | Ended::AtOnce) | (None, Ended::Told) => Err(DemoError::Stopped),
+        (_, Ended::Signal | Ended::AtOnce) | (None, Ended::Reported) => Err(DemoError::Stopped),
     }
 }
 
@@ -182,7 +182,7 @@ fn remove_beside_threads(directory: TempDir) {
 #[derive(Debug, Clone)]
 struct Stage {
     running: Running,
-    tell: mpsc::Sender<Result<(), DemoError>>,
+    report: mpsc::Sender<Result<(), DemoError>>,
     /// Whether the engine stays up when all is shown.
     stays: bool,
 }
@@ -191,7 +191,7 @@ impl Stage {
     /// Ends the demonstration.
     fn end(&self, outcome: Result<(), DemoError>) {
         // The receiver is dropped where the engine was stopped meanwhile.
-        let _ = self.tell.send(outcome);
+        let _ = self.report.send(outcome);
         self.running.stop();
     }
 
@@ -391,21 +391,21 @@ mod tests {
         let stopped = "stopped before every workspace was ready";
         let late = "not every workspace is ready after 2m0s";
         for (ended, outcome, stays, expected) in [
-            (Ended::Told, Some(Ok(())), false, ""),
+            (Ended::Reported, Some(Ok(())), false, ""),
             (Ended::Signal, Some(Ok(())), false, ""),
             (Ended::Signal, None, false, stopped),
             (Ended::Signal, failed(), false, stopped),
-            (Ended::Told, failed(), false, late),
+            (Ended::Reported, failed(), false, late),
             (
-                Ended::Told,
+                Ended::Reported,
                 unread(),
                 false,
                 "cannot write to standard output",
             ),
             (Ended::Signal, None, true, ""),
             (Ended::Signal, failed(), true, ""),
-            (Ended::Told, failed(), true, late),
-            (Ended::Told, unread(), true, ""),
+            (Ended::Reported, failed(), true, late),
+            (Ended::Reported, unread(), true, ""),
         ] {
             let text = match verdict(ended, outcome, stays) {
                 Ok(()) => String::new(),

@@ -149,7 +149,7 @@ fn summary(produced: Produced, pace: Pace, error: Option<&ProduceError>) -> Summ
             Some(ProduceError::BadLine { line, .. }) => Some(*line),
             Some(
                 ProduceError::Input { .. }
-                | ProduceError::GaveUp { .. }
+                | ProduceError::Abandoned { .. }
                 | ProduceError::Refused { .. },
             )
             | None => None,

@@ -31,7 +31,7 @@ pub(super) fn run(flags: &ServeFlags) -> Result<Exit, CommandError> {
         }
     })?;
     Ok(match ended {
-        Ended::Told | Ended::Signal => Exit::Done,
+        Ended::Reported | Ended::Signal => Exit::Done,
         Ended::AtOnce => Exit::Interrupted,
     })
 }

@@ -119,16 +119,16 @@ struct End {
     exit: Exit,
     status: Option<Status>,
     answer: Option<Answer>,
-    trouble: Option<ClientError>,
+    last_error: Option<ClientError>,
 }
 
 impl End {
     fn summary(&self, id: &str, took: &str) -> String {
         let Some(status) = &self.status else {
-            let trouble = self.trouble.as_ref().map(ToString::to_string);
+            let last_error = self.last_error.as_ref().map(ToString::to_string);
             return format!(
                 "timed out after {took}: {}",
-                trouble.unwrap_or_else(|| "there was no answer".to_owned())
+                last_error.unwrap_or_else(|| "there was no answer".to_owned())
             );
         };
         let mut text = match self.exit {
@@ -155,9 +155,9 @@ impl End {
             text.push_str("; last known: ");
             text.push_str(&known.summary());
         }
-        if let Some(trouble) = &self.trouble {
+        if let Some(last_error) = &self.last_error {
             text.push_str("; since then ");
-            text.push_str(&trouble.to_string());
+            text.push_str(&last_error.to_string());
         }
         text
     }
@@ -175,7 +175,7 @@ fn wait(
         exit: Exit::TimedOut,
         status: None,
         answer: None,
-        trouble: None,
+        last_error: None,
     };
     loop {
         match ask(client, id, wanted, deadline) {
@@ -184,7 +184,7 @@ fn wait(
                 let verdict = wanted.verdict(&status.state);
                 end.status = Some(status);
                 end.answer = Some(answer);
-                end.trouble = None;
+                end.last_error = None;
                 end.exit = match verdict {
                     Verdict::Met => Exit::Done,
                     Verdict::Failed => Exit::Failed,
@@ -196,10 +196,10 @@ fn wait(
             }
             Err(error) if is_passing(&error) => {
                 bar.set_message(error.to_string());
-                if end.trouble.is_none() && !output::watched() {
+                if end.last_error.is_none() && !output::watched() {
                     output::notice(format_args!("{error}; trying on"));
                 }
-                end.trouble = Some(error);
+                end.last_error = Some(error);
                 thread::sleep(RETRY_PAUSE.min(left(deadline)));
             }
             Err(error) => return Err(error),

@@ -38,7 +38,7 @@ impl Screen {
             .spawn(move || {
                 if output::watched() {
                     draw(&tracker, &until);
-                } else if let Err(error) = tell(watcher, &tracker, &until) {
+                } else if let Err(error) = report(watcher, &tracker, &until) {
                     unread(error);
                 }
             })?;
@@ -98,7 +98,7 @@ fn picture(tracker: &Tracker) -> String {
     text
 }
 
-fn tell(mut watcher: Watcher, tracker: &Tracker, finished: &AtomicBool) -> std::io::Result<()> {
+fn report(mut watcher: Watcher, tracker: &Tracker, finished: &AtomicBool) -> std::io::Result<()> {
     loop {
         // Read before the feed: changes made before the end are in the feed by then.
         let last = finished.load(Ordering::Acquire);

@@ -32,7 +32,7 @@ pub(super) enum SendError {
     /// The request exceeds the engine's limit; nothing of it was appended.
     TooLarge(String),
     /// No acknowledgement arrived for too long; the batch may have been appended.
-    GaveUp {
+    Abandoned {
         source: Box<ClientError>,
         waited: Duration,
     },
@@ -100,7 +100,7 @@ impl<'a> Sender<'a> {
             let since = *silent_since.get_or_insert_with(Instant::now);
             let waited = since.elapsed();
             if waited >= self.retry_for {
-                return Err(SendError::GaveUp {
+                return Err(SendError::Abandoned {
                     source: Box::new(reason),
                     waited,
                 });

@@ -76,7 +76,7 @@ async fn accept(
     let stopping = stopped.clone();
     let deadline = loop {
         tokio::select! {
-            deadline = told(&mut stopped) => break deadline,
+            deadline = reported(&mut stopped) => break deadline,
             next = listener.accept(), if accepted.is_none() => match next {
                 Ok(connected) => accepted = Some(connected),
                 Err(error) => {
@@ -111,7 +111,7 @@ async fn accept(
 }
 
 /// Waits for the shutdown, and returns the deadline for the requests in progress.
-async fn told(stopped: &mut watch::Receiver<Option<Instant>>) -> Instant {
+async fn reported(stopped: &mut watch::Receiver<Option<Instant>>) -> Instant {
     let deadline = stopped.wait_for(Option::is_some).await;
     // A server whose handle was dropped stops at once.
     deadline
@@ -171,7 +171,7 @@ impl Connection {
                 Err(_) => io::ErrorKind::TimedOut.into(),
             },
             () = self.place.closing() => return None,
-            _ = told(&mut self.stopping) => return None,
+            _ = reported(&mut self.stopping) => return None,
         };
         let failed = &self.access.counts.failed_handshakes;
         failed.fetch_add(1, Ordering::Relaxed);
@@ -222,7 +222,7 @@ impl Connection {
                     served.as_mut().graceful_shutdown();
                     is_closing = true;
                 }
-                _ = told(&mut self.stopping), if !is_closing => {
+                _ = reported(&mut self.stopping), if !is_closing => {
                     served.as_mut().graceful_shutdown();
                     is_closing = true;
                 }

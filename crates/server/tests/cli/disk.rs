@@ -140,9 +140,9 @@ fn refusal(engine: &Engine, flags: &[&str]) -> String {
 
 /// Renames a file as an error text says: "rename FILE to NAME".
 fn rename_as_told(text: &str) {
-    let (_, told) = text.split_once("rename ").unwrap();
-    let (from, told) = told.split_once(" to ").unwrap();
-    let name = told.split([':', ' ', '\n']).next().unwrap();
+    let (_, reported) = text.split_once("rename ").unwrap();
+    let (from, reported) = reported.split_once(" to ").unwrap();
+    let name = reported.split([':', ' ', '\n']).next().unwrap();
     fs::rename(from, Path::new(from).with_file_name(name)).unwrap();
 }
 
@@ -219,8 +219,8 @@ fn a_database_without_its_marker_is_not_deleted_and_can_be_mended() {
     // The second way out: start with an empty database; the old one is set aside.
     for (round, accept) in [rename_as_told as fn(&str), |text| {
         // The way out that earlier versions named.
-        let (_, told) = text.split_once("rename ").unwrap();
-        fs::remove_file(told.split(' ').next().unwrap()).unwrap();
+        let (_, reported) = text.split_once("rename ").unwrap();
+        fs::remove_file(reported.split(' ').next().unwrap()).unwrap();
     }]
     .into_iter()
     .enumerate()

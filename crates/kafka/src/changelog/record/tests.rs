@@ -48,8 +48,8 @@ fn changes() -> Vec<CacheChange> {
 fn a_record_says_what_was_written() {
     for change in changes() {
         let (key, value) = encode(&change);
-        let said = decode(PartitionId(3), &key, value.as_deref());
-        assert_eq!(said, DecodedRecord::Changed(change));
+        let decoded_record = decode(PartitionId(3), &key, value.as_deref());
+        assert_eq!(decoded_record, DecodedRecord::Changed(change));
     }
     let record = OwnershipRecord {
         first_epoch: Epoch::new(9),
@@ -99,17 +99,17 @@ fn a_record_that_was_cut_or_is_newer_is_damage_of_its_workspace() {
             if matches!(change, CacheChange::Workspace(_)) && length == fixed - 8 {
                 continue;
             }
-            let said = decode(PartitionId(3), &key, Some(&value[..length]));
+            let decoded_record = decode(PartitionId(3), &key, Some(&value[..length]));
             assert!(
-                matches!(&said, DecodedRecord::Changed(CacheChange::Damaged(key)) if key.workspace() == change.workspace()),
-                "cut at {length}: {said:?}"
+                matches!(&decoded_record, DecodedRecord::Changed(CacheChange::Damaged(key)) if key.workspace() == change.workspace()),
+                "cut at {length}: {decoded_record:?}"
             );
         }
         let mut newer = value;
         newer[0] = VERSION + 1;
-        let said = decode(PartitionId(3), &key, Some(&newer));
+        let decoded_record = decode(PartitionId(3), &key, Some(&newer));
         assert!(matches!(
-            said,
+            decoded_record,
             DecodedRecord::Changed(CacheChange::Damaged(_))
         ));
     }
@@ -126,10 +126,10 @@ fn any_key_at_all_is_an_answer() {
         b"h\x01a",
         b"w\x01/",
     ] {
-        let said = decode(PartitionId(0), key, None);
+        let decoded_record = decode(PartitionId(0), key, None);
         assert!(
-            matches!(said, DecodedRecord::Nothing(_)),
-            "{key:?}: {said:?}"
+            matches!(decoded_record, DecodedRecord::Nothing(_)),
+            "{key:?}: {decoded_record:?}"
         );
     }
 }

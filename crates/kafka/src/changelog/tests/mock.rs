@@ -32,7 +32,7 @@ fn one_change(number: u64) -> Vec<Change> {
 
 fn unavailable<T: std::fmt::Debug>(answer: Result<T, StoreError>) -> String {
     match answer {
-        Err(StoreError::Unavailable(words)) => words,
+        Err(StoreError::Unavailable(error_text)) => error_text,
         other => panic!("{other:?}"),
     }
 }
@@ -185,13 +185,13 @@ fn who_is_not_in_the_group_writes_nothing() {
     let store = place.store(dir.path(), "one");
     place.group.member.store(false, Ordering::Relaxed);
     let until = Instant::now() + LONG;
-    let words = loop {
+    let error_text = loop {
         match store.open(PartitionId(1)) {
             Ok(Opening::Reading { .. }) if Instant::now() < until => {}
             other => break unavailable(other),
         }
     };
-    assert_eq!(words, "this process is not in the consumer group now");
+    assert_eq!(error_text, "this process is not in the consumer group now");
     place.group.member.store(true, Ordering::Relaxed);
     open(&store, 1);
     store.claim(claim_of("acme", 1)).expect("claimed");
@@ -221,10 +221,10 @@ fn a_transaction_that_the_group_refuses_leaves_nothing_and_may_be_tried_again() 
     ] {
         cluster.request_errors(RDKafkaApiKey::TxnOffsetCommit, &[error]);
         let saves = [save_of("acme", 1, 9, one_change(8))];
-        let words = unavailable(store.save(&saves, &[(PartitionId(1), Offset(9))]));
+        let error_text = unavailable(store.save(&saves, &[(PartitionId(1), Offset(9))]));
         assert!(
-            words.starts_with("the group does not take the offsets of the transaction"),
-            "{words}"
+            error_text.starts_with("the group does not take the offsets of the transaction"),
+            "{error_text}"
         );
         assert_eq!(load(&store, "acme").expect("loaded").1, []);
         assert_eq!(store.committed(PartitionId(1)), Ok(Offset::ZERO));
@@ -242,17 +242,17 @@ fn a_transaction_that_the_group_refuses_leaves_nothing_and_may_be_tried_again() 
 
 #[test]
 fn after_a_commit_of_unknown_outcome_the_changelog_is_read_again_and_the_save_may_be_repeated() {
-    let words = unknown_outcome(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE]);
-    assert!(words.contains("not known"), "{words}");
+    let error_text = unknown_outcome(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE]);
+    assert!(error_text.contains("not known"), "{error_text}");
 }
 
 #[test]
 fn a_commit_whose_abort_fails_as_well_may_have_been_done() {
-    let words = unknown_outcome(&[
+    let error_text = unknown_outcome(&[
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE,
     ]);
-    assert!(words.contains("cannot be committed"), "{words}");
+    assert!(error_text.contains("cannot be committed"), "{error_text}");
 }
 
 /// Saves while the broker answers the end of the transaction with these errors. Returns the error message of the save.
@@ -265,7 +265,7 @@ fn unknown_outcome(errors: &[RDKafkaRespErr]) -> String {
     store.claim(claim_of("acme", 1)).expect("claimed");
     cluster.request_errors(RDKafkaApiKey::EndTxn, errors);
     let saves = [save_of("acme", 1, 9, one_change(8))];
-    let words = unavailable(store.save(&saves, &[]));
+    let error_text = unavailable(store.save(&saves, &[]));
     assert_eq!(store.counts().transactions_unknown, 1);
     assert_eq!(store.counts().transactions_aborted, 0);
     let until = Instant::now() + LONG;
@@ -278,7 +278,7 @@ fn unknown_outcome(errors: &[RDKafkaRespErr]) -> String {
     assert_eq!((about.next_offset, entries.len()), (Offset(9), 1));
     assert_eq!(store.save(&saves, &[]), Ok(Vec::new()));
     assert_eq!(load(&store, "acme").expect("loaded"), (about, entries));
-    words
+    error_text
 }
 
 #[test]
@@ -473,13 +473,13 @@ fn a_load_of_an_earlier_assignment_is_fenced_where_nobody_has_loaded_since() {
 
 #[test]
 fn an_epoch_that_the_next_owner_has_used_takes_no_late_transitions_of_the_one_before() {
-    for tells in [true, false] {
-        epoch_used_by_the_next_owner(tells);
+    for reports in [true, false] {
+        epoch_used_by_the_next_owner(reports);
     }
 }
 
-/// The next owner claims the workspace, and with `tells` false loses the partition before it writes its transitions.
-fn epoch_used_by_the_next_owner(tells: bool) {
+/// The next owner claims the workspace, and with `reports` false loses the partition before it writes its transitions.
+fn epoch_used_by_the_next_owner(reports: bool) {
     let cluster = cluster();
     let place = place(&cluster);
     let (one, other) = (dir(), dir());
@@ -495,7 +495,7 @@ fn epoch_used_by_the_next_owner(tells: bool) {
     open(&next, 1);
     let epoch = next.first_epoch(PartitionId(1)).get();
     next.claim(claim_of("acme", epoch)).expect("claimed");
-    if tells {
+    if reports {
         next.append_history(vec![of("other", epoch, 1)])
             .expect("kept");
     }
@@ -513,13 +513,13 @@ fn epoch_used_by_the_next_owner(tells: bool) {
         "{refused:?}"
     );
     let history = frozen.history(&id("acme"), None, 10).expect("readable");
-    let told: Vec<_> = history
+    let reported: Vec<_> = history
         .iter()
         .map(|record| (record.epoch.get(), record.owner.as_str()))
         .collect();
     let mut expected = vec![(1, "one"), (1, "one")];
-    expected.extend(tells.then_some((epoch, "other")));
-    assert_eq!(told, expected);
+    expected.extend(reports.then_some((epoch, "other")));
+    assert_eq!(reported, expected);
 }
 
 #[test]
@@ -584,7 +584,7 @@ fn what_waits_while_its_partition_is_let_go_of_is_refused_and_not_written() {
             committed: committed.to_vec(),
         };
         let waiting = store.send(work).expect("sent");
-        store.let_go(&[PartitionId(1)]);
+        store.release(&[PartitionId(1)]);
         under_way.join().expect("no panic").expect("claimed");
         match waiting.recv().expect("answered") {
             Ok(Done::Saved(refused)) => {
@@ -629,7 +629,7 @@ fn who_is_let_go_of_while_the_membership_is_asked_for_is_not_written_in_its_name
         let store = Arc::downgrade(&store);
         let hook = move || {
             let store = store.upgrade().expect("the test has it");
-            store.let_go(&[PartitionId(1)]);
+            store.release(&[PartitionId(1)]);
         };
         *group.hook.lock() = Some(Box::new(hook));
     };
@@ -691,8 +691,11 @@ fn while_a_partition_is_read_again_a_save_fails_as_a_whole_and_nothing_of_it_is_
         (&saves[1..], &[]),
         (&saves[..1], &committed[..]),
     ] {
-        let words = unavailable(store.save(saves, committed));
-        assert_eq!(words, "partition 1 is being read again from the changelog");
+        let error_text = unavailable(store.save(saves, committed));
+        assert_eq!(
+            error_text,
+            "partition 1 is being read again from the changelog"
+        );
     }
     assert_eq!(store.counts().records_written, written);
     assert_eq!(store.committed(PartitionId(2)), Ok(Offset::ZERO));

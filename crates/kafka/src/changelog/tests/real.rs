@@ -214,7 +214,7 @@ fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
     let text = format!("w-{moved}");
     let saves = [save_of(&text, 1, 9, vec![set("kind", "one", "1", 8)])];
     match old.save(&saves, &[(PartitionId(moved), Offset(9))]) {
-        Err(StoreError::Unavailable(words)) => println!("{words}"),
+        Err(StoreError::Unavailable(error_text)) => println!("{error_text}"),
         other => panic!("{other:?}"),
     }
     assert_eq!(old.counts().transactions_aborted, 1);

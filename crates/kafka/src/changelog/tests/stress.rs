@@ -106,9 +106,9 @@ fn owner(store: &ChangelogStore, partition: u32, seed: u64, until: Instant) -> V
             1..=3 => claim(store, partition, &text, expected),
             4..=8 => {
                 expected.transitions += 1;
-                let mut told = transition(&text, expected.epoch, expected.transitions);
-                told.message = format!("{number}");
-                insist("history", || store.append_history(vec![told.clone()]));
+                let mut reported = transition(&text, expected.epoch, expected.transitions);
+                reported.message = format!("{number}");
+                insist("history", || store.append_history(vec![reported.clone()]));
             }
             _ => save(store, partition, &text, expected, &mut random),
         }
@@ -137,11 +137,11 @@ fn check(store: &ChangelogStore, partition: u32, all: &[Expected], what: &str) {
     }
 }
 
-/// Calls `trouble` repeatedly while the owners run.
+/// Calls `last_error` repeatedly while the owners run.
 pub(super) fn what_was_acknowledged_is_there(
     place: &Place,
     lasting: Duration,
-    trouble: impl Fn() + Sync,
+    last_error: impl Fn() + Sync,
 ) {
     let seed = seed();
     let (warm, cold) = (dir(), dir());
@@ -162,7 +162,7 @@ pub(super) fn what_was_acknowledged_is_there(
             })
             .collect();
         while owners.iter().any(|owner| !owner.is_finished()) {
-            trouble();
+            last_error();
         }
         owners
             .into_iter()

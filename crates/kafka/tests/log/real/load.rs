@@ -59,8 +59,11 @@ fn the_largest_record_goes_through_and_a_larger_one_is_refused() {
             events,
         },
     ) {
-        Err(AppendError::Unavailable(words)) => {
-            assert!(words.contains("larger than topic large-"), "{words}");
+        Err(AppendError::Unavailable(error_text)) => {
+            assert!(
+                error_text.contains("larger than topic large-"),
+                "{error_text}"
+            );
         }
         other => panic!("{other:?}"),
     }

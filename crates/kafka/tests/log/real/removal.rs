@@ -109,8 +109,8 @@ fn a_topic_that_was_made_anew_ends_before_its_readers() {
     let log = real.log();
     read_to(&log, P0, Offset(0), Offset(100));
     real.delete();
-    let words = until("it is missed", || log.health().err());
-    println!("{words}");
+    let error_text = until("it is missed", || log.health().err());
+    println!("{error_text}");
     real.create(&[]);
     produce_numbers(&real.config, P0, 0..5);
     until("healthy", || log.health().ok());

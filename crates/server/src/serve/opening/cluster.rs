@@ -130,7 +130,7 @@ impl Assignments for ToEngine {
 
     fn revoked(&self, partitions: &[PartitionId], deadline: Instant) {
         let late = self.engine.revoke(partitions, deadline);
-        self.let_go(partitions);
+        self.release(partitions);
         if late > 0 {
             warn!(
                 late,
@@ -140,16 +140,16 @@ impl Assignments for ToEngine {
     }
 
     fn lost(&self, partitions: &[PartitionId]) {
-        self.let_go(partitions);
+        self.release(partitions);
         self.engine.lose(partitions);
     }
 }
 
 impl ToEngine {
     /// Once the group moves on, nothing may be written to the partitions, however long the engine takes to end them.
-    fn let_go(&self, partitions: &[PartitionId]) {
+    fn release(&self, partitions: &[PartitionId]) {
         if let Some(store) = self.store.upgrade() {
-            store.let_go(partitions);
+            store.release(partitions);
         }
     }
 }
