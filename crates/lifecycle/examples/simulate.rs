@@ -18,10 +18,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use simulator::{Failure, Rule, Sabotage, Tally, Troubles, live, run};
+use simulator::{Failure, FaultSet, Rule, Sabotage, Tally, live, run};
 
 /// Number of failures that are printed; further ones are only counted.
-const FAILURES_TOLD: usize = 20;
+const MAX_FAILURES_SHOWN: usize = 20;
 
 struct Options {
     first: u64,
@@ -29,7 +29,7 @@ struct Options {
     threads: usize,
     traced: bool,
     sabotage: Sabotage,
-    troubles: Troubles,
+    faults: FaultSet,
 }
 
 fn options() -> Result<Options, String> {
@@ -40,7 +40,7 @@ fn options() -> Result<Options, String> {
         threads,
         traced: false,
         sabotage: Sabotage::None,
-        troubles: Troubles::All,
+        faults: FaultSet::All,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -63,7 +63,7 @@ fn options() -> Result<Options, String> {
                 options.seeds = 1;
             }
             "--trace" => options.traced = true,
-            "--first-troubles" => options.troubles = Troubles::First,
+            "--first-troubles" => options.faults = FaultSet::First,
             "--sabotage" => {
                 let name = arguments.next().unwrap_or_default();
                 let known = Sabotage::ALL
@@ -105,7 +105,7 @@ fn main() -> ExitCode {
                     if seed >= end {
                         break;
                     }
-                    match run(seed, options.sabotage, options.troubles) {
+                    match run(seed, options.sabotage, options.faults) {
                         Ok(lived) => add(&mut tally, lived),
                         Err(failure) => results
                             .lock()
@@ -123,7 +123,7 @@ fn main() -> ExitCode {
     });
     let (tally, mut failures) = results.into_inner().expect("no thread panics with it");
     failures.sort_by_key(|failure| failure.seed);
-    for failure in failures.iter().take(FAILURES_TOLD) {
+    for failure in failures.iter().take(MAX_FAILURES_SHOWN) {
         eprintln!(
             "seed {} step {}: {}",
             failure.seed, failure.step, failure.violation
@@ -154,7 +154,7 @@ fn main() -> ExitCode {
 
 fn trace(options: &Options) -> ExitCode {
     let traced = simulator::Traced::Whole;
-    match live(options.first, options.sabotage, options.troubles, traced) {
+    match live(options.first, options.sabotage, options.faults, traced) {
         Ok((tally, trace)) => {
             for line in trace {
                 println!("{line}");

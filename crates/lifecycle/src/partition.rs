@@ -608,7 +608,7 @@ impl Partition {
                     "the partition is handed over",
                 );
             } else if !matches!(self.workspaces.at(slot).phase, Phase::Erasing(_)) {
-                self.let_go(slot, "the partition is handed over");
+                self.release(slot, "the partition is handed over");
             }
         }
         self.stop_lanes();
@@ -623,7 +623,7 @@ impl Partition {
             if self.workspaces.at(slot).in_memory() {
                 self.out.push(Action::Drop { slot });
             }
-            self.let_go(slot, "the partition is lost");
+            self.release(slot, "the partition is lost");
         }
         self.stop_lanes();
         self.saving.forget();

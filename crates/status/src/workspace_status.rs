@@ -271,7 +271,7 @@ impl WorkspaceStatus {
         let held_for = now
             .monotonic_nanos
             .saturating_sub(core.head().entered.monotonic_nanos);
-        let loads_anew = match (epoch, to) {
+        let begins_new_load = match (epoch, to) {
             (Some(epoch), _) => Some(epoch),
             (None, State::Initializing) if from != to => Some(core.head().epoch.next()),
             (None, _) => None,
@@ -280,16 +280,16 @@ impl WorkspaceStatus {
             let head = core.edit();
             head.message = message;
             head.updated = now.wall;
-            if let Some(epoch) = loads_anew {
+            if let Some(epoch) = begins_new_load {
                 head.move_epoch(epoch);
             }
             head
         } else {
-            let epoch = loads_anew.unwrap_or(core.head().epoch);
+            let epoch = begins_new_load.unwrap_or(core.head().epoch);
             core.push(to, epoch, message, now)
         };
         head.set_error(error);
-        if loads_anew.is_some() {
+        if begins_new_load.is_some() {
             head.metadata = None;
             self.retire_progress(now);
             self.forget_progress();

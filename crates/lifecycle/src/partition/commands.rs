@@ -79,7 +79,7 @@ impl Partition {
         match self.workspaces.at(slot).phase {
             Phase::Cold => Some(Ok(())),
             Phase::Queued | Phase::Parked | Phase::Retrying { .. } => {
-                self.let_go(slot, "an operator unloads it");
+                self.release(slot, "an operator unloads it");
                 Some(Ok(()))
             }
             Phase::Loading

@@ -14,7 +14,7 @@ use crate::{
 const ROUND_BATCHES_PER_LIVE_BATCH: u32 = 2;
 
 /// Consecutive failed fetches after which replays report an error. A single failure is often transient.
-const TROUBLE_ATTEMPTS: u32 = 2;
+const FAILURE_ATTEMPTS: u32 = 2;
 
 /// One lane's position and state.
 #[derive(Debug)]
@@ -236,7 +236,7 @@ impl Partition {
             FetchFailure::Retry(reason) => {
                 let (attempt, wait) = run.failures.fail(&retry, &id);
                 run.state = LaneState::Failed { until: now + wait };
-                if attempt >= TROUBLE_ATTEMPTS {
+                if attempt >= FAILURE_ATTEMPTS {
                     self.stop_replays(lane, &reason);
                 }
             }
@@ -399,8 +399,8 @@ impl Partition {
         // A round that ends must hand its workspaces to the live lane before that
         // lane plans its next batch. It also makes room for the next round.
         self.release_held(Lane::CatchUp);
-        self.give_up_round();
-        self.give_up_look();
+        self.abandon_round();
+        self.abandon_scan();
         self.end_round();
         self.begin_round();
         if !self.is_applying() {
@@ -491,7 +491,7 @@ impl Partition {
 
     /// Abandons a round that fails and has no workspaces left. The workspaces that
     /// wait for the next round then meet the failure themselves.
-    fn give_up_round(&mut self) {
+    fn abandon_round(&mut self) {
         let Some(round) = &self.round else { return };
         let LaneState::Failed { until } = round.state else {
             return;

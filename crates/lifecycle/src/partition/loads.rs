@@ -239,7 +239,7 @@ impl Partition {
         self.set_quiet(slot, Quiet::Until(saved));
         self.out.push(Action::Drop { slot });
         if handed_over {
-            self.let_go(slot, "the partition is handed over");
+            self.release(slot, "the partition is handed over");
         }
         !handed_over
     }
@@ -267,7 +267,7 @@ impl Partition {
     }
 
     /// Makes a workspace that is not, or no longer, in memory cold and ends its load, retry or erasure.
-    pub(super) fn let_go(&mut self, slot: Slot, why: &'static str) {
+    pub(super) fn release(&mut self, slot: Slot, why: &'static str) {
         if self.workspaces.at(slot).phase == Phase::Deleted {
             return;
         }
@@ -311,7 +311,7 @@ impl Partition {
         self.workspaces.at_mut(slot).unsaved = false;
         match then {
             AfterLeaving::Cold(ticket) => {
-                self.let_go(slot, "an operator unloads it");
+                self.release(slot, "an operator unloads it");
                 if let Some(ticket) = ticket {
                     self.out.push(Action::Reply {
                         ticket,
@@ -319,7 +319,7 @@ impl Partition {
                     });
                 }
             }
-            AfterLeaving::HandedOver => self.let_go(slot, "the partition is handed over"),
+            AfterLeaving::HandedOver => self.release(slot, "the partition is handed over"),
             AfterLeaving::Reload(ticket) => {
                 self.workspaces.at_mut(slot).urgent = true;
                 self.begin_load(slot);

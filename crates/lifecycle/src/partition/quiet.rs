@@ -150,7 +150,7 @@ impl Partition {
     }
 
     /// Ends a round that only looks when a workspace waits for a round, or when nothing is left to look for.
-    pub(super) fn give_up_look(&mut self) {
+    pub(super) fn abandon_scan(&mut self) {
         let Some(round) = &self.round else { return };
         if round.looks_only
             && round.is_at_rest()

@@ -41,38 +41,38 @@ impl Story {
     }
 
     fn own(&mut self, known: &[(&str, u64)], committed: u64, high: u64) {
-        self.tell(Input::Assigned);
-        self.tell(listed(known, committed, high));
+        self.send(Input::Assigned);
+        self.send(listed(known, committed, high));
     }
 
     /// Passes the input and returns the actions, one per line.
-    fn tell(&mut self, input: Input) -> Vec<String> {
+    fn send(&mut self, input: Input) -> Vec<String> {
         let actions = self.machine.handle(self.now, input);
         actions.iter().map(ToString::to_string).collect()
     }
 
     #[track_caller]
     fn expect(&mut self, input: Input, wanted: &[&str]) {
-        let told = format!("{input:?}");
-        assert_eq!(self.tell(input), wanted, "after {told}");
+        let text = format!("{input:?}");
+        assert_eq!(self.send(input), wanted, "after {text}");
     }
 
     fn pass(&mut self, wait: Duration) -> Vec<String> {
         self.now = self.now + wait;
-        self.tell(Input::Tick)
+        self.send(Input::Tick)
     }
 
     /// Advances the time to `wake_at` and passes `Tick`.
     #[track_caller]
     fn wake(&mut self) -> Vec<String> {
         self.now = self.machine.wake_at().expect("it waits for a time");
-        self.tell(Input::Tick)
+        self.send(Input::Tick)
     }
 
     fn command(&mut self, id: &str, command: Command) -> Vec<String> {
         let ticket = Ticket(self.tickets);
         self.tickets += 1;
-        self.tell(Input::Operator {
+        self.send(Input::Operator {
             id: workspace(id),
             command,
             ticket,
@@ -82,8 +82,8 @@ impl Story {
 
     /// Brings a workspace into memory at `next_offset`.
     fn load(&mut self, slot: usize, epoch: u64, next_offset: u64, high: u64) -> Vec<String> {
-        self.tell(granted(slot));
-        self.tell(loaded(slot, epoch, next_offset, high))
+        self.send(granted(slot));
+        self.send(loaded(slot, epoch, next_offset, high))
     }
 
     /// Passes a batch up to `next_offset` and applies the resulting plan.
@@ -94,13 +94,13 @@ impl Story {
         high: u64,
         touched: &[(&str, u64)],
     ) -> Vec<String> {
-        self.tell(fetched(lane, next_offset, high, touched));
+        self.send(fetched(lane, next_offset, high, touched));
         let slots: Vec<usize> = touched
             .iter()
             .map(|(id, _)| self.machine.slot(id).expect("met").index())
             .filter(|slot| self.machine.workspaces.at(Slot(*slot)).follows(lane))
             .collect();
-        self.tell(applied(lane, &slots))
+        self.send(applied(lane, &slots))
     }
 }
 
@@ -246,7 +246,7 @@ fn a_workspace_is_loaded_and_replayed_to_its_target_and_then_it_is_ready() {
 #[test]
 fn a_list_that_fails_is_asked_for_again() {
     let mut story = Story::new();
-    story.tell(Input::Assigned);
+    story.send(Input::Assigned);
     story.expect(
         Input::ListFailed {
             reason: "no".to_owned(),
@@ -289,14 +289,14 @@ fn a_workspace_that_is_caught_up_does_not_wait_for_a_round() {
 #[test]
 fn one_that_loads_late_gets_a_round_of_its_own() {
     let mut story = Story::owned(&[("a", 0), ("b", 0)], 10, 10);
-    story.tell(granted(1));
+    story.send(granted(1));
     story.load(0, 2, 0, 10);
     story.pass(Duration::from_secs(1));
     story.expect(
         fetched(Lane::CatchUp, 5, 10, &[("a", 0)]),
         &["apply the batch of the catch-up lane to #0 from 0"],
     );
-    story.tell(applied(Lane::CatchUp, &[0]));
+    story.send(applied(Lane::CatchUp, &[0]));
     story.expect(loaded(1, 2, 0, 10), &["report #1 replaying 0..10"]);
     story.expect(
         fetched(Lane::CatchUp, 10, 10, &[]),
@@ -307,7 +307,7 @@ fn one_that_loads_late_gets_a_round_of_its_own() {
 #[test]
 fn a_batch_waits_for_the_load_of_a_workspace_in_it_but_not_longer_than_its_hold() {
     let mut story = Story::owned(&[], 0, 0);
-    story.tell(appended(4));
+    story.send(appended(4));
     story.expect(
         fetched(Lane::Live, 4, 4, &[("a", 0)]),
         &[
@@ -315,7 +315,7 @@ fn a_batch_waits_for_the_load_of_a_workspace_in_it_but_not_longer_than_its_hold(
             "ask a permit for #0, ordinary",
         ],
     );
-    story.tell(granted(0));
+    story.send(granted(0));
     story.expect(
         loaded(0, 1, 0, 4),
         &[
@@ -325,9 +325,9 @@ fn a_batch_waits_for_the_load_of_a_workspace_in_it_but_not_longer_than_its_hold(
     );
     story.expect(applied(Lane::Live, &[0]), &["report #0 ready"]);
 
-    story.tell(appended(6));
-    story.tell(fetched(Lane::Live, 6, 6, &[("b", 4)]));
-    story.tell(appended(7));
+    story.send(appended(6));
+    story.send(fetched(Lane::Live, 6, 6, &[("b", 4)]));
+    story.send(appended(7));
     assert_eq!(story.pass(Duration::from_millis(99)), [""; 0]);
     assert_eq!(
         story.pass(Duration::from_millis(1)),
@@ -339,9 +339,9 @@ fn a_batch_waits_for_the_load_of_a_workspace_in_it_but_not_longer_than_its_hold(
 fn one_met_by_the_live_lane_begins_where_the_unread_part_of_the_log_begins() {
     let mut story = Story::owned(&[], 3, 10);
     let failure = FetchFailure::Retry("no".to_owned());
-    story.tell(failed(Lane::CatchUp, failure));
+    story.send(failed(Lane::CatchUp, failure));
     story.expect(appended(12), &["fetch 10..12 for the live lane"]);
-    story.tell(fetched(Lane::Live, 12, 12, &[("a", 11)]));
+    story.send(fetched(Lane::Live, 12, 12, &[("a", 11)]));
     story.expect(
         granted(0),
         &["report #0 loading", "load #0 at epoch 1, if unknown from 3"],
@@ -352,16 +352,16 @@ fn one_met_by_the_live_lane_begins_where_the_unread_part_of_the_log_begins() {
 fn a_workspace_that_the_store_does_not_know_holds_committed_until_it_is_claimed() {
     let mut story = Story::owned(&[("a", 0)], 0, 0);
     story.load(0, 2, 0, 0);
-    story.tell(appended(4));
-    story.tell(fetched(Lane::Live, 4, 4, &[("a", 0), ("b", 2)]));
+    story.send(appended(4));
+    story.send(fetched(Lane::Live, 4, 4, &[("a", 0), ("b", 2)]));
     story.pass(Duration::from_millis(100));
-    story.tell(applied(Lane::Live, &[0]));
+    story.send(applied(Lane::Live, &[0]));
     assert_eq!(
         story.pass(Duration::from_secs(1)),
         ["save #0 at 4 epoch 2, committed 2"]
     );
     assert_eq!(story.machine.trim_floor(), Offset(0));
-    story.tell(saved());
+    story.send(saved());
     assert_eq!(story.machine.trim_floor(), Offset(2));
 }
 
@@ -382,7 +382,7 @@ fn the_floor_of_the_log_rises_only_when_a_save_is_answered() {
     );
     assert_eq!(story.machine.trim_floor(), Offset(0));
     assert_eq!(story.wake(), ["save #0 at 4 epoch 2, committed 4"]);
-    story.tell(saved());
+    story.send(saved());
     assert_eq!(story.machine.trim_floor(), Offset(4));
 }
 
@@ -394,8 +394,8 @@ fn a_workspace_without_events_is_saved_when_the_store_is_far_behind() {
     });
     story.own(&[("a", 0)], 0, 0);
     story.load(0, 2, 0, 0);
-    story.tell(appended(100));
-    story.tell(fetched(Lane::Live, 100, 100, &[]));
+    story.send(appended(100));
+    story.send(fetched(Lane::Live, 100, 100, &[]));
     assert_eq!(
         story.pass(Duration::from_secs(1)),
         ["save #0 at 100 epoch 2, committed 100"]
@@ -407,11 +407,11 @@ fn a_round_that_ends_hands_its_workspaces_over_before_the_live_lane_plans_its_ba
     let mut story = Story::owned(&[("a", 0), ("b", 10)], 10, 10);
     story.load(0, 2, 0, 10);
     story.load(1, 2, 10, 10);
-    story.tell(granted(0));
+    story.send(granted(0));
     // Both lanes hold a batch for a new workspace, and both waits end at the same time.
-    story.tell(appended(12));
-    story.tell(fetched(Lane::CatchUp, 10, 12, &[("a", 0), ("c", 5)]));
-    story.tell(fetched(
+    story.send(appended(12));
+    story.send(fetched(Lane::CatchUp, 10, 12, &[("a", 0), ("c", 5)]));
+    story.send(fetched(
         Lane::Live,
         12,
         12,
@@ -421,7 +421,7 @@ fn a_round_that_ends_hands_its_workspaces_over_before_the_live_lane_plans_its_ba
         story.pass(Duration::from_secs(2)),
         ["apply the batch of the catch-up lane to #0 from 0"]
     );
-    let live = story.tell(applied(Lane::CatchUp, &[0]));
+    let live = story.send(applied(Lane::CatchUp, &[0]));
     assert_eq!(
         live[0],
         "apply the batch of the live lane to #0 from 10 #1 from 11"
@@ -440,7 +440,7 @@ fn what_lies_before_a_damaged_record_is_applied_before_anybody_stops_at_it() {
         failed(Lane::CatchUp, damaged()),
         &["fetch 0..6 for the catch-up lane"],
     );
-    story.tell(fetched(Lane::CatchUp, 6, 10, &[("a", 2)]));
+    story.send(fetched(Lane::CatchUp, 6, 10, &[("a", 2)]));
     story.expect(
         applied(Lane::CatchUp, &[0]),
         &["fetch 6..10 for the catch-up lane"],
@@ -460,13 +460,13 @@ fn a_poison_event_stops_its_workspace_alone_and_a_skip_moves_it_on() {
     let mut story = Story::owned(&[("a", 0), ("b", 0)], 0, 0);
     story.load(0, 2, 0, 0);
     story.load(1, 2, 0, 0);
-    story.tell(appended(3));
-    story.tell(fetched(Lane::Live, 3, 3, &[("a", 0)]));
+    story.send(appended(3));
+    story.send(fetched(Lane::Live, 3, 3, &[("a", 0)]));
     story.expect(
         stopped(Lane::Live, 0, 1),
         &["report #0 parked: event 1 is poison"],
     );
-    story.tell(appended(5));
+    story.send(appended(5));
     assert_eq!(story.read(Lane::Live, 5, 5, &[("b", 3)]), [""; 0]);
     assert_eq!(story.machine.next_offset(Slot(1)), Offset(5));
 
@@ -503,9 +503,9 @@ fn a_poison_event_stops_its_workspace_alone_and_a_skip_moves_it_on() {
 fn a_skip_that_cannot_be_kept_is_no_skip() {
     let mut story = Story::owned(&[("a", 0)], 0, 0);
     story.load(0, 2, 0, 0);
-    story.tell(appended(3));
-    story.tell(fetched(Lane::Live, 3, 3, &[("a", 0)]));
-    story.tell(stopped(Lane::Live, 0, 1));
+    story.send(appended(3));
+    story.send(fetched(Lane::Live, 3, 3, &[("a", 0)]));
+    story.send(stopped(Lane::Live, 0, 1));
     story.command("a", Command::Skip);
     let reason = "no space left".to_owned();
     story.expect(
@@ -545,8 +545,8 @@ fn events_of_an_unloaded_workspace_wait_for_its_load() {
     let mut story = Story::owned(&[("a", 0)], 0, 0);
     story.load(0, 2, 0, 0);
     story.command("a", Command::Unload);
-    story.tell(saved());
-    story.tell(appended(3));
+    story.send(saved());
+    story.send(appended(3));
     story.expect(fetched(Lane::Live, 3, 3, &[("a", 0)]), &[]);
     story.command("a", Command::Load);
     let begun = story.load(0, 3, 0, 3);
@@ -567,7 +567,7 @@ fn commands_at_the_wrong_moment_say_what_stands_against_them() {
     let leaving = "reply to 0: the partition is being handed over";
     let loading: fn() -> Story = || {
         let mut story = Story::owned(&[("a", 0)], 0, 0);
-        story.tell(granted(0));
+        story.send(granted(0));
         story
     };
     let ready: fn() -> Story = || {
@@ -577,12 +577,12 @@ fn commands_at_the_wrong_moment_say_what_stands_against_them() {
     };
     let over: fn() -> Story = || {
         let mut story = Story::owned(&[("a", 0)], 0, 0);
-        story.tell(Input::Lost);
+        story.send(Input::Lost);
         story
     };
     let listing: fn() -> Story = || {
         let mut story = Story::new();
-        story.tell(Input::Assigned);
+        story.send(Input::Assigned);
         story
     };
     for (name, story, id, command, answer) in [
@@ -621,11 +621,11 @@ fn a_permit_that_comes_too_late_is_returned() {
 #[test]
 fn a_fenced_load_is_tried_again_above_the_epoch_in_the_store() {
     let mut story = Story::owned(&[("a", 0)], 0, 0);
-    story.tell(granted(0));
+    story.send(granted(0));
     let failure = LoadFailure::Fenced {
         stored: Epoch::new(7),
     };
-    story.tell(Input::LoadFailed {
+    story.send(Input::LoadFailed {
         slot: Slot(0),
         epoch: Epoch::new(2),
         claimed: false,
@@ -637,7 +637,7 @@ fn a_fenced_load_is_tried_again_above_the_epoch_in_the_store() {
 #[test]
 fn a_load_that_is_parked_waits_for_an_operator() {
     let mut story = Story::owned(&[("a", 0)], 0, 0);
-    story.tell(granted(0));
+    story.send(granted(0));
     let failure = LoadFailure::Park("entry 3 is damaged".to_owned());
     story.expect(
         Input::LoadFailed {
@@ -676,13 +676,13 @@ fn a_revoked_partition_is_released_when_everything_is_saved() {
 fn a_handover_does_not_wait_until_a_failed_save_is_due_again() {
     let mut story = Story::owned(&[("a", 0)], 0, 0);
     story.load(0, 2, 0, 0);
-    story.tell(appended(1));
+    story.send(appended(1));
     story.read(Lane::Live, 1, 1, &[("a", 0)]);
     story.pass(Duration::from_secs(1));
-    story.tell(Input::SaveFailed {
+    story.send(Input::SaveFailed {
         reason: "no".to_owned(),
     });
-    let wanted = story.tell(Input::Revoked);
+    let wanted = story.send(Input::Revoked);
     assert_eq!(wanted.last().unwrap(), "save #0 at 1 epoch 2, committed 1");
 }
 
@@ -690,7 +690,7 @@ fn a_handover_does_not_wait_until_a_failed_save_is_due_again() {
 fn a_lost_partition_is_let_go_without_a_save_and_late_answers_change_nothing() {
     let mut story = Story::owned(&[("a", 0), ("b", 0)], 0, 0);
     story.load(0, 2, 0, 0);
-    story.tell(granted(1));
+    story.send(granted(1));
     story.expect(
         Input::Lost,
         &[
@@ -712,7 +712,7 @@ fn a_lost_partition_is_let_go_without_a_save_and_late_answers_change_nothing() {
 fn one_whose_save_is_refused_is_dropped_and_loaded_again_after_the_longest_wait() {
     let mut story = Story::owned(&[("a", 0)], 0, 0);
     story.load(0, 2, 0, 0);
-    story.tell(appended(1));
+    story.send(appended(1));
     story.read(Lane::Live, 1, 1, &[("a", 0)]);
     story.pass(Duration::from_secs(1));
     story.expect(
@@ -740,7 +740,7 @@ fn one_that_the_store_will_not_save_is_parked_and_its_events_stay_in_the_log() {
     let mut story = Story::owned(&[("a", 0), ("b", 0)], 0, 0);
     story.load(0, 2, 0, 0);
     story.load(1, 2, 0, 0);
-    story.tell(appended(9));
+    story.send(appended(9));
     story.read(Lane::Live, 9, 9, &[("a", 0), ("b", 5)]);
     story.pass(Duration::from_secs(1));
     story.expect(
@@ -762,10 +762,10 @@ fn one_that_the_store_will_not_save_is_parked_and_its_events_stay_in_the_log() {
 fn one_that_the_store_cannot_save_now_is_loaded_again() {
     let mut story = Story::owned(&[("a", 0)], 0, 0);
     story.load(0, 2, 0, 0);
-    story.tell(appended(1));
+    story.send(appended(1));
     story.read(Lane::Live, 1, 1, &[("a", 0)]);
     story.pass(Duration::from_secs(1));
-    let wanted = story.tell(Input::Saved {
+    let wanted = story.send(Input::Saved {
         refused: vec![refused(0, Refusal::ForNow("its file is gone".to_owned()))],
     });
     assert_eq!(wanted[0], "drop #0");
@@ -783,9 +783,9 @@ fn one_that_the_store_cannot_save_now_is_loaded_again() {
 fn one_that_an_event_broke_is_loaded_again_and_stops_before_it() {
     let mut story = Story::owned(&[("a", 0)], 0, 0);
     story.load(0, 2, 0, 0);
-    story.tell(appended(9));
-    story.tell(fetched(Lane::Live, 9, 9, &[("a", 0)]));
-    let wanted = story.tell(Input::Applied {
+    story.send(appended(9));
+    story.send(fetched(Lane::Live, 9, 9, &[("a", 0)]));
+    let wanted = story.send(Input::Applied {
         lane: Lane::Live,
         results: vec![AppliedTo {
             slot: Slot(0),
@@ -802,15 +802,15 @@ fn one_that_an_event_broke_is_loaded_again_and_stops_before_it() {
     assert_eq!(wanted[0], "drop #0");
     assert!(wanted[1].starts_with("report #0 retrying"), "{wanted:?}");
     story.pass(Duration::from_secs(2));
-    story.tell(Input::PermitGranted { slot: Slot(0) });
-    story.tell(loaded(0, 3, 0, 9));
+    story.send(Input::PermitGranted { slot: Slot(0) });
+    story.send(loaded(0, 3, 0, 9));
     story.pass(Duration::from_secs(1));
-    let wanted = story.tell(fetched(Lane::CatchUp, 9, 9, &[("a", 0)]));
+    let wanted = story.send(fetched(Lane::CatchUp, 9, 9, &[("a", 0)]));
     assert_eq!(
         wanted,
         ["apply the batch of the catch-up lane to #0 from 0 until 5"]
     );
-    let wanted = story.tell(applied(Lane::CatchUp, &[0]));
+    let wanted = story.send(applied(Lane::CatchUp, &[0]));
     assert_eq!(wanted[0], "report #0 parked: it panicked");
     assert_eq!(story.machine.next_offset(Slot(0)), Offset(5));
 }
@@ -824,7 +824,7 @@ fn events_of_one_that_was_taken_over_do_not_hold_up_the_others() {
     });
     story.own(&[("a", 0)], 10, 10);
     story.load(0, 2, 0, 10);
-    story.tell(fetched(Lane::CatchUp, 1, 10, &[("a", 0)]));
+    story.send(fetched(Lane::CatchUp, 1, 10, &[("a", 0)]));
     story.expect(
         applied(Lane::CatchUp, &[0]),
         &[
@@ -832,9 +832,9 @@ fn events_of_one_that_was_taken_over_do_not_hold_up_the_others() {
             "save #0 at 1 epoch 2, committed 10",
         ],
     );
-    story.tell(fetched(Lane::CatchUp, 3, 10, &[("a", 1)]));
+    story.send(fetched(Lane::CatchUp, 3, 10, &[("a", 1)]));
     story.expect(applied(Lane::CatchUp, &[0, 0]), &[]);
-    let wanted = story.tell(Input::Saved {
+    let wanted = story.send(Input::Saved {
         refused: vec![refused(0, Refusal::TakenOver)],
     });
     assert_eq!(wanted.last().unwrap(), "fetch 3..10 for the catch-up lane");
@@ -855,7 +855,7 @@ fn a_round_is_saved_when_it_is_over_and_now_and_then_while_it_runs() {
     }
     let wanted = story.pass(Duration::from_secs(10));
     assert_eq!(wanted, ["save #0 at 3 epoch 2, committed 10"]);
-    story.tell(saved());
+    story.send(saved());
     story.read(Lane::CatchUp, 5, 10, &[("a", 3)]);
     let wanted = story.read(Lane::CatchUp, 10, 10, &[("a", 5)]);
     assert_eq!(
@@ -874,12 +874,12 @@ fn nothing_is_fetched_while_too_much_is_unsaved_and_nobody_is_woken_for_it() {
     let retry = || FetchFailure::Retry("no".to_owned());
     story.own(&[("a", 0)], 4, 4);
     story.load(0, 2, 0, 4);
-    story.tell(failed(Lane::CatchUp, retry()));
+    story.send(failed(Lane::CatchUp, retry()));
     story.pass(Duration::from_millis(500));
     story.expect(appended(6), &["fetch 4..6 for the live lane"]);
-    story.tell(failed(Lane::Live, retry()));
+    story.send(failed(Lane::Live, retry()));
     assert_eq!(story.wake(), ["fetch 0..4 for the catch-up lane"]);
-    story.tell(fetched(Lane::CatchUp, 2, 6, &[("a", 0)]));
+    story.send(fetched(Lane::CatchUp, 2, 6, &[("a", 0)]));
     story.expect(
         applied(Lane::CatchUp, &[0]),
         &["save #0 at 2 epoch 2, committed 4"],
@@ -887,7 +887,7 @@ fn nothing_is_fetched_while_too_much_is_unsaved_and_nobody_is_woken_for_it() {
     assert_eq!(story.pass(Duration::from_secs(5)), [""; 0]);
     let wake_at = story.machine.wake_at();
     assert!(wake_at.is_none_or(|at| at > story.now), "it must not spin");
-    let wanted = story.tell(saved());
+    let wanted = story.send(saved());
     assert_eq!(wanted[0], "fetch 2..4 for the catch-up lane");
 }
 
@@ -898,7 +898,7 @@ fn what_retention_removed_stops_its_workspaces_before_it_and_a_skip_goes_on_afte
     let failure = FetchFailure::FellOut {
         low_watermark: Offset(6),
     };
-    let wanted = story.tell(failed(Lane::CatchUp, failure));
+    let wanted = story.send(failed(Lane::CatchUp, failure));
     assert_eq!(
         wanted,
         [
@@ -908,7 +908,7 @@ fn what_retention_removed_stops_its_workspaces_before_it_and_a_skip_goes_on_afte
         ]
     );
     assert_eq!(story.command("a", Command::Skip).len(), 1);
-    let wanted = story.tell(Input::DeadLettered {
+    let wanted = story.send(Input::DeadLettered {
         slot: Slot(0),
         offset: Offset(5),
     });
@@ -920,7 +920,7 @@ fn what_the_log_has_lost_stops_those_that_did_not_pass_it_and_a_skip_goes_on() {
     let mut story = Story::owned(&[("a", 0)], 10, 10);
     story.load(0, 2, 0, 10);
     let failure = FetchFailure::Lost { until: Offset(6) };
-    let wanted = story.tell(failed(Lane::CatchUp, failure));
+    let wanted = story.send(failed(Lane::CatchUp, failure));
     assert_eq!(
         wanted,
         [
@@ -930,7 +930,7 @@ fn what_the_log_has_lost_stops_those_that_did_not_pass_it_and_a_skip_goes_on() {
         ]
     );
     assert_eq!(story.command("a", Command::Skip).len(), 1);
-    let wanted = story.tell(Input::DeadLettered {
+    let wanted = story.send(Input::DeadLettered {
         slot: Slot(0),
         offset: Offset(5),
     });
@@ -954,14 +954,14 @@ fn a_store_that_is_ahead_of_the_log_parks_its_workspace() {
 #[test]
 fn when_the_log_lost_its_end_those_who_wait_meet_it_too() {
     let mut story = Story::owned(&[("a", 2), ("b", 0)], 10, 10);
-    story.tell(granted(1));
+    story.send(granted(1));
     story.load(0, 2, 2, 10);
     story.pass(Duration::from_secs(1));
     story.expect(loaded(1, 2, 0, 10), &["report #1 replaying 0..10"]);
     let lost = || FetchFailure::BeyondEnd {
         high_watermark: Offset(1),
     };
-    let wanted = story.tell(failed(Lane::CatchUp, lost()));
+    let wanted = story.send(failed(Lane::CatchUp, lost()));
     assert!(wanted[0].starts_with("report #0 parked"), "{wanted:?}");
     let wanted = story.pass(Duration::from_secs(30));
     assert_eq!(wanted, ["fetch 0..10 for the catch-up lane"]);
@@ -978,11 +978,11 @@ fn a_log_that_fails_twice_is_an_error_of_those_who_replay_and_not_of_those_who_a
     story.load(1, 2, 0, 10);
     story.pass(Duration::from_secs(1));
     let failure = || FetchFailure::Retry("no brokers".to_owned());
-    let wanted = story.tell(failed(Lane::CatchUp, failure()));
+    let wanted = story.send(failed(Lane::CatchUp, failure()));
     assert_eq!(wanted, [""; 0], "one failure may be over the next moment");
     let wanted = story.pass(Duration::from_secs(1));
     assert_eq!(wanted, ["fetch 0..10 for the catch-up lane"]);
-    let wanted = story.tell(failed(Lane::CatchUp, failure()));
+    let wanted = story.send(failed(Lane::CatchUp, failure()));
     assert_eq!(wanted[0], "drop #1");
     assert!(
         wanted[1].starts_with("report #1 retrying") && wanted[1].ends_with("no brokers"),
@@ -1059,15 +1059,15 @@ fn a_reset_leaves_memory_erases_and_loads_again_from_the_beginning() {
 #[test]
 fn a_parked_workspace_and_one_that_loads_are_reset_and_the_late_load_changes_nothing() {
     let mut story = Story::owned(&[("a", 4), ("b", 4)], 10, 10);
-    story.tell(granted(0));
+    story.send(granted(0));
     let failure = LoadFailure::Park("it is damaged".to_owned());
-    story.tell(Input::LoadFailed {
+    story.send(Input::LoadFailed {
         slot: Slot(0),
         epoch: Epoch::new(2),
         claimed: true,
         failure,
     });
-    story.tell(granted(1));
+    story.send(granted(1));
     for (slot, id) in [(0, "a"), (1, "b")] {
         assert_eq!(
             story.command(id, RESET),
@@ -1122,7 +1122,7 @@ fn after_a_reset_of_which_it_is_not_known_whether_it_happened_the_log_keeps_all(
 fn events_before_a_deletion_are_passed_and_the_first_after_it_begins_a_new_workspace() {
     let mut story = Story::owned(&[("a", 10)], 10, 10);
     story.load(0, 2, 10, 10);
-    story.tell(appended(12));
+    story.send(appended(12));
     assert_eq!(
         story.command("a", Command::Delete),
         [
@@ -1139,7 +1139,7 @@ fn events_before_a_deletion_are_passed_and_the_first_after_it_begins_a_new_works
         ["reply to 1: no such workspace"]
     );
     story.expect(read_to(Lane::Live, 12, 12, vec![touched("a", 10, 11)]), &[]);
-    story.tell(appended(14));
+    story.send(appended(14));
     story.expect(
         read_to(Lane::Live, 14, 14, vec![touched("a", 12, 13)]),
         &[
@@ -1148,7 +1148,7 @@ fn events_before_a_deletion_are_passed_and_the_first_after_it_begins_a_new_works
         ],
     );
     assert_eq!(
-        story.tell(granted(0)),
+        story.send(granted(0)),
         [
             "report #0 loading",
             "load #0 at epoch 4, if unknown from 12"
@@ -1159,7 +1159,7 @@ fn events_before_a_deletion_are_passed_and_the_first_after_it_begins_a_new_works
 #[test]
 fn a_deleted_workspace_that_is_listed_comes_back_with_an_event_after_its_deletion_alone() {
     let mut story = Story::new();
-    story.tell(Input::Assigned);
+    story.send(Input::Assigned);
     let Input::Listed(listing) = listed(&[], 0, 10) else {
         unreachable!()
     };
@@ -1193,8 +1193,8 @@ fn an_event_that_arrives_while_a_workspace_is_deleted_begins_a_new_one_then() {
     let mut story = Story::owned(&[("a", 10)], 10, 10);
     story.load(0, 2, 10, 10);
     story.command("a", Command::Delete);
-    story.tell(appended(11));
-    story.tell(read_to(Lane::Live, 11, 11, vec![touched("a", 10, 10)]));
+    story.send(appended(11));
+    story.send(read_to(Lane::Live, 11, 11, vec![touched("a", 10, 10)]));
     story.expect(
         erased(0, 3, 10),
         &[
@@ -1212,11 +1212,11 @@ fn a_workspace_out_of_memory_without_events_of_its_own_holds_nothing_back() {
     story.load(0, 2, 10, 10);
     story.load(1, 2, 10, 10);
     story.command("a", Command::Unload);
-    story.tell(saved());
-    story.tell(appended(20));
+    story.send(saved());
+    story.send(appended(20));
     story.read(Lane::Live, 20, 20, &[("b", 12)]);
     story.pass(Duration::from_secs(2));
-    story.tell(saved());
+    story.send(saved());
     assert_eq!(story.machine.trim_floor(), Offset(10));
     assert_eq!(story.machine.held_by(), None, "only a save is due");
 
@@ -1225,20 +1225,20 @@ fn a_workspace_out_of_memory_without_events_of_its_own_holds_nothing_back() {
         story.pass(Duration::from_secs(1)),
         ["save only advance #0 to 20 epoch 2, committed 20"]
     );
-    story.tell(saved());
+    story.send(saved());
     assert_eq!(story.machine.held_by(), None);
     assert_eq!(story.machine.trim_floor(), Offset(20));
 
-    story.tell(appended(22));
+    story.send(appended(22));
     story.read(Lane::Live, 22, 22, &[("b", 21)]);
-    story.tell(appended(24));
-    story.tell(read_to(Lane::Live, 24, 24, vec![touched("a", 22, 23)]));
+    story.send(appended(24));
+    story.send(read_to(Lane::Live, 24, 24, vec![touched("a", 22, 23)]));
     let saves = story.pass(Duration::from_mins(1));
     let up_to_its_own_event = saves
         .iter()
         .any(|save| save.contains("only advance #0 to 22"));
     assert!(up_to_its_own_event, "{saves:?}");
-    story.tell(saved());
+    story.send(saved());
     assert_eq!(story.machine.trim_floor(), Offset(22));
     let held_by = Holder {
         slot: Slot(0),
@@ -1250,12 +1250,12 @@ fn a_workspace_out_of_memory_without_events_of_its_own_holds_nothing_back() {
 #[test]
 fn the_log_is_looked_through_once_for_one_that_was_out_of_memory_before() {
     let mut story = Story::new();
-    story.tell(Input::Assigned);
+    story.send(Input::Assigned);
     let Input::Listed(mut listing) = listed(&[("a", 4)], 10, 10) else {
         unreachable!()
     };
     listing.workspaces[0].unloaded = true;
-    story.tell(Input::Listed(listing));
+    story.send(Input::Listed(listing));
     let held_by = Holder {
         slot: Slot(0),
         offset: Offset(4),
@@ -1265,11 +1265,11 @@ fn the_log_is_looked_through_once_for_one_that_was_out_of_memory_before() {
         story.pass(Duration::from_mins(1)),
         ["fetch 4..10 for the catch-up lane"]
     );
-    story.tell(read_to(Lane::CatchUp, 10, 10, Vec::new()));
+    story.send(read_to(Lane::CatchUp, 10, 10, Vec::new()));
     story.pass(Duration::from_mins(1));
     let saves = story.pass(Duration::from_secs(1));
     assert_eq!(saves, ["save only advance #0 to 10 epoch 2, committed 10"]);
-    story.tell(saved());
+    story.send(saved());
     assert_eq!(story.machine.trim_floor(), Offset(10));
     assert_eq!(story.pass(Duration::from_mins(2)), [""; 0], "only once");
 }
@@ -1277,12 +1277,12 @@ fn the_log_is_looked_through_once_for_one_that_was_out_of_memory_before() {
 /// A partition with `a` unloaded at 4 before, and the log searched for its events up to 10.
 fn looked_through(meanwhile: impl FnOnce(&mut Story)) -> Story {
     let mut story = Story::new();
-    story.tell(Input::Assigned);
+    story.send(Input::Assigned);
     let Input::Listed(mut listing) = listed(&[("a", 4)], 10, 10) else {
         unreachable!()
     };
     listing.workspaces[0].unloaded = true;
-    story.tell(Input::Listed(listing));
+    story.send(Input::Listed(listing));
     story.pass(Duration::from_mins(1));
     meanwhile(&mut story);
     story
@@ -1302,11 +1302,11 @@ fn what_cannot_be_read_may_be_of_one_that_is_out_of_memory() {
     ];
     for failure in failures {
         let mut story = looked_through(|story| {
-            story.tell(Input::FetchFailed {
+            story.send(Input::FetchFailed {
                 lane: Lane::CatchUp,
                 failure: failure.clone(),
             });
-            story.tell(read_to(Lane::CatchUp, 10, 10, Vec::new()));
+            story.send(read_to(Lane::CatchUp, 10, 10, Vec::new()));
         });
         let saves = story.pass(Duration::from_mins(3));
         let advances = saves.iter().any(|save| save.contains("only advance"));
@@ -1320,28 +1320,28 @@ fn what_cannot_be_read_may_be_of_one_that_is_out_of_memory() {
 #[test]
 fn a_parked_workspace_without_events_of_its_own_holds_nothing_back() {
     let mut story = Story::owned(&[("a", 10)], 10, 10);
-    story.tell(granted(0));
-    story.tell(Input::LoadFailed {
+    story.send(granted(0));
+    story.send(Input::LoadFailed {
         slot: Slot(0),
         epoch: Epoch::new(2),
         claimed: true,
         failure: LoadFailure::Park("entry 3 is damaged".to_owned()),
     });
-    story.tell(appended(20));
-    story.tell(read_to(Lane::Live, 20, 20, Vec::new()));
+    story.send(appended(20));
+    story.send(read_to(Lane::Live, 20, 20, Vec::new()));
     story.pass(Duration::from_mins(1));
     assert_eq!(
         story.pass(Duration::from_secs(1)),
         ["save only advance #0 to 20 epoch 2, committed 20"]
     );
-    story.tell(saved());
+    story.send(saved());
     assert_eq!(story.machine.trim_floor(), Offset(20));
 }
 
 #[test]
 fn one_that_another_owner_has_taken_over_is_not_moved_on_again() {
     let mut story = looked_through(|story| {
-        story.tell(read_to(Lane::CatchUp, 10, 10, Vec::new()));
+        story.send(read_to(Lane::CatchUp, 10, 10, Vec::new()));
     });
     let advance = |story: &mut Story| {
         story.pass(Duration::from_mins(1));
@@ -1355,7 +1355,7 @@ fn one_that_another_owner_has_taken_over_is_not_moved_on_again() {
         slot: Slot(0),
         refusal: Refusal::TakenOver,
     };
-    story.tell(Input::Saved {
+    story.send(Input::Saved {
         refused: vec![refused],
     });
     assert_eq!(story.machine.trim_floor(), Offset(4));
@@ -1368,15 +1368,15 @@ fn a_deletion_of_which_it_is_not_known_whether_it_happened_holds_back() {
     story.load(0, 2, 10, 10);
     story.command("a", Command::Delete);
     let failure = EraseFailure::Failed("no answer".to_owned());
-    story.tell(erase_failed(0, 3, failure));
-    story.tell(appended(20));
-    story.tell(read_to(Lane::Live, 20, 20, vec![touched("b", 12, 12)]));
-    story.tell(granted(1));
-    story.tell(loaded(1, 1, 12, 20));
-    story.tell(applied(Lane::Live, &[1]));
+    story.send(erase_failed(0, 3, failure));
+    story.send(appended(20));
+    story.send(read_to(Lane::Live, 20, 20, vec![touched("b", 12, 12)]));
+    story.send(granted(1));
+    story.send(loaded(1, 1, 12, 20));
+    story.send(applied(Lane::Live, &[1]));
     let commits = |story: &mut Story| {
         let saves = story.pass(Duration::from_mins(2));
-        story.tell(saved());
+        story.send(saved());
         saves.iter().any(|save| save.ends_with("committed 20"))
     };
     assert!(

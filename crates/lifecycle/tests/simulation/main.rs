@@ -14,7 +14,7 @@ mod simulator;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use simulator::{Failure, Rule, Sabotage, Tally, Troubles, run};
+use simulator::{Failure, FaultSet, Rule, Sabotage, Tally, run};
 
 /// Simulates the lives of these seeds on all cores and returns the sum of their tallies.
 fn live_all(first: u64, seeds: u64) -> Tally {
@@ -29,7 +29,7 @@ fn live_all(first: u64, seeds: u64) -> Tally {
                     if seed >= first + seeds {
                         break;
                     }
-                    let lived = run(seed, Sabotage::None, Troubles::All);
+                    let lived = run(seed, Sabotage::None, FaultSet::All);
                     let mut result = result.lock().unwrap();
                     match lived {
                         Ok(tally) => tally.into_iter().for_each(|(what, times)| {
@@ -50,7 +50,7 @@ fn live_all(first: u64, seeds: u64) -> Tally {
 
 #[track_caller]
 fn lives_well(seed: u64) {
-    if let Err(failure) = run(seed, Sabotage::None, Troubles::First) {
+    if let Err(failure) = run(seed, Sabotage::None, FaultSet::First) {
         panic!("{failure}");
     }
 }
@@ -60,7 +60,7 @@ fn three_thousand_lives_keep_every_promise_and_meet_every_trouble() {
     let tally = live_all(0, 3000);
     println!("{tally:#?}");
     // A simulation without faults proves nothing.
-    for trouble in [
+    for faults in [
         "advances",
         "commands done",
         "commands refused",
@@ -94,8 +94,8 @@ fn three_thousand_lives_keep_every_promise_and_meet_every_trouble() {
         "zombies",
     ] {
         assert!(
-            tally.get(trouble).is_some_and(|times| *times >= 10),
-            "too few: {trouble}"
+            tally.get(faults).is_some_and(|times| *times >= 10),
+            "too few: {faults}"
         );
     }
 }
@@ -152,17 +152,17 @@ fn a_skip_that_is_answered_outlives_a_crash() {
 #[test]
 fn the_same_seed_is_the_same_life() {
     for seed in 0..20 {
-        let told = || {
+        let delivered = || {
             simulator::live(
                 seed,
                 Sabotage::None,
-                Troubles::All,
+                FaultSet::All,
                 simulator::Traced::Whole,
             )
             .unwrap()
             .1
         };
-        assert_eq!(told(), told(), "seed {seed}");
+        assert_eq!(delivered(), delivered(), "seed {seed}");
     }
 }
 
@@ -212,10 +212,10 @@ fn every_rule_that_is_broken_on_purpose_is_caught() {
         assert!(is_tried, "{sabotage:?}");
     }
     for (sabotage, rule, first) in BROKEN_RULES {
-        let mut failures = [Troubles::First, Troubles::All]
+        let mut failures = [FaultSet::First, FaultSet::All]
             .into_iter()
-            .flat_map(|troubles| (first..first + 200).map(move |seed| (seed, troubles)))
-            .filter_map(|(seed, troubles)| run(seed, sabotage, troubles).err());
+            .flat_map(|faults| (first..first + 200).map(move |seed| (seed, faults)))
+            .filter_map(|(seed, faults)| run(seed, sabotage, faults).err());
         let caught = failures.find(|failure| failure.violation.rule == rule);
         let failure = caught.unwrap_or_else(|| panic!("{sabotage:?} is not caught as {rule:?}"));
         println!(

@@ -45,7 +45,7 @@ fn phase(total: Option<u64>) -> Phase {
 /// The ETAs given during a phase.
 #[derive(Debug, Default)]
 struct Estimates {
-    told: u32,
+    given: u32,
     true_within: u32,
     first_after: Option<f64>,
     /// The mean of (high - low) / truth while more than 10 s remain.
@@ -74,7 +74,7 @@ fn run_from(
     let phase = phase(Some(total));
     let mut random = Random(seed);
     let (mut seconds, mut done, mut carried) = (0.0, 0, 0.0);
-    let mut told = Vec::new();
+    let mut given = Vec::new();
     while done < total {
         phase.clock.advance(TICK);
         seconds += TICK.as_secs_f64();
@@ -88,54 +88,54 @@ fn run_from(
         let eta = phase.status.progress().unwrap().eta();
         if let Some(eta) = eta.filter(|_| seconds >= kept_from) {
             assert_eq!(eta.basis, Basis::Rate);
-            told.push((seconds, eta.low.as_secs_f64(), eta.high.as_secs_f64()));
+            given.push((seconds, eta.low.as_secs_f64(), eta.high.as_secs_f64()));
         }
     }
-    let mut said = Estimates {
-        first_after: told.first().map(|(at, ..)| *at),
+    let mut estimates = Estimates {
+        first_after: given.first().map(|(at, ..)| *at),
         took: seconds,
         ..Estimates::default()
     };
     let mut early: Vec<f64> = Vec::new();
-    for (at, low, high) in told {
-        said.told += 1;
-        said.true_within += u32::from(at + low <= seconds && seconds <= at + high);
+    for (at, low, high) in given {
+        estimates.given += 1;
+        estimates.true_within += u32::from(at + low <= seconds && seconds <= at + high);
         if seconds - at > 10.0 {
             early.push((high - low) / (seconds - at));
         }
     }
-    said.width = early.iter().sum::<f64>() / (early.len() as f64).max(1.0);
-    said
+    estimates.width = early.iter().sum::<f64>() / (early.len() as f64).max(1.0);
+    estimates
 }
 
 #[test]
 fn a_steady_rate_is_told_early_narrow_and_true() {
     for (total, rate) in [(100_000, 1000.0), (60, 1.0), (5_000_000, 900_000.0)] {
-        let said = run(total, 0, |_, _| rate);
-        assert_eq!(said.true_within, said.told, "{said:?}");
-        assert!(said.told > 0, "{said:?}");
+        let estimates = run(total, 0, |_, _| rate);
+        assert_eq!(estimates.true_within, estimates.given, "{estimates:?}");
+        assert!(estimates.given > 0, "{estimates:?}");
     }
-    let said = run(100_000, 0, |_, _| 1000.0);
-    assert!(said.first_after.unwrap() <= 2.1, "{said:?}");
-    assert!(said.width < 0.35, "{said:?}");
-    assert!(said.told > 1900, "nearly always: {said:?}");
+    let estimates = run(100_000, 0, |_, _| 1000.0);
+    assert!(estimates.first_after.unwrap() <= 2.1, "{estimates:?}");
+    assert!(estimates.width < 0.35, "{estimates:?}");
+    assert!(estimates.given > 1900, "nearly always: {estimates:?}");
 }
 
 /// Over many phases, this share of the ETAs must contain the real end.
 fn mostly_true(name: &str, share: f64, mut one: impl FnMut(u64) -> Estimates) {
-    let (mut told, mut true_within, mut possible, mut width) = (0, 0, 0.0, 0.0);
+    let (mut given, mut true_within, mut possible, mut width) = (0, 0, 0.0, 0.0);
     for seed in 0..40 {
-        let said = one(seed);
-        told += said.told;
-        true_within += said.true_within;
-        possible += said.took / TICK.as_secs_f64();
-        width += said.width / 40.0;
+        let estimates = one(seed);
+        given += estimates.given;
+        true_within += estimates.true_within;
+        possible += estimates.took / TICK.as_secs_f64();
+        width += estimates.width / 40.0;
     }
-    let came_true = f64::from(true_within) / f64::from(told.max(1));
-    let told = f64::from(told) / possible;
-    println!("{name}: told {told:.3} of the time, true {came_true:.4}, width {width:.2}");
+    let came_true = f64::from(true_within) / f64::from(given.max(1));
+    let given = f64::from(given) / possible;
+    println!("{name}: told {given:.3} of the time, true {came_true:.4}, width {width:.2}");
     assert!(came_true >= share, "{name}: {came_true} true");
-    assert!(told > 0.5, "{name}: told only {told} of the time");
+    assert!(given > 0.5, "{name}: told only {given} of the time");
     assert!(width < 2.0, "{name}: {width} wide");
 }
 
@@ -179,9 +179,9 @@ fn a_rate_that_wanders_mostly_comes_true() {
 #[test]
 fn a_short_phase_is_told_within_its_first_second() {
     for seconds in [2, 3, 4] {
-        let said = run(seconds * 1000, 0, |_, _| 1000.0);
-        assert!(said.first_after.unwrap() <= 0.75, "{said:?}");
-        assert_eq!(said.true_within, said.told, "{said:?}");
+        let estimates = run(seconds * 1000, 0, |_, _| 1000.0);
+        assert!(estimates.first_after.unwrap() <= 0.75, "{estimates:?}");
+        assert_eq!(estimates.true_within, estimates.given, "{estimates:?}");
     }
 }
 
@@ -205,15 +205,15 @@ fn a_short_phase_of_any_rate_mostly_comes_true() {
         for (name, chance) in [("half of the ticks", 0.5), ("a tenth of the ticks", 0.1)] {
             let (mut wrong, mut possible) = (0, 0.0);
             for seed in 0..200 {
-                let said = run(seconds * 1000, seed, |_, random| {
+                let estimates = run(seconds * 1000, seed, |_, random| {
                     if random.next() < chance {
                         1000.0 / chance
                     } else {
                         0.0
                     }
                 });
-                wrong += said.told - said.true_within;
-                possible += said.took / TICK.as_secs_f64();
+                wrong += estimates.given - estimates.true_within;
+                possible += estimates.took / TICK.as_secs_f64();
             }
             println!("{seconds} s, {name}: {wrong} of {possible:.0} looks were told wrong");
             assert!(f64::from(wrong) < possible * 0.01, "{wrong} of {possible}");
@@ -225,10 +225,13 @@ fn a_short_phase_of_any_rate_mostly_comes_true() {
 fn a_rate_that_halves_is_within_its_bounds_again_at_once_or_not_told() {
     for halves_at in [0.4, 0.7, 1.0, 1.5, 2.0] {
         for total in [2000, 3000, 4000] {
-            let said = run_from(halves_at + 0.5, total, 0, |seconds, _| {
+            let estimates = run_from(halves_at + 0.5, total, 0, |seconds, _| {
                 if seconds > halves_at { 500.0 } else { 1000.0 }
             });
-            assert_eq!(said.true_within, said.told, "at {halves_at}: {said:?}");
+            assert_eq!(
+                estimates.true_within, estimates.given,
+                "at {halves_at}: {estimates:?}"
+            );
         }
     }
 }
@@ -328,13 +331,13 @@ fn a_finished_phase_says_when_it_moved_last() {
 #[test]
 fn a_reader_alone_is_sampler_enough() {
     let phase = phase(Some(100_000));
-    let mut told = 0;
+    let mut given = 0;
     for _ in 0..200 {
         phase.clock.advance(TICK);
         phase.progress.add(50);
-        told += u32::from(phase.status.snapshot().progress().unwrap().eta().is_some());
+        given += u32::from(phase.status.snapshot().progress().unwrap().eta().is_some());
     }
-    assert!(told > 150, "{told}");
+    assert!(given > 150, "{given}");
 }
 
 #[test]

@@ -128,7 +128,7 @@ impl Desk {
             || self.admission.waiting().any(|(who, _)| *who == at)
     }
 
-    fn tell(&mut self, at: Address, input: Input) {
+    fn deliver(&mut self, at: Address, input: Input) {
         self.inbox.push((at, Message::Input(input)));
     }
 
@@ -139,7 +139,7 @@ impl Desk {
 
     pub(crate) fn grant(&mut self) {
         while let Some((at, slot)) = self.admission.grant() {
-            self.tell(at, Input::PermitGranted { slot });
+            self.deliver(at, Input::PermitGranted { slot });
         }
     }
 
@@ -170,7 +170,7 @@ impl Desk {
         if env.store_fails(env.faults.list) {
             self.lists.swap_remove(index);
             env.count("lists failed");
-            return self.tell(
+            return self.deliver(
                 at,
                 Input::ListFailed {
                     reason: "the store does not answer".to_owned(),
@@ -194,7 +194,7 @@ impl Desk {
                 high_watermark: Offset(log.high()),
                 first_epoch: Epoch::new(env.store.first_epoch(at.partition)),
             };
-            self.tell(at, Input::Listed(listing));
+            self.deliver(at, Input::Listed(listing));
         }
     }
 
@@ -263,7 +263,7 @@ impl Desk {
             )
         });
         env.count("loads failed");
-        self.tell(
+        self.deliver(
             job.at,
             Input::LoadFailed {
                 slot: job.slot,
@@ -444,7 +444,7 @@ impl Desk {
                 failure,
             },
         };
-        self.tell(job.at, input);
+        self.deliver(job.at, input);
         Ok(())
     }
 

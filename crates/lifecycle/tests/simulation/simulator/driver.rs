@@ -310,7 +310,7 @@ impl Driver {
         };
         local.target = high;
         let is_early = env.sabotage == Sabotage::ReadyBeforeTarget;
-        let told = if is_early { record.next_offset } else { high };
+        let delivered = if is_early { record.next_offset } else { high };
         let input = Input::Loaded {
             slot: job.slot,
             epoch: job.epoch,
@@ -318,7 +318,7 @@ impl Driver {
             next_offset: Offset(record.next_offset),
             events_applied: record.events_applied,
             unsaved: populates,
-            high_watermark: Offset(told),
+            high_watermark: Offset(delivered),
         };
         self.input(env, desk, input)
     }

@@ -10,7 +10,7 @@ use super::random::{Random, mix};
 use super::rules::Violation;
 use super::sabotage::Sabotage;
 use super::store::Store;
-use super::{Traced, Troubles};
+use super::{FaultSet, Traced};
 
 /// Maximum of trace lines that are kept.
 const TRACE_LINES: usize = 200;
@@ -82,7 +82,7 @@ pub(crate) struct Config {
 
 impl Config {
     /// Later faults are drawn from a separate generator, so the first faults are the same with and without them.
-    fn add_later_troubles(&mut self, random: &mut Random) {
+    fn add_later_faults(&mut self, random: &mut Random) {
         self.erasures = random.pick(&[0, 100, 400]);
         let calm = self.faults.save == 0 && self.faults.load == 0;
         self.losses = random.pick(&[0, 100, 400]);
@@ -185,12 +185,12 @@ pub(crate) struct Env {
 }
 
 impl Env {
-    pub(crate) fn new(seed: u64, sabotage: Sabotage, troubles: Troubles, traced: Traced) -> Self {
+    pub(crate) fn new(seed: u64, sabotage: Sabotage, faults: FaultSet, traced: Traced) -> Self {
         let mut random = Random::new(seed);
         let mut config = Config::draw(seed, &mut random);
         let mut later = Random::new(mix(seed));
-        if troubles == Troubles::All {
-            config.add_later_troubles(&mut later);
+        if faults == FaultSet::All {
+            config.add_later_faults(&mut later);
         }
         let logs = (0..config.partitions)
             .map(|_| Log::new(config.workspaces, config.damage))

@@ -45,7 +45,7 @@ impl fmt::Display for Failure {
         for line in &self.trace {
             writeln!(f, "{line}")?;
         }
-        let step = if self.step == world::TROUBLE_IS_OVER {
+        let step = if self.step == world::FAULTS_END {
             "after the trouble".to_owned()
         } else {
             format!("at step {}", self.step)
@@ -69,21 +69,17 @@ pub(crate) enum Traced {
 
 /// Which faults a life may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Troubles {
+pub(crate) enum FaultSet {
     /// Those that existed when the first seeds were kept by name, so that these seeds give the same lives as then.
     First,
     All,
 }
 
 /// Simulates one life. A life that breaks a promise is simulated again with a trace.
-pub(crate) fn run(
-    seed: u64,
-    sabotage: Sabotage,
-    troubles: Troubles,
-) -> Result<Tally, Box<Failure>> {
-    match live(seed, sabotage, troubles, Traced::Nothing) {
+pub(crate) fn run(seed: u64, sabotage: Sabotage, faults: FaultSet) -> Result<Tally, Box<Failure>> {
+    match live(seed, sabotage, faults, Traced::Nothing) {
         Ok((tally, _)) => Ok(tally),
-        Err(failure) => match live(seed, sabotage, troubles, Traced::End) {
+        Err(failure) => match live(seed, sabotage, faults, Traced::End) {
             Err(traced) if traced.violation == failure.violation => Err(traced),
             other => panic!("seed {seed} is not the same twice: {failure}, then {other:?}"),
         },
@@ -94,10 +90,10 @@ pub(crate) fn run(
 pub(crate) fn live(
     seed: u64,
     sabotage: Sabotage,
-    troubles: Troubles,
+    faults: FaultSet,
     traced: Traced,
 ) -> Result<(Tally, Vec<String>), Box<Failure>> {
-    let mut world = world::World::new(seed, sabotage, troubles, traced);
+    let mut world = world::World::new(seed, sabotage, faults, traced);
     let lived = world.live();
     let trace = world.env.take_trace();
     match lived {

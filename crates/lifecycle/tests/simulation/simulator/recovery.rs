@@ -9,7 +9,7 @@ use super::driver::{Driver, id_of};
 use super::env::{Faults, Stop};
 use super::rules::{Rule, Violation, ensure};
 use super::shown::Shown;
-use super::world::{TROUBLE_IS_OVER, World};
+use super::world::{FAULTS_END, World};
 
 /// Within this time everything that can become ready must be ready.
 const SETTLES_IN: Duration = Duration::from_mins(5);
@@ -26,7 +26,7 @@ enum Rest {
 
 impl World {
     pub(crate) fn recover(&mut self) -> Result<(), Violation> {
-        self.end_trouble()?;
+        self.end_faults()?;
         self.settle(World::everything_rests)?;
         self.operators_help()?;
         self.everything_is_ready()?;
@@ -49,11 +49,11 @@ impl World {
         self.everything_is_ready()
     }
 
-    fn end_trouble(&mut self) -> Result<(), Violation> {
+    fn end_faults(&mut self) -> Result<(), Violation> {
         self.env.note(|| "trouble ends".to_owned());
         self.env.faults = Faults::default();
         self.env.store_is_down = false;
-        self.step = TROUBLE_IS_OVER;
+        self.step = FAULTS_END;
         for index in 0..self.processes.len() {
             let out: Vec<_> = self.processes[index]
                 .drivers
@@ -64,8 +64,8 @@ impl World {
                 .map(|driver| driver.at)
                 .collect();
             for at in out {
-                let told = self.tell(at, Input::Lost);
-                self.survive(told)?;
+                let delivered = self.deliver(at, Input::Lost);
+                self.survive(delivered)?;
             }
         }
         Ok(())
@@ -326,8 +326,8 @@ impl World {
 
     fn hand_over(&mut self) -> Result<(), Violation> {
         for at in self.owners.clone().into_iter().flatten() {
-            let told = self.tell(at, Input::Revoked);
-            self.survive(told)?;
+            let delivered = self.deliver(at, Input::Revoked);
+            self.survive(delivered)?;
         }
         // No process gets them: `owners` stays as it is until all are released.
         self.settle(|world| {

@@ -1,6 +1,6 @@
 //! A life: processes that start and stop around logs and a store, one step at a time.
 
-mod trouble;
+mod faults;
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use super::env::{Env, Step, Stop};
 use super::log::Kind;
 use super::rules::{Rule, Violation, ensure};
 use super::sabotage::Sabotage;
-use super::{Traced, Troubles};
+use super::{FaultSet, Traced};
 
 /// The step after the last.
-pub(crate) const TROUBLE_IS_OVER: u64 = u64::MAX;
+pub(crate) const FAULTS_END: u64 = u64::MAX;
 
 pub(crate) struct Process {
     pub(crate) number: u64,
@@ -54,8 +54,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, sabotage: Sabotage, troubles: Troubles, traced: Traced) -> Self {
-        let env = Env::new(seed, sabotage, troubles, traced);
+    pub(crate) fn new(seed: u64, sabotage: Sabotage, faults: FaultSet, traced: Traced) -> Self {
+        let env = Env::new(seed, sabotage, faults, traced);
         Self {
             processes: Vec::new(),
             owners: vec![None; env.config.partitions],
@@ -201,7 +201,7 @@ impl World {
             .map_err(|stop| (index, stop))
     }
 
-    pub(crate) fn tell(&mut self, at: Address, input: Input) -> Result<(), (usize, Stop)> {
+    pub(crate) fn deliver(&mut self, at: Address, input: Input) -> Result<(), (usize, Stop)> {
         let Some(index) = self
             .processes
             .iter()
@@ -252,11 +252,7 @@ impl World {
 
     /// Does one piece of work that is under way; false if there is none.
     pub(crate) fn work(&mut self) -> Result<bool, (usize, Stop)> {
-        self.assign(if self.step == TROUBLE_IS_OVER {
-            1000
-        } else {
-            300
-        })?;
+        self.assign(if self.step == FAULTS_END { 1000 } else { 300 })?;
         let mut choices = Vec::new();
         for (index, process) in self.processes.iter().enumerate() {
             if process.frozen_until > self.step {

@@ -75,9 +75,9 @@ impl World {
                 self.processes[process].frozen_until = self.step + self.env.random.between(5, 100);
             }
             6..=8 if !self.env.config.moves => {}
-            6 | 7 => return self.tell_owner(partition, Input::Revoked),
-            8 => return self.tell_owner(partition, Input::Lost),
-            9 => return self.end_somebody(process),
+            6 | 7 => return self.notify_owner(partition, Input::Revoked),
+            8 => return self.notify_owner(partition, Input::Lost),
+            9 => return self.end_a_process(process),
             10.. if self.env.config.zombies => {
                 if let Some(at) = self.owners[partition].take() {
                     self.env
@@ -132,7 +132,7 @@ impl World {
     fn lose_changelog(&mut self, partition: usize) -> Result<(), (usize, Stop)> {
         let is_cut = self.env.later.chance(300);
         let keeps_beginning = is_cut || self.env.later.chance(600);
-        let told = !self.env.config.zombies || !keeps_beginning || self.env.later.chance(500);
+        let delivered = !self.env.config.zombies || !keeps_beginning || self.env.later.chance(500);
         let drivers = self.processes.iter().flat_map(|process| &process.drivers);
         let earlier: Vec<_> = drivers
             .filter(|driver| driver.at.partition == partition && !driver.released)
@@ -155,9 +155,9 @@ impl World {
             self.env.store.lose_changelog(partition, workspaces, low);
         }
         self.env.store.fence(partition, self.next_life);
-        if told {
+        if delivered {
             for at in earlier {
-                self.tell(at, Input::Lost)?;
+                self.deliver(at, Input::Lost)?;
             }
         }
         Ok(())
@@ -196,12 +196,12 @@ impl World {
             .collect();
         for at in lost {
             self.owners[at.partition].take_if(|owner| *owner == at);
-            self.tell(at, Input::Lost)?;
+            self.deliver(at, Input::Lost)?;
         }
         Ok(())
     }
 
-    fn tell_owner(&mut self, partition: usize, input: Input) -> Result<(), (usize, Stop)> {
+    fn notify_owner(&mut self, partition: usize, input: Input) -> Result<(), (usize, Stop)> {
         let Some(at) = self.owners[partition].take() else {
             return Ok(());
         };
@@ -210,18 +210,18 @@ impl World {
         } else {
             "revoked"
         });
-        self.tell(at, input)
+        self.deliver(at, input)
     }
 
     /// Passes `Lost` to a partition that is leaving, or to a zombie.
-    fn end_somebody(&mut self, process: usize) -> Result<(), (usize, Stop)> {
+    fn end_a_process(&mut self, process: usize) -> Result<(), (usize, Stop)> {
         let owners = &self.owners;
         let out = self.processes[process]
             .drivers
             .iter()
             .find(|driver| !driver.released && owners[driver.at.partition] != Some(driver.at));
         match out.map(|driver| driver.at) {
-            Some(at) => self.tell(at, Input::Lost),
+            Some(at) => self.deliver(at, Input::Lost),
             None => Ok(()),
         }
     }
