@@ -1,4 +1,4 @@
-//! What every store must do, whoever keeps it.
+//! What every store must do, whatever implements it.
 
 #![allow(
     missing_docs,
@@ -22,10 +22,10 @@ use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
 
-/// One demand on an empty store.
+/// One requirement on an empty store.
 pub type Case = fn(&dyn Store);
 
-/// All demands, by name.
+/// All requirements, by name.
 pub const CASES: &[(&str, Case)] = &[
     (
         "a claim makes a workspace known",
@@ -75,6 +75,10 @@ pub const CASES: &[(&str, Case)] = &[
     (
         "nothing of before brings a deleted workspace back",
         nothing_of_before_brings_a_deleted_workspace_back,
+    ),
+    (
+        "a transition that is written during a deletion is not left behind",
+        a_transition_written_during_a_deletion_is_not_left_behind,
     ),
     (
         "a reset workspace is empty and keeps its history",
@@ -140,7 +144,7 @@ pub fn unset(kind: &str, name: &str) -> Change {
     }
 }
 
-/// The first save of a workspace; a later one is [`counted`].
+/// The first save of a workspace; for a later one use [`counted`].
 pub fn save_of(text: &str, epoch: u64, next_offset: u64, changes: Vec<Change>) -> Save {
     Save {
         id: id(text),
@@ -155,7 +159,7 @@ pub fn save_of(text: &str, epoch: u64, next_offset: u64, changes: Vec<Change>) -
     }
 }
 
-/// A save with the number of entries that its workspace would tell: of what the store holds, and of its changes.
+/// A save with the number of entries that its workspace would report, computed from the store and the changes.
 pub fn counted(store: &dyn Store, save: Save) -> Save {
     let mut names = BTreeSet::new();
     let loaded = store.load(&save.id, &mut |entry| {
@@ -167,7 +171,7 @@ pub fn counted(store: &dyn Store, save: Save) -> Save {
             entries: entries_after(names, &save.changes),
             ..save
         },
-        // Then the number makes no difference: the store refuses the save.
+        // Here the number does not matter: the store refuses the save.
         Err(_) => save,
     }
 }
@@ -182,7 +186,7 @@ fn entries_after(mut names: BTreeSet<(Arc<str>, Box<str>)>, changes: &[Change]) 
     u64::try_from(names.len()).unwrap_or(u64::MAX)
 }
 
-/// Everything of a workspace.
+/// Loads a workspace with all its entries.
 pub fn load(
     store: &dyn Store,
     text: &str,
@@ -195,7 +199,7 @@ pub fn load(
     Ok((about, entries))
 }
 
-/// Saves with the true numbers of entries.
+/// Saves with the correct numbers of entries.
 pub fn save(store: &dyn Store, saves: &[Save]) -> Vec<SaveRefused> {
     let saves = saves.iter().map(|save| counted(store, save.clone()));
     store.save(&saves.collect::<Vec<_>>(), &[]).expect("saved")
@@ -373,14 +377,14 @@ fn a_save_of_the_offset_alone_changes_nothing_else(store: &dyn Store) {
     };
     assert_eq!(save(store, &[unloaded]), []);
     let (before, entries) = load(store, "acme").expect("loaded");
-    // The epoch that the store must have, the epoch of the save, the offset, and whether it is taken.
+    // The epoch that the store must have, the epoch of the save, the offset, and whether the save is accepted.
     for (stored, epoch, next_offset, taken) in [
         (1, 1, 40, false),
         (1, 3, 40, false),
         (3, 3, 40, false),
         (2, 3, 30, true),
         (2, 3, 40, false),
-        // It never goes back.
+        // The offset never decreases.
         (3, 3, 20, true),
     ] {
         let advance = Save {
@@ -561,7 +565,7 @@ fn a_deleted_workspace_leaves_nothing_but_a_mark(store: &dyn Store) {
     let (_, other) = load(store, "acme-2").expect("the other one stays");
     let history = store.history(&id("acme-2"), None, 10).expect("readable");
     assert_eq!((other.len(), history.len()), (1, 1));
-    // Of one that the store never knew as well, and again: the mark of the last one counts.
+    // A workspace that the store never knew is deleted too, and one is deleted twice: its last mark counts.
     store.delete(erase_of("acme-3", 1, 21)).expect("deleted");
     store.delete(erase_of("acme", 3, 22)).expect("deleted");
     let marks = store.deletions(PartitionId(1)).expect("listed");
@@ -615,7 +619,7 @@ fn nothing_of_before_brings_a_deleted_workspace_back(store: &dyn Store) {
         &[save_of("acme", 1, 12, vec![set("k", "b", "2", 11)])],
     );
     assert_eq!(refused.len(), 1);
-    // The last that its status has shown is written late.
+    // The last transitions of its status are written late.
     store
         .append_history(vec![transition("acme", 1, 2), transition("acme", 2, 1)])
         .expect("dropped");
@@ -633,6 +637,25 @@ fn nothing_of_before_brings_a_deleted_workspace_back(store: &dyn Store) {
     );
     assert_eq!(refused.len(), 1);
     assert_eq!(load(store, "acme").expect("loaded").1, []);
+}
+
+fn a_transition_written_during_a_deletion_is_not_left_behind(store: &dyn Store) {
+    for round in 0..20 {
+        let text = format!("acme-{round}");
+        store.claim(claim_of(&text, 1)).expect("claimed");
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for sequence in 1..=20 {
+                    let written = store.append_history(vec![transition(&text, 1, sequence)]);
+                    written.expect("kept or dropped");
+                }
+            });
+            store.delete(erase_of(&text, 2, 20)).expect("deleted");
+            writer.join().expect("written");
+        });
+        let history = store.history(&id(&text), None, 100).expect("readable");
+        assert_eq!(history, [], "{text}");
+    }
 }
 
 fn a_reset_workspace_is_empty_and_keeps_its_history(store: &dyn Store) {

@@ -267,10 +267,17 @@ impl FileStore {
     fn append_history_of(
         &self,
         id: &WorkspaceId,
-        records: Vec<HistoryRecord>,
+        mut records: Vec<HistoryRecord>,
     ) -> Result<(), StoreError> {
         let slot = self.slot(id);
         let mut slot = slot.lock();
+        // Under the lock: a deletion between the check and the write would leave the transitions behind.
+        if let Some(deletion) = self.index.deletion(id) {
+            records.retain(|record| record.epoch > deletion.epoch);
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
         let path = self.history_path(id);
         let dir = path.parent().unwrap_or(&self.root);
         std::fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
@@ -563,13 +570,7 @@ impl Store for FileStore {
                 .push(record);
         }
         let mut first = Ok(());
-        for (id, mut records) in by_workspace {
-            if let Some(deletion) = self.index.deletion(&id) {
-                records.retain(|record| record.epoch > deletion.epoch);
-            }
-            if records.is_empty() {
-                continue;
-            }
+        for (id, records) in by_workspace {
             first = first.and(self.append_history_of(&id, records));
         }
         first
