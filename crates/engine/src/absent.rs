@@ -1,9 +1,8 @@
-//! Workspaces that are known and not in memory, so that lists and counts have them without a look at the
-//! store.
+//! Workspaces that are known and not in memory, so that lists and counts include them without a query of the store.
 //!
-//! *Invariant:* a workspace that this process has met is in the tracker or here, and never in both: a
-//! workspace that leaves the tracker is entered here under one lock, and one that begins to load is taken
-//! out in the same way. One entry costs about 200 bytes; there is at most one a workspace.
+//! *Invariant:* a workspace that this process knows is in the tracker or here, and never in both: a workspace that
+//! leaves the tracker is entered here under one lock, and one that begins to load is removed under the same lock. An
+//! entry takes about 200 bytes; there is at most one for each workspace.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -16,7 +15,7 @@ use workspace_status::{Epoch, LastKnown, Snapshot, WorkspaceId};
 
 use crate::store::{HistoryRecord, Store, StoreError, StoredWorkspace};
 
-/// Transitions that are read at once to find the last one of a load.
+/// Transitions per read when the last one of a load is searched.
 const TRANSITIONS_OF_A_LOAD: usize = 1_000;
 
 /// A workspace that is known and not in memory.
@@ -26,17 +25,17 @@ pub struct AbsentWorkspace {
     pub id: WorkspaceId,
     /// The partition of its events.
     pub partition: PartitionId,
-    /// Since when it has not been in memory, as far as is known.
+    /// When it left memory, as far as that is known.
     pub since: SystemTime,
-    /// What was last known of it.
+    /// Its last known state.
     pub last_known: Option<LastKnown>,
     /// Its owner keeps it out of memory because an operator unloaded it.
     pub(crate) is_unloaded: bool,
 }
 
 impl AbsentWorkspace {
-    /// What a store holds of a partition that this process does not own, as far as it is known from the time
-    /// when it did.
+    /// The workspaces of a partition that this process does not own, as its store knows them from the time when it
+    /// owned the partition.
     ///
     /// # Errors
     /// [`StoreError`] when the store does not list the partition.
@@ -47,7 +46,7 @@ impl AbsentWorkspace {
         Ok(stored.iter().map(absent).collect())
     }
 
-    /// A workspace that leaves the tracker in this status.
+    /// A workspace that leaves the tracker with this status.
     pub(crate) fn leaving(snapshot: &Snapshot, partition: PartitionId, is_unloaded: bool) -> Self {
         let last = snapshot.recent_history(1);
         let owner = snapshot.owner().map(Arc::from);
@@ -68,9 +67,9 @@ impl AbsentWorkspace {
         }
     }
 
-    /// A workspace that a store holds; reads the last part of its history.
+    /// A workspace in the store; reads the end of its history.
     fn stored(stored: &StoredWorkspace, store: &dyn Store, owners: &mut Owners) -> Self {
-        // Of the last load; where that has left no record, of the one before.
+        // The last transition of the last load; if that load has left no record, of the load before it.
         let last = last_of_load(store, &stored.id, stored.epoch)
             .or_else(|| last_of_load(store, &stored.id, before(stored.epoch)?));
         let last_known = last.map(|last| {
@@ -92,7 +91,7 @@ impl AbsentWorkspace {
         }
     }
 
-    /// Whether what is known of it is of this load.
+    /// Whether its last known state is of this load.
     fn is_of(&self, epoch: Epoch) -> bool {
         self.last_known
             .as_ref()
@@ -104,8 +103,8 @@ fn before(epoch: Epoch) -> Option<Epoch> {
     Some(Epoch::new(epoch.get().checked_sub(1)?))
 }
 
-/// The last transition of a load; none where there is no record of it, or it cannot be read: what was
-/// last known is shown where it can be, and stands against nothing else.
+/// The last transition of a load; `None` if the load has no record or it cannot be read. A failed read only leaves the
+/// last known state out.
 fn last_of_load(store: &dyn Store, id: &WorkspaceId, epoch: Epoch) -> Option<HistoryRecord> {
     let mut place = (epoch, 0);
     let mut last = None;
@@ -119,7 +118,7 @@ fn last_of_load(store: &dyn Store, id: &WorkspaceId, epoch: Epoch) -> Option<His
     }
 }
 
-/// Names of owners, of which there are few, each in memory once.
+/// Names of owners, each in memory once: there are few of them.
 #[derive(Default)]
 struct Owners(HashMap<String, Arc<str>>);
 
@@ -143,12 +142,12 @@ pub struct AbsentWorkspaces {
 }
 
 impl AbsentWorkspaces {
-    /// One of them.
+    /// One absent workspace.
     pub fn get(&self, id: &str) -> Option<Arc<AbsentWorkspace>> {
         self.by_id.read().get(id).cloned()
     }
 
-    /// The first of those after `after` whose ids begin with `prefix`, at most so many.
+    /// At most `limit` workspaces after `after` whose ids begin with `prefix`.
     pub fn after(
         &self,
         after: Option<&WorkspaceId>,
@@ -169,21 +168,21 @@ impl AbsentWorkspaces {
             .collect()
     }
 
-    /// What `count` makes of their number, while none comes or goes: with a count of the tracker, every
-    /// workspace is counted once.
+    /// The result of `count` for the number of absent workspaces, which does not change meanwhile: if `count` adds the
+    /// tracker's count, every workspace is counted once.
     pub fn counted<T>(&self, count: impl FnOnce(usize) -> T) -> T {
         let by_id = self.by_id.read();
         count(by_id.len())
     }
 
-    /// A workspace leaves memory: `leave` takes it out of the tracker.
+    /// A workspace leaves memory: `leave` removes it from the tracker.
     pub(crate) fn enter(&self, absent: AbsentWorkspace, leave: impl FnOnce()) {
         let mut by_id = self.by_id.write();
         by_id.insert(absent.id.clone(), Arc::new(absent));
         leave();
     }
 
-    /// A workspace begins to load: `begin` puts it into the tracker.
+    /// A workspace begins to load: `begin` adds it to the tracker.
     pub(crate) fn leave<T>(&self, id: &WorkspaceId, begin: impl FnOnce() -> T) -> T {
         let mut by_id = self.by_id.write();
         by_id.remove(id);
@@ -195,8 +194,8 @@ impl AbsentWorkspaces {
         self.by_id.write().remove(id);
     }
 
-    /// A partition was listed by its owner. What it holds is entered: those that an operator unloaded stay, the
-    /// others begin to load at once. What is not in the list was deleted.
+    /// A partition was listed by its owner, and its workspaces are entered: those that an operator unloaded stay, the
+    /// others begin to load at once. A workspace that is not in the list was deleted.
     pub(crate) fn listed(
         &self,
         partition: PartitionId,
@@ -215,7 +214,7 @@ impl AbsentWorkspaces {
                 Some(_) | None if stored.unloaded => {
                     AbsentWorkspace::stored(stored, store, &mut owners)
                 }
-                // Its history is not read: it is in the tracker in a moment.
+                // Its history is not read, because it enters the tracker in a moment.
                 Some(_) | None => AbsentWorkspace {
                     id: stored.id.clone(),
                     partition,
@@ -234,7 +233,7 @@ impl AbsentWorkspaces {
         );
     }
 
-    /// Enters workspaces of partitions that this process does not own. What is known of one already stays.
+    /// Enters workspaces of partitions that this process does not own. An entry that exists already is kept.
     pub fn remember(&self, known: Vec<AbsentWorkspace>) {
         let mut by_id = self.by_id.write();
         for absent in known {

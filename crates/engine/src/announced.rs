@@ -1,28 +1,29 @@
-//! Workspaces whose first event is acknowledged and that their partition has not met yet.
+//! Workspaces whose first event is acknowledged and whose partition has not read it yet.
 //!
-//! An append is acknowledged when it is durable. The partition reads it a moment later, or much later while it is being
-//! opened. So that no list misses the workspace meanwhile, it has a status from before the acknowledgement on: in
-//! `initializing`, with that reason. The first load of the workspace takes the status over.
+//! An append is acknowledged when it is durable. The partition reads it a moment later, or much later while the
+//! partition is being opened. So that no list misses the workspace meanwhile, it has a status from before the
+//! acknowledgement on: `initializing`, with that reason. The first load of the workspace takes over the status.
 
 use std::collections::HashMap;
 
 use workspace_lifecycle::Offset;
 use workspace_status::{Tracker, WorkspaceId};
 
-/// Most workspaces of one assignment that are announced at the same time; further ones are in the lists when the
-/// partition has read their events.
+/// Most workspaces of one assignment that are announced at the same time; further ones are listed when the partition
+/// has read their events.
 const MAX_ANNOUNCED: usize = 65_536;
 
-/// The announced workspaces of one assignment, each with an offset behind which its partition has met it.
+/// The announced workspaces of one assignment, each with an offset; when the partition has read that offset, it knows
+/// the workspace.
 #[derive(Debug, Default)]
 pub(crate) struct Announced {
     offsets: HashMap<WorkspaceId, Offset>,
-    /// The assignment is over.
+    /// The assignment has ended.
     is_closed: bool,
 }
 
 impl Announced {
-    /// Shows a workspace that has no status. `discovered`: the partition has met all workspaces with events below it.
+    /// Shows a workspace that has no status. The partition knows every workspace with an event below `discovered`.
     pub(crate) fn announce(
         &mut self,
         tracker: &Tracker,
@@ -44,13 +45,13 @@ impl Announced {
         self.offsets.contains_key(id)
     }
 
-    /// A load of the workspace begins: its status is that of the load from now on.
+    /// A load of the workspace begins: its status belongs to the load from now on.
     pub(crate) fn begin(&mut self, id: &WorkspaceId) {
         self.offsets.remove(id);
     }
 
-    /// The partition has met all workspaces with events below `discovered`. Those that are still announced are known
-    /// another way, such as one that an operator has unloaded: their statuses go.
+    /// The partition knows every workspace with an event below `discovered`. Those that are still announced are known
+    /// another way, such as one that an operator has unloaded: their statuses are removed.
     pub(crate) fn pass(&mut self, tracker: &Tracker, discovered: Offset) {
         self.offsets.retain(|id, offset| {
             let is_ahead = *offset >= discovered;
@@ -61,7 +62,7 @@ impl Announced {
         });
     }
 
-    /// The assignment is over: nothing of it is announced.
+    /// The assignment ends: the statuses of its announced workspaces are removed.
     pub(crate) fn close(&mut self, tracker: &Tracker) {
         self.is_closed = true;
         for (id, _) in self.offsets.drain() {

@@ -1,7 +1,7 @@
-//! One assignment of a partition to this process, as the threads around it see it.
+//! One assignment of a partition to this process, as other threads see it.
 //!
-//! A partition may be assigned again while answers of the assignment before are still under way.
-//! So whoever answers holds the post that it was asked by: what comes too late finds it closed.
+//! A partition may be assigned again while answers for the previous assignment are still under way. So a thread that
+//! answers keeps the assignment that requested the work; an answer that is late finds it closed.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -18,16 +18,16 @@ use crate::announced::Announced;
 use crate::message::Message;
 use crate::report::HeldBy;
 
-/// Most messages of one assignment among which a command still finds a place.
+/// A command is refused when this many messages of an assignment wait.
 const MAX_COMMANDS_WAITING: usize = 1024;
 
-/// How often the floor below which the log may forget is computed anew.
+/// How often the floor below which the log may be trimmed is computed again.
 const FLOOR_EVERY: Duration = Duration::from_secs(1);
 
-/// A partition whose heart did not beat for this long is not alive. It beats between batches.
+/// A partition without a heartbeat for this long is stuck. It sends one between batches.
 const HEARTBEAT_LATE: Duration = Duration::from_secs(20);
 
-/// Where an assignment stands.
+/// Position and state of an assignment.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct View {
     pub(crate) position: Position,
@@ -61,28 +61,28 @@ impl View {
 pub(crate) struct Assignment<W> {
     id: PartitionId,
     messages: Sender<Message<W>>,
-    /// Until the driver has ended: nobody reads the channel then.
+    /// True until the driver has ended: after that no thread reads the channel.
     is_open: RwLock<bool>,
-    /// Until the driver ends; read while the store saves for it.
+    /// True until the driver ends; read-locked while the store saves for it.
     may_save: RwLock<bool>,
-    /// A `Wake` is in the channel already.
+    /// A `Wake` is already in the channel.
     woken: AtomicBool,
-    /// What the store holds of the partition is known.
+    /// The store has listed the partition.
     listed: AtomicBool,
     view: Mutex<View>,
-    /// What log and store still do before the partition can be served.
+    /// What log and store still have to do before the partition can be served.
     opening: Mutex<Option<String>>,
     /// Milliseconds since the engine began.
     beat_ms: AtomicU64,
-    /// Workspaces that are shown before the driver has met them.
+    /// Workspaces that are shown before the driver has read their events.
     announced: Mutex<Announced>,
-    /// Counts passes, for those who wait for an offset.
+    /// Counts publishes, for readers that wait for an offset.
     passes: watch::Sender<u64>,
 }
 
 impl<W> Assignment<W> {
-    /// A new assignment, and the end of its channel that the driver reads. The channel has no limit of its own: a
-    /// partition is told of at most one save, one load a permit, one wake, and a limited number of commands.
+    /// A new assignment, and the receiver that its driver reads. The channel is unbounded: its messages are at most one
+    /// save, one load per permit, one wake, and a limited number of commands.
     pub(crate) fn new(id: PartitionId, now: Duration) -> (Arc<Self>, Receiver<Message<W>>) {
         let (messages, receiver) = unbounded();
         let assignment = Self {
@@ -107,7 +107,7 @@ impl<W> Assignment<W> {
         self.id
     }
 
-    /// Tells the driver; gives the message back where it has ended.
+    /// Sends a message to the driver; returns it if the driver has ended.
     pub(crate) fn tell(&self, message: Message<W>) -> Result<(), Message<W>> {
         let is_open = self.is_open.read();
         if !*is_open {
@@ -116,12 +116,12 @@ impl<W> Assignment<W> {
         self.messages.send(message).map_err(|error| error.0)
     }
 
-    /// Whether so few messages wait that a command may join them.
+    /// Whether few enough messages wait for a command to be added.
     pub(crate) fn has_place(&self) -> bool {
         self.messages.len() < MAX_COMMANDS_WAITING
     }
 
-    /// Lets nobody in any more: what is in the channel now is all that will ever be.
+    /// Accepts no more messages: after this the channel only empties.
     pub(crate) fn close(&self) {
         *self.is_open.write() = false;
         self.passes
@@ -133,25 +133,26 @@ impl<W> Assignment<W> {
         *self.is_open.read()
     }
 
-    /// Lets a save of the assignment be done, and its end wait as long as the guard lives; none where it ends already.
+    /// Allows a save for the assignment, and delays the assignment's end while the guard lives; `None` if it is ending
+    /// already.
     pub(crate) fn begin_save(&self) -> Option<RwLockReadGuard<'_, bool>> {
-        // Not waited for: only the end of the assignment ever writes it.
+        // This does not wait: only the end of the assignment takes the write lock.
         self.may_save.try_read().filter(|may_save| **may_save)
     }
 
-    /// Waits for the save under way, if there is one: nothing more of the assignment is saved then.
+    /// Waits for the save under way, if there is one; after that nothing of the assignment is saved.
     pub(crate) fn end_saves(&self) {
         *self.may_save.write() = false;
     }
 
     pub(crate) fn wake(&self) {
         if !self.woken.swap(true, Ordering::AcqRel) {
-            // One that has ended needs no waking.
+            // A driver that has ended needs no wake.
             let _ = self.tell(Message::Wake);
         }
     }
 
-    /// The driver looks around: a later wake needs a message again.
+    /// The driver checks for changes from here on: a later wake needs a new message.
     pub(crate) fn awake(&self) {
         self.woken.store(false, Ordering::Release);
     }
@@ -168,12 +169,12 @@ impl<W> Assignment<W> {
             .send_modify(|passes| *passes = passes.wrapping_add(1));
     }
 
-    /// Notes at once that the log must keep more than it had to.
+    /// Publishes at once that the log must keep more than before.
     pub(crate) fn lower_floor(&self, machine: &Partition) {
         self.view.lock().take_floor(machine);
     }
 
-    /// Workspaces that are shown before the driver has met them.
+    /// Workspaces that are shown before the driver has read their events.
     pub(crate) fn announced(&self) -> MutexGuard<'_, Announced> {
         self.announced.lock()
     }
@@ -182,7 +183,7 @@ impl<W> Assignment<W> {
         self.view.lock().clone()
     }
 
-    /// Tells what log and store still do; none when the partition is served.
+    /// Sets what log and store still have to do; `None` when the partition is served.
     pub(crate) fn tell_opening(&self, what: Option<String>) {
         *self.opening.lock() = what;
     }
@@ -226,14 +227,14 @@ impl<W> Assignment<W> {
         self.beat_ms.store(millis, Ordering::Relaxed);
     }
 
-    /// Whether its heart has not beaten for too long.
+    /// Whether its last heartbeat is too old.
     pub(crate) fn is_stuck(&self, now: Duration) -> bool {
         let beat = Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
         now.saturating_sub(beat) > HEARTBEAT_LATE
     }
 }
 
-/// A wish for a load permit, of a workspace in one assignment.
+/// A request for a load permit, by a workspace of one assignment.
 pub(crate) struct Permit<W> {
     pub(crate) assignment: Arc<Assignment<W>>,
     pub(crate) slot: Slot,

@@ -1,17 +1,17 @@
-//! How the engine works: its limits and intervals.
+//! The engine's configuration: limits and intervals.
 
 use std::time::Duration;
 
 use workspace_lifecycle::{AdmissionLimits, Limits};
 
-/// How the engine works.
+/// The engine's configuration.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// Name of this process, shown as the owner of its workspaces.
     pub owner: String,
-    /// Consumer group that gives this process its partitions, shown in the metadata of its workspaces.
+    /// Consumer group that assigns partitions to this process, shown in the metadata of its workspaces.
     pub group: Option<String>,
-    /// Loads at once and urgent places.
+    /// Limits of concurrent loads and of the urgent queue.
     pub admission: AdmissionLimits,
     /// When partitions save, wait and retry.
     pub limits: Limits,
@@ -21,9 +21,9 @@ pub struct EngineConfig {
     pub fetch_bytes: usize,
     /// A load that makes no progress for this long is abandoned and retried.
     pub load_timeout: Duration,
-    /// How long an operator waits for the end of a command at most.
+    /// Longest wait of an operator for the end of a command.
     pub command_timeout: Duration,
-    /// Between two syncs of the store, after which the log may forget.
+    /// Time between two syncs of the store; after each the log may remove what the store holds.
     pub trim_every: Duration,
 }
 

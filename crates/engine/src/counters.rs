@@ -1,4 +1,4 @@
-//! What the engine counts, for metrics. All counters begin at 0 with the process and only grow.
+//! The engine's counters, for metrics. All start at 0 with the process and only grow.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Counts `more`.
+    /// Adds `more`.
     pub fn add(&self, more: u64) {
         self.0.fetch_add(more, Ordering::Relaxed);
     }
@@ -18,12 +18,13 @@ impl Counter {
     }
 }
 
-/// Everything the engine counts.
+/// All counters of the engine.
 #[derive(Debug, Default)]
 pub struct EngineCounters {
     /// Events applied to workspaces.
     pub events_applied: Counter,
-    /// Records read for a workspace that had applied them, or that was not in memory.
+    /// Routable records that were read and not applied: of a workspace that had applied them already or was not in
+    /// memory, or at or after a poison event in their batch.
     pub events_passed: Counter,
     /// Events that a workspace could not apply.
     pub events_poisoned: Counter,

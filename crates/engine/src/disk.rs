@@ -1,14 +1,14 @@
 //! The data directory: one engine's disk, with one database for the embedded log and the LSM store.
 //!
 //! ```text
-//! lock                 held while an engine runs, with its process number
+//! lock                 held while an engine runs, with its process id
 //! format.json          version of the format, number of partitions
 //! witness              copy of the newest acknowledged ledger, outside of the database
 //! witness.accepted     the same, renamed by an operator who accepts a loss
 //! damaged-*            journals as they were before a loss in them was accepted
-//! *.set-aside-SECONDS  what could not be used and may hold something; nothing deletes it
+//! *.set-aside-SECONDS  what could not be used and may hold data; nothing deletes it
 //! db/                  the database
-//! workspaces/          the file store, where it is used
+//! workspaces/          the file store, if it is used
 //! ```
 
 pub(crate) mod aside;
@@ -43,22 +43,23 @@ use workspace_lifecycle::{Offset, PartitionId};
 
 use crate::routing::Partitioner;
 
-/// Most partitions of the embedded log: each is a tree of its own in the database.
+/// Most partitions of the embedded log: each is a separate tree in the database.
 pub const MAX_PARTITIONS: u32 = 256;
 
-/// Partitions of a data directory where nothing else is asked for.
+/// Number of partitions of a data directory by default.
 pub const PARTITIONS_DEFAULT: u32 = 12;
 
-/// What a data directory is asked to be.
+/// How a data directory is to be created or opened.
 #[derive(Debug, Clone)]
 pub struct DataDirSpec {
     /// Number of partitions of the embedded log, 1 to [`MAX_PARTITIONS`]; fixed when the directory is created.
     pub partitions: u32,
-    /// Where workspaces belong whose own record does not say it any more; of a copy of a topic, that of the topic.
+    /// Gives the partition of a workspace whose own record can no longer be read; for a copy of a topic, that topic's
+    /// partitioner.
     pub partitioner: Partitioner,
-    /// Memory for blocks of the database that were read, in bytes.
+    /// Memory for cached blocks of the database, in bytes.
     pub cache_bytes: u64,
-    /// Most bytes of journals on disk; they are read back when the engine starts. At least 64 MiB.
+    /// Most bytes of journals on disk, at least 64 MiB; the journals are read back when the engine starts.
     pub journal_bytes: u64,
     /// Most tables of the database that are kept open, at least 10. A flush or a compaction opens some more.
     pub open_files: usize,
@@ -76,13 +77,13 @@ impl Default for DataDirSpec {
     }
 }
 
-/// Least that the database takes as [`DataDirSpec::journal_bytes`].
+/// Least value of [`DataDirSpec::journal_bytes`] that the database accepts.
 const MIN_JOURNAL_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Fewest files that the database takes as [`DataDirSpec::open_files`].
+/// Least value of [`DataDirSpec::open_files`] that the database accepts.
 const MIN_OPEN_FILES: usize = 10;
 
-/// More than a commit takes that holds little beside the ledger of all partitions.
+/// Upper bound of a commit that holds little besides the ledger of all partitions.
 const MAX_COMMIT_BYTES: u64 = 16 * 1024;
 
 /// An open data directory; clones share it, and the last one closes it.
@@ -96,20 +97,20 @@ struct Inner {
     partitions: u32,
     partitioner: Partitioner,
     journal_bytes: u64,
-    /// The witness was renamed or removed: the engine goes on with what is there.
+    /// The operator renamed or removed the witness: the engine continues with what is left.
     loss_accepted: bool,
     database: Database,
     ledger_keyspace: Keyspace,
     space: FreeSpace,
-    /// Why the database takes no more writes until it is opened again.
+    /// Why the database accepts no more writes until it is opened again.
     gave_up: OnceLock<String>,
     durable: Mutex<Durable>,
     // Dropped last, when the database is closed.
     _lock: DirLock,
 }
 
-/// What was acknowledged so far. One commit at a time: the next batch with a ledger
-/// is written when the one before it is durable, on which the look through the journals relies.
+/// What was acknowledged so far. One commit at a time: the next batch with a ledger is written when the previous one is
+/// durable. The scan of the journals relies on that.
 struct Durable {
     ledger: Ledger,
     witness: Witness,
@@ -124,7 +125,7 @@ impl std::fmt::Debug for DataDir {
 }
 
 impl DataDir {
-    /// Opens a data directory, and creates it where it does not exist.
+    /// Opens a data directory, and creates it if it does not exist.
     ///
     /// # Errors
     /// [`DiskError`] names the path and says what can be done.
@@ -213,7 +214,7 @@ impl DataDir {
         Ok(dir)
     }
 
-    /// Takes over what the witness knew by which a loss was accepted: partitions go on behind the ends that it names.
+    /// Merges the witness with which the operator accepted a loss: partitions continue after the ends that it names.
     fn take_accepted(&self, accepted: &Ledger) -> Result<(), DiskError> {
         let ends = self.inner.durable.lock().ledger.further_ends(accepted);
         self.commit_unchecked(self.inner.database.batch(), &ends)
@@ -222,7 +223,7 @@ impl DataDir {
         std::fs::remove_file(&path).map_err(DiskError::io("remove", &path))
     }
 
-    /// Where the directory is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
@@ -272,7 +273,7 @@ impl DataDir {
         keyspace(&self.inner.database, &self.inner.path, name, options)
     }
 
-    /// End of a partition with the last durable commit.
+    /// End of a partition as of the last durable commit.
     pub(crate) fn acknowledged_end(&self, partition: PartitionId) -> Offset {
         self.inner.durable.lock().ledger.high_watermark(partition)
     }
@@ -310,15 +311,15 @@ impl DataDir {
         Ok(())
     }
 
-    /// Why nothing is written any more until the process is started again; none while all is well.
+    /// Why nothing is written until the process is restarted; `None` while the database accepts writes.
     pub(crate) fn gave_up(&self) -> Option<&str> {
         self.inner.gave_up.get().map(String::as_str)
     }
 
-    /// Notes whether the database has given up with a failed write.
+    /// Turns a failed write into an error, and records if the database accepts no more writes.
     fn write_failed(&self, error: &fjall::Error) -> WriteError {
         let failure = WriteError::from_database(error);
-        // Flushing what is buffered does nothing that a later write would not do, and finds out.
+        // Flushing the buffer does only what a later write would do too, and shows whether the database is poisoned.
         let is_poisoned = matches!(error, fjall::Error::Poisoned)
             || matches!(
                 self.inner.database.persist(PersistMode::Buffer),
@@ -330,19 +331,20 @@ impl DataDir {
         failure
     }
 
-    /// Refuses a write for which there is no space, before it can break the database.
+    /// Refuses a write for which there is no space: a write on a full disk can break the database.
     pub(crate) fn check_space(&self, batch_bytes: usize) -> Result<(), WriteError> {
         self.inner.space.check(self.needed_bytes(batch_bytes))
     }
 
     fn needed_bytes(&self, batch_bytes: usize) -> u64 {
-        // Once in the journal, once as a table; and all that is not yet a table will become one.
+        // The batch is written twice, to the journal and later to a table; and all unflushed data will become a table
+        // too.
         let batch_bytes = u64::try_from(batch_bytes).unwrap_or(u64::MAX);
         let unflushed = self.inner.database.write_buffer_size();
         batch_bytes.saturating_mul(2).saturating_add(unflushed)
     }
 
-    /// Writes a batch that survives a crash of the process, but perhaps not of the machine.
+    /// Writes a batch that survives a crash of the process, but not always one of the machine.
     pub(crate) fn write(
         &self,
         batch: OwnedWriteBatch,
@@ -352,7 +354,7 @@ impl DataDir {
         self.write_buffered(batch)
     }
 
-    /// As [`DataDir::write`] for a batch that removes: the reserve is kept for it, because it makes space.
+    /// As [`DataDir::write`], for a batch that removes. It may use the reserve, because it frees space.
     pub(crate) fn write_removal(
         &self,
         batch: OwnedWriteBatch,
@@ -370,7 +372,7 @@ impl DataDir {
             .map_err(|error| self.write_failed(&error))
     }
 
-    /// Writes a batch durably, with everything that was written before it, and notes the new ends of partitions.
+    /// Writes a batch durably, with everything that was written before it, and records the new ends of partitions.
     pub(crate) fn commit(
         &self,
         batch: OwnedWriteBatch,
@@ -381,8 +383,8 @@ impl DataDir {
         self.commit_unchecked(batch, ends)
     }
 
-    /// As [`DataDir::commit`] for a batch that removes, or one that is empty and only syncs. Not even what is
-    /// to be flushed stands against it: it takes a few kilobytes, and without it nothing ever makes space.
+    /// As [`DataDir::commit`], for a batch that removes, or an empty one that only syncs. Unflushed data does not count
+    /// against it: it takes a few kilobytes, and without it nothing ever frees space.
     pub(crate) fn commit_removal(&self, batch: OwnedWriteBatch) -> Result<(), WriteError> {
         self.inner.space.check_with_reserve(MAX_COMMIT_BYTES)?;
         self.commit_unchecked(batch, &[])
@@ -421,7 +423,7 @@ fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError>
         path: path.to_owned(),
         reason,
     };
-    // The database asserts on some kinds of damage where an error is due.
+    // The database panics on some kinds of damage instead of returning an error.
     match catch_unwind(AssertUnwindSafe(|| builder.open())) {
         Ok(Ok(database)) => Ok(database),
         Ok(Err(fjall::Error::Locked)) => Err(DiskError::Locked {

@@ -1,8 +1,8 @@
-//! Drives the machine of one partition: reads the log, applies, asks for loads and saves, tells the status.
+//! Drives the state machine of one partition: reads the log, applies events, requests loads and saves, reports to the
+//! status.
 //!
-//! A partition has a thread of its own, because reading and applying block and
-//! are the work that should use the machine's cores. It owns its machine; all
-//! others talk to it by messages.
+//! Each partition has its own thread, because reading and applying block and should use all cores. The thread owns the
+//! machine; other threads send it messages.
 
 pub(crate) mod apply;
 mod dead_letter;
@@ -38,22 +38,22 @@ use crate::shared::{Asked, Opened, Shared};
 use crate::store::{Change, Deletion, Opening, Save, StoreError, StoredWorkspace};
 use crate::workspace::Workspace;
 
-/// The longest sleep of a partition that has nothing to do; its heart beats at least that often.
+/// Longest sleep of an idle partition, and so the longest time between two of its heartbeats.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
 
-/// How long to wait before log and store are asked again to open a partition.
+/// Wait between two attempts to open log and store for a partition.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long to wait before a log is asked again whether it has lost its end.
+/// Wait between two checks whether the log has lost its end.
 const END_AGAIN: Duration = Duration::from_secs(1);
 
-/// Most marks of deletions that are removed when a partition is listed: each is a write.
+/// Most deletion marks that are removed when a partition is listed: each is a write.
 const MAX_PURGES: usize = 100;
 
-/// Most commands of one partition that wait for an answer.
+/// Most commands of one partition that wait for a reply.
 const MAX_TICKETS: usize = 1024;
 
-/// What a partition keeps of a workspace beside the machine.
+/// What a partition keeps of a workspace besides the machine's own state.
 pub(super) struct Local<W> {
     pub(super) status: Option<Arc<WorkspaceStatus>>,
     pub(super) attempt: Option<Attempt>,
@@ -62,13 +62,13 @@ pub(super) struct Local<W> {
     pub(super) replay_from: Offset,
     pub(super) replay_target: Offset,
     pub(super) applied_before_replay: u64,
-    /// The position of its replay that its metadata shows.
+    /// Replay position last written to its metadata.
     pub(super) told_offset: Option<Offset>,
-    /// Changes that were taken out of the workspace and wait for the next save.
+    /// Changes that were taken from the workspace and wait for the next save.
     taken: Vec<Change>,
-    /// The load whose changes a save holds now; none once the workspace was dropped meanwhile.
+    /// Epoch of the load whose changes a save holds now; `None` if the workspace was dropped meanwhile.
     being_saved: Option<Epoch>,
-    /// Some of its changes were lost on the way out of it, and why: it can never be saved.
+    /// Why taking its changes failed. Some of them are lost, so it can never be saved.
     broken: Option<String>,
     load_ms: Option<u64>,
     pub(super) load_began: Option<Instant>,
@@ -98,11 +98,11 @@ impl<W> Default for Local<W> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Readiness {
     Yes,
-    /// It was taken away before.
+    /// The partition was revoked or lost first.
     No,
 }
 
-/// How one call went that gets them ready.
+/// Result of one attempt to get them ready.
 enum Step {
     Done,
     Again(Duration),
@@ -121,10 +121,10 @@ pub(crate) struct Driver<W: Workspace> {
     tickets: HashMap<Ticket, CommandReply>,
     next_ticket: u64,
     rounds_ended: u64,
-    /// Announced workspaces with events below it are known another way, or have a load.
+    /// `discovered` at the last pass over the announced workspaces: none with an event below it is still announced.
     passed: Offset,
     log_fails: bool,
-    /// When the log was last asked whether it has lost what was read.
+    /// Last check whether the log has lost its end.
     end_asked_at: Option<Instant>,
     pub(super) metadata_at: Option<Instant>,
     released: bool,
@@ -154,8 +154,8 @@ impl<W: Workspace> Driver<W> {
         }
     }
 
-    /// Runs until the partition is released. Where the log was replaced under it, the partition is to be
-    /// begun anew by the driver of another assignment, which this returns.
+    /// Runs until the partition is released. If the log was replaced under it, this returns a new assignment, whose
+    /// driver starts the partition again.
     pub(crate) fn run(mut self, messages: &Receiver<Message<W>>) -> Option<Opened<W>> {
         let mut begins_anew = false;
         if self.open(messages) == Readiness::Yes {
@@ -177,8 +177,9 @@ impl<W: Workspace> Driver<W> {
                 && (self.shared.log.is_replaced(self.id)
                     || high_watermark < self.machine.live_position() && self.has_lost_its_end())
             {
-                // What is in memory was of that log and is saved. Then it is looked at from its beginning, and who
-                // was saved from that log, or stands behind the end of this one, is told so.
+                // The workspaces in memory were built from the previous log; the revoke saves them. The next driver
+                // reads the log from its beginning and reports which workspaces were saved from the previous log, or
+                // are beyond the end of this one.
                 begins_anew = true;
                 self.input(Input::Revoked);
                 continue;
@@ -200,9 +201,9 @@ impl<W: Workspace> Driver<W> {
                 Err(RecvTimeoutError::Disconnected) => self.input(Input::Lost),
             }
         }
-        // What it said last is told before another owner tells more.
+        // The last transitions must be in the history before the next owner adds its own.
         self.shared.history.flush();
-        // A save that it has left behind must not undo what the next assignment saves.
+        // A save left in the queue must not undo what the next assignment saves.
         self.assignment.end_saves();
         self.shared.store.close(self.id);
         self.shared.log.close(self.id);
@@ -214,8 +215,8 @@ impl<W: Workspace> Driver<W> {
         next
     }
 
-    /// Whether the log ends before what was read of it. An end that only another producer's transaction holds back
-    /// is none.
+    /// Whether the log ends before the position that was read. An end that is only held back by another producer's open
+    /// transaction does not count.
     fn has_lost_its_end(&mut self) -> bool {
         let asked_at = self.end_asked_at;
         if asked_at.is_some_and(|at| at.elapsed() < END_AGAIN) {
@@ -236,7 +237,7 @@ impl<W: Workspace> Driver<W> {
         true
     }
 
-    /// Gets log and store ready for the partition. What fails is tried again until the partition is taken away.
+    /// Opens log and store for the partition. Failures are retried until the partition is revoked or lost.
     fn open(&mut self, messages: &Receiver<Message<W>>) -> Readiness {
         let mut log_is_open = false;
         loop {
@@ -251,7 +252,7 @@ impl<W: Workspace> Driver<W> {
                         continue;
                     }
                     Err(error) => {
-                        // Whoever shows it says that it is about the log.
+                        // The callers that show this text add that it concerns the log.
                         let words = match error {
                             ReadError::Unavailable(reason) => reason,
                             ReadError::FellOut { .. }
@@ -280,7 +281,7 @@ impl<W: Workspace> Driver<W> {
                     Ok(Message::Command { reply, .. }) => {
                         let _ = reply.send(Err(CommandError::Opening));
                     }
-                    // Nobody else has been asked for anything yet.
+                    // No load or save was requested yet, so these carry nothing.
                     Ok(
                         Message::Input(_)
                         | Message::Loaded(_)
@@ -316,7 +317,7 @@ impl<W: Workspace> Driver<W> {
         }
     }
 
-    /// Tells that the store failed with the partition. True where that is news.
+    /// Records that the store failed for the partition. True if the error is new.
     fn store_failed(&self, error: &StoreError) -> bool {
         let asked = Asked::Partition(self.id);
         self.shared.store_answered(asked, Err(error.to_string()))
@@ -341,7 +342,7 @@ impl<W: Workspace> Driver<W> {
                 }
                 let ticket = Ticket(self.next_ticket);
                 self.next_ticket += 1;
-                // What was acknowledged before the command is deleted with the workspace.
+                // Events acknowledged before the command are deleted with the workspace: the machine must know the end.
                 if command == Command::Delete {
                     match self.shared.log.end(self.id) {
                         Ok(high_watermark) => self.input(Input::Appended { high_watermark }),
@@ -363,7 +364,7 @@ impl<W: Workspace> Driver<W> {
         }
     }
 
-    /// What a failed save had taken goes first into the next, unless its workspace was dropped meanwhile.
+    /// Changes of a failed save go first into the next save, unless the workspace was dropped meanwhile.
     fn take_back(&mut self, saves: Vec<(Slot, Save)>) {
         for (slot, save) in saves {
             let local = self.local(slot);
@@ -376,7 +377,7 @@ impl<W: Workspace> Driver<W> {
 
     fn loaded(&mut self, done: LoadDone<W>) {
         let slot = done.slot;
-        // One that comes too late must not take the place of what is in memory now.
+        // A late result must not replace what is in memory now.
         if !self.machine.awaits_load(slot, done.epoch) {
             return;
         }
@@ -410,7 +411,7 @@ impl<W: Workspace> Driver<W> {
         &mut self.locals[index]
     }
 
-    /// Hands an input to the machine and does what it wants, including the inputs that answer at once.
+    /// Passes an input to the machine and executes its actions, then the inputs that these return.
     fn input(&mut self, input: Input) {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
@@ -419,13 +420,13 @@ impl<W: Workspace> Driver<W> {
                 erased = Some(*slot);
             }
             let actions = self.machine.handle(self.now(), input);
-            // Before the operator has an answer.
+            // Before the operator gets the reply to the delete.
             if let Some(slot) = erased.filter(|slot| self.machine.is_deleted(*slot)) {
                 self.shared.absent.forget(self.machine.workspace_id(slot));
             }
             for action in actions {
-                // An answer is handed in before the actions that follow are done only by order
-                // of the queue; the machine saves nothing while a batch is being applied.
+                // The machine gets this answer only after the remaining actions are done. That is safe, because it
+                // issues no save while a batch is being applied.
                 if let Some(answer) = self.act(action) {
                     inputs.push_back(answer);
                 }
@@ -473,7 +474,7 @@ impl<W: Workspace> Driver<W> {
                 epoch,
                 erasure,
             } => {
-                // The log must not forget what a reset applies again.
+                // The log must keep the events that a reset applies again.
                 self.assignment.lower_floor(&self.machine);
                 self.shared.erase(EraseJob::Workspace {
                     assignment: Arc::clone(&self.assignment),
@@ -515,7 +516,7 @@ impl<W: Workspace> Driver<W> {
         let listed = self
             .shared
             .store
-            // First: a workspace that another owner claims in between is in the list then.
+            // Read first: a workspace that another owner claims in between is then in the list.
             .committed(self.id)
             .and_then(|committed| {
                 let workspaces = self.shared.store.workspaces(self.id)?;
@@ -543,12 +544,13 @@ impl<W: Workspace> Driver<W> {
                             next_offset: stored.next_offset,
                             first_offset: stored.first_offset,
                             unloaded: stored.unloaded,
-                            // No load has epoch 0: this is how a workspace is listed whose record cannot be read.
+                            // Epoch 0, which no load has, marks a workspace whose record cannot be read.
                             damaged: stored.epoch == Epoch::new(0),
                         })
                         .collect(),
                     deleted,
-                    // Beyond the end it is of another log of that name: nobody has looked at this one.
+                    // A committed offset beyond the end belongs to another log of the same name: discovery starts
+                    // again.
                     committed: if committed > high_watermark {
                         Offset::ZERO
                     } else {
@@ -570,8 +572,8 @@ impl<W: Workspace> Driver<W> {
         }
     }
 
-    /// The workspaces that were deleted while the log may still hold their events. The marks of others are removed,
-    /// some at each assignment.
+    /// Every deletion of the partition. Marks that are not needed any more (the log has removed the events, and the
+    /// name is not taken) are purged from the store, at most [`MAX_PURGES`] at each assignment.
     fn deleted(&self, workspaces: &[StoredWorkspace], deletions: Vec<Deletion>) -> Vec<Deleted> {
         let low_watermark = self.shared.log.low_watermark(self.id);
         let mut purged = 0;
@@ -599,7 +601,7 @@ impl<W: Workspace> Driver<W> {
             });
         }
         if !dead_letters.is_empty() {
-            // A crash may have come between the deletion and its dead letters.
+            // A crash may have interrupted a delete before its dead letters were removed.
             self.shared.erase(EraseJob::DeadLetters(dead_letters));
         }
         deleted
@@ -730,7 +732,7 @@ impl<W: Workspace> Driver<W> {
                 if let Some(poison) = &result.poison
                     && poison.state == StateAfter::Broken
                 {
-                    // The machine drops it; until then nobody may read half an event.
+                    // The machine drops it later; until then no reader may see half an event.
                     self.shared.workspaces.write().remove(id);
                 }
                 results.push(result);
@@ -824,7 +826,7 @@ impl<W: Workspace> Driver<W> {
         });
     }
 
-    /// Shows what changed: positions, progress, and who waits for an offset.
+    /// Publishes positions and progress, and wakes readers that wait for an offset.
     fn after_inputs(&mut self) {
         self.live.set(self.machine.live_position());
         let rounds_ended = self.machine.rounds_ended();
@@ -845,7 +847,8 @@ impl<W: Workspace> Driver<W> {
         self.assignment.publish(&self.machine);
         let discovered = self.machine.position().discovered;
         if std::mem::replace(&mut self.passed, discovered) != discovered {
-            // After it is published: who announces a workspace now sees that it was met.
+            // Only after the publish: a caller that announces a workspace from now on sees that the partition has met
+            // it.
             self.assignment
                 .announced()
                 .pass(&self.shared.tracker, discovered);

@@ -1,8 +1,7 @@
-//! The engine's handle: starts the threads, takes commands, answers readers, and ends in order.
+//! The engine's handle: starts the threads, takes commands, answers readers, and shuts down in order.
 //!
-//! Threads: one a partition, one a load permit, one that saves, one that erases, one that
-//! writes the history, one for upkeep. They talk by channels; none waits for a
-//! reader.
+//! Threads: one for each partition, one for each load permit, one each for watching loads, saves, erasures, the history
+//! and periodic upkeep. They communicate by channels; none waits for a reader.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,15 +35,15 @@ use crate::workspace::{Rejection, Workspace};
 /// Why the engine cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The operating system gives no thread.
+    /// The operating system cannot start a thread.
     #[error("cannot start thread {name}: {source}")]
     Thread {
-        /// What it was for.
+        /// Name of the thread, by its purpose.
         name: String,
-        /// The system's words.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// What the log has forgotten is not in the store: workspaces would begin in the middle of their events.
+    /// Events that the log has removed are not in the store: workspaces would start in the middle of their events.
     #[error(
         "partition {partition} of the log begins at offset {low_watermark}, but the store holds it only up to \
          offset {committed}: this is not the store that the log was trimmed for; start with that store"
@@ -60,7 +59,7 @@ pub enum StartError {
     /// The store cannot be read.
     #[error("the store cannot be read: {0}")]
     Store(#[from] StoreError),
-    /// The log ends before what the store has seen, and cannot note that it goes on behind it.
+    /// The log ends before what the store has seen, and cannot be set to continue after it.
     #[error("the event log of partition {partition} cannot go on behind what the store holds")]
     ContinueLog {
         /// The partition.
@@ -70,7 +69,7 @@ pub enum StartError {
     },
 }
 
-/// Every event that the log has forgotten must be in the store.
+/// Checks that every event that the log has removed is in the store.
 fn check_store(log: &dyn EventLog, store: &dyn Store) -> Result<(), StartError> {
     if !log.keeps_until_trimmed() {
         return Ok(());
@@ -89,12 +88,12 @@ fn check_store(log: &dyn EventLog, store: &dyn Store) -> Result<(), StartError> 
     Ok(())
 }
 
-/// Most workspaces whose ids the log line about a lost end names.
+/// Most workspace ids in the log line about a lost end.
 const MAX_NAMED_WORKSPACES: usize = 20;
 
-/// The next event of each partition goes behind everything that the store has seen. A log that was restored from an
-/// older copy, or that lost its end, would otherwise give the same offsets to other events, and a workspace that was
-/// saved behind them would never apply these.
+/// Makes the next event of each partition follow everything that the store has seen. Otherwise a log that was restored
+/// from an older copy, or that lost its end, would give the same offsets to other events, and a workspace that was
+/// saved beyond them would never apply these.
 fn continue_behind_store(log: &dyn EventLog, store: &dyn Store) -> Result<(), StartError> {
     if !log.keeps_until_trimmed() {
         return Ok(());
@@ -133,22 +132,22 @@ fn continue_behind_store(log: &dyn EventLog, store: &dyn Store) -> Result<(), St
     Ok(())
 }
 
-/// What a shutdown left behind.
+/// Result of a shutdown.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ShutdownReport {
     /// Partitions that were saved and released.
     pub released: usize,
-    /// Partitions that were not within the deadline; their last changes are replayed at the next start.
+    /// Partitions that were not released within the deadline; their last changes are replayed at the next start.
     pub abandoned: usize,
 }
 
 struct Threads {
-    /// The last driver of each partition; one that is assigned again begins when it has ended.
+    /// The last driver of each partition; the driver of a new assignment starts when it has ended.
     partitions: BTreeMap<PartitionId, JoinHandle<()>>,
     others: Vec<JoinHandle<()>>,
 }
 
-/// A running engine. Cloning it gives another handle to the same one.
+/// A running engine. A clone is another handle to the same engine.
 pub struct Engine<W: Workspace = Entities> {
     shared: Arc<Shared<W>>,
     threads: Arc<Mutex<Option<Threads>>>,
@@ -164,7 +163,7 @@ impl<W: Workspace> Clone for Engine<W> {
 }
 
 impl<W: Workspace> Engine<W> {
-    /// Starts the engine with every partition of the log assigned to it: what the store knows begins to load.
+    /// Starts the engine with every partition of the log assigned to it: the workspaces in the store begin to load.
     ///
     /// # Errors
     /// [`StartError`] when a thread cannot be started, or when the store does not belong to the log.
@@ -182,7 +181,7 @@ impl<W: Workspace> Engine<W> {
         Ok(engine)
     }
 
-    /// Starts the engine without a partition: [`Engine::assign`] gives it some.
+    /// Starts the engine without partitions; [`Engine::assign`] adds them.
     ///
     /// # Errors
     /// As [`Engine::start`].
@@ -197,7 +196,7 @@ impl<W: Workspace> Engine<W> {
         continue_behind_store(&*log, &*store)?;
         let partitions = usize::try_from(log.partitions()).unwrap_or(1).max(1);
         let (loads, load_jobs) = bounded(config.admission.permits.max(1));
-        // One save a partition is under way, and one that an assignment before has left behind.
+        // For each partition: one save under way, and one left by the previous assignment.
         let (saves, save_jobs) = bounded(partitions * 2);
         let (erasures, erase_jobs) = unbounded();
         tracker.set_owner(config.owner.as_str());
@@ -227,7 +226,8 @@ impl<W: Workspace> Engine<W> {
         })
     }
 
-    /// This process owns a partition from now on. Nothing changes where it does already, or where the engine is ending.
+    /// This process owns a partition from now on. Nothing changes if it does already, or while the engine is shutting
+    /// down.
     ///
     /// # Errors
     /// [`StartError::Thread`].
@@ -244,7 +244,7 @@ impl<W: Workspace> Engine<W> {
         let driver = Driver::new(Arc::clone(&shared), Arc::clone(&assignment));
         let waits_for = Arc::clone(&before);
         let thread = spawn(format!("partition-{partition}"), move || {
-            // Two drivers of one partition would take each other's workspaces from the readers' sight.
+            // Two drivers of one partition would hide each other's workspaces from readers.
             if let Some(before) = waits_for.lock().take() {
                 join(before);
             }
@@ -267,8 +267,8 @@ impl<W: Workspace> Engine<W> {
         answer
     }
 
-    /// Partitions go to another process: their workspaces are saved and let go of. What is not done by
-    /// `deadline` is dropped without a save, which loses nothing. Blocks. Tells how many were not done.
+    /// Partitions are moved to another process: their workspaces are saved and released. Partitions that are not done
+    /// by `deadline` are dropped without a save, which loses nothing. Blocks. Returns how many were not done.
     pub fn revoke(&self, partitions: &[PartitionId], deadline: Instant) -> usize {
         let assignments: Vec<_> = partitions
             .iter()
@@ -291,7 +291,7 @@ impl<W: Workspace> Engine<W> {
         late.len()
     }
 
-    /// Partitions have gone to another process already: their workspaces are dropped without a save.
+    /// Partitions were moved to another process already: their workspaces are dropped without a save.
     pub fn lose(&self, partitions: &[PartitionId]) {
         for partition in partitions {
             if let Some(assignment) = self.shared.lose(*partition) {
@@ -318,7 +318,7 @@ impl<W: Workspace> Engine<W> {
             .all(|assignment| assignment.is_listed())
     }
 
-    /// The last record of a workspace that this process met on a partition that is not the workspace's.
+    /// The last record of a workspace that this process read on a wrong partition.
     pub fn misrouted(&self, id: &WorkspaceId) -> Option<Misrouted> {
         self.shared.misrouted.of(id)
     }
@@ -333,12 +333,12 @@ impl<W: Workspace> Engine<W> {
         self.shared.assignment(partition).is_some()
     }
 
-    /// What log and store still do before an assigned partition can be served; none when it is.
+    /// What log and store still have to do before an assigned partition can be served; `None` when it is served.
     pub fn opening(&self, partition: PartitionId) -> Option<String> {
         self.shared.assignment(partition)?.opening()
     }
 
-    /// Where every workspace stands.
+    /// The status of every workspace.
     pub fn tracker(&self) -> &Tracker {
         &self.shared.tracker
     }
@@ -348,22 +348,22 @@ impl<W: Workspace> Engine<W> {
         &self.shared.log
     }
 
-    /// The consumer group that gives this process its partitions, where there is one.
+    /// The consumer group that assigns partitions to this process, if there is one.
     pub fn group(&self) -> Option<&str> {
         self.shared.config.group.as_deref()
     }
 
-    /// What the engine counts.
+    /// The engine's counters.
     pub fn counters(&self) -> &EngineCounters {
         &self.shared.counters
     }
 
-    /// A workspace in memory that was ready since it was loaded, or stands at an event that it cannot apply.
+    /// A workspace in memory that has been ready since it was loaded, or is parked at an event that it cannot apply.
     pub fn workspace(&self, id: &WorkspaceId) -> Option<Arc<LoadedWorkspace<W>>> {
         self.shared.workspaces.read().get(id).cloned()
     }
 
-    /// What the store knows of a workspace, in memory or not. Blocks on the store.
+    /// What the store holds of a workspace, in memory or not. Blocks on the store.
     ///
     /// # Errors
     /// [`StoreError`] when the store does not answer.
@@ -371,7 +371,7 @@ impl<W: Workspace> Engine<W> {
         self.shared.store.workspace(id)
     }
 
-    /// Every transition of a workspace, oldest first, after a place. Blocks on the store.
+    /// At most `limit` transitions of a workspace, oldest first, after a cursor. Blocks on the store.
     ///
     /// # Errors
     /// [`StoreError`] when the store does not answer.
@@ -387,14 +387,14 @@ impl<W: Workspace> Engine<W> {
     /// Whether a workspace could ever apply an event: the check before an event is appended.
     ///
     /// # Errors
-    /// [`Rejection`] with the reason why none could.
+    /// [`Rejection`] with the reason why no workspace could.
     pub fn check(&self, event: &Event<'_>) -> Result<(), Rejection> {
         apply::check::<W>(event)
     }
 
-    /// Shows workspaces whose events were appended before their partitions have read them: each that has no status here
-    /// and is not in the store is in `initializing` from now on. Only where this process owns the partition. Blocks on
-    /// the store.
+    /// Shows workspaces whose events were appended before their partitions have read them: each one that has no status
+    /// here and is not in the store is `initializing` from now on. Only for partitions that this process owns. Blocks
+    /// on the store.
     pub fn announce(&self, ids: &[WorkspaceId], appended: &Appended) {
         for id in ids {
             let partition = self.partition_of(id);
@@ -408,16 +408,17 @@ impl<W: Workspace> Engine<W> {
         }
     }
 
-    /// Whether a workspace has a status only because its first event was acknowledged: its partition has not met it.
+    /// Whether a workspace has a status only because its first event was acknowledged: its partition has not read it
+    /// yet.
     pub fn is_announced(&self, id: &WorkspaceId) -> bool {
         self.shared.is_announced(id, self.partition_of(id))
     }
 
-    /// Hands an operator's command to the partition of the workspace. The answer to `Unload`, `Skip` and `Delete`
-    /// arrives when it is done, to `Reset` when what was stored is erased, to the others when it is accepted.
+    /// Sends an operator's command to the partition of the workspace. The reply to `Unload`, `Skip` and `Delete`
+    /// arrives when it is done, to `Reset` when the stored state is erased, to the others when it is accepted.
     ///
     /// # Errors
-    /// [`ActionError`] says what stands against it; after [`EngineConfig::command_timeout`] that is
+    /// [`ActionError`] says why it was refused or failed; after [`EngineConfig::command_timeout`] that is
     /// [`ActionError::TimedOut`].
     pub async fn command(&self, id: &WorkspaceId, command: Command) -> Result<(), ActionError> {
         let (reply, answer) = oneshot::channel();
@@ -446,14 +447,14 @@ impl<W: Workspace> Engine<W> {
                 return workspace;
             }
             match &mut passes {
-                // An assignment that ends says so as well.
+                // An assignment that ends also changes it.
                 Some(passes) => drop(passes.changed().await),
                 None => tokio::time::sleep(ASSIGNMENT_LOOK).await,
             }
         }
     }
 
-    /// How many wait for a permit before this one; `None` when it does not wait.
+    /// How many workspaces wait for a permit before this one; `None` when it does not wait.
     pub fn queue_position(&self, id: &WorkspaceId) -> Option<usize> {
         self.shared.queue_position(id)
     }
@@ -468,7 +469,7 @@ impl<W: Workspace> Engine<W> {
         self.shared.running_loads.hung()
     }
 
-    /// Where every partition stands.
+    /// The position and state of every assigned partition.
     pub fn partitions(&self) -> Vec<PartitionReport> {
         self.shared.partitions()
     }
@@ -478,8 +479,8 @@ impl<W: Workspace> Engine<W> {
         self.shared.health()
     }
 
-    /// Saves and lets go of every workspace, then ends the threads. What is not done by `deadline`
-    /// is abandoned, which loses nothing: it is replayed at the next start. Blocks.
+    /// Saves and releases every workspace, then ends the threads. Partitions that are not done by `deadline` are
+    /// abandoned, which loses nothing: their events are replayed at the next start. Blocks.
     pub fn shutdown(&self, deadline: Instant) -> ShutdownReport {
         let Some(mut threads) = self.threads.lock().take() else {
             return ShutdownReport::default();
@@ -499,8 +500,7 @@ impl<W: Workspace> Engine<W> {
             thread.thread().unpark();
         }
         if abandoned == 0 {
-            // Loads whose answers are not waited for any more may still hang in what they read from; those that were
-            // abandoned are not waited for.
+            // Loads of closed assignments may still hang in what they read from. Abandoned ones are not waited for.
             loop {
                 threads
                     .others
@@ -522,13 +522,13 @@ impl<W: Workspace> Engine<W> {
     }
 }
 
-/// Between two looks of a waiting reader whether the partition is assigned.
+/// Time between two checks of a waiting reader whether the partition is assigned.
 const ASSIGNMENT_LOOK: Duration = Duration::from_millis(100);
 
-/// Between two looks of a thread that loads whether the engine ends.
+/// Time between two checks of a load thread whether the engine is shutting down.
 const JOB_LOOK: Duration = Duration::from_millis(100);
 
-/// Between two looks whether partitions are released.
+/// Time between two checks whether partitions are released.
 const RELEASE_LOOK: Duration = Duration::from_millis(2);
 
 fn join(thread: JoinHandle<()>) {

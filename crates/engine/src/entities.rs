@@ -1,4 +1,4 @@
-//! The built-in workspace: entities by type and id, each the raw JSON that its last event brought.
+//! The built-in workspace: entities by type and id, each the raw JSON of its last event.
 
 mod kind;
 
@@ -17,18 +17,18 @@ use crate::workspace::{Rejection, Workspace};
 /// Entities of one workspace, ordered by type and, within a type, by id, bytewise.
 #[derive(Debug, Default)]
 pub struct Entities {
-    /// Where the entities of each type are; a type keeps its place when its last entity goes.
+    /// Index of each type in `kinds`; a type keeps its index when its last entity is removed.
     places: BTreeMap<Arc<str>, usize>,
     kinds: Vec<Kind>,
-    /// Entities changed since the last save, by the place of their type, in the order of their first change.
+    /// Entities changed since the last save, in the order of their first change, each with the index of its type.
     changed: Vec<(usize, Place)>,
-    /// About what a save of them takes, their values as large as they were since then.
+    /// Approximate bytes of a save of these changes, with each value at the largest size it had since the last save.
     changed_bytes: u64,
-    /// What a save of an entity takes beside its type, its id and its value.
+    /// Bytes of a saved entity besides its type, its id and its value.
     entry_bytes: usize,
 }
 
-/// What a store adds to an entry: offset, checksum, lengths.
+/// Bytes that a store adds to an entry: offset, checksum, lengths.
 const ENTRY_BYTES: usize = 64;
 
 /// One entity.
@@ -43,7 +43,7 @@ pub struct EntityRef<'a> {
 }
 
 impl Entities {
-    /// Number of entities of each type that has some, ordered by type.
+    /// Number of entities of each type that has any, ordered by type.
     pub fn counts(&self) -> impl Iterator<Item = (&str, usize)> {
         self.places
             .iter()
@@ -51,7 +51,7 @@ impl Entities {
             .filter(|(_, count)| *count > 0)
     }
 
-    /// At most `limit` entities of a type in the order of their ids, beginning after one.
+    /// At most `limit` entities of a type in id order, beginning after the id `after`.
     pub fn page<'a>(
         &'a self,
         kind: &str,
@@ -73,7 +73,7 @@ impl Entities {
         self.kinds.get(*self.places.get(kind)?)
     }
 
-    /// The entities of a type, and their place; of a new type there are none.
+    /// The index and the entities of a type; a new type is added without entities.
     fn kind_mut(&mut self, kind: &str) -> (usize, &mut Kind) {
         let place = self.places.get(kind).copied().unwrap_or_else(|| {
             self.kinds.push(Kind::default());
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(after(1, "r.updated", r#"{"id":"a","v":1}"#), entry + 16);
         assert_eq!(after(2, "r.updated", r#"{"id":"a"}"#), entry + 16);
         assert_eq!(after(3, "r.deleted", r#"{"id":"a"}"#), entry + 16);
-        // The value that went may be in a save under way.
+        // The previous value may be in a save under way.
         assert_eq!(after(4, "r.created", r#"{"id":"a"}"#), entry + 16 + 10);
         entities.take_changes();
         assert_eq!(entities.changed_bytes(), Some(0));

@@ -1,4 +1,4 @@
-//! The event envelope: what a record's value says, and what the door checks before it is appended.
+//! The event envelope: the value of a record, and what is checked before an append.
 
 mod scan;
 
@@ -45,12 +45,12 @@ pub enum EventError {
         /// Its length.
         bytes: usize,
     },
-    /// The type names nothing that can be done.
+    /// The type is not one that the engine knows.
     #[error(
         "eventType {0:?} is not known: <type>.created, <type>.updated, <type>.deleted, workspace.save or workspace.tick"
     )]
     UnknownType(String),
-    /// The record's key is another workspace than its value.
+    /// The record's key and its value name different workspaces.
     #[error("the record's key is {key:?}, but its workspaceId is {workspace_id:?}")]
     KeyMismatch {
         /// The key.
@@ -63,7 +63,7 @@ pub enum EventError {
     NoValue,
 }
 
-/// A text that is borrowed from the JSON unless it holds escapes. (An `Option<Cow<str>>` is never borrowed.)
+/// A string that is borrowed from the JSON unless it holds escapes. (An `Option<Cow<str>>` is never borrowed.)
 struct Text<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
@@ -109,18 +109,18 @@ struct DataId<'a> {
     id: Option<Text<'a>>,
 }
 
-/// An event that is in no log yet.
+/// An event that is not in a log yet.
 #[derive(Debug)]
 pub struct EventEnvelope<'a> {
-    /// Whose event it is.
+    /// The workspace that the event belongs to.
     pub workspace_id: WorkspaceId,
-    /// The event, to be checked by its workspace type; its offset is 0.
+    /// The event, for its workspace type to check; its offset is 0.
     pub event: Event<'a>,
 }
 
 impl<'a> EventEnvelope<'a> {
-    /// Checks that `json` is one event with a valid workspace and a type. Whether the
-    /// workspace can apply it is decided by [`Workspace::check`](crate::Workspace::check).
+    /// Checks that `json` is one event with a valid workspace id and a type.
+    /// [`Workspace::check`](crate::Workspace::check) decides whether the workspace can apply it.
     ///
     /// # Errors
     /// [`EventError`] says which field is wrong.
@@ -136,14 +136,14 @@ impl<'a> EventEnvelope<'a> {
     }
 }
 
-/// What an event's JSON says, whichever way it was read.
+/// The fields of an event's JSON, from either parser.
 #[derive(Debug, PartialEq, Eq)]
 struct DecodedEvent<'a> {
     event_type: Option<Cow<'a, str>>,
     workspace_id: Cow<'a, str>,
     timestamp_ms: Option<i64>,
     data: Option<&'a str>,
-    /// `data.id`, where it was seen already.
+    /// `data.id`, if the parser has read it already.
     data_id: Option<&'a str>,
 }
 
@@ -170,7 +170,7 @@ impl<'a> DecodedEvent<'a> {
         }
     }
 
-    /// Reads whatever is an event, and says what is wrong with what is not.
+    /// The general parser: parses any event, or returns the error.
     fn parse_any(json: &'a [u8]) -> Result<Self, EventError> {
         if json.trim_ascii_start().first() != Some(&b'{') {
             return Err(EventError::Malformed("expected a JSON object".to_owned()));
@@ -219,10 +219,10 @@ pub enum EntityEvent<'a> {
         kind: &'a str,
         /// Its id.
         id: Cow<'a, str>,
-        /// Its value: raw JSON, as it came.
+        /// Its value: raw JSON, unchanged.
         data: &'a str,
     },
-    /// The entity is gone.
+    /// The entity was deleted.
     Unset {
         /// Type of the entity.
         kind: &'a str,
@@ -232,7 +232,7 @@ pub enum EntityEvent<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// Reads the value of the record at `offset`, whose key is `key`.
+    /// Parses the value of the record at `offset`, whose key is `key`.
     ///
     /// # Errors
     /// [`EventError`] says what is wrong with it.
@@ -257,7 +257,7 @@ impl<'a> Event<'a> {
         })
     }
 
-    /// Where it stands in its partition.
+    /// Its offset in its partition.
     pub fn offset(&self) -> Offset {
         self.offset
     }
@@ -267,7 +267,7 @@ impl<'a> Event<'a> {
         &self.event_type
     }
 
-    /// When its producer says it happened, in milliseconds since the Unix epoch.
+    /// Time of the event by its producer, in milliseconds since the Unix epoch.
     pub fn timestamp_ms(&self) -> Option<i64> {
         self.timestamp_ms
     }
@@ -280,7 +280,7 @@ impl<'a> Event<'a> {
     /// What it does to an entity.
     ///
     /// # Errors
-    /// The type is not known, or `data.id` is missing or not a text of 1 to [`MAX_NAME_BYTES`] bytes.
+    /// The type is not known, or `data.id` is missing or not a string of 1 to [`MAX_NAME_BYTES`] bytes.
     pub fn entity(&self) -> Result<EntityEvent<'_>, EventError> {
         let unknown = || EventError::UnknownType(self.event_type.clone().into_owned());
         let (kind, verb) = self.event_type.rsplit_once('.').ok_or_else(unknown)?;
@@ -320,7 +320,7 @@ mod tests {
     use super::*;
     use crate::testing::seed;
 
-    /// Events, and what is nearly one: pieces of JSON in any order, cut and with bytes that do not belong there.
+    /// Events and near misses: pieces of JSON in any order, also cut, and with stray bytes.
     fn nearly_events() -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             8 => prop::sample::select(vec![

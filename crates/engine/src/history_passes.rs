@@ -1,13 +1,13 @@
-//! How far the writer of the history is, for those who must not go on before it.
+//! Progress of the history writer, for threads that must not continue before it.
 
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-/// Longest wait for the history to be written; what comes later is written all the same.
+/// Longest wait for the history to be written; transitions that are late are still written.
 const MAX_FLUSH: Duration = Duration::from_secs(1);
 
-/// Counts the passes of the writer: each takes what was told before it began.
+/// Counts the passes of the writer: each one takes the transitions made before it began.
 #[derive(Debug, Default)]
 pub(crate) struct HistoryPasses {
     passes: Mutex<Passes>,
@@ -18,7 +18,7 @@ pub(crate) struct HistoryPasses {
 struct Passes {
     begun: u64,
     ended: u64,
-    /// Who waits needs a pass to end that begins after this one.
+    /// The highest pass whose end a caller of [`HistoryPasses::flush`] waits for.
     wanted: u64,
     over: bool,
 }
@@ -29,7 +29,8 @@ impl HistoryPasses {
         self.passes.lock().begun += 1;
     }
 
-    /// Whether somebody waits for a later pass than the one under way.
+    /// Whether a caller waits for the pass under way or the next one: then the pass does not wait to gather
+    /// transitions.
     pub(crate) fn is_hurried(&self) -> bool {
         let passes = self.passes.lock();
         passes.wanted >= passes.begun
@@ -42,13 +43,13 @@ impl HistoryPasses {
         self.ended.notify_all();
     }
 
-    /// No pass comes any more.
+    /// There are no further passes: ends all waits, also later ones.
     pub(crate) fn finish(&self) {
         self.passes.lock().over = true;
         self.ended.notify_all();
     }
 
-    /// Waits until everything that was told before the call has been written, or could not be.
+    /// Waits until every transition made before the call has been written, or could not be; at most [`MAX_FLUSH`].
     pub(crate) fn flush(&self) {
         let mut passes = self.passes.lock();
         let wanted = passes.begun + 1;

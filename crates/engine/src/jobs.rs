@@ -1,4 +1,4 @@
-//! What partitions want done by others: loads, saves and erasures.
+//! Jobs that partitions send to other threads: loads, saves and erasures.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(crate) struct LoadJob<W> {
 
 /// Something to erase.
 pub(crate) enum EraseJob<W> {
-    /// What is stored of a workspace.
+    /// The stored state of a workspace.
     Workspace {
         assignment: Arc<Assignment<W>>,
         slot: Slot,
@@ -35,11 +35,11 @@ pub(crate) enum EraseJob<W> {
     DeadLetters(Vec<DeletedDeadLetters>),
 }
 
-/// What one partition wants saved.
+/// The save that one partition requests.
 pub(crate) struct SaveJob<W> {
     pub(crate) assignment: Arc<Assignment<W>>,
     pub(crate) saves: Vec<(Slot, Save)>,
-    /// Those that could not even give their changes.
+    /// Workspaces whose changes could not be taken.
     pub(crate) refused: Vec<Refused>,
     pub(crate) committed: Offset,
 }

@@ -1,6 +1,6 @@
 //! Loads, restores, replays, serves, saves, hands over and unloads workspaces over a log and a store.
 
-// In the order of a workspace's life: its events, the disk, its state in memory, and the threads that move it.
+// In the order of a workspace's life: its events, the disk, its state in memory, the threads that move it.
 pub mod event;
 pub mod routing;
 

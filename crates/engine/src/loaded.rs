@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use workspace_lifecycle::Offset;
 use workspace_status::WorkspaceId;
 
-/// How far a partition's live lane is, shared by the workspaces that follow it.
+/// Position of a partition's live lane, shared by the workspaces that follow it.
 #[derive(Debug, Default)]
 pub(crate) struct LivePosition(AtomicU64);
 
@@ -21,17 +21,17 @@ impl LivePosition {
     }
 }
 
-/// What a workspace has applied at the moment of a read.
+/// What a workspace has applied at the time of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Applied {
     /// First offset not applied; events of other workspaces count as applied.
     pub next_offset: Offset,
-    /// Events applied in its whole life.
+    /// Events applied since the workspace was created.
     pub events_applied: u64,
 }
 
-/// A workspace in memory. A read waits at most for one batch of its own events to be applied, or for another
-/// read, which the next batch waits for too.
+/// A workspace in memory. A read waits at most for one batch of its own events to be applied, and for an earlier read
+/// that this batch waits for.
 #[derive(Debug)]
 pub struct LoadedWorkspace<W> {
     id: WorkspaceId,
@@ -55,7 +55,7 @@ impl<W> LoadedWorkspace<W> {
         }
     }
 
-    /// Whose state this is.
+    /// Id of the workspace.
     pub fn id(&self) -> &WorkspaceId {
         &self.id
     }
@@ -79,8 +79,9 @@ impl<W> LoadedWorkspace<W> {
         self.read(|_, applied| applied)
     }
 
-    /// Taken before the state is locked: whatever the lane had passed by then is in the state. The position
-    /// is read first: a workspace that leaves the lane says so before the lane passes what it did not apply.
+    /// Read before the state is locked: everything that the lane had passed by then is in the state. The position is
+    /// read before the flag: a workspace that leaves the lane clears its flag before the lane passes an event that it
+    /// did not apply.
     fn passed(&self) -> Offset {
         let live = self.live.get();
         if self.follows_live.load(Ordering::Acquire) {

@@ -1,4 +1,4 @@
-//! The log seam: what the engine asks of an event log, whoever keeps it.
+//! The log seam: what the engine needs of an event log, whatever implements it.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
@@ -26,12 +26,12 @@ use workspace_status::WorkspaceId;
 
 use crate::routing::Partitioner;
 
-/// One record as it is read from a partition.
+/// One record read from a partition.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// Where it stands in its partition.
+    /// Its offset in its partition.
     pub offset: Offset,
-    /// The key, and behind it the value: one buffer, because a replay holds thousands of records.
+    /// The key followed by the value: one buffer, because a replay holds thousands of records.
     body: Bytes,
     key_bytes: Option<u32>,
     has_value: bool,
@@ -52,7 +52,7 @@ impl Record {
         }
     }
 
-    /// Its key: the workspace id, where the producer set one.
+    /// Its key: the workspace id, if the producer set one.
     pub fn key(&self) -> Option<&[u8]> {
         self.key_bytes.map(|_| self.parts().0)
     }
@@ -69,44 +69,45 @@ impl Record {
             .unwrap_or((&self.body, &[]))
     }
 
-    /// Bytes of its key and value.
+    /// Length of its key and value in bytes.
     pub fn bytes(&self) -> usize {
         self.body.len()
     }
 }
 
-/// What one read of a partition gave.
+/// Result of one read of a partition.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// Records in the order of their offsets; gaps are possible.
+    /// Records in offset order; gaps are possible.
     pub records: Vec<Record>,
-    /// Where the next read begins: after the last record, or further where nothing follows.
+    /// Where the next read begins: after the last record, or further if no records follow up to there.
     pub next_offset: Offset,
     /// End of the partition at the time of the read.
     pub high_watermark: Offset,
 }
 
-/// The most that one read returns; at least one record is returned where there is one.
+/// Limits of one read; at least one record is returned if there is one.
 #[derive(Debug, Clone, Copy)]
 pub struct ReadLimit {
     /// Most records.
     pub records: usize,
     /// Most bytes of keys and values.
     pub bytes: usize,
-    /// Reads nothing at or above this offset.
+    /// No record at or above this offset is read.
     pub until: Offset,
 }
 
-/// A request of one producer, to be appended whole or not at all.
+/// A request of one producer; it is appended as a whole or not at all.
 #[derive(Debug)]
 pub struct Append {
-    /// The producer's own name and the number of this request, where it wants repeats to be recognised.
+    /// The producer's name and the number of this request, if repeats are to be detected.
     pub producer: Option<ProducerSequence>,
-    /// Events with the workspace whose partition they go to, in order. Values are event JSON without line ends.
+    /// Events in order, each with its workspace, which decides its partition. Values are event JSON without line
+    /// breaks.
     pub events: Vec<(WorkspaceId, Bytes)>,
 }
 
-/// Who asks, and which of its requests this is.
+/// The producer of a request, and the number of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProducerSequence {
     /// The producer's name, 1 to 255 bytes.
@@ -115,25 +116,25 @@ pub struct ProducerSequence {
     pub sequence: u64,
 }
 
-/// Where the events of one request stand in one partition.
+/// Offsets of the events of one request in one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AppendedRange {
     /// The partition.
     pub partition: PartitionId,
-    /// Offset of the first of them.
+    /// Offset of its first event there.
     pub first_offset: Offset,
-    /// Offset of the last of them.
+    /// Offset of its last event there.
     pub last_offset: Offset,
 }
 
-/// The answer to an [`Append`]; a repeated request gets the answer of the first.
+/// The answer to an [`Append`]; a repeated request gets the answer to the first one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Appended {
-    /// How many events the request held.
+    /// Number of events in the request.
     pub accepted: u64,
-    /// One range a partition, ordered by partition.
+    /// One range for each partition, ordered by partition.
     pub partitions: Vec<AppendedRange>,
-    /// The request had been answered before and appended nothing now.
+    /// The request was answered before, and appended nothing now.
     pub repeated: bool,
 }
 
@@ -143,28 +144,29 @@ pub enum AppendError {
     /// The queue of requests is full; try again in a moment.
     #[error("too many requests are waiting to be appended, try again")]
     Busy,
-    /// The producer left out a sequence number or repeated one whose answer is no longer kept.
+    /// The producer skipped a sequence number, or repeated one whose answer is no longer kept.
     #[error("producer {producer_id} sent request {sequence}, but {expected} is next")]
     Sequence {
         /// The producer.
         producer_id: String,
-        /// What it sent.
+        /// The sequence number that it sent.
         sequence: u64,
-        /// What would have been accepted.
+        /// The sequence number that would have been accepted.
         expected: u64,
     },
     /// The producer's name or number is not valid.
     #[error("producer {0}")]
     Producer(String),
-    /// As many producers as are remembered have sent requests of late, so a new one cannot be recognised.
+    /// The limit of remembered producers is reached and all were active recently, so repeats of a new one could not be
+    /// detected.
     #[error(
         "{most} producers have sent a request within {} minutes, the most that are remembered: send with one of \
          their names or without one, or try again when one of them was silent for that long", PRODUCER_IDLE.as_secs() / 60
     )]
     Producers {
-        /// How many are remembered.
+        /// The limit.
         most: usize,
-        /// When there is room for a new one, if no other takes it and none that is known sends until then.
+        /// When there is room for a new one, unless another takes it or a remembered one sends before then.
         retry_after: Duration,
     },
     /// The disk is full; nothing was appended.
@@ -173,15 +175,15 @@ pub enum AppendError {
     /// The log cannot write; nothing was acknowledged.
     #[error("the event log cannot write: {0}")]
     Unavailable(String),
-    /// Some events of the request are in the log; of the others that is not known. Only a log whose partitions fail one by
-    /// one refuses so. The same request of the same producer, repeated, appends what is missing alone.
+    /// Some events of the request are in the log; whether the others are is not known. Only a log whose partitions fail
+    /// separately returns this. If the same producer repeats the same request, only the missing events are appended.
     #[error("{appended} of {events} events were appended, the others may be missing: {reason}")]
     Partly {
-        /// How many are in the log.
+        /// Number of its events in the log.
         appended: u64,
-        /// How many the request held.
+        /// Number of events in the request.
         events: u64,
-        /// Where those that are in the log are, one range a partition.
+        /// Where the events in the log are, one range for each partition.
         partitions: Vec<AppendedRange>,
         /// Why the others were not acknowledged.
         reason: String,
@@ -194,38 +196,38 @@ pub enum AppendError {
 /// Why a read failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// Retention removed what was asked for.
+    /// Retention removed the requested offset.
     #[error(
         "partition {partition} begins at offset {low_watermark}, offset {asked} was removed by retention"
     )]
     FellOut {
         /// The partition.
         partition: PartitionId,
-        /// The offset that was asked for.
+        /// The requested offset.
         asked: Offset,
-        /// The first offset that is still there.
+        /// The first offset that is still in the log.
         low_watermark: Offset,
     },
-    /// The partition ends before what was asked for.
+    /// The partition ends before the requested offset.
     #[error("partition {partition} ends at offset {high_watermark}, before offset {asked}")]
     BeyondEnd {
         /// The partition.
         partition: PartitionId,
-        /// The offset that was asked for.
+        /// The requested offset.
         asked: Offset,
         /// The end of the partition.
         high_watermark: Offset,
     },
-    /// The log has lost what it had there: it was restored from an older copy, or lost its end.
+    /// The log has lost the records there: it was restored from an older copy, or lost its end.
     #[error(
         "events of partition {partition} from offset {asked} to before {until} are lost: the log had lost its end"
     )]
     Lost {
         /// The partition.
         partition: PartitionId,
-        /// The offset that was asked for.
+        /// The requested offset.
         asked: Offset,
-        /// The first offset behind what is lost.
+        /// The first offset after the lost ones.
         until: Offset,
     },
     /// A record is damaged.
@@ -243,20 +245,20 @@ pub enum ReadError {
     Unavailable(String),
 }
 
-/// An event that an operator skipped, kept with its address and the reason.
+/// An event that an operator skipped, with its address and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// The topic it stood in.
+    /// Its topic.
     pub topic: String,
-    /// The partition it stood in.
+    /// Its partition.
     pub partition: PartitionId,
-    /// The offset it stood at.
+    /// Its offset.
     pub offset: Offset,
-    /// The workspace it belonged to.
+    /// The workspace to which it belonged.
     pub workspace_id: WorkspaceId,
-    /// Its key as it was.
+    /// Its key, unchanged.
     pub key: Option<Bytes>,
-    /// Its value as it was.
+    /// Its value, unchanged.
     pub value: Option<Bytes>,
     /// Why it could not be applied.
     pub reason: String,
@@ -271,14 +273,14 @@ pub struct DeletedDeadLetters {
     pub workspace_id: WorkspaceId,
     /// Its partition.
     pub partition: PartitionId,
-    /// Those of events below this offset; the others are of a workspace that has its name now.
+    /// Only dead letters of events below this offset; later ones belong to a new workspace of the same name.
     pub below: Offset,
 }
 
 /// Called after an append with the partition and its new high watermark. It must not block.
 pub type AppendListener = Arc<dyn Fn(PartitionId, Offset) + Send + Sync>;
 
-/// An event log of a fixed number of partitions, each a row of records by offset.
+/// An event log of a fixed number of partitions, each a sequence of records by offset.
 pub trait EventLog: Send + Sync + 'static {
     /// Name of the topic.
     fn topic(&self) -> &str;
@@ -286,7 +288,7 @@ pub trait EventLog: Send + Sync + 'static {
     /// Number of partitions.
     fn partitions(&self) -> u32;
 
-    /// How the partition of a workspace is chosen. A log that only engines write keeps the default.
+    /// How the partition of a workspace is chosen. A log that only engines write to keeps the default.
     fn partitioner(&self) -> Partitioner {
         Partitioner::default()
     }
@@ -296,15 +298,15 @@ pub trait EventLog: Send + Sync + 'static {
         self.partitioner().partition_of(id, self.partitions())
     }
 
-    /// Whether records stay until [`EventLog::trim`] lets them go. Then a store that holds less than
-    /// the log has forgotten cannot be the store of this log.
+    /// Whether records stay until [`EventLog::trim`] removes them. If so, a store that does not hold everything that
+    /// the log has removed is not the store of this log.
     fn keeps_until_trimmed(&self) -> bool;
 
-    /// Makes the log ready to be read from `partition`, which this process owns from now on. Called on the
-    /// partition's own thread before anything else is asked of the partition, and again after an error.
+    /// Prepares the log for reads from `partition`, which this process owns from now on. Called on the partition's own
+    /// thread before any other call for the partition, and again after an error.
     ///
     /// # Errors
-    /// [`ReadError::Unavailable`] where the log cannot tell yet where the partition begins and ends.
+    /// [`ReadError::Unavailable`] if the log does not know yet where the partition begins and ends.
     fn open(&self, partition: PartitionId) -> Result<(), ReadError> {
         let _ = partition;
         Ok(())
@@ -315,13 +317,14 @@ pub trait EventLog: Send + Sync + 'static {
         let _ = partition;
     }
 
-    /// Asks for an append. The answer comes when the events are durable, or with the reason why they are not there.
+    /// Requests an append. The answer arrives when the events are durable, or with the reason why they were not
+    /// appended.
     fn submit(&self, append: Append) -> oneshot::Receiver<Result<Appended, AppendError>>;
 
     /// Reads records from `from` on; an empty batch at the end of the partition.
     ///
     /// # Errors
-    /// [`ReadError`] tells whether to wait, give up or start elsewhere.
+    /// [`ReadError`] says whether to wait, to stop or to start elsewhere.
     fn read(
         &self,
         partition: PartitionId,
@@ -329,56 +332,56 @@ pub trait EventLog: Send + Sync + 'static {
         limit: ReadLimit,
     ) -> Result<Batch, ReadError>;
 
-    /// First offset that is still there.
+    /// First offset that is still in the log.
     fn low_watermark(&self, partition: PartitionId) -> Offset;
 
-    /// The first offsets from `from` on, up to before the second, whose events the log has lost; none where it has all of
-    /// them, or does not know.
+    /// The first range of offsets at or after `from` whose events the log has lost: first offset, and the one after the
+    /// last. `None` if it has lost none, or does not know.
     fn lost_after(&self, partition: PartitionId, from: Offset) -> Option<(Offset, Offset)> {
         let _ = (partition, from);
         None
     }
 
-    /// End of the partition at the time of the call, also of what others have appended a moment ago. It may block.
+    /// End of the partition at the time of the call, including the latest appends of others. It may block.
     ///
     /// # Errors
-    /// [`ReadError::Unavailable`] where nobody tells it now.
+    /// [`ReadError::Unavailable`] if the end cannot be read now.
     fn end(&self, partition: PartitionId) -> Result<Offset, ReadError> {
         Ok(self.high_watermark(partition))
     }
 
-    /// Whether an open partition is of another log than when it was opened, under the same name: offsets of the one
-    /// say nothing about the other. It must be closed and opened again then.
+    /// Whether an open partition now belongs to another log of the same name than when it was opened: offsets of the
+    /// one mean nothing in the other. The partition must then be closed and opened again.
     fn is_replaced(&self, partition: PartitionId) -> bool {
         let _ = partition;
         false
     }
 
-    /// End of what is durable; readers never see more.
+    /// End of the durable records; readers never see more.
     fn high_watermark(&self, partition: PartitionId) -> Offset;
 
-    /// Whether appends are accepted; the text says what stands against it.
+    /// Whether appends are accepted.
     ///
     /// # Errors
-    /// What an operator can read and act on.
+    /// The reason, as text that an operator can act on.
     fn health(&self) -> Result<(), String>;
 
-    /// Why nothing helps the log but a restart of the process; none where it works, or may work again by itself.
+    /// Why only a restart of the process can repair the log; `None` if it works, or may recover by itself.
     fn needs_restart(&self) -> Option<String> {
         None
     }
 
-    /// Sets who is told of appends; one listener a log.
+    /// Sets the listener that is notified of appends; a log has one.
     fn set_listener(&self, listener: AppendListener);
 
-    /// Lets the log remove what its retention says may go, but nothing at or above `floor`.
+    /// Lets the log remove what its retention allows, but nothing at or above `floor`.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] when the removal could not be written.
     fn trim(&self, partition: PartitionId, floor: Offset) -> Result<(), ReadError>;
 
-    /// Gives no offset below `next` to an event from now on: the store has seen other events there. Returns where the
-    /// partition had ended, if that was before `next`. It changes nothing in a log whose offsets others give.
+    /// Assigns no offset below `next` to an event from now on: the store has seen other events there. Returns the
+    /// previous end of the partition if it was below `next`. Does nothing in a log whose offsets others assign.
     ///
     /// # Errors
     /// [`AppendError`] when it could not be made durable.
@@ -391,14 +394,14 @@ pub trait EventLog: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Keeps a skipped event; one of a workspace with the same address is kept once.
+    /// Keeps a skipped event; a repeat with the same workspace and address is kept once.
     ///
     /// # Errors
     /// [`AppendError`] when it could not be made durable.
     fn append_dead_letter(&self, dead_letter: DeadLetter) -> Result<(), AppendError>;
 
-    /// Skipped events of a workspace (or of all), ordered by partition, offset and workspace, after an address.
-    /// Where several workspaces skipped the same record, all of them are given, also beyond `limit`.
+    /// Skipped events of a workspace (or of all), ordered by partition, offset and workspace, after an address. If
+    /// several workspaces skipped the same record, all of them are returned, even beyond `limit`.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] when they cannot be read.
@@ -409,7 +412,7 @@ pub trait EventLog: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, ReadError>;
 
-    /// Removes skipped events of workspaces that were deleted, durably. Those that are gone already are no error.
+    /// Removes skipped events of deleted workspaces, durably. Events that were removed before are no error.
     ///
     /// # Errors
     /// [`AppendError`] when not all of them could be removed.

@@ -1,4 +1,4 @@
-//! What a partition is told from outside, and what it is asked.
+//! Messages to a partition, and the results of commands.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,12 +19,12 @@ pub enum ActionError {
     /// Another process owns the partition of the workspace, or none does yet.
     #[error("partition {0} of the workspace is not assigned to this process")]
     NotAssigned(PartitionId),
-    /// It is not done in time. It goes on, and may still take effect.
+    /// It was not done in time. The command continues, and may still take effect.
     #[error("no answer within {}s: {waits_for}. The command goes on and may still take effect", after.as_secs_f32())]
     TimedOut {
-        /// How long it was waited for.
+        /// How long the caller waited.
         after: Duration,
-        /// What stands in its way, as far as that is known.
+        /// What it waits for, as far as that is known.
         waits_for: String,
     },
     /// Too many commands wait for the partition.
@@ -38,11 +38,11 @@ pub enum ActionError {
 /// How an operator's command ended.
 pub(crate) type CommandReply = oneshot::Sender<Result<(), CommandError>>;
 
-/// What a partition is told from outside.
+/// A message to a partition's driver.
 pub(crate) enum Message<W> {
     Input(Input),
     Loaded(Box<LoadDone<W>>),
-    /// A save failed; what it would have written comes back.
+    /// A save failed; its changes are returned.
     SaveFailed {
         back: Vec<(Slot, Save)>,
         reason: String,
@@ -52,7 +52,7 @@ pub(crate) enum Message<W> {
         command: Command,
         reply: CommandReply,
     },
-    /// Something changed that the partition looks at by itself.
+    /// Something changed that the partition checks by itself.
     Wake,
 }
 

@@ -1,7 +1,7 @@
 //! Records whose key belongs on another partition: their producer uses another partitioner than this engine.
 //!
-//! They are never applied, because two partitions would keep one workspace. A workspace of which nothing else is known here
-//! is shown as parked, with the address of its record and the setting that would take it.
+//! They are never applied, because two partitions would then hold one workspace. If nothing else is known here of such
+//! a workspace, it is shown as parked, with the address of its record and the setting that would apply it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,30 +14,30 @@ use std::sync::Arc;
 
 use crate::routing::Partitioner;
 
-/// Most workspaces of which it is remembered where their records are.
+/// Most workspaces whose misrouted records are remembered and shown.
 pub const MAX_MISROUTED: usize = 1_000;
 
-/// The last record of a workspace that was met on a partition that is not its own. It is never applied.
+/// The last record of a workspace that was read on a wrong partition. It is never applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misrouted {
     /// The topic.
     pub topic: Arc<str>,
-    /// The partition it was met on.
+    /// The partition on which it was read.
     pub found: PartitionId,
     /// Its offset there.
     pub offset: Offset,
     /// Its key.
     pub id: WorkspaceId,
-    /// The partition of its key.
+    /// The partition to which its key belongs.
     pub expected: PartitionId,
-    /// By which partitioner.
+    /// The partitioner that says so.
     pub partitioner: Partitioner,
-    /// How many partitions there are.
+    /// Number of partitions of the topic.
     pub partitions: u32,
 }
 
 impl Misrouted {
-    /// The partitioners that put its key where it was met.
+    /// The partitioners that would put its key on the partition where it was read.
     pub fn fitting(&self) -> impl Iterator<Item = Partitioner> {
         Partitioner::ALL
             .into_iter()
@@ -70,30 +70,30 @@ impl fmt::Display for Misrouted {
     }
 }
 
-/// What was met on a wrong partition, and which workspaces are shown because of it.
+/// Records read on a wrong partition, and which workspaces are shown because of them.
 #[derive(Debug, Default)]
 pub(crate) struct MisroutedRecords(Mutex<BTreeMap<WorkspaceId, Remembered>>);
 
 #[derive(Debug)]
 struct Remembered {
     record: Misrouted,
-    /// The status in the tracker is that of the record: nothing else is known of the workspace here.
+    /// The status in the tracker was created for the record: nothing else is known of the workspace here.
     is_shown: bool,
 }
 
-/// Whether a record is worth a line in the log.
+/// Whether a record gets a line in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Noted {
     /// The first of its workspace.
     First,
-    /// The first that is only counted, because too many are remembered.
+    /// The first workspace beyond the limit: its records, and those of later ones, are only counted.
     TooMany,
-    /// Another one.
+    /// A repeat, or one beyond the limit; not logged.
     Again,
 }
 
 impl MisroutedRecords {
-    /// Remembers a record, and shows its workspace where nothing else is known of it.
+    /// Remembers a record, and shows its workspace if nothing else is known of it.
     pub(crate) fn note(&self, record: &Misrouted, tracker: &Tracker) -> Noted {
         let mut remembered = self.0.lock();
         if let Some(last) = remembered.get_mut(&record.id) {
@@ -103,7 +103,7 @@ impl MisroutedRecords {
         if remembered.len() > MAX_MISROUTED {
             return Noted::Again;
         }
-        // One more than are shown, so that this is said once.
+        // One more is remembered than shown, so that [`Noted::TooMany`] is returned once.
         let is_too_many = remembered.len() == MAX_MISROUTED;
         let is_shown = !is_too_many && show(record, tracker);
         remembered.insert(
@@ -120,8 +120,8 @@ impl MisroutedRecords {
         }
     }
 
-    /// The status of a workspace whose own partition is served here. One that was shown for a record on another
-    /// partition is over.
+    /// The status of a workspace whose own partition is served here. It replaces a status that was shown for a record
+    /// on another partition.
     pub(crate) fn own_status(
         &self,
         id: &WorkspaceId,
@@ -135,7 +135,7 @@ impl MisroutedRecords {
         tracker.try_get_or_create(id)
     }
 
-    /// This process does not read a partition any more: whoever reads it next meets its records.
+    /// This process does not read the partition any more; the process that reads it next finds the records again.
     pub(crate) fn forget(&self, partition: PartitionId, tracker: &Tracker) {
         self.0.lock().retain(|id, known| {
             let goes = known.record.found == partition;
@@ -151,14 +151,14 @@ impl MisroutedRecords {
         remembered.get(id).map(|known| known.record.clone())
     }
 
-    /// Whether the status in the tracker is that of a record on a wrong partition. It has no history: the store keeps one
-    /// for the owner of the workspace's own partition.
+    /// Whether the status in the tracker was created for a record on a wrong partition. It is not written to the
+    /// history: that belongs to the owner of the workspace's own partition.
     pub(crate) fn is_shown(&self, id: &WorkspaceId) -> bool {
         self.0.lock().get(id).is_some_and(|known| known.is_shown)
     }
 }
 
-/// Shows a workspace as parked, unless there is a status of it.
+/// Shows a workspace as parked, unless it has a status.
 fn show(record: &Misrouted, tracker: &Tracker) -> bool {
     let Some(status) = tracker.create(&record.id, "it has a record on a wrong partition") else {
         return false;

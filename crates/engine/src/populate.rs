@@ -1,4 +1,4 @@
-//! Where a workspace's first entries come from when the store has nothing of it.
+//! Sources of a workspace's first entries, for a workspace of which the store has nothing.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
@@ -19,7 +19,7 @@ pub enum PopulateError {
     /// The source cannot be reached now; try again.
     #[error("{0}")]
     Unavailable(String),
-    /// The source holds something that is not an entry; it needs an operator.
+    /// The source holds something that is not an entry; an operator must act.
     #[error("{place}: {reason}")]
     Invalid {
         /// File and line.
@@ -29,18 +29,18 @@ pub enum PopulateError {
     },
 }
 
-/// Gives a workspace that the store does not know its first entries.
+/// Provides the first entries of a workspace that the store does not know.
 ///
-/// It is asked again when the process ends before they are saved, so asking twice must give the same.
+/// It is called again if the process ends before they are saved, so a second call must give the same entries.
 pub trait Populate: Send + Sync + 'static {
-    /// Gives every entry of `id` to `sink`, ordered by type and id; nothing when it has none.
+    /// Passes every entry of `id` to `sink`, ordered by type and id; nothing if it has none.
     ///
     /// # Errors
-    /// [`PopulateError`] tells whether to try again.
+    /// [`PopulateError`] says whether to retry.
     fn populate(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<(), PopulateError>;
 }
 
-/// Workspaces begin empty.
+/// Workspaces start empty.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BeginEmpty;
 
@@ -50,8 +50,8 @@ impl Populate for BeginEmpty {
     }
 }
 
-/// A directory with one file a workspace, `<id>.ndjson`: a line an entity,
-/// `{"type":"resource","id":"a","data":{…}}`. A workspace without a file begins empty.
+/// A directory with one file per workspace, `<id>.ndjson`, and in it one line per entity:
+/// `{"type":"resource","id":"a","data":{…}}`. A workspace without a file starts empty.
 ///
 /// A `:` in the id is written `%3A` in the file's name.
 #[derive(Debug, Clone)]

@@ -1,16 +1,16 @@
-//! What the engine tells of itself: partitions and health.
+//! The engine's reports about itself: partitions and health.
 
 use std::time::SystemTime;
 
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
-/// Where a partition stands.
+/// Position and state of a partition.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PartitionReport {
     /// Which one.
     pub partition: PartitionId,
-    /// First offset that some workspace in memory has not seen.
+    /// First offset that some workspace in memory has not passed.
     pub position: Offset,
     /// Every workspace with an event below this is known.
     pub discovered: Offset,
@@ -22,17 +22,17 @@ pub struct PartitionReport {
     pub low_watermark: Offset,
     /// Positions between the position and the end.
     pub lag: u64,
-    /// Positions passed in a second, over the last second or so.
+    /// Positions passed per second, measured over about the last second.
     pub rate_per_second: f64,
-    /// Workspaces known.
+    /// Number of known workspaces.
     pub workspaces: usize,
-    /// Who owns it.
+    /// The process that owns it.
     pub owner: String,
-    /// The workspace that holds retention back the most; none where only saves are due.
+    /// The workspace that holds retention back the most; `None` if only saves are due.
     pub held_by: Option<HeldBy>,
-    /// What log and store still do before it can be served; none when it is.
+    /// What log and store still have to do before it can be served; `None` when it is served.
     pub opening: Option<String>,
-    /// What was missing when it was opened, and what was done about it; none where nothing was.
+    /// What was missing when it was opened, and what was done about it; `None` if nothing was.
     pub notice: Option<String>,
 }
 
@@ -43,23 +43,23 @@ pub struct HeldBy {
     pub workspace_id: WorkspaceId,
     /// First offset that the log must keep for it.
     pub offset: Offset,
-    /// Since when this workspace has been the one.
+    /// When this workspace became the one that holds retention back.
     pub since: SystemTime,
 }
 
 /// Whether the engine is alive and can answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Health {
-    /// What must hold for the process to be left running.
+    /// Checks that must pass, or the process should be restarted.
     pub alive: Vec<Check>,
-    /// What must hold for it to be sent requests.
+    /// Checks that must pass for the process to get requests.
     pub ready: Vec<Check>,
 }
 
-/// One thing that was looked at.
+/// One check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
-    /// What.
+    /// What was checked.
     pub name: &'static str,
     /// Fine, or what is wrong.
     pub outcome: Result<(), String>,

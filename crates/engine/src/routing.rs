@@ -15,7 +15,7 @@ const FNV_PRIME: u32 = 0x0100_0193;
 
 /// How the producers of a topic choose the partition of a key, by librdkafka's names.
 ///
-/// Records without a key go to any partition, so the names end in "random"; a workspace always is a key.
+/// The names end in "random" because records without a key go to any partition; an event always has a key.
 ///
 /// ```
 /// use workspace_engine_core::routing::Partitioner;
@@ -37,14 +37,14 @@ pub enum Partitioner {
 }
 
 impl Partitioner {
-    /// All of them.
+    /// All partitioners.
     pub const ALL: [Self; 3] = [
         Self::Murmur2Random,
         Self::ConsistentRandom,
         Self::Fnv1aRandom,
     ];
 
-    /// Its name, as librdkafka's `partitioner` and the setting of this engine take it.
+    /// Its name in librdkafka's `partitioner` and in this engine's setting.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Murmur2Random => "murmur2_random",
@@ -53,12 +53,12 @@ impl Partitioner {
         }
     }
 
-    /// Partition of a workspace. With no partitions at all it is partition 0.
+    /// Partition of a workspace; 0 if `partitions` is 0.
     pub fn partition_of(self, id: &WorkspaceId, partitions: u32) -> PartitionId {
         self.partition_of_key(id.as_str().as_bytes(), partitions)
     }
 
-    /// [`Partitioner::partition_of`] for the key of a record as it is.
+    /// [`Partitioner::partition_of`] for the raw key of a record.
     pub fn partition_of_key(self, key: &[u8], partitions: u32) -> PartitionId {
         let hash = match self {
             Self::Murmur2Random => murmur2(key) & 0x7fff_ffff,
@@ -75,7 +75,7 @@ impl fmt::Display for Partitioner {
     }
 }
 
-/// A name that is no partitioner's.
+/// A name that is not a partitioner's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no partitioner; there are murmur2_random, consistent_random and fnv1a_random")]
 pub struct UnknownPartitioner(String);
@@ -95,7 +95,7 @@ pub fn partition_of(id: &WorkspaceId, partitions: u32) -> PartitionId {
     Partitioner::default().partition_of(id, partitions)
 }
 
-/// [`partition_of`] for the key of a record as it is.
+/// [`partition_of`] for the raw key of a record.
 pub fn partition_of_key(key: &[u8], partitions: u32) -> PartitionId {
     Partitioner::default().partition_of_key(key, partitions)
 }

@@ -1,4 +1,4 @@
-//! What all threads of the engine share: the log, the store, permits, and the posts of the partitions.
+//! State that all threads of the engine share: the log, the store, permits, and the partitions' assignments.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -27,28 +27,28 @@ use crate::report::{Check, Health, PartitionReport};
 use crate::store::Store;
 use crate::workspace::Workspace;
 
-/// What the store was asked for.
+/// What was requested of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Asked {
     /// To save, or to sync what was saved.
     Saves,
-    /// To save a partition that it cannot take now, while it may take others.
+    /// To save a partition whose saves it does not accept now, while it may accept those of others.
     SavesOf(PartitionId),
     /// To open or to list a partition.
     Partition(PartitionId),
 }
 
-/// A new assignment, and the end of its channel that its driver reads.
+/// A new assignment, and the receiver that its driver reads.
 pub(crate) type Opened<W> = (Arc<Assignment<W>>, Receiver<Message<W>>);
 
-/// Where partitions put what they want done by others.
+/// Queues of the jobs that partitions send to other threads.
 pub(crate) struct Queues<W> {
     pub(crate) loads: Sender<LoadJob<W>>,
     pub(crate) saves: Sender<SaveJob<W>>,
     pub(crate) erasures: Sender<EraseJob<W>>,
 }
 
-/// What all threads of the engine share.
+/// State that all threads of the engine share.
 pub(crate) struct Shared<W> {
     pub(crate) config: EngineConfig,
     pub(crate) log: Arc<dyn EventLog>,
@@ -65,25 +65,25 @@ pub(crate) struct Shared<W> {
     pub(crate) misrouted: MisroutedRecords,
     pub(crate) began: Instant,
     pub(crate) ending: AtomicBool,
-    /// The partitions that are assigned to this process.
+    /// The assignments of partitions to this process.
     assignments: RwLock<BTreeMap<PartitionId, Arc<Assignment<W>>>>,
-    /// The partitions that this process lost and has not been given again.
+    /// Partitions that this process lost and that were not assigned to it again.
     lost: Mutex<BTreeSet<PartitionId>>,
-    /// The highest epoch of a load that this process began, of each partition it has had: transitions of loads that the
-    /// store never heard of may still be on their way into the history, so no later load may have their epoch.
+    /// The highest epoch of a load that this process began, for each partition it has had. Transitions of loads that
+    /// the store never heard of may still be on their way into the history, so no later load may reuse their epoch.
     begun: Mutex<HashMap<PartitionId, Epoch>>,
     admission: Mutex<Admission<Permit<W>>>,
     loads: Sender<LoadJob<W>>,
     saves: Sender<SaveJob<W>>,
     erasures: Sender<EraseJob<W>>,
-    /// Held from when the floors of the partitions are taken until the log has forgotten what is below them.
+    /// Held from reading the partitions' floors until the log is trimmed to them.
     pub(crate) trimming: Mutex<()>,
     pub(crate) running_loads: RunningLoads<W>,
-    /// Threads in the place of those whose loads hang.
+    /// Threads that replace those whose loads hang.
     pub(crate) replacements: Mutex<Vec<JoinHandle<()>>>,
-    /// What the store last failed in, with its words.
+    /// The last error of the store for each request that fails now.
     store_trouble: Mutex<BTreeMap<Asked, String>>,
-    /// Partitions whose last read failed, with the log's words.
+    /// The last error of the log for each partition that cannot be read now.
     log_trouble: Mutex<BTreeMap<PartitionId, String>>,
 }
 
@@ -138,12 +138,12 @@ impl<W: Workspace> Shared<W> {
         }
     }
 
-    /// Since the engine began, on the clock that everything is measured by.
+    /// Time since the engine began; every time in the engine is on this clock.
     pub(crate) fn now(&self) -> Duration {
         self.began.elapsed()
     }
 
-    /// The assignment of a partition to this process, while it lasts.
+    /// The current assignment of a partition to this process.
     pub(crate) fn assignment(&self, partition: PartitionId) -> Option<Arc<Assignment<W>>> {
         self.assignments.read().get(&partition).cloned()
     }
@@ -153,7 +153,7 @@ impl<W: Workspace> Shared<W> {
         self.assignments.read().values().cloned().collect()
     }
 
-    /// Opens a new assignment; none where one lasts.
+    /// Opens a new assignment; `None` if the partition has one already.
     pub(crate) fn open(&self, partition: PartitionId) -> Option<Opened<W>> {
         let mut assignments = self.assignments.write();
         if assignments.contains_key(&partition) {
@@ -165,7 +165,8 @@ impl<W: Workspace> Shared<W> {
         Some((assignment, messages))
     }
 
-    /// Opens a new assignment in the place of one that ends by itself; none where that was taken away meanwhile.
+    /// Replaces an assignment that ends by itself with a new one; `None` if the partition was revoked or lost
+    /// meanwhile.
     pub(crate) fn renew(&self, assignment: &Arc<Assignment<W>>) -> Option<Opened<W>> {
         let mut assignments = self.assignments.write();
         let now = assignments.get_mut(&assignment.id())?;
@@ -177,27 +178,27 @@ impl<W: Workspace> Shared<W> {
         Some((assignment, messages))
     }
 
-    /// A load has begun.
+    /// Records that a load has begun.
     pub(crate) fn begun(&self, partition: PartitionId, epoch: Epoch) {
         let mut begun = self.begun.lock();
         let highest = begun.entry(partition).or_insert(epoch);
         *highest = epoch.max(*highest);
     }
 
-    /// The least epoch of a load in an assignment that begins.
+    /// The lowest epoch for a load in an assignment that begins.
     pub(crate) fn first_epoch(&self, partition: PartitionId) -> Epoch {
         let begun = self.begun.lock().get(&partition).copied();
         let least = self.store.first_epoch(partition);
         begun.map_or(least, |highest| least.max(highest.next()))
     }
 
-    /// Takes an assignment out of sight: a new one of the partition may be opened.
+    /// Removes the current assignment of a partition, so that a new one may be opened.
     pub(crate) fn withdraw(&self, partition: PartitionId) -> Option<Arc<Assignment<W>>> {
         self.assignments.write().remove(&partition)
     }
 
-    /// Ends an assignment whose driver reads no more: permits that were granted to it and that it has not
-    /// seen go back, and who waits for an answer gets none.
+    /// Ends an assignment whose driver reads no more. Permits that were granted and not received are released, and
+    /// pending commands get no reply.
     pub(crate) fn close(&self, assignment: &Arc<Assignment<W>>, messages: &Receiver<Message<W>>) {
         assignment.close();
         assignment.announced().close(&self.tracker);
@@ -206,7 +207,7 @@ impl<W: Workspace> Shared<W> {
                 self.release_permit();
             }
         }
-        // The next owner of the partition, here or elsewhere, finds out by itself how the log answers.
+        // The next owner of the partition, here or elsewhere, finds out by itself how log and store answer.
         self.log_trouble.lock().remove(&assignment.id());
         let mut trouble = self.store_trouble.lock();
         trouble.remove(&Asked::Partition(assignment.id()));
@@ -219,12 +220,12 @@ impl<W: Workspace> Shared<W> {
             assignments.remove(&assignment.id());
         }
         if assignments.is_empty() {
-            // Nobody is left whose save could tell that it is over.
+            // No partition is left whose save could clear the last error.
             trouble.clear();
         }
     }
 
-    /// Shows a workspace whose event was appended at `offset` or before, unless it has a status or the store knows it.
+    /// Shows a workspace whose event was appended at `offset` or before, unless it has a status or is in the store.
     pub(crate) fn announce(&self, id: &WorkspaceId, partition: PartitionId, offset: Offset) {
         let Some(assignment) = self.assignment(partition) else {
             return;
@@ -232,7 +233,7 @@ impl<W: Workspace> Shared<W> {
         if self.tracker.get(id).is_some() || self.absent.get(id).is_some() {
             return;
         }
-        // What the store has of a partition that is being opened is not known yet.
+        // While a partition is being opened, it is not known yet what the store has of it.
         if assignment.opening().is_none() && !matches!(self.store.workspace(id), Ok(None)) {
             return;
         }
@@ -247,13 +248,13 @@ impl<W: Workspace> Shared<W> {
             .is_some_and(|assignment| assignment.announced().contains(id))
     }
 
-    /// A partition was lost to this process.
+    /// Records that this process lost a partition, and removes its assignment.
     pub(crate) fn lose(&self, partition: PartitionId) -> Option<Arc<Assignment<W>>> {
         self.lost.lock().insert(partition);
         self.withdraw(partition)
     }
 
-    /// Whether an assignment is the one of its partition that lasts.
+    /// Whether an assignment is the current one of its partition.
     pub(crate) fn is_current(&self, assignment: &Arc<Assignment<W>>) -> bool {
         self.assignment(assignment.id())
             .is_some_and(|now| Arc::ptr_eq(&now, assignment))
@@ -303,7 +304,7 @@ impl<W: Workspace> Shared<W> {
         self.admission.lock().queued()
     }
 
-    /// The first who wait for a permit, in the order of service.
+    /// The first workspaces that wait for a permit, in the order of service.
     pub(crate) fn queue(&self, limit: usize) -> Vec<WorkspaceId> {
         self.admission
             .lock()
@@ -318,7 +319,8 @@ impl<W: Workspace> Shared<W> {
         let _ = self.loads.send(job);
     }
 
-    /// Never blocks: where the store is so slow that jobs of former assignments fill the queue, the job comes back.
+    /// Never blocks: if the store is so slow that jobs of earlier assignments fill the queue, the partition gets the
+    /// job back as a failed save.
     pub(crate) fn save(&self, job: SaveJob<W>) {
         if let Err(refused) = self.saves.try_send(job) {
             let job = refused.into_inner();
@@ -329,12 +331,13 @@ impl<W: Workspace> Shared<W> {
         }
     }
 
-    /// Never blocks: as many wait as operators do, and one a partition that is assigned.
+    /// Never blocks: the queue is unbounded, but holds at most one job for each waiting operator and one for each
+    /// assigned partition.
     pub(crate) fn erase(&self, job: EraseJob<W>) {
         let _ = self.erasures.send(job);
     }
 
-    /// What stands in the way of a command, for the operator who waits for it.
+    /// What a command waits for, as text for the operator.
     pub(crate) fn obstacle(&self, partition: PartitionId) -> String {
         let Some(assignment) = self.assignment(partition) else {
             return format!("partition {partition} is not assigned to this process any more");
@@ -358,7 +361,7 @@ impl<W: Workspace> Shared<W> {
         )
     }
 
-    /// Tells how the store answered. True where that is news.
+    /// Records how the store answered. True if that has changed.
     pub(crate) fn store_answered(&self, asked: Asked, answer: Result<(), String>) -> bool {
         let mut trouble = self.store_trouble.lock();
         match answer {
@@ -367,7 +370,7 @@ impl<W: Workspace> Shared<W> {
         }
     }
 
-    /// Tells how a read of the log went where that has changed.
+    /// Records how a read of the log went.
     pub(crate) fn log_answered(&self, partition: PartitionId, answer: Result<(), String>) {
         let mut trouble = self.log_trouble.lock();
         match answer {
@@ -397,7 +400,7 @@ impl<W: Workspace> Shared<W> {
         (admission.held(), admission.queued())
     }
 
-    /// Hands a command to the partition of the workspace.
+    /// Sends a command to the partition of the workspace.
     pub(crate) fn send_command(
         &self,
         id: &WorkspaceId,
@@ -417,7 +420,7 @@ impl<W: Workspace> Shared<W> {
             .map_err(|_| ActionError::NotAssigned(partition))
     }
 
-    /// Where every partition stands that is assigned to this process.
+    /// Position and state of every partition that is assigned to this process.
     pub(crate) fn partitions(&self) -> Vec<PartitionReport> {
         let assignments = self.assignments();
         assignments

@@ -1,4 +1,4 @@
-//! What tests of more than one crate share.
+//! Helpers for the tests of more than one crate.
 
 #![allow(
     clippy::missing_panics_doc,
@@ -7,7 +7,7 @@
     reason = "tests"
 )]
 
-/// The seed of a random test, printed: `SEED` in the environment replays one.
+/// The seed of a random test, which is printed; set `SEED` in the environment to repeat a run.
 pub fn seed() -> u64 {
     let seed = std::env::var("SEED").map_or_else(
         |_| fastrand::u64(..),

@@ -1,12 +1,11 @@
-//! The seam for a workspace's own state: what the engine restores, applies events to and saves.
+//! The seam for a workspace type's state: what the engine restores, applies events to and saves.
 
 use workspace_status::WorkspaceId;
 
 use crate::event::Event;
 use crate::store::{Change, StoredEntry};
 
-/// Why a workspace does not apply an event. It then stands at the event, parked,
-/// until an operator skips it.
+/// Why a workspace does not apply an event. It is then parked at the event until an operator skips it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Rejection(pub String);
@@ -20,26 +19,26 @@ pub struct Rejection(pub String);
 /// with the offset reached. An event is never applied twice to a state that
 /// was saved after it.
 pub trait Workspace: Send + Sync + Sized + 'static {
-    /// A workspace with nothing in it.
+    /// An empty workspace.
     fn new(id: &WorkspaceId) -> Self;
 
-    /// Takes one stored entry. Entries come ordered by type, then id.
+    /// Adds one stored entry. Entries arrive ordered by type, then id.
     ///
     /// # Errors
     /// The entry does not fit; the load ends, and the workspace is parked with this reason.
     fn restore(&mut self, entry: StoredEntry) -> Result<(), Rejection>;
 
-    /// All entries were given.
+    /// Called once after the last entry.
     fn restored(&mut self) {}
 
-    /// Whether an event can be applied at all, whatever the state of its workspace is. It is asked before an event that
-    /// arrives over HTTP is appended: a refused one is a bad line of its request, and is in no log.
+    /// Whether an event can be applied at all, whatever the state of its workspace. The engine calls it before it
+    /// appends an event that arrives over HTTP: a refused one is a bad line of its request, and is not appended.
     ///
-    /// The event is in no log yet: its offset is 0. [`apply`](Workspace::apply) may still reject what is accepted here,
-    /// and is also asked to apply events that arrived another way.
+    /// The event is not in a log yet: its offset is 0. [`apply`](Workspace::apply) may still reject what is accepted
+    /// here, and also gets events that arrived another way.
     ///
     /// # Errors
-    /// No state of a workspace could apply the event; the reason is what the sender reads.
+    /// No state of a workspace could apply the event; the sender gets the reason.
     fn check(event: &Event<'_>) -> Result<(), Rejection> {
         let _ = event;
         Ok(())
@@ -51,16 +50,19 @@ pub trait Workspace: Send + Sync + Sized + 'static {
     /// The event cannot be applied, now or later: it is a poison event.
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Rejection>;
 
-    /// What changed since the last call, as entries of the store; of two changes of one entry the later counts.
+    /// What changed since the last call, as entries of the store, in order; a later change of an entry replaces an
+    /// earlier one.
     fn take_changes(&mut self) -> Vec<Change>;
 
-    /// About how many bytes the next [`take_changes`](Workspace::take_changes) gives; until then it only grows. A save
-    /// begins before they are too many. Where it is not known, the values of the events count.
+    /// Approximate bytes that the next [`take_changes`](Workspace::take_changes) returns; until that call it only
+    /// grows. The engine saves before it gets too large. If it is `None`, the engine counts the bytes of the applied
+    /// events instead.
     fn changed_bytes(&self) -> Option<u64> {
         None
     }
 
-    /// Number of entries that a store holds which has saved all changes so far: asked right after
-    /// [`take_changes`](Workspace::take_changes) and saved with them. A load that finds another number parks the workspace.
+    /// Number of entries in a store that has saved all changes so far. The engine calls it right after
+    /// [`take_changes`](Workspace::take_changes) and saves it with them. A load that finds another number parks the
+    /// workspace.
     fn entries(&self) -> u64;
 }

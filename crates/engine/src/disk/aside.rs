@@ -1,4 +1,4 @@
-//! Moves what may hold something out of the way, instead of deleting it.
+//! Moves files that may hold data out of the way, instead of deleting them.
 
 use super::DiskError;
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::time::SystemTime;
 /// Most files of one name that are set aside within a second.
 const MAX_SAME_SECOND: u32 = 1000;
 
-/// Renames a file or a directory to `NAME.set-aside-SECONDS` beside it, durably, and returns where it is now.
+/// Renames a file or a directory to `NAME.set-aside-SECONDS` beside it, durably, and returns its new path.
 pub(crate) fn set_aside(path: &Path) -> Result<PathBuf, DiskError> {
     let seconds = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -36,7 +36,7 @@ pub(crate) fn set_aside(path: &Path) -> Result<PathBuf, DiskError> {
     Ok(free)
 }
 
-/// Whether a file or directory holds nothing for certain: every file in it is empty or all zeros.
+/// Whether a file or directory certainly holds no data: every file in it is empty or all zeros.
 pub(crate) fn is_blank(path: &Path) -> std::io::Result<bool> {
     let kind = std::fs::symlink_metadata(path)?.file_type();
     if kind.is_dir() {
@@ -47,7 +47,7 @@ pub(crate) fn is_blank(path: &Path) -> std::io::Result<bool> {
         }
         return Ok(true);
     }
-    // Where a link leads to is somebody else's to delete.
+    // A link may point to data that the engine does not own, so it is never deleted as blank.
     if !kind.is_file() {
         return Ok(false);
     }

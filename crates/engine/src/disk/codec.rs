@@ -1,15 +1,14 @@
-//! Small sealed values: what is written is what is read, or it is noticed.
+//! Small sealed values: each reads as it was written, or the damage is detected.
 //!
-//! Numbers are little endian, texts carry their length, and a CRC-32 over the
-//! key and the value closes each: a value that was damaged, cut short or filed
-//! under another key does not open.
+//! Numbers are little endian, texts are preceded by their length, and a CRC-32 over the key and the value ends each. A
+//! value that was damaged, cut short or stored under another key does not open.
 
 use bytes::{Buf, Bytes};
 
 /// Bytes of the checksum at the end of a sealed value.
 pub(crate) const CHECKSUM_BYTES: usize = 4;
 
-/// What is wrong with a value, for people.
+/// What is wrong with a value, as text for an error message.
 pub(crate) type Damage = &'static str;
 
 /// Collects the fields of one value.
@@ -43,7 +42,7 @@ impl Writer {
         self
     }
 
-    /// Bytes with their length before them.
+    /// Bytes, preceded by their length.
     pub(crate) fn block(&mut self, value: &[u8]) -> &mut Self {
         self.u32(u32::try_from(value.len()).unwrap_or(u32::MAX))
             .raw(value)
@@ -63,7 +62,7 @@ impl Writer {
         }
     }
 
-    /// Closes the value with the checksum over `key` and itself.
+    /// Ends the value with the checksum over `key` and itself.
     pub(crate) fn seal(&mut self, key: &[u8]) -> Vec<u8> {
         let checksum = checksum(key, &self.bytes);
         self.u32(checksum);
@@ -71,14 +70,14 @@ impl Writer {
     }
 }
 
-/// Takes the fields of one value, in the order in which they were written.
+/// Reads the fields of one value, in the order in which they were written.
 #[derive(Debug)]
 pub(crate) struct Reader {
     bytes: Bytes,
 }
 
 impl Reader {
-    /// Opens a sealed value that was found under `key`.
+    /// Opens a sealed value that was stored under `key`.
     pub(crate) fn open(key: &[u8], sealed: Bytes) -> Result<Self, Damage> {
         let mut bytes = sealed;
         let Some((body, stored)) = bytes.split_last_chunk::<CHECKSUM_BYTES>() else {
@@ -87,7 +86,7 @@ impl Reader {
         if u32::from_le_bytes(*stored) != checksum(key, body) {
             return Err("its checksum does not match");
         }
-        // Cut in place: this is done for every entry of a load, and a split counts references.
+        // Cut in place: this runs for every entry of a load, and a split updates a reference count.
         bytes.truncate(body.len());
         Ok(Self { bytes })
     }
@@ -112,7 +111,7 @@ impl Reader {
         Ok(self.bytes.split_to(length))
     }
 
-    /// All that is left, without a copy.
+    /// The remaining bytes, without a copy.
     pub(crate) fn rest(self) -> Bytes {
         self.bytes
     }

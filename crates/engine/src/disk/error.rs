@@ -16,10 +16,10 @@ pub enum DiskError {
     Locked {
         /// The directory.
         path: PathBuf,
-        /// Who has it open, where it is known.
+        /// Id of the process that has it open, if known.
         pid: Option<u32>,
     },
-    /// The directory was written in another format.
+    /// The directory has a format version that this engine does not read.
     #[error("the data directory {} has format version {found}, this engine reads version {expected}; use the engine that wrote it, or start with an empty directory", .path.display())]
     Version {
         /// The directory.
@@ -29,25 +29,25 @@ pub enum DiskError {
         /// The version that this engine reads and writes.
         expected: u64,
     },
-    /// The directory has another number of partitions.
+    /// The directory was created with another number of partitions.
     #[error("the data directory {} was created with {found} partitions, not {asked}; start with {found} partitions, or with an empty directory", .path.display())]
     Partitions {
         /// The directory.
         path: PathBuf,
         /// Its number of partitions.
         found: u32,
-        /// The number that was asked for.
+        /// The requested number.
         asked: u32,
     },
-    /// The number of partitions cannot be used.
+    /// The requested number of partitions is not possible.
     #[error("{asked} partitions were asked for; between 1 and {most} are possible")]
     PartitionCount {
-        /// The number that was asked for.
+        /// The requested number.
         asked: u32,
-        /// The most that are possible.
+        /// The largest possible number.
         most: u32,
     },
-    /// The directory holds something, but its format file does not tell what.
+    /// The directory is not empty, but its format file does not identify it.
     #[error("{} is not a data directory of an engine: {reason}; restore it from a copy, or give the engine another directory", .path.display())]
     NotADataDirectory {
         /// The directory.
@@ -55,7 +55,7 @@ pub enum DiskError {
         /// What is missing or wrong.
         reason: String,
     },
-    /// A file is damaged at a place where nothing may be lost.
+    /// A file is damaged at a position where acknowledged data would be lost.
     #[error("{} is damaged at byte {position}: {reason}; nothing was changed: restore the directory from a copy, or, to go on without what is lost, rename {} to {WITNESS_ACCEPTED}", .file.display(), .witness.display())]
     Damaged {
         /// The file.
@@ -67,7 +67,7 @@ pub enum DiskError {
         /// The file whose renaming accepts the loss.
         witness: PathBuf,
     },
-    /// The file is missing by which the database knows its directory; the rest of the database is there.
+    /// The file by which the database recognises its directory is missing; the rest of the database exists.
     #[error("{} is missing, without which the database does not open; nothing was changed: restore it from a copy of the directory, or copy it from any other data directory of this version; or, to begin with an empty database, rename {} to {WITNESS_ACCEPTED}: what is there is set aside", .file.display(), .witness.display())]
     NoMarker {
         /// The file that is missing.
@@ -75,7 +75,7 @@ pub enum DiskError {
         /// The file whose renaming accepts the loss.
         witness: PathBuf,
     },
-    /// A journal is damaged that others build on, or one is missing between others: cutting it would not help.
+    /// A journal that others build on is damaged, or one between others is missing: cutting it would not help.
     #[error("{} is damaged at byte {position}: {reason}; nothing was changed: other journals build on what is lost there, so only a copy of the directory helps: restore it", .file.display())]
     DamagedBetween {
         /// The file.
@@ -98,7 +98,7 @@ pub enum DiskError {
     Lost {
         /// The directory.
         path: PathBuf,
-        /// How much.
+        /// What is lost.
         lost: Loss,
         /// The file whose renaming accepts the loss.
         witness: PathBuf,
@@ -109,17 +109,17 @@ pub enum DiskError {
         /// The file.
         path: PathBuf,
     },
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("cannot {doing} {}", .path.display())]
     Io {
         /// What was tried, as a verb.
         doing: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// What the database reads of its files when it is opened is damaged.
+    /// A file that the database reads when it is opened is damaged.
     #[error("the database in {} is damaged: {reason}; nothing was changed: restore the directory from a copy", .path.display())]
     DamagedDatabase {
         /// The directory.
@@ -127,7 +127,7 @@ pub enum DiskError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The database refused.
+    /// The database returned an error.
     #[error("the database in {} cannot be used: {reason}", .path.display())]
     Database {
         /// The directory.
@@ -147,10 +147,10 @@ impl DiskError {
     }
 }
 
-/// How much less than what was acknowledged a database holds.
+/// What a database lacks of the acknowledged data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Loss {
-    /// Number of the last commit that is there.
+    /// Number of the last commit that the database holds.
     pub found_commit: u64,
     /// Number of the last commit that was acknowledged.
     pub acknowledged_commit: u64,
@@ -158,7 +158,7 @@ pub struct Loss {
     pub partitions: Vec<LostRange>,
 }
 
-/// Events of a partition that were acknowledged and are not there.
+/// Events of a partition that were acknowledged and are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LostRange {
     /// The partition.
@@ -169,7 +169,7 @@ pub struct LostRange {
     pub acknowledged: Offset,
 }
 
-/// Most partitions that the text of a loss names.
+/// Most partitions that the message of a loss names.
 const LOST_PARTITIONS_SHOWN: usize = 8;
 
 impl fmt::Display for Loss {
@@ -208,16 +208,16 @@ impl fmt::Display for Pid {
 /// Why a write to the database failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum WriteError {
-    /// Too little space is free; nothing was written, and writing goes on by itself when there is space.
+    /// Too little space is free; nothing was written. Writes succeed again when there is space.
     #[error("{0}")]
     NoSpace(String),
-    /// The database takes no more writes until the engine is started again.
+    /// A write failed. Usually the database accepts no more writes until the engine is restarted.
     #[error("{0}; start the engine again when the cause is removed: what was acknowledged is kept")]
     Broken(String),
 }
 
 impl WriteError {
-    /// Tells a full disk and a database that gave up apart.
+    /// The error of a failed write, or of a write that the database refuses because an earlier one failed.
     pub(crate) fn from_database(error: &fjall::Error) -> Self {
         if matches!(error, fjall::Error::Poisoned) {
             return Self::Broken("an earlier write to the disk failed".to_owned());
@@ -226,7 +226,7 @@ impl WriteError {
     }
 }
 
-/// The text of a database error without its wrapping.
+/// The message of a database error, without its wrapping.
 pub(crate) fn describe(error: &fjall::Error) -> String {
     if let fjall::Error::Io(error) | fjall::Error::Storage(fjall::LsmError::Io(error)) = error {
         return error.to_string();
@@ -237,7 +237,7 @@ pub(crate) fn describe(error: &fjall::Error) -> String {
     error.to_string()
 }
 
-/// Whether a database error tells of damaged data: trying again will not help.
+/// Whether a database error reports damaged data, so that a retry does not help.
 pub(crate) fn is_damage(error: &fjall::Error) -> bool {
     let cannot_be_read = matches!(error, fjall::Error::Storage(fjall::LsmError::Io(_)));
     !cannot_be_read

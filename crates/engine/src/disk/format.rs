@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-/// Version of everything below the data directory. Directories of versions from 1 on are opened, and have
-/// this version from then on: older engines refuse them.
+/// Format version of the whole data directory. Directories of version 1 and later are opened and upgraded to this
+/// version, after which older engines refuse them.
 ///
 /// | version | what is new |
 /// |---|---|
@@ -28,18 +28,18 @@ struct FormatFile {
     partitions: u32,
 }
 
-/// What the format file told.
+/// What the format file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// There is none.
+    /// There is no format file.
     Nothing,
     /// It fits the engine and its configuration.
     Fits,
-    /// It fits, but older engines may still open the directory.
+    /// It fits, but has an older version, so that older engines may still open the directory.
     Older,
 }
 
-/// Reads the format file and compares it with what is asked for.
+/// Reads the format file and compares it with what is requested.
 pub(crate) fn check(dir: &Path, spec: &DataDirSpec) -> Result<Found, DiskError> {
     let path = dir.join(FILE);
     let text = match std::fs::read_to_string(&path) {
@@ -79,7 +79,7 @@ pub(crate) fn check(dir: &Path, spec: &DataDirSpec) -> Result<Found, DiskError> 
     Ok(Found::Fits)
 }
 
-/// Writes the format file, durably and at once.
+/// Writes the format file, durably and atomically.
 pub(crate) fn write(dir: &Path, spec: &DataDirSpec) -> Result<(), DiskError> {
     let file = FormatFile {
         format: NAME.to_owned(),
@@ -101,7 +101,7 @@ pub(crate) fn write(dir: &Path, spec: &DataDirSpec) -> Result<(), DiskError> {
     sync_dir(dir)
 }
 
-/// Makes the names in a directory durable.
+/// Syncs a directory, which makes the names in it durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), DiskError> {
     if cfg!(unix) {
         File::open(dir)

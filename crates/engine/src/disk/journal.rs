@@ -1,16 +1,14 @@
-//! Looks through the database's journals before the database does.
+//! Inspects the database's journals before the database opens them.
 //!
-//! The database (fjall 3) stops its recovery at the first broken batch of a journal, cuts the
-//! file there and says nothing, also where intact batches follow. So the journals are read here
-//! first, changing nothing: a torn tail, which a crash leaves behind, is told apart from a
-//! damaged middle, where something acknowledged is lost.
+//! The database (fjall 3) stops its recovery at the first broken batch of a journal, cuts the file there and reports
+//! nothing, even if intact batches follow. So the journals are read here first, without changing anything. This
+//! distinguishes a torn tail, which a crash leaves behind, from a damaged middle, where acknowledged data is lost.
 //!
-//! Layout of a journal: batches of a start marker, items and an end marker with the xxh3 of the
-//! items, then zeros to the end of the file. The start marker has the sequence number of the
-//! batch, which no checksum covers; it decides which of two values is the newer, so it must grow. A journal that is not the newest was synced before
-//! the next began, so it has no torn tail. Every durable commit holds the ledger, and the next
-//! commit is only written when it is durable: a batch with ledger *n* tells that *n - 1* was
-//! acknowledged.
+//! A journal consists of batches, then zeros to the end of the file. A batch is a start marker, items, and an end
+//! marker with the xxh3 of the items. The start marker contains the sequence number of the batch, which no checksum
+//! covers; it decides which of two values is newer, so it must grow. A journal that is not the newest was synced before
+//! the next one began, so it has no torn tail. Every durable commit contains the ledger, and the next commit is written
+//! only when it is durable: a batch with ledger *n* proves that *n - 1* was acknowledged.
 
 use super::DiskError;
 use super::ledger::{LEDGER_KEY, Ledger};
@@ -19,8 +17,8 @@ use std::io::{BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
-/// The database stops at 2^63 and gives numbers one by one: from half of it on, a number is a flipped bit, and going on
-/// from there would end the log's writer.
+/// The database assigns sequence numbers one by one and stops at 2^63. A number of half that or more is a flipped bit;
+/// continuing from it would end the log's writer.
 const SEQUENCE_END: u64 = 1 << 62;
 const TAG_START: u8 = 1;
 const TAG_ITEM: u8 = 2;
@@ -38,11 +36,11 @@ const MAX_COPIES: u32 = 100;
 /// What the journals of a database hold.
 #[derive(Debug, Default)]
 pub(crate) struct Inspection {
-    /// The newest ledger before anything that is broken.
+    /// The newest ledger before the first broken batch.
     pub(crate) ledger: Option<Ledger>,
-    /// The newest ledger in intact batches behind something broken.
+    /// The newest ledger in intact batches after the broken one.
     pub(crate) behind: Option<Ledger>,
-    /// The tail of the newest journal, where it is broken.
+    /// The tail of the newest journal, if it is broken.
     pub(crate) torn: Option<Torn>,
 }
 
@@ -55,7 +53,7 @@ pub(crate) struct Torn {
     pub(crate) reason: &'static str,
 }
 
-/// Something broken where a crash cannot have broken it.
+/// Damage that a crash cannot have caused.
 #[derive(Debug)]
 pub(crate) struct Damage {
     pub(crate) path: PathBuf,
@@ -65,12 +63,12 @@ pub(crate) struct Damage {
     pub(crate) place: Place,
 }
 
-/// Where a damaged journal stands among the others.
+/// Position of a damaged journal among the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// Nothing follows it: it can be cut.
+    /// No journal follows it: it can be cut.
     Newest,
-    /// Journals follow that build on it, or it was to follow one that is missing.
+    /// Later journals build on it, or the journal before it is missing.
     Between,
 }
 
@@ -123,7 +121,7 @@ pub(crate) fn inspect(database: &Path) -> Result<Result<Inspection, Damage>, Dis
     Ok(Ok(found))
 }
 
-/// Cuts a journal at a byte, so that the database finds the end of what is intact by itself.
+/// Cuts a journal at a byte, so that the database itself finds the end of the intact part.
 pub(crate) fn cut(journal: &Path, position: u64) -> Result<(), DiskError> {
     let cut = || {
         let file = File::options().write(true).open(journal)?;
@@ -133,7 +131,7 @@ pub(crate) fn cut(journal: &Path, position: u64) -> Result<(), DiskError> {
     cut().map_err(DiskError::io("cut the broken tail off", journal))
 }
 
-/// Copies a damaged journal into the data directory, durably and for good, before it is cut.
+/// Copies a damaged journal into the data directory, durably, before it is cut. Nothing deletes the copy.
 pub(crate) fn set_aside(journal: &Path, dir: &Path) -> Result<PathBuf, DiskError> {
     let name = journal.file_stem().unwrap_or_default().display();
     let free = (1..=MAX_COPIES)
@@ -151,7 +149,7 @@ pub(crate) fn set_aside(journal: &Path, dir: &Path) -> Result<PathBuf, DiskError
     Ok(copy)
 }
 
-/// A copy of a journal whose tail is cut off, until it is known that nothing is lost with it.
+/// A copy of a journal whose tail is cut off, kept until it is known that nothing is lost with it.
 #[derive(Debug)]
 pub(crate) struct Aside {
     copy: PathBuf,
@@ -167,7 +165,7 @@ impl Aside {
         })
     }
 
-    /// Brings the journal back as it was found.
+    /// Restores the journal as it was found.
     pub(crate) fn restore(self) -> Result<(), DiskError> {
         std::fs::rename(&self.copy, &self.journal).map_err(DiskError::io("restore", &self.journal))
     }
@@ -193,7 +191,7 @@ fn journals(database: &Path) -> Result<Vec<(u64, PathBuf)>, DiskError> {
     list().map_err(DiskError::io("list", database))
 }
 
-/// One journal as far as it is intact.
+/// The size of a journal's intact part, and what ends it.
 #[derive(Debug)]
 struct Scan {
     intact_bytes: u64,
@@ -202,15 +200,15 @@ struct Scan {
 
 #[derive(Debug)]
 enum End {
-    /// Nothing but zeros follows.
+    /// Only zeros follow.
     Clean,
-    /// What follows is no intact batch.
+    /// What follows is not an intact batch.
     Broken(&'static str),
-    /// The next batch is intact, but a commit before it is missing.
+    /// The next batch is intact, but its number does not grow, or a commit before it is missing.
     Gap(String),
 }
 
-/// Reads one journal; `sequence` and `newest` are the newest before it, and then in it.
+/// Reads one journal. `sequence` and `newest` are the newest ones before it; they advance with its batches.
 fn scan(
     path: &Path,
     sequence: &mut Option<u64>,
@@ -233,7 +231,7 @@ fn scan(
     }
 }
 
-/// Takes the next intact batch, where it follows what was before it.
+/// Accepts the next intact batch, if it follows the previous one.
 fn follow(
     batch: Batch,
     sequence: &mut Option<u64>,
@@ -263,7 +261,7 @@ fn follow(
     Ok(())
 }
 
-/// The newest ledger in any intact batch behind a broken place.
+/// The newest ledger in any intact batch after a broken position.
 fn ledger_behind(path: &Path, position: u64) -> Result<Option<Ledger>, DiskError> {
     let read = || {
         let mut file = File::open(path)?;
@@ -281,7 +279,7 @@ fn ledger_behind(path: &Path, position: u64) -> Result<Option<Ledger>, DiskError
         };
         at += skipped;
         let candidate = bytes.get(at..).unwrap_or_default();
-        // Cheap refusals first: an item or a clear follows the start marker.
+        // Cheap check first: an item or a clear follows the start marker.
         if !matches!(candidate.get(START_BYTES), Some(&(TAG_ITEM | TAG_CLEAR))) {
             at += 1;
             continue;
@@ -333,7 +331,7 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// The next batch; `None` where nothing but zeros follows.
+    /// The next batch; `None` if only zeros or nothing follows.
     fn batch(&mut self) -> Result<Option<Batch>, Stop> {
         let Some(tag) = self.tag_or_end()? else {
             return Ok(None);
@@ -479,7 +477,7 @@ mod tests {
 
     const COMMITS: u64 = 6;
 
-    /// A closed database of a few commits with a write between them, and its only journal.
+    /// A closed database of a few commits, each after a plain write, and its only journal.
     fn database() -> (tempfile::TempDir, PathBuf, Vec<u8>) {
         let path = tempfile::tempdir().expect("a directory");
         for _ in 0..2 {
@@ -541,7 +539,7 @@ mod tests {
             std::fs::write(&journal, &damaged).expect("written");
             match inspect_all(&journal) {
                 Err(_) => {}
-                // Another number that is still in order changes nothing.
+                // A changed sequence number that is still in order changes nothing.
                 Ok(Inspection {
                     torn: None,
                     ledger: Some(ledger),

@@ -1,16 +1,16 @@
-//! The ledger: how many commits were acknowledged, and where each partition ended with the last.
+//! The ledger: the number of acknowledged commits, and the end of each partition as of the last one.
 //!
-//! It is written in the same batch as what it counts, and copied to the witness file afterwards.
+//! It is written in the same batch as the data that it counts, and copied to the witness file afterwards.
 
 use super::codec::{Damage, Reader, Writer};
 use super::error::{Loss, LostRange};
 use bytes::Bytes;
 use workspace_lifecycle::{Offset, PartitionId};
 
-/// Key of the ledger; it is recognised by this in a journal, so no other key may be equal to it.
+/// Key of the ledger. The scan of the journals recognises the ledger by it, so no other key may be equal to it.
 pub(crate) const LEDGER_KEY: &[u8] = b"workspace-engine/ledger";
 
-/// Number of the last durable commit and the ends of all partitions with it.
+/// Number of the last durable commit, and the ends of all partitions as of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ledger {
     pub(crate) commit: u64,
@@ -47,7 +47,7 @@ impl Ledger {
         place.copied().unwrap_or_default()
     }
 
-    /// The ends that `other` knows to be further than they are here.
+    /// The ends that are further in `other` than here.
     pub(crate) fn further_ends(&self, other: &Self) -> Vec<(PartitionId, Offset)> {
         (0..)
             .map(PartitionId)
@@ -57,7 +57,7 @@ impl Ledger {
             .collect()
     }
 
-    /// What is missing here of what `witness` knows to have been acknowledged.
+    /// What is missing here of what was acknowledged according to `witness`; `None` if nothing is.
     pub(crate) fn loss(&self, witness: &Self) -> Option<Loss> {
         let partitions: Vec<LostRange> = (0..)
             .zip(&witness.high_watermarks)
@@ -100,7 +100,7 @@ impl Ledger {
     }
 }
 
-/// Bytes of an encoded ledger of so many partitions.
+/// Size of an encoded ledger for this number of partitions.
 pub(crate) fn encoded_bytes(partitions: usize) -> usize {
     8 + 4 + partitions * 8 + super::codec::CHECKSUM_BYTES
 }

@@ -1,4 +1,4 @@
-//! One engine a directory: the lock file, with the process that holds it.
+//! One engine for each directory: the lock file, with the id of the process that holds it.
 
 use super::DiskError;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -6,11 +6,11 @@ use std::io::{Read, Seek, Write};
 use std::path::Path;
 use std::time::Duration;
 
-/// A process that is just ending, or one that was just forked off, holds the lock a moment longer.
+/// A process that is ending, or was just forked, holds the lock a moment longer.
 const ATTEMPTS: u32 = 6;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Holds the directory until it is dropped; the operating system lets go of it when the process dies.
+/// Holds the directory until it is dropped; the operating system releases it when the process dies.
 #[derive(Debug)]
 pub(crate) struct DirLock {
     _file: File,
@@ -48,7 +48,7 @@ impl DirLock {
                 }
             }
         }
-        // The number only helps people; a full disk must not keep an engine from starting.
+        // The process id is only for the operator; a full disk must not keep an engine from starting.
         let written = file
             .set_len(0)
             .and_then(|()| file.rewind())

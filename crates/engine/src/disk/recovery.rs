@@ -1,11 +1,11 @@
-//! What is looked at and done before the database is opened, because it recovers silently.
+//! Checks and repairs before the database is opened, because the database recovers silently.
 
 use super::ledger::Ledger;
 use super::witness::{self, Witness};
 use super::{DataDirSpec, DiskError, Loss, aside, journal, versions};
 use std::path::Path;
 
-/// The file by which the database knows a directory as its own.
+/// The file by which the database recognises its directory.
 const MARKER: &str = "version";
 
 /// What a database must hold before it is used.
@@ -13,13 +13,13 @@ const MARKER: &str = "version";
 pub(super) enum Expected {
     /// Nothing: the directory is new, or has no database that can be opened.
     New,
-    /// Whatever is there: the witness was renamed or removed.
+    /// Anything: the witness was renamed or removed.
     Anything,
-    /// At least this; otherwise the journal that was set aside comes back.
+    /// At least this; otherwise the journal that was set aside is restored.
     AtLeast(Ledger, Option<journal::Aside>),
 }
 
-/// Reads witness and journals before the database is opened, because opening it cuts broken journals.
+/// Reads the witness and the journals before the database is opened, because opening it cuts broken journals.
 pub(super) fn expected(
     path: &Path,
     database: &Path,
@@ -87,7 +87,7 @@ pub(super) fn expected(
             });
         }
     };
-    // The newest journal with a ledger has the newest ledger, so this one is compared before anything is cut.
+    // The newest ledger in the journals is the newest of all, so compare it before anything is cut.
     if let Some(ledger) = &found.ledger
         && let Some(lost) = ledger.loss(&witness)
         && found.torn.is_none()
@@ -109,7 +109,7 @@ pub(super) fn expected(
     }
 }
 
-/// Whether there is anything in a database's directory.
+/// Whether the directory of a database holds any data.
 fn holds_something(database: &Path) -> Result<bool, DiskError> {
     match aside::is_blank(database) {
         Ok(is_blank) => Ok(!is_blank),
@@ -118,7 +118,8 @@ fn holds_something(database: &Path) -> Result<bool, DiskError> {
     }
 }
 
-/// Makes room for a new database. What an interrupted creation has left holds nothing; anything else is set aside.
+/// Makes room for a new database. The remains of an interrupted creation hold nothing and are removed; anything else is
+/// set aside.
 pub(super) fn clear_away(database: &Path) -> Result<(), DiskError> {
     if holds_something(database)? {
         let copy = aside::set_aside(database)?;
@@ -136,8 +137,8 @@ pub(super) fn clear_away(database: &Path) -> Result<(), DiskError> {
     }
 }
 
-/// Cuts the tail of the newest journal, where nothing acknowledged is lost with it. `ledger` is the newest
-/// before the tail, `behind` the newest in intact batches after what is torn.
+/// Cuts the tail of the newest journal, if no acknowledged data is lost with it. `ledger` is the newest before the
+/// tail, `behind` the newest in intact batches after the torn one.
 fn cut_torn_tail(
     path: &Path,
     spec: &DataDirSpec,
@@ -153,7 +154,7 @@ fn cut_torn_tail(
         witness: witness::path(path),
     };
     if let Some(behind) = behind {
-        // Its own commit may not have been acknowledged; the one before it was.
+        // The commit of `behind` may not have been acknowledged; the one before it was.
         let acknowledged = behind.commit.saturating_sub(1);
         match ledger {
             Some(ledger) if ledger.commit < acknowledged => {
@@ -162,7 +163,8 @@ fn cut_torn_tail(
                     torn.reason, ledger.commit
                 )));
             }
-            // The newest ledger before it is in the tables; the witness remembers what the cut would forget.
+            // The newest ledger before the tail is in the tables. The cut removes what is known of later commits, so
+            // record it in the witness.
             None if witness.commit < acknowledged => {
                 witness = Ledger {
                     commit: acknowledged,
@@ -184,7 +186,7 @@ fn cut_torn_tail(
         reason = torn.reason,
         "a write that was never acknowledged is cut off the end of the journal"
     );
-    // Without a ledger before it, only the opened database can tell whether something is lost.
+    // Without a ledger before the tail, only the opened database shows whether something is lost.
     let aside = match ledger {
         None => Some(journal::Aside::keep(torn, &path.join("journal.torn"))?),
         Some(_) => None,
@@ -193,8 +195,8 @@ fn cut_torn_tail(
     Ok(Expected::AtLeast(witness, aside))
 }
 
-/// Makes the newest journal end where it is broken: there is no witness any more, so the loss is accepted.
-/// The database itself would refuse some breaks and skip others.
+/// Cuts the newest journal where it is broken: without a witness, the loss is accepted. The database itself would
+/// refuse some kinds of damage and skip others.
 fn cut_what_is_broken(
     path: &Path,
     inspected: Result<journal::Inspection, journal::Damage>,

@@ -1,17 +1,17 @@
-//! How much space is free, asked before each write.
+//! Free disk space, checked before each write.
 //!
-//! The database gives up for good when the disk is full in the middle of a write,
-//! of a flush or of a compaction. So a write is refused while there is still room
-//! for what the database has yet to flush, and goes on when space was made. A reserve is
-//! kept beside that for the writes that make space: syncs, after which the log may forget, and removals.
+//! The database accepts no more writes once the disk is full in the middle of a write, a flush or a compaction. So a
+//! write is refused while there is still room for the data that the database has yet to flush, and accepted again when
+//! space is freed. In addition, a reserve is kept for the writes that free space: removals, and syncs, after which the
+//! log may be trimmed.
 
 use super::WriteError;
 use std::path::{Path, PathBuf};
 
-/// Most of the reserve that is kept free beside what is known to be needed.
+/// Largest reserve that is kept free in addition to what is known to be needed.
 const MAX_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The reserve is at most this part of the disk, so that small disks can be used too.
+/// The reserve is at most the size of the disk divided by this, so that small disks can be used too.
 const RESERVE_PART_OF_DISK: u64 = 16;
 
 #[derive(Debug)]
@@ -32,14 +32,14 @@ impl FreeSpace {
         }
     }
 
-    /// Refuses when fewer than `needed_bytes` and the reserve are free.
+    /// Refuses if less than `needed_bytes` and the reserve together are free.
     pub(crate) fn check(&self, needed_bytes: u64) -> Result<(), WriteError> {
         space_of(&self.dir).map_or(Ok(()), |space| {
             self.compare(space, needed_bytes.saturating_add(reserve(space)))
         })
     }
 
-    /// Refuses when fewer than `needed_bytes` are free: for what the reserve is kept for.
+    /// Refuses if less than `needed_bytes` are free: for writes that may use the reserve.
     pub(crate) fn check_with_reserve(&self, needed_bytes: u64) -> Result<(), WriteError> {
         space_of(&self.dir).map_or(Ok(()), |space| self.compare(space, needed_bytes))
     }
@@ -62,7 +62,7 @@ fn reserve(space: Space) -> u64 {
     MAX_RESERVE_BYTES.min(space.total_bytes / RESERVE_PART_OF_DISK)
 }
 
-/// Mebibytes with one digit behind the point, rounded up.
+/// Mebibytes with one decimal digit, rounded up.
 fn mebibytes(bytes: u64) -> String {
     let tenths = bytes.saturating_mul(10).div_ceil(1024 * 1024);
     format!("{}.{}", tenths / 10, tenths % 10)

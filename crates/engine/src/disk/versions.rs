@@ -1,8 +1,8 @@
-//! Looks at the lists of tables before the database does.
+//! Checks the lists of tables before the database reads them.
 //!
-//! Each tree of the database has a file `v…` with the list of its tables, and a file `current` with the
-//! number of that file and its xxh3. The database (fjall 3) does not compare them, and asserts
-//! on a list that is damaged, in a way that ends the process. So they are compared here first.
+//! Each tree of the database has a file `v…` with the list of its tables, and a file `current` with the number of that
+//! file and its xxh3. The database (fjall 3) does not compare them, and a damaged list fails an assertion that ends the
+//! process. So they are compared here first.
 
 use super::DiskError;
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_128;
 const CURRENT_BYTES: usize = 8 + 16 + 1;
 const KIND_XXH3: u8 = 0;
 
-/// Refuses a database with a list of tables that is not as it was written.
+/// Refuses a database with a damaged list of tables.
 pub(crate) fn inspect(database: &Path) -> Result<(), DiskError> {
     let trees = database.join("keyspaces");
     let list = match std::fs::read_dir(&trees) {
@@ -29,7 +29,7 @@ pub(crate) fn inspect(database: &Path) -> Result<(), DiskError> {
 fn inspect_tree(tree: &Path) -> Result<(), DiskError> {
     let path = tree.join("current");
     let current = match std::fs::read(&path) {
-        // The creation of the tree was cut short.
+        // The creation of the tree was interrupted.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(());
         }

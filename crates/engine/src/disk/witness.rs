@@ -1,12 +1,11 @@
 //! The witness file: a copy of the ledger outside of the database.
 //!
-//! The database ends its recovery at the first broken batch of a journal without a word.
-//! The witness is written after each acknowledged commit and tells afterwards what must be there.
-//! It is not synced: it may lag behind the database, and never leads. Two slots are written in
-//! turn, so that one is whole at any moment.
+//! The database ends its recovery at the first broken batch of a journal and reports nothing. The witness is written
+//! after each acknowledged commit, and shows later what the database must hold. It is not synced: it may lag behind the
+//! database, and is never ahead of it. Two slots are written in turn, so that one is intact at any moment.
 //!
-//! Renaming the file to `witness.accepted` accepts whatever was lost: what it knows is used once more, so that no
-//! offset of a lost event is given to another one. A witness that was removed accepts the loss too.
+//! Renaming the file to `witness.accepted` accepts the loss. Its contents are used once more, so that no offset of a
+//! lost event is assigned to another one. Removing the file accepts the loss too.
 
 use super::DiskError;
 use super::ledger::{self, Ledger};
@@ -28,18 +27,18 @@ pub(crate) fn path(dir: &Path) -> PathBuf {
     dir.join(FILE)
 }
 
-/// Where the operator puts the witness to accept a loss.
+/// The path to which the operator renames the witness to accept a loss.
 pub(crate) fn accepted_path(dir: &Path) -> PathBuf {
     dir.join("witness.accepted")
 }
 
-/// What the witness file of a directory knows; `None` where there is no file.
+/// The ledger in the witness file of a directory; `None` if there is no file.
 pub(crate) fn read(dir: &Path, partitions: u32) -> Result<Option<Ledger>, DiskError> {
     read_file(path(dir), partitions)
 }
 
-/// What the witness knows by which the operator accepts a loss; `None` where there is none. One that is damaged
-/// knows nothing, and accepts the loss all the same.
+/// The ledger in the witness with which the operator accepts a loss; `None` if there is no file. A damaged file counts
+/// as an empty ledger and accepts the loss all the same.
 pub(crate) fn read_accepted(dir: &Path, partitions: u32) -> Result<Option<Ledger>, DiskError> {
     match read_file(accepted_path(dir), partitions) {
         Err(error @ DiskError::Witness { .. }) => {
@@ -70,7 +69,7 @@ fn read_file(path: PathBuf, partitions: u32) -> Result<Option<Ledger>, DiskError
 }
 
 impl Witness {
-    /// Writes the file anew with both slots full, durably.
+    /// Creates or replaces the file, with both slots filled, durably.
     pub(crate) fn create(dir: &Path, ledger: &Ledger, partitions: u32) -> Result<Self, DiskError> {
         let path = path(dir);
         let draft = dir.join("witness.new");
@@ -95,7 +94,7 @@ impl Witness {
         Ok(witness)
     }
 
-    /// Notes what has just been acknowledged.
+    /// Records what has just become durable.
     pub(crate) fn note(&mut self, ledger: &Ledger) -> std::io::Result<()> {
         self.write_slot(ledger.commit % SLOTS, ledger)
     }

@@ -1,4 +1,4 @@
-//! Applies a batch to the workspaces of a partition: grouped by workspace, each in the order of its offsets.
+//! Applies a batch to the workspaces of a partition: grouped by workspace, each in offset order.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,22 +13,22 @@ use crate::misrouted::Misrouted;
 use crate::routing::Partitioner;
 use crate::workspace::{Rejection, Workspace};
 
-/// A batch whose records are grouped by workspace. The records stay where they are: those of a
-/// group are chained by their places.
+/// A batch whose records are grouped by workspace. The records are not moved: those of a group are linked by their
+/// index.
 #[derive(Debug)]
 pub(crate) struct Grouped {
     records: Vec<Record>,
-    /// Place of the next record of the same workspace; [`NONE`] behind the last.
+    /// Index of the next record of the same workspace; [`NONE`] after the last.
     next: Vec<u32>,
     groups: Vec<Group>,
     pub(crate) unroutable: u64,
-    /// Workspaces whose own partition is another one, each with its first record here.
+    /// Workspaces that belong to another partition, each with its first record here.
     pub(crate) misrouted: Vec<Misrouted>,
     pub(crate) misrouted_records: u64,
     pub(crate) bytes: u64,
 }
 
-/// The partition that a batch is of, and which keys are its own.
+/// The partition of a batch, and what decides which keys belong to it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OwnPartition<'a> {
     pub(crate) topic: &'a str,
@@ -46,17 +46,17 @@ struct Group {
 
 const NONE: u32 = u32::MAX;
 
-/// What a key stands for on a partition.
+/// Where the records of a key go.
 #[derive(Debug, Clone, Copy)]
 enum Route {
     Group(usize),
     Misrouted,
-    /// No workspace has such an id.
+    /// The key is missing or is not a valid workspace id.
     Nowhere,
 }
 
 impl Grouped {
-    /// Groups records of a partition by their keys; those without a valid one and those that belong on another
+    /// Groups the records of a partition by key. Records without a valid key and records that belong to another
     /// partition are counted and left out.
     pub(crate) fn new(batch: Batch, own: OwnPartition<'_>) -> Self {
         let records = batch.records;
@@ -134,7 +134,7 @@ impl Grouped {
         }
     }
 
-    /// The workspaces of the batch, each with its first offset.
+    /// The workspaces of the batch, each with its first and last offset.
     pub(crate) fn touched(&self) -> Vec<Touched> {
         self.groups
             .iter()
@@ -148,7 +148,7 @@ impl Grouped {
             .collect()
     }
 
-    /// The workspaces of the batch, each with its records in the order of their offsets.
+    /// The workspaces of the batch, each with its records in offset order.
     pub(crate) fn groups(
         &self,
     ) -> impl Iterator<Item = (&WorkspaceId, impl Iterator<Item = &Record>)> {
@@ -185,15 +185,15 @@ fn workspace_of(key: &[u8]) -> Option<WorkspaceId> {
     WorkspaceId::new(std::str::from_utf8(key).ok()?).ok()
 }
 
-/// Where an event comes from, for the text that names a poison event.
+/// Origin of an event, for the error text of a poison event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Source<'a> {
     pub(crate) topic: &'a str,
     pub(crate) partition: PartitionId,
 }
 
-/// Applies those records that the plan covers to their workspace, up to the first event that it cannot
-/// apply. After the last of them the workspace stands at `end`, or where the plan ends.
+/// Applies the records that the plan covers to their workspace, up to the first event that cannot be applied. Without
+/// such an event the workspace is then at `end`, or where the plan ends.
 pub(crate) fn apply<'a, W: Workspace>(
     loaded: &LoadedWorkspace<W>,
     records: impl Iterator<Item = &'a Record>,
@@ -207,7 +207,7 @@ pub(crate) fn apply<'a, W: Workspace>(
         let before = changed_bytes(workspace);
         let mut stopped = None;
         for record in records.filter(|record| plan.covers(record.offset)) {
-            // A panic of a user's workspace type must not take the partition with it.
+            // A panic of a user's workspace type must not end the partition's thread.
             let outcome = catch_unwind(AssertUnwindSafe(|| apply_one(workspace, loaded.id(), record)))
                 .unwrap_or_else(|panic| {
                     let reason = format!("applying it panicked: {}", panic_text(&*panic));
@@ -245,7 +245,7 @@ pub(crate) fn apply<'a, W: Workspace>(
     })
 }
 
-/// None also where a user's workspace type panics.
+/// `None` also if the user's workspace type panics.
 fn changed_bytes<W: Workspace>(workspace: &W) -> Option<u64> {
     catch_unwind(AssertUnwindSafe(|| workspace.changed_bytes())).ok()?
 }
@@ -259,7 +259,7 @@ enum Effect {
 pub(crate) fn check<W: Workspace>(event: &Event<'_>) -> Result<(), Rejection> {
     match event.event_type() {
         SAVE | TICK => Ok(()),
-        // A panic of a user's workspace type is a bug there, and no failure of the request.
+        // A panic of a user's workspace type is a bug in that type; it must not fail the request.
         _ => catch_unwind(AssertUnwindSafe(|| W::check(event))).unwrap_or_else(|panic| {
             let reason = format!("checking it panicked: {}", panic_text(&*panic));
             Err(Rejection(reason))
@@ -288,7 +288,7 @@ fn apply_one<W: Workspace>(
     }
 }
 
-/// What a panic says, for people.
+/// The message of a panic.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()

@@ -1,4 +1,4 @@
-//! Keeps an event that an operator skips in the dead-letter log.
+//! Writes an event that an operator skips to the dead-letter log.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,13 +9,13 @@ use super::Driver;
 use crate::log::{Batch, DeadLetter, ReadError, ReadLimit};
 use crate::workspace::Workspace;
 
-/// How long a skip waits for the log to give the record; its partition waits with it.
+/// Longest wait of a skip for the log to return the record; its partition waits with it.
 const READ_WAIT: Duration = Duration::from_secs(2);
 
-/// Before it asks again.
+/// Wait between two reads.
 const READ_AGAIN: Duration = Duration::from_millis(10);
 
-/// What the letter holds of the record itself; neither where the record is gone or cannot be read.
+/// Key and value of the record, as the dead letter keeps them; none where the record was removed or cannot be read.
 #[derive(Debug, PartialEq, Eq)]
 struct Contents {
     key: Option<Bytes>,
@@ -36,7 +36,7 @@ impl<W: Workspace> Driver<W> {
             let read = log.read(self.id, offset, limit);
             match contents(read, offset, log.low_watermark(self.id)) {
                 Ok(contents) => break contents,
-                // A log over a network may have to begin a fetch there.
+                // A log over a network may have to start a fetch at this offset first.
                 Err(_) if Instant::now() < until => std::thread::sleep(READ_AGAIN),
                 Err(reason) => return Input::DeadLetterFailed { slot, reason },
             }
@@ -69,10 +69,11 @@ impl<W: Workspace> Driver<W> {
     }
 }
 
-/// What a read of the one record at `offset` tells of it.
+/// What the dead letter keeps, from the read of the one record at `offset`.
 ///
 /// # Errors
-/// The log may still give the record: a letter without it would lose the event, so the skip is to be asked for again.
+/// The log may still return the record. A dead letter without it would lose the event, so the operator must retry the
+/// skip.
 fn contents(
     read: Result<Batch, ReadError>,
     offset: Offset,
@@ -91,7 +92,7 @@ fn contents(
                     value: record.value().map(Bytes::copy_from_slice),
                 });
             }
-            // A log over a network answers with nothing at all before its first answer from there.
+            // A log over a network returns an empty batch until its first fetch has been answered.
             if batch.next_offset <= offset && low_watermark <= offset {
                 return Err(format!(
                     "the event log has not given the event at offset {offset} yet, try again"
@@ -99,7 +100,7 @@ fn contents(
             }
             Ok(NONE)
         }
-        // What cannot be read is skipped too: the letter keeps its address and the reason.
+        // An event that cannot be read is skipped too: the dead letter keeps its address and the reason.
         Err(
             ReadError::Corrupt { .. }
             | ReadError::Lost { .. }

@@ -1,4 +1,4 @@
-//! Erasures that operators want: one thread does them, so that no partition waits for the store.
+//! Erasures that operators request: one thread does them, so that no partition waits for the store.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -13,16 +13,16 @@ use crate::shared::Shared;
 use crate::store::{Erase, StoreError};
 use crate::workspace::Workspace;
 
-/// What came of an erasure.
+/// Result of an erasure.
 struct Erased {
-    /// The epoch under which the store did it.
+    /// The epoch under which the store erased it.
     stored: Epoch,
     next_offset: Offset,
     /// What could not be erased, and why.
     left_over: Option<String>,
 }
 
-/// Does one erasure and answers the partition.
+/// Does one erasure and sends the result to the partition.
 pub(crate) fn erase<W: Workspace>(shared: &Shared<W>, job: EraseJob<W>) {
     match job {
         EraseJob::DeadLetters(deleted) => {
@@ -78,7 +78,7 @@ pub(crate) fn erase<W: Workspace>(shared: &Shared<W>, job: EraseJob<W>) {
                     }
                 }
             };
-            // An assignment that was lost needs no answer.
+            // A closed assignment needs no answer.
             let _ = assignment.tell(Message::Input(input));
         }
     }
@@ -100,7 +100,8 @@ fn erase_one<W: Workspace>(
     };
     match erasure {
         Erasure::Reset { from, force } => {
-            // A trim whose floor was taken before the reset is over then, and later ones keep what it needs.
+            // After this lock, every trim whose floor was taken before the reset has ended; later trims keep what the
+            // reset needs.
             let low_watermark = {
                 let _no_trim = shared.trimming.lock();
                 shared.log.low_watermark(partition)
@@ -151,7 +152,7 @@ fn erase_one<W: Workspace>(
     }
 }
 
-/// Whether the store holds what events behind an offset did. Of what cannot be read that is assumed.
+/// Whether the stored state covers the event at `offset`. A damaged record counts as if it did.
 fn is_saved_beyond<W: Workspace>(
     shared: &Shared<W>,
     id: &WorkspaceId,

@@ -1,4 +1,4 @@
-//! Takes every transition from the status' change feed, for the store.
+//! Takes every transition from the status' change feed and writes it to the store.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -22,8 +22,8 @@ const WORKSPACES_PER_WRITE: usize = 1024;
 #[derive(Default)]
 struct Taken(HashMap<WorkspaceId, (Epoch, u64)>);
 
-/// Writes until the engine ends, and once more then. The watcher is older than the first
-/// partition: the feed keeps nothing before somebody watches.
+/// Writes until the engine ends, and once more after that. The watcher must be created before the first partition is
+/// assigned: the feed keeps nothing before it has a watcher.
 pub(crate) fn run<W: Workspace>(shared: &Shared<W>, mut watcher: Watcher) {
     let mut taken = Taken::default();
     let mut waiting = Waiting::default();
@@ -48,7 +48,8 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, mut watcher: Watcher) {
                     ChangeKind::Removed => removed.push(change.workspace_id),
                     ChangeKind::Created | ChangeKind::Message | ChangeKind::Metadata => {}
                 },
-                // The feed went on without this reader: the last 20 transitions of each are still in memory.
+                // The feed has dropped changes that this reader missed: the last 20 transitions of each workspace are
+                // still in memory.
                 FeedItem::Resync { .. } => {
                     for snapshot in shared.tracker.list_all() {
                         changed.extend(WorkspaceId::new(snapshot.workspace_id()));
@@ -56,7 +57,7 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, mut watcher: Watcher) {
                 }
             }
         }
-        // Those that have left the tracker come first: they are older than whoever has their name now.
+        // Statuses that left the tracker first: they are older than the current statuses of the same id.
         for status in std::mem::take(&mut *shared.left.lock()) {
             taken.take(&status, &mut waiting);
         }

@@ -1,9 +1,8 @@
-//! Transitions on their way into the store.
+//! Transitions that wait to be written to the store.
 //!
-//! What the store does not take is kept and tried again, because the status itself
-//! remembers only the last transitions of a workspace. A store may refuse everybody, as
-//! when its disk is full, or one workspace, as when its file cannot be written: that one is
-//! then kept apart and tried by itself, and the others go on.
+//! What the store does not accept is kept and retried, because the status itself remembers only the last transitions of
+//! a workspace. A store may refuse every workspace (its disk is full) or one (its file cannot be written). Refused
+//! workspaces are kept apart and retried one by one, so that they do not hold up the others.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -16,18 +15,18 @@ use crate::store::{HistoryRecord, Store, StoreError};
 /// Most transitions that are written at once.
 const RECORDS_PER_WRITE: usize = 4096;
 
-/// Most transitions that wait for a store which does not take them, some hundred bytes each;
-/// beyond, the oldest are given up and counted as lost.
+/// Most transitions that wait while the store does not accept them, some hundred bytes each; beyond that the oldest are
+/// dropped and counted as lost.
 const MAX_RECORDS_WAITING: usize = 65_536;
 
-/// How long to wait after the store took something not.
+/// Wait after the store refused something.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Longest wait between two attempts with a workspace that is refused again and again.
+/// Longest wait between two attempts for a workspace that is refused repeatedly.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 
-/// After this many refused workspaces a write ends and goes on later: a store that takes
-/// nothing at all must not be asked for every workspace each time.
+/// A write stops after this many refused workspaces and is retried later, so that a store that accepts nothing does not
+/// get a request for every workspace each time.
 const REFUSALS_PER_WRITE: usize = 64;
 
 /// Transitions that are not in the store yet.
@@ -35,30 +34,30 @@ const REFUSALS_PER_WRITE: usize = 64;
 pub(super) struct Waiting {
     /// Oldest first.
     records: VecDeque<HistoryRecord>,
-    /// When to write again, where the store refused everybody.
+    /// Earliest next write after the store refused every workspace.
     retry_at: Option<Instant>,
-    /// Workspaces whose transitions the store refused while it may take those of others.
+    /// Workspaces whose transitions the store refused while it may accept those of others.
     refused: HashMap<WorkspaceId, Refused>,
 }
 
-/// The transitions of a workspace that is tried by itself.
+/// The transitions of a workspace that is retried by itself.
 #[derive(Debug)]
 struct Refused {
     /// Oldest first; older than those of the same workspace among the others.
     records: VecDeque<HistoryRecord>,
     retry_at: Instant,
     retry_after: Duration,
-    /// The trouble that the log knows of.
+    /// The last error; it is logged when it changes.
     told: Option<StoreError>,
 }
 
-/// How the store answered one workspace.
+/// The store's answer for one workspace.
 enum Answer {
-    /// They are in the store, or can never be.
+    /// The transitions are in the store, or can never be.
     Settled,
-    /// This workspace is tried again later.
+    /// This workspace is retried later.
     Refused(StoreError),
-    /// Everybody is.
+    /// Every workspace is retried later: the disk is full.
     Full(StoreError),
 }
 
@@ -71,7 +70,7 @@ impl Waiting {
         }
     }
 
-    /// Writes what waits, as far as the store takes it.
+    /// Writes the waiting transitions, as far as the store accepts them.
     pub(super) fn write(&mut self, store: &dyn Store, counters: &EngineCounters, now: Instant) {
         if self.retry_at.is_none_or(|at| at <= now) {
             let was_away = self.retry_at.take().is_some();
@@ -80,7 +79,7 @@ impl Waiting {
                 .write_batches(store, counters, now, &mut refusals)
                 .and_then(|()| {
                     if was_away {
-                        // Those it refused while it was away may have been refused for that alone.
+                        // Workspaces refused during the outage may have been refused only because of it.
                         self.retry_refused_at(now);
                     }
                     self.write_refused(store, counters, now, &mut refusals)
@@ -93,7 +92,7 @@ impl Waiting {
         self.keep_few(counters);
     }
 
-    /// Lets the next write try everything, whatever was refused before.
+    /// Makes the next write try everything, also what was refused before.
     pub(super) fn retry_now(&mut self) {
         self.retry_at = None;
         self.retry_refused_at(Instant::now());
@@ -105,7 +104,7 @@ impl Waiting {
         }
     }
 
-    /// Gives up everything that waits.
+    /// Drops everything that waits, and counts it as lost.
     pub(super) fn give_up_all(&mut self, counters: &EngineCounters) {
         let count = self.count();
         self.records.clear();
@@ -125,7 +124,7 @@ impl Waiting {
             let batch: Vec<_> = self.records.drain(..some).collect();
             match store.append_history(batch.clone()) {
                 Ok(()) => {}
-                // A full disk is full for everybody; anything else may stand against one workspace only.
+                // A full disk affects every workspace; any other error may concern only one.
                 Err(error @ StoreError::NoSpace(_)) => {
                     self.put_back(batch);
                     return Err(error);
@@ -136,7 +135,7 @@ impl Waiting {
         Ok(())
     }
 
-    /// Writes each workspace of a batch by itself, and keeps those apart that are refused.
+    /// Writes each workspace of a batch by itself, and keeps the refused ones apart.
     fn write_alone(
         &mut self,
         store: &dyn Store,
@@ -173,7 +172,7 @@ impl Waiting {
         Ok(())
     }
 
-    /// Tries the refused workspaces whose time has come, those first that have waited longest.
+    /// Retries the refused workspaces that are due, the longest overdue first.
     fn write_refused(
         &mut self,
         store: &dyn Store,
@@ -190,7 +189,7 @@ impl Waiting {
         due.sort();
         for (_, id) in due {
             if *refusals >= REFUSALS_PER_WRITE {
-                // The others keep their place: they are the first of the next write.
+                // The others keep their `retry_at`, so the next write begins with them.
                 break;
             }
             let Some(mut refused) = self.refused.remove(&id) else {
@@ -217,7 +216,7 @@ impl Waiting {
         Ok(())
     }
 
-    /// Keeps a refused workspace apart, with all of it that waits.
+    /// Keeps a refused workspace apart, with all its waiting transitions.
     fn set_apart(&mut self, id: WorkspaceId, records: Vec<HistoryRecord>, now: Instant) {
         tracing::debug!(workspace = %id, "the history of a workspace cannot be written; it is tried by itself");
         let mut records = VecDeque::from(records);
@@ -237,7 +236,7 @@ impl Waiting {
         self.refused.insert(id, refused);
     }
 
-    /// Puts records before those that wait; of each workspace they are the oldest.
+    /// Puts records in front of the waiting ones; they are the oldest of each workspace.
     fn put_back(&mut self, records: impl IntoIterator<Item = HistoryRecord>) {
         put_before(&mut self.records, records);
     }
@@ -247,7 +246,7 @@ impl Waiting {
         self.records.len() + refused.sum::<usize>()
     }
 
-    /// Gives up the oldest of too many: of the refused workspace that has most of them, as long as there is one.
+    /// Drops the oldest transitions beyond the limit: those of the refused workspace with the most, while there is one.
     fn keep_few(&mut self, counters: &EngineCounters) {
         let mut excess = self.count().saturating_sub(MAX_RECORDS_WAITING);
         while excess > 0 {
@@ -268,7 +267,7 @@ impl Waiting {
 }
 
 impl Refused {
-    /// Writes as much as the store takes.
+    /// Writes as much as the store accepts.
     fn write(&mut self, store: &dyn Store, counters: &EngineCounters, id: &WorkspaceId) -> Answer {
         while !self.records.is_empty() {
             let some = self.records.len().min(RECORDS_PER_WRITE);
@@ -294,8 +293,8 @@ fn put_before(
     *waiting = all;
 }
 
-/// Writes transitions of one workspace. What stands against it for good, such as a damaged file, loses them; those of
-/// an epoch that is another owner's are taken out and lost alone.
+/// Writes transitions of one workspace. A permanent error, such as a damaged file, loses them all; a fenced epoch,
+/// which belongs to another owner, loses only its own transitions.
 fn append_alone(
     store: &dyn Store,
     counters: &EngineCounters,
@@ -354,7 +353,7 @@ pub(super) mod tests {
     use workspace_lifecycle::{Offset, PartitionId};
     use workspace_status::Epoch;
 
-    /// A store that does not take the histories of some workspaces, or the saves of a partition.
+    /// A store that refuses the histories of some workspaces, or the saves of a partition.
     #[derive(Default)]
     pub(crate) struct Choosy {
         pub(crate) holds_up: Mutex<Option<PartitionId>>,
@@ -534,7 +533,7 @@ pub(super) mod tests {
         let away = StoreError::Unavailable("its file cannot be written".to_owned());
         store.against.lock().insert(id("acme"), away);
         let mut waiting = Waiting::default();
-        // A whole write of nothing but the refused one comes first.
+        // The first batch holds only transitions of the refused workspace.
         let many = u64::try_from(RECORDS_PER_WRITE).expect("small") + 5;
         for number in 1..=many {
             waiting.push(transition("acme", 1, number));

@@ -1,8 +1,8 @@
-//! Loads that hang: what they wait for may never answer, and must not keep the others from loading.
+//! Loads that hang: what they wait for may never answer, and must not keep other workspaces from loading.
 //!
 //! A load that makes no progress for [`EngineConfig::load_timeout`](crate::EngineConfig) is abandoned: its workspace is
-//! an error that is retried, its permit goes to the next load, and another thread takes the place of the one that hangs.
-//! What that thread still returns is dropped.
+//! in a retrying error, its permit goes to the next load, and a new thread replaces the one that hangs. A result that
+//! the hung thread still returns is dropped.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::message::Message;
 use crate::shared::Shared;
 use crate::workspace::Workspace;
 
-/// Most threads that are left behind in loads that hang. With more, permits are lost until some come back.
+/// Most threads that hang in abandoned loads and were replaced. Further ones keep their permits until they return.
 pub(crate) const MAX_ABANDONED_LOADS: usize = 64;
 
 const RUNS: u8 = 0;
@@ -30,15 +30,15 @@ const ABANDONED_IN_PLACE: u8 = 3;
 /// What becomes of the thread of a load that has returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Returned {
-    /// In time: its result counts.
+    /// In time: its result is used.
     InTime,
-    /// Its result is dropped, and another thread has its place.
+    /// Its result is dropped and its thread ends, because another one has replaced it.
     Replaced,
-    /// Its result is dropped, and it goes on with the next load.
+    /// Its result is dropped, and its thread takes the next load.
     Late,
 }
 
-/// A load under way, as its thread and the watch see it.
+/// A load under way, shared by its thread and the watch.
 pub(crate) struct RunningLoad<W> {
     assignment: Arc<Assignment<W>>,
     id: WorkspaceId,
@@ -52,13 +52,13 @@ pub(crate) struct RunningLoad<W> {
 }
 
 impl<W> RunningLoad<W> {
-    /// The load does something else from now on.
+    /// Begins the next step of the load; the text completes "made no progress while …".
     pub(crate) fn begin_step(&self, step: &'static str) {
         *self.step.lock() = step;
         self.tick();
     }
 
-    /// The store has its epoch.
+    /// The store has accepted its epoch.
     pub(crate) fn claimed(&self) {
         self.is_claimed.store(true, Ordering::Release);
     }
@@ -71,7 +71,7 @@ impl<W> RunningLoad<W> {
         self.ticks.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether its result is not waited for any more.
+    /// Whether the load was abandoned: its result would be dropped.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.state.load(Ordering::Acquire) != RUNS
     }
@@ -84,7 +84,7 @@ impl<W> RunningLoad<W> {
     }
 }
 
-/// The loads under way, by a number of their own.
+/// The loads under way, each by its own number.
 pub(crate) struct RunningLoads<W> {
     loads: Mutex<HashMap<u64, Arc<RunningLoad<W>>>>,
     next: AtomicU64,
@@ -100,7 +100,7 @@ impl<W> Default for RunningLoads<W> {
 }
 
 impl<W> RunningLoads<W> {
-    /// Notes a load that begins; `None` where an earlier one of the same workspace still hangs.
+    /// Registers a load that begins; `None` if an earlier one of the same workspace still hangs.
     pub(crate) fn begin(
         &self,
         assignment: &Arc<Assignment<W>>,
@@ -155,7 +155,7 @@ impl<W> RunningLoads<W> {
         loads.values().filter(|load| load.is_abandoned()).count()
     }
 
-    /// Of these, those whose threads were replaced.
+    /// Number of those whose threads were replaced.
     pub(crate) fn replaced(&self) -> usize {
         let loads = self.loads.lock();
         let states = loads
@@ -165,7 +165,7 @@ impl<W> RunningLoads<W> {
     }
 }
 
-/// Watches until the engine ends; `replace` starts a thread in the place of one that hangs.
+/// Watches until the engine ends; `replace` starts a thread to replace one that hangs.
 pub(crate) fn run<W: Workspace>(shared: &Shared<W>, replace: impl Fn() -> bool) {
     let timeout = shared.config.load_timeout;
     let look_every = (timeout / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
@@ -222,7 +222,7 @@ fn abandon<W: Workspace>(
         if replace() {
             shared.release_permit();
         } else {
-            // The system has no thread left: the one that hangs keeps its place.
+            // The system could not start a thread: the one that hangs keeps its permit.
             load.state.store(ABANDONED_IN_PLACE, Ordering::Release);
         }
     }

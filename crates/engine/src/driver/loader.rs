@@ -1,6 +1,6 @@
-//! Loads: claims the epoch in the store, reads or populates the workspace, and hands it to its partition.
+//! Loads: claims the epoch in the store, restores or populates the workspace, and sends it to its partition.
 //!
-//! A load blocks on the store, so each runs on one of as many threads as there are permits.
+//! A load blocks on the store, so there are as many load threads as permits.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use crate::shared::Shared;
 use crate::store::{Change, Claim, StoreError, StoredEntry, StoredWorkspace};
 use crate::workspace::Workspace;
 
-/// Entries between two looks at the progress.
+/// Entries between two updates of the progress.
 const PROGRESS_EVERY_ENTRIES: u64 = 256;
 
-/// Whether a thread goes on loading.
+/// What a load thread does after a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Then {
     TakesTheNext,
-    /// Another one has its place, because its load hung.
+    /// A replacement thread runs, because the load hung.
     Ends,
 }
 
-/// Does one load and answers the partition.
+/// Does one load and sends the result to the partition.
 pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
     let (assignment, slot, epoch) = (Arc::clone(&job.assignment), job.slot, job.epoch);
     let partition = assignment.id();
@@ -50,7 +50,7 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
         shared.release_permit();
         return Then::TakesTheNext;
     };
-    // The workspace, what it is populated from, and the database may all panic on what they find.
+    // The workspace type, the populate source and the database may all panic on bad data.
     let loaded = catch_unwind(AssertUnwindSafe(|| try_load(shared, &job, &running)));
     let loaded = loaded.unwrap_or_else(|panic| {
         let text = format!("loading it panicked: {}", panic_text(&*panic));
@@ -76,7 +76,7 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
         }
         Err(failure) => {
             shared.counters.load_failures.add(1);
-            // Its status says so; a store that is away fails thousands.
+            // Debug level: the status shows it, and an unavailable store fails thousands of loads.
             tracing::debug!(workspace = %job.id, %partition, %epoch, ?failure, "load failed");
             Message::Input(Input::LoadFailed {
                 slot,
@@ -87,7 +87,7 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
         }
     };
     drop(job);
-    // An assignment that is over needs no answer; what was loaded goes with it.
+    // A closed assignment needs no answer; the loaded workspace is dropped with the message.
     let _ = assignment.tell(message);
     shared.release_permit();
     Then::TakesTheNext

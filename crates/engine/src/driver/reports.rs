@@ -1,4 +1,4 @@
-//! Tells the status what the machine reports.
+//! Writes the machine's reports into the status.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::absent::AbsentWorkspace;
 use crate::loaded::Following;
 use crate::workspace::Workspace;
 
-/// Metadata of a replay is refreshed at most this often; progress is always current.
+/// Shortest time between two updates of replay metadata; progress is always current.
 const METADATA_EVERY: Duration = Duration::from_millis(250);
 
 impl<W: Workspace> Driver<W> {
@@ -146,7 +146,7 @@ impl<W: Workspace> Driver<W> {
             if follows {
                 workspace.set_follows_live(Following::Live);
             }
-            // Ready is said after it answered a read.
+            // `ready` is reported only after the workspace answered a read.
             let answered = workspace.applied().events_applied;
             debug_assert_eq!(
                 answered, events,
@@ -197,7 +197,7 @@ impl<W: Workspace> Driver<W> {
         }
     }
 
-    /// Lets readers see the workspace.
+    /// Makes the workspace visible to readers.
     fn publish_workspace(&mut self, slot: Slot) {
         let id = self.machine.workspace_id(slot).clone();
         if let Some(workspace) = &self.local(slot).workspace {
@@ -206,7 +206,7 @@ impl<W: Workspace> Driver<W> {
         }
     }
 
-    /// Takes the workspace from the readers' sight.
+    /// Hides the workspace from readers.
     pub(super) fn withdraw(&mut self, slot: Slot) {
         self.unfollow(slot);
         self.shared
@@ -215,7 +215,7 @@ impl<W: Workspace> Driver<W> {
             .remove(self.machine.workspace_id(slot));
     }
 
-    /// From now on it has applied what it says itself, whatever the lane passes.
+    /// Stops following the live lane: from now on only its own `next_offset` says what it has applied.
     fn unfollow(&mut self, slot: Slot) {
         let next_offset = self.machine.next_offset(slot);
         if let Some(workspace) = &self.local(slot).workspace {
@@ -225,7 +225,7 @@ impl<W: Workspace> Driver<W> {
         }
     }
 
-    /// Refreshes the metadata of workspaces that replay, from time to time.
+    /// Updates the metadata of replaying workspaces, at most every [`METADATA_EVERY`].
     pub(super) fn replay_metadata(&mut self) {
         let now = Instant::now();
         if self
@@ -259,7 +259,7 @@ impl<W: Workspace> Driver<W> {
                 } else {
                     done as f64 * 100.0 / total as f64
                 };
-                // A refusal means that a newer load owns the status; the machine learns that by itself.
+                // A refusal means that a newer load owns the status; the machine finds that out by itself.
                 let _ = attempt.update_metadata_many([
                     ("partition_status", Value::from("reading")),
                     ("partition_offset", Value::from(next_offset.0)),

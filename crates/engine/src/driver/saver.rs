@@ -1,4 +1,4 @@
-//! Saves: one thread gathers what the partitions want saved and writes it in one go.
+//! Saves: one thread gathers the saves that partitions request and writes them together.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,7 +16,7 @@ use crate::shared::{Asked, Shared};
 use crate::store::{Change, Save, SaveRefused, StoreError};
 use crate::workspace::Workspace;
 
-/// Most saves of partitions that are written together.
+/// Most partitions whose saves are written together.
 const PARTITIONS_PER_WRITE: usize = 64;
 
 /// Saves until the engine ends.
@@ -40,7 +40,7 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
     let mut slots = Vec::new();
     let mut saves = Vec::new();
     for (job, place) in jobs.into_iter().zip(&places) {
-        // The partition may be assigned again: what an assignment before says is committed is old by now.
+        // The assignment has ended and the partition may be assigned again: its committed offset is outdated.
         if place.is_none() {
             continue;
         }
@@ -70,7 +70,7 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
         .iter()
         .map(|(assignment, committed, ..)| (assignment.id(), *committed))
         .collect();
-    // The database asserts on some damage; a panic must not end the only thread that saves.
+    // The database panics on some damage; a panic must not end the only thread that saves.
     let saved = catch_unwind(AssertUnwindSafe(|| shared.store.save(&saves, &committed)))
         .unwrap_or_else(|panic| {
             let text = format!("it panicked: {}", panic_text(&*panic));
@@ -104,7 +104,7 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
                 reason: error.to_string(),
             },
         };
-        // An assignment that was lost needs no answer.
+        // A closed assignment needs no answer.
         let _ = assignment.tell(message);
     }
 }

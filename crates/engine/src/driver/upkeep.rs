@@ -1,4 +1,4 @@
-//! What has to be done from time to time: progress samples, queue positions, syncs and trims.
+//! Periodic work: progress samples, queue positions, syncs and trims.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -8,13 +8,13 @@ use workspace_status::{State, Value};
 use crate::shared::{Asked, Shared};
 use crate::workspace::Workspace;
 
-/// Between two samples of everybody's progress.
+/// Time between two samples of every workspace's progress.
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 
-/// Most waiting workspaces whose queue position is refreshed at a time.
+/// Most waiting workspaces whose queue position is updated at a time.
 const POSITIONS_SHOWN: usize = 1000;
 
-/// Keeps up until the engine ends.
+/// Runs until the engine ends.
 pub(crate) fn run<W: Workspace>(shared: &Shared<W>) {
     let mut trimmed_at = Instant::now();
     let mut last_sync = Synced::Yes;
@@ -37,7 +37,7 @@ fn show_queue<W: Workspace>(shared: &Shared<W>) {
         if let Some(status) = shared.tracker.get(&id)
             && status.state() == State::LoadingKafkaPartitions
         {
-            // Refused only where a user's own metadata fills all keys.
+            // Refused only if a user's own metadata fills all keys.
             let _ = status.update_metadata("queue_position", Value::from(position));
         }
     }
@@ -50,12 +50,12 @@ enum Synced {
     No,
 }
 
-/// Lets the log forget what is durable in the store. The floors are taken before the sync, so that it covers them.
+/// Lets the log remove what is durable in the store. The floors are taken before the sync, so that it covers them.
 fn trim<W: Workspace>(shared: &Shared<W>, last_sync: Synced) -> Synced {
     if !shared.store.is_durable() {
         return Synced::Yes;
     }
-    // A reset waits for it: the floor may have been taken before.
+    // A reset waits for this lock, because the floor may have been taken before the reset.
     let _trimming = shared.trimming.lock();
     let floors = shared.trim_floors();
     if let Err(error) = shared.store.sync() {
@@ -64,7 +64,7 @@ fn trim<W: Workspace>(shared: &Shared<W>, last_sync: Synced) -> Synced {
         }
         return Synced::No;
     }
-    // Only its own trouble is over: a sync also succeeds where saves are refused for want of space.
+    // Clears only the error of a failed sync: a sync also succeeds while saves are refused because the disk is full.
     if last_sync == Synced::No {
         shared.store_answered(Asked::Saves, Ok(()));
     }
@@ -114,7 +114,7 @@ mod tests {
             health.ready.iter().all(|check| check.outcome.is_ok())
         };
 
-        // A directory in the place of the index cannot be appended to.
+        // Replace the index by a directory, which cannot be appended to.
         let index = root.join("index.jsonl");
         let away = root.join("index.away");
         let commit = [(PartitionId(0), Offset(1))];

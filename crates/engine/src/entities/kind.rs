@@ -1,8 +1,8 @@
-//! The entities of one type: found by id in a step, and listed in the order of their ids.
+//! The entities of one type: found by id in one step, and listed in id order.
 //!
-//! Events look entities up by a hash of their id, because most of a replay's time would be comparing ids on the way
-//! down a tree. Their order is for readers alone, so it is brought up to date when one comes: a million new ones take
-//! that reader about a second. What is restored comes in order, and is hashed only when the first event comes.
+//! Events find entities by a hash of their id, because comparing ids down a tree would take most of a replay's time.
+//! Only readers need the order, so a list request sorts what was added since the last one: a million new entities take
+//! that reader about a second. Restored entries arrive in order, and are hashed only when the first event arrives.
 
 use std::hash::BuildHasher;
 
@@ -15,37 +15,38 @@ use workspace_lifecycle::Offset;
 use super::EntityRef;
 use crate::workspace::Rejection;
 
-/// Place of an entity among the slots.
+/// Index of an entity's slot.
 pub(super) type Place = u32;
 
-/// So many slots of entities that are gone are kept after a save, and one for each [`GONE_SHARE`] that are there.
+/// Slots of deleted entities that are kept after a save: this many, and one for each [`GONE_SHARE`] live entities.
 const MIN_GONE: usize = 64;
 const GONE_SHARE: usize = 4;
 
 #[derive(Debug, Default)]
 pub(super) struct Kind {
     slots: Vec<Slot>,
-    /// Places of all slots by the hashes of their ids, or of none, while all slots are in order.
+    /// Places of all slots by the hash of their id. Empty while all slots were restored in id order and no event has
+    /// arrived.
     table: HashTable<Place>,
     hasher: RandomState,
-    /// Places of the first slots, as many as it is long, in the order of their ids; the later ones came since.
+    /// Places of the first `order.len()` slots, in id order; later slots were added since it was sorted.
     order: RwLock<Vec<Place>>,
-    /// Slots whose entity is there.
+    /// Slots whose entity exists.
     live: usize,
 }
 
-/// An entity, or the id of one that is gone.
+/// An entity, or the id of a deleted one.
 #[derive(Debug)]
 struct Slot {
     id: Box<str>,
     value: Option<Value>,
-    /// Of the id; not set before the slot is in the table.
+    /// Of the id; set when the slot enters the table.
     hash: Hash,
     /// Since the last save.
     changed: bool,
 }
 
-/// What an entity is.
+/// The value of an entity.
 #[derive(Debug, Clone)]
 pub(super) struct Value {
     pub(super) data: Bytes,
@@ -55,13 +56,13 @@ pub(super) struct Value {
 /// What setting an entity changed.
 #[derive(Debug)]
 pub(super) struct Set {
-    /// Its place, where this is its first change since the last save.
+    /// Its place, if this is its first change since the last save.
     pub(super) first_change: Option<Place>,
-    /// How many bytes of values a save has more.
+    /// Bytes of values by which the next save grew.
     pub(super) grown: u64,
 }
 
-/// Half of a hash: kept, because to hash an id again when the table grows is to fetch it from memory again.
+/// Half of a hash. It is kept, because hashing an id again when the table grows would fetch the id from memory again.
 #[derive(Debug, Clone, Copy, Default)]
 struct Hash(u32);
 
@@ -71,19 +72,20 @@ impl Hash {
         Self(hasher.hash_one(id) as u32)
     }
 
-    /// As a table wants it, which takes the place from the low bits and tells neighbours apart by the high ones.
+    /// The hash for the table, which takes the bucket from the low bits and distinguishes entries in it by the high
+    /// bits.
     fn whole(self) -> u64 {
         u64::from(self.0) << 32 | u64::from(self.0)
     }
 }
 
 impl Kind {
-    /// How many entities there are.
+    /// Number of entities that exist.
     pub(super) fn len(&self) -> usize {
         self.live
     }
 
-    /// Takes an entity as it was saved.
+    /// Adds an entity as it was saved.
     pub(super) fn restore(&mut self, id: Box<str>, value: Value) -> Result<(), Rejection> {
         let is_last = self.slots.last().is_none_or(|last| *last.id < *id);
         if is_last && self.table.is_empty() {
@@ -112,7 +114,7 @@ impl Kind {
         })
     }
 
-    /// Removes an entity. Tells its place where this is its first change since the last save.
+    /// Removes an entity. Returns its place if this is its first change since the last save.
     pub(super) fn unset(&mut self, id: &str) -> Option<Place> {
         self.fill_table();
         let place = self.find(id, Hash::of(id, &self.hasher))?;
@@ -121,21 +123,22 @@ impl Kind {
         self.change(place)
     }
 
-    /// What became of an entity that has changed: its value, or none where it is gone.
+    /// The current value of a changed entity, `None` if it was removed; it counts as saved from now on.
     pub(super) fn take_change(&mut self, place: Place) -> Option<(Box<str>, Option<Value>)> {
         let slot = self.slot_mut(place)?;
         slot.changed = false;
         Some((slot.id.clone(), slot.value.clone()))
     }
 
-    /// Lets go of entities that are gone, once they are many. Places change: nobody may hold one.
+    /// Removes the slots of deleted entities once they are many. Places change, so no caller may hold one across this
+    /// call.
     pub(super) fn tidy(&mut self) {
         let gone = self.slots.len() - self.live;
         let few = self.live > 0 && gone <= MIN_GONE + self.live / GONE_SHARE;
         if gone == 0 || few {
             return;
         }
-        // Where each slot goes: those that stay keep their order among themselves.
+        // New place of each slot that stays; they keep their order.
         let mut next = 0;
         let moved: Vec<Option<Place>> = self
             .slots
@@ -164,7 +167,7 @@ impl Kind {
         self.slots.get(at.ok()?)?.entity()
     }
 
-    /// At most `limit` entities in the order of their ids, beginning after one.
+    /// At most `limit` entities in id order, beginning after the id `after`.
     pub(super) fn page(&self, after: Option<&str>, limit: usize) -> Vec<EntityRef<'_>> {
         let order = self.order();
         let at = order.partition_point(|place| after.is_some_and(|after| self.id(*place) <= after));
@@ -206,7 +209,7 @@ impl Kind {
         Ok(place)
     }
 
-    /// Tells where it is now, and how many bytes its value had before.
+    /// Sets an entity. Returns its place, and the bytes of its previous value.
     fn put(&mut self, id: &str, value: Value) -> Result<(Place, usize), Rejection> {
         self.fill_table();
         let hash = Hash::of(id, &self.hasher);
@@ -229,7 +232,7 @@ impl Kind {
             .copied()
     }
 
-    /// Brings all slots into the table, where they are not.
+    /// Puts all slots into the table, if it is still empty.
     fn fill_table(&mut self) {
         if !self.table.is_empty() || self.slots.is_empty() {
             return;
@@ -240,7 +243,7 @@ impl Kind {
         self.table = table_of(&self.slots);
     }
 
-    /// The places of all slots in the order of their ids.
+    /// The places of all slots in id order; sorts those added since the last call.
     fn order(&self) -> RwLockReadGuard<'_, Vec<Place>> {
         let order = self.order.read();
         if order.len() == self.slots.len() {
@@ -262,7 +265,7 @@ impl Kind {
         RwLockWriteGuard::downgrade(order)
     }
 
-    /// Both lists, each of which is in order, as one.
+    /// Merges two lists that are each in id order.
     fn merged(&self, old: &[Place], new: Vec<Place>) -> Vec<Place> {
         let mut merged = Vec::with_capacity(old.len() + new.len());
         let mut rest = old;
@@ -302,7 +305,7 @@ fn whole_hash(slots: &[Slot], place: Place) -> u64 {
     slots.get(index(place)).map_or(0, |slot| slot.hash.whole())
 }
 
-/// A place is an index that takes half the memory.
+/// The slot index of a place. A place is a `u32`, because that takes half the memory of an index.
 fn index(place: Place) -> usize {
     usize::try_from(place).unwrap_or(usize::MAX)
 }
@@ -338,7 +341,7 @@ mod tests {
         (0..400_u32).prop_map(|number| format!("{:x}", number.wrapping_mul(2_654_435_761)))
     }
 
-    /// A time of growing, or of shrinking, after which it is saved.
+    /// Steps in which the entities mostly grow or mostly shrink, and a save after them.
     fn time() -> impl Strategy<Value = Vec<Step>> {
         let steps = |sets, unsets| {
             let step = prop_oneof![

@@ -1,28 +1,27 @@
-//! Reads the usual event in one pass, without a copy: a replay spends most of its time on what stands in events.
+//! Parses the usual event in one pass without a copy: a replay spends most of its time parsing event JSON.
 //!
-//! It knows the usual only. For whatever it does not vouch for (escapes in a name, a field twice, a timestamp that is no whole
-//! number, anything that is no JSON) it says nothing, and the general parser decides, which also has the words for what
-//! is wrong. What it accepts, the general parser accepts too, and reads the same from it; a property test holds them
-//! together.
+//! It handles only the usual form. For anything else (escapes in a name, a repeated field, a timestamp that is not a
+//! whole number, text that is not JSON) it returns `None`, and the general parser decides and has the error messages.
+//! Whatever this parser accepts, the general parser accepts too, with the same result; a property test checks that.
 
-/// What an event says; everything is borrowed from its JSON.
+/// The fields of an event, all borrowed from its JSON.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Scanned<'a> {
     pub(super) event_type: Option<&'a str>,
     pub(super) workspace_id: Option<&'a str>,
     pub(super) timestamp_ms: Option<i64>,
     pub(super) data: Option<&'a str>,
-    /// The text `data.id`.
+    /// The string `data.id`.
     pub(super) data_id: Option<&'a str>,
 }
 
-/// The deepest nesting that is read here: a bit for each level tells objects from arrays.
+/// Deepest nesting that is accepted here: one bit for each level tells objects from arrays.
 const MAX_DEPTH: u32 = 64;
 
-/// More digits than this may not fit.
+/// A number with more characters may not fit into an `i64`.
 const MAX_TIMESTAMP_DIGITS: usize = 18;
 
-/// Reads an event, or says nothing.
+/// Parses an event; `None` if it does not have the usual form.
 pub(super) fn scan(json: &[u8]) -> Option<Scanned<'_>> {
     let text = std::str::from_utf8(json).ok()?;
     let mut cursor = Cursor { text, at: 0 };
@@ -60,7 +59,7 @@ impl<'a> Cursor<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// Takes a byte, if it is the next one.
+    /// Consumes a byte if it is the next one.
     #[inline]
     fn eat(&mut self, byte: u8) -> bool {
         let is_next = self.peek() == Some(byte);
@@ -75,7 +74,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// An object whose values `field` reads, each after its key.
+    /// An object; `field` is called after each key and reads the value.
     #[inline]
     fn object(&mut self, mut field: impl FnMut(&mut Self, &str) -> Option<()>) -> Option<()> {
         self.space();
@@ -112,7 +111,7 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
-    /// A text without escapes.
+    /// A string without escapes.
     #[inline]
     fn name(&mut self) -> Option<&'a str> {
         if !self.eat(b'"') {
@@ -133,12 +132,12 @@ impl<'a> Cursor<'a> {
         let from = self.at;
         self.number()?;
         let digits = self.text.get(from..self.at)?;
-        // The general parser takes a zero below zero for a fraction.
+        // The general parser takes `-0` for a fraction.
         let is_usual = digits.len() <= MAX_TIMESTAMP_DIGITS && digits != "-0";
         is_usual.then(|| digits.parse().ok()).flatten()
     }
 
-    /// Any value, which is passed.
+    /// Skips any value.
     #[inline]
     fn value(&mut self) -> Option<()> {
         match self.peek()? {
@@ -148,13 +147,13 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// An object or an array. The levels are kept as bits, so that no nesting takes stack.
+    /// Skips an object or an array. The levels are kept as bits, so that nesting takes no stack.
     fn nested(&mut self) -> Option<()> {
-        // A one is an object, the lowest bit the innermost level.
+        // A set bit is an object, a clear one an array; the lowest bit is the innermost level.
         let mut levels = 0_u64;
         let mut depth = 0;
         loop {
-            // A value is next, behind the space before it.
+            // A value is next; the space before it has been consumed.
             match self.peek()? {
                 open @ (b'{' | b'[') => {
                     self.at += 1;
@@ -179,7 +178,7 @@ impl<'a> Cursor<'a> {
                 b'"' => self.string()?,
                 _ => self.scalar()?,
             }
-            // A value is over: the levels that end with it, or the comma before the next.
+            // After a value: close the levels that end with it, or consume the comma before the next one.
             loop {
                 if depth == 0 {
                     return Some(());
@@ -215,7 +214,7 @@ impl<'a> Cursor<'a> {
             .then(|| self.at += word.len())
     }
 
-    /// A number as RFC 8259 writes it.
+    /// A number as in RFC 8259.
     fn number(&mut self) -> Option<()> {
         self.eat(b'-');
         if !self.eat(b'0') {
@@ -231,7 +230,7 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
-    /// One digit or more.
+    /// One or more digits.
     fn digits(&mut self) -> Option<()> {
         let from = self.at;
         while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
@@ -240,7 +239,7 @@ impl<'a> Cursor<'a> {
         (self.at > from).then_some(())
     }
 
-    /// A text, which may hold escapes.
+    /// A string, which may hold escapes.
     #[inline]
     fn string(&mut self) -> Option<()> {
         if !self.eat(b'"') {
@@ -251,7 +250,7 @@ impl<'a> Cursor<'a> {
             if self.eat(b'"') {
                 return Some(());
             }
-            // What is left is an escape, or nothing that may stand in a text.
+            // The next byte is the backslash of an escape, or one that is not allowed in a string.
             if !self.eat(b'\\') {
                 return None;
             }
@@ -275,11 +274,11 @@ impl<'a> Cursor<'a> {
 const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
 const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
 
-/// How many bytes stand before the first quote, backslash or control character; all of them where there is none.
+/// Number of bytes before the first quote, backslash or control character; all of them if there is none.
 ///
-/// Eight at a time: `(x - 0x01..) & !x & 0x80..` has the high bit of the lowest byte of `x` that is zero, and with `0x20..`
-/// in place of `0x01..` of the lowest that is below 0x20 (Bit Twiddling Hacks, "Determine if a word has a byte less than
-/// n"). Bits above the lowest may be wrong, so only that one is looked at.
+/// It takes eight bytes at a time: `(x - 0x01..) & !x & 0x80..` sets the high bit of the lowest byte of `x` that is
+/// zero, and with `0x20..` instead of `0x01..` that of the lowest byte below 0x20 (Bit Twiddling Hacks, "Determine if a
+/// word has a byte less than n"). Bits above the lowest set bit may be wrong, so only the lowest is used.
 #[inline]
 fn plain_bytes(bytes: &[u8]) -> usize {
     let mut passed = 0;
@@ -314,7 +313,7 @@ mod tests {
         for length in 0..20 {
             for place in 0..=length {
                 for end in [b'"', b'\\', 0, 0x1f, b'\n'] {
-                    // What has its high bit set, or is one off, must not be taken for it.
+                    // Bytes with the high bit set, or next to one of these, must not match.
                     let mut bytes = vec![0xa2_u8; length];
                     for (byte, other) in bytes.iter_mut().zip(
                         [b'!', b'#', b'[', b']', 0x20, 0x7f, 0x80, 0xff]

@@ -1,10 +1,10 @@
-//! What every event log must do, whoever keeps it.
+//! What every event log must do, whatever implements it.
 //!
 //! ```text
 //! for (name, case) in log::conformance::CASES { case(&open(name)); }
 //! ```
 //!
-//! Each case wants a log of at least two partitions of its own, empty or not.
+//! Each case needs its own log of at least two partitions, empty or not.
 
 #![allow(
     missing_docs,
@@ -31,10 +31,10 @@ use std::time::{Duration, Instant};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
-/// One demand on a log.
+/// One requirement on a log.
 pub type Case = fn(&dyn EventLog);
 
-/// All demands, by name.
+/// All requirements, by name.
 pub const CASES: &[(&str, Case)] = &[
     (
         "an append is readable when it is answered",
@@ -63,7 +63,7 @@ pub const CASES: &[(&str, Case)] = &[
     ),
 ];
 
-/// Demands on a log that recognises repeats of producers.
+/// Requirements on a log that recognises repeated requests of producers.
 pub const PRODUCER_CASES: &[(&str, Case)] = &[
     (
         "a repeated request appends nothing",
@@ -83,7 +83,7 @@ pub const PRODUCER_CASES: &[(&str, Case)] = &[
     ),
 ];
 
-/// Demands on a log that remembers every producer it ever answered: nobody else appends to it.
+/// Requirements on a log that remembers every producer it ever answered, because no other process appends to it.
 pub const OWN_PRODUCER_CASES: &[(&str, Case)] = &[(
     "an unknown producer begins with request 1",
     an_unknown_producer_begins_with_request_1,
@@ -124,10 +124,10 @@ pub fn append(log: &dyn EventLog, append: Append) -> Result<Appended, AppendErro
         .expect("the log answers every request")
 }
 
-/// How long anything may take that must happen, on a machine that does something else too.
+/// Deadline for anything that must happen, also on a machine that is busy with other work.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Repeats what the log cannot do for now, as the engine does.
+/// Retries what the log temporarily cannot do, as the engine does.
 fn insist<T, E: Display>(
     mut attempt: impl FnMut() -> Result<T, E>,
     is_passing: impl Fn(&E) -> bool,
@@ -144,7 +144,7 @@ fn insist<T, E: Display>(
     }
 }
 
-/// One read. It may give less than there is, also nothing: a log on a network gives what has arrived.
+/// One read. It may return fewer records than exist, or none: a log on a network returns what has arrived.
 fn read(
     log: &dyn EventLog,
     partition: PartitionId,
@@ -155,7 +155,7 @@ fn read(
     insist(|| log.read(partition, from, limit), is_passing)
 }
 
-/// Reads with one limit again and again until an offset is reached. Gives every batch.
+/// Reads repeatedly with one limit until an offset is reached. Returns every batch.
 fn read_to(
     log: &dyn EventLog,
     partition: PartitionId,
@@ -179,7 +179,7 @@ fn read_to(
     batches
 }
 
-/// Everything from an offset to the end of a partition.
+/// All records from an offset to the end of a partition.
 pub fn read_all(log: &dyn EventLog, partition: PartitionId, from: Offset) -> Batch {
     let mut all = read(log, partition, from, EVERYTHING).expect("readable");
     let end = all.high_watermark;
@@ -191,7 +191,7 @@ pub fn read_all(log: &dyn EventLog, partition: PartitionId, from: Offset) -> Bat
     all
 }
 
-/// Keeps a dead letter. One that was kept without an answer may be kept again.
+/// Stores a dead letter, with retries: one that was stored without an answer may be stored again.
 pub fn keep(log: &dyn EventLog, dead_letter: &DeadLetter) {
     insist(
         || log.append_dead_letter(dead_letter.clone()),

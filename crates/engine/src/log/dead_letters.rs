@@ -1,8 +1,7 @@
-//! Events that an operator skipped, kept beside the log.
+//! Events that an operator skipped, stored beside the log.
 //!
-//! The key is partition, offset, both big endian, and the workspace: where a record is damaged, every
-//! workspace of the partition stands at it and skips it. Letters of older engines have no workspace in
-//! their key, only in their value.
+//! The key is partition and offset, both big endian, and the workspace id: every workspace of a partition stops at a
+//! damaged record, and each skips it. Keys of older engines contain no workspace; only their values do.
 
 use super::partitions::{Shared, append_error};
 use super::{AppendError, DeadLetter, DeletedDeadLetters, ReadError};
@@ -16,10 +15,10 @@ use workspace_status::WorkspaceId;
 
 const ADDRESS_BYTES: usize = 12;
 
-/// Above every byte of a workspace's id.
+/// Greater than every byte of a workspace id.
 const BEHIND_ALL_IDS: u8 = 0xff;
 
-/// Keeps a letter durably; one of the same workspace with the same address stays as it is.
+/// Stores a dead letter durably; an existing one of the same workspace and address is kept unchanged.
 pub(super) fn append(shared: &Shared, dead_letter: &DeadLetter) -> Result<(), AppendError> {
     let address = address_key(dead_letter.partition, dead_letter.offset);
     let key = [&address[..], dead_letter.workspace_id.as_str().as_bytes()].concat();
@@ -30,7 +29,7 @@ pub(super) fn append(shared: &Shared, dead_letter: &DeadLetter) -> Result<(), Ap
     if read(&key)?.is_some() {
         return Ok(());
     }
-    // One that cannot be read stays beside the new one.
+    // An old one that cannot be read is kept beside the new one.
     if let Some(old) = read(&address)?
         && let Ok(old) = decode(&address, old.into())
         && old.workspace_id == dead_letter.workspace_id
@@ -44,8 +43,8 @@ pub(super) fn append(shared: &Shared, dead_letter: &DeadLetter) -> Result<(), Ap
     shared.dir.commit(batch, bytes, &[]).map_err(append_error)
 }
 
-/// Letters behind an address, ordered by partition, offset and workspace. All of an address are given
-/// where one is, because the next page begins behind it.
+/// Dead letters after an address, ordered by partition, offset and workspace. If one of an address is returned, all of
+/// them are, even beyond `limit`, because the next page begins after the address.
 pub(super) fn list(
     shared: &Shared,
     workspace: Option<&WorkspaceId>,
@@ -78,7 +77,7 @@ pub(super) fn list(
     Ok(dead_letters)
 }
 
-/// Removes letters of workspaces that were deleted; all are looked at once, however many workspaces there are.
+/// Removes dead letters of deleted workspaces, in one pass over all dead letters, however many workspaces there are.
 pub(super) fn delete(shared: &Shared, deleted: &[DeletedDeadLetters]) -> Result<(), AppendError> {
     let unreadable = |error: &fjall::Error| AppendError::Unavailable(describe(error));
     let by_place: HashMap<(PartitionId, &WorkspaceId), Offset> = deleted

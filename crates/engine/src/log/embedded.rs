@@ -1,7 +1,7 @@
 //! The embedded log: partitions in the database of the data directory, no server to install.
 //!
-//! Appends go through one thread that commits them in groups (see [`writer`](super::writer));
-//! reads go straight to the database and see nothing that is not durable.
+//! One thread commits appends in groups (see [`writer`](super::writer)); reads go straight to the database and see only
+//! durable records.
 
 use super::gaps::{Gap, Loss, read_gaps};
 use super::partitions::{
@@ -25,16 +25,16 @@ use tokio::sync::oneshot;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
-/// Most requests that wait for the next group commit; one more is answered with [`AppendError::Busy`].
+/// Most requests that wait for the next group commit; one more is refused with [`AppendError::Busy`].
 pub const MAX_QUEUED_REQUESTS: usize = 1024;
 
-/// Most bytes of events that wait; beyond, only a request that finds the queue empty is taken.
+/// Most bytes of events that wait; a request beyond it is accepted only if no other is waiting or being committed.
 pub const MAX_QUEUED_BYTES: usize = 64 * 1024 * 1024;
 
-/// How an embedded log is to be.
+/// Configuration of an embedded log.
 #[derive(Debug, Clone)]
 pub struct EmbeddedLogConfig {
-    /// Name of the topic; it is told with statuses and dead letters.
+    /// Name of the topic; it appears in statuses and dead letters.
     pub topic: String,
     /// What may be removed once the store holds it; by default nothing.
     pub retention: RetentionConfig,
@@ -49,7 +49,7 @@ impl Default for EmbeddedLogConfig {
     }
 }
 
-/// An event log in a data directory. Dropping it answers what waits, and closes it.
+/// An event log in a data directory. Dropping it answers the queued requests, then closes it.
 pub struct EmbeddedLog {
     shared: Arc<Shared>,
     queue: Option<Sender<Work>>,
@@ -68,7 +68,7 @@ impl EmbeddedLog {
     /// Opens the log of a data directory.
     ///
     /// # Errors
-    /// [`DiskError`] when the database cannot be read, or holds less than it must.
+    /// [`DiskError`] if the database cannot be read, or lacks acknowledged data.
     pub fn open(dir: &DataDir, config: EmbeddedLogConfig) -> Result<Self, DiskError> {
         let beginnings = dir.keyspace("log-beginnings", KeyspaceCreateOptions::default)?;
         let gaps = dir.keyspace("log-gaps", KeyspaceCreateOptions::default)?;
@@ -121,14 +121,15 @@ impl Drop for EmbeddedLog {
     }
 }
 
-/// More than a gap takes in a batch.
+/// Upper bound of the bytes that a gap takes in a batch.
 const GAP_BYTES: usize = 64;
 
-/// Options of a keyspace of records: written in order, read in order, never looked up by chance.
+/// Options of a keyspace of records: written and read in order; only keys that exist are looked up, so no filter is
+/// needed.
 fn record_options(dir: &DataDir) -> KeyspaceCreateOptions {
     const MIN_BYTES: u64 = 4 * 1024 * 1024;
     const MAX_BYTES: u64 = 32 * 1024 * 1024;
-    // All partitions together reach their tables before the journals reach their limit.
+    // All partitions together are flushed to tables before the journals reach their limit.
     let share = dir.journal_bytes() / u64::from(dir.partitions().max(1));
     KeyspaceCreateOptions::default()
         .max_memtable_size(share.clamp(MIN_BYTES, MAX_BYTES))
@@ -184,7 +185,7 @@ fn open_partition(
     }
     let mut batch = dir.database().batch();
     if tail.next_offset < acknowledged {
-        // The lost offsets are left out: whoever has seen the events there must not take others for them.
+        // Skip the lost offsets: a reader that has seen the lost events must not take other events for them.
         gaps.push(Gap {
             from: tail.next_offset,
             until: acknowledged,
@@ -225,8 +226,8 @@ fn read_producers(dir: &DataDir, answers: &Keyspace) -> Result<Producers, DiskEr
     Ok(producers)
 }
 
-/// Gives the answers that engines of format version 1 kept in one value a producer keys of their own.
-/// Each producer moves in one batch, so what a crash leaves is moved at the next start.
+/// Moves the answers of format version 1, one value for each producer, to keys of their own. Each producer moves in one
+/// batch, so the next start moves what a crash has left.
 fn take_over_version_1(dir: &DataDir, answers: &Keyspace) -> Result<(), DiskError> {
     const KEYSPACE: &str = "log-producers";
     if !dir.database().keyspace_exists(KEYSPACE) {
@@ -274,7 +275,7 @@ impl EventLog for EmbeddedLog {
     fn submit(&self, append: Append) -> oneshot::Receiver<Result<Appended, AppendError>> {
         let (answer, answered) = oneshot::channel();
         let refuse = |answer: oneshot::Sender<_>, error| {
-            // Nobody waits any more: then nobody needs the answer.
+            // The send fails only if the requester stopped waiting, and then it needs no answer.
             let _ = answer.send(Err(error));
         };
         if let Err(error) = check(&append) {
@@ -348,7 +349,8 @@ impl EventLog for EmbeddedLog {
         let trouble = self.shared.trouble.lock().clone();
         match trouble {
             None => Ok(()),
-            // Asked again, because nobody may append to a log that is said to be full.
+            // Checked again: callers may stop appending to a log that reports a full disk, and then no append clears
+            // the error.
             Some((WriteError::NoSpace(_), bytes)) => self.shared.dir.check_space(bytes),
             Some((broken @ WriteError::Broken(_), _)) => Err(broken),
         }

@@ -1,8 +1,8 @@
-//! Offsets that a partition leaves out, because events had them once that the log has lost.
+//! Offsets that a partition skips, because the log has lost the events there.
 //!
-//! A log that was restored from an older copy, or that lost its end, does not give the lost offsets to other
-//! events: a store or a reader that has seen the lost events could not tell the two apart. So the next append
-//! goes behind them, and the gap is recorded here.
+//! A log that was restored from an older copy, or that lost its end, does not assign the lost offsets to other events:
+//! a store or a reader that has seen the lost events could not tell the two apart. So the next append gets an offset
+//! after them, and the gap is recorded here.
 
 use crate::disk::codec::{Damage, Reader, Writer};
 use crate::disk::describe;
@@ -10,12 +10,12 @@ use bytes::Bytes;
 use fjall::Keyspace;
 use workspace_lifecycle::{Offset, PartitionId};
 
-/// Whether the operator said that the engine goes on without the lost events.
+/// Whether the operator accepted that the engine continues without the lost events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Loss {
-    /// Readers pass the gap.
+    /// Readers skip the gap.
     Accepted,
-    /// Readers are stopped at the gap.
+    /// Readers stop at the gap.
     Unexplained,
 }
 
@@ -23,7 +23,7 @@ pub(super) enum Loss {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Gap {
     pub(super) from: Offset,
-    /// First offset behind it.
+    /// First offset after it.
     pub(super) until: Offset,
     pub(super) loss: Loss,
 }
@@ -35,7 +35,7 @@ impl Gap {
         (self.from..self.until).contains(&offset)
     }
 
-    /// Its key: the partition, and where it begins.
+    /// Its key: the partition and its first offset.
     pub(super) fn key(&self, partition: PartitionId) -> [u8; KEY_BYTES] {
         let mut key = [0; KEY_BYTES];
         let (left, right) = key.split_at_mut(4);
@@ -68,7 +68,7 @@ impl Gap {
     }
 }
 
-/// The gaps of a partition, in the order of their offsets.
+/// The gaps of a partition, ordered by offset.
 pub(super) fn read_gaps(keyspace: &Keyspace, partition: PartitionId) -> Result<Vec<Gap>, String> {
     let damaged = |reason: &str| format!("a gap of partition {partition} is damaged: {reason}");
     let mut gaps = Vec::new();

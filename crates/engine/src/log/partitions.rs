@@ -1,4 +1,4 @@
-//! What the parts of the embedded log share: its partitions on disk, and how they are read.
+//! The partitions of the embedded log on disk, and how they are read.
 
 use super::gaps::{Gap, Loss};
 use super::record;
@@ -17,30 +17,30 @@ use workspace_lifecycle::{Offset, PartitionId};
 /// The last record of a partition always stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RetentionConfig {
-    /// The most bytes of records that one partition keeps, where there is a limit.
+    /// Most bytes of records that one partition keeps; `None` is no limit.
     pub partition_bytes: Option<u64>,
-    /// How long a record is kept, where there is a limit.
+    /// How long a record is kept; `None` is no limit.
     pub age: Option<Duration>,
 }
 
-/// Most records that a read makes room for before it has seen one.
+/// Most records for which a read reserves memory in advance.
 const MAX_RECORDS_RESERVED: usize = 4096;
 
-/// What readers and the writer share.
+/// State that readers and the writer share.
 pub(super) struct Shared {
     pub(super) dir: DataDir,
     pub(super) topic: String,
     pub(super) retention: RetentionConfig,
     pub(super) partitions: Vec<Partition>,
-    /// The last answers of producers.
+    /// The last answers to producers.
     pub(super) answers: Keyspace,
-    /// Where each partition begins.
+    /// The beginning of each partition.
     pub(super) beginnings: Keyspace,
-    /// What each partition leaves out.
+    /// The offsets that each partition skips.
     pub(super) gaps: Keyspace,
     pub(super) dead_letters: Keyspace,
     pub(super) queued_bytes: AtomicUsize,
-    /// Why the last group of appends was refused, and its size in bytes; nothing when it was not.
+    /// Error of the last group of appends, and its size in bytes; `None` if it was written.
     pub(super) trouble: Mutex<Option<(WriteError, usize)>>,
     pub(super) listener: RwLock<Option<AppendListener>>,
 }
@@ -51,9 +51,9 @@ pub(super) struct Partition {
     pub(super) records: Keyspace,
     pub(super) low: AtomicU64,
     pub(super) high: AtomicU64,
-    /// Held while records are removed; below the offset in it everything is.
+    /// All records below this offset are removed. Held while records are removed.
     pub(super) removed: Mutex<Offset>,
-    /// Offsets without records, ordered; there is one for each time that the end of the log was lost.
+    /// Ranges of offsets without records, ordered; one for each time the log lost its end.
     pub(super) gaps: RwLock<Vec<Gap>>,
 }
 
@@ -66,19 +66,19 @@ impl Partition {
         Offset(self.high.load(Ordering::Acquire))
     }
 
-    /// The gap that an offset is in.
+    /// The gap that contains an offset.
     pub(super) fn gap_at(&self, offset: Offset) -> Option<Gap> {
         let gaps = self.gaps.read();
         gaps.iter().find(|gap| gap.covers(offset)).copied()
     }
 
-    /// The first gap that does not end before an offset.
+    /// The first gap that contains an offset or begins after it.
     pub(super) fn gap_from(&self, offset: Offset) -> Option<Gap> {
         let gaps = self.gaps.read();
         gaps.iter().find(|gap| gap.until > offset).copied()
     }
 
-    /// Where the first gap behind an offset begins.
+    /// Start of the first gap after an offset.
     fn gap_after(&self, offset: Offset) -> Option<Offset> {
         let gaps = self.gaps.read();
         gaps.iter().map(|gap| gap.from).find(|from| *from > offset)
@@ -90,7 +90,7 @@ impl Shared {
         self.partitions.get(usize::try_from(id.0).ok()?)
     }
 
-    /// Shows readers the new end of a partition and tells the listener.
+    /// Publishes the new end of a partition to readers, and notifies the listener.
     pub(super) fn publish(&self, id: PartitionId, end: Offset) {
         if let Some(partition) = self.partition(id) {
             partition.high.store(end.0, Ordering::Release);
@@ -126,7 +126,7 @@ impl Partition {
                 Some(gap) if gap.loss == Loss::Accepted => {
                     batch.next_offset = gap.until.min(until);
                 }
-                // What was read before the gap is given first.
+                // Return the records before the gap first; the next read returns the error.
                 Some(_) if !batch.records.is_empty() => break,
                 Some(gap) => {
                     return Err(ReadError::Lost {
@@ -148,7 +148,7 @@ impl Partition {
         Ok(batch)
     }
 
-    /// Adds the records up to `end`, between which there is no gap. False where the limits end the batch before.
+    /// Adds the records up to `end`; there is no gap before it. Returns false if a limit ended the batch first.
     fn read_run(
         &self,
         batch: &mut Batch,
@@ -178,7 +178,7 @@ impl Partition {
             }
         }
         if batch.next_offset < end {
-            // Retention may have removed it since; otherwise every offset outside of the gaps has a record.
+            // Retention may have removed it meanwhile; otherwise every offset outside the gaps has a record.
             self.not_removed(batch.next_offset)?;
             return Err(self.corrupt(batch.next_offset, "it is missing".to_owned()));
         }
@@ -214,12 +214,12 @@ impl Partition {
     }
 }
 
-/// What a record counts for in the size of its partition.
+/// Bytes that a record adds to the size of its partition: its encoded value and its offset.
 pub(super) fn record_bytes(value: &[u8]) -> u64 {
     u64::try_from(value.len() + size_of::<u64>()).unwrap_or(u64::MAX)
 }
 
-/// The offset that a key stands for.
+/// The offset that a key encodes.
 pub(super) fn offset_of(key: &[u8]) -> Option<Offset> {
     key.try_into().ok().map(u64::from_be_bytes).map(Offset)
 }
@@ -231,7 +231,7 @@ pub(super) fn append_error(error: WriteError) -> AppendError {
     }
 }
 
-/// Milliseconds since the Unix epoch; 0 on a clock before it.
+/// Milliseconds since the Unix epoch; 0 if the clock is before it.
 pub(super) fn now_ms() -> u64 {
     let since = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)

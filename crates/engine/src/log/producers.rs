@@ -1,10 +1,10 @@
 //! Recognises repeated requests of producers.
 //!
-//! A producer that lost an answer sends the request again, with the same number. Its last
-//! [`ANSWERS_KEPT`] answers are kept, written in the same batch as the events they speak of.
+//! A producer that did not receive an answer sends the request again, with the same number. Its last [`ANSWERS_KEPT`]
+//! answers are kept, written in the same batch as their events.
 //!
-//! Each answer has a key of its own, so that a request writes one and removes one: length of the
-//! producer's name, the name, the number of the request, big endian.
+//! Each answer has its own key, so a request writes one key and removes one. The key is the length of the producer's
+//! name, the name, and the number of the request, big endian.
 
 use super::{
     AppendError, Appended, AppendedRange, MAX_PRODUCERS_OF_PREFIX, ProducerSequence,
@@ -17,26 +17,26 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 use workspace_lifecycle::{Offset, PartitionId};
 
-/// Answers kept a producer: how many requests it may have under way at once and still repeat them all.
+/// Answers kept for each producer: how many requests it may have in flight and still repeat all of them.
 pub const ANSWERS_KEPT: usize = 8;
 
-/// Most producers that are remembered. For a new one beyond them, the one that was silent the longest is forgotten and
-/// begins again with request 1; but none that was heard within [`PRODUCER_IDLE`]: then the new one is refused.
+/// Most producers that are remembered. For a new one beyond them, the least recently used one is forgotten and begins
+/// again with request 1. None that sent within [`PRODUCER_IDLE`] is forgotten: the new one is refused instead.
 pub const MAX_PRODUCERS: usize = 10_000;
 
-/// A producer that was silent for less than this is never forgotten: it may still repeat its last requests.
+/// A producer that sent within this time is never forgotten: it may still repeat its last requests.
 pub const PRODUCER_IDLE: Duration = Duration::from_hours(1);
 
 /// Most bytes of a producer's name.
 pub const MAX_PRODUCER_ID_BYTES: usize = 255;
 
-/// What is known of one producer.
+/// The remembered state of one producer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Producer {
     /// Number of its last answered request.
     pub(crate) sequence: u64,
-    /// When it was last heard, in microseconds since the Unix epoch; each request has a number of its own, which grows
-    /// also where the clock does not.
+    /// When it last sent, in microseconds since the Unix epoch. Each request has its own number, which grows even if
+    /// the clock does not.
     pub(crate) used: u64,
     /// Its last answers, the newest last.
     answers: VecDeque<Appended>,
@@ -47,12 +47,12 @@ pub(crate) struct Producer {
 pub(crate) enum Verdict {
     /// It is new: append it.
     Append,
-    /// It was answered before: answer this.
+    /// It was answered before: return this answer.
     Repeated(Appended),
 }
 
 impl Producer {
-    /// Decides what a request with this number is.
+    /// Decides whether a request is new, a repeat, or out of sequence.
     pub(crate) fn judge(&self, asked: &ProducerSequence) -> Result<Verdict, AppendError> {
         let expected = self.sequence.saturating_add(1);
         if asked.sequence == expected {
@@ -76,7 +76,7 @@ impl Producer {
         }
     }
 
-    /// Notes the answer to its next request.
+    /// Records the answer to its next request.
     pub(crate) fn answered(&mut self, answer: Appended, used: u64) {
         self.sequence = self.sequence.saturating_add(1);
         self.used = used;
@@ -92,12 +92,12 @@ impl Producer {
         self.sequence.saturating_sub(kept).saturating_add(1)..=self.sequence
     }
 
-    /// All its answers as they are stored.
+    /// All its answers, as they are stored.
     pub(crate) fn encode(&self, producer_id: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.encode_after(producer_id, 0)
     }
 
-    /// Its answers to requests behind `sequence` as they are stored.
+    /// Its answers to requests after `sequence`, as they are stored.
     fn encode_after(&self, producer_id: &str, sequence: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
         let new = self
             .kept()
@@ -111,7 +111,7 @@ impl Producer {
         .collect()
     }
 
-    /// Reads a producer as engines of format version 1 kept it: all answers in one value.
+    /// Decodes a producer of format version 1, which stored all answers in one value.
     pub(crate) fn decode_version_1(producer_id: &[u8], sealed: Bytes) -> Result<Self, Damage> {
         let mut reader = Reader::open(producer_id, sealed)?;
         let mut producer = Self {
@@ -126,7 +126,7 @@ impl Producer {
     }
 }
 
-/// Key of an answer; answers of a producer stand beside each other, in the order of its requests.
+/// Key of an answer; answers of a producer are adjacent, in the order of its requests.
 fn answer_key(producer_id: &str, sequence: u64) -> Vec<u8> {
     let length = u8::try_from(producer_id.len()).unwrap_or(u8::MAX);
     [
@@ -173,7 +173,7 @@ fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-/// All producers that are remembered, about [`MAX_PRODUCERS`].
+/// All remembered producers, about [`MAX_PRODUCERS`] at most.
 #[derive(Debug, Default)]
 pub(crate) struct Producers {
     by_id: HashMap<String, Producer>,
@@ -182,7 +182,7 @@ pub(crate) struct Producers {
 }
 
 impl Producers {
-    /// Takes an answer in, as it was read from the disk; those of a producer come in their order.
+    /// Adds an answer that was read from disk; the answers of a producer must be added in order.
     pub(crate) fn restore(&mut self, key: &[u8], sealed: Bytes) -> Result<(), Damage> {
         const KEY: Damage = "its key is not that of an answer";
         let (length, rest) = key.split_first().ok_or(KEY)?;
@@ -210,7 +210,7 @@ impl Producers {
         Ok(())
     }
 
-    /// Begins a group of requests that becomes known together, or not at all.
+    /// Begins a group of requests that takes effect as a whole, or not at all.
     pub(crate) fn stage(&self, now_ms: u64) -> Staged<'_> {
         Staged {
             base: self,
@@ -222,7 +222,7 @@ impl Producers {
         }
     }
 
-    /// Makes a group known whose batch is durable.
+    /// Applies a group whose batch is durable.
     pub(crate) fn apply(&mut self, changes: Changes) {
         let Changes {
             changed,
@@ -251,12 +251,12 @@ impl Producers {
     }
 }
 
-/// A group of requests under way: later ones see the answers that earlier ones will get.
+/// A group of requests in progress: later ones see the answers that earlier ones will get.
 #[derive(Debug)]
 pub(crate) struct Staged<'a> {
     base: &'a Producers,
     changed: HashMap<String, Producer>,
-    /// How many of those that changed were not known before.
+    /// Number of changed producers that were unknown before.
     new: usize,
     /// The same for each prefix.
     new_of_prefix: HashMap<String, usize>,
@@ -285,7 +285,7 @@ impl Staged<'_> {
         Ok(verdict)
     }
 
-    /// Refuses a new producer where one that may still repeat a request would have to be forgotten for it.
+    /// Refuses a new producer if one that may still repeat a request would have to be forgotten for it.
     fn room(
         &self,
         most: usize,
@@ -301,12 +301,12 @@ impl Staged<'_> {
                 retry_after: PRODUCER_IDLE
                     .saturating_sub(Duration::from_micros(self.now_us.saturating_sub(used))),
             }),
-            // In a group alone are more new ones than are remembered: what they sent is remembered all the same.
+            // `None`: the group alone has more producers than the limit, and all of them are remembered.
             Some(_) | None => Ok(()),
         }
     }
 
-    /// How many are too many with so many new ones.
+    /// By how many producers the limit is exceeded with `new` more.
     fn excess(&self, new: usize) -> usize {
         (self.base.by_id.len() + new).saturating_sub(MAX_PRODUCERS)
     }
@@ -315,19 +315,19 @@ impl Staged<'_> {
         (self.base.by_use.len_of(prefix) + new).saturating_sub(MAX_PRODUCERS_OF_PREFIX)
     }
 
-    /// As [`Self::silent`], those of one prefix.
+    /// As [`Self::silent`], for one prefix.
     fn silent_of(&self, prefix: &str) -> impl Iterator<Item = (u64, &str)> {
         let of_prefix = self.base.by_use.silent_of(prefix);
         of_prefix.filter(|(_, id)| !self.changed.contains_key(*id))
     }
 
-    /// Those that do not take part in this group, the one that was silent the longest first.
+    /// Producers that sent nothing in this group, least recently used first.
     fn silent(&self) -> impl Iterator<Item = (u64, &str)> {
         let all = self.base.by_use.silent();
         all.filter(|(_, id)| !self.changed.contains_key(*id))
     }
 
-    /// A clock that was set back far makes everyone idle, so that the bound holds whatever it says.
+    /// If the clock was set back far, every producer is idle: otherwise new ones would be refused until it caught up.
     fn is_idle(&self, used: u64) -> bool {
         Duration::from_micros(self.now_us.abs_diff(used)) >= PRODUCER_IDLE
     }
@@ -348,9 +348,9 @@ impl Staged<'_> {
         producer.answered(answer, self.used);
     }
 
-    /// What becomes of the producers, and what the batch must write and remove.
+    /// The new state of the producers, and what the batch must write and remove.
     pub(crate) fn changes(self) -> Changes {
-        // One of those that were idle may have been heard in this group after all.
+        // Checked again: an idle producer may have sent later in this group, and the next one need not be idle.
         let is_idle = |(used, _): &(u64, &str)| self.is_idle(*used);
         let prefixes = self.new_of_prefix.iter();
         let of_prefixes: HashSet<&str> = prefixes
@@ -510,7 +510,7 @@ mod tests {
         Ok(forgotten)
     }
 
-    /// As many producers as are remembered, each heard a millisecond after the one before.
+    /// The most producers that are remembered, each used a millisecond after the previous one.
     fn full() -> Producers {
         let mut producers = Producers::default();
         for (now_ms, i) in (NOW_MS..).zip(0..MAX_PRODUCERS) {
@@ -535,7 +535,7 @@ mod tests {
             refused.to_string().contains("within 60 minutes"),
             "{refused}"
         );
-        // A gap is a gap, whether there is room or not, and those that are known go on.
+        // A gap is refused as a gap, with or without room, and known producers continue.
         let gap = producers.stage(NOW_MS).judge(&asked("one more", 2));
         assert!(matches!(
             gap,
@@ -560,16 +560,16 @@ mod tests {
             matches!(refused, AppendError::Producers { most: found, .. } if found == most),
             "{refused}"
         );
-        // Those that are known go on, and others find room.
+        // Known producers continue, and producers of other prefixes find room.
         for id in ["acme-/p1", "acme-2/p", "p", "acme-"] {
             assert_eq!(send(&mut producers, now_ms, id), Ok(Vec::new()), "{id}");
         }
-        // It is its own longest silent producer that is forgotten for a new one, and not that of another.
+        // The least recently used producer of the same prefix is forgotten, not one of another prefix.
         let idle_ms = u64::try_from(PRODUCER_IDLE.as_millis()).expect("small");
         let forgotten = send(&mut producers, NOW_MS + idle_ms, "acme-/one more");
         assert_eq!(forgotten, Ok(vec!["acme-/p0".to_owned()]));
         assert_eq!(producers.by_use.len_of("acme-"), MAX_PRODUCERS_OF_PREFIX);
-        // What was forgotten is known no more, whether it was restored from the disk or not.
+        // A forgotten producer is unknown, also after a restore from disk.
         let mut restored = Producers::default();
         for (id, producer) in &producers.by_id {
             for (key, value) in producer.encode(id) {
@@ -584,7 +584,7 @@ mod tests {
         let mut producers = full();
         let idle_ms = u64::try_from(PRODUCER_IDLE.as_millis()).expect("small");
         send(&mut producers, NOW_MS + 20_000, "p0").expect("known");
-        // Of the others only p1 and p2 were silent for so long.
+        // Of the others, only p1 and p2 are idle.
         let now_ms = NOW_MS + 2 + idle_ms;
         let mut staged = producers.stage(now_ms);
         for id in ["one more", "another"] {
@@ -632,7 +632,7 @@ mod tests {
         let mut producers = Producers::default();
         for round in 1..=30 {
             let mut staged = producers.stage(NOW_MS);
-            // A name that is the beginning of another, and more answers at once than are kept.
+            // One name is a prefix of another, and one producer has more answers at once than are kept.
             for (id, requests) in [("p", 1), ("p\0", 3), ("many", 10)] {
                 if round % (requests + 1) == 0 {
                     (0..requests).for_each(|_| staged.answered(id, answer(round)));

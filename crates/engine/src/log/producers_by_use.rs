@@ -1,30 +1,28 @@
-//! The producers that a log remembers, in the order in which they were last heard: which of them is forgotten for a new
-//! one.
+//! The producers that a log remembers, ordered by last use. The order decides which one is forgotten for a new one.
 
 use super::MAX_PRODUCERS;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// Most producers of one prefix that are remembered, so that a token that is limited to a prefix cannot take the places
-/// of all.
+/// Most remembered producers of one prefix. Without this limit, a token limited to a prefix could fill the places of
+/// all producers.
 pub const MAX_PRODUCERS_OF_PREFIX: usize = MAX_PRODUCERS / 10;
 
-/// The prefix of a producer's name: what stands before the first slash, which is the prefix of a token. A name without a
-/// slash has none.
+/// The prefix of a producer's name: the part before the first slash, which is the prefix of a token. `None` without a
+/// slash.
 pub fn producer_prefix(producer_id: &str) -> Option<&str> {
     producer_id.split_once('/').map(|(prefix, _)| prefix)
 }
 
-/// Producers in the order of their last use, those of each prefix as well. A use is a number that grows and that no two
-/// producers have.
+/// Producers ordered by last use, in total and for each prefix. A use is a growing number that no two producers share.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ProducersByUse {
     all: BTreeMap<u64, String>,
-    /// The uses of each prefix's producers.
+    /// The last uses of each prefix's producers.
     by_prefix: HashMap<String, BTreeSet<u64>>,
 }
 
 impl ProducersByUse {
-    /// A producer was heard.
+    /// Records the last use of a producer.
     pub fn insert(&mut self, used: u64, producer_id: &str) {
         if let Some(prefix) = producer_prefix(producer_id) {
             let of_prefix = self.by_prefix.entry(prefix.to_owned()).or_default();
@@ -33,7 +31,7 @@ impl ProducersByUse {
         self.all.insert(used, producer_id.to_owned());
     }
 
-    /// A use of a producer is over: it was heard again, or is forgotten.
+    /// Removes a use of a producer, which was used again or is forgotten.
     pub fn remove(&mut self, used: u64, producer_id: &str) {
         self.all.remove(&used);
         if let Some(prefix) = producer_prefix(producer_id)
@@ -46,12 +44,12 @@ impl ProducersByUse {
         }
     }
 
-    /// All of them, the one that was silent the longest first.
+    /// All producers, least recently used first.
     pub fn silent(&self) -> impl Iterator<Item = (u64, &str)> {
         self.all.iter().map(|(used, id)| (*used, id.as_str()))
     }
 
-    /// Those of one prefix, the one that was silent the longest first.
+    /// Producers of one prefix, least recently used first.
     pub fn silent_of(&self, prefix: &str) -> impl Iterator<Item = (u64, &str)> {
         let of_prefix = self.by_prefix.get(prefix).into_iter().flatten();
         of_prefix
@@ -59,7 +57,7 @@ impl ProducersByUse {
             .map(|(used, id)| (*used, id.as_str()))
     }
 
-    /// How many there are.
+    /// Number of producers.
     pub fn len(&self) -> usize {
         self.all.len()
     }
@@ -69,7 +67,7 @@ impl ProducersByUse {
         self.all.is_empty()
     }
 
-    /// How many there are of one prefix.
+    /// Number of producers of one prefix.
     pub fn len_of(&self, prefix: &str) -> usize {
         self.by_prefix.get(prefix).map_or(0, BTreeSet::len)
     }

@@ -1,12 +1,12 @@
-//! How a record lies on disk: the value under its offset.
+//! Layout of a record on disk: the value stored under its offset.
 //!
 //! ```text
 //! flags u8 · appended_at_ms u64 · bytes_before u64 · key length u16 · key · value · crc32 u32
 //! ```
 //!
-//! `bytes_before` is the sum of the sizes of all records before it in its partition, so the size of
-//! any stretch is a difference of two records, and retention needs neither an index nor a scan.
-//! The checksum covers the offset too: a record under another offset does not open.
+//! `bytes_before` is the total size of all records before it in its partition. The size of any range is therefore a
+//! difference of two records, and retention needs neither an index nor a scan. The checksum also covers the offset: a
+//! record stored under another offset is rejected.
 
 use crate::disk::codec::{CHECKSUM_BYTES, Damage, checksum};
 use crate::log::Record;
@@ -20,17 +20,17 @@ const HEAD_BYTES: usize = 19;
 /// Most bytes of a key.
 pub(crate) const MAX_KEY_BYTES: usize = u16::MAX as usize;
 
-/// Bytes that a record takes in the database beside its key and value.
+/// Bytes that a record takes in the database in addition to its key and value.
 pub(crate) const RECORD_OVERHEAD_BYTES: usize = HEAD_BYTES + CHECKSUM_BYTES + 8;
 
-/// When a record was appended, and how many bytes lie before it in its partition.
+/// When a record was appended, and how many bytes precede it in its partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) appended_at_ms: u64,
     pub(crate) bytes_before: u64,
 }
 
-/// The value of a record, as it is written under its offset.
+/// The value of a record, as it is stored under its offset.
 pub(crate) fn encode(offset: Offset, key: &[u8], value: &[u8], stamp: Stamp) -> Vec<u8> {
     let key_bytes = u16::try_from(key.len()).unwrap_or(u16::MAX);
     let mut bytes = Vec::with_capacity(HEAD_BYTES + key.len() + value.len() + CHECKSUM_BYTES);
@@ -45,7 +45,7 @@ pub(crate) fn encode(offset: Offset, key: &[u8], value: &[u8], stamp: Stamp) -> 
     bytes
 }
 
-/// Opens what was found under `offset`, without copying key or value.
+/// Decodes the value stored under `offset`, without copying key or value.
 pub(crate) fn decode(offset: Offset, mut bytes: Bytes) -> Result<Record, Damage> {
     let Some((body, stored)) = bytes.split_last_chunk::<CHECKSUM_BYTES>() else {
         return Err(SHORT);
@@ -61,7 +61,7 @@ pub(crate) fn decode(offset: Offset, mut bytes: Bytes) -> Result<Record, Damage>
     if key_bytes > rest.len() {
         return Err(SHORT);
     }
-    // Cut in place: this is done for every record of a replay, and a split counts references.
+    // Cut in place: this runs for every record of a replay, and a split updates a reference count.
     bytes.truncate(bytes.len() - CHECKSUM_BYTES);
     bytes.advance(HEAD_BYTES);
     Ok(Record {
@@ -72,7 +72,7 @@ pub(crate) fn decode(offset: Offset, mut bytes: Bytes) -> Result<Record, Damage>
     })
 }
 
-/// The stamp of an encoded record, whose checksum is not looked at.
+/// The stamp of an encoded record; does not verify the checksum.
 pub(crate) fn stamp(bytes: &[u8]) -> Result<Stamp, Damage> {
     let Some((head, _)) = bytes.split_first_chunk::<HEAD_BYTES>() else {
         return Err(SHORT);

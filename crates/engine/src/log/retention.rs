@@ -1,7 +1,7 @@
-//! Removes the beginning of a partition: what is too old or too much, and what the store holds already.
+//! Removes the oldest records of a partition: those beyond the retention limits that the store already holds.
 //!
-//! The low watermark moves first, then the records go; a crash in between leaves
-//! records that nobody sees, and the next removal takes them along.
+//! The low watermark moves first, then the records are removed. A crash in between leaves records that no reader sees;
+//! the next removal deletes them.
 
 use super::partitions::{Partition, RetentionConfig, Shared, now_ms, offset_of};
 use super::record;
@@ -11,18 +11,18 @@ use crate::disk::{WriteError, describe};
 use fjall::Keyspace;
 use std::sync::atomic::Ordering;
 
-/// Most records removed in one batch; few enough for what is left of a full disk.
+/// Most records removed in one batch; few enough for the space that is left on a full disk.
 const REMOVALS_A_BATCH: usize = 2_000;
 
-/// Bytes that a removal takes in a batch.
+/// Bytes that one removal takes in a batch.
 const REMOVAL_BYTES: usize = 64;
 
-/// Where a partition begins.
+/// The beginning of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Beginning {
-    /// First offset that readers may ask for.
+    /// First offset that readers may read.
     pub(super) low: Offset,
-    /// Below this offset every record is removed.
+    /// All records below this offset are removed.
     pub(super) removed: Offset,
 }
 
@@ -53,7 +53,7 @@ pub(super) fn read_beginning(
     read().map_err(|damage| format!("the beginning of partition {partition} is damaged: {damage}"))
 }
 
-/// Removes what retention says may go, but nothing at or above `floor`.
+/// Removes what retention allows, but nothing at or above `floor`.
 pub(super) fn trim(shared: &Shared, partition: &Partition, floor: Offset) -> Result<(), ReadError> {
     let mut removed = partition.removed.lock();
     let low = partition.low_watermark();
@@ -110,16 +110,16 @@ pub(super) fn trim(shared: &Shared, partition: &Partition, floor: Offset) -> Res
     Ok(())
 }
 
-/// Has what was appended and removed so far written to tables, for which the space was kept: as a table
-/// the removed records take none. So the next removal gets further. (The database does not list the call
-/// among its documented ones; without it a partition is only flushed when enough was written to it.)
+/// Flushes the partition's appends and removals to tables; the space for that is reserved. Removed records take no
+/// space in a table, so the next removal gets further. (The database does not document this call. Without it, a
+/// partition is flushed only when enough was written to it.)
 fn make_room(partition: &Partition) {
     if let Err(error) = partition.records.rotate_memtable() {
         tracing::warn!(partition = %partition.id, error = describe(&error), "a partition cannot be flushed");
     }
 }
 
-/// The first offset that is to stay.
+/// The first offset to keep.
 fn target(
     retention: RetentionConfig,
     partition: &Partition,
@@ -133,7 +133,7 @@ fn target(
     let mut target = low;
     if let Some(partition_bytes) = retention.partition_bytes {
         let end = stamp(partition, last)?;
-        // The last record counts with what is before it; its own size is small beside any sensible limit.
+        // The size of the last record itself is not counted; it is small beside any sensible limit.
         let keep = |stamp: record::Stamp| {
             end.bytes_before.saturating_sub(stamp.bytes_before) <= partition_bytes
         };
@@ -148,7 +148,7 @@ fn target(
     Ok(target)
 }
 
-/// The last offset that has a record, where one has.
+/// The last offset that has a record, if any.
 fn last_record(partition: &Partition) -> Option<Offset> {
     let mut end = partition.high_watermark();
     loop {
@@ -161,7 +161,7 @@ fn last_record(partition: &Partition) -> Option<Offset> {
     }
 }
 
-/// The first offset from `from` on that is kept, at most `until`; all behind a kept one are kept.
+/// The first offset from `from` on that is kept, at most `until`; all offsets after a kept one are kept.
 fn first(
     partition: &Partition,
     from: Offset,
@@ -180,8 +180,8 @@ fn first(
     Ok(Offset(low))
 }
 
-/// The stamp of the record at an offset; in a gap, of the first record behind it. There is one: nobody asks
-/// behind the last record.
+/// The stamp of the record at an offset or, in a gap, of the first record after it. That record exists: no caller
+/// passes an offset after the last record.
 fn stamp(partition: &Partition, offset: Offset) -> Result<record::Stamp, ReadError> {
     let mut offset = offset;
     while let Some(gap) = partition.gap_at(offset) {

@@ -1,7 +1,7 @@
-//! The thread that appends: it takes what waits, commits it as one group, then answers each.
+//! The thread that appends: it takes the queued requests, commits them as one group, then answers each.
 //!
-//! While one group is synced the next gathers in the queue, so the more producers
-//! there are the more of them share one sync.
+//! While one group is synced, the next one gathers in the queue: the more producers there are, the more of them share
+//! one sync.
 
 use super::gaps::{Gap, Loss};
 use super::partitions::{Shared, append_error, now_ms, record_bytes};
@@ -20,20 +20,20 @@ use workspace_lifecycle::{Offset, PartitionId};
 /// A group is closed when it holds this many bytes, which bounds the memory and the time of a commit.
 const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
 
-/// What the writer is asked for.
+/// A request to the writer.
 pub(super) enum Work {
     Append(Request),
     ContinueAt(ContinueAt),
 }
 
-/// The next append to a partition stands at `next` or behind.
+/// The next append to a partition must get offset `next` or a later one.
 pub(super) struct ContinueAt {
     pub(super) partition: PartitionId,
     pub(super) next: Offset,
     pub(super) answer: Sender<Result<Option<Offset>, AppendError>>,
 }
 
-/// A request in the queue.
+/// An append in the queue.
 pub(super) struct Request {
     pub(super) append: Append,
     pub(super) answer: oneshot::Sender<Result<Appended, AppendError>>,
@@ -44,7 +44,7 @@ pub(super) struct Request {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tail {
     pub(super) next_offset: Offset,
-    /// Size of all records that were ever appended.
+    /// Total size of all records that were ever appended.
     pub(super) bytes: u64,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Writer {
     tails: Vec<Tail>,
 }
 
-/// A group under way.
+/// A group in progress.
 struct Group<'a> {
     shared: &'a Shared,
     batch: OwnedWriteBatch,
@@ -89,7 +89,7 @@ impl Writer {
                 Work::Append(first) => first,
                 Work::ContinueAt(asked) => {
                     let result = self.continue_at(asked.partition, asked.next);
-                    // Whoever asked and went away needs no answer.
+                    // The send fails only if the requester stopped waiting, and then it needs no answer.
                     let _ = asked.answer.send(result);
                     continue;
                 }
@@ -115,7 +115,8 @@ impl Writer {
         }
     }
 
-    /// Leaves out what lies between the end of a partition and `next`, durably. Returns the end, if it was before.
+    /// Skips the offsets from the end of a partition to `next`, durably. Returns the previous end if it was below
+    /// `next`.
     fn continue_at(
         &mut self,
         id: PartitionId,
@@ -199,7 +200,8 @@ impl Writer {
             Ok(()) => {
                 self.producers.apply(changes);
                 self.tails = tails;
-                // Readers see the end before the producers hear of it, so that "at least this offset" can be asked at once.
+                // Publish the ends before answering the producers, so that they can query `atLeast` their offsets at
+                // once.
                 for (id, end) in ends {
                     self.shared.publish(id, end);
                 }
@@ -215,14 +217,14 @@ impl Writer {
                 None => result,
                 Some(error) => result.and(Err(error.clone())),
             };
-            // A requester that went away hears the answer when it repeats the request.
+            // A requester that stopped waiting gets the answer when it repeats the request.
             let _ = answer.send(result);
         }
     }
 }
 
 impl Group<'_> {
-    /// Puts a request into the batch and tells the answer that it gets when the batch is durable.
+    /// Adds a request to the batch, and returns the answer to send when the batch is durable.
     fn take(&mut self, append: Append) -> Result<Appended, AppendError> {
         if let Some(producer) = &append.producer {
             match self.staged.judge(producer)? {

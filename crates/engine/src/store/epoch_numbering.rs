@@ -1,33 +1,33 @@
-//! Numbers of transitions in an epoch that is used again.
+//! Numbers of transitions in an epoch that is used twice.
 //!
-//! A claim is not synced, and the first transitions of a load are written before it. So after a crash
-//! the history may hold transitions of an epoch that the store does not know of, and the next load
-//! begins that epoch anew. Its transitions are numbered behind those of before: none is taken for another.
+//! A claim is not synced, and the first transitions of a load are written before it. So after a crash the history may
+//! hold transitions of an epoch that the store does not know, and the next load uses that epoch again. Its transitions
+//! get numbers after the earlier ones, so that none is taken for another.
 
 use super::HistoryRecord;
 use workspace_status::Epoch;
 
-/// Most epochs used again that are remembered of a workspace; the oldest is forgotten for a newer one.
+/// Most reused epochs that are remembered for a workspace; the oldest is forgotten for a newer one.
 const MAX_EPOCHS: usize = 64;
 
-/// What is known of the epochs of a workspace whose transitions were numbered since the store was opened.
-/// It stays true when the write of such transitions fails: they get the same numbers when they come again.
+/// The epochs of a workspace whose transitions were numbered since the store was opened. It stays valid if the write of
+/// such transitions fails: they get the same numbers in the next attempt.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct EpochNumbering {
     newest: Option<Epoch>,
-    /// The epochs that were there before, oldest first, with the number of the last transition they had then.
+    /// The reused epochs, oldest first, each with the number of its last transition before the reuse.
     used_before: Vec<(Epoch, u64)>,
 }
 
 impl EpochNumbering {
-    /// The number under which a transition is kept. `last_of` tells the number of the last transition of an
-    /// epoch that is stored, 0 where there is none; it is asked once an epoch.
+    /// The number under which a transition is stored. `last_of` returns the number of the last stored transition of an
+    /// epoch, 0 if there is none; it is called once for each epoch.
     pub(super) fn number<E>(
         &mut self,
         record: &HistoryRecord,
         last_of: impl FnOnce(Epoch) -> Result<u64, E>,
     ) -> Result<u64, E> {
-        // One of an older epoch than the newest is late: its epoch was asked for when it began.
+        // A transition of an older epoch is late: `last_of` was called when that epoch began.
         if self.newest.is_none_or(|newest| newest < record.epoch) {
             let last_before = last_of(record.epoch)?;
             self.newest = Some(record.epoch);

@@ -1,9 +1,9 @@
-//! Who may claim and save: the same decision for every store.
+//! Decides whether a claim, a save or an erasure is allowed, in the same way for every store.
 
 use super::{Claim, Deletion, Erase, Save, StoreError, StoredWorkspace};
 use workspace_status::Epoch;
 
-/// What a claim makes of a workspace; `deletion` is the mark of one of that name that was deleted.
+/// The workspace after a claim; `deletion` is the mark of a deleted workspace of that name.
 pub(super) fn claimed(
     stored: Option<StoredWorkspace>,
     deletion: Option<&Deletion>,
@@ -46,7 +46,7 @@ pub(super) fn claimed(
     })
 }
 
-/// Refuses an erasure that a newer load stands against. Nothing that cannot be read stands against one.
+/// Refuses an erasure if a newer load exists. What cannot be read does not prevent one.
 pub(super) fn erasable(
     stored: Option<&StoredWorkspace>,
     deletion: Option<&Deletion>,
@@ -60,8 +60,8 @@ pub(super) fn erasable(
     }
 }
 
-/// What is left of a workspace after a reset; `newest` is the last epoch in its history. It never begins before the
-/// mark of a deletion, also where the caller does not know that it was deleted.
+/// The workspace after a reset; `newest` is the last epoch in its history. It never begins before the mark of a
+/// deletion, even if the caller does not know of the deletion.
 pub(super) fn emptied(
     erase: Erase,
     newest: Option<Epoch>,
@@ -94,7 +94,7 @@ pub(super) fn deletion(erase: Erase, newest: Option<Epoch>) -> Deletion {
     }
 }
 
-/// The epoch of an erasure: above every load that is known of.
+/// The epoch of an erasure: above every known load.
 fn later(epoch: Epoch, newest: Option<Epoch>) -> Epoch {
     newest.map_or(epoch, |newest| epoch.max(newest.next()))
 }
@@ -114,7 +114,7 @@ fn above(
     })
 }
 
-/// What a save makes of a workspace.
+/// The workspace after a save.
 pub(super) fn saved(
     stored: Option<StoredWorkspace>,
     save: &Save,

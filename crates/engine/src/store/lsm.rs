@@ -1,7 +1,7 @@
 //! The LSM store: workspaces in the database of the data directory, beside the log.
 //!
-//! A save is one batch for each few of its workspaces; it survives a crash of the process at
-//! once and a crash of the machine after [`Store::sync`].
+//! A save is written in batches of a few workspaces each. It survives a crash of the process at once, and a crash of
+//! the machine after [`Store::sync`].
 
 mod history;
 mod layout;
@@ -32,13 +32,13 @@ use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
 
-/// Workspaces share this many locks: two that share one save one after the other.
+/// Workspaces share this many locks: two that share one are saved one after the other.
 const LOCKS: usize = 4096;
 
-/// A save is written in pieces of about this size, so that the claims of other loads come in between.
+/// A save is written in batches of about this size, so that claims of other loads are written in between.
 const PIECE_BYTES: usize = 512 * 1024;
 
-/// Most entries removed in one batch when a workspace is deleted; few enough for what is left of a full disk.
+/// Most entries removed in one batch when a workspace is erased; few enough for the space left on a full disk.
 const REMOVALS_A_BATCH: usize = 2_000;
 
 /// A store in a data directory.
@@ -92,12 +92,12 @@ impl LsmStore {
         Ok(store)
     }
 
-    /// The data directory that it is in.
+    /// Path of its data directory.
     pub fn directory(&self) -> &std::path::Path {
         self.dir.path()
     }
 
-    /// Locks the workspaces of one call, in one order for all callers.
+    /// Locks the workspaces of one call, in the same order for all callers.
     fn lock<'a>(&self, ids: impl Iterator<Item = &'a WorkspaceId>) -> Vec<MutexGuard<'_, ()>> {
         let count = u64::try_from(LOCKS).unwrap_or(1);
         let places: BTreeSet<u64> = ids.map(|id| self.hasher.hash_one(id) % count).collect();
@@ -119,7 +119,7 @@ impl LsmStore {
             .map_err(|damage| corrupt(place_of(id), damage))
     }
 
-    /// What is known of a workspace that is not being deleted.
+    /// The stored workspace, unless it is being deleted.
     fn known(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
         Ok(self
             .about(id)?
@@ -127,7 +127,7 @@ impl LsmStore {
             .map(|about| about.workspace))
     }
 
-    /// What is known of a workspace whose erasure, if one was cut short, is finished.
+    /// The stored workspace, after finishing an interrupted erasure of it.
     fn settled(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
         match self.about(id)? {
             Some(about) => self.finish(about),
@@ -135,7 +135,7 @@ impl LsmStore {
         }
     }
 
-    /// Finishes an erasure that was cut short.
+    /// Finishes an erasure that was interrupted.
     fn finish(&self, about: About) -> Result<Option<StoredWorkspace>, StoreError> {
         match about.condition {
             Condition::Whole => Ok(Some(about.workspace)),
@@ -159,8 +159,8 @@ impl LsmStore {
         }
     }
 
-    /// Checks that nothing stands against an erasure, and tells the last epoch of the history where the record
-    /// of the workspace cannot be read.
+    /// Checks that no newer load forbids an erasure. If the record of the workspace cannot be read, returns the last
+    /// epoch of its history.
     fn check_erasure(&self, erase: &Erase) -> Result<Option<Epoch>, StoreError> {
         let (stored, newest) = match self.known(&erase.id) {
             Ok(stored) => (stored, None),
@@ -173,7 +173,7 @@ impl LsmStore {
         Ok(newest)
     }
 
-    /// Reads where every workspace is, and finishes deletions that were cut short.
+    /// Reads the partition of every workspace, and finishes interrupted erasures.
     fn read_places(&self) -> Result<(), StoreError> {
         for entry in self.workspaces.iter() {
             let (key, value) = entry
@@ -198,12 +198,12 @@ impl LsmStore {
                     }
                     drop(places);
                     let id = id.clone();
-                    // Its record hides what is left, and a new claim tries again.
+                    // Its record hides the remaining data, and a new claim retries.
                     if let Err(error) = self.finish(about) {
                         tracing::error!(workspace = %id, %error, "an erasure cannot be finished");
                     }
                 }
-                // It is told when it is asked for; its key still tells whose it is.
+                // The damage is reported when the workspace is queried; the key still identifies it.
                 Err(damage) => {
                     tracing::error!(workspace = %key.escape_ascii(), %damage, "what the store knows of a workspace is damaged");
                     let id = std::str::from_utf8(&key).ok();
@@ -233,7 +233,7 @@ impl LsmStore {
         }
     }
 
-    /// Leaves out transitions of loads before a deletion.
+    /// Filters out transitions of loads before a deletion.
     fn not_deleted(&self, mut records: Vec<HistoryRecord>) -> Vec<HistoryRecord> {
         let places = self.places.lock();
         records.retain(|record| {
@@ -243,7 +243,7 @@ impl LsmStore {
         records
     }
 
-    /// Removes everything in a keyspace that begins with the name of a workspace.
+    /// Removes every key of a keyspace that begins with the prefix of a workspace.
     fn remove_below(&self, keyspace: &Keyspace, id: &WorkspaceId) -> Result<(), StoreError> {
         let prefix = layout::workspace_prefix(id);
         loop {
@@ -263,7 +263,7 @@ impl LsmStore {
         }
     }
 
-    /// Removes everything of a workspace but the mark of its deletion; what is known of it goes last.
+    /// Removes everything of a workspace except the mark of its deletion; its record is removed last.
     fn remove(&self, id: &WorkspaceId) -> Result<(), StoreError> {
         for keyspace in [&self.entries, &self.history.transitions] {
             self.remove_below(keyspace, id)?;
@@ -354,7 +354,7 @@ impl Store for LsmStore {
     }
 
     fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
-        // Workspace and entries as of one moment, whatever is saved meanwhile.
+        // The workspace and its entries as of one moment, even if it is saved meanwhile.
         let snapshot = self.dir.database().snapshot();
         let place = place_of(id);
         let key = id.as_str().as_bytes();
@@ -429,7 +429,7 @@ impl Store for LsmStore {
             workspace: fence::emptied(erase, newest, deletion.as_ref()),
             condition: Condition::Resetting,
         };
-        // Noted first: a workspace of which some entries are gone must never be loaded. From here on it is reset,
+        // Recorded first: a workspace with only some of its entries must never be loaded. From here on it is reset,
         // whatever happens.
         let mut batch = self.dir.database().batch();
         let id = about.workspace.id.clone();
@@ -450,7 +450,7 @@ impl Store for LsmStore {
         };
         let deletion = fence::deletion(erase, newest);
         let id = deletion.id.clone();
-        // Both at once: it is deleted from here on, whatever happens.
+        // Both in one batch: from here on it is deleted, whatever happens.
         let mut batch = self.dir.database().batch();
         batch.insert(&self.workspaces, id.as_str(), about.encode());
         let mark = layout::encode_deletion(&deletion);
@@ -472,7 +472,7 @@ impl Store for LsmStore {
 
     fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
         let _locks = self.lock(std::iter::once(id));
-        // Marked first, as above.
+        // Recorded first, as in `delete`.
         match self.about(id) {
             Ok(Some(about)) => {
                 let about = About {
@@ -519,7 +519,7 @@ impl Store for LsmStore {
     }
 }
 
-/// A part of a save: some of its workspaces, each whole.
+/// A part of a save: some of its workspaces, each complete.
 struct Draft<'a> {
     store: &'a LsmStore,
     batch: OwnedWriteBatch,
@@ -542,12 +542,12 @@ impl<'a> Draft<'a> {
             .map_err(write_error)
     }
 
-    /// Takes a workspace in, whole or not at all.
+    /// Adds the save of a workspace, completely or not at all.
     fn take(&mut self, save: &Save) -> Result<(), StoreError> {
         let store = self.store;
         let workspace = fence::saved(store.known(&save.id)?, save)?;
         let changes = keyed(&save.id, &save.changes)?;
-        // Nothing can stand against it any more: from here on it is in the batch, whole.
+        // Nothing can refuse it any more: from here on it is in the batch completely.
         for (key, change) in changes {
             self.bytes += key.len();
             match change {
@@ -556,7 +556,7 @@ impl<'a> Draft<'a> {
                     self.bytes += value.len();
                     self.batch.insert(&store.entries, key, value);
                 }
-                // Also where it is not there: to find that out would be a read for each change.
+                // Even if it does not exist: checking that would take a read for each change.
                 Change::Unset { .. } => self.batch.remove(&store.entries, key),
             }
         }
@@ -572,7 +572,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// Changes by key, of two changes of one entry the later.
+/// Changes ordered by key; of several changes of one entry, only the last.
 fn keyed<'a>(
     id: &WorkspaceId,
     changes: &'a [Change],
@@ -596,7 +596,7 @@ fn keyed<'a>(
         }
         keyed.push((key, change));
     }
-    // Stable, so that of equal keys the last one is the latest; sorted keys also make the batch faster.
+    // A stable sort, so that the last of equal keys is the latest; sorted keys also make the batch faster.
     keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
     keyed.reverse();
     keyed.dedup_by(|(later, _), (kept, _)| later == kept);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
-/// Keeps workspaces as long as the process lives.
+/// Keeps workspaces in memory until it is dropped.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     state: Mutex<Inner>,
@@ -97,7 +97,7 @@ impl Store for MemoryStore {
     }
 
     fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
-        // The entries are copied, so that a slow sink keeps nobody waiting; their data is shared.
+        // The entries are copied, so that a slow sink blocks no other caller; their data is shared.
         let (about, entries) = {
             let state = self.state.lock();
             let kept = state

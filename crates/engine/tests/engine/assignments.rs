@@ -1,4 +1,4 @@
-//! Partitions that come and go while the engine runs, and two engines on one log and store.
+//! Partitions that are assigned and revoked while the engine runs, and two engines on one log and store.
 
 use std::sync::{Arc, Barrier};
 use std::time::Instant;
@@ -15,7 +15,7 @@ use workspace_status::{State, Tracker, WorkspaceId};
 
 use super::{PATIENCE, Service, data_dir, id};
 
-/// One log and one store, for as many engines as a test wants.
+/// One log and one store, shared by as many engines as a test needs.
 struct Cluster {
     _directory: TempDir,
     data: DataDir,
@@ -146,7 +146,7 @@ fn an_owner_that_does_not_know_that_it_lost_the_partition_can_save_nothing() {
     owner.stop();
 }
 
-/// Holds the first load until the test lets it go.
+/// Blocks the first load until the test releases it.
 struct Held(Barrier, std::sync::atomic::AtomicBool);
 
 impl Populate for Held {
@@ -170,7 +170,7 @@ fn a_load_of_an_assignment_that_is_over_reaches_nobody_and_gives_its_permit_back
     held.0.wait();
     a.engine.lose(&[partition]);
     a.engine.assign(partition).unwrap();
-    // The only permit is still with the load of the assignment before.
+    // The load of the previous assignment still holds the only permit.
     held.0.wait();
     a.wait_for("w", State::Ready);
     assert_eq!(a.contents("w").0, 1);

@@ -1,4 +1,4 @@
-//! What an operator does with a workspace whose stored state is damaged, or that is to be no more: reset and delete.
+//! Reset and delete: what an operator does with a workspace that is damaged or no longer needed.
 
 use std::sync::Arc;
 
@@ -19,13 +19,13 @@ const FORCED: Command = Command::Reset { force: true };
 
 type Open = fn(&DataDir) -> Arc<dyn Store>;
 
-/// The stores that outlive a process.
+/// The durable stores.
 const STORES: [Open; 2] = [
     |data| Arc::new(LsmStore::open(data).unwrap()),
     |data| Arc::new(FileStore::open(data.path().join("workspaces")).unwrap()),
 ];
 
-/// A directory, and how an engine is started on it.
+/// A directory, and how its store is opened.
 struct Place {
     directory: TempDir,
     open: Open,
@@ -44,13 +44,13 @@ impl Place {
         Service::start_on(&data, (self.open)(&data), Arc::new(BeginEmpty))
     }
 
-    /// Works on the store while no engine runs.
+    /// Accesses the store while no engine runs.
     fn with_store(&self, work: impl FnOnce(&dyn Store)) {
         let data = data_dir(self.directory.path());
         work(&*(self.open)(&data));
     }
 
-    /// Has the store count another number of entries than it holds: a load finds damage.
+    /// Stores a count of entries that differs from the actual one: a load finds damage.
     fn damage(&self, text: &str) {
         self.with_store(|store| {
             let about = store.workspace(&id(text)).unwrap().unwrap();
@@ -180,7 +180,7 @@ fn a_deleted_workspace_stays_deleted_over_restarts_while_the_log_has_its_events(
         }
         service.stop();
 
-        // Also where every event is read again.
+        // It stays deleted even if every event is read again.
         place.with_store(|store| {
             for partition in (0..3).map(PartitionId) {
                 store.save(&[], &[(partition, Offset::ZERO)]).unwrap();
@@ -218,7 +218,7 @@ fn check_deleted(service: &Service, text: &str) {
     assert_eq!(dead_letters.unwrap(), []);
 }
 
-/// The workspace that begins with the first event after the deletion.
+/// Checks the workspace that begins with the first event after the deletion.
 fn check_new(service: &Service) {
     service.wait_for("a", State::Ready);
     let (events, entities) = service.contents("a");
@@ -293,7 +293,7 @@ fn a_reset_is_refused_where_the_log_begins_later_and_done_by_force() {
         let saved = store.workspace(&id("a")).unwrap().unwrap().next_offset;
         saved > last
     });
-    // Retention leaves the last event of a partition.
+    // Retention keeps the last event of a partition.
     service.log.trim(partition, last.next()).unwrap();
     assert_eq!(service.log.low_watermark(partition), last);
 

@@ -30,7 +30,7 @@ use workspace_engine_core::{Engine, EngineConfig, Entities, Rejection, Workspace
 use workspace_lifecycle::{Command, Limits, Offset};
 use workspace_status::{ErrorInfo, ErrorKind, Revision, State, Tracker, WaitOutcome, WorkspaceId};
 
-/// How long anything may take that must happen, on a machine that does something else too.
+/// Deadline for anything that must happen, also on a machine that is busy with other work.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 struct Service<W: Workspace = Entities> {
@@ -93,7 +93,7 @@ impl<W: Workspace> Service<W> {
         );
     }
 
-    /// Waits until it stands at an event that it cannot apply.
+    /// Waits until the workspace is parked at an event that it cannot apply.
     fn wait_for_stop(&self, workspace: &str) {
         loop {
             self.wait_for(workspace, State::Error);
@@ -106,7 +106,7 @@ impl<W: Workspace> Service<W> {
         }
     }
 
-    /// Waits until something is true that no status tells.
+    /// Waits until a condition holds that no status shows.
     fn eventually(&self, mut is_true: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         let mut watcher = self.engine.tracker().watch();
@@ -116,7 +116,7 @@ impl<W: Workspace> Service<W> {
         }
     }
 
-    /// Waits until something changed since a revision.
+    /// Waits until the workspace has changed since a revision.
     fn wait_past(&self, workspace: &str, revision: Revision) {
         let tracker = self.engine.tracker();
         self.eventually(|| {
@@ -421,7 +421,7 @@ fn a_workspace_that_the_store_does_not_know_is_populated_once() {
     service.stop();
 }
 
-/// Sums numbers; panics at 13, when it is added already, and refuses 7.
+/// Sums numbers; panics at 13, after adding it, and refuses 7.
 struct Sum(i64);
 
 static SUMS_MADE: AtomicUsize = AtomicUsize::new(0);

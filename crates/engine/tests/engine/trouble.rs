@@ -1,4 +1,4 @@
-//! What the engine does when the store, the populator or a workspace type misbehaves.
+//! What the engine does when the store, the populator or a workspace type fails.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,11 +22,11 @@ use workspace_status::{ErrorInfo, ErrorKind, State, Tracker, WorkspaceId};
 
 use super::{PATIENCE, Service, data_dir, id};
 
-/// A store that does what the test tells it with saves.
+/// A store whose saves and claims fail, panic or hang as the test demands.
 struct Troubled {
     inner: LsmStore,
     refuses: Mutex<HashMap<WorkspaceId, StoreError>>,
-    /// A partition whose saves it cannot take now.
+    /// The partition for which the store accepts no saves now.
     holds_up: Mutex<Option<PartitionId>>,
     fails: AtomicBool,
     panics: AtomicBool,
@@ -154,7 +154,7 @@ fn start(directory: &Path) -> (Service, Arc<Troubled>) {
     (service, store)
 }
 
-/// Waits until the store holds a workspace up to behind an offset.
+/// Waits until the store holds a workspace beyond an offset.
 fn wait_saved(service: &Service, store: &Troubled, workspace: &str, offset: Offset) {
     service.eventually(|| {
         let stored = store.workspace(&id(workspace)).unwrap();
@@ -403,7 +403,7 @@ fn loads_that_hang_give_their_places_to_the_next() {
     }
     assert_eq!(service.engine.hung_loads(), hung.len(), "one thread each");
 
-    // The late claims stand against no later load.
+    // The late claims block no later load.
     drop(hangs);
     for workspace in &hung {
         service.wait_for(workspace, State::Ready);
@@ -524,11 +524,11 @@ fn retention_is_not_held_back_by_a_workspace_that_is_unloaded_and_has_no_events(
     for _ in 0..20 {
         last = service.append(&busy, "resource.created", r#"{"id":"x"}"#);
     }
-    // Retention leaves the last event.
+    // Retention keeps the last event.
     service.eventually(|| service.log.low_watermark(partition) == last);
     service.stop();
 
-    // The same after a restart, where nothing in memory knows of it.
+    // The same after a restart, when the workspace is not in memory.
     let service = start();
     for _ in 0..20 {
         last = service.append(&busy, "resource.created", r#"{"id":"x"}"#);
@@ -540,7 +540,7 @@ fn retention_is_not_held_back_by_a_workspace_that_is_unloaded_and_has_no_events(
         report.unwrap().held_by.clone()
     };
 
-    // An event of its own holds the log back, and is named.
+    // An event of the workspace itself holds the log back and is reported.
     let own = service.append("idle", "resource.created", r#"{"id":"y"}"#);
     for _ in 0..20 {
         service.append(&busy, "resource.created", r#"{"id":"x"}"#);

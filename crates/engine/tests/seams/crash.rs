@@ -1,4 +1,4 @@
-//! A child process is killed at random moments; what it was told to be done must be there.
+//! A child process is killed at random moments; everything that it reported as done must exist afterwards.
 
 use super::support::open;
 use std::io::{BufRead, BufReader, Write};
@@ -14,8 +14,8 @@ use workspace_lifecycle::{Offset, PartitionId};
 
 const CHILD: &str = "SEAMS_CRASH_CHILD";
 
-/// A number from the environment: more by hand, as with
-/// `KILLS=100 KILL_EVENTS=2000 KILL_WITHIN_MS=3000`, which makes journals rotate.
+/// A number from the environment. For longer runs by hand: `KILLS=100 KILL_EVENTS=2000 KILL_WITHIN_MS=3000`, which
+/// makes journals rotate.
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable)
         .ok()
@@ -23,7 +23,7 @@ fn number(variable: &str, default: u64) -> u64 {
         .unwrap_or(default)
 }
 
-/// What the child runs: appends and saves as fast as it can, and tells of each that is done.
+/// The program of the child: it appends and saves as fast as it can, and reports each one that is done.
 #[test]
 fn child_of_the_crash_tests() {
     let Ok(path) = std::env::var(CHILD) else {
@@ -149,7 +149,7 @@ fn check(path: &Path, appended: u64, saved: u64) {
     let records: u64 = partitions
         .map(|partition| read_all(&log, partition, Offset::ZERO).records.len() as u64)
         .sum();
-    // The last request may be there without its answer having been heard.
+    // The last request may exist although its answer was not received.
     let events = number("KILL_EVENTS", 3);
     let heard = appended * events;
     assert!(

@@ -5,9 +5,9 @@ use workspace_engine_core::store::conformance::{claim_of, id, load, save, save_o
 use workspace_engine_core::store::{LsmStore, Store};
 use workspace_engine_core::testing::seed;
 
-/// A closed directory with so many requests of three events, and a little of a store.
+/// Fills and closes a directory: `requests` requests of three events each, and as many entries in a store.
 fn filled(path: &Path, requests: u64) {
-    // Opened twice, because only then the journal ends where its content does.
+    // Opened twice, because only then does the journal end where its content ends.
     drop(open(path).expect("opened"));
     let (dir, log) = open(path).expect("opened");
     let store = LsmStore::open(&dir).expect("opened");
@@ -20,7 +20,7 @@ fn filled(path: &Path, requests: u64) {
     store.sync().expect("synced");
 }
 
-/// Opens a directory after damage: everything is there, or the refusal.
+/// Opens a directory after damage: either everything is intact, or the refusal is returned.
 fn outcome(path: &Path, requests: u64) -> Option<DiskError> {
     let (dir, log) = match open(path) {
         Ok(opened) => opened,
@@ -86,7 +86,8 @@ fn a_bit_flipped_in_the_journal_is_refused_and_nothing_is_changed() {
     );
 }
 
-/// Removes the witness as the refusal says: what is before the damage is there and goes on, the damaged journal is set aside.
+/// Accepts the loss by removing the witness: what precedes the damage is kept and usable, and the damaged journal is
+/// set aside.
 fn accept(path: &Path, damaged: &[u8]) {
     std::fs::remove_file(path.join("witness")).expect("removed");
     let left = {
@@ -208,7 +209,7 @@ fn a_write_torn_by_a_power_cut_is_cut_off_also_where_a_later_unsynced_one_is_who
         .expect("there")
         .len();
     {
-        // Two saves that nobody synced, the first of which does not reach the disk.
+        // Two saves that were never synced; the first one does not reach the disk.
         let dir = DataDir::open(path.path(), &spec()).expect("opened");
         let store = LsmStore::open(&dir).expect("opened");
         for number in 0..2 {
@@ -283,7 +284,7 @@ fn damage_anywhere_in_the_directory_is_an_error_and_never_a_panic_or_a_loss() {
     }
 }
 
-/// How often a random test runs: more by hand, with `ROUNDS=1000`.
+/// How often a random test runs; for longer runs by hand: `ROUNDS=1000`.
 fn rounds(few: usize) -> usize {
     std::env::var("ROUNDS")
         .ok()

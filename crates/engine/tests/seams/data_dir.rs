@@ -150,7 +150,7 @@ fn a_database_that_disappeared_is_a_loss() {
     );
 }
 
-/// Directories, as many as are in the place of one that could not be used.
+/// Number of databases that were set aside.
 fn set_aside(path: &Path) -> usize {
     let entries = std::fs::read_dir(path).expect("listed");
     entries

@@ -26,7 +26,7 @@ fn changes(number: u64) -> Vec<Change> {
     changes
 }
 
-/// What must be there after so many saves: names and data.
+/// Names and data that must exist after this many saves.
 fn expected(saves: u64) -> Vec<(String, String)> {
     let mut model = std::collections::BTreeMap::new();
     for number in 1..=saves {
@@ -93,7 +93,7 @@ fn a_file_cut_at_any_byte_gives_a_prefix_of_whole_saves_and_goes_on() {
         if length % 9 != 0 {
             continue;
         }
-        // The next save stands behind the last whole one.
+        // The next save follows the last complete one.
         for number in saves + 1..=SAVES {
             assert!(save(&store, &[save_of("acme", 1, number + 10, changes(number))]).is_empty());
         }
@@ -123,7 +123,7 @@ fn a_changed_bit_anywhere_is_named_by_file_and_line() {
             Err(StoreError::Corrupt { place, .. }) => {
                 assert!(place.contains("acme/entries.jsonl line "), "{place}");
             }
-            // A line end that is damaged at the very end looks like a torn write.
+            // A damaged last line end looks like a torn write.
             Ok(_) => assert!(
                 bit / 8 == bytes.len() - 1 && found(&store) == (SAVES - 1, expected(SAVES - 1)),
                 "bit {bit}"
@@ -426,7 +426,7 @@ fn transitions_of_an_epoch_that_is_used_again_are_kept_behind_those_of_before() 
     store.append_history(before.clone()).expect("kept");
     store.append_history(before).expect("kept once");
     drop(store);
-    // The claims of both epochs were lost with the power.
+    // A power failure lost the claims of both epochs.
     let store = open(path.path());
     for _ in 0..2 {
         store.append_history(vec![at(1, 1, 20)]).expect("kept once");

@@ -1,7 +1,7 @@
-//! Frozen disk formats: what any version wrote must be read.
+//! Frozen disk formats: data of every earlier version must be readable.
 //!
-//! `UPDATE_GOLDEN=1` writes the fixtures of the newest version anew. A change of them is a change
-//! of the format: raise the version and add a fixture, or find another way.
+//! `UPDATE_GOLDEN=1` rewrites the fixtures of the newest version. A change of them is a change of the format: raise the
+//! version and add a fixture, or find another way.
 
 use super::support::{copy, spec};
 use bytes::Bytes;
@@ -139,7 +139,7 @@ fn a_data_directory_of_every_version_is_read_and_written_to() {
         let packed = std::fs::read_to_string(fixture(name)).expect("a fixture");
         unpack(&packed, path.path());
         check_dir(path.path());
-        // It is of the newest version now.
+        // Opening it has upgraded it to the newest version.
         let format = std::fs::read_to_string(path.path().join("format.json")).expect("text");
         golden("format-v2.json", &format);
         check_dir(path.path());

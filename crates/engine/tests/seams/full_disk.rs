@@ -1,6 +1,6 @@
-//! A disk without space: a small file system of its own.
+//! Full disks: each test uses a small file system of its own.
 //!
-//! Root mounts one for each test. Without the right to mount, one can be given:
+//! As root, each test mounts one. Without the right to mount, one can be provided:
 //!
 //! ```text
 //! mount -t tmpfs -o size=32m tmpfs /mnt/small
@@ -20,14 +20,14 @@ use workspace_engine_core::store::conformance::{claim_of, counted, load, save, s
 use workspace_engine_core::store::{FileStore, LsmStore, Store, StoreError};
 use workspace_lifecycle::PartitionId;
 
-/// An empty file system of 32 MiB, which goes with the test.
+/// An empty file system of 32 MiB, which is removed with the test.
 struct SmallDisk {
     path: PathBuf,
     mounted: Option<tempfile::TempDir>,
 }
 
 impl SmallDisk {
-    /// `None` where there is no such disk and none can be made; the test then tells so and proves nothing.
+    /// `None` if no such disk exists and none can be mounted; the test then prints that and proves nothing.
     fn get() -> Option<Self> {
         if let Some(path) = std::env::var_os("SMALL_DISK").map(PathBuf::from) {
             for entry in std::fs::read_dir(&path).expect("listed") {
@@ -58,7 +58,7 @@ impl SmallDisk {
         self.path.join(name)
     }
 
-    /// Takes so much of it for something else.
+    /// Fills this much of it with other data.
     fn fill(&self, mebibytes: usize) {
         std::fs::write(self.join("ballast"), vec![7; mebibytes << 20]).expect("there is space");
     }
@@ -76,7 +76,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Appends until the log refuses, and counts.
+/// Appends until the log refuses; returns the number of appended events and the refusal.
 fn append_until_full(log: &EmbeddedLog) -> (usize, AppendError) {
     let mut appended = 0;
     loop {
@@ -97,7 +97,7 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
     let mut appended = 0;
     let mut rounds = 0;
     for round in 0..3 {
-        // Fill what is left with something else, then with events until the log refuses.
+        // Fill part of the space with other data, then the rest with events until the log refuses.
         disk.fill(12 - round * 4);
         let (more, refused) = append_until_full(&log);
         appended += more;
@@ -125,7 +125,7 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
     assert_eq!((events(&log), rounds), (appended, 3));
 }
 
-/// Opens a log that keeps nothing which the store holds.
+/// Opens a log that keeps as little as possible of what the store holds.
 fn open_forgetful(path: &Path) -> (DataDir, EmbeddedLog) {
     let dir = DataDir::open(path, &spec()).expect("opened");
     let config = EmbeddedLogConfig {
@@ -155,7 +155,7 @@ fn a_full_disk_is_synced_and_trimmed() {
         .expect("events");
     let end = log.high_watermark(partition);
     assert_eq!(end.0, appended as u64);
-    // A disk as small as this takes more than one removal, with a flush in between.
+    // A disk as small as this needs more than one removal, with a flush in between.
     let deadline = Instant::now() + Duration::from_mins(2);
     while let Err(error) = log.trim(partition, end) {
         assert!(Instant::now() < deadline, "{error}");

@@ -15,7 +15,7 @@ fn partition(log: &EmbeddedLog) -> PartitionId {
     workspace_engine_core::routing::partition_of(&ID.parse().expect("valid"), log.partitions())
 }
 
-/// A log of ten events, a gap up to 30, and five events behind it.
+/// A log of ten events, a gap up to offset 30, and five events after it.
 fn with_gap(path: &Path) -> (DataDir, EmbeddedLog) {
     let (dir, log) = open(path).expect("opened");
     append(&log, request(ID, 10, None)).expect("appended");
@@ -37,7 +37,7 @@ fn offsets_that_were_left_out_stay_out_over_restarts() {
     assert_eq!(log.continue_at(partition, Offset(30)), Ok(Some(Offset(10))));
     assert_eq!(log.high_watermark(partition), Offset(30));
     drop((dir, log));
-    // With the gap at the end, and then with another behind it.
+    // First with the gap at the end, then with another gap after it.
     for (next, end) in [(30, 30), (40, 40)] {
         let (_dir, log) = open(path.path()).expect("opened");
         log.continue_at(partition, Offset(next)).expect("continued");
@@ -67,7 +67,7 @@ fn a_reader_gets_what_is_before_a_gap_then_its_bounds_then_the_rest() {
         let read = log.read(partition, Offset(asked), EVERYTHING);
         assert_eq!(read.expect_err("lost"), lost);
     }
-    // A round that ends within the gap is not led beyond its end.
+    // A read with a limit inside the gap does not skip beyond its limit.
     let limit = ReadLimit {
         until: Offset(20),
         ..EVERYTHING
@@ -122,12 +122,12 @@ fn retention_forgets_what_is_before_a_gap() {
         };
         let log = EmbeddedLog::open(&dir, config).expect("opened");
         let partition = partition(&log);
-        // Older than no time at all.
+        // Makes every record older than the age limit of zero.
         std::thread::sleep(Duration::from_millis(2));
         log.trim(partition, Offset(floor)).expect("trimmed");
         assert_eq!(log.low_watermark(partition), Offset(low), "up to {floor}");
     }
-    // With nothing behind the gap there is nothing to forget.
+    // With no record at all, there is nothing to remove.
     let path = tempfile::tempdir().expect("a directory");
     let (_dir, log) = open(path.path()).expect("opened");
     let partition = partition(&log);

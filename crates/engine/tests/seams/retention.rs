@@ -18,7 +18,7 @@ fn open(path: &Path, retention: RetentionConfig) -> EmbeddedLog {
     EmbeddedLog::open(&dir, config).expect("opened")
 }
 
-/// A log with so many events of one workspace, and the partition they are in.
+/// A log with this many events of one workspace, and their partition.
 fn filled(path: &Path, retention: RetentionConfig, events: usize) -> (EmbeddedLog, PartitionId) {
     let log = open(path, retention);
     let answer = append(&log, request("acme", events, None)).expect("appended");
@@ -130,7 +130,7 @@ fn retention_by_age_keeps_what_is_young() {
     log.trim(partition, Offset(50)).expect("nothing to do");
     assert_eq!(log.low_watermark(partition), Offset::ZERO);
     drop(log);
-    // A clock without a tick in between would make the records as old as now.
+    // Without a clock tick in between, the records would be as old as the present.
     let old = RetentionConfig {
         partition_bytes: None,
         age: Some(Duration::ZERO),
@@ -162,7 +162,7 @@ fn readers_of_what_stays_notice_nothing_of_a_removal() {
             }
         });
         for floor in (1000..=25_000).step_by(1000) {
-            // The second read from here on begins after the removal before.
+            // The second read from here on begins after the previous removal.
             let enough = reads.load(Ordering::Acquire) + 2;
             while reads.load(Ordering::Acquire) < enough && !reader.is_finished() {
                 std::thread::yield_now();

@@ -1,4 +1,4 @@
-//! Directories to break, and what must be in them.
+//! Data directories to damage, and their expected contents.
 
 use std::path::Path;
 use workspace_engine_core::disk::{DataDir, DataDirSpec, DiskError};
@@ -28,7 +28,7 @@ pub(crate) fn fill(log: &EmbeddedLog, first: u64, requests: u64) {
     }
 }
 
-/// Events in all partitions, each of which must be readable.
+/// Number of events in all partitions, each of which must be readable.
 pub(crate) fn events(log: &EmbeddedLog) -> usize {
     (0..log.partitions())
         .map(|partition| {
@@ -69,7 +69,7 @@ pub(crate) fn journal(path: &Path) -> std::path::PathBuf {
     journals.max().expect("a journal").1
 }
 
-/// Replaces a file. It is removed first: some file systems sync a file that is cut and written again.
+/// Replaces a file. It is removed first: some file systems sync a file that is truncated and rewritten.
 pub(crate) fn write(path: impl AsRef<Path>, bytes: impl AsRef<[u8]>) {
     let _ = std::fs::remove_file(&path);
     std::fs::write(path, bytes).expect("written");

@@ -1,7 +1,7 @@
-//! The file of a workspace: lines of changes, closed by a line of commit.
+//! The file of a workspace: lines of changes, ended by a commit line.
 //!
-//! What a commit does not close never happened. The last commit tells everything of
-//! the workspace but its entries, so it is found without reading the file.
+//! Changes that no commit follows do not count. The last commit contains everything of the workspace but its entries,
+//! so it is found without reading the whole file.
 
 use super::lines::{self, BrokenLine, Chain, Draft, Reader};
 use crate::store::{Change, StoredEntry, StoredWorkspace};
@@ -90,7 +90,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Where the file stands after its last commit.
+/// The end of the file as of its last commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct End {
     pub(super) about: StoredWorkspace,
@@ -115,7 +115,7 @@ impl From<io::Error> for ReadFailure {
     }
 }
 
-/// Where the file stands, from its end alone where that is enough.
+/// The end of the file; reads only the tail of the file if that suffices.
 pub(super) fn end(path: &Path) -> Result<Option<End>, ReadFailure> {
     if let Some(end) = end_by_tail(path)? {
         return Ok(Some(end));
@@ -146,7 +146,7 @@ fn end_by_tail(path: &Path) -> io::Result<Option<End>> {
     Ok(found)
 }
 
-/// Reads the whole file: where it stands, and every entry.
+/// Reads the whole file: its end, and every entry.
 pub(super) fn read(path: &Path) -> Result<Option<(End, Entries)>, ReadFailure> {
     let bytes = lines::read(path)?;
     let mut reader = Reader::new(&bytes);
@@ -237,10 +237,10 @@ impl Commit {
     }
 }
 
-/// Data as it can stand in a line; `None` where it is no JSON.
+/// Data in a form that fits into one line; `None` if it is not JSON.
 pub(super) fn line_data(data: &Bytes) -> Option<Cow<'_, str>> {
     let text = serde_json::from_slice::<&RawValue>(data).ok()?.get();
-    // Outside of strings a line end is white space, and inside it cannot be.
+    // JSON allows line ends only outside strings, where they are white space.
     let one_line = !text.contains(['\n', '\r']);
     Some(if one_line {
         Cow::Borrowed(text)
@@ -266,7 +266,7 @@ pub(super) fn push_change(draft: &mut Draft, change: &Change) -> io::Result<()> 
     }
 }
 
-/// Closes the changes of a draft; `lines` stand before it in the file.
+/// Ends the changes of a draft with a commit; `lines` lines precede the draft in the file.
 pub(super) fn push_commit(
     draft: &mut Draft,
     about: &StoredWorkspace,

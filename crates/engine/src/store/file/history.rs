@@ -28,7 +28,7 @@ struct Line {
     message: String,
 }
 
-/// Where the file stands.
+/// The end of the file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct End {
     bytes: u64,
@@ -39,7 +39,7 @@ pub(super) struct End {
 
 pub(super) type History = BTreeMap<HistoryCursor, HistoryRecord>;
 
-/// Reads all transitions, the newest that are kept, oldest first.
+/// Reads the newest [`MAX_HISTORY_TRANSITIONS`] transitions, oldest first.
 pub(super) fn read(path: &Path, id: &WorkspaceId) -> Result<(End, History), ReadFailure> {
     let bytes = lines::read(path)?;
     let mut reader = Reader::new(&bytes);
@@ -76,7 +76,7 @@ pub(super) fn newest_epoch(path: &Path, id: &WorkspaceId) -> Result<Option<Epoch
     Ok(end.newest.map(|(epoch, _)| epoch))
 }
 
-/// Adds transitions that are not there yet, and tells where the file stands then.
+/// Adds transitions that are not stored yet, and returns the new end of the file.
 pub(super) fn append(
     path: &Path,
     id: &WorkspaceId,
@@ -133,7 +133,7 @@ fn last_of(path: &Path, id: &WorkspaceId, end: &End, epoch: Epoch) -> Result<u64
     }
 }
 
-/// Merges transitions that come out of order, or too many, into a new file.
+/// Merges transitions into a new file, if they are out of order or the file has too many lines.
 fn rewrite(path: &Path, id: &WorkspaceId, records: Vec<HistoryRecord>) -> Result<End, ReadFailure> {
     let (_, mut history) = read(path, id)?;
     for record in records {

@@ -1,7 +1,7 @@
-//! The list of all workspaces of a file store, and the offsets committed of its partitions.
+//! The list of all workspaces of a file store, and the committed offsets of its partitions.
 //!
-//! A workspace whose directory disappears must not be taken for one that never was, so each is
-//! listed when it is first claimed. One that was deleted leaves a mark here. A line `synced` tells that everything listed before it was
+//! A workspace whose directory disappears must not be taken for one that never existed, so each is listed when it is
+//! first claimed. A deleted workspace leaves a mark here. A line `synced` means that everything listed before it was
 //! made durable; what is listed after it may be missing after a crash of the machine.
 
 use super::entries::ReadFailure;
@@ -21,7 +21,7 @@ pub(super) const VERSION: u64 = 1;
 const FORMAT: &str = "workspace-engine file store";
 const FILE: &str = "index.jsonl";
 
-/// The file is rewritten when it holds this many lines more than twice what it tells.
+/// The file is rewritten when it holds this many lines more than twice what its contents need.
 const EXCESS_LINES: u64 = 10_000;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -73,14 +73,14 @@ impl Line {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Listed {
     partition: PartitionId,
-    /// It was made durable since it was listed.
+    /// It was made durable after it was listed.
     synced: bool,
 }
 
-/// The file and what it tells, apart: whoever asks what is listed does not wait for the disk.
+/// The file and its contents have separate locks: a query of the list does not wait for the disk.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// Held while the file is written. Taken before `told`, which changes only under it but for `uncommitted`.
+    /// Held while the file is written. Taken before `told`, which changes only under it, except `uncommitted`.
     file: Mutex<IndexFile>,
     told: RwLock<Told>,
 }
@@ -97,7 +97,7 @@ struct IndexFile {
 struct Told {
     workspaces: BTreeMap<WorkspaceId, Listed>,
     deletions: BTreeMap<WorkspaceId, Deletion>,
-    /// As of the last sync, on disk; newer ones are in `uncommitted`.
+    /// Offsets on disk, as of the last sync; newer ones are in `uncommitted`.
     committed: BTreeMap<PartitionId, Offset>,
     uncommitted: BTreeMap<PartitionId, Offset>,
 }
@@ -186,7 +186,7 @@ impl Index {
         found.map(|(id, _)| id.clone()).collect()
     }
 
-    /// Lists a workspace, where it is not listed so already.
+    /// Lists a workspace in a partition, unless it is already listed there.
     pub(super) fn add(&self, id: &WorkspaceId, partition: PartitionId) -> io::Result<()> {
         let known = self.told.read().workspaces.get(id).copied();
         if known.is_some_and(|listed| listed.partition == partition) {
@@ -207,7 +207,7 @@ impl Index {
         Ok(())
     }
 
-    /// Takes a workspace off the list.
+    /// Removes a workspace from the list.
     pub(super) fn remove(&self, id: &WorkspaceId) -> io::Result<()> {
         let mut file = self.file.lock();
         if self.is_listed(id) {
@@ -217,7 +217,7 @@ impl Index {
         Ok(())
     }
 
-    /// Takes a workspace off the list and leaves a mark, durably.
+    /// Removes a workspace from the list and records the mark of its deletion, durably.
     pub(super) fn delete(&self, deletion: Deletion) -> io::Result<()> {
         let mut file = self.file.lock();
         file.append(&[Line::deleted(&deletion)])?;
@@ -228,7 +228,7 @@ impl Index {
         Ok(())
     }
 
-    /// Takes a workspace and the mark of its deletion off the list.
+    /// Removes a workspace and the mark of its deletion.
     pub(super) fn purge(&self, id: &WorkspaceId) -> io::Result<()> {
         let mut file = self.file.lock();
         if self.is_listed(id) || self.deletion(id).is_some() {
@@ -240,7 +240,7 @@ impl Index {
         Ok(())
     }
 
-    /// The mark of a workspace that was deleted.
+    /// The mark of a deleted workspace.
     pub(super) fn deletion(&self, id: &WorkspaceId) -> Option<Deletion> {
         self.told.read().deletions.get(id).cloned()
     }
@@ -255,7 +255,7 @@ impl Index {
             .collect()
     }
 
-    /// Makes what is listed durable, where the files that it tells of are so already.
+    /// Syncs the list; the files of the listed workspaces must be durable already.
     pub(super) fn sync(&self) -> io::Result<()> {
         lines::sync(&self.file.lock().path)
     }
@@ -269,7 +269,7 @@ impl Index {
         newer.copied().unwrap_or_default()
     }
 
-    /// Remembers what is committed; it is written when everything below it is durable.
+    /// Records committed offsets in memory; they are written when everything below them is durable.
     pub(super) fn commit(&self, committed: &[(PartitionId, Offset)]) {
         self.told
             .write()
@@ -277,7 +277,7 @@ impl Index {
             .extend(committed.iter().copied());
     }
 
-    /// What is to be written after a sync; a snapshot, because more may be listed meanwhile.
+    /// What to write after a sync; a snapshot, because more may be listed meanwhile.
     pub(super) fn before_sync(&self) -> Pending {
         let file = self.file.lock();
         Pending {
@@ -286,7 +286,7 @@ impl Index {
         }
     }
 
-    /// Notes that everything up to `pending` is durable.
+    /// Records that everything up to `pending` is durable.
     pub(super) fn synced(&self, pending: Pending) -> io::Result<()> {
         let mut file = self.file.lock();
         let listed_since = file.lines > pending.lines;
@@ -406,12 +406,12 @@ impl Told {
         self.workspaces.values().all(|listed| listed.synced)
     }
 
-    /// Lines that it takes to tell this.
+    /// Lines that the contents need.
     fn lines(&self) -> u64 {
         crate::store::count(self.workspaces.len() + self.deletions.len() + self.committed.len())
     }
 
-    /// The lines of a sync. Where more was listed since it began, the next one marks it.
+    /// The lines to write after a sync. If more was listed since it began, the next sync writes the `synced` line.
     fn added(&self, committed: &BTreeMap<PartitionId, Offset>, listed_since: bool) -> Vec<Line> {
         let newer = committed
             .iter()
@@ -430,14 +430,14 @@ impl Told {
         added
     }
 
-    /// The whole file anew.
+    /// The contents of a rewritten file.
     fn draft(&self) -> io::Result<Draft> {
         let mut draft = Draft::after(Chain::START);
         draft.push(&Line::Format {
             format: FORMAT.to_owned(),
             version: VERSION,
         })?;
-        // First: a name that was taken since is listed.
+        // Deletions first: a workspace that has since taken a deleted name is listed after its mark.
         for deletion in self.deletions.values() {
             draft.push(&Line::deleted(deletion))?;
         }
@@ -460,7 +460,7 @@ impl Told {
     }
 }
 
-/// What a sync under way will have made durable.
+/// What a sync in progress makes durable.
 #[derive(Debug)]
 pub(super) struct Pending {
     committed: BTreeMap<PartitionId, Offset>,

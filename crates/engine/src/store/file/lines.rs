@@ -1,8 +1,8 @@
 //! Files of JSON lines, each with a checksum that also covers the line before it.
 //!
-//! `{"crc":"0f3a…",` then the fields. The CRC-32 is over the checksum of the line before and the
-//! rest of the line, so a line that was changed, lost or moved is noticed. A file whose last
-//! line has no line end was cut by a crash; that line was never acknowledged.
+//! Each line is `{"crc":"0f3a…",` and then the fields. The CRC-32 is over the checksum of the previous line and the
+//! rest of this line, so a line that was changed, lost or moved is detected. A file whose last line has no line end was
+//! cut by a crash; that line was never acknowledged.
 
 use serde::Serialize;
 use std::fs::{File, OpenOptions};
@@ -26,7 +26,7 @@ impl Chain {
     }
 }
 
-/// Lines to be written, behind what `chain` stands for.
+/// Lines to be written after the line with the checksum `chain`.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) bytes: Vec<u8>,
@@ -43,7 +43,7 @@ impl Draft {
         }
     }
 
-    /// Adds a line with the fields of `value`, which must become a JSON object that is not empty.
+    /// Adds a line with the fields of `value`, which must serialise to a JSON object that is not empty.
     pub(super) fn push(&mut self, value: &impl Serialize) -> io::Result<()> {
         let line_at = self.bytes.len();
         self.bytes.extend_from_slice(HEAD.as_bytes());
@@ -51,7 +51,7 @@ impl Draft {
         self.bytes.extend_from_slice(b"\"");
         let brace_at = self.bytes.len();
         serde_json::to_writer(&mut self.bytes, value)?;
-        // The brace that opens the fields becomes the comma behind the checksum.
+        // The opening brace of the fields becomes the comma after the checksum.
         if let Some(brace) = self.bytes.get_mut(brace_at) {
             *brace = b',';
         }
@@ -71,7 +71,7 @@ impl Draft {
     }
 }
 
-/// A line that is not what was written.
+/// A damaged line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BrokenLine {
     /// Number of the line, from 1.
@@ -79,13 +79,13 @@ pub(super) struct BrokenLine {
     pub(super) reason: String,
 }
 
-/// Goes through the whole lines of a file; a last line without end is left out.
+/// Reads the complete lines of a file; a last line without a line end is ignored.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
-    /// Bytes of the lines that were given.
+    /// Bytes of the lines that were read.
     pub(super) read_bytes: u64,
-    /// Number of lines that were given.
+    /// Number of lines that were read.
     pub(super) lines: u64,
     pub(super) chain: Chain,
 }
@@ -138,26 +138,26 @@ fn checksum_of(line: &[u8]) -> Option<Chain> {
         .map(Chain)
 }
 
-/// Name of the field behind the checksum.
+/// Name of the first field after the checksum.
 pub(super) fn first_field(line: &str) -> &str {
     let fields = line.get(FIELDS_AT..).unwrap_or_default();
     fields.split('"').nth(1).unwrap_or_default()
 }
 
-/// The last line of a piece of a file that ends with a line end, and the checksum it carries,
-/// verified with the line before it. `None` where the piece does not show two whole lines.
+/// The last line of a piece of a file that ends with a line end, and its checksum, verified with the previous line.
+/// `None` if the piece does not certainly contain both lines in full.
 pub(super) fn last_line(piece: &[u8]) -> Option<(&str, Chain)> {
     let piece = piece.strip_suffix(b"\n")?;
     let mut lines = piece.rsplit(|byte| *byte == b'\n');
     let (last, before) = (lines.next()?, lines.next()?);
-    // The line before may itself be cut by the beginning of the piece; then there must be a third.
+    // The beginning of the piece may cut the previous line; a third line shows that it does not.
     lines.next()?;
     let chain = checksum_of(last)?;
     let matches = checksum_of(before)?.next(last.get(FIELDS_AT..)?) == chain;
     matches.then_some((std::str::from_utf8(last).ok()?, chain))
 }
 
-/// A file that has lost bytes which were written to it.
+/// A file that has lost bytes that were written to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it has {found} bytes, and {expected} were written")]
 pub(super) struct Shortened {
@@ -171,7 +171,7 @@ impl From<Shortened> for io::Error {
     }
 }
 
-/// Whether an error tells of a [`Shortened`] file: trying again will not help.
+/// Whether an error reports a [`Shortened`] file, so that a retry does not help.
 pub(super) fn is_shortened(error: &io::Error) -> bool {
     let cause = error.get_ref();
     cause
@@ -179,8 +179,8 @@ pub(super) fn is_shortened(error: &io::Error) -> bool {
         .is_some()
 }
 
-/// Adds bytes behind the first `end` bytes of a file, as one write; where it fails, the file is as before.
-/// A file that is shorter than `end` is left as it is and gives [`Shortened`].
+/// Writes bytes after the first `end` bytes of a file, in one write; if the write fails, the file is cut back to `end`.
+/// A file that is shorter than `end` stays unchanged and gives [`Shortened`].
 pub(super) fn append(path: &Path, end: u64, bytes: &[u8]) -> io::Result<()> {
     let shortened = |found| Shortened {
         found,
@@ -197,7 +197,7 @@ pub(super) fn append(path: &Path, end: u64, bytes: &[u8]) -> io::Result<()> {
     if found < end {
         return Err(shortened(found).into());
     }
-    // A torn write of before.
+    // The rest of an earlier torn write.
     if found > end {
         file.set_len(end)?;
     }
@@ -208,7 +208,7 @@ pub(super) fn append(path: &Path, end: u64, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Replaces a file as a whole: after a crash it is the old one or the new one.
+/// Replaces a file atomically: after a crash it is the old one or the new one.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = draft_of(path);
     let write = || {
@@ -219,7 +219,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         sync(path.parent().unwrap_or(path))
     };
     write().inspect_err(|_| {
-        // What could not be written whole only takes space; failing to remove it changes nothing.
+        // An incomplete draft only takes space; failing to remove it does no harm.
         let _ = std::fs::remove_file(&draft);
     })
 }
@@ -228,18 +228,18 @@ fn draft_of(path: &Path) -> PathBuf {
     path.with_extension("jsonl.new")
 }
 
-/// Makes a file or a directory durable.
+/// Syncs a file or a directory.
 pub(super) fn sync(path: &Path) -> io::Result<()> {
     match File::open(path) {
         Ok(file) if cfg!(unix) || file.metadata()?.is_file() => file.sync_all(),
         Ok(_) => Ok(()),
-        // Deleted since.
+        // It was deleted meanwhile.
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// The bytes of a file; none where it does not exist.
+/// The bytes of a file; empty if it does not exist.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     match std::fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
@@ -295,7 +295,7 @@ mod tests {
         for bit in 0..whole.len() * 8 {
             let mut damaged = whole.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            // The end of the last line may be what was damaged: then it looks cut.
+            // The damage may be in the end of the last line: then the file looks cut.
             let looks_cut = bit / 8 == ends[2] && numbers(&damaged) == Ok(vec![1, 2]);
             assert!(looks_cut || numbers(&damaged).is_err(), "bit {bit}");
         }

@@ -1,18 +1,17 @@
-//! The directory of a workspace: its id, made safe for every file system.
+//! The directory of a workspace: its id, encoded for every file system.
 //!
-//! Lower-case letters, digits, `-` and `_` stay; everything else becomes `%XX`, so that ids which
-//! differ only in case stay apart where the file system does not tell them apart, and `.` and `..`
-//! are names like any other. A name that grows beyond what a directory may be called continues in a
-//! directory below, and ends with `~` where it does.
+//! Lower-case letters, digits, `-` and `_` stay; everything else becomes `%XX`. So ids that differ only in case have
+//! different names on a file system that ignores case, and `.` and `..` are names like any other. A name that exceeds
+//! the length of a directory name ends with `~` and continues in a directory below.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use workspace_status::WorkspaceId;
 
-/// Most bytes of one directory's name, below what every file system takes.
+/// Most bytes of one directory's name, less than every file system accepts.
 const MAX_NAME_BYTES: usize = 180;
 
-/// Where the files of a workspace are.
+/// The directory with the files of a workspace.
 pub(super) fn directory(root: &Path, id: &WorkspaceId) -> PathBuf {
     let mut path = root.to_owned();
     let mut name = String::new();
@@ -23,7 +22,7 @@ pub(super) fn directory(root: &Path, id: &WorkspaceId) -> PathBuf {
         }
         match byte {
             b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => name.push(char::from(byte)),
-            // A text takes every write.
+            // Writing to a `String` cannot fail.
             _ => drop(write!(name, "%{byte:02X}")),
         }
     }

@@ -1,13 +1,13 @@
-//! What a cached partition consists of, and up to where it is complete.
+//! The contents of a cached partition, and the position up to which it is complete.
 
 use crate::store::{Deletion, HistoryRecord, StoredEntry, StoredWorkspace};
 use std::sync::Arc;
 use workspace_status::{Epoch, WorkspaceId};
 
-/// What is filed under one key of a cached partition.
+/// A key of a cached partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CacheKey {
-    /// What is known of a workspace.
+    /// The record of a workspace.
     Workspace(WorkspaceId),
     /// The mark of its deletion.
     Deletion(WorkspaceId),
@@ -26,7 +26,7 @@ pub enum CacheKey {
         id: WorkspaceId,
         /// Epoch of the transition.
         epoch: Epoch,
-        /// The number under which it is kept.
+        /// The number under which it is stored.
         sequence: u64,
     },
 }
@@ -34,17 +34,17 @@ pub enum CacheKey {
 /// One change of a cached partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CacheChange {
-    /// What is known of a workspace is now this; its number of entries is taken as it is.
+    /// The new record of a workspace; its number of entries is stored as given.
     Workspace(StoredWorkspace),
-    /// A workspace was deleted; what there was of it is removed by changes of its own.
+    /// A workspace was deleted; separate changes remove its data.
     Deleted(Deletion),
-    /// An entry is now this.
+    /// The new value of an entry.
     Entry(WorkspaceId, StoredEntry),
-    /// A transition; its `sequence` is the number under which it is kept.
+    /// A transition; its `sequence` is the number under which it is stored.
     Transition(HistoryRecord),
-    /// It is gone.
+    /// The value of the key was removed.
     Gone(CacheKey),
-    /// It cannot be read where it is kept: its workspace is damaged.
+    /// The source cannot read the value of the key: its workspace is damaged.
     Damaged(CacheKey),
 }
 
@@ -73,17 +73,17 @@ impl CacheKey {
     }
 }
 
-/// Up to where the cache of a partition is complete.
+/// The position up to which the cache of a partition is complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CachePlace {
-    /// What the cache is of; a cache of something else is forgotten.
+    /// What is cached; a cache of another source is discarded.
     pub source: String,
-    /// The first place of the source that is not in the cache.
+    /// The first position of the source that is not in the cache.
     pub position: u64,
-    /// A place of the source by which it is known again.
+    /// A position of the source by which the source is recognised.
     pub last_assignment_offset: u64,
     /// The highest epoch in the partition.
     pub highest_epoch: Epoch,
-    /// When the cache was known to be complete up to there, in milliseconds since the Unix epoch.
+    /// When the cache was last known to be complete up to `position`, in milliseconds since the Unix epoch.
     pub at_ms: u64,
 }

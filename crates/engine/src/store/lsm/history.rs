@@ -1,4 +1,4 @@
-//! The history of every workspace: its transitions by epoch and number, and how many they are.
+//! The history of every workspace: its transitions by epoch and number, and their count.
 
 use super::{corrupt, layout, read_error, write_error};
 use crate::disk::codec::{Reader, Writer};
@@ -11,14 +11,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use workspace_status::{Epoch, WorkspaceId};
 
-/// Transitions are removed this many at a time, so that not every append removes one.
+/// Transitions are removed in groups of at least this many, so that not every append removes one.
 pub(super) const TRANSITIONS_REMOVED: usize = 256;
 
-/// The two keyspaces. Of a workspace one appends, or makes a draft and brings it in, at a time.
+/// The two keyspaces. For each workspace, only one caller at a time appends, or makes a draft and imports it.
 pub(super) struct History {
     pub(super) transitions: Keyspace,
     pub(super) counts: Keyspace,
-    /// One a workspace that had a transition since the store was opened.
+    /// One for each workspace that had a transition since the store was opened.
     epoch_numbering: Mutex<HashMap<WorkspaceId, EpochNumbering>>,
 }
 
@@ -32,12 +32,12 @@ impl History {
         })
     }
 
-    /// Forgets what is remembered of a workspace that is deleted.
+    /// Forgets the numbering of a workspace that is deleted.
     pub(super) fn forget(&self, id: &WorkspaceId) {
         self.epoch_numbering.lock().remove(id);
     }
 
-    /// The epoch of the last transition of a workspace, where that can be told.
+    /// The epoch of the last transition of a workspace, if it can be read.
     pub(super) fn newest_epoch(&self, id: &WorkspaceId) -> Option<Epoch> {
         let prefix = layout::workspace_prefix(id);
         let key = self.transitions.prefix(prefix).next_back()?.key().ok()?;
@@ -58,7 +58,7 @@ impl History {
         let mut bytes = 0;
         let mut first = Ok(());
         for (id, records) in by_workspace {
-            // All that can fail comes before the batch is touched.
+            // Everything that can fail happens before the batch is changed.
             match self.draft(id, &records) {
                 Ok(Some(draft)) => bytes += draft.insert(self, id, &mut batch),
                 Ok(None) => {}
@@ -99,7 +99,7 @@ impl History {
             .map_err(|error| read_error(&place_of(id), &error))
     }
 
-    /// How many transitions a workspace has; counted anew where the count is damaged.
+    /// Number of transitions of a workspace; recounted if the stored count is damaged.
     pub(super) fn count(&self, id: &WorkspaceId) -> Result<u64, StoreError> {
         let key = id.as_str();
         let stored = match self.counts.get(key) {
@@ -137,8 +137,8 @@ impl History {
         Ok(number)
     }
 
-    /// What of these transitions is new, and what goes for it; none where all are known.
-    /// It notes their epochs, so that they get the same numbers when they come again.
+    /// Which of these transitions are new, and which old ones are removed for them; `None` if all are known. Records
+    /// their epochs, so that the transitions get the same numbers when they are repeated.
     pub(super) fn draft<'a>(
         &self,
         id: &WorkspaceId,
@@ -187,18 +187,18 @@ impl History {
     }
 }
 
-/// Transitions of one workspace on their way into a batch.
+/// Transitions of one workspace, to be added to a batch.
 pub(super) struct Draft<'a> {
     /// By epoch and number.
     pub(super) added: BTreeMap<(Epoch, u64), &'a HistoryRecord>,
-    /// Keys of those that go for them.
+    /// Keys of the transitions that are removed for them.
     pub(super) dropped: Vec<fjall::Slice>,
-    /// How many are kept then.
+    /// Number of transitions afterwards.
     count: u64,
 }
 
 impl Draft<'_> {
-    /// Puts them into a batch and tells how many bytes they take.
+    /// Adds them to a batch and returns their size in bytes.
     fn insert(self, history: &History, id: &WorkspaceId, batch: &mut OwnedWriteBatch) -> usize {
         let mut bytes = 0;
         for ((epoch, number), record) in self.added {

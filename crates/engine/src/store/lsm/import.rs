@@ -1,10 +1,10 @@
-//! The LSM store as the local cache of a store that lives elsewhere, partition by partition.
+//! The LSM store as the local cache of a remote store, partition by partition.
 //!
-//! Whoever keeps the cache asks first what a claim, a save, transitions or a deletion would change, makes these
-//! changes durable elsewhere, and then brings them in together with the place up to which the cache is complete.
-//! Bringing in again what came after that place ends in the same state, so a crash in between does no harm.
+//! The owner of the cache first queries what a claim, a save, transitions or a deletion would change. It makes these
+//! changes durable in the remote store, and then imports them together with the position up to which the cache is
+//! complete. Importing changes after that position again ends in the same state, so a crash in between does no harm.
 //!
-//! The place of a partition lies in the keyspace `store-committed`, under the partition's number and
+//! The place of a partition is stored in the keyspace `store-committed`, under the partition's number and
 //! [`PLACE_MARK`].
 
 use super::cache::{CacheChange, CacheKey, CachePlace};
@@ -26,7 +26,7 @@ use workspace_status::{Epoch, WorkspaceId};
 const PLACE_MARK: u8 = b'@';
 
 impl LsmStore {
-    /// Up to where the cache of a partition is complete; none where there is no cache of it.
+    /// The position up to which the cache of a partition is complete; `None` if there is no cache of it.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] and [`StoreError::Corrupt`].
@@ -53,7 +53,7 @@ impl LsmStore {
             .map_err(|damage| corrupt(named(), damage))
     }
 
-    /// What the caches of all partitions are of.
+    /// The sources of the caches of all partitions.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] and [`StoreError::Corrupt`].
@@ -68,7 +68,7 @@ impl LsmStore {
         Ok(sources)
     }
 
-    /// The partition of a workspace that the cache does not know, of so many.
+    /// The partition of a workspace that the cache does not know, out of `partitions`.
     pub fn home_of(&self, id: &WorkspaceId, partitions: u32) -> PartitionId {
         self.dir.partitioner().partition_of(id, partitions)
     }
@@ -78,12 +78,12 @@ impl LsmStore {
         self.dir.partitioner()
     }
 
-    /// In which partition the cache has a workspace.
+    /// The partition in which the cache has a workspace.
     pub fn cached_in(&self, id: &WorkspaceId) -> Option<PartitionId> {
         self.places.lock().partition_of(id)
     }
 
-    /// Refuses changes of this size for which the disk has no space.
+    /// Refuses changes of this size if the disk has too little space.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`].
@@ -91,14 +91,14 @@ impl LsmStore {
         self.dir.check_space(bytes).map_err(write_error)
     }
 
-    /// Forgets everything of a partition. `partitions` is how many there are: it tells where a workspace
-    /// belongs of which only transitions are known.
+    /// Removes everything of a partition. `partitions` is the number of partitions: it determines the partition of a
+    /// workspace of which only entries or transitions are known.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`]; the rest is forgotten when it is called again. [`StoreError::Corrupt`] where the
-    /// disk has lost what is to be forgotten.
+    /// [`StoreError::Unavailable`]; another call removes the rest. [`StoreError::Corrupt`] if the disk has lost what is
+    /// to be removed.
     pub fn forget(&self, partition: PartitionId, partitions: u32) -> Result<(), StoreError> {
-        // The place goes first: without it nobody relies on what is left.
+        // The place is removed first: without it no caller relies on the rest.
         let mut batch = self.dir.database().batch();
         batch.remove(&self.committed, place_key(partition));
         self.dir
@@ -126,12 +126,12 @@ impl LsmStore {
         Ok(())
     }
 
-    /// Brings changes of a partition in, in their order, and notes up to where the cache is complete then.
-    /// What belongs to one workspace and comes in a row becomes visible whole.
+    /// Imports changes of a partition in order, and records the position up to which the cache is then complete.
+    /// Consecutive changes of one workspace become visible together.
     ///
     /// # Errors
-    /// [`StoreError::NoSpace`], [`StoreError::Unavailable`] and [`StoreError::Corrupt`]: some may be there, the place is
-    /// as it was.
+    /// [`StoreError::NoSpace`], [`StoreError::Unavailable`] and [`StoreError::Corrupt`]: some changes may be imported,
+    /// the place is unchanged.
     pub fn import(
         &self,
         partition: PartitionId,
@@ -161,7 +161,7 @@ impl LsmStore {
         import_batch.write()
     }
 
-    /// What a claim would make of a workspace.
+    /// The workspace as a claim would leave it.
     ///
     /// # Errors
     /// As [`Store::claim`](crate::store::Store::claim).
@@ -170,10 +170,10 @@ impl LsmStore {
         fence::claimed(self.known(&claim.id)?, deletion.as_ref(), claim)
     }
 
-    /// What a save would change, the workspace itself last.
+    /// The changes of a save, the workspace itself last.
     ///
     /// # Errors
-    /// What stands against the workspace.
+    /// Why the save of the workspace is refused.
     pub fn plan_save(&self, save: &Save) -> Result<Vec<CacheChange>, StoreError> {
         let workspace = fence::saved(self.known(&save.id)?, save)?;
         let mut changes = Vec::with_capacity(save.changes.len() + 1);
@@ -191,10 +191,10 @@ impl LsmStore {
         Ok(changes)
     }
 
-    /// What transitions of one workspace would change: those that are new, and those that go for them.
+    /// The changes of adding transitions of one workspace: new transitions, and old ones that are removed for them.
     ///
     /// # Errors
-    /// What stands against the history of the workspace.
+    /// Why the history of the workspace cannot be written.
     pub fn plan_history(
         &self,
         id: &WorkspaceId,
@@ -223,7 +223,7 @@ impl LsmStore {
         Ok(changes)
     }
 
-    /// What a reset would change, the workspace itself last, and what it is then.
+    /// The changes of a reset, the workspace itself last, and the workspace afterwards.
     ///
     /// # Errors
     /// As [`Store::reset`](crate::store::Store::reset).
@@ -239,7 +239,7 @@ impl LsmStore {
         Ok((changes, workspace))
     }
 
-    /// What a deletion would change, the workspace itself first, and the mark that it leaves.
+    /// The changes of a deletion, the workspace itself first, and the mark that it leaves.
     ///
     /// # Errors
     /// As [`Store::delete`](crate::store::Store::delete).
@@ -251,7 +251,7 @@ impl LsmStore {
         Ok((changes, deletion))
     }
 
-    /// What it would change to remove a workspace without a trace, the workspace itself first.
+    /// The changes of removing a workspace without a trace, the workspace itself first.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -293,10 +293,10 @@ impl LsmStore {
     }
 }
 
-/// Damage for tests, as of a disk that flips bits behind the checksums.
+/// Damage for tests, like that of a disk that flips bits despite the checksums.
 #[cfg(any(test, feature = "testing"))]
 impl LsmStore {
-    /// Damages what is known of a workspace.
+    /// Damages the record of a workspace.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
@@ -338,7 +338,7 @@ fn transition_key(id: &WorkspaceId, key: &[u8]) -> Result<CacheKey, StoreError> 
     })
 }
 
-/// The workspaces with anything in a keyspace; it looks at one key of each.
+/// The workspaces with any key in a keyspace; reads one key of each.
 fn ids_in(keyspace: &Keyspace) -> Result<Vec<WorkspaceId>, StoreError> {
     let mut ids = Vec::new();
     let mut from = Vec::new();
@@ -349,7 +349,7 @@ fn ids_in(keyspace: &Keyspace) -> Result<Vec<WorkspaceId>, StoreError> {
         let name = key.split(|byte| *byte == 0).next().unwrap_or_default();
         let id = std::str::from_utf8(name).ok();
         ids.extend(id.and_then(|id| WorkspaceId::new(id).ok()));
-        // Behind everything that begins with the id and the separator, before any longer id.
+        // After every key that begins with the id and the separator, before any longer id.
         from = name.to_vec();
         from.push(1);
     }

@@ -1,4 +1,4 @@
-//! Changes that are brought into the database in one batch.
+//! Changes that are imported into the database in one batch.
 
 use super::cache::{CacheChange, CacheKey};
 use super::layout::DAMAGED;
@@ -10,21 +10,21 @@ use std::collections::HashMap;
 use workspace_lifecycle::PartitionId;
 use workspace_status::WorkspaceId;
 
-/// Changes on their way into the database.
+/// Changes to be written in one batch.
 pub(super) struct ImportBatch<'a> {
     store: &'a LsmStore,
     partition: PartitionId,
     batch: OwnedWriteBatch,
     pub(super) bytes: usize,
-    /// Whether it only removes, which must be possible on a full disk.
+    /// Whether it only removes: removals must succeed on a full disk.
     removes_only: bool,
-    /// Whether transitions are there once the piece is written.
+    /// By key: whether the transition exists after the write.
     transitions: HashMap<Vec<u8>, bool>,
-    /// How many each workspace has then.
+    /// Number of transitions of each workspace after the write.
     counts: HashMap<WorkspaceId, u64>,
-    /// Where workspaces are once it is written; none for those that are gone.
+    /// Partitions of workspaces after the write; `None` for removed ones.
     places: Vec<(WorkspaceId, Option<PartitionId>)>,
-    /// Marks of deletions once it is written; none for those that are gone.
+    /// Marks of deletions after the write; `None` for removed ones.
     deletions: Vec<(WorkspaceId, Option<Deletion>)>,
 }
 
@@ -128,7 +128,7 @@ impl<'a> ImportBatch<'a> {
         Ok(())
     }
 
-    /// Notes the place up to which the cache is complete; as small as a removal.
+    /// Adds the position up to which the cache is complete; it is as small as a removal.
     pub(super) fn note(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.batch.insert(&self.store.committed, key, value);
     }
@@ -144,7 +144,7 @@ impl<'a> ImportBatch<'a> {
         self.batch.remove(keyspace, key);
     }
 
-    /// Counts a transition that comes or goes.
+    /// Counts a transition that is added or removed.
     fn note_transition(
         &mut self,
         id: &WorkspaceId,

@@ -1,4 +1,4 @@
-//! How workspaces lie in the keyspaces of the database.
+//! Layout of workspaces in the keyspaces of the database.
 //!
 //! | keyspace | key | value, sealed with a checksum |
 //! |---|---|---|
@@ -6,12 +6,12 @@
 //! | `store-workspaces` | workspace | everything of [`StoredWorkspace`], and whether it is being erased |
 //! | the same | workspace `\0` | the mark of a [`Deletion`] |
 //! | `store-history` | workspace `\0` epoch sequence, big endian | a transition |
-//! | `store-history-counts` | workspace | how many transitions are kept |
+//! | `store-history-counts` | workspace | number of its transitions |
 //! | `store-committed` | partition, big endian | offset |
-//! | the same | partition, big endian, `@` | up to where a [cache](super::CachePlace) is complete |
+//! | the same | partition, big endian, `@` | position up to which a [cache](super::CachePlace) is complete |
 //!
-//! A kind may hold `\0`, written as `\0 0xff`: UTF-8 has no byte `0xff`, so the order
-//! stays that of the texts and the end of the kind is never mistaken.
+//! A kind may contain `\0`, written as `\0 0xff`. UTF-8 has no byte `0xff`, so keys keep the order of the texts, and
+//! the end of the kind is never ambiguous.
 
 use super::super::{Deletion, HistoryRecord, StoredEntry, StoredWorkspace};
 use crate::disk::codec::{Damage, Reader, Writer};
@@ -21,19 +21,19 @@ use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
 
-/// The longest key that the database takes; it would cut longer ones without a word.
+/// The longest key that the database accepts; it would cut longer ones and report nothing.
 pub(super) const MAX_KEY_BYTES: usize = u16::MAX as usize;
 
-/// What is wrong with what a cache holds of a value that was damaged in its source: reading the source again does not help.
+/// The damage of a cached value that was damaged in its source: reading the source again does not help.
 pub(in crate::store) const DAMAGED_AT_SOURCE: &str = "it was damaged where it was copied from";
 
-/// What stands for such a value: it has no valid checksum.
+/// Stored in place of such a value: it has no valid checksum.
 pub(super) const DAMAGED: &[u8] = b"damaged where it came from";
 
 const SEPARATOR: u8 = 0;
 const ESCAPE: u8 = 0xff;
 
-/// What all entries of a workspace begin with; nothing else does.
+/// Prefix of the keys of a workspace's entries and transitions; no key of another workspace begins with it.
 pub(super) fn workspace_prefix(id: &WorkspaceId) -> Vec<u8> {
     let mut prefix = Vec::with_capacity(id.as_str().len() + 1);
     prefix.extend_from_slice(id.as_str().as_bytes());
@@ -95,7 +95,7 @@ fn unescape(kind: &[u8]) -> Result<String, Damage> {
     String::from_utf8(plain).map_err(|_| "its key is not UTF-8")
 }
 
-/// Opens a value, or says what is wrong with it.
+/// Opens a value, or returns what is wrong with it.
 fn open(key: &[u8], sealed: Bytes) -> Result<Reader, Damage> {
     if &*sealed == DAMAGED {
         return Err(DAMAGED_AT_SOURCE);
@@ -110,7 +110,7 @@ pub(super) fn encode_entry(key: &[u8], entry: &StoredEntry) -> Vec<u8> {
         .seal(key)
 }
 
-/// An entry as it was found, its data not copied. `last_kind` is the kind of the entry before it, which most share.
+/// Decodes an entry without copying its data. `last_kind` is the kind of the previous entry, which most entries share.
 pub(super) fn decode_entry(
     key: &[u8],
     prefix_bytes: usize,
@@ -138,13 +138,13 @@ pub(super) struct About {
     pub(super) condition: Condition,
 }
 
-/// Whether everything of a workspace is as its record says.
+/// Whether the stored data of a workspace matches its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Condition {
     Whole,
     /// Its entries and its history are being removed; it counts as removed.
     Deleting,
-    /// Entries that it had before are being removed; it counts as empty.
+    /// Its earlier entries are being removed; it counts as empty.
     Resetting,
 }
 
@@ -203,7 +203,7 @@ impl About {
             owner: reader.text()?,
             first_offset: Offset::ZERO,
         };
-        // The first engines wrote no more, and deleted nothing: their workspaces begin with the log.
+        // The first engines wrote no more fields and deleted nothing: their workspaces begin at offset 0.
         let rest = reader.rest();
         if let Some(first_offset) = rest.first_chunk() {
             workspace.first_offset = Offset(u64::from_le_bytes(*first_offset));
@@ -215,12 +215,12 @@ impl About {
     }
 }
 
-/// The key of a deletion's mark: no id holds its last byte.
+/// The key of a deletion's mark; no workspace id contains its last byte.
 pub(super) fn deletion_key(id: &WorkspaceId) -> Vec<u8> {
     workspace_prefix(id)
 }
 
-/// The workspace of a key of [`deletion_key`]; `None` where it is another key.
+/// The workspace of a key of [`deletion_key`]; `None` for any other key.
 pub(super) fn deleted_workspace(key: &[u8]) -> Option<&[u8]> {
     key.strip_suffix(&[SEPARATOR])
 }
@@ -243,7 +243,7 @@ pub(super) fn decode_deletion(id: WorkspaceId, sealed: Bytes) -> Result<Deletion
     })
 }
 
-/// The key of a transition, after the prefix of its workspace.
+/// The key of a transition: the prefix of its workspace, its epoch and its number.
 pub(super) fn history_key(id: &WorkspaceId, epoch: Epoch, sequence: u64) -> Vec<u8> {
     let mut key = workspace_prefix(id);
     key.extend_from_slice(&epoch.get().to_be_bytes());
@@ -251,7 +251,7 @@ pub(super) fn history_key(id: &WorkspaceId, epoch: Epoch, sequence: u64) -> Vec<
     key
 }
 
-/// Epoch and number of the transition that a key of [`history_key`] is for.
+/// Epoch and number of a transition, from its [`history_key`].
 pub(super) fn history_place(id: &WorkspaceId, key: &[u8]) -> Result<(Epoch, u64), Damage> {
     const LENGTH: Damage = "its key has a wrong length";
     let place = key.get(id.as_str().len() + 1..).ok_or(LENGTH)?;

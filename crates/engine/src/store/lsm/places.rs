@@ -1,6 +1,6 @@
-//! In which partition each workspace is, and which were deleted, so that a partition is listed without reading the others.
+//! The partition of each workspace, and the deletions, so that one partition is listed without reading the others.
 //!
-//! It is read once when the store is opened, and takes as much memory as the ids of all workspaces.
+//! It is read once, when the store is opened, and takes as much memory as the ids of all workspaces.
 
 use crate::store::Deletion;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,7 +17,7 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Notes where a workspace is, and no longer where it was.
+    /// Records the partition of a workspace, and removes it from the previous one.
     pub(super) fn put(&mut self, id: &WorkspaceId, partition: PartitionId) {
         match self.partitions.insert(id.clone(), partition) {
             Some(before) if before == partition => return,
@@ -28,7 +28,7 @@ impl Places {
         of_partition.insert(id.clone());
     }
 
-    /// Notes how far a workspace was saved when the store was opened.
+    /// Records how far a workspace was saved when the store was opened.
     pub(super) fn note_saved(&mut self, partition: PartitionId, next_offset: Offset) {
         let end = self.saved_ends.entry(partition).or_default();
         *end = next_offset.max(*end);
@@ -45,7 +45,7 @@ impl Places {
         }
     }
 
-    /// Where a workspace is.
+    /// The partition of a workspace.
     pub(super) fn partition_of(&self, id: &WorkspaceId) -> Option<PartitionId> {
         self.partitions.get(id).copied()
     }
@@ -56,7 +56,7 @@ impl Places {
         of_partition.into_iter().flatten().cloned().collect()
     }
 
-    /// Notes that a workspace was deleted; where it was, another one of its name may be by now.
+    /// Records a deletion. The place of the workspace stays: it may belong to a later one of the same name.
     pub(super) fn note_deletion(&mut self, deletion: Deletion) {
         self.deletions.insert(deletion.id.clone(), deletion);
     }
@@ -69,7 +69,7 @@ impl Places {
         self.deletions.get(id).cloned()
     }
 
-    /// What was deleted from a partition, ordered by id.
+    /// The deletions of a partition, ordered by id.
     pub(super) fn deletions_of(&self, partition: PartitionId) -> Vec<Deletion> {
         let deletions = self.deletions.values();
         deletions

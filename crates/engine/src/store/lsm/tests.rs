@@ -1,4 +1,4 @@
-//! What the LSM store does with damage, beside what every store must do.
+//! How the LSM store handles damage, in addition to what every store must do.
 
 use super::*;
 use crate::disk::DataDirSpec;
@@ -273,7 +273,7 @@ fn transitions_of_an_epoch_that_is_used_again_are_kept_behind_those_of_before() 
     store.append_history(before.clone()).expect("kept");
     store.append_history(before).expect("kept once");
     drop(store);
-    // The claims of both epochs were lost with the power.
+    // A power failure lost the claims of both epochs.
     let store = open(path.path());
     for _ in 0..2 {
         store.append_history(vec![at(1, 1, 20)]).expect("kept once");
@@ -315,7 +315,7 @@ fn a_history_counts_a_transition_once_however_often_it_is_appended() {
     append(&store, at(1, 1..=3), 3);
     append(&store, at(1, 1..=5), 5);
     append(&store, at(3, 1..=2), 7);
-    // Late ones of an epoch before the newest, one of which is known.
+    // Late transitions of an epoch before the newest, one of which is known.
     append(&store, at(1, 5..=6), 8);
     // Twice in one append.
     append(&store, [at(3, 3..=3), at(3, 3..=3)].concat(), 9);
@@ -345,7 +345,7 @@ fn what_others_wrote_to_a_history_is_kept_and_counted() {
     store
         .import(PartitionId(0), &others, &place)
         .expect("brought in");
-    // One of them is told twice.
+    // One of them is appended twice.
     append(vec![transition("acme", 1, 4), transition("acme", 1, 5)]);
     let history = store.history(&id("acme"), None, 10).expect("readable");
     let sequences: Vec<u64> = history.iter().map(|record| record.sequence).collect();
