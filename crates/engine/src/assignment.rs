@@ -108,7 +108,7 @@ impl<W> Assignment<W> {
     }
 
     /// Sends a message to the driver; returns it if the driver has ended.
-    pub(crate) fn tell(&self, message: Message<W>) -> Result<(), Message<W>> {
+    pub(crate) fn send(&self, message: Message<W>) -> Result<(), Message<W>> {
         let is_open = self.is_open.read();
         if !*is_open {
             return Err(message);
@@ -148,7 +148,7 @@ impl<W> Assignment<W> {
     pub(crate) fn wake(&self) {
         if !self.woken.swap(true, Ordering::AcqRel) {
             // A driver that has ended needs no wake.
-            let _ = self.tell(Message::Wake);
+            let _ = self.send(Message::Wake);
         }
     }
 
@@ -184,7 +184,7 @@ impl<W> Assignment<W> {
     }
 
     /// Sets what log and store still have to do; `None` when the partition is served.
-    pub(crate) fn tell_opening(&self, what: Option<String>) {
+    pub(crate) fn set_opening(&self, what: Option<String>) {
         *self.opening.lock() = what;
     }
 

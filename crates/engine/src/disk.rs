@@ -103,7 +103,7 @@ struct Inner {
     ledger_keyspace: Keyspace,
     space: FreeSpace,
     /// Why the database accepts no more writes until it is opened again.
-    gave_up: OnceLock<String>,
+    fatal_error: OnceLock<String>,
     durable: Mutex<Durable>,
     // Dropped last, when the database is closed.
     _lock: DirLock,
@@ -200,7 +200,7 @@ impl DataDir {
                 journal_bytes: spec.journal_bytes.max(MIN_JOURNAL_BYTES),
                 loss_accepted,
                 space: FreeSpace::new(&path),
-                gave_up: OnceLock::new(),
+                fatal_error: OnceLock::new(),
                 path,
                 database,
                 ledger_keyspace,
@@ -312,8 +312,8 @@ impl DataDir {
     }
 
     /// Why nothing is written until the process is restarted; `None` while the database accepts writes.
-    pub(crate) fn gave_up(&self) -> Option<&str> {
-        self.inner.gave_up.get().map(String::as_str)
+    pub(crate) fn fatal_error(&self) -> Option<&str> {
+        self.inner.fatal_error.get().map(String::as_str)
     }
 
     /// Turns a failed write into an error, and records if the database accepts no more writes.
@@ -325,7 +325,7 @@ impl DataDir {
                 self.inner.database.persist(PersistMode::Buffer),
                 Err(fjall::Error::Poisoned)
             );
-        if is_poisoned && self.inner.gave_up.set(failure.to_string()).is_ok() {
+        if is_poisoned && self.inner.fatal_error.set(failure.to_string()).is_ok() {
             tracing::error!(error = %failure, path = %self.inner.path.display(), "the database has given up");
         }
         failure

@@ -63,7 +63,7 @@ pub(super) struct Local<W> {
     pub(super) replay_target: Offset,
     pub(super) applied_before_replay: u64,
     /// Replay position last written to its metadata.
-    pub(super) told_offset: Option<Offset>,
+    pub(super) reported_offset: Option<Offset>,
     /// Changes that were taken from the workspace and wait for the next save.
     taken: Vec<Change>,
     /// Epoch of the load whose changes a save holds now; `None` if the workspace was dropped meanwhile.
@@ -84,7 +84,7 @@ impl<W> Default for Local<W> {
             replay_from: Offset::ZERO,
             replay_target: Offset::ZERO,
             applied_before_replay: 0,
-            told_offset: None,
+            reported_offset: None,
             taken: Vec::new(),
             being_saved: None,
             broken: None,
@@ -157,7 +157,7 @@ impl<W: Workspace> Driver<W> {
     /// Runs until the partition is released. If the log was replaced under it, this returns a new assignment, whose
     /// driver starts the partition again.
     pub(crate) fn run(mut self, messages: &Receiver<Message<W>>) -> Option<Opened<W>> {
-        let mut begins_anew = false;
+        let mut begins_again = false;
         if self.open(messages) == Readiness::Yes {
             self.input(Input::Assigned);
         } else {
@@ -173,14 +173,14 @@ impl<W: Workspace> Driver<W> {
             if high_watermark > self.machine.position().high_watermark {
                 self.input(Input::Appended { high_watermark });
             }
-            if !begins_anew
+            if !begins_again
                 && (self.shared.log.is_replaced(self.id)
                     || high_watermark < self.machine.live_position() && self.has_lost_its_end())
             {
                 // The workspaces in memory were built from the previous log; the revoke saves them. The next driver
                 // reads the log from its beginning and reports which workspaces were saved from the previous log, or
                 // are beyond the end of this one.
-                begins_anew = true;
+                begins_again = true;
                 self.input(Input::Revoked);
                 continue;
             }
@@ -208,7 +208,7 @@ impl<W: Workspace> Driver<W> {
         self.shared.store.close(self.id);
         self.shared.log.close(self.id);
         self.shared.misrouted.forget(self.id, &self.shared.tracker);
-        let next = begins_anew
+        let next = begins_again
             .then(|| self.shared.renew(&self.assignment))
             .flatten();
         self.shared.close(&self.assignment, messages);
@@ -253,22 +253,22 @@ impl<W: Workspace> Driver<W> {
                     }
                     Err(error) => {
                         // The callers that show this text add that it concerns the log.
-                        let words = match error {
+                        let reason = match error {
                             ReadError::Unavailable(reason) => reason,
                             ReadError::FellOut { .. }
                             | ReadError::Lost { .. }
                             | ReadError::BeyondEnd { .. }
                             | ReadError::Corrupt { .. } => error.to_string(),
                         };
-                        self.assignment.tell_opening(Some(words.clone()));
-                        self.shared.log_answered(self.id, Err(words));
+                        self.assignment.set_opening(Some(reason.clone()));
+                        self.shared.log_answered(self.id, Err(reason));
                         Step::Again(OPEN_AGAIN)
                     }
                 }
             };
             let wait = match step {
                 Step::Done => {
-                    self.assignment.tell_opening(None);
+                    self.assignment.set_opening(None);
                     return Readiness::Yes;
                 }
                 Step::Again(wait) => wait,
@@ -302,13 +302,13 @@ impl<W: Workspace> Driver<W> {
                 Step::Done
             }
             Ok(Opening::Reading { position, end }) => {
-                let words = format!("reading what was saved, {position} of {end}");
-                tracing::debug!(partition = %self.id, "{words}");
-                self.assignment.tell_opening(Some(words));
+                let reason = format!("reading what was saved, {position} of {end}");
+                tracing::debug!(partition = %self.id, "{reason}");
+                self.assignment.set_opening(Some(reason));
                 Step::Again(Duration::ZERO)
             }
             Err(error) => {
-                self.assignment.tell_opening(Some(error.to_string()));
+                self.assignment.set_opening(Some(error.to_string()));
                 if self.store_failed(&error) {
                     tracing::error!(partition = %self.id, %error, "the store cannot take the partition over; it is asked again");
                 }

@@ -275,7 +275,7 @@ impl<W: Workspace> Engine<W> {
             .filter_map(|partition| self.shared.withdraw(*partition))
             .collect();
         for assignment in &assignments {
-            let _ = assignment.tell(Message::Input(Input::Revoked));
+            let _ = assignment.send(Message::Input(Input::Revoked));
         }
         while Instant::now() < deadline && assignments.iter().any(|assignment| assignment.is_open())
         {
@@ -286,7 +286,7 @@ impl<W: Workspace> Engine<W> {
             .filter(|assignment| assignment.is_open())
             .collect();
         for assignment in &late {
-            let _ = assignment.tell(Message::Input(Input::Lost));
+            let _ = assignment.send(Message::Input(Input::Lost));
         }
         late.len()
     }
@@ -295,7 +295,7 @@ impl<W: Workspace> Engine<W> {
     pub fn lose(&self, partitions: &[PartitionId]) {
         for partition in partitions {
             if let Some(assignment) = self.shared.lose(*partition) {
-                let _ = assignment.tell(Message::Input(Input::Lost));
+                let _ = assignment.send(Message::Input(Input::Lost));
             }
         }
     }

@@ -125,9 +125,10 @@ impl<'a> EventEnvelope<'a> {
     /// # Errors
     /// [`EventError`] says which field is wrong.
     pub fn parse(json: &'a [u8]) -> Result<Self, EventError> {
-        let said = DecodedEvent::parse(json)?;
-        let workspace_id = WorkspaceId::new(&said.workspace_id).map_err(EventError::WorkspaceId)?;
-        let event = Event::new(Offset::ZERO, said)?;
+        let decoded = DecodedEvent::parse(json)?;
+        let workspace_id =
+            WorkspaceId::new(&decoded.workspace_id).map_err(EventError::WorkspaceId)?;
+        let event = Event::new(Offset::ZERO, decoded)?;
         check_length("eventType", event.event_type())?;
         Ok(Self {
             workspace_id,
@@ -237,23 +238,23 @@ impl<'a> Event<'a> {
     /// # Errors
     /// [`EventError`] says what is wrong with it.
     pub fn parse(offset: Offset, key: &str, value: Option<&'a [u8]>) -> Result<Self, EventError> {
-        let said = DecodedEvent::parse(value.ok_or(EventError::NoValue)?)?;
-        if said.workspace_id != key {
+        let decoded = DecodedEvent::parse(value.ok_or(EventError::NoValue)?)?;
+        if decoded.workspace_id != key {
             return Err(EventError::KeyMismatch {
                 key: key.to_owned(),
-                workspace_id: said.workspace_id.into_owned(),
+                workspace_id: decoded.workspace_id.into_owned(),
             });
         }
-        Self::new(offset, said)
+        Self::new(offset, decoded)
     }
 
-    fn new(offset: Offset, said: DecodedEvent<'a>) -> Result<Self, EventError> {
+    fn new(offset: Offset, decoded: DecodedEvent<'a>) -> Result<Self, EventError> {
         Ok(Self {
             offset,
-            event_type: said.event_type.ok_or(EventError::Missing("eventType"))?,
-            timestamp_ms: said.timestamp_ms,
-            data: said.data,
-            data_id: said.data_id,
+            event_type: decoded.event_type.ok_or(EventError::Missing("eventType"))?,
+            timestamp_ms: decoded.timestamp_ms,
+            data: decoded.data,
+            data_id: decoded.data_id,
         })
     }
 

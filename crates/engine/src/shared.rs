@@ -82,9 +82,9 @@ pub(crate) struct Shared<W> {
     /// Threads that replace those whose loads hang.
     pub(crate) replacements: Mutex<Vec<JoinHandle<()>>>,
     /// The last error of the store for each request that fails now.
-    store_trouble: Mutex<BTreeMap<Asked, String>>,
+    store_failures: Mutex<BTreeMap<Asked, String>>,
     /// The last error of the log for each partition that cannot be read now.
-    log_trouble: Mutex<BTreeMap<PartitionId, String>>,
+    log_failures: Mutex<BTreeMap<PartitionId, String>>,
 }
 
 impl<W: Workspace> Shared<W> {
@@ -124,8 +124,8 @@ impl<W: Workspace> Shared<W> {
             trimming: Mutex::default(),
             running_loads: RunningLoads::default(),
             replacements: Mutex::default(),
-            store_trouble: Mutex::default(),
-            log_trouble: Mutex::default(),
+            store_failures: Mutex::default(),
+            log_failures: Mutex::default(),
         }
     }
 
@@ -208,10 +208,10 @@ impl<W: Workspace> Shared<W> {
             }
         }
         // The next owner of the partition, here or elsewhere, finds out by itself how log and store answer.
-        self.log_trouble.lock().remove(&assignment.id());
-        let mut trouble = self.store_trouble.lock();
-        trouble.remove(&Asked::Partition(assignment.id()));
-        trouble.remove(&Asked::SavesOf(assignment.id()));
+        self.log_failures.lock().remove(&assignment.id());
+        let mut failures = self.store_failures.lock();
+        failures.remove(&Asked::Partition(assignment.id()));
+        failures.remove(&Asked::SavesOf(assignment.id()));
         let mut assignments = self.assignments.write();
         if assignments
             .get(&assignment.id())
@@ -221,7 +221,7 @@ impl<W: Workspace> Shared<W> {
         }
         if assignments.is_empty() {
             // No partition is left whose save could clear the last error.
-            trouble.clear();
+            failures.clear();
         }
     }
 
@@ -293,8 +293,8 @@ impl<W: Workspace> Shared<W> {
             else {
                 return;
             };
-            let told = assignment.tell(Message::Input(Input::PermitGranted { slot }));
-            if told.is_err() {
+            let sent = assignment.send(Message::Input(Input::PermitGranted { slot }));
+            if sent.is_err() {
                 self.admission.lock().release();
             }
         }
@@ -324,7 +324,7 @@ impl<W: Workspace> Shared<W> {
     pub(crate) fn save(&self, job: SaveJob<W>) {
         if let Err(refused) = self.saves.try_send(job) {
             let job = refused.into_inner();
-            let _ = job.assignment.tell(Message::SaveFailed {
+            let _ = job.assignment.send(Message::SaveFailed {
                 back: job.saves,
                 reason: "too many saves are under way".to_owned(),
             });
@@ -348,13 +348,13 @@ impl<W: Workspace> Shared<W> {
         if assignment.is_stuck(self.now()) {
             return format!("partition {partition} does not advance");
         }
-        let trouble = self.store_trouble.lock();
+        let failures = self.store_failures.lock();
         let of_partition = [
             Asked::SavesOf(partition),
             Asked::Partition(partition),
             Asked::Saves,
         ];
-        let reason = of_partition.iter().find_map(|asked| trouble.get(asked));
+        let reason = of_partition.iter().find_map(|asked| failures.get(asked));
         reason.map_or_else(
             || "the store or the log has not answered yet".to_owned(),
             Clone::clone,
@@ -363,19 +363,19 @@ impl<W: Workspace> Shared<W> {
 
     /// Records how the store answered. True if that has changed.
     pub(crate) fn store_answered(&self, asked: Asked, answer: Result<(), String>) -> bool {
-        let mut trouble = self.store_trouble.lock();
+        let mut failures = self.store_failures.lock();
         match answer {
-            Ok(()) => trouble.remove(&asked).is_some(),
-            Err(reason) => trouble.insert(asked, reason.clone()) != Some(reason),
+            Ok(()) => failures.remove(&asked).is_some(),
+            Err(reason) => failures.insert(asked, reason.clone()) != Some(reason),
         }
     }
 
     /// Records how a read of the log went.
     pub(crate) fn log_answered(&self, partition: PartitionId, answer: Result<(), String>) {
-        let mut trouble = self.log_trouble.lock();
+        let mut failures = self.log_failures.lock();
         match answer {
-            Ok(()) => drop(trouble.remove(&partition)),
-            Err(reason) => drop(trouble.insert(partition, reason)),
+            Ok(()) => drop(failures.remove(&partition)),
+            Err(reason) => drop(failures.insert(partition, reason)),
         }
     }
 
@@ -416,7 +416,7 @@ impl<W: Workspace> Shared<W> {
         }
         let id = id.clone();
         assignment
-            .tell(Message::Command { id, command, reply })
+            .send(Message::Command { id, command, reply })
             .map_err(|_| ActionError::NotAssigned(partition))
     }
 
@@ -463,11 +463,11 @@ impl<W: Workspace> Shared<W> {
                 .then_some(())
                 .ok_or_else(|| format!("partitions {} do not advance", stuck.join(", "))),
         );
-        let trouble = self.store_trouble.lock();
-        let trouble = trouble.first_key_value().map(|(_, reason)| reason.clone());
-        let store = Check::new("store", trouble.map_or(Ok(()), Err));
+        let failures = self.store_failures.lock();
+        let failures = failures.first_key_value().map(|(_, reason)| reason.clone());
+        let store = Check::new("store", failures.map_or(Ok(()), Err));
         let unreadable = self
-            .log_trouble
+            .log_failures
             .lock()
             .first_key_value()
             .map(|(partition, reason)| format!("partition {partition} cannot be read: {reason}"));

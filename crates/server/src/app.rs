@@ -112,7 +112,7 @@ impl App {
     }
 
     /// Sets what the engine still waits for.
-    pub(crate) fn tell_opening(&self, what: impl Into<Arc<str>>) {
+    pub(crate) fn set_opening(&self, what: impl Into<Arc<str>>) {
         *self.0.opening.lock() = what.into();
     }
 

@@ -79,7 +79,7 @@ pub(crate) fn erase<W: Workspace>(shared: &Shared<W>, job: EraseJob<W>) {
                 }
             };
             // A closed assignment needs no answer.
-            let _ = assignment.tell(Message::Input(input));
+            let _ = assignment.send(Message::Input(input));
         }
     }
 }

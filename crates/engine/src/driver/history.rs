@@ -78,7 +78,7 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, mut watcher: Watcher) {
         shared.history.end();
         if ending {
             shared.history.finish();
-            waiting.give_up_all(&shared.counters);
+            waiting.discard_all(&shared.counters);
             return;
         }
     }

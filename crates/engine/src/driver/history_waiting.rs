@@ -48,7 +48,7 @@ struct Refused {
     retry_at: Instant,
     retry_after: Duration,
     /// The last error; it is logged when it changes.
-    told: Option<StoreError>,
+    logged: Option<StoreError>,
 }
 
 /// The store's answer for one workspace.
@@ -105,7 +105,7 @@ impl Waiting {
     }
 
     /// Drops everything that waits, and counts it as lost.
-    pub(super) fn give_up_all(&mut self, counters: &EngineCounters) {
+    pub(super) fn discard_all(&mut self, counters: &EngineCounters) {
         let count = self.count();
         self.records.clear();
         self.refused.clear();
@@ -201,10 +201,10 @@ impl Waiting {
                     *refusals += 1;
                     refused.retry_after = (refused.retry_after * 2).min(MAX_RETRY_AFTER);
                     refused.retry_at = now + refused.retry_after;
-                    if refused.told.as_ref() != Some(&error) {
+                    if refused.logged.as_ref() != Some(&error) {
                         tracing::error!(workspace = %id, %error, "the history of a workspace cannot be written; it is tried again");
                     }
-                    refused.told = Some(error);
+                    refused.logged = Some(error);
                     self.refused.insert(id, refused);
                 }
                 Answer::Full(error) => {
@@ -231,7 +231,7 @@ impl Waiting {
             records,
             retry_at: now + RETRY_AFTER,
             retry_after: RETRY_AFTER,
-            told: None,
+            logged: None,
         };
         self.refused.insert(id, refused);
     }

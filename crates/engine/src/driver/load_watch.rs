@@ -212,7 +212,7 @@ fn abandon<W: Workspace>(
         replaced = may_replace, "{reason}"
     );
     shared.counters.load_failures.add(1);
-    let _ = load.assignment.tell(Message::Input(Input::LoadFailed {
+    let _ = load.assignment.send(Message::Input(Input::LoadFailed {
         slot: load.slot,
         epoch: load.epoch,
         claimed: load.is_claimed(),

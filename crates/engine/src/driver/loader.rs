@@ -41,7 +41,7 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
         let reason =
             "an earlier load of it still hangs; the next begins when that has ended".to_owned();
         drop(job);
-        let _ = assignment.tell(Message::Input(Input::LoadFailed {
+        let _ = assignment.send(Message::Input(Input::LoadFailed {
             slot,
             epoch,
             claimed: false,
@@ -88,7 +88,7 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
     };
     drop(job);
     // A closed assignment needs no answer; the loaded workspace is dropped with the message.
-    let _ = assignment.tell(message);
+    let _ = assignment.send(message);
     shared.release_permit();
     Then::TakesTheNext
 }

@@ -16,7 +16,7 @@ const METADATA_EVERY: Duration = Duration::from_millis(250);
 
 impl<W: Workspace> Driver<W> {
     pub(super) fn report(&mut self, slot: Slot, report: Report) {
-        let told = match report {
+        let reported = match report {
             Report::Begin { epoch } => {
                 self.begin(slot, epoch);
                 Ok(())
@@ -41,9 +41,9 @@ impl<W: Workspace> Driver<W> {
                 let local = self.local(slot);
                 local.replay_from = from;
                 local.replay_target = target;
-                local.told_offset = None;
+                local.reported_offset = None;
                 let mut progress = None;
-                let told = self.with_attempt(slot, |attempt| {
+                let reported = self.with_attempt(slot, |attempt| {
                     attempt.set_state(
                         State::ReplayingEvents,
                         format!("replaying {positions} positions up to offset {target}"),
@@ -60,7 +60,7 @@ impl<W: Workspace> Driver<W> {
                     ])
                 });
                 self.local(slot).progress = progress;
-                told
+                reported
             }
             Report::Ready => self.ready(slot),
             Report::Retrying {
@@ -80,7 +80,7 @@ impl<W: Workspace> Driver<W> {
                 self.with_attempt(slot, |attempt| attempt.set_parked(&reason))
             }
         };
-        if let Err(error) = told {
+        if let Err(error) = reported {
             tracing::warn!(workspace = %self.machine.workspace_id(slot), %error, "the status refused a report");
         }
     }
@@ -104,7 +104,7 @@ impl<W: Workspace> Driver<W> {
             Ok(attempt) => {
                 let topic = Value::from(self.shared.log.topic());
                 let group = self.shared.config.group.as_deref();
-                let told = attempt
+                let reported = attempt
                     .set_state(State::LoadingKafkaPartitions, "waiting for a load permit")
                     .and_then(|()| {
                         attempt.update_metadata_many(
@@ -117,7 +117,7 @@ impl<W: Workspace> Driver<W> {
                             .chain(group.map(|group| ("group", Value::from(group)))),
                         )
                     });
-                if let Err(error) = told {
+                if let Err(error) = reported {
                     tracing::warn!(workspace = %id, %error, "the status refused a report");
                 }
                 self.local(slot).attempt = Some(attempt);
@@ -189,10 +189,10 @@ impl<W: Workspace> Driver<W> {
     fn with_attempt(
         &mut self,
         slot: Slot,
-        tell: impl FnOnce(&Attempt) -> Result<(), AttemptError>,
+        report: impl FnOnce(&Attempt) -> Result<(), AttemptError>,
     ) -> Result<(), AttemptError> {
         match &self.local(slot).attempt {
-            Some(attempt) => tell(attempt),
+            Some(attempt) => report(attempt),
             None => Ok(()),
         }
     }
@@ -244,7 +244,7 @@ impl<W: Workspace> Driver<W> {
                     continue;
                 };
                 let next_offset = self.machine.next_offset(*slot);
-                if local.told_offset.replace(next_offset) == Some(next_offset) {
+                if local.reported_offset.replace(next_offset) == Some(next_offset) {
                     continue;
                 }
                 let done = next_offset.since(local.replay_from);

@@ -48,8 +48,8 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
         if let Err(error) = shared.store.takes_saves(job.assignment.id()) {
             let reason = error.to_string();
             shared.counters.save_failures.add(1);
-            tell(shared, asked, &error);
-            let _ = job.assignment.tell(Message::SaveFailed {
+            report_failure(shared, asked, &error);
+            let _ = job.assignment.send(Message::SaveFailed {
                 back: job.saves,
                 reason,
             });
@@ -85,7 +85,7 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
         }
         Err(error) => {
             shared.counters.save_failures.add(1);
-            tell(shared, Asked::Saves, error);
+            report_failure(shared, Asked::Saves, error);
         }
     }
     let mut saves = slots.into_iter().zip(saves);
@@ -105,11 +105,11 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
             },
         };
         // A closed assignment needs no answer.
-        let _ = assignment.tell(message);
+        let _ = assignment.send(message);
     }
 }
 
-fn tell<W: Workspace>(shared: &Shared<W>, asked: Asked, error: &StoreError) {
+fn report_failure<W: Workspace>(shared: &Shared<W>, asked: Asked, error: &StoreError) {
     if shared.store_answered(asked, Err(error.to_string())) {
         tracing::error!(%error, "save failed; it is tried again");
     }
@@ -215,7 +215,7 @@ mod tests {
         let (one, answered) = shared.open(PartitionId(0)).expect("not assigned before");
         let (other, _) = shared.open(PartitionId(1)).expect("not assigned before");
         let committed = || [0, 1].map(|partition| store.committed(PartitionId(partition)));
-        let trouble = || {
+        let failure = || {
             let ready = shared.health().ready;
             ready.into_iter().find_map(|check| check.outcome.err())
         };
@@ -227,12 +227,12 @@ mod tests {
             Ok(Message::SaveFailed { .. })
         ));
         save(&shared, vec![job(&other, 10)]);
-        assert!(trouble().is_some(), "also while others are saved");
+        assert!(failure().is_some(), "also while others are saved");
 
         *store.holds_up.lock() = None;
         save(&shared, vec![job(&one, 7)]);
         assert_eq!(committed(), [Ok(Offset(7)), Ok(Offset(10))]);
-        assert_eq!(trouble(), None);
+        assert_eq!(failure(), None);
     }
 
     #[test]

@@ -404,7 +404,7 @@ mod tests {
                         prop_assert_eq!(rest, expected);
                     }
                     Step::Save => {
-                        let told = places.len();
+                        let reported = places.len();
                         let taken: BTreeMap<String, Option<u64>> = places
                             .drain(..)
                             .map(|place| {
@@ -412,7 +412,7 @@ mod tests {
                                 (id.into(), value.map(|value| value.offset.0))
                             })
                             .collect();
-                        prop_assert_eq!(told, taken.len());
+                        prop_assert_eq!(reported, taken.len());
                         let expected = std::mem::take(&mut changed)
                             .into_iter()
                             .map(|id| { let now = model.get(&id).copied(); (id, now) })

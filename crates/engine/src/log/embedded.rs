@@ -92,7 +92,7 @@ impl EmbeddedLog {
             gaps,
             dead_letters: dir.keyspace("log-dead-letters", KeyspaceCreateOptions::default)?,
             queued_bytes: AtomicUsize::new(0),
-            trouble: Mutex::new(None),
+            last_error: Mutex::new(None),
             listener: RwLock::new(None),
         });
         let (queue, requests) = crossbeam_channel::bounded(MAX_QUEUED_REQUESTS);
@@ -346,8 +346,8 @@ impl EventLog for EmbeddedLog {
     }
 
     fn health(&self) -> Result<(), String> {
-        let trouble = self.shared.trouble.lock().clone();
-        match trouble {
+        let last_error = self.shared.last_error.lock().clone();
+        match last_error {
             None => Ok(()),
             // Checked again: callers may stop appending to a log that reports a full disk, and then no append clears
             // the error.
@@ -358,7 +358,7 @@ impl EventLog for EmbeddedLog {
     }
 
     fn needs_restart(&self) -> Option<String> {
-        self.shared.dir.gave_up().map(str::to_owned)
+        self.shared.dir.fatal_error().map(str::to_owned)
     }
 
     fn set_listener(&self, listener: AppendListener) {
@@ -456,10 +456,10 @@ mod tests {
         let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
         let log = EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened");
         assert_eq!(log.health(), Ok(()));
-        let fail = |error| *log.shared.trouble.lock() = Some((error, 100));
+        let fail = |error| *log.shared.last_error.lock() = Some((error, 100));
         fail(WriteError::Broken("the disk is gone".to_owned()));
-        let trouble = log.health().expect_err("appends were refused");
-        assert!(trouble.contains("the disk is gone; start the engine again"));
+        let last_error = log.health().expect_err("appends were refused");
+        assert!(last_error.contains("the disk is gone; start the engine again"));
         let request = conformance::request("acme", 1, None);
         conformance::append(&log, request).expect("appended");
         assert_eq!(log.health(), Ok(()));

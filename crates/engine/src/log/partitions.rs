@@ -41,7 +41,7 @@ pub(super) struct Shared {
     pub(super) dead_letters: Keyspace,
     pub(super) queued_bytes: AtomicUsize,
     /// Error of the last group of appends, and its size in bytes; `None` if it was written.
-    pub(super) trouble: Mutex<Option<(WriteError, usize)>>,
+    pub(super) last_error: Mutex<Option<(WriteError, usize)>>,
     pub(super) listener: RwLock<Option<AppendListener>>,
 }
 

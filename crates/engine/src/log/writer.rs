@@ -192,8 +192,8 @@ impl Writer {
         } else {
             let ends: Vec<_> = ends.iter().map(|(id, end)| (*id, *end)).collect();
             let committed = self.shared.dir.commit(batch, bytes, &ends);
-            let trouble = committed.as_ref().err().cloned();
-            *self.shared.trouble.lock() = trouble.map(|error| (error, bytes));
+            let last_error = committed.as_ref().err().cloned();
+            *self.shared.last_error.lock() = last_error.map(|error| (error, bytes));
             committed
         };
         let failed = match committed {

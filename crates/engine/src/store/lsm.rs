@@ -509,7 +509,7 @@ impl Store for LsmStore {
     }
 
     fn needs_restart(&self) -> Option<String> {
-        self.dir.gave_up().map(str::to_owned)
+        self.dir.fatal_error().map(str::to_owned)
     }
 
     fn sync(&self) -> Result<(), StoreError> {

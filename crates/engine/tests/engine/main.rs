@@ -11,7 +11,7 @@
 
 mod assignments;
 mod erasures;
-mod trouble;
+mod faults;
 
 use std::collections::BTreeMap;
 use std::path::Path;

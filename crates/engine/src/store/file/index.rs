@@ -80,9 +80,9 @@ struct Listed {
 /// The file and its contents have separate locks: a query of the list does not wait for the disk.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// Held while the file is written. Taken before `told`, which changes only under it, except `uncommitted`.
+    /// Held while the file is written. Taken before `contents`, which changes only under it, except `uncommitted`.
     file: Mutex<IndexFile>,
-    told: RwLock<Told>,
+    contents: RwLock<Contents>,
 }
 
 #[derive(Debug)]
@@ -94,7 +94,7 @@ struct IndexFile {
 }
 
 #[derive(Debug, Default)]
-struct Told {
+struct Contents {
     workspaces: BTreeMap<WorkspaceId, Listed>,
     deletions: BTreeMap<WorkspaceId, Deletion>,
     /// Offsets on disk, as of the last sync; newer ones are in `uncommitted`.
@@ -130,7 +130,7 @@ impl Index {
     pub(super) fn open(root: &Path) -> Result<Self, OpenFailure> {
         let path = Self::path(root);
         let bytes = lines::read(&path)?;
-        let mut told = Told::default();
+        let mut contents = Contents::default();
         let mut reader = Reader::new(&bytes);
         while let Some(line) = reader.line().map_err(ReadFailure::Broken)? {
             let line: Line = serde_json::from_str(line).map_err(|error| {
@@ -139,7 +139,7 @@ impl Index {
                     reason: error.to_string(),
                 })
             })?;
-            told.take(line, reader.lines)?;
+            contents.take(line, reader.lines)?;
         }
         let mut file = IndexFile {
             path,
@@ -162,12 +162,12 @@ impl Index {
         }
         Ok(Self {
             file: Mutex::new(file),
-            told: RwLock::new(told),
+            contents: RwLock::new(contents),
         })
     }
 
     pub(super) fn is_listed(&self, id: &WorkspaceId) -> bool {
-        self.told.read().workspaces.contains_key(id)
+        self.contents.read().workspaces.contains_key(id)
     }
 
     /// The workspaces of a partition, ordered by id.
@@ -181,14 +181,17 @@ impl Index {
     }
 
     fn listed(&self, which: impl Fn(&Listed) -> bool) -> Vec<WorkspaceId> {
-        let told = self.told.read();
-        let found = told.workspaces.iter().filter(|(_, listed)| which(listed));
+        let contents = self.contents.read();
+        let found = contents
+            .workspaces
+            .iter()
+            .filter(|(_, listed)| which(listed));
         found.map(|(id, _)| id.clone()).collect()
     }
 
     /// Lists a workspace in a partition, unless it is already listed there.
     pub(super) fn add(&self, id: &WorkspaceId, partition: PartitionId) -> io::Result<()> {
-        let known = self.told.read().workspaces.get(id).copied();
+        let known = self.contents.read().workspaces.get(id).copied();
         if known.is_some_and(|listed| listed.partition == partition) {
             return Ok(());
         }
@@ -197,7 +200,7 @@ impl Index {
             known: id.clone(),
             partition: partition.0,
         }])?;
-        self.told.write().workspaces.insert(
+        self.contents.write().workspaces.insert(
             id.clone(),
             Listed {
                 partition,
@@ -212,7 +215,7 @@ impl Index {
         let mut file = self.file.lock();
         if self.is_listed(id) {
             file.append(&[Line::Gone { gone: id.clone() }])?;
-            self.told.write().workspaces.remove(id);
+            self.contents.write().workspaces.remove(id);
         }
         Ok(())
     }
@@ -222,9 +225,9 @@ impl Index {
         let mut file = self.file.lock();
         file.append(&[Line::deleted(&deletion)])?;
         lines::sync(&file.path)?;
-        let mut told = self.told.write();
-        told.workspaces.remove(&deletion.id);
-        told.deletions.insert(deletion.id.clone(), deletion);
+        let mut contents = self.contents.write();
+        contents.workspaces.remove(&deletion.id);
+        contents.deletions.insert(deletion.id.clone(), deletion);
         Ok(())
     }
 
@@ -233,22 +236,22 @@ impl Index {
         let mut file = self.file.lock();
         if self.is_listed(id) || self.deletion(id).is_some() {
             file.append(&[Line::Purged { purged: id.clone() }])?;
-            let mut told = self.told.write();
-            told.workspaces.remove(id);
-            told.deletions.remove(id);
+            let mut contents = self.contents.write();
+            contents.workspaces.remove(id);
+            contents.deletions.remove(id);
         }
         Ok(())
     }
 
     /// The mark of a deleted workspace.
     pub(super) fn deletion(&self, id: &WorkspaceId) -> Option<Deletion> {
-        self.told.read().deletions.get(id).cloned()
+        self.contents.read().deletions.get(id).cloned()
     }
 
     /// The marks of a partition, or of all, ordered by id.
     pub(super) fn deletions(&self, partition: Option<PartitionId>) -> Vec<Deletion> {
-        let told = self.told.read();
-        let marks = told.deletions.values();
+        let contents = self.contents.read();
+        let marks = contents.deletions.values();
         marks
             .filter(|mark| partition.is_none_or(|partition| mark.partition == partition))
             .cloned()
@@ -261,17 +264,17 @@ impl Index {
     }
 
     pub(super) fn committed(&self, partition: PartitionId) -> Offset {
-        let told = self.told.read();
-        let newer = told
+        let contents = self.contents.read();
+        let newer = contents
             .uncommitted
             .get(&partition)
-            .or_else(|| told.committed.get(&partition));
+            .or_else(|| contents.committed.get(&partition));
         newer.copied().unwrap_or_default()
     }
 
     /// Records committed offsets in memory; they are written when everything below them is durable.
     pub(super) fn commit(&self, committed: &[(PartitionId, Offset)]) {
-        self.told
+        self.contents
             .write()
             .uncommitted
             .extend(committed.iter().copied());
@@ -281,7 +284,7 @@ impl Index {
     pub(super) fn before_sync(&self) -> Pending {
         let file = self.file.lock();
         Pending {
-            committed: self.told.read().uncommitted.clone(),
+            committed: self.contents.read().uncommitted.clone(),
             lines: file.lines,
         }
     }
@@ -291,28 +294,28 @@ impl Index {
         let mut file = self.file.lock();
         let listed_since = file.lines > pending.lines;
         let Pending { committed, .. } = pending;
-        let added = self.told.read().added(&committed, listed_since);
+        let added = self.contents.read().added(&committed, listed_since);
         if !added.is_empty() {
             file.append(&added)?;
             lines::sync(&file.path)?;
         }
         let excessive = {
-            let mut told = self.told.write();
+            let mut contents = self.contents.write();
             if !listed_since {
-                told.mark_synced();
+                contents.mark_synced();
             }
             for (partition, offset) in committed {
-                told.committed.insert(partition, offset);
-                if told.uncommitted.get(&partition) == Some(&offset) {
-                    told.uncommitted.remove(&partition);
+                contents.committed.insert(partition, offset);
+                if contents.uncommitted.get(&partition) == Some(&offset) {
+                    contents.uncommitted.remove(&partition);
                 }
             }
-            told.is_synced() && file.lines >= told.lines() * 2 + EXCESS_LINES
+            contents.is_synced() && file.lines >= contents.lines() * 2 + EXCESS_LINES
         };
         if !excessive {
             return Ok(());
         }
-        let draft = self.told.read().draft()?;
+        let draft = self.contents.read().draft()?;
         file.replace(&draft)
     }
 }
@@ -339,7 +342,7 @@ impl IndexFile {
     }
 }
 
-impl Told {
+impl Contents {
     fn take(&mut self, line: Line, number: u64) -> Result<(), OpenFailure> {
         match line {
             Line::Format { format, version } if number == 1 && format == FORMAT => {

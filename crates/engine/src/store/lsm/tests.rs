@@ -290,9 +290,12 @@ fn transitions_of_an_epoch_that_is_used_again_are_kept_behind_those_of_before() 
         at(2, 3, 22),
         at(3, 1, 23),
     ];
-    let told = |record: &HistoryRecord| (record.epoch.get(), record.sequence, record.at_ms);
+    let identity = |record: &HistoryRecord| (record.epoch.get(), record.sequence, record.at_ms);
     assert!(
-        history.iter().map(told).eq(expected.iter().map(told)),
+        history
+            .iter()
+            .map(identity)
+            .eq(expected.iter().map(identity)),
         "{history:?}"
     );
 }

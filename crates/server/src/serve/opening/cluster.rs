@@ -34,7 +34,7 @@ pub(super) fn open(
 ) -> Result<Opened, OpenError> {
     let populate = populate(settings)?;
     let partitions = find_topics(kafka, app)?;
-    app.tell_opening("the engine is opening its data directory");
+    app.set_opening("the engine is opening its data directory");
     let spec = DataDirSpec {
         partitions,
         partitioner: kafka.partitioner,
@@ -87,7 +87,7 @@ fn former_workspaces(copy: &LsmStore, partitions: u32) -> Vec<AbsentWorkspace> {
 /// Number of partitions of the events topic. Waits for the brokers, and reports that it waits.
 fn find_topics(kafka: &KafkaConfig, app: &App) -> Result<u32, OpenError> {
     let began = Instant::now();
-    app.tell_opening(format!("waiting for the brokers {}", kafka.brokers));
+    app.set_opening(format!("waiting for the brokers {}", kafka.brokers));
     loop {
         match prepare(kafka) {
             Ok(partitions) => return Ok(partitions),
@@ -96,7 +96,7 @@ fn find_topics(kafka: &KafkaConfig, app: &App) -> Result<u32, OpenError> {
             Err(error) => {
                 let since = Span(Duration::from_secs(began.elapsed().as_secs()));
                 warn!(%error, "waiting for the brokers");
-                app.tell_opening(format!("waiting for the brokers for {since}: {error}"));
+                app.set_opening(format!("waiting for the brokers for {since}: {error}"));
                 thread::sleep(ASK_AGAIN);
             }
         }

@@ -23,7 +23,7 @@ use workspace_status::{ErrorInfo, ErrorKind, State, Tracker, WorkspaceId};
 use super::{PATIENCE, Service, data_dir, id};
 
 /// A store whose saves and claims fail, panic or hang as the test demands.
-struct Troubled {
+struct FaultyStore {
     inner: LsmStore,
     refuses: Mutex<HashMap<WorkspaceId, StoreError>>,
     /// The partition for which the store accepts no saves now.
@@ -36,7 +36,7 @@ struct Troubled {
     claims_hang: Mutex<()>,
 }
 
-impl Troubled {
+impl FaultyStore {
     fn open(data: &DataDir) -> Arc<Self> {
         Arc::new(Self {
             inner: LsmStore::open(data).unwrap(),
@@ -50,7 +50,7 @@ impl Troubled {
     }
 }
 
-impl Store for Troubled {
+impl Store for FaultyStore {
     fn is_durable(&self) -> bool {
         self.inner.is_durable()
     }
@@ -143,9 +143,9 @@ impl Store for Troubled {
     }
 }
 
-fn start(directory: &Path) -> (Service, Arc<Troubled>) {
+fn start(directory: &Path) -> (Service, Arc<FaultyStore>) {
     let data = data_dir(directory);
-    let store = Troubled::open(&data);
+    let store = FaultyStore::open(&data);
     let service = Service::start_on(
         &data,
         Arc::clone(&store) as Arc<dyn Store>,
@@ -155,7 +155,7 @@ fn start(directory: &Path) -> (Service, Arc<Troubled>) {
 }
 
 /// Waits until the store holds a workspace beyond an offset.
-fn wait_saved(service: &Service, store: &Troubled, workspace: &str, offset: Offset) {
+fn wait_saved(service: &Service, store: &FaultyStore, workspace: &str, offset: Offset) {
     service.eventually(|| {
         let stored = store.workspace(&id(workspace)).unwrap();
         stored.is_some_and(|stored| stored.next_offset > offset)
@@ -359,7 +359,7 @@ impl Populate for Hangs {
 fn loads_that_hang_give_their_places_to_the_next() {
     let directory = TempDir::new().unwrap();
     let data = data_dir(directory.path());
-    let store = Troubled::open(&data);
+    let store = FaultyStore::open(&data);
     let log: Arc<dyn EventLog> =
         Arc::new(EmbeddedLog::open(&data, EmbeddedLogConfig::default()).unwrap());
     let config = EngineConfig {
@@ -449,7 +449,7 @@ fn an_engine_whose_loads_hang_stops_in_time() {
 fn a_command_is_answered_in_time_where_the_store_hangs_and_may_still_take_effect() {
     let directory = TempDir::new().unwrap();
     let data = data_dir(directory.path());
-    let store = Troubled::open(&data);
+    let store = FaultyStore::open(&data);
     let log: Arc<dyn EventLog> =
         Arc::new(EmbeddedLog::open(&data, EmbeddedLogConfig::default()).unwrap());
     let config = EngineConfig {
