@@ -61,8 +61,8 @@ impl fmt::Display for Misrouted {
         } else {
             write!(
                 f,
-                "; --partitioner {} would put this key there: start all engines of the group with what the producers use, \
-                 or set the producers to {}",
+                "; --partitioner {} would put this key there: if the producers use that, start all engines with it and \
+                 another --group, which builds the workspaces from the topic again, or set the producers to {}",
                 fitting.join(" or "),
                 self.partitioner
             )
@@ -198,8 +198,9 @@ mod tests {
         assert_eq!(
             record("acme", 2, 7).to_string(),
             "the record at topic events partition 2 offset 7 key acme is not applied: its key belongs on partition 0 by \
-             murmur2_random; --partitioner consistent_random would put this key there: start all engines of the group \
-             with what the producers use, or set the producers to murmur2_random"
+             murmur2_random; --partitioner consistent_random would put this key there: if the producers use that, start \
+             all engines with it and another --group, which builds the workspaces from the topic again, or set the \
+             producers to murmur2_random"
         );
         let other = record("acme", 5, 7).to_string();
         assert!(other.contains("no partitioner of --partitioner"), "{other}");

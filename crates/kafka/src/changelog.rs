@@ -206,7 +206,7 @@ impl ChangelogStore {
     }
 
     /// Allows opening partitions that the group has assigned to this process. Call it before opening partitions that
-    /// were ever [released](ChangelogStore::let_go).
+    /// were ever [released](ChangelogStore::release).
     pub fn given(&self, partitions: &[PartitionId]) {
         self.shared.partitions.given(partitions);
     }

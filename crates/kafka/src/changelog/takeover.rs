@@ -3,7 +3,7 @@
 //! The order matters. First the takeover queries the committed offset, stable only: so it waits for a transaction of
 //! the previous owner that the group has accepted. The group accepts no later one: the previous owner's generation
 //! ended before this process was assigned the partition, and the previous owner begins no transaction on it with a
-//! later generation (see [`ChangelogStore::release`](super::ChangelogStore::let_go)). Then the takeover queries the end
+//! later generation (see [`ChangelogStore::release`](super::ChangelogStore::release)). Then the takeover queries the end
 //! of what is *written*, and waits until every transaction below it is decided: the markers of a transaction reach each
 //! partition in their own time, so the end of what is committed may still be below records that are committed already.
 
