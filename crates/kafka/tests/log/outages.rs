@@ -162,7 +162,7 @@ fn a_request_that_nobody_acknowledges_in_time_is_refused_in_the_brokers_words() 
     mock.cluster.broker_down(-1).expect("down");
     match append(&log, request("acme", 1, Some(("p", 2)))) {
         Err(AppendError::Unavailable(error_text)) => {
-            assert!(error_text.contains("timed out"), "{error_text}")
+            assert!(error_text.contains("timed out"), "{error_text}");
         }
         other => panic!("{other:?}"),
     }
