@@ -29,8 +29,8 @@ Scenarios, each on a topic of its own:
     clients  confluent-kafka for Python, kafkajs and Sarama send with their default partitioners to an engine with the
              fitting --partitioner, and to one without, which names the setting; an engine with another partitioner than
              its group's ends (needs npm and Go; the clients are kept in target/kafka-clients)
-    secure   engines with TLS and SASL: a wrong password and an unknown certificate are told and not shown, a password
-             that is taken away is told, and given back it goes on by itself
+    secure   engines with TLS and SASL: a wrong password and an unknown certificate are reported and not shown; a password
+             that is removed is reported, and once it is restored the engine recovers by itself
 """
 import argparse, collections, gzip, hashlib, json, os, pathlib, random, shutil, signal, socket
 import subprocess, sys, tempfile, threading, time, urllib.error, urllib.parse, urllib.request
@@ -161,13 +161,13 @@ class Engine:
         answer = self.call(path)
         return json.loads(answer["problem"]) if "problem" in answer else answer
 
-    def wait_until_told(self, words):
-        """Until /readyz says this; tells what it says."""
+    def wait_until_readyz_contains(self, text):
+        """Waits until /readyz contains the text; returns all of what it shows."""
         deadline = time.monotonic() + PATIENCE
-        while words not in (told := self.readiness()):
-            assert self.is_up() and time.monotonic() < deadline, f"engine-{self.number} says {told}, not {words!r}"
+        while text not in (shown := self.readiness()):
+            assert self.is_up() and time.monotonic() < deadline, f"engine-{self.number} shows {shown}, not {text!r}"
             time.sleep(0.1)
-        return told
+        return shown
 
     def readiness(self):
         try:
@@ -234,7 +234,7 @@ class Fleet:
                 before, since = owned, time.monotonic()
             time.sleep(0.1)
 
-    def ask_owner(self, workspace, question):
+    def query_owner(self, workspace, question):
         """The owner's answer; asked again where the workspace moves meanwhile, as on a machine that is busy."""
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -258,7 +258,7 @@ class Fleet:
                 kinds = {*wanted["entities"], *summary["counts"]}
                 return summary, {kind: entity_lines(engine, workspace, kind) for kind in kinds}
 
-            summary, kinds = self.ask_owner(workspace, contents)
+            summary, kinds = self.query_owner(workspace, contents)
             assert summary["eventsApplied"] == wanted["events"], (workspace, summary, wanted["events"])
             for kind, lines in kinds.items():
                 found = {"count": len(lines), "sha256": digest(lines)}
@@ -270,7 +270,7 @@ class Fleet:
         """Until every engine names the owner of each workspace that is not its own, and counts those that it had."""
         deadline = time.monotonic() + PATIENCE
         for workspace in expected:
-            owner = self.ask_owner(workspace, lambda engine: engine)
+            owner = self.query_owner(workspace, lambda engine: engine)
             for engine in self.up():
                 if engine is owner:
                     continue
@@ -291,7 +291,7 @@ class Fleet:
         """Every workspace's owners in order; epochs only grow, and each belongs to one owner."""
         moves = 0
         for workspace in expected:
-            transitions = self.ask_owner(
+            transitions = self.query_owner(
                 workspace, lambda engine: pages(engine, f"/workspaces/{workspace}/history", "transitions"))
             epochs = [(transition["epoch"], transition["owner"]) for transition in transitions]
             assert epochs == sorted(epochs, key=lambda pair: pair[0]), f"epochs of {workspace} go back"
@@ -506,12 +506,12 @@ def parked(fleet, dice, lines, expected):
         if answer.get("state") is None:
             raise Moved(answer)
 
-    fleet.ask_owner(victim, skip)
+    fleet.query_owner(victim, skip)
     # The skipped record counts as one that was dealt with, not as one that was applied.
     fleet.verify(expected)
-    letters = fleet.ask_owner(
+    dead_letters = fleet.query_owner(
         victim, lambda engine: pages(engine, f"/workspaces/{victim}/dead-letters", "deadLetters"))
-    assert len(letters) == 1, letters
+    assert len(dead_letters) == 1, dead_letters
     topic = f"{fleet.group}-{fleet.topic}-dead-letters"
     held = fleet.kafka.tool("org.apache.kafka.tools.GetOffsetShell", "--topic", topic)
     say(f"skipped; {held.strip()}")
@@ -519,10 +519,10 @@ def parked(fleet, dice, lines, expected):
 
 
 def java(fleet, dice, lines, expected):
-    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-"
+    characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-"
     ids = set()
     while len(ids) < 1000:
-        ids.add("".join(dice.choices(letters, k=dice.randint(1, 40))))
+        ids.add("".join(dice.choices(characters, k=dice.randint(1, 40))))
     tick = '{"eventType":"workspace.tick","workspaceId":"%s","timestamp":0,"data":{}}'
     lines = [tick % id for id in sorted(ids)]
     fleet.add()
@@ -647,8 +647,8 @@ def lostend(fleet, dice, lines, expected):
             fleet.engines[0].start()
         for again in range(3):
             for name in (hot, other):
-                told = until(f"{name} is parked", lambda: parked(name))
-                assert f"has lost the records from offset {len(first)} on" in told, told
+                error = until(f"{name} is parked", lambda: parked(name))
+                assert f"has lost the records from offset {len(first)} on" in error, error
             engine = until("it is served", lambda: fleet.owner(new)[0])
             if again == 0:
                 engine.call(f"/workspaces/{cold}/load", "POST")
@@ -698,7 +698,7 @@ def rebuilt(fleet, dice, lines, expected):
     fleet.kafka.tool("org.apache.kafka.tools.DeleteRecordsCommand", "--offset-json-file", str(offsets))
     delete_changelog(fleet)
     engine.start()
-    say(engine.wait_until_told("--accept-loss"))
+    say(engine.wait_until_readyz_contains("--accept-loss"))
     engine.end(signal.SIGTERM)
     engine.flags.append("--accept-loss")
     engine.start()
@@ -775,14 +775,14 @@ def fenced(fleet, dice, lines, expected):
     fleet.add(flags=["--group-instance-id", "twin"])
     deadline = time.monotonic() + PATIENCE
     while True:
-        told = {engine: engine.readiness() for engine in fleet.up()}
-        refused = [engine for engine, text in told.items() if "group-instance-id" in text]
+        readiness = {engine: engine.readiness() for engine in fleet.up()}
+        refused = [engine for engine, text in readiness.items() if "group-instance-id" in text]
         serving = [engine for engine in fleet.up() if engine.ready() == len(expected)]
         if len(refused) == len(serving) == 1 and refused != serving:
             break
-        assert time.monotonic() < deadline, f"{told}; {[engine.number for engine in serving]} serve"
+        assert time.monotonic() < deadline, f"{readiness}; {[engine.number for engine in serving]} serve"
         time.sleep(0.05)
-    say(told[refused[0]])
+    say(readiness[refused[0]])
     serving[0].end(signal.SIGTERM)
     fleet.verify(expected)
     assert fleet.up() == refused
@@ -889,10 +889,10 @@ def secure(fleet, dice, lines, expected):
     keys = ["-keystore", fleet.directory / "other.p12", "-storepass", PASSWORD, "-alias", "other"]
     subprocess.run(["keytool", "-genkeypair", *keys, "-keyalg", "RSA", "-dname", "CN=other"], check=True, capture_output=True)
     other.write_bytes(subprocess.run(["keytool", "-exportcert", "-rfc", *keys], check=True, stdout=subprocess.PIPE).stdout)
-    for wrong, words in [({"sasl.password": f"not-{PASSWORD}"}, "uthentication"),
+    for wrong, text in [({"sasl.password": f"not-{PASSWORD}"}, "uthentication"),
                          ({"ssl.ca.location": other}, "certificate verify failed")]:
         engine = fleet.add(properties={**right, **wrong})
-        say(engine.wait_until_told(words))
+        say(engine.wait_until_readyz_contains(text))
         engine.end(signal.SIGTERM)
     # In its place, with what is right now.
     engine.properties = right
@@ -906,7 +906,7 @@ def secure(fleet, dice, lines, expected):
     fleet.kafka.call("kill", "1")
     fleet.kafka.call("restart", "1")
     fleet.kafka.call("wait")
-    say(engine.wait_until_told("uthentication"))
+    say(engine.wait_until_readyz_contains("uthentication"))
     fleet.kafka.password("--add-config", f"SCRAM-SHA-256=[password={PASSWORD}]")
     Feed(fleet, lines[half:], 3).finish()
     fleet.verify(expected)

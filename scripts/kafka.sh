@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A real Apache Kafka without a cluster, for the checks and for whoever wants to try `serve --kafka`.
+# A real Apache Kafka without a cluster, for the checks and for a first try of `serve --kafka`.
 #
 #   scripts/kafka.sh start [NODES]   starts 1 or 3 nodes, where they are not up, and prints their addresses for --kafka
 #   scripts/kafka.sh kill N          kills node N with SIGKILL
@@ -96,7 +96,7 @@ CONFIG
     done
 }
 
-# A key that signs its own certificate, which is the authority that clients are told of.
+# A key that signs its own certificate, and is the authority that clients trust.
 certify() {
     local store=(-keystore "$dir/keys.p12" -storetype PKCS12 -storepass "$KAFKA_PASSWORD" -alias broker)
     keytool -genkeypair "${store[@]}" -keyalg RSA -validity 30 -dname CN=127.0.0.1 -ext san=ip:127.0.0.1 2>/dev/null
