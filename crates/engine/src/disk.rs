@@ -30,7 +30,6 @@ pub(crate) use error::{describe, is_damage};
 pub(crate) use lock::DirLock;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
-use format::Found;
 use ledger::{LEDGER_KEY, Ledger};
 use parking_lot::Mutex;
 use recovery::{Expected, expected};
@@ -141,24 +140,15 @@ impl DataDir {
         let path = std::path::absolute(path).map_err(DiskError::io("find", path))?;
         let lock = DirLock::acquire(&path)?;
         let database_path = path.join("db");
-        let acknowledged = match format::check(&path, spec)? {
-            Found::Fits => expected(&path, &database_path, spec)?,
-            Found::Older => {
-                let expected = expected(&path, &database_path, spec)?;
-                // Before anything is written that an older engine would not find.
-                format::write(&path, spec)?;
-                expected
-            }
-            Found::Nothing if database_path.exists() => {
-                let reason = "it has a database, but no format.json".to_owned();
-                return Err(DiskError::NotADataDirectory { path, reason });
-            }
-            Found::Nothing => {
-                let expected = expected(&path, &database_path, spec)?;
-                format::write(&path, spec)?;
-                expected
-            }
-        };
+        let has_format = format::check(&path, spec)?;
+        if !has_format && database_path.exists() {
+            let reason = "it has a database, but no format.json".to_owned();
+            return Err(DiskError::NotADataDirectory { path, reason });
+        }
+        let acknowledged = expected(&path, &database_path, spec)?;
+        if !has_format {
+            format::write(&path, spec)?;
+        }
         let accepted = witness::read_accepted(&path, spec.partitions)?;
         let loss_accepted = accepted.is_some() || matches!(acknowledged, Expected::Anything);
         match &acknowledged {

@@ -6,16 +6,8 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-/// Format version of the whole data directory. Directories of version 1 and later are opened and upgraded to this
-/// version, after which older engines refuse them.
-///
-/// | version | what is new |
-/// |---|---|
-/// | 2 | a key for each answer of a producer, and the workspace in the key of a dead letter |
+/// Format version of the whole data directory. A directory of any other version is refused.
 pub const FORMAT_VERSION: u64 = 2;
-
-/// The oldest version that is read.
-const OLDEST_VERSION: u64 = 1;
 
 const FILE: &str = "format.json";
 const NAME: &str = "workspace-engine data directory";
@@ -28,23 +20,12 @@ struct FormatFile {
     partitions: u32,
 }
 
-/// What the format file says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Found {
-    /// There is no format file.
-    Nothing,
-    /// It fits the engine and its configuration.
-    Fits,
-    /// It fits, but has an older version, so that older engines may still open the directory.
-    Older,
-}
-
-/// Reads the format file and compares it with what is requested.
-pub(crate) fn check(dir: &Path, spec: &DataDirSpec) -> Result<Found, DiskError> {
+/// Compares the format file with the engine and its configuration. Returns whether there is one.
+pub(crate) fn check(dir: &Path, spec: &DataDirSpec) -> Result<bool, DiskError> {
     let path = dir.join(FILE);
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(DiskError::io("read", &path)(error)),
     };
     let not_ours = |reason: String| DiskError::NotADataDirectory {
@@ -55,11 +36,11 @@ pub(crate) fn check(dir: &Path, spec: &DataDirSpec) -> Result<Found, DiskError> 
         .map_err(|error| not_ours(format!("{FILE} cannot be read ({error})")))?;
     if file.format != NAME {
         return Err(not_ours(format!(
-            "{FILE} tells of \"{}\"",
+            "{FILE} describes a \"{}\"",
             file.format.escape_debug()
         )));
     }
-    if !(OLDEST_VERSION..=FORMAT_VERSION).contains(&file.version) {
+    if file.version != FORMAT_VERSION {
         return Err(DiskError::Version {
             path: dir.to_owned(),
             found: file.version,
@@ -73,10 +54,7 @@ pub(crate) fn check(dir: &Path, spec: &DataDirSpec) -> Result<Found, DiskError> 
             asked: spec.partitions,
         });
     }
-    if file.version < FORMAT_VERSION {
-        return Ok(Found::Older);
-    }
-    Ok(Found::Fits)
+    Ok(true)
 }
 
 /// Writes the format file, durably and atomically.

@@ -1,7 +1,7 @@
 //! Events that an operator skipped, stored beside the log.
 //!
 //! The key is partition and offset, both big endian, and the workspace id: every workspace of a partition stops at a
-//! damaged record, and each skips it. Keys of older engines contain no workspace; only their values do.
+//! damaged record, and each skips it.
 
 use super::partitions::{Shared, append_error};
 use super::{AppendError, DeadLetter, DeletedDeadLetters, ReadError};
@@ -22,18 +22,8 @@ const BEHIND_ALL_IDS: u8 = 0xff;
 pub(super) fn append(shared: &Shared, dead_letter: &DeadLetter) -> Result<(), AppendError> {
     let address = address_key(dead_letter.partition, dead_letter.offset);
     let key = [&address[..], dead_letter.workspace_id.as_str().as_bytes()].concat();
-    let read = |key: &[u8]| {
-        let value = shared.dead_letters.get(key);
-        value.map_err(|error| AppendError::Unavailable(describe(&error)))
-    };
-    if read(&key)?.is_some() {
-        return Ok(());
-    }
-    // An old one that cannot be read is kept beside the new one.
-    if let Some(old) = read(&address)?
-        && let Ok(old) = decode(&address, old.into())
-        && old.workspace_id == dead_letter.workspace_id
-    {
+    let is_kept = shared.dead_letters.contains_key(&key);
+    if is_kept.map_err(|error| AppendError::Unavailable(describe(&error)))? {
         return Ok(());
     }
     let value = encode(&key, dead_letter);
@@ -86,17 +76,11 @@ pub(super) fn delete(shared: &Shared, deleted: &[DeletedDeadLetters]) -> Result<
         .collect();
     let mut batch = shared.dir.database().batch();
     for entry in shared.dead_letters.iter() {
-        let (key, value) = entry.into_inner().map_err(|error| unreadable(&error))?;
+        let key = entry.key().map_err(|error| unreadable(&error))?;
         let (partition, offset) = address(&key);
-        let named = key.get(ADDRESS_BYTES..).filter(|id| !id.is_empty());
-        let id = match named {
-            Some(id) => std::str::from_utf8(id)
-                .ok()
-                .and_then(|id| WorkspaceId::new(id).ok()),
-            None => decode(&key, value.into())
-                .ok()
-                .map(|dead_letter| dead_letter.workspace_id),
-        };
+        let id = key
+            .get(ADDRESS_BYTES..)
+            .and_then(|id| WorkspaceId::new(std::str::from_utf8(id).ok()?).ok());
         let below = id.and_then(|id| by_place.get(&(partition, &id)).copied());
         if below.is_some_and(|below| offset < below) {
             batch.remove(&shared.dead_letters, key);

@@ -7,7 +7,7 @@ use super::gaps::{Gap, Loss, read_gaps};
 use super::partitions::{
     Partition, RetentionConfig, Shared, append_error, offset_of, record_bytes,
 };
-use super::producers::{MAX_PRODUCER_ID_BYTES, Producer, Producers};
+use super::producers::{MAX_PRODUCER_ID_BYTES, Producers};
 use super::record::{self, MAX_KEY_BYTES, RECORD_OVERHEAD_BYTES};
 use super::writer::{ContinueAt, Request, Tail, Work, Writer};
 use super::{
@@ -80,7 +80,6 @@ impl EmbeddedLog {
             tails.push(tail);
         }
         let answers = dir.keyspace("log-answers", KeyspaceCreateOptions::default)?;
-        take_over_version_1(dir, &answers)?;
         let producers = read_producers(dir, &answers)?;
         let shared = Arc::new(Shared {
             dir: dir.clone(),
@@ -219,44 +218,12 @@ fn read_producers(dir: &DataDir, answers: &Keyspace) -> Result<Producers, DiskEr
     let mut producers = Producers::default();
     for entry in answers.iter() {
         let (key, value) = entry.into_inner().map_err(|error| dir.failed(&error))?;
-        producers
-            .restore(&key, value.into())
-            .map_err(|reason| damaged_producer(dir, key.get(1..).unwrap_or_default(), reason))?;
+        producers.restore(&key, value.into()).map_err(|reason| {
+            let name = key.get(1..).unwrap_or_default().escape_ascii();
+            dir.unreadable(format!("producer \"{name}\" is damaged: {reason}"))
+        })?;
     }
     Ok(producers)
-}
-
-/// Moves the answers of format version 1, one value for each producer, to keys of their own. Each producer moves in one
-/// batch, so the next start moves what a crash has left.
-fn take_over_version_1(dir: &DataDir, answers: &Keyspace) -> Result<(), DiskError> {
-    const KEYSPACE: &str = "log-producers";
-    if !dir.database().keyspace_exists(KEYSPACE) {
-        return Ok(());
-    }
-    let producers = dir.keyspace(KEYSPACE, KeyspaceCreateOptions::default)?;
-    for entry in producers.iter() {
-        let (key, value) = entry.into_inner().map_err(|error| dir.failed(&error))?;
-        let damaged = |reason| damaged_producer(dir, &key, reason);
-        let producer = Producer::decode_version_1(&key, value.into()).map_err(damaged)?;
-        let id = std::str::from_utf8(&key).map_err(|_| damaged("its name is not UTF-8"))?;
-        let mut batch = dir.database().batch();
-        let mut bytes = 0;
-        for (key, value) in producer.encode(id) {
-            bytes += key.len() + value.len();
-            batch.insert(answers, key, value);
-        }
-        batch.remove(&producers, key.clone());
-        dir.write_removal(batch, bytes)
-            .map_err(|error| dir.unreadable(error.to_string()))?;
-    }
-    Ok(())
-}
-
-fn damaged_producer(dir: &DataDir, name: &[u8], reason: &str) -> DiskError {
-    dir.unreadable(format!(
-        "producer \"{}\" is damaged: {reason}",
-        name.escape_ascii()
-    ))
 }
 
 impl EventLog for EmbeddedLog {

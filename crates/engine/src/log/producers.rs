@@ -92,8 +92,8 @@ impl Producer {
         self.sequence.saturating_sub(kept).saturating_add(1)..=self.sequence
     }
 
-    /// All its answers, as they are stored.
-    pub(crate) fn encode(&self, producer_id: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    #[cfg(test)]
+    fn encode(&self, producer_id: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.encode_after(producer_id, 0)
     }
 
@@ -109,20 +109,6 @@ impl Producer {
             (key, value)
         })
         .collect()
-    }
-
-    /// Decodes a producer of format version 1, which stored all answers in one value.
-    pub(crate) fn decode_version_1(producer_id: &[u8], sealed: Bytes) -> Result<Self, Damage> {
-        let mut reader = Reader::open(producer_id, sealed)?;
-        let mut producer = Self {
-            sequence: reader.u64()?,
-            used: reader.u64()?,
-            answers: VecDeque::new(),
-        };
-        for _ in 0..reader.u32()? {
-            producer.answers.push_back(read_answer(&mut reader)?);
-        }
-        Ok(producer)
     }
 }
 

@@ -40,15 +40,18 @@ fn a_directory_of_another_version_is_refused_with_both_versions() {
     let path = tempfile::tempdir().expect("a directory");
     drop(open(path.path()).expect("opened"));
     let file = path.path().join("format.json");
-    let text = std::fs::read_to_string(&file)
-        .expect("readable")
-        .replace("\"version\": 2", "\"version\": 7");
-    std::fs::write(&file, text).expect("written");
-    let text = refused(path.path(), &spec());
-    assert!(
-        text.contains("has format version 7, this engine reads version 2"),
-        "{text}"
-    );
+    let intact = std::fs::read_to_string(&file).expect("readable");
+    for version in [1, 7] {
+        let other = intact.replace("\"version\": 2", &format!("\"version\": {version}"));
+        std::fs::write(&file, &other).expect("written");
+        let text = refused(path.path(), &spec());
+        let expected = format!(
+            "has format version {version}, this engine reads version 2; \
+             use the engine that wrote it, or start with an empty directory"
+        );
+        assert!(text.contains(&expected), "{text}");
+        assert_eq!(std::fs::read_to_string(&file).expect("readable"), other);
+    }
 }
 
 #[test]
