@@ -260,7 +260,9 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::List => write!(f, "list"),
-            Self::AskPermit { slot, urgency } => write!(f, "ask a permit for {slot}, {urgency}"),
+            Self::AskPermit { slot, urgency } => {
+                write!(f, "request a permit for {slot}, {urgency}")
+            }
             Self::CancelPermit { slot } => write!(f, "cancel the permit of {slot}"),
             Self::ReturnPermit => write!(f, "return a permit"),
             Self::Load {
