@@ -205,7 +205,7 @@ impl<W: Workspace> Driver<W> {
         self.shared.history.flush();
         // A save left in the queue must not undo what the next assignment saves.
         self.assignment.end_saves();
-        self.shared.store.close(self.id);
+        self.shared.store.ownership().close(self.id);
         self.shared.log.close(self.id);
         self.shared.misrouted.forget(self.id, &self.shared.tracker);
         let next = begins_again
@@ -295,7 +295,7 @@ impl<W: Workspace> Driver<W> {
     }
 
     fn open_store(&mut self) -> Step {
-        match self.shared.store.open(self.id) {
+        match self.shared.store.ownership().open(self.id) {
             Ok(Opening::Done) => {
                 self.shared
                     .store_answered(Asked::Partition(self.id), Ok(()));
@@ -650,7 +650,8 @@ impl<W: Workspace> Driver<W> {
                 counters.records_unroutable.add(grouped.unroutable);
                 counters.records_misrouted.add(grouped.misrouted_records);
                 if let Some(first) = grouped.misrouted.first() {
-                    self.shared.store.note_misrouted(self.id, first.offset);
+                    let ownership = self.shared.store.ownership();
+                    ownership.note_misrouted(self.id, first.offset);
                 }
                 for record in &grouped.misrouted {
                     match self.shared.misrouted.note(record, &self.shared.tracker) {

@@ -99,17 +99,17 @@ fn continue_behind_store(log: &dyn EventLog, store: &dyn Store) -> Result<(), St
         return Ok(());
     }
     for partition in (0..log.partitions()).map(PartitionId) {
+        let workspaces = store.workspaces(partition)?;
         let deletions = store.deletions(partition)?;
-        let deleted = deletions.iter().map(|deletion| deletion.next_offset).max();
-        let seen = store
-            .saved_end(partition)?
-            .max(store.committed(partition)?)
-            .max(deleted.unwrap_or_default());
+        let saved = workspaces.iter().map(|workspace| workspace.next_offset);
+        let deleted = deletions.iter().map(|deletion| deletion.next_offset);
+        let seen = saved
+            .chain(deleted)
+            .fold(store.committed(partition)?, Offset::max);
         let continued = log.continue_at(partition, seen);
         let continued =
             continued.map_err(|source| StartError::ContinueLog { partition, source })?;
         let Some(end) = continued else { continue };
-        let workspaces = store.workspaces(partition)?;
         let (ahead, behind): (Vec<_>, Vec<_>) = workspaces
             .iter()
             .partition(|workspace| workspace.next_offset >= seen);

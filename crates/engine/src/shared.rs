@@ -188,7 +188,7 @@ impl<W: Workspace> Shared<W> {
     /// The lowest epoch for a load in an assignment that begins.
     pub(crate) fn first_epoch(&self, partition: PartitionId) -> Epoch {
         let begun = self.begun.lock().get(&partition).copied();
-        let least = self.store.first_epoch(partition);
+        let least = self.store.ownership().first_epoch(partition);
         begun.map_or(least, |highest| least.max(highest.next()))
     }
 
@@ -441,7 +441,7 @@ impl<W: Workspace> Shared<W> {
                     owner: self.config.owner.clone(),
                     held_by: view.held_by,
                     opening: assignment.opening(),
-                    notice: self.store.notice(partition),
+                    notice: self.store.ownership().notice(partition),
                 }
             })
             .collect()

@@ -7,10 +7,12 @@ mod fence;
 mod file;
 mod lsm;
 mod memory;
+mod ownership;
 
 pub use file::FileStore;
 pub use lsm::{CacheChange, CacheKey, CachePlace, LsmStore};
 pub use memory::MemoryStore;
+pub use ownership::{Opening, Ownership, SoleOwner};
 
 use bytes::Bytes;
 use std::sync::Arc;
@@ -267,20 +269,6 @@ const OTHER_COUNT: &str = "should be";
 /// Receives the entries of a workspace while it is loaded; an error ends the load, and its text is the reason.
 pub type EntrySink<'a> = &'a mut dyn FnMut(StoredEntry) -> Result<(), String>;
 
-/// Progress of a store that is preparing to serve a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Opening {
-    /// It serves the partition.
-    Done,
-    /// It is reading what others have saved, and must be called again.
-    Reading {
-        /// Position that it has read.
-        position: u64,
-        /// Position that it must reach.
-        end: u64,
-    },
-}
-
 /// Stores workspaces: their entries, how far they are applied, and their history.
 ///
 /// A save need not be synced at once; [`Store::sync`] makes all earlier saves durable.
@@ -289,42 +277,8 @@ pub trait Store: Send + Sync + 'static {
     /// committed.
     fn is_durable(&self) -> bool;
 
-    /// Prepares the store to serve `partition`, which this process owns from now on. Called on the partition's own
-    /// thread until it returns [`Opening::Done`]; a call takes about a second at most.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] and [`StoreError::NotServed`]; it is called again.
-    fn open(&self, partition: PartitionId) -> Result<Opening, StoreError> {
-        let _ = partition;
-        Ok(Opening::Done)
-    }
-
-    /// This process does not own `partition` any more: after the return nothing more of the partition is saved.
-    fn close(&self, partition: PartitionId) {
-        let _ = partition;
-    }
-
-    /// Whether the store accepts saves of an open partition now. They are written together with those of other
-    /// partitions, which a save that is not accepted would hold up.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`].
-    fn takes_saves(&self, partition: PartitionId) -> Result<(), StoreError> {
-        let _ = partition;
-        Ok(())
-    }
-
-    /// The lowest epoch for a load in this assignment of an open partition: every earlier assignment used lower ones.
-    fn first_epoch(&self, partition: PartitionId) -> Epoch {
-        let _ = partition;
-        Epoch::FIRST
-    }
-
-    /// What was missing when an open partition was opened, and what was done about it, as text for an operator.
-    fn notice(&self, partition: PartitionId) -> Option<String> {
-        let _ = partition;
-        None
-    }
+    /// Which partitions this process may use the store for.
+    fn ownership(&self) -> &dyn Ownership;
 
     /// What is stored of every workspace of a partition, ordered by id.
     ///
@@ -343,28 +297,11 @@ pub trait Store: Send + Sync + 'static {
     /// As [`Store::workspaces`].
     fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError>;
 
-    /// First offset that no workspace of the partition has seen, by the saves that existed when the store was opened.
-    ///
-    /// # Errors
-    /// As [`Store::workspaces`].
-    fn saved_end(&self, partition: PartitionId) -> Result<Offset, StoreError> {
-        let workspaces = self.workspaces(partition)?;
-        let ends = workspaces.iter().map(|workspace| workspace.next_offset);
-        Ok(ends.max().unwrap_or_default())
-    }
-
     /// The store knows every workspace with an event in the partition below this offset. Discovery begins here.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`].
     fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError>;
-
-    /// Notifies the store that discovery has read a record of another partition's workspace at this offset. A store
-    /// over a log to which others write remembers the first one of a partition, so that a later discovery reads it
-    /// again.
-    fn note_misrouted(&self, partition: PartitionId, offset: Offset) {
-        let _ = (partition, offset);
-    }
 
     /// Begins a new epoch of a workspace, and adds the workspace if it is new. Survives a crash of the process when it
     /// returns.
@@ -448,9 +385,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<HistoryRecord>, StoreError>;
 
     /// Why only a restart of the process can repair the store; `None` if it works, or may recover by itself.
-    fn needs_restart(&self) -> Option<String> {
-        None
-    }
+    fn needs_restart(&self) -> Option<String>;
 
     /// Makes everything saved before the call durable: after it the log may remove what the saves cover.
     ///

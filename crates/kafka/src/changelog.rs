@@ -39,8 +39,8 @@ use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use workspace_engine_core::disk::DiskError;
 use workspace_engine_core::store::{
-    Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, LsmStore, Opening, Save,
-    SaveRefused, Store, StoreError, StoredWorkspace,
+    Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, LsmStore, Opening, Ownership,
+    Save, SaveRefused, Store, StoreError, StoredWorkspace,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
@@ -246,11 +246,7 @@ impl ChangelogStore {
     }
 }
 
-impl Store for ChangelogStore {
-    fn is_durable(&self) -> bool {
-        true
-    }
-
+impl Ownership for ChangelogStore {
     fn open(&self, partition: PartitionId) -> Result<Opening, StoreError> {
         let opening_partition = self.opening_partition.lock().remove(&partition);
         let opening_partition = match opening_partition {
@@ -315,6 +311,20 @@ impl Store for ChangelogStore {
         (!notices.is_empty()).then(|| notices.join("; "))
     }
 
+    fn note_misrouted(&self, partition: PartitionId, offset: Offset) {
+        self.shared.partitions.note_misrouted(partition, offset);
+    }
+}
+
+impl Store for ChangelogStore {
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    fn ownership(&self) -> &dyn Ownership {
+        self
+    }
+
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
         self.shared.partitions.open(partition)?;
         self.read(|cache| cache.workspaces(partition))
@@ -330,10 +340,6 @@ impl Store for ChangelogStore {
             .partitions
             .open(partition)
             .map(|owned| owned.discovered())
-    }
-
-    fn note_misrouted(&self, partition: PartitionId, offset: Offset) {
-        self.shared.partitions.note_misrouted(partition, offset);
     }
 
     fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {

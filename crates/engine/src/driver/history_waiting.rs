@@ -343,10 +343,10 @@ fn lost(counters: &EngineCounters, count: usize) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::store::conformance::{id, transition};
+    use crate::store::conformance::{HeldUp, id, transition};
     use crate::store::{
-        Claim, Deletion, EntrySink, Erase, HistoryCursor, MemoryStore, Save, SaveRefused,
-        StoredWorkspace,
+        Claim, Deletion, EntrySink, Erase, HistoryCursor, MemoryStore, Ownership, Save,
+        SaveRefused, StoredWorkspace,
     };
     use parking_lot::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -356,7 +356,7 @@ pub(super) mod tests {
     /// A store that refuses the histories of some workspaces, or the saves of a partition.
     #[derive(Default)]
     pub(crate) struct Choosy {
-        pub(crate) holds_up: Mutex<Option<PartitionId>>,
+        pub(crate) ownership: HeldUp,
         memory: MemoryStore,
         against: Mutex<HashMap<WorkspaceId, StoreError>>,
         /// Appends that were refused.
@@ -375,11 +375,8 @@ pub(super) mod tests {
         fn is_durable(&self) -> bool {
             true
         }
-        fn takes_saves(&self, partition: PartitionId) -> Result<(), StoreError> {
-            match *self.holds_up.lock() {
-                Some(held) if held == partition => Err(StoreError::Unavailable("held".to_owned())),
-                Some(_) | None => Ok(()),
-            }
+        fn ownership(&self) -> &dyn Ownership {
+            &self.ownership
         }
         fn workspaces(&self, of: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
             self.memory.workspaces(of)
@@ -444,6 +441,9 @@ pub(super) mod tests {
             limit: usize,
         ) -> Result<Vec<HistoryRecord>, StoreError> {
             self.memory.history(id, after, limit)
+        }
+        fn needs_restart(&self) -> Option<String> {
+            None
         }
         fn sync(&self) -> Result<(), StoreError> {
             Ok(())

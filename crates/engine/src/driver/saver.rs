@@ -45,7 +45,8 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
             continue;
         }
         let asked = Asked::SavesOf(job.assignment.id());
-        if let Err(error) = shared.store.takes_saves(job.assignment.id()) {
+        let ownership = shared.store.ownership();
+        if let Err(error) = ownership.takes_saves(job.assignment.id()) {
             let reason = error.to_string();
             shared.counters.save_failures.add(1);
             report_failure(shared, asked, &error);
@@ -219,7 +220,7 @@ mod tests {
             let ready = shared.health().ready;
             ready.into_iter().find_map(|check| check.outcome.err())
         };
-        *store.holds_up.lock() = Some(PartitionId(0));
+        *store.ownership.0.lock() = Some(PartitionId(0));
         save(&shared, vec![job(&one, 7), job(&other, 9)]);
         assert_eq!(committed(), [Ok(Offset::ZERO), Ok(Offset(9))]);
         assert!(matches!(
@@ -229,7 +230,7 @@ mod tests {
         save(&shared, vec![job(&other, 10)]);
         assert!(failure().is_some(), "also while others are saved");
 
-        *store.holds_up.lock() = None;
+        *store.ownership.0.lock() = None;
         save(&shared, vec![job(&one, 7)]);
         assert_eq!(committed(), [Ok(Offset(7)), Ok(Offset(10))]);
         assert_eq!(failure(), None);

@@ -17,8 +17,9 @@ mod lines;
 mod names;
 
 use super::{
-    Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Save, SaveRefused,
-    Store, StoreError, StoredWorkspace, epoch_numbering::EpochNumbering, fence,
+    Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Ownership, Save,
+    SaveRefused, SoleOwner, Store, StoreError, StoredWorkspace, epoch_numbering::EpochNumbering,
+    fence,
 };
 use crate::disk::{DirLock, DiskError, aside};
 use entries::{End, Entries, ReadFailure};
@@ -387,6 +388,10 @@ impl Store for FileStore {
         true
     }
 
+    fn ownership(&self) -> &dyn Ownership {
+        &SoleOwner
+    }
+
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
         let listed = self.index.of_partition(partition);
         let mut found = Vec::with_capacity(listed.len());
@@ -598,6 +603,10 @@ impl Store for FileStore {
             .into_iter()
             .filter(|(cursor, _)| after.is_none_or(|after| *cursor > after));
         Ok(behind.take(limit).map(|(_, record)| record).collect())
+    }
+
+    fn needs_restart(&self) -> Option<String> {
+        None
     }
 
     fn sync(&self) -> Result<(), StoreError> {

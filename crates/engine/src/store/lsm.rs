@@ -15,8 +15,8 @@ pub use cache::{CacheChange, CacheKey, CachePlace};
 pub(super) use layout::DAMAGED_AT_SOURCE;
 
 use super::{
-    Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Save, SaveRefused,
-    Store, StoreError, StoredWorkspace, fence,
+    Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Ownership, Save,
+    SaveRefused, SoleOwner, Store, StoreError, StoredWorkspace, fence,
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{DataDir, DiskError, WriteError, describe, is_damage};
@@ -185,19 +185,10 @@ impl LsmStore {
             }
             match About::decode(&key, value.into()) {
                 Ok(about) => {
-                    let StoredWorkspace {
-                        id,
-                        partition,
-                        next_offset,
-                        ..
-                    } = &about.workspace;
-                    let mut places = self.places.lock();
-                    places.note_saved(*partition, *next_offset);
+                    let id = about.workspace.id.clone();
                     if about.condition != Condition::Deleting {
-                        places.put(id, *partition);
+                        self.places.lock().put(&id, about.workspace.partition);
                     }
-                    drop(places);
-                    let id = id.clone();
                     // Its record hides the remaining data, and a new claim retries.
                     if let Err(error) = self.finish(about) {
                         tracing::error!(workspace = %id, %error, "an erasure cannot be finished");
@@ -294,6 +285,10 @@ impl Store for LsmStore {
         true
     }
 
+    fn ownership(&self) -> &dyn Ownership {
+        &SoleOwner
+    }
+
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
         let listed = self.places.lock().of(partition);
         let mut found = Vec::with_capacity(listed.len());
@@ -314,10 +309,6 @@ impl Store for LsmStore {
 
     fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
         self.known(id)
-    }
-
-    fn saved_end(&self, partition: PartitionId) -> Result<Offset, StoreError> {
-        Ok(self.places.lock().saved_end(partition))
     }
 
     fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {

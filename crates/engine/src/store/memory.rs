@@ -2,8 +2,8 @@
 
 use super::{
     Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord,
-    MAX_HISTORY_TRANSITIONS, Save, SaveRefused, Store, StoreError, StoredEntry, StoredWorkspace,
-    fence,
+    MAX_HISTORY_TRANSITIONS, Ownership, Save, SaveRefused, SoleOwner, Store, StoreError,
+    StoredEntry, StoredWorkspace, fence,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -48,6 +48,10 @@ impl MemoryStore {
 impl Store for MemoryStore {
     fn is_durable(&self) -> bool {
         false
+    }
+
+    fn ownership(&self) -> &dyn Ownership {
+        &SoleOwner
     }
 
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
@@ -230,6 +234,10 @@ impl Store for MemoryStore {
             .take(limit)
             .map(|(_, record)| record.clone())
             .collect())
+    }
+
+    fn needs_restart(&self) -> Option<String> {
+        None
     }
 
     fn sync(&self) -> Result<(), StoreError> {

@@ -12,9 +12,10 @@ use workspace_engine_core::disk::DataDir;
 use workspace_engine_core::log::{EmbeddedLog, EmbeddedLogConfig, EventLog, RetentionConfig};
 use workspace_engine_core::populate::{BeginEmpty, Populate, PopulateError};
 use workspace_engine_core::routing::partition_of;
+use workspace_engine_core::store::conformance::HeldUp;
 use workspace_engine_core::store::{
-    Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, LsmStore, MemoryStore, Save,
-    SaveRefused, Store, StoreError, StoredWorkspace,
+    Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, LsmStore, MemoryStore,
+    Ownership, Save, SaveRefused, Store, StoreError, StoredWorkspace,
 };
 use workspace_engine_core::{Engine, EngineConfig};
 use workspace_lifecycle::{AdmissionLimits, Command, Limits, Offset, PartitionId};
@@ -26,8 +27,7 @@ use super::{PATIENCE, Service, data_dir, id};
 struct FaultyStore {
     inner: LsmStore,
     refuses: Mutex<HashMap<WorkspaceId, StoreError>>,
-    /// The partition for which the store accepts no saves now.
-    holds_up: Mutex<Option<PartitionId>>,
+    ownership: HeldUp,
     fails: AtomicBool,
     panics: AtomicBool,
     /// Saves wait while it is held.
@@ -41,7 +41,7 @@ impl FaultyStore {
         Arc::new(Self {
             inner: LsmStore::open(data).unwrap(),
             refuses: Mutex::default(),
-            holds_up: Mutex::default(),
+            ownership: HeldUp::default(),
             fails: AtomicBool::new(false),
             panics: AtomicBool::new(false),
             saves_hang: Mutex::default(),
@@ -55,11 +55,8 @@ impl Store for FaultyStore {
         self.inner.is_durable()
     }
 
-    fn takes_saves(&self, partition: PartitionId) -> Result<(), StoreError> {
-        if *self.holds_up.lock() == Some(partition) {
-            return Err(StoreError::Unavailable("on purpose".to_owned()));
-        }
-        self.inner.takes_saves(partition)
+    fn ownership(&self) -> &dyn Ownership {
+        &self.ownership
     }
 
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
@@ -138,6 +135,10 @@ impl Store for FaultyStore {
         self.inner.history(id, after, limit)
     }
 
+    fn needs_restart(&self) -> Option<String> {
+        self.inner.needs_restart()
+    }
+
     fn sync(&self) -> Result<(), StoreError> {
         self.inner.sync()
     }
@@ -201,7 +202,7 @@ fn a_partition_whose_saves_cannot_be_taken_holds_up_no_other() {
         .map(|number| format!("b{number}"))
         .find(|text| partition_of(&id(text), 3) != held_up)
         .unwrap();
-    *store.holds_up.lock() = Some(held_up);
+    *store.ownership.0.lock() = Some(held_up);
     let last = service.append("a", "resource.created", r#"{"id":"y"}"#);
     service.eventually(|| service.engine.counters().save_failures.get() > 0);
     let of_other = service.append(&elsewhere, "resource.created", r#"{"id":"x"}"#);
@@ -209,7 +210,7 @@ fn a_partition_whose_saves_cannot_be_taken_holds_up_no_other() {
     let saved = store.workspace(&id("a")).unwrap().unwrap().next_offset;
     assert_eq!(saved, Offset(first.0 + 1), "it still waits");
 
-    *store.holds_up.lock() = None;
+    *store.ownership.0.lock() = None;
     wait_saved(&service, &store, "a", last);
     service.stop();
 }

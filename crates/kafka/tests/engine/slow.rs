@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use workspace_engine_core::store::{
-    Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Opening, Save, SaveRefused,
+    Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Ownership, Save, SaveRefused,
     Store, StoreError, StoredWorkspace,
 };
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::{Epoch, WorkspaceId};
+use workspace_status::WorkspaceId;
 
 use crate::node::Wrap;
 
@@ -49,16 +49,8 @@ impl Store for Slow {
         self.0.is_durable()
     }
 
-    fn open(&self, partition: PartitionId) -> Result<Opening, StoreError> {
-        self.0.open(partition)
-    }
-
-    fn close(&self, partition: PartitionId) {
-        self.0.close(partition);
-    }
-
-    fn first_epoch(&self, partition: PartitionId) -> Epoch {
-        self.0.first_epoch(partition)
+    fn ownership(&self) -> &dyn Ownership {
+        self.0.ownership()
     }
 
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
@@ -118,6 +110,10 @@ impl Store for Slow {
         limit: usize,
     ) -> Result<Vec<HistoryRecord>, StoreError> {
         self.0.history(id, after, limit)
+    }
+
+    fn needs_restart(&self) -> Option<String> {
+        self.0.needs_restart()
     }
 
     fn sync(&self) -> Result<(), StoreError> {

@@ -4,7 +4,7 @@
 
 use crate::store::Deletion;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use workspace_lifecycle::{Offset, PartitionId};
+use workspace_lifecycle::PartitionId;
 use workspace_status::WorkspaceId;
 
 #[derive(Debug, Default)]
@@ -12,8 +12,6 @@ pub(super) struct Places {
     partitions: HashMap<WorkspaceId, PartitionId>,
     workspaces: HashMap<PartitionId, BTreeSet<WorkspaceId>>,
     deletions: BTreeMap<WorkspaceId, Deletion>,
-    /// The largest `next_offset` of each partition when the store was opened.
-    saved_ends: HashMap<PartitionId, Offset>,
 }
 
 impl Places {
@@ -26,17 +24,6 @@ impl Places {
         }
         let of_partition = self.workspaces.entry(partition).or_default();
         of_partition.insert(id.clone());
-    }
-
-    /// Records how far a workspace was saved when the store was opened.
-    pub(super) fn note_saved(&mut self, partition: PartitionId, next_offset: Offset) {
-        let end = self.saved_ends.entry(partition).or_default();
-        *end = next_offset.max(*end);
-    }
-
-    /// How far the workspaces of a partition were saved when the store was opened.
-    pub(super) fn saved_end(&self, partition: PartitionId) -> Offset {
-        self.saved_ends.get(&partition).copied().unwrap_or_default()
     }
 
     pub(super) fn remove(&mut self, id: &WorkspaceId) {
