@@ -6,15 +6,12 @@ use super::{KnownToStore, Ownership, Partition};
 use crate::retry::Failures;
 use crate::workspace::{Phase, Slots};
 use crate::{
-    Action, AppliedTo, ApplyTo, FetchFailure, Lane, Offset, Poison, Report, Slot, StandsAt,
-    StateAfter, Time, Touched,
+    Action, AppliedTo, ApplyTo, Lane, Offset, Poison, Report, Slot, StandsAt, StateAfter, Time,
+    Touched,
 };
 
 /// Batches of a running round for each batch of the live lane, so that the round reaches the live lane.
 const ROUND_BATCHES_PER_LIVE_BATCH: u32 = 2;
-
-/// Consecutive failed fetches after which replays report an error. A single failure is often transient.
-const FAILURE_ATTEMPTS: u32 = 2;
 
 /// One lane's position and state.
 #[derive(Debug)]
@@ -23,10 +20,10 @@ pub(super) struct LaneRun {
     pub(super) cursor: Offset,
     /// Following workspaces below their target.
     pub(super) replaying: Vec<Slot>,
-    state: LaneState,
-    failures: Failures,
+    pub(super) state: LaneState,
+    pub(super) failures: Failures,
     /// Offset of a damaged record ahead: the records before it are read first.
-    damaged: Option<Offset>,
+    pub(super) damaged: Option<Offset>,
     /// Of a round: batches passed since the live lane passed one.
     batches: u32,
     /// The round only looks for events of workspaces out of memory, so it yields to everything else.
@@ -34,7 +31,7 @@ pub(super) struct LaneRun {
 }
 
 #[derive(Debug)]
-enum LaneState {
+pub(super) enum LaneState {
     Idle,
     Fetching,
     /// Some workspaces of the batch are being loaded; at `until` the lane continues without them.
@@ -59,7 +56,7 @@ pub(super) enum NextEvent {
 }
 
 #[derive(Debug)]
-struct Held {
+pub(super) struct Held {
     next_offset: Offset,
     touched: Vec<(Slot, Offset)>,
 }
@@ -222,108 +219,6 @@ impl Partition {
         }
     }
 
-    pub(super) fn fetch_failed(&mut self, lane: Lane, failure: FetchFailure) {
-        let (now, retry, id) = (self.now, self.limits.retry, self.id);
-        let Some(run) = self.run_mut(lane) else {
-            return;
-        };
-        if !matches!(run.state, LaneState::Fetching) {
-            return;
-        }
-        let from = run.cursor;
-        run.state = LaneState::Idle;
-        match failure {
-            FetchFailure::Retry(reason) => {
-                let (attempt, wait) = run.failures.fail(&retry, &id);
-                run.state = LaneState::Failed { until: now + wait };
-                if attempt >= FAILURE_ATTEMPTS {
-                    self.stop_replays(lane, &reason);
-                }
-            }
-            FetchFailure::Damaged { offset, .. } if offset > from => run.damaged = Some(offset),
-            FetchFailure::Damaged { offset, reason } => {
-                self.stop_followers(lane, offset, &reason);
-                self.note_events_of_all(lane, offset, offset);
-                if from <= self.discovered && offset >= self.discovered {
-                    self.note_damage(offset);
-                }
-                self.pass(lane, offset.next());
-            }
-            FetchFailure::FellOut { low_watermark } => {
-                let reason = format!(
-                    "events of partition {id} from offset {from} on were removed by retention before they were applied; \
-                     the log begins at {low_watermark}"
-                );
-                self.stop_followers_below(lane, low_watermark, &reason);
-                let last = Offset(low_watermark.0.saturating_sub(1));
-                self.note_events_of_all(lane, from, last);
-                self.pass(lane, low_watermark);
-            }
-            FetchFailure::Lost { until } => {
-                let last = until.0.saturating_sub(1);
-                let reason = format!(
-                    "the log of partition {id} has lost the events from offset {from} to {last}; \
-                     whether this workspace had any of them is not known: skip goes on without them"
-                );
-                self.stop_followers_below(lane, until, &reason);
-                self.note_events_of_all(lane, from, Offset(last));
-                if from <= self.discovered && until > self.discovered {
-                    self.note_damage(self.discovered);
-                }
-                self.pass(lane, until);
-            }
-            FetchFailure::BeyondEnd { high_watermark } => {
-                let reason = format!(
-                    "the log of partition {id} ends at offset {high_watermark}, before offset {from}: \
-                     it was replaced or lost its end"
-                );
-                self.stop_followers(lane, from, &reason);
-                if let Some(run) = self.run_mut(lane) {
-                    run.state = LaneState::Failed {
-                        until: now + retry.longest,
-                    };
-                }
-            }
-        }
-    }
-
-    /// The unreadable record at `offset` may have been the first event of any workspace met after it.
-    fn note_damage(&mut self, offset: Offset) {
-        let first = self
-            .damaged_from
-            .map_or(offset, |before| before.min(offset));
-        self.damaged_from = Some(first);
-    }
-
-    /// The log cannot be read for a while, so replays do not progress. They report a retrying error;
-    /// workspaces that are ready stay ready.
-    fn stop_replays(&mut self, lane: Lane, reason: &str) {
-        for slot in self.workspaces.slots() {
-            let workspace = self.workspaces.at(slot);
-            if workspace.follows(lane) && workspace.target.is_some() {
-                self.load_again(slot, format!("the event log cannot be read: {reason}"));
-            }
-        }
-    }
-
-    fn stop_followers(&mut self, lane: Lane, offset: Offset, reason: &str) {
-        for slot in self.workspaces.slots() {
-            if self.workspaces.at(slot).follows(lane) && self.next_offset(slot) <= offset {
-                self.stop_at(slot, offset, reason.to_owned());
-            }
-        }
-    }
-
-    /// Stops the followers that have not applied everything below `low_watermark`, at the offset before it.
-    fn stop_followers_below(&mut self, lane: Lane, low_watermark: Offset, reason: &str) {
-        for slot in self.workspaces.slots() {
-            if self.workspaces.at(slot).follows(lane) && self.next_offset(slot) < low_watermark {
-                let last = Offset(low_watermark.0.saturating_sub(1));
-                self.stop_at(slot, last, reason.to_owned());
-            }
-        }
-    }
-
     pub(super) fn applied(&mut self, lane: Lane, results: Vec<AppliedTo>) {
         let Some(run) = self.run_mut(lane) else {
             return;
@@ -363,7 +258,7 @@ impl Partition {
     }
 
     /// Records that the lane has passed everything below `next_offset`.
-    fn pass(&mut self, lane: Lane, next_offset: Offset) {
+    pub(super) fn pass(&mut self, lane: Lane, next_offset: Offset) {
         for slot in self.stopping.clone() {
             let workspace = self.workspaces.at_mut(slot);
             if workspace.follows(lane)

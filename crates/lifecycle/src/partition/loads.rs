@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use workspace_status::Epoch;
 
-use super::{Partition, Unsaved};
+use super::Partition;
 use crate::workspace::{AfterLeaving, BeforeErasing, Erasing, Phase, Quiet, StoredEpoch};
 use crate::{
     Action, CommandError, Lane, LoadFailure, Offset, Refusal, Report, Slot, StandsAt, Urgency,
@@ -57,7 +57,7 @@ impl Partition {
         slot: Slot,
         next_offset: Offset,
         events_applied: u64,
-        unsaved: Unsaved,
+        unsaved: bool,
     ) {
         self.unclaimed.remove(&slot);
         self.set_quiet(slot, Quiet::Until(next_offset));
@@ -95,7 +95,7 @@ impl Partition {
                 target,
             },
         );
-        if unsaved == Unsaved::Something {
+        if unsaved {
             self.mark_unsaved(slot);
         }
         let lane = [Lane::Live, Lane::CatchUp]
