@@ -2,7 +2,6 @@
 
 use crate::access::{Caller, Missing, Right, Role};
 use axum::http::{HeaderValue, Method, StatusCode, header};
-use serde_json::value::RawValue;
 use std::time::Duration;
 use workspace_engine_core::{
     ActionError,
@@ -12,7 +11,7 @@ use workspace_engine_core::{
 use workspace_lifecycle::{CommandError, Offset};
 use workspace_status::{Snapshot, WorkspaceId};
 use workspace_status_http::{
-    Problem, ProblemType, problem_types, status_document, unknown_method, unknown_route,
+    Problem, ProblemType, StatusDocument, problem_types, unknown_method, unknown_route,
 };
 
 const INVALID_EVENTS: ProblemType = ProblemType::new(
@@ -505,11 +504,8 @@ pub(crate) fn not_applied(
 
 fn with_status(problem: Problem, id: &WorkspaceId, status: Option<&Snapshot>) -> Problem {
     let problem = problem.with("workspaceId", id.as_str());
-    let document = status
-        .and_then(|status| String::from_utf8(status_document(status)).ok())
-        .and_then(|text| RawValue::from_string(text).ok());
-    match document {
-        Some(document) => problem.with("workspaceStatus", document),
+    match status {
+        Some(status) => problem.with("workspaceStatus", StatusDocument::new(status)),
         None => problem,
     }
 }

@@ -6,7 +6,6 @@ use crate::{
 };
 use std::{
     borrow::Cow,
-    sync::Arc,
     time::{Duration, SystemTime},
 };
 use workspace_engine_core::{
@@ -294,11 +293,11 @@ fn entry((sequence, record): (u64, HistoryRecord)) -> HistoryEntry {
     HistoryEntry {
         sequence,
         epoch: record.epoch,
-        owner: (!record.owner.is_empty()).then(|| Arc::from(record.owner)),
+        owner: (!record.owner.is_empty()).then_some(record.owner),
         from: record.from,
         to: record.to,
         at: SystemTime::UNIX_EPOCH + Duration::from_millis(record.at_ms),
-        message: Arc::from(record.message),
+        message: record.message,
         time_in_from: Duration::from_micros(record.time_in_from_us),
     }
 }

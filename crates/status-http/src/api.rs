@@ -261,10 +261,14 @@ fn too_many(what: &str, limit: usize) -> Problem {
         .retry_after(std::time::Duration::from_secs(1))
 }
 
+/// Most documents of one status are smaller than this.
+const DOCUMENT_BYTES: usize = 2048;
+
 /// A JSON answer that no cache may store.
 pub fn answer_document(status: StatusCode, document: &impl Serialize) -> Response {
-    match serde_json::to_vec(document) {
-        Ok(bytes) => answer_json(status, bytes),
+    let mut bytes = Vec::with_capacity(DOCUMENT_BYTES);
+    match serde_json::to_writer(&mut bytes, document) {
+        Ok(()) => answer_json(status, bytes),
         // Only a map with keys that are not strings fails, and no document has one.
         Err(error) => Problem::new(&types::INTERNAL, error.to_string()).into_response(),
     }

@@ -1,8 +1,7 @@
 //! The JSON documents of statuses, and with them the schemas of the `OpenAPI` document.
 //!
-//! A document borrows from its snapshot and is written directly into bytes, that of a status by
-//! hand ([`crate::write`]). Every member is always present: one without a value is null. Instants
-//! are RFC 3339 in UTC with milliseconds.
+//! A document borrows from its snapshot and is serialised directly into the bytes of the answer. Every
+//! member is always present: one without a value is null. Instants are RFC 3339 in UTC with milliseconds.
 
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
@@ -73,10 +72,11 @@ pub struct StatusDocument<'a> {
     pub(crate) progress: Option<ProgressDocument>,
     /// Facts that the owner of the workspace adds: at most 64, each a JSON scalar.
     #[schema(value_type = std::collections::BTreeMap<String, Scalar>)]
-    pub(crate) metadata: Facts<'a>,
+    pub(crate) metadata: &'a Metadata,
     /// The last 5 transitions, oldest first.
+    #[serde(serialize_with = "transitions")]
     #[schema(value_type = Vec<TransitionDocument>)]
-    pub(crate) recent_history: RecentHistory,
+    pub(crate) recent_history: Vec<Transition>,
     /// The number of the load; grows with every load and never falls. Null where unknown.
     #[schema(required)]
     pub(crate) epoch: Option<u64>,
@@ -113,7 +113,8 @@ impl std::fmt::Debug for StatusDocument<'_> {
 }
 
 impl<'a> StatusDocument<'a> {
-    pub(crate) fn new(snapshot: &'a Snapshot) -> Self {
+    /// The document of a snapshot.
+    pub fn new(snapshot: &'a Snapshot) -> Self {
         let observed_at = snapshot.observed_at();
         Self {
             workspace_id: snapshot.workspace_id(),
@@ -128,8 +129,8 @@ impl<'a> StatusDocument<'a> {
             progress: snapshot
                 .progress()
                 .map(|report| ProgressDocument::new(&report, observed_at)),
-            metadata: Facts(Some(snapshot.metadata())),
-            recent_history: RecentHistory(snapshot.recent_history(RECENT_TRANSITIONS)),
+            metadata: snapshot.metadata(),
+            recent_history: snapshot.recent_history(RECENT_TRANSITIONS),
             epoch: Some(snapshot.epoch().get()).filter(|epoch| *epoch > 0),
             owner: snapshot.owner(),
             observed_at: Time(observed_at),
@@ -157,8 +158,8 @@ impl<'a> StatusDocument<'a> {
             error_message: None,
             error: None,
             progress: None,
-            metadata: Facts(None),
-            recent_history: RecentHistory(Vec::new()),
+            metadata: Metadata::EMPTY,
+            recent_history: Vec::new(),
             epoch: None,
             owner: None,
             observed_at: Time(observed_at),
@@ -190,29 +191,8 @@ pub(crate) enum Scalar {
     Truth(bool),
 }
 
-pub(crate) struct Facts<'a>(pub(crate) Option<&'a Metadata>);
-
-impl Serialize for Facts<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Some(metadata) => metadata.serialize(serializer),
-            None => serializer.collect_map(std::iter::empty::<(&str, ())>()),
-        }
-    }
-}
-
-pub(crate) struct RecentHistory(Vec<Transition>);
-
-impl RecentHistory {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = TransitionDocument<'_>> {
-        self.0.iter().map(TransitionDocument::new)
-    }
-}
-
-impl Serialize for RecentHistory {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter())
-    }
+fn transitions<S: Serializer>(list: &[Transition], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(list.iter().map(TransitionDocument::new))
 }
 
 /// A change of state, as a status shows it.
@@ -425,32 +405,26 @@ pub(crate) fn rounded(value: f64, parts: f64) -> f64 {
 #[schema(as = Statuses)]
 pub(crate) struct StatusesDocument<'a> {
     /// The statuses that the filters select, ordered by id bytewise.
+    #[serde(serialize_with = "statuses")]
     #[schema(value_type = Vec<StatusDocument>)]
-    pub(crate) workspaces: StatusList<'a>,
+    pub(crate) workspaces: &'a [Snapshot],
     /// How many workspaces there are in all, whatever the filters select: the sum of stateCounts.
     pub(crate) total_count: usize,
     /// How many workspaces are in each of the ten states, whatever the filters select.
+    #[serde(serialize_with = "counts")]
     #[schema(value_type = std::collections::BTreeMap<String, u64>)]
-    pub(crate) state_counts: Counts,
+    pub(crate) state_counts: StateCounts,
     /// The cursor of the next page; null on the last.
     #[schema(required)]
     pub(crate) next_cursor: Option<String>,
 }
 
-pub(crate) struct StatusList<'a>(pub(crate) &'a [Snapshot]);
-
-impl Serialize for StatusList<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(StatusDocument::new))
-    }
+fn statuses<S: Serializer>(list: &[Snapshot], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(list.iter().map(StatusDocument::new))
 }
 
-pub(crate) struct Counts(pub(crate) StateCounts);
-
-impl Serialize for Counts {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(state, count)| (state.as_str(), count)))
-    }
+fn counts<S: Serializer>(counts: &StateCounts, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(counts.iter())
 }
 
 /// Whether a workspace is ready.
@@ -484,10 +458,10 @@ mod tests {
             (7, 5, 100.0),
             (0, 0, 100.0),
         ] {
-            let told = percent(done, total);
+            let shown = percent(done, total);
             assert!(
-                (told - expected).abs() < f64::EPSILON,
-                "{done} of {total}: {told}"
+                (shown - expected).abs() < f64::EPSILON,
+                "{done} of {total}: {shown}"
             );
         }
     }

@@ -16,7 +16,7 @@ pub(crate) struct HistoryDocument<'a> {
     /// The workspace.
     pub(crate) workspace_id: &'a str,
     /// The transitions, oldest first.
-    pub(crate) transitions: Vec<HistoryTransitionDocument<'a>>,
+    pub(crate) transitions: &'a [HistoryEntry],
     /// The phases that these transitions ended and, on the last page, the one that lasts.
     pub(crate) phases: Vec<PhaseDocument>,
     /// How many transitions there ever were, also those that are kept no longer.
@@ -24,45 +24,6 @@ pub(crate) struct HistoryDocument<'a> {
     /// The cursor of the next page; null on the last.
     #[schema(required)]
     pub(crate) next_cursor: Option<String>,
-}
-
-/// A change of state, as a history shows it.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = HistoryTransition)]
-pub(crate) struct HistoryTransitionDocument<'a> {
-    /// Its number within the history, from 1.
-    sequence: u64,
-    /// The load it belongs to.
-    epoch: u64,
-    /// The node that owned the workspace then; null where none was named.
-    #[schema(required)]
-    owner: Option<&'a str>,
-    /// The state that was left.
-    #[schema(value_type = StateName)]
-    from_state: State,
-    /// The state that was entered.
-    #[schema(value_type = StateName)]
-    to_state: State,
-    /// When.
-    #[schema(value_type = String, format = DateTime)]
-    timestamp: Time,
-    /// What was said of it.
-    message: &'a str,
-}
-
-impl<'a> HistoryTransitionDocument<'a> {
-    pub(crate) fn new(entry: &'a HistoryEntry) -> Self {
-        Self {
-            sequence: entry.sequence,
-            epoch: entry.epoch.get(),
-            owner: entry.owner.as_deref(),
-            from_state: entry.from,
-            to_state: entry.to,
-            timestamp: Time(entry.at),
-            message: &entry.message,
-        }
-    }
 }
 
 /// How long a workspace was in one state.

@@ -42,8 +42,6 @@ mod time;
 mod document;
 mod history;
 
-mod write;
-
 mod cursor;
 mod extract;
 mod query;
@@ -78,4 +76,3 @@ pub use source::{
     BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, NOTHING_KNOWN,
     StatusSource, Wait, history_in_memory,
 };
-pub use write::status_document;

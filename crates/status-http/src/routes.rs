@@ -13,18 +13,15 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use workspace_status::{PageQuery, Snapshot, State, WaitOutcome, WorkspaceId};
 
-use crate::api::{Shared, StatusApi, answer_document, answer_json};
+use crate::api::{Shared, StatusApi, answer_document};
 use crate::cursor::{encode_cursor, invalid_cursor};
-use crate::document::{
-    Counts, ErrorKindName, ReadyDocument, StateName, StatusDocument, StatusList, StatusesDocument,
-};
+use crate::document::{ErrorKindName, ReadyDocument, StateName, StatusDocument, StatusesDocument};
 use crate::extract::{WorkspaceIdPath, invalid_workspace_id};
-use crate::history::{HistoryDocument, HistoryTransitionDocument, PhaseDocument};
+use crate::history::{HistoryDocument, PhaseDocument};
 use crate::limits::PAGE_DEFAULT;
 use crate::problem::{Problem, ProblemDocument, types};
 use crate::query::{FILTER_PARAMETERS, Parameters, meaningless_without};
 use crate::source::{HistoryError, HistoryQuery, Wait};
-use crate::write;
 
 pub(crate) fn routes() -> OpenApiRouter<Arc<Shared>> {
     OpenApiRouter::default()
@@ -107,10 +104,8 @@ async fn status(
         return Box::pin(waited(&api, wait)).await;
     }
     if let Some(snapshot) = api.source.status(&id.0) {
-        return Ok(answer_json(
-            code_of(&snapshot),
-            write::status_document(&snapshot),
-        ));
+        let document = StatusDocument::new(&snapshot);
+        return Ok(answer_document(code_of(&snapshot), &document));
     }
     let id = id.checked()?;
     Ok(unknown(&api, StatusCode::NOT_FOUND, &id, None).await)
@@ -137,7 +132,7 @@ async fn unknown(
         timed_out,
         ..StatusDocument::unknown(id, &message, api.source.wall_time())
     };
-    answer_json(code, write::status(&document))
+    answer_document(code, &document)
 }
 
 impl StatusApi {
@@ -145,7 +140,7 @@ impl StatusApi {
     /// code: for a route that changes a workspace and returns the result.
     pub async fn status_answer(&self, code: StatusCode, id: &WorkspaceId) -> Response {
         match self.0.source.status(id) {
-            Some(snapshot) => answer_json(code, write::status_document(&snapshot)),
+            Some(snapshot) => answer_document(code, &StatusDocument::new(&snapshot)),
             None => unknown(&self.0, code, id, None).await,
         }
     }
@@ -246,12 +241,12 @@ async fn statuses(
     // Count after the page was selected, so that a workspace on the first page is always counted.
     let counts = api.source.counts();
     let document = StatusesDocument {
-        workspaces: StatusList(&page.snapshots),
+        workspaces: &page.snapshots,
         total_count: counts.total(),
-        state_counts: Counts(counts),
+        state_counts: counts,
         next_cursor: page.next.map(|after| encode_cursor(STATUSES, &after)),
     };
-    Ok(answer_json(StatusCode::OK, write::statuses(&document)))
+    Ok(answer_document(StatusCode::OK, &document))
 }
 
 fn read_page_query(api: &Shared, query: Option<&str>) -> Result<PageQuery, Problem> {
@@ -377,11 +372,7 @@ async fn history(
     }
     let document = HistoryDocument {
         workspace_id: &id,
-        transitions: page
-            .entries
-            .iter()
-            .map(HistoryTransitionDocument::new)
-            .collect(),
+        transitions: &page.entries,
         phases,
         transitions_total: page.total,
         next_cursor: page

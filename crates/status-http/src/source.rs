@@ -7,16 +7,19 @@ use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::Serialize;
 use thiserror::Error;
+use utoipa::ToSchema;
 use workspace_status::{
     Condition, Epoch, Page, PageQuery, Snapshot, State, StateCounts, StateSet, StateTotals,
     Tracker, WaitOutcome, Watcher, WorkspaceId,
 };
 
+use crate::document::StateName;
 use crate::problem::Problem;
+use crate::time::rfc3339;
 
 /// A boxed future, as trait objects need it.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
@@ -122,24 +125,35 @@ pub struct HistoryPage {
     pub next: Option<String>,
 }
 
-/// One transition, with the node that recorded it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A change of state, as a history shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = HistoryTransition)]
 pub struct HistoryEntry {
-    /// Its number within the workspace's history, from 1.
+    /// Its number within the history, from 1.
     pub sequence: u64,
     /// The load it belongs to.
+    #[schema(value_type = u64)]
     pub epoch: Epoch,
-    /// The node that owned the workspace at that time.
-    pub owner: Option<Arc<str>>,
+    /// The node that owned the workspace then; null where none was named.
+    #[schema(required)]
+    pub owner: Option<String>,
     /// The state that was left.
+    #[serde(rename = "fromState")]
+    #[schema(value_type = StateName)]
     pub from: State,
     /// The state that was entered.
+    #[serde(rename = "toState")]
+    #[schema(value_type = StateName)]
     pub to: State,
     /// When.
+    #[serde(rename = "timestamp", serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub at: SystemTime,
-    /// The message of the transition.
-    pub message: Arc<str>,
+    /// What was said of it.
+    pub message: String,
     /// How long the workspace was in `from`, measured with a monotonic clock.
+    #[serde(skip)]
     pub time_in_from: Duration,
 }
 
@@ -267,18 +281,17 @@ pub fn history_in_memory(
         None => 0,
         Some(text) => text.parse().map_err(|_| HistoryError::UnknownPlace)?,
     };
-    let owner: Option<Arc<str>> = snapshot.owner().map(Arc::from);
     let mut rest = snapshot
         .state_history()
         .skip_while(|transition| transition.sequence() <= after)
         .map(|transition| HistoryEntry {
             sequence: transition.sequence(),
             epoch: transition.epoch(),
-            owner: owner.clone(),
+            owner: snapshot.owner().map(str::to_owned),
             from: transition.from_state(),
             to: transition.to_state(),
             at: transition.timestamp(),
-            message: Arc::from(transition.message()),
+            message: transition.message().to_owned(),
             time_in_from: transition.time_in_from(),
         });
     let entries: Vec<_> = rest.by_ref().take(query.limit).collect();

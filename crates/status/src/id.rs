@@ -24,7 +24,7 @@ pub const WORKSPACE_ID_BYTES: usize = 255;
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(into = "String", try_from = "String"))]
+#[cfg_attr(feature = "serde", serde(try_from = "String"))]
 pub struct WorkspaceId(ArcStr);
 
 impl WorkspaceId {

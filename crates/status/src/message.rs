@@ -28,7 +28,7 @@ pub const MESSAGE_BYTES: usize = 1024;
 /// ```
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(into = "String", from = "String"))]
+#[cfg_attr(feature = "serde", serde(from = "String"))]
 pub struct Message(ArcStr);
 
 impl Message {
@@ -212,12 +212,6 @@ impl From<fmt::Arguments<'_>> for Message {
 impl From<&Message> for Message {
     fn from(message: &Message) -> Self {
         message.clone()
-    }
-}
-
-impl From<Message> for String {
-    fn from(message: Message) -> Self {
-        message.as_str().to_owned()
     }
 }
 

@@ -57,7 +57,8 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    pub(crate) const EMPTY: &'static Metadata = &Metadata { by_key: Vec::new() };
+    /// No metadata.
+    pub const EMPTY: &'static Metadata = &Metadata { by_key: Vec::new() };
 
     /// The value under a key.
     pub fn get(&self, key: &str) -> Option<&Value> {

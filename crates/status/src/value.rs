@@ -149,7 +149,7 @@ impl From<usize> for Value {
 /// The text of a [`Value`], cheap to clone; short equal texts share their memory.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(into = "String", from = "String"))]
+#[cfg_attr(feature = "serde", serde(from = "String"))]
 pub struct Text(ArcStr);
 
 impl Text {
@@ -182,12 +182,6 @@ impl From<&String> for Text {
 impl From<String> for Text {
     fn from(text: String) -> Self {
         Text::from(text.as_str())
-    }
-}
-
-impl From<Text> for String {
-    fn from(text: Text) -> Self {
-        text.as_str().to_owned()
     }
 }
 
