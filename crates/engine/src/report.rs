@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::WorkspaceId;
+use workspace_status::{Check, WorkspaceId};
 
 /// Position and state of a partition.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,19 +54,4 @@ pub struct Health {
     pub alive: Vec<Check>,
     /// Checks that must pass for the process to get requests.
     pub ready: Vec<Check>,
-}
-
-/// One check.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    /// What was checked.
-    pub name: &'static str,
-    /// Fine, or what is wrong.
-    pub outcome: Result<(), String>,
-}
-
-impl Check {
-    pub(crate) fn new(name: &'static str, outcome: Result<(), String>) -> Self {
-        Self { name, outcome }
-    }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::{Mutex, RwLock};
 use workspace_lifecycle::{Admission, Command, Input, Offset, PartitionId, Urgency};
-use workspace_status::{Absence, Epoch, Tracker, WorkspaceId, WorkspaceStatus};
+use workspace_status::{Absence, Check, Epoch, Tracker, WorkspaceId, WorkspaceStatus};
 
 use crate::absent::{AbsentWorkspace, AbsentWorkspaces};
 use crate::assignment::{Assignment, Permit};
@@ -23,7 +23,7 @@ use crate::log::EventLog;
 use crate::message::{ActionError, CommandReply, Message};
 use crate::misrouted::MisroutedRecords;
 use crate::populate::Populate;
-use crate::report::{Check, Health, PartitionReport};
+use crate::report::{Health, PartitionReport};
 use crate::store::Store;
 use crate::workspace::Workspace;
 

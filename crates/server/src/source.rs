@@ -10,16 +10,15 @@ use std::{
 };
 use workspace_engine_core::{
     Engine,
-    report::Check as EngineCheck,
     store::{HistoryCursor, HistoryRecord, StoreError, StoredWorkspace},
 };
 use workspace_engine_kafka::MemberReport;
 use workspace_status::{
-    Epoch, Page, PageQuery, Snapshot, StateCounts, StateTotals, WaitOutcome, Watcher, WorkspaceId,
+    Check, Epoch, Page, PageQuery, Snapshot, StateCounts, Tracker, WaitOutcome, WorkspaceId,
 };
 use workspace_status_http::{
-    BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, NOTHING_KNOWN,
-    Problem, StatusSource, Wait,
+    BoxFuture, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, NOTHING_KNOWN, Problem,
+    StatusSource, Wait,
 };
 
 /// Batch size for counting a long history.
@@ -75,24 +74,8 @@ impl StatusSource for EngineSource {
         lists::counts(&self.0)
     }
 
-    fn transitions_into(&self) -> StateTotals {
-        self.0.tracker().transitions_into()
-    }
-
-    fn unexpected_transitions(&self) -> u64 {
-        self.0.tracker().unexpected_transitions()
-    }
-
-    fn metadata_refusals(&self) -> u64 {
-        self.0.tracker().metadata_refusals()
-    }
-
-    fn wall_time(&self) -> SystemTime {
-        self.0.tracker().clock().wall()
-    }
-
-    fn watch(&self) -> Watcher {
-        self.0.tracker().watch()
+    fn tracker(&self) -> &Tracker {
+        self.0.tracker()
     }
 
     fn wait(&self, wait: Wait) -> BoxFuture<Result<WaitOutcome, Problem>> {
@@ -126,7 +109,7 @@ impl StatusSource for EngineSource {
         if self.0.is_stopping() {
             return vec![Check::failed("engine", STOPPING)];
         }
-        let checks = engine.health().ready.into_iter().map(check);
+        let checks = engine.health().ready;
         let group = self
             .0
             .cluster()
@@ -140,7 +123,7 @@ impl StatusSource for EngineSource {
 
     fn liveness(&self) -> Vec<Check> {
         match self.0.engine_if_up() {
-            Some(engine) => engine.health().alive.into_iter().map(check).collect(),
+            Some(engine) => engine.health().alive,
             None => vec![Check::ok("http")],
         }
     }
@@ -160,13 +143,6 @@ fn not_listed(stored: &StoredWorkspace) -> String {
         "the store holds the workspace, and partition {} is not listed yet",
         stored.partition
     )
-}
-
-fn check(found: EngineCheck) -> Check {
-    match found.outcome {
-        Ok(()) => Check::ok(found.name),
-        Err(reason) => Check::failed(found.name, reason),
-    }
 }
 
 /// The end of a page of a history: the transition, and its number in the whole history.
@@ -310,7 +286,6 @@ fn count(length: usize) -> u64 {
 mod tests {
     use super::*;
     use crate::config::HttpLimits;
-    use workspace_status::Tracker;
 
     #[test]
     fn a_place_comes_back_as_it_was() {

@@ -102,7 +102,7 @@ impl StatusApi {
     /// `/metrics` shows them all.
     pub fn new(source: impl StatusSource, limits: Limits, mut registry: Registry) -> Self {
         let source: Arc<dyn StatusSource> = Arc::new(source);
-        let feed = Mutex::new(Feed::Unclaimed(source.watch()));
+        let feed = Mutex::new(Feed::Unclaimed(source.tracker().watch()));
         let metrics =
             StatusMetrics::register(Arc::clone(&source), limits.unhealthy_series, &mut registry);
         Self(Arc::new(Shared {

@@ -73,6 +73,7 @@ pub use prometheus_client::registry::Registry;
 pub use query::{FILTER_PARAMETERS, Parameters, invalid_parameter, meaningless_without};
 pub use router::{router, with_problems};
 pub use source::{
-    BoxFuture, Check, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, NOTHING_KNOWN,
-    StatusSource, Wait, history_in_memory,
+    BoxFuture, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, NOTHING_KNOWN, StatusSource,
+    Wait, history_in_memory,
 };
+pub use workspace_status::Check;

@@ -242,7 +242,7 @@ impl Collector for StatusMetrics {
             ConstGauge::new(count).encode(family.encode_family(&[("state", state.as_str())])?)?;
         }
 
-        let totals = self.source.transitions_into();
+        let totals = self.source.tracker().transitions_into();
         let mut family = encoder.encode_descriptor(
             names::TRANSITIONS,
             "Transitions by the state they entered",
@@ -259,13 +259,13 @@ impl Collector for StatusMetrics {
             encoder,
             names::UNEXPECTED_TRANSITIONS,
             "Transitions along an edge that the table of edges does not have",
-            self.source.unexpected_transitions(),
+            self.source.tracker().unexpected_transitions(),
         )?;
         counter(
             encoder,
             names::METADATA_REFUSALS,
             "Metadata refused for being over a limit",
-            self.source.metadata_refusals(),
+            self.source.tracker().metadata_refusals(),
         )?;
 
         self.load.encode(encoder.encode_descriptor(

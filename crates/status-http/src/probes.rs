@@ -12,12 +12,12 @@ use axum::response::Response;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use workspace_status::Check;
 
 use crate::api::{Shared, answer};
 use crate::exposition::Format;
 use crate::problem::{Problem, ProblemDocument, types};
 use crate::query::Parameters;
-use crate::source::Check;
 
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
@@ -82,7 +82,7 @@ fn probe(name: &str, checks: &[Check], query: Option<&str>) -> Result<Response, 
     let is_verbose = Parameters::read(query, &["verbose"])?
         .one("verbose")?
         .is_some_and(|value| value != "false");
-    let is_well = checks.iter().all(|check| check.failure().is_none());
+    let is_well = checks.iter().all(|check| check.outcome.is_ok());
     let (status, verdict) = if is_well {
         (StatusCode::OK, "passed")
     } else {
@@ -94,9 +94,9 @@ fn probe(name: &str, checks: &[Check], query: Option<&str>) -> Result<Response, 
     let mut text = String::new();
     for check in checks {
         // Writing to a string cannot fail.
-        let _ = match check.failure() {
-            None => writeln!(text, "[+]{} ok", check.name()),
-            Some(reason) => writeln!(text, "[-]{} failed: {reason}", check.name()),
+        let _ = match &check.outcome {
+            Ok(()) => writeln!(text, "[+]{} ok", check.name),
+            Err(reason) => writeln!(text, "[-]{} failed: {reason}", check.name),
         };
     }
     let _ = writeln!(text, "{name} check {verdict}");

@@ -130,7 +130,7 @@ async fn unknown(
     let message = api.source.unknown(id).await;
     let document = StatusDocument {
         timed_out,
-        ..StatusDocument::unknown(id, &message, api.source.wall_time())
+        ..StatusDocument::unknown(id, &message, api.source.tracker().clock().wall())
     };
     answer_document(code, &document)
 }

@@ -4,7 +4,6 @@
 //! implements the trait over its tracker, its store and its log.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,8 +12,8 @@ use serde::Serialize;
 use thiserror::Error;
 use utoipa::ToSchema;
 use workspace_status::{
-    Condition, Epoch, Page, PageQuery, Snapshot, State, StateCounts, StateSet, StateTotals,
-    Tracker, WaitOutcome, Watcher, WorkspaceId,
+    Check, Condition, Epoch, Page, PageQuery, Snapshot, State, StateCounts, StateSet, Tracker,
+    WaitOutcome, WorkspaceId,
 };
 
 use crate::document::StateName;
@@ -40,10 +39,7 @@ pub trait StatusSource: Send + Sync + 'static {
     /// The message for a workspace of which [`status`](Self::status) returns `None`, such as why it is
     /// not here and what would bring it back. Called only in that case. It may read a disk: an
     /// implementation that blocks does so on a thread of its own.
-    fn unknown(&self, id: &WorkspaceId) -> BoxFuture<Cow<'static, str>> {
-        let _ = id;
-        Box::pin(std::future::ready(NOTHING_KNOWN.into()))
-    }
+    fn unknown(&self, id: &WorkspaceId) -> BoxFuture<Cow<'static, str>>;
 
     /// A page of statuses, ordered by id bytewise.
     fn page(&self, query: &PageQuery) -> Page;
@@ -51,20 +47,8 @@ pub trait StatusSource: Send + Sync + 'static {
     /// Current number of workspaces in each state. Each counts once: the sum is the number of workspaces.
     fn counts(&self) -> StateCounts;
 
-    /// Number of transitions into each state since the process began; never decreases.
-    fn transitions_into(&self) -> StateTotals;
-
-    /// Number of those transitions along an edge outside the engine's table.
-    fn unexpected_transitions(&self) -> u64;
-
-    /// How often metadata was refused for being over a limit.
-    fn metadata_refusals(&self) -> u64;
-
-    /// The current time, for documents without a status.
-    fn wall_time(&self) -> SystemTime;
-
-    /// A watcher of the changes from now on.
-    fn watch(&self) -> Watcher;
+    /// The tracker behind the statuses, for its change feed, its clock and its counters.
+    fn tracker(&self) -> &Tracker;
 
     /// Resolves as soon as the workspace is in one of the states `until` or `fail_on`, or when the
     /// deadline has passed. A workspace that does not exist yet counts as `unknown`.
@@ -168,46 +152,15 @@ pub enum HistoryError {
     Unavailable(String),
 }
 
-/// One check of a probe.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    name: Cow<'static, str>,
-    failure: Option<String>,
-}
-
-impl Check {
-    /// A passed check.
-    pub fn ok(name: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            name: name.into(),
-            failure: None,
-        }
-    }
-
-    /// A failed check, and why.
-    pub fn failed(name: impl Into<Cow<'static, str>>, reason: impl fmt::Display) -> Self {
-        Self {
-            name: name.into(),
-            failure: Some(reason.to_string()),
-        }
-    }
-
-    /// What was checked, such as `log` or `store`.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Why it failed, if it did.
-    pub fn failure(&self) -> Option<&str> {
-        self.failure.as_deref()
-    }
-}
-
 /// The tracker of a service: its history is the transitions in memory (the last 20), and it is
 /// alive and ready as long as it answers.
 impl StatusSource for Tracker {
     fn status(&self, id: &str) -> Option<Snapshot> {
         self.snapshot(id)
+    }
+
+    fn unknown(&self, _id: &WorkspaceId) -> BoxFuture<Cow<'static, str>> {
+        Box::pin(std::future::ready(NOTHING_KNOWN.into()))
     }
 
     fn page(&self, query: &PageQuery) -> Page {
@@ -218,24 +171,8 @@ impl StatusSource for Tracker {
         self.count_by_state()
     }
 
-    fn transitions_into(&self) -> StateTotals {
-        Tracker::transitions_into(self)
-    }
-
-    fn unexpected_transitions(&self) -> u64 {
-        Tracker::unexpected_transitions(self)
-    }
-
-    fn metadata_refusals(&self) -> u64 {
-        Tracker::metadata_refusals(self)
-    }
-
-    fn wall_time(&self) -> SystemTime {
-        self.clock().wall()
-    }
-
-    fn watch(&self) -> Watcher {
-        Tracker::watch(self)
+    fn tracker(&self) -> &Tracker {
+        self
     }
 
     fn wait(&self, wait: Wait) -> BoxFuture<Result<WaitOutcome, Problem>> {

@@ -1,4 +1,4 @@
-//! The last transitions of a status, in 16 bytes each.
+//! The memory of a status and its last transitions, packed into 16 bytes each.
 //!
 //! A million workspaces hold twenty million transitions, so facts that follow from a
 //! neighbour are not stored: a transition leaves the state that the previous one entered,
@@ -7,7 +7,7 @@
 //! have their full numbers in a separate list.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use crate::clock::{Moment, WallNanos};
 use crate::error::ErrorInfo;
@@ -15,59 +15,10 @@ use crate::id::{Epoch, Revision, WorkspaceId};
 use crate::message::Message;
 use crate::metadata::Metadata;
 use crate::state::State;
+use crate::transition::Transition;
 
 /// Number of transitions that a status keeps.
 pub const HISTORY_CAPACITY: usize = 20;
-
-/// One change from a state to another.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transition {
-    from: State,
-    to: State,
-    timestamp: SystemTime,
-    message: Message,
-    epoch: Epoch,
-    sequence: u64,
-    time_in_from: Duration,
-}
-
-impl Transition {
-    /// The state that was left.
-    pub fn from_state(&self) -> State {
-        self.from
-    }
-
-    /// The state that was entered.
-    pub fn to_state(&self) -> State {
-        self.to
-    }
-
-    /// When, on the wall clock.
-    pub fn timestamp(&self) -> SystemTime {
-        self.timestamp
-    }
-
-    /// The message with which the state was entered.
-    pub fn message(&self) -> &str {
-        &self.message
-    }
-
-    /// The load it belongs to.
-    pub fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
-    /// Its number among all transitions of the status, from 1.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    /// How long the status was in the state that was left, on the monotonic clock, in
-    /// whole microseconds.
-    pub fn time_in_from(&self) -> Duration {
-        self.time_in_from
-    }
-}
 
 /// All of a status except its progress. Clones share it; the next change of a shared one
 /// works on a copy. Head and records are in one allocation, which grows with the history.

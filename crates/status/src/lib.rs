@@ -45,6 +45,7 @@ mod progress;
 mod error;
 
 mod history;
+mod transition;
 
 mod absent;
 mod snapshot;
@@ -69,14 +70,17 @@ mod tracker;
 mod timer;
 mod wait;
 
+mod check;
+
 pub use absent::{Absence, AbsentStatus, LastKnown};
 pub use attempt::{Attempt, AttemptError, StaleEpoch};
 pub use change::{Change, ChangeKind};
+pub use check::Check;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{ErrorInfo, ErrorKind};
 pub use estimate::{Basis, Eta};
 pub use feed::{FEED_CAPACITY, FeedItem, Watcher};
-pub use history::{HISTORY_CAPACITY, Transition};
+pub use history::HISTORY_CAPACITY;
 pub use id::{Epoch, InvalidWorkspaceId, Revision, WORKSPACE_ID_BYTES, WorkspaceId};
 pub use message::{MESSAGE_BYTES, Message};
 pub use metadata::{
@@ -87,6 +91,7 @@ pub use progress::{Progress, ProgressReport, Unit};
 pub use snapshot::Snapshot;
 pub use state::{State, StateCounts, StateSet, StateTotals, UnknownState};
 pub use tracker::{Tracker, TrackerBuilder};
+pub use transition::Transition;
 pub use value::{Text, Value};
 pub use wait::{Condition, Wait, WaitBuilder, WaitOutcome};
 pub use workspace_status::WorkspaceStatus;

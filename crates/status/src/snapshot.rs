@@ -9,11 +9,12 @@ use arcstr::ArcStr;
 use crate::absent::{Absence, AbsentFacts, AbsentStatus, LastKnown};
 use crate::clock::{Moment, WallNanos};
 use crate::error::ErrorInfo;
-use crate::history::{Core, HISTORY_CAPACITY, Transition};
+use crate::history::{Core, HISTORY_CAPACITY};
 use crate::id::{Epoch, Revision, WorkspaceId};
 use crate::metadata::Metadata;
 use crate::progress::ProgressReport;
 use crate::state::State;
+use crate::transition::Transition;
 
 /// A consistent copy of a status. It shares its memory with the status until the status changes.
 ///

@@ -1,16 +1,14 @@
 //! A source that cannot do what it is asked.
 
-use std::time::SystemTime;
+use std::borrow::Cow;
 
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode, header};
-use workspace_status::{
-    Page, PageQuery, Snapshot, StateCounts, StateTotals, Tracker, WaitOutcome, Watcher,
-};
+use workspace_status::{Page, PageQuery, Snapshot, StateCounts, Tracker, WaitOutcome, WorkspaceId};
 use workspace_status_http::{
-    BoxFuture, Check, HistoryError, HistoryPage, HistoryQuery, Limits, Problem, Registry,
-    StatusApi, StatusSource, Wait, document_routes, problem_types, with_problems,
+    BoxFuture, Check, HistoryError, HistoryPage, HistoryQuery, Limits, NOTHING_KNOWN, Problem,
+    Registry, StatusApi, StatusSource, Wait, document_routes, problem_types, with_problems,
 };
 
 use crate::support::{Answer, answer};
@@ -23,6 +21,10 @@ impl StatusSource for Failing {
         self.0.snapshot(id)
     }
 
+    fn unknown(&self, _id: &WorkspaceId) -> BoxFuture<Cow<'static, str>> {
+        Box::pin(std::future::ready(NOTHING_KNOWN.into()))
+    }
+
     fn page(&self, _query: &PageQuery) -> Page {
         panic!("a defect of the source")
     }
@@ -31,24 +33,8 @@ impl StatusSource for Failing {
         self.0.count_by_state()
     }
 
-    fn transitions_into(&self) -> StateTotals {
-        self.0.transitions_into()
-    }
-
-    fn unexpected_transitions(&self) -> u64 {
-        0
-    }
-
-    fn metadata_refusals(&self) -> u64 {
-        0
-    }
-
-    fn wall_time(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
-    }
-
-    fn watch(&self) -> Watcher {
-        self.0.watch()
+    fn tracker(&self) -> &Tracker {
+        &self.0
     }
 
     fn wait(&self, _wait: Wait) -> BoxFuture<Result<WaitOutcome, Problem>> {
