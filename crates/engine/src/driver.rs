@@ -438,7 +438,7 @@ impl<W: Workspace> Driver<W> {
     fn act(&mut self, action: Action) -> Option<Input> {
         match action {
             Action::List => Some(self.list()),
-            Action::AskPermit { slot, urgency } => {
+            Action::RequestPermit { slot, urgency } => {
                 self.shared.ask_permit(self.permit(slot), urgency);
                 None
             }

@@ -1,7 +1,7 @@
 //! Simulates any number of lives of the state machine:
 //! `cargo run -p workspace-lifecycle --release --example simulate -- --seeds 100000`,
 //! or one life with its full trace: `-- --seed 7 --trace`. Seeds that the test keeps by name need
-//! `--first-troubles`.
+//! `--first-faults`.
 
 #![allow(
     clippy::print_stdout,
@@ -63,7 +63,7 @@ fn options() -> Result<Options, String> {
                 options.seeds = 1;
             }
             "--trace" => options.traced = true,
-            "--first-troubles" => options.faults = FaultSet::First,
+            "--first-faults" => options.faults = FaultSet::First,
             "--sabotage" => {
                 let name = arguments.next().unwrap_or_default();
                 let known = Sabotage::ALL
@@ -73,7 +73,7 @@ fn options() -> Result<Options, String> {
             }
             _ => {
                 return Err(format!(
-                    "unknown argument {argument}; known: --seeds N --from N --seed N --threads N --trace --first-troubles --sabotage NAME"
+                    "unknown argument {argument}; known: --seeds N --from N --seed N --threads N --trace --first-faults --sabotage NAME"
                 ));
             }
         }

@@ -15,7 +15,7 @@ pub enum Action {
     /// Answer: `Listed` or `ListFailed`.
     List,
     /// Request a load permit, or make a pending request urgent. Answer: `PermitGranted`.
-    AskPermit {
+    RequestPermit {
         /// The workspace to load.
         slot: Slot,
         /// Whether a client waits for it.
@@ -218,7 +218,7 @@ pub enum Report {
         why: &'static str,
     },
     /// No longer in memory on this node.
-    Gone,
+    Removed,
 }
 
 /// Why a command was refused.
@@ -260,7 +260,7 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::List => write!(f, "list"),
-            Self::AskPermit { slot, urgency } => {
+            Self::RequestPermit { slot, urgency } => {
                 write!(f, "request a permit for {slot}, {urgency}")
             }
             Self::CancelPermit { slot } => write!(f, "cancel the permit of {slot}"),
@@ -357,7 +357,7 @@ impl fmt::Display for Report {
             ),
             Self::Parked { reason } => write!(f, "parked: {reason}"),
             Self::Unloading { why } => write!(f, "unloading: {why}"),
-            Self::Gone => write!(f, "gone"),
+            Self::Removed => write!(f, "removed"),
         }
     }
 }

@@ -45,11 +45,11 @@ pub struct Limits {
     /// entity that the round sets many times, only the last value is written.
     pub save_every_in_round: Duration,
     /// No further event is fetched while this many events are unsaved; at half of it a save begins.
-    pub most_unsaved_events: u64,
+    pub max_unsaved_events: u64,
     /// No further event is fetched while the unsaved changes have this many bytes; at half of it a save begins.
     /// The save of a single workspace may be this large: the store must accept that in one write, within its
     /// transaction timeout if it has one.
-    pub most_unsaved_bytes: u64,
+    pub max_unsaved_bytes: u64,
     /// Workspaces without events of their own are saved each time the live lane has advanced by this many offsets.
     pub stale_positions: u64,
     /// They are also saved after this long.
@@ -70,8 +70,8 @@ impl Default for Limits {
             save_every_events: 10_000,
             save_every: Duration::from_secs(1),
             save_every_in_round: Duration::from_secs(30),
-            most_unsaved_events: 1_000_000,
-            most_unsaved_bytes: 64 * 1024 * 1024,
+            max_unsaved_events: 1_000_000,
+            max_unsaved_bytes: 64 * 1024 * 1024,
             stale_positions: 50_000,
             stale_after: Duration::from_mins(1),
             hold_catch_up: Duration::from_secs(2),

@@ -258,7 +258,7 @@ impl EngineSettings {
             save_every_events: layers.number(
                 "save-every-events",
                 1,
-                Limits::default().most_unsaved_events / 2,
+                Limits::default().max_unsaved_events / 2,
             )?,
             save_interval: positive(layers, "save-interval")?,
             replay_save_interval: positive(layers, "replay-save-interval")?,

@@ -37,7 +37,7 @@ pub(crate) enum StateName {
 }
 
 // Public only for its schema, for a service's own routes that also answer with it.
-/// Where a workspace stands.
+/// The status of a workspace.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Status)]
@@ -49,7 +49,7 @@ pub struct StatusDocument<'a> {
     pub(crate) state: State,
     /// False in `error` and `unknown`, true in all other states.
     pub(crate) healthy: bool,
-    /// What was last said about it.
+    /// Its latest message.
     pub(crate) message: &'a str,
     /// When it entered its state.
     #[schema(required, value_type = Option<String>, format = DateTime)]
@@ -60,14 +60,14 @@ pub struct StatusDocument<'a> {
     /// How long it has been in its state: hours, minutes and whole seconds.
     #[schema(required, value_type = Option<String>, example = "5m30s")]
     pub(crate) time_in_state: Option<Elapsed>,
-    /// What went wrong, in state `error`; else null.
+    /// The error, in state `error`; else null.
     #[schema(required)]
     pub(crate) error_message: Option<&'a str>,
     /// More about the error, in state `error`; else null.
     #[schema(required)]
     pub(crate) error: Option<ErrorDocument>,
     /// How far the phase is that reported last, which may be over: compare its phase with state.
-    /// Null where none has reported in this load.
+    /// Null if none has reported in this load.
     #[schema(required)]
     pub(crate) progress: Option<ProgressDocument>,
     /// Facts that the owner of the workspace adds: at most 64, each a JSON scalar.
@@ -209,7 +209,7 @@ pub(crate) struct TransitionDocument<'a> {
     /// When.
     #[schema(value_type = String, format = DateTime)]
     pub(crate) timestamp: Time,
-    /// What was said of it.
+    /// The message of the transition.
     pub(crate) message: &'a str,
 }
 
@@ -278,7 +278,7 @@ impl<'a> LastKnownDocument<'a> {
 #[serde(rename_all = "camelCase")]
 #[schema(as = StatusError)]
 pub(crate) struct ErrorDocument {
-    /// `retrying` goes on by itself, `parked` needs an operator.
+    /// `retrying` continues by itself, `parked` needs an operator.
     pub(crate) kind: ErrorKindName,
     /// Which attempt failed, from 1; null for one that is parked.
     #[schema(required)]

@@ -19,7 +19,7 @@ pub(crate) struct HistoryDocument<'a> {
     pub(crate) transitions: &'a [HistoryEntry],
     /// The phases that these transitions ended and, on the last page, the one that lasts.
     pub(crate) phases: Vec<PhaseDocument>,
-    /// How many transitions there ever were, also those that are kept no longer.
+    /// How many transitions there ever were, those no longer kept included.
     pub(crate) transitions_total: u64,
     /// The cursor of the next page; null on the last.
     #[schema(required)]

@@ -17,11 +17,11 @@ use crate::problem::shape_foreign;
 #[openapi(
     info(
         title = "Workspace status",
-        description = "Where every workspace stands: its state and since when, why, how far it is and how long it still takes.\n\nInstants are RFC 3339 in UTC, members are camelCase, a member without a value is null. Errors are RFC 9457 problems (`application/problem+json`), but that of the status of an unknown workspace, which is 404 with the status document itself.",
+        description = "The status of every workspace: its state and since when, why, its progress and how long it still takes.\n\nInstants are RFC 3339 in UTC, members are camelCase, a member without a value is null. Errors are RFC 9457 problems (`application/problem+json`), but that of the status of an unknown workspace, which is 404 with the status document itself.",
     ),
     tags(
-        (name = "workspaces", description = "Where workspaces stand"),
-        (name = "node", description = "Where this node stands"),
+        (name = "workspaces", description = "Statuses of workspaces"),
+        (name = "node", description = "State of this node"),
     )
 )]
 struct Base;

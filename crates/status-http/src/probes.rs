@@ -28,7 +28,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<Shared>> {
         .routes(routes!(metrics))
 }
 
-/// How much a probe tells.
+/// How much a probe shows.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the query; Parameters reads it")]
@@ -48,7 +48,7 @@ struct ProbeParameters {
     responses(
         (status = 200, description = "It is", body = String, content_type = "text/plain"),
         (status = 503, description = "It is not, with a line for each check", body = String, content_type = "text/plain"),
-        (status = 400, description = "A parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "An invalid parameter", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 async fn livez(
@@ -68,7 +68,7 @@ async fn livez(
     responses(
         (status = 200, description = "It can", body = String, content_type = "text/plain"),
         (status = 503, description = "It cannot, with a line for each check", body = String, content_type = "text/plain"),
-        (status = 400, description = "A parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "An invalid parameter", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 async fn readyz(
@@ -117,7 +117,7 @@ fn probe(name: &str, checks: &[Check], query: Option<&str>) -> Result<Response, 
             (String = "text/plain"),
             (String = "application/openmetrics-text"),
         )),
-        (status = 503, description = "Too many lists are made", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Too many lists are requested at the same time", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 async fn metrics(

@@ -62,7 +62,7 @@ struct StatusParameters {
     /// End the wait as soon as the workspace is in this state, or in one of several.
     #[param(rename = "failOn", value_type = Option<Vec<StateName>>, style = Form, explode = false)]
     fail_on: Option<String>,
-    /// How long to wait, at most 10 minutes if the server is not set otherwise; 30s if not given.
+    /// How long to wait, at most 10 minutes unless the server is configured otherwise; 30s if not given.
     #[param(example = "30s")]
     timeout: Option<String>,
 }
@@ -74,11 +74,11 @@ const TIMEOUT: &str = "timeout";
 /// Name of the list for its cursors.
 const STATUSES: &str = "statuses";
 
-/// Where a workspace stands
+/// The status of a workspace
 ///
-/// With `waitFor` the answer comes as soon as the workspace is in one of those states, or in one of
+/// With `waitFor` the request is answered as soon as the workspace is in one of those states, or in one of
 /// `failOn`, or when the time is over; it has the member `timedOut` then. All three answer 200 (or
-/// 404 where the workspace is still unknown): the state tells them apart.
+/// 404 where the workspace is still unknown): the state distinguishes them.
 #[utoipa::path(
     get,
     path = "/api/v1/workspaces/{id}/status",
@@ -88,7 +88,7 @@ const STATUSES: &str = "statuses";
     responses(
         (status = 200, description = "Its status", body = StatusDocument),
         (status = 404, description = "It is not in memory on this node: the same document, in state unknown, with the reason and what was last known of it", body = StatusDocument),
-        (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "An invalid id or parameter", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "Too many requests wait, or the node is stopping", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
@@ -194,7 +194,7 @@ struct StatusesParameters {
     state: Option<String>,
     /// Only those that are healthy, or only those that are not.
     healthy: Option<bool>,
-    /// Only those whose id begins so.
+    /// Only those whose id begins with this text.
     prefix: Option<String>,
     /// Only those whose id or message contains this text; ASCII letters match in either case.
     q: Option<String>,
@@ -207,14 +207,14 @@ struct StatusesParameters {
     /// Only those in `error` of this kind; may be repeated, or hold several with commas between.
     #[param(rename = "errorKind", value_type = Option<Vec<ErrorKindName>>, style = Form, explode = true)]
     error_kind: Option<String>,
-    /// How many at most, from 1 to 1000 if the server is not set otherwise; 100 if not given.
+    /// How many at most, from 1 to 1000 unless the server is configured otherwise; 100 if not given.
     #[param(minimum = 1)]
     limit: Option<usize>,
-    /// Where the page before ended, as its nextCursor says.
+    /// End of the previous page: its nextCursor.
     cursor: Option<String>,
 }
 
-/// Where all workspaces stand
+/// The statuses of all workspaces
 ///
 /// Those that are known and not in memory are `unknown`, with the reason and what was last known of them. Ordered by
 /// id bytewise. `totalCount` and `stateCounts` are of all workspaces, whatever the
@@ -228,8 +228,8 @@ struct StatusesParameters {
     params(StatusesParameters),
     responses(
         (status = 200, description = "A page of statuses", body = StatusesDocument),
-        (status = 400, description = "A parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "Too many lists are made", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "An invalid parameter", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "Too many lists are requested at the same time", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 async fn statuses(
@@ -276,7 +276,7 @@ fn read_page_query(api: &Shared, query: Option<&str>) -> Result<PageQuery, Probl
     responses(
         (status = 200, description = "It is", body = ReadyDocument),
         (status = 503, description = "It is not, or this node knows nothing of it", body = ReadyDocument),
-        (status = 400, description = "An id that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "An invalid id", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 async fn ready(Extract(api): Extract<Arc<Shared>>, id: LookupId) -> Result<Response, Problem> {
@@ -305,15 +305,15 @@ async fn ready(Extract(api): Extract<Arc<Shared>>, id: LookupId) -> Result<Respo
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the query; Parameters reads it")]
 struct HistoryParameters {
-    /// How many transitions at most, from 1 to 1000 if the server is not set otherwise; 100 if not
+    /// How many transitions at most, from 1 to 1000 unless the server is configured otherwise; 100 if not
     /// given.
     #[param(minimum = 1)]
     limit: Option<usize>,
-    /// Where the page before ended, as its nextCursor says.
+    /// End of the previous page: its nextCursor.
     cursor: Option<String>,
 }
 
-/// What a workspace went through, oldest first
+/// The transitions of a workspace, oldest first
 ///
 /// Every transition that is kept: a service that embeds its tracker alone keeps the last 20 of a
 /// workspace, an engine keeps all.
@@ -325,7 +325,7 @@ struct HistoryParameters {
     params(("id" = String, Path, description = "The workspace"), HistoryParameters),
     responses(
         (status = 200, description = "A page of its history", body = HistoryDocument),
-        (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "An invalid id or parameter", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no record of it", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "The record cannot be read at present", body = ProblemDocument, content_type = "application/problem+json"),
     )

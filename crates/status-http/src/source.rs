@@ -134,7 +134,7 @@ pub struct HistoryEntry {
     #[serde(rename = "timestamp", serialize_with = "rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub at: SystemTime,
-    /// What was said of it.
+    /// The message of the transition.
     pub message: String,
     /// How long the workspace was in `from`, measured with a monotonic clock.
     #[serde(skip)]

@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_that_is_set_is_noticed_once_the_last_reading_counts_no_more() {
+    fn a_wall_clock_that_was_set_is_noticed_after_the_last_reading_expires() {
         let ahead = Ahead::new();
         let at = |monotonic: u64, wall: u64| {
             let moment = ahead.now(|| monotonic, || WallNanos(wall));

@@ -38,9 +38,9 @@ impl Counts {
     }
 
     /// Counts one more, in `initializing`.
-    pub(crate) fn made(&self) {
+    pub(crate) fn add(&self) {
         self.present.fetch_add(1, Ordering::Relaxed);
-        self.moves.come(State::Initializing.index());
+        self.moves.create(State::Initializing.index());
     }
 
     /// Counts a move from one state to another.
@@ -50,8 +50,8 @@ impl Counts {
     }
 
     /// Counts one less, in `state`.
-    pub(crate) fn gone(&self, state: State) {
-        self.moves.go(state.index());
+    pub(crate) fn removed(&self, state: State) {
+        self.moves.remove(state.index());
         self.present.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -89,9 +89,9 @@ struct Moves<const N: usize> {
     /// By the state left, then by the state entered.
     edges: [[AtomicU64; N]; N],
     /// Removals, by the state left.
-    gone: [AtomicU64; N],
+    removed: [AtomicU64; N],
     /// Creations, by the state entered.
-    come: [AtomicU64; N],
+    created: [AtomicU64; N],
 }
 
 #[expect(
@@ -103,16 +103,16 @@ impl<const N: usize> Moves<N> {
         let zeroes = || array::from_fn(|_| AtomicU64::new(0));
         Self {
             edges: array::from_fn(|_| zeroes()),
-            gone: zeroes(),
-            come: zeroes(),
+            removed: zeroes(),
+            created: zeroes(),
         }
     }
 
     // Release, paired with the Acquire of a reading: a reader that sees a move sees all moves
     // before it. So the next reading sees all moves before any that this one saw.
 
-    fn come(&self, to: usize) {
-        self.come[to].fetch_add(1, Ordering::Release);
+    fn create(&self, to: usize) {
+        self.created[to].fetch_add(1, Ordering::Release);
     }
 
     #[inline]
@@ -120,8 +120,8 @@ impl<const N: usize> Moves<N> {
         self.edges[from][to].fetch_add(1, Ordering::Release);
     }
 
-    fn go(&self, from: usize) {
-        self.gone[from].fetch_add(1, Ordering::Release);
+    fn remove(&self, from: usize) {
+        self.removed[from].fetch_add(1, Ordering::Release);
     }
 
     /// All numbers, each read once.
@@ -129,27 +129,27 @@ impl<const N: usize> Moves<N> {
     fn read(&self) -> Reading<N> {
         let read = |number: &AtomicU64| number.load(Ordering::Acquire);
         // Removals first: read after the creations, they could outnumber them.
-        let gone: [u64; N] = array::from_fn(|from| read(&self.gone[from]));
+        let removed: [u64; N] = array::from_fn(|from| read(&self.removed[from]));
         let mut entered = [0; N];
         let left = array::from_fn(|from| {
             let row: [u64; N] = array::from_fn(|to| read(&self.edges[from][to]));
             for (sum, taken) in entered.iter_mut().zip(row) {
                 *sum += taken;
             }
-            gone[from] + row.iter().sum::<u64>()
+            removed[from] + row.iter().sum::<u64>()
         });
-        let come = array::from_fn(|to| read(&self.come[to]));
+        let created = array::from_fn(|to| read(&self.created[to]));
         Reading {
             left,
             entered,
-            come,
+            created,
         }
     }
 
     /// The sum of a new reading.
     #[inline]
     fn sum(&self) -> u64 {
-        let rows = self.edges.iter().chain([&self.gone, &self.come]);
+        let rows = self.edges.iter().chain([&self.removed, &self.created]);
         let read = |row: &[AtomicU64; N]| {
             row.iter()
                 .map(|number| number.load(Ordering::Acquire))
@@ -198,23 +198,23 @@ struct Reading<const N: usize> {
     /// Entered from another state.
     entered: [u64; N],
     /// Created.
-    come: [u64; N],
+    created: [u64; N],
 }
 
 impl<const N: usize> Reading<N> {
     #[inline]
     fn sum(&self) -> u64 {
-        self.left.iter().chain(&self.come).sum()
+        self.left.iter().chain(&self.created).sum()
     }
 
     /// Number of workspaces in each state. The sum is creations minus removals.
     fn standing(&self) -> [u64; N] {
         let mut counts = [0; N];
         let mut excess = 0;
-        let came = self.entered.iter().zip(&self.come);
-        for (count, ((entered, come), left)) in counts.iter_mut().zip(came.zip(&self.left)) {
-            *count = (entered + come).saturating_sub(*left);
-            excess += left.saturating_sub(entered + come);
+        let created = self.entered.iter().zip(&self.created);
+        for (count, ((entered, created), left)) in counts.iter_mut().zip(created.zip(&self.left)) {
+            *count = (entered + created).saturating_sub(*left);
+            excess += left.saturating_sub(entered + created);
         }
         // The reader saw a move out of a state but not the move into it: that workspace is
         // counted twice.
@@ -235,14 +235,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_that_was_held_up_in_the_middle_counts_nobody_twice() {
+    fn a_reader_that_was_held_up_in_the_middle_counts_none_twice() {
         // Two of three workspaces stay in the first state. The third entered the second state
         // and then moved back and forth 500 times; the reader saw one direction only.
         let check = |left, entered, expected| {
             let torn = Reading {
                 left,
                 entered,
-                come: [3, 0, 0],
+                created: [3, 0, 0],
             };
             assert_eq!(torn.standing(), expected);
         };
@@ -270,8 +270,8 @@ mod loom_tests {
     impl Reading<2> {
         /// Counts without the correction of torn readings.
         fn signed(&self) -> [i64; 2] {
-            let came = |n: usize| self.entered[n] + self.come[n];
-            [0, 1].map(|n| came(n).cast_signed() - self.left[n].cast_signed())
+            let created = |n: usize| self.entered[n] + self.created[n];
+            [0, 1].map(|n| created(n).cast_signed() - self.left[n].cast_signed())
         }
     }
 
@@ -279,7 +279,7 @@ mod loom_tests {
     fn loom_two_readings_with_one_sum_show_one_moment() {
         check(|| {
             let moves = Arc::new(Moves::<2>::new());
-            moves.come(0);
+            moves.create(0);
             let other = Arc::clone(&moves);
             let mover = thread::spawn(move || {
                 other.take(0, 1);
@@ -299,7 +299,7 @@ mod loom_tests {
     fn loom_one_moment_is_shown_of_a_workspace_that_threads_move_in_turn() {
         check(|| {
             let moves = Arc::new(Moves::<2>::new());
-            moves.come(0);
+            moves.create(0);
             let state = Arc::new(Mutex::new(0_usize));
             let movers = [(); 2].map(|()| {
                 let (moves, state) = (Arc::clone(&moves), Arc::clone(&state));
@@ -323,13 +323,13 @@ mod loom_tests {
     fn loom_beside_two_moves_every_workspace_is_counted_once() {
         check(|| {
             let moves = Arc::new(Moves::<2>::new());
-            moves.come(0);
-            moves.come(0);
+            moves.create(0);
+            moves.create(0);
             let other = Arc::clone(&moves);
             let mover = thread::spawn(move || {
                 other.take(0, 1);
                 other.take(1, 0);
-                other.go(0);
+                other.remove(0);
             });
             let [first, second] = moves.read_steady().standing();
             assert!(second <= 1 && (1..=2).contains(&(first + second)));

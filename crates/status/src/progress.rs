@@ -305,7 +305,7 @@ struct ActiveList {
     prune_at: usize,
 }
 
-const PRUNE_AT_LEAST: usize = 64;
+const MIN_PRUNE_AT: usize = 64;
 
 impl Active {
     pub(crate) fn new() -> Self {
@@ -313,7 +313,7 @@ impl Active {
             list: Mutex::new(ActiveList {
                 cells: Vec::new(),
                 next: 0,
-                prune_at: PRUNE_AT_LEAST,
+                prune_at: MIN_PRUNE_AT,
             }),
         }
     }
@@ -323,7 +323,7 @@ impl Active {
         if list.cells.len() >= list.prune_at {
             list.cells
                 .retain(|cell| cell.upgrade().is_some_and(|cell| !cell.is_retired()));
-            list.prune_at = (list.cells.len() * 2).max(PRUNE_AT_LEAST);
+            list.prune_at = (list.cells.len() * 2).max(MIN_PRUNE_AT);
         }
         list.cells.push(Arc::downgrade(cell));
     }

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_finds_what_is_there_and_is_told_what_is_gone() {
+    fn a_reader_gets_what_exists_and_learns_what_was_overwritten() {
         let ring = Ring::new(4);
         assert_eq!((ring.push(|| 1), ring.push(|| 2)), (1, 2));
         ring.keep();
@@ -175,7 +175,7 @@ mod loom_tests {
     }
 
     #[test]
-    fn loom_a_reader_beside_a_writer_sees_items_in_order_and_is_told_of_gaps() {
+    fn loom_a_reader_beside_a_writer_sees_items_in_order_and_all_gaps() {
         loom::model(|| {
             let ring = kept(1);
             let other = Arc::clone(&ring);

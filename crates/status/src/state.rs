@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_is_told_with_the_known_ones() {
+    fn an_unknown_name_is_refused_with_the_known_ones() {
         let error = "Ready".parse::<State>().unwrap_err();
         assert_eq!(error.name(), "Ready");
         assert!(error.to_string().starts_with("unknown state \"Ready\""));

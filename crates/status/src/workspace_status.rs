@@ -69,7 +69,7 @@ impl WorkspaceStatus {
     /// A new status; it is counted from now on.
     pub(crate) fn new(id: WorkspaceId, message: Message, key: u16, shared: Arc<Shared>) -> Self {
         let core = Core::new(id.clone(), message, shared.clock.now());
-        shared.counts.made();
+        shared.counts.add();
         Self {
             id,
             word: AtomicU32::new(u32::from(key) << KEY_SHIFT | State::Initializing as u32),
@@ -406,7 +406,7 @@ impl WorkspaceStatus {
         if word & REMOVED != 0 {
             return;
         }
-        self.shared.counts.gone(state_of(word));
+        self.shared.counts.removed(state_of(word));
         let revision = self.publish(ChangeKind::Removed);
         core.edit().revision = revision;
         self.word.store(word | REMOVED, Ordering::Release);

@@ -39,7 +39,7 @@ fn the_tracker_is_as_promised() {
     assert_eq!(count, 2);
     let removed: bool = tracker.remove("a");
     assert!(removed && !tracker.remove("a"));
-    status.set_state(State::Error, "held by somebody");
+    status.set_state(State::Error, "held by the test");
     assert_eq!(tracker.count_by_state()[State::Error], 0);
     assert_eq!(tracker.count(), 1);
 }

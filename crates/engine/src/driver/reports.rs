@@ -21,7 +21,7 @@ impl<W: Workspace> Driver<W> {
                 self.begin(slot, epoch);
                 Ok(())
             }
-            Report::Gone => {
+            Report::Removed => {
                 self.gone(slot);
                 Ok(())
             }

@@ -59,7 +59,7 @@ impl Partition {
             }
             Phase::Queued => {
                 workspace.urgent = true;
-                self.out.push(Action::AskPermit {
+                self.out.push(Action::RequestPermit {
                     slot,
                     urgency: Urgency::Urgent,
                 });

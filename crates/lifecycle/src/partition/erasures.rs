@@ -130,14 +130,14 @@ impl Partition {
                     workspace.urgent = true;
                     self.begin_load(slot);
                 } else if erasing.before == BeforeErasing::Loadable {
-                    self.report(slot, Report::Gone);
+                    self.report(slot, Report::Removed);
                 }
             }
             Erasure::Delete { .. } => {
                 workspace.phase = Phase::Deleted;
                 self.deleted += 1;
                 if erasing.before == BeforeErasing::Loadable {
-                    self.report(slot, Report::Gone);
+                    self.report(slot, Report::Removed);
                 }
                 if let Some(first) = erasing.successor(next_offset) {
                     self.begin_new(slot, first);
@@ -201,7 +201,7 @@ impl Partition {
                 }
             }
             BeforeErasing::Loadable if self.ownership == Ownership::Owned => self.begin_load(slot),
-            BeforeErasing::Loadable => self.report(slot, Report::Gone),
+            BeforeErasing::Loadable => self.report(slot, Report::Removed),
         }
         self.answer_erasing(&erasing, Err(error));
     }

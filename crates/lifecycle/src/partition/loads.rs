@@ -33,7 +33,7 @@ impl Partition {
         };
         self.loading += 1;
         self.report(slot, Report::Begin { epoch });
-        self.out.push(Action::AskPermit { slot, urgency });
+        self.out.push(Action::RequestPermit { slot, urgency });
     }
 
     pub(super) fn permit_granted(&mut self, slot: Slot) {
@@ -302,7 +302,7 @@ impl Partition {
         if !was_leaving {
             self.report(slot, Report::Unloading { why });
         }
-        self.report(slot, Report::Gone);
+        self.report(slot, Report::Removed);
     }
 
     /// Completes leaving after the last save of a workspace.

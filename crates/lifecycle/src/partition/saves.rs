@@ -110,7 +110,7 @@ impl Partition {
     /// Whether so much is unsaved that nothing more may be fetched.
     pub(super) fn must_save_first(&self) -> bool {
         let Amount { events, bytes } = self.saving.unsaved();
-        events >= self.limits.most_unsaved_events || bytes >= self.limits.most_unsaved_bytes
+        events >= self.limits.max_unsaved_events || bytes >= self.limits.max_unsaved_bytes
     }
 
     pub(super) fn save_due_at(&self) -> Option<Time> {
@@ -152,7 +152,7 @@ impl Partition {
         self.mark_stale();
         let due = self.saving.soon
             || self.saving.unsaved_events.events >= self.save_every_events()
-            || self.saving.unsaved_events.bytes >= self.limits.most_unsaved_bytes / 2
+            || self.saving.unsaved_events.bytes >= self.limits.max_unsaved_bytes / 2
             || self
                 .saving
                 .unsaved_since
@@ -217,7 +217,7 @@ impl Partition {
     }
 
     fn save_every_events(&self) -> u64 {
-        let half = (self.limits.most_unsaved_events / 2).max(1);
+        let half = (self.limits.max_unsaved_events / 2).max(1);
         match self.replay_round() {
             Some(_) => half,
             None => self.limits.save_every_events.min(half),

@@ -56,7 +56,7 @@ fn lives_well(seed: u64) {
 }
 
 #[test]
-fn three_thousand_lives_keep_every_promise_and_meet_every_trouble() {
+fn three_thousand_lives_keep_every_promise_and_meet_every_fault() {
     let tally = live_all(0, 3000);
     println!("{tally:#?}");
     // A simulation without faults proves nothing.
@@ -126,7 +126,7 @@ fn a_round_that_ends_makes_room_for_the_next_at_once() {
 }
 
 #[test]
-fn whoever_goes_is_seen_unloading_first() {
+fn a_workspace_that_is_removed_is_shown_unloading_first() {
     // A workspace that was not in memory, or on a lost partition, was removed without `unloading`.
     [1, 17, 18].into_iter().for_each(lives_well);
 }
@@ -138,7 +138,7 @@ fn one_whose_save_was_refused_comes_back() {
 }
 
 #[test]
-fn events_of_one_that_was_taken_over_hold_up_nobody() {
+fn events_of_a_workspace_taken_over_hold_up_no_other() {
     // They counted as unsaved for ever, and with too many unsaved events nothing was fetched any more.
     lives_well(114_911);
 }

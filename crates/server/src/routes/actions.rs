@@ -30,7 +30,7 @@ macro_rules! actions {
             params(("id" = String, Path, description = "The workspace")),
             responses(
                 (status = 200, description = $meaning, body = StatusDocument),
-                (status = 400, description = "An id that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+                (status = 400, description = "An invalid id", body = ProblemDocument, content_type = "application/problem+json"),
                 (status = 404, description = "Neither the store nor the log knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
                 $((status = CONFLICT, description = $conflict, body = ProblemDocument, content_type = "application/problem+json"),)?
                 (status = 503, description = "The engine is starting, stopping or too busy, or does not own the workspace", body = ProblemDocument, content_type = "application/problem+json"),
@@ -101,7 +101,7 @@ const FORCE: &str = "force";
     params(("id" = String, Path, description = "The workspace"), ResetParameters),
     responses(
         (status = 200, description = "It is rebuilt: where the workspace stands", body = StatusDocument),
-        (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "An invalid id or parameter", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Neither the store nor the log knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 504, description = "Not done in time: it goes on", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "The log no longer reaches back to its first event: `firstOffset`, `lowWatermark`", body = ProblemDocument, content_type = "application/problem+json"),
@@ -131,7 +131,7 @@ pub(super) async fn reset(
     params(("id" = String, Path, description = "The workspace")),
     responses(
         (status = 204, description = "It is deleted"),
-        (status = 400, description = "An id that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "An invalid id", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Neither the store nor the log knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "The engine is starting, stopping or too busy, or does not own the workspace", body = ProblemDocument, content_type = "application/problem+json"),
     )

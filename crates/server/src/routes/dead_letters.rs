@@ -103,7 +103,7 @@ impl From<DeadLetter> for DeadLetterDocument {
     params(("id" = String, Path, description = "The workspace"), ListParameters),
     responses(
         (status = 200, description = "A page of skipped events", body = DeadLettersDocument),
-        (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "An invalid id or parameter", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Nobody knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "The engine is starting, or too many lists are made", body = ProblemDocument, content_type = "application/problem+json"),
     )

@@ -83,7 +83,7 @@ struct SummaryDocument<'a> {
     params(("id" = String, Path, description = "The workspace"), SummaryParameters),
     responses(
         (status = 200, description = "Counts, and what is applied", body = SummaryDocument),
-        (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "An invalid id or parameter", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Nobody knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "It is not in memory yet, or has not applied the offset: `workspaceStatus` says where it stands", body = ProblemDocument, content_type = "application/problem+json"),
     )
@@ -165,7 +165,7 @@ struct EntityOfPage {
     ),
     responses(
         (status = 200, description = "A page of entities; none where there is none of the type", body = PageDocument),
-        (status = 400, description = "An id or a parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "An invalid id or parameter", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Nobody knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "It is not in memory yet: `workspaceStatus` says where it stands; or the answers under way hold all memory for them", body = ProblemDocument, content_type = "application/problem+json"),
     )

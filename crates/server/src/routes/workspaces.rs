@@ -61,7 +61,7 @@ struct WorkspacesDocument {
     params(ListParameters),
     responses(
         (status = 200, description = "A page of ids", body = WorkspacesDocument),
-        (status = 400, description = "A parameter that cannot be", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 400, description = "An invalid parameter", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "The engine is starting, or too many lists are made", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]

@@ -1,4 +1,4 @@
-//! The router inside somebody else's service.
+//! The router inside another service.
 
 use axum::Router;
 use axum::body::Body;

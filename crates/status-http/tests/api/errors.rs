@@ -50,7 +50,7 @@ const BAD_REQUESTS: &str = "\
 ";
 
 #[tokio::test]
-async fn bad_requests_are_told_what_is_wrong_with_them() {
+async fn a_bad_request_is_answered_with_what_is_wrong() {
     let world = World::of_states(&[State::Ready]);
     let status = world.tracker.get_or_create("h");
     status.set_state(State::Ready, "");

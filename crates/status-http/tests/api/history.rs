@@ -27,7 +27,7 @@ fn world_with_a_load() -> World {
 }
 
 #[tokio::test]
-async fn a_history_tells_how_long_each_phase_was() {
+async fn a_history_shows_how_long_each_phase_was() {
     let world = world_with_a_load();
     let document = world.get(HISTORY).await.json();
     let phases: Vec<_> = document["phases"]

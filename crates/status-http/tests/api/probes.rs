@@ -78,7 +78,7 @@ async fn the_metrics_page_is_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_load_is_measured_from_initializing_to_ready_without_the_failed_one_before() {
+async fn a_load_is_measured_from_initializing_to_ready_without_failed_ones() {
     let world = World::new();
     let advance = |seconds| world.clock.advance(Duration::from_secs(seconds));
     let status = world.tracker.get_or_create("a");

@@ -10,7 +10,7 @@ use workspace_status_http::Limits;
 use crate::support::World;
 
 #[tokio::test]
-async fn a_status_tells_the_state_and_since_when() {
+async fn a_status_shows_the_state_and_since_when() {
     let world = World::new();
     let status = world.tracker.get_or_create("tenant-1");
     status.set_state(State::Ready, "all loaded");
@@ -40,7 +40,7 @@ async fn a_status_tells_the_state_and_since_when() {
 }
 
 #[tokio::test]
-async fn every_state_is_told_by_its_name_with_its_health() {
+async fn every_state_is_shown_by_its_name_with_its_health() {
     let world = World::of_states(&State::ALL);
     for state in State::ALL {
         let name = state.as_str();
@@ -206,7 +206,7 @@ async fn a_wait_for_what_is_so_answers_at_once() {
 }
 
 #[tokio::test]
-async fn a_wait_for_unknown_is_met_by_a_workspace_that_nobody_knows() {
+async fn a_wait_for_unknown_is_met_by_a_workspace_that_does_not_exist() {
     let world = World::new();
     for query in [
         "waitFor=unknown&timeout=9m",

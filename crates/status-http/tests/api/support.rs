@@ -126,7 +126,7 @@ pub(crate) fn assert_golden(name: &str, actual: &str) {
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         expected == actual,
-        "tests/golden/{name} differs; UPDATE_GOLDEN=1 writes it anew. It is now:\n{actual}"
+        "tests/golden/{name} differs; UPDATE_GOLDEN=1 rewrites it. It is now:\n{actual}"
     );
 }
 

@@ -109,7 +109,7 @@ fn run_from(
 }
 
 #[test]
-fn a_steady_rate_is_told_early_narrow_and_true() {
+fn a_steady_rate_has_an_early_narrow_and_true_eta() {
     for (total, rate) in [(100_000, 1000.0), (60, 1.0), (5_000_000, 900_000.0)] {
         let estimates = run(total, 0, |_, _| rate);
         assert_eq!(estimates.true_within, estimates.given, "{estimates:?}");
@@ -133,9 +133,9 @@ fn mostly_true(name: &str, share: f64, mut one: impl FnMut(u64) -> Estimates) {
     }
     let came_true = f64::from(true_within) / f64::from(given.max(1));
     let given = f64::from(given) / possible;
-    println!("{name}: told {given:.3} of the time, true {came_true:.4}, width {width:.2}");
+    println!("{name}: shown {given:.3} of the time, true {came_true:.4}, width {width:.2}");
     assert!(came_true >= share, "{name}: {came_true} true");
-    assert!(given > 0.5, "{name}: told only {given} of the time");
+    assert!(given > 0.5, "{name}: shown only {given} of the time");
     assert!(width < 2.0, "{name}: {width} wide");
 }
 
@@ -177,7 +177,7 @@ fn a_rate_that_wanders_mostly_comes_true() {
 }
 
 #[test]
-fn a_short_phase_is_told_within_its_first_second() {
+fn a_short_phase_has_an_eta_within_its_first_second() {
     for seconds in [2, 3, 4] {
         let estimates = run(seconds * 1000, 0, |_, _| 1000.0);
         assert!(estimates.first_after.unwrap() <= 0.75, "{estimates:?}");
@@ -215,14 +215,14 @@ fn a_short_phase_of_any_rate_mostly_comes_true() {
                 wrong += estimates.given - estimates.true_within;
                 possible += estimates.took / TICK.as_secs_f64();
             }
-            println!("{seconds} s, {name}: {wrong} of {possible:.0} looks were told wrong");
+            println!("{seconds} s, {name}: {wrong} of {possible:.0} reads were wrong");
             assert!(f64::from(wrong) < possible * 0.01, "{wrong} of {possible}");
         }
     }
 }
 
 #[test]
-fn a_rate_that_halves_is_within_its_bounds_again_at_once_or_not_told() {
+fn after_a_rate_halves_the_eta_is_right_again_at_once_or_absent() {
     for halves_at in [0.4, 0.7, 1.0, 1.5, 2.0] {
         for total in [2000, 3000, 4000] {
             let estimates = run_from(halves_at + 0.5, total, 0, |seconds, _| {
@@ -341,7 +341,7 @@ fn a_reader_alone_is_sampler_enough() {
 }
 
 #[test]
-fn progress_set_back_is_measured_anew() {
+fn progress_that_is_set_back_is_measured_again() {
     let phase = phase(Some(100_000));
     let tick = |add| {
         phase.clock.advance(TICK);
@@ -359,7 +359,7 @@ fn progress_set_back_is_measured_anew() {
 }
 
 #[test]
-fn a_phase_of_hours_is_sampled_in_bounded_memory_and_told_well() {
+fn a_phase_of_hours_has_a_good_eta_in_bounded_memory() {
     // 3 hours, sampled once a second.
     let phase = phase(Some(10_800));
     for second in 0..10_000_u64 {

@@ -22,7 +22,7 @@ fn revisions(items: &[FeedItem]) -> Vec<u64> {
 }
 
 #[test]
-fn every_change_is_told_once_and_in_order() {
+fn every_change_is_sent_once_and_in_order() {
     let tracker = Tracker::new();
     let mut watcher = tracker.watch();
     let status = tracker.get_or_create("a");
@@ -75,7 +75,7 @@ fn a_watcher_goes_on_where_another_stopped() {
 }
 
 #[test]
-fn a_slow_watcher_is_told_to_resync_and_goes_on_from_there() {
+fn a_slow_watcher_gets_a_resync_and_continues_from_there() {
     let tracker = Tracker::builder().feed_capacity(4).build();
     let mut slow = tracker.watch();
     let status = tracker.get_or_create("a");
@@ -90,10 +90,10 @@ fn a_slow_watcher_is_told_to_resync_and_goes_on_from_there() {
 }
 
 #[test]
-fn revisions_that_are_gone_or_were_never_kept_or_are_to_come_begin_with_a_resync() {
+fn a_revision_overwritten_never_kept_or_in_the_future_gets_a_resync() {
     let tracker = Tracker::builder().feed_capacity(4).build();
     let status = tracker.get_or_create("a");
-    status.set_state(State::Ready, "nobody watches");
+    status.set_state(State::Ready, "no reader watches");
     let mut early = tracker.watch_from(Revision::new(0));
     let resync = |revision| Some(FeedItem::Resync { revision });
     assert_eq!(early.try_next(), resync(Revision::new(2)));
@@ -208,7 +208,7 @@ fn spin_for(watcher: &mut Watcher) -> Change {
 }
 
 #[test]
-fn whoever_sees_a_creation_finds_the_workspace_and_after_a_removal_none() {
+fn a_watcher_finds_what_was_created_and_not_what_was_removed() {
     const WORKSPACES: usize = 20_000;
     let tracker = Tracker::builder().feed_capacity(2 * WORKSPACES).build();
     let mut watcher = tracker.watch();

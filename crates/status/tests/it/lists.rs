@@ -111,7 +111,7 @@ fn filters_keep_what_they_name() {
 }
 
 #[test]
-fn counts_are_exact_when_all_is_quiet_whoever_changed_what() {
+fn counts_are_exact_after_concurrent_changes() {
     let tracker = Tracker::new();
     thread::scope(|scope| {
         for thread in 0..4_usize {

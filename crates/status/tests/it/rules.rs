@@ -130,7 +130,7 @@ fn the_last_20_transitions_are_kept_and_all_are_counted() {
 }
 
 #[test]
-fn a_wall_clock_that_is_set_back_changes_what_is_shown_and_not_what_is_measured() {
+fn a_wall_clock_set_back_changes_what_is_shown_not_what_is_measured() {
     let (tracker, clock) = tracker();
     let status = tracker.get_or_create("a");
     let before = status.snapshot().state_entered();
@@ -183,12 +183,12 @@ fn a_stale_loader_cannot_mark_a_workspace_ready() {
         assert_eq!(refused.current, Epoch::new(5));
     }
     status.set_state(State::Error, "");
-    status.set_state(State::Initializing, "somebody without an attempt");
+    status.set_state(State::Initializing, "a writer without an attempt");
     assert!(!next.is_current());
 }
 
 #[test]
-fn two_loaders_of_the_first_epoch_are_told_apart() {
+fn two_loaders_of_the_first_epoch_are_distinguished() {
     let (tracker, _) = tracker();
     for first in [Epoch::FIRST, Epoch::new(5)] {
         let status = tracker.get_or_create(&format!("first-{first}"));
@@ -267,13 +267,13 @@ fn refused_metadata_change_nothing_and_are_counted() {
 }
 
 #[test]
-fn a_removed_status_counts_nowhere_and_a_new_one_of_the_id_starts_anew() {
+fn a_removed_status_counts_nowhere_and_its_id_can_be_created_again() {
     let (tracker, _) = tracker();
     let held = tracker.get_or_create("a");
     held.set_state(State::Ready, "ok");
     assert!(tracker.remove("a"));
     let mut watcher = tracker.watch();
-    held.set_state(State::Error, "nobody hears it");
+    held.set_state(State::Error, "no reader sees it");
     held.update_metadata("k", 1).unwrap();
     assert_eq!(watcher.try_next(), None);
     assert_eq!(tracker.count(), 0);
@@ -286,7 +286,7 @@ fn a_removed_status_counts_nowhere_and_a_new_one_of_the_id_starts_anew() {
 }
 
 #[test]
-fn the_owner_is_told_from_when_it_is_known() {
+fn the_owner_is_shown_from_when_it_is_known() {
     let tracker = Tracker::builder().owner("node-1").build();
     let status = tracker.get_or_create("a");
     assert_eq!(status.snapshot().owner(), Some("node-1"));
@@ -296,7 +296,7 @@ fn the_owner_is_told_from_when_it_is_known() {
 }
 
 #[test]
-fn a_snapshot_is_consistent_whoever_writes_meanwhile() {
+fn a_snapshot_is_consistent_beside_concurrent_writers() {
     let tracker = Tracker::new();
     let status = tracker.get_or_create("a");
     std::thread::scope(|scope| {

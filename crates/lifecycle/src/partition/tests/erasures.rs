@@ -95,7 +95,7 @@ fn a_deletion_passes_earlier_events_and_a_later_one_begins_a_workspace() {
         Command::Delete,
         "drop #0; report #0 unloading: an operator deletes it; erase #0 at epoch 3, delete below 12",
     );
-    story.check(erased(3, 12), "report #0 gone; reply to 0: done");
+    story.check(erased(3, 12), "report #0 removed; reply to 0: done");
     assert!(story.machine.is_deleted(Slot(0)));
     assert_eq!(story.machine.position().workspaces, 0);
     story.check_command("a", Command::Load, "reply to 1: no such workspace");
@@ -139,7 +139,7 @@ fn an_event_that_arrives_during_a_deletion_begins_a_workspace_after_it() {
     story.fetch_live(11, &[("a", 10)]);
     story.check(
         erased(3, 10),
-        "report #0 gone; report #0 initializing at epoch 4; request a permit for #0, ordinary; reply to 0: done",
+        "report #0 removed; report #0 initializing at epoch 4; request a permit for #0, ordinary; reply to 0: done",
     );
 }
 

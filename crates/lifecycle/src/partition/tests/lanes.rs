@@ -85,7 +85,7 @@ fn a_round_hands_over_before_the_live_lane_plans_its_batch() {
 fn nothing_is_fetched_while_too_much_is_unsaved_and_no_wakeup_spins() {
     let limits = Limits {
         save_every_events: 1,
-        most_unsaved_events: 1,
+        max_unsaved_events: 1,
         ..Limits::default()
     };
     let retry = || FetchFailure::Retry("no".to_owned());

@@ -7,10 +7,10 @@ fn a_revoked_partition_is_released_when_everything_is_saved() {
     story.check(
         Input::Revoked,
         "report #0 unloading: the partition is handed over; cancel the permit of #1; \
-         report #1 unloading: the partition is handed over; report #1 gone; \
+         report #1 unloading: the partition is handed over; report #1 removed; \
          save #0 at 0 epoch 2, committed 0",
     );
-    story.check(saved(), "drop #0; report #0 gone; released");
+    story.check(saved(), "drop #0; report #0 removed; released");
 }
 
 #[test]
@@ -32,8 +32,8 @@ fn a_lost_partition_is_released_unsaved_and_late_answers_change_nothing() {
     story.send(granted(1));
     story.check(
         Input::Lost,
-        "drop #0; report #0 unloading: the partition is lost; report #0 gone; \
-         report #1 unloading: the partition is lost; report #1 gone; released",
+        "drop #0; report #0 unloading: the partition is lost; report #0 removed; \
+         report #1 unloading: the partition is lost; report #1 removed; released",
     );
     story.check(loaded(1, 2, 0, 0), "drop #1");
     story.check(saved(), "");

@@ -84,7 +84,7 @@ fn a_workspace_that_the_store_cannot_save_now_is_loaded_again() {
 fn events_of_a_workspace_taken_over_do_not_hold_up_the_others() {
     let limits = Limits {
         save_every_events: 1,
-        most_unsaved_events: 2,
+        max_unsaved_events: 2,
         ..Limits::default()
     };
     let mut story = Story::replaying(limits, 10);

@@ -158,7 +158,7 @@ impl Driver {
                 committed: None,
                 listed: None,
             }),
-            Action::AskPermit { slot, urgency } => {
+            Action::RequestPermit { slot, urgency } => {
                 desk.admission.ask((self.at, slot), urgency);
                 desk.grant();
             }

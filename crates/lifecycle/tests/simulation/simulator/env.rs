@@ -144,11 +144,11 @@ impl Config {
                 urgent_queue: usize::try_from(r.between(0, 3)).unwrap(),
             },
             limits: Limits {
-                most_unsaved_bytes: 1 << 20,
+                max_unsaved_bytes: 1 << 20,
                 save_every_events: r.pick(&[1, 5, 20, 1000]),
                 save_every: millis(r.pick(&[0, 100, 1000])),
                 save_every_in_round,
-                most_unsaved_events: r.pick(&[1, 10, 50, 100_000]),
+                max_unsaved_events: r.pick(&[1, 10, 50, 100_000]),
                 stale_positions: r.pick(&[1, 10, 50, 100_000]),
                 stale_after: millis(r.pick(&[1_000, 10_000, 60_000])),
                 hold_catch_up: millis(r.pick(&[0, 100, 2000])),

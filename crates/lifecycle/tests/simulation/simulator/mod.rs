@@ -46,7 +46,7 @@ impl fmt::Display for Failure {
             writeln!(f, "{line}")?;
         }
         let step = if self.step == world::FAULTS_END {
-            "after the trouble".to_owned()
+            "after the faults".to_owned()
         } else {
             format!("at step {}", self.step)
         };

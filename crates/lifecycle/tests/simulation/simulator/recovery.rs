@@ -50,7 +50,7 @@ impl World {
     }
 
     fn end_faults(&mut self) -> Result<(), Violation> {
-        self.env.note(|| "trouble ends".to_owned());
+        self.env.note(|| "faults end".to_owned());
         self.env.faults = Faults::default();
         self.env.store_is_down = false;
         self.step = FAULTS_END;
@@ -203,7 +203,7 @@ impl World {
         for (partition, owner) in self.owners.iter().enumerate() {
             let mut drivers = self.processes.iter().flat_map(|process| &process.drivers);
             let Some(driver) = owner.and_then(|at| drivers.find(|driver| driver.at == at)) else {
-                return Err(format!("nobody has partition {partition}"));
+                return Err(format!("no process has partition {partition}"));
             };
             let high = self.env.logs[partition].high();
             let position = driver.machine.position();
@@ -382,6 +382,6 @@ fn cold(asked_out: bool) -> Rest {
     if asked_out {
         Rest::Needs(Command::Load)
     } else {
-        Rest::NotYet("is cold and nobody asked for that".to_owned())
+        Rest::NotYet("is cold and no operator requested that".to_owned())
     }
 }

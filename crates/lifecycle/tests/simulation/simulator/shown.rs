@@ -32,7 +32,7 @@ impl Shown {
             Report::Retrying { .. } => Self::Retrying,
             Report::Parked { .. } => Self::Parked,
             Report::Unloading { .. } => Self::Unloading,
-            Report::Gone => Self::Nothing,
+            Report::Removed => Self::Nothing,
         }
     }
 
@@ -94,7 +94,7 @@ impl Driver {
                 env.count("parked");
                 self.unfollow(slot);
             }
-            Report::Unloading { .. } | Report::Gone => self.unfollow(slot),
+            Report::Unloading { .. } | Report::Removed => self.unfollow(slot),
         }
         Ok(())
     }

@@ -339,7 +339,7 @@ impl World {
                 let (at, message) = desk.inbox.swap_remove(message);
                 let Some(driver) = process.drivers.iter_mut().find(|driver| driver.at == at) else {
                     return Ok(ensure(false, Rule::Bounded, || {
-                        format!("{at} is gone, an answer comes")
+                        format!("{at} has ended, an answer arrives")
                     })?);
                 };
                 match message {

@@ -94,7 +94,7 @@ impl Driver {
             ensure(
                 log.fold(workspace, base, shown) == memory.fold,
                 Rule::MemoryIsFold,
-                || format!("a reader of w{workspace} is told {shown}, it stands at {next_offset}"),
+                || format!("a reader of w{workspace} sees {shown}, it is at {next_offset}"),
             )?;
             let key = (partition, workspace);
             ensure(
@@ -108,7 +108,9 @@ impl Driver {
                 .chain(log.lost_between(base, next_offset))
                 .find(|offset| !env.dead_letters.contains(&(key.0, key.1, *offset)));
             ensure(unkept.is_none(), Rule::PoisonIsKept, || {
-                format!("w{workspace} at {next_offset} has passed {unkept:?}, which nobody skipped")
+                format!(
+                    "w{workspace} at {next_offset} has passed {unkept:?}, which no operator skipped"
+                )
             })?;
         }
         Ok(())
