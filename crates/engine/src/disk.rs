@@ -32,7 +32,6 @@ pub(crate) use lock::DirLock;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use ledger::{LEDGER_KEY, Ledger};
 use parking_lot::Mutex;
-use recovery::{Expected, expected};
 use space::FreeSpace;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -145,41 +144,25 @@ impl DataDir {
             let reason = "it has a database, but no format.json".to_owned();
             return Err(DiskError::NotADataDirectory { path, reason });
         }
-        let acknowledged = expected(&path, &database_path, spec)?;
+        let expected = recovery::prepare(&path, &database_path, spec)?;
         if !has_format {
             format::write(&path, spec)?;
         }
         let accepted = witness::read_accepted(&path, spec.partitions)?;
-        let loss_accepted = accepted.is_some() || matches!(acknowledged, Expected::Anything);
-        match &acknowledged {
-            Expected::New => {
-                recovery::clear_away(&database_path)?;
-                Witness::create(&path, &Ledger::new(spec.partitions), spec.partitions)?;
-            }
-            Expected::Anything | Expected::AtLeast(..) => {}
-        }
-
+        let loss_accepted = accepted.is_some() || expected.is_anything();
         let database = open_database(&database_path, spec)?;
         let ledger_keyspace = keyspace(&database, &path, "ledger", KeyspaceCreateOptions::default)?;
         let ledger = read_ledger(&ledger_keyspace, &path, spec.partitions)?;
-        if let Expected::AtLeast(witness, aside) = acknowledged {
-            if let Some(lost) = ledger.loss(&witness) {
-                drop((ledger_keyspace, database));
-                aside.map_or(Ok(()), journal::Aside::restore)?;
-                let witness = witness::path(&path);
-                return Err(DiskError::Lost {
-                    path,
-                    lost,
-                    witness,
-                });
-            }
-            aside.map_or(Ok(()), journal::Aside::remove)?;
+        if let Some(lost) = expected.loss(&ledger) {
+            drop((ledger_keyspace, database));
+            return Err(expected.refuse(&path, lost));
         }
+        expected.settle()?;
         if loss_accepted {
             tracing::warn!(
                 path = %path.display(),
                 commit = ledger.commit,
-                "the witness file was renamed or removed: the engine goes on with what the database holds"
+                "the witness file was renamed or removed: the engine continues with what the database holds"
             );
         }
         let witness = Witness::create(&path, &ledger, spec.partitions)?;
@@ -296,7 +279,7 @@ impl DataDir {
             %partition,
             %found,
             %acknowledged,
-            "a partition does not end where it was acknowledged; the loss is accepted, and appends go on behind both"
+            "a partition does not end where it was acknowledged; the loss is accepted, and appends continue behind both"
         );
         Ok(())
     }
@@ -316,7 +299,7 @@ impl DataDir {
                 Err(fjall::Error::Poisoned)
             );
         if is_poisoned && self.inner.fatal_error.set(failure.to_string()).is_ok() {
-            tracing::error!(error = %failure, path = %self.inner.path.display(), "the database has given up");
+            tracing::error!(error = %failure, path = %self.inner.path.display(), "the database accepts no more writes");
         }
         failure
     }

@@ -1,19 +1,21 @@
-//! Inspects the database's journals before the database opens them.
+//! Checks the database's journals before the database opens them.
 //!
-//! The database (fjall 3) stops its recovery at the first broken batch of a journal, cuts the file there and reports
-//! nothing, even if intact batches follow. So the journals are read here first, without changing anything. This
-//! distinguishes a torn tail, which a crash leaves behind, from a damaged middle, where acknowledged data is lost.
+//! The database (fjall 3.1) ends its recovery at the first batch that it cannot read, cuts the journal there and reports
+//! nothing; it also refuses some torn tails that a power failure leaves behind, does not notice a missing journal, and
+//! trusts sequence numbers that no checksum covers. So the journals are read here first, without changing anything. The
+//! witness alone is not enough: where a block of an older journal is lost, the database goes on with the next journal,
+//! whose ledger is the newest (`a_block_that_is_missing_before_acknowledged_events_is_refused` in `tests/seams`).
 //!
 //! A journal consists of batches, then zeros to the end of the file. A batch is a start marker, items, and an end
-//! marker with the xxh3 of the items. The start marker contains the sequence number of the batch, which no checksum
-//! covers; it decides which of two values is newer, so it must grow. A journal that is not the newest was synced before
-//! the next one began, so it has no torn tail. Every durable commit contains the ledger, and the next commit is written
-//! only when it is durable: a batch with ledger *n* proves that *n - 1* was acknowledged.
+//! marker with the xxh3 of the items. The start marker contains the sequence number of the batch. It decides which of
+//! two values is newer, so it must grow. A journal that is not the newest was synced before the next one began, so
+//! it has no torn tail. Every durable commit contains the ledger, and the next commit is written only when it is
+//! durable: a batch with ledger *n* proves that *n - 1* was acknowledged.
 
 use super::DiskError;
 use super::ledger::{LEDGER_KEY, Ledger};
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -24,155 +26,94 @@ const TAG_START: u8 = 1;
 const TAG_ITEM: u8 = 2;
 const TAG_END: u8 = 3;
 const TAG_CLEAR: u8 = 4;
-const TRAILER: [u8; 4] = *b"FJL\x03";
-
-const START_BYTES: usize = 13;
-const ITEM_HEAD_BYTES: usize = 21;
-const READ_BUFFER_BYTES: usize = 256 * 1024;
+const TRAILER: &[u8] = b"FJL\x03";
 
 /// Most copies of one journal that are set aside.
 const MAX_COPIES: u32 = 100;
 
-/// What the journals of a database hold.
-#[derive(Debug, Default)]
-pub(crate) struct Inspection {
-    /// The newest ledger before the first broken batch.
-    pub(crate) ledger: Option<Ledger>,
-    /// The newest ledger in intact batches after the broken one.
-    pub(crate) behind: Option<Ledger>,
-    /// The tail of the newest journal, if it is broken.
-    pub(crate) torn: Option<Torn>,
-}
-
-/// A journal whose tail cannot be read.
+/// The newest journal where a batch in it is broken, or does not follow the one before it.
 #[derive(Debug)]
 pub(crate) struct Torn {
     pub(crate) path: PathBuf,
     /// Everything before this byte is intact.
     pub(crate) position: u64,
-    pub(crate) reason: &'static str,
-}
-
-/// Damage that a crash cannot have caused.
-#[derive(Debug)]
-pub(crate) struct Damage {
-    pub(crate) path: PathBuf,
-    /// Everything of this journal before this byte is intact.
-    pub(crate) position: u64,
     pub(crate) reason: String,
-    pub(crate) place: Place,
+    /// The newest ledger before the position; `None` if the tables have it.
+    pub(crate) ledger: Option<Ledger>,
+    /// The last commit of which an intact batch behind the position proves that it was acknowledged.
+    pub(crate) acknowledged_commit: u64,
 }
 
-/// Position of a damaged journal among the others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// No journal follows it: it can be cut.
-    Newest,
-    /// Later journals build on it, or the journal before it is missing.
-    Between,
-}
-
-/// Reads all journals of a database, oldest first.
-pub(crate) fn inspect(database: &Path) -> Result<Result<Inspection, Damage>, DiskError> {
-    let mut found = Inspection::default();
-    let mut sequence = None;
+/// Reads all journals of a database, oldest first. Returns where the newest must be cut, if it is torn.
+///
+/// # Errors
+/// [`DiskError::DamagedBetween`] for damage in a journal that others follow: cutting it would not help.
+pub(crate) fn inspect(database: &Path) -> Result<Option<Torn>, DiskError> {
     let journals = journals(database)?;
     let mut previous: Option<u64> = None;
-    let newest = journals.last().map(|(id, _)| *id);
+    let mut order = Order::default();
+    let mut torn: Option<Torn> = None;
     for (id, path) in journals {
-        let place = if Some(id) == newest {
-            Place::Newest
-        } else {
-            Place::Between
-        };
+        if let Some(Torn {
+            path,
+            position,
+            reason,
+            ..
+        }) = torn
+        {
+            return Err(DiskError::DamagedBetween {
+                file: path,
+                position,
+                reason,
+            });
+        }
         if previous.is_some_and(|previous| previous + 1 != id) {
-            return Ok(Err(Damage {
-                path,
+            let reason = "the journal before it is missing".to_owned();
+            return Err(DiskError::DamagedBetween {
+                file: path,
                 position: 0,
-                reason: "the journal before it is missing".to_owned(),
-                place: Place::Between,
-            }));
+                reason,
+            });
         }
         previous = Some(id);
-        let journal = scan(&path, &mut sequence, &mut found.ledger)?;
-        let position = journal.intact_bytes;
-        let damage = |path, reason| Damage {
-            path,
-            position,
+        let bytes = std::fs::read(&path).map_err(DiskError::io("read", &path))?;
+        torn = scan(&bytes, &mut order).err().map(|(rest, reason)| Torn {
+            position: count(bytes.len() - rest.len()),
+            ledger: order.ledger.clone(),
+            acknowledged_commit: acknowledged_commit(rest),
             reason,
-            place,
-        };
-        let reason = match journal.end {
-            End::Clean => continue,
-            End::Gap(reason) => return Ok(Err(damage(path, reason))),
-            End::Broken(reason) => reason,
-        };
-        match place {
-            Place::Newest => {}
-            Place::Between => return Ok(Err(damage(path, reason.to_owned()))),
-        }
-        found.behind = ledger_behind(&path, position)?;
-        found.torn = Some(Torn {
             path,
-            position,
-            reason,
         });
     }
-    Ok(Ok(found))
+    Ok(torn)
 }
 
-/// Cuts a journal at a byte, so that the database itself finds the end of the intact part.
-pub(crate) fn cut(journal: &Path, position: u64) -> Result<(), DiskError> {
+/// Cuts a torn journal, so that the database itself finds the end of the intact part.
+pub(crate) fn cut(torn: &Torn) -> Result<(), DiskError> {
     let cut = || {
-        let file = File::options().write(true).open(journal)?;
-        file.set_len(position)?;
+        let file = File::options().write(true).open(&torn.path)?;
+        file.set_len(torn.position)?;
         file.sync_all()
     };
-    cut().map_err(DiskError::io("cut the broken tail off", journal))
+    cut().map_err(DiskError::io("cut the broken tail off", &torn.path))
 }
 
-/// Copies a damaged journal into the data directory, durably, before it is cut. Nothing deletes the copy.
-pub(crate) fn set_aside(journal: &Path, dir: &Path) -> Result<PathBuf, DiskError> {
-    let name = journal.file_stem().unwrap_or_default().display();
-    let free = (1..=MAX_COPIES)
+/// Copies a torn journal into the data directory, durably, before it is cut. Returns the path of the copy.
+pub(crate) fn set_aside(torn: &Torn, dir: &Path) -> Result<PathBuf, DiskError> {
+    let name = torn.path.file_stem().unwrap_or_default().display();
+    let copy = (1..=MAX_COPIES)
         .map(|number| dir.join(format!("damaged-{name}-{number}.jnl")))
-        .find(|copy| !copy.exists());
-    let copy = free.ok_or_else(|| {
-        DiskError::io("set a damaged journal aside: remove older copies in", dir)(
-            ErrorKind::AlreadyExists.into(),
-        )
-    })?;
-    std::fs::copy(journal, &copy)
+        .find(|copy| !copy.exists())
+        .ok_or_else(|| {
+            DiskError::io("set a damaged journal aside: remove older copies in", dir)(
+                ErrorKind::AlreadyExists.into(),
+            )
+        })?;
+    std::fs::copy(&torn.path, &copy)
         .and_then(|_| File::open(&copy)?.sync_all())
         .map_err(DiskError::io("copy the damaged journal to", &copy))?;
     super::format::sync_dir(dir)?;
     Ok(copy)
-}
-
-/// A copy of a journal whose tail is cut off, kept until it is known that nothing is lost with it.
-#[derive(Debug)]
-pub(crate) struct Aside {
-    copy: PathBuf,
-    journal: PathBuf,
-}
-
-impl Aside {
-    pub(crate) fn keep(torn: &Torn, copy: &Path) -> Result<Self, DiskError> {
-        std::fs::copy(&torn.path, copy).map_err(DiskError::io("copy the torn journal to", copy))?;
-        Ok(Self {
-            copy: copy.to_owned(),
-            journal: torn.path.clone(),
-        })
-    }
-
-    /// Restores the journal as it was found.
-    pub(crate) fn restore(self) -> Result<(), DiskError> {
-        std::fs::rename(&self.copy, &self.journal).map_err(DiskError::io("restore", &self.journal))
-    }
-
-    pub(crate) fn remove(self) -> Result<(), DiskError> {
-        std::fs::remove_file(&self.copy).map_err(DiskError::io("remove", &self.copy))
-    }
 }
 
 fn journals(database: &Path) -> Result<Vec<(u64, PathBuf)>, DiskError> {
@@ -191,115 +132,62 @@ fn journals(database: &Path) -> Result<Vec<(u64, PathBuf)>, DiskError> {
     list().map_err(DiskError::io("list", database))
 }
 
-/// The size of a journal's intact part, and what ends it.
-#[derive(Debug)]
-struct Scan {
-    intact_bytes: u64,
-    end: End,
+/// Checks that batches follow each other, also from one journal to the next.
+#[derive(Debug, Default)]
+struct Order {
+    sequence: Option<u64>,
+    ledger: Option<Ledger>,
 }
 
-#[derive(Debug)]
-enum End {
-    /// Only zeros follow.
-    Clean,
-    /// What follows is not an intact batch.
-    Broken(&'static str),
-    /// The next batch is intact, but its number does not grow, or a commit before it is missing.
-    Gap(String),
-}
-
-/// Reads one journal. `sequence` and `newest` are the newest ones before it; they advance with its batches.
-fn scan(
-    path: &Path,
-    sequence: &mut Option<u64>,
-    newest: &mut Option<Ledger>,
-) -> Result<Scan, DiskError> {
-    let file = File::open(path).map_err(DiskError::io("open", path))?;
-    let mut source = Source::new(BufReader::with_capacity(READ_BUFFER_BYTES, file));
-    let mut intact_bytes = 0;
-    loop {
-        let end = match source.batch() {
-            Ok(Some(batch)) => follow(batch, sequence, newest).err().map(End::Gap),
-            Ok(None) => Some(End::Clean),
-            Err(Stop::Broken(reason)) => Some(End::Broken(reason)),
-            Err(Stop::Io(error)) => return Err(DiskError::io("read", path)(error)),
-        };
-        if let Some(end) = end {
-            return Ok(Scan { intact_bytes, end });
-        }
-        intact_bytes = source.position;
-    }
-}
-
-/// Accepts the next intact batch, if it follows the previous one.
-fn follow(
-    batch: Batch,
-    sequence: &mut Option<u64>,
-    newest: &mut Option<Ledger>,
-) -> Result<(), String> {
-    let Batch {
-        sequence: next,
-        ledger,
-    } = batch;
-    if let Some(before) = *sequence
-        && next <= before
-    {
-        return Err(format!("batch {next} follows batch {before}"));
-    }
-    *sequence = Some(next);
-    if let Some(ledger) = ledger {
-        if let Some(before) = newest
-            && before.commit + 1 != ledger.commit
+impl Order {
+    fn follow(&mut self, batch: Batch) -> Result<(), String> {
+        if let Some(before) = self.sequence
+            && batch.sequence <= before
         {
-            return Err(format!(
-                "commit {} follows commit {}",
-                ledger.commit, before.commit
-            ));
+            return Err(format!("batch {} follows batch {before}", batch.sequence));
         }
-        *newest = Some(ledger);
+        self.sequence = Some(batch.sequence);
+        if let Some(ledger) = batch.ledger {
+            if let Some(before) = &self.ledger
+                && before.commit + 1 != ledger.commit
+            {
+                let (next, before) = (ledger.commit, before.commit);
+                return Err(format!("commit {next} follows commit {before}"));
+            }
+            self.ledger = Some(ledger);
+        }
+        Ok(())
+    }
+}
+
+/// Reads the batches of one journal.
+///
+/// # Errors
+/// What follows the intact part, and what is wrong with it.
+fn scan<'a>(mut bytes: &'a [u8], order: &mut Order) -> Result<(), (&'a [u8], String)> {
+    while bytes.iter().any(|byte| *byte != 0) {
+        let (batch, rest) = Batch::read(bytes).map_err(|reason| (bytes, reason.to_owned()))?;
+        order.follow(batch).map_err(|reason| (bytes, reason))?;
+        bytes = rest;
     }
     Ok(())
 }
 
-/// The newest ledger in any intact batch after a broken position.
-fn ledger_behind(path: &Path, position: u64) -> Result<Option<Ledger>, DiskError> {
-    let read = || {
-        let mut file = File::open(path)?;
-        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(position))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().map_err(DiskError::io("read", path))?;
-    let mut newest: Option<Ledger> = None;
-    let mut at = 1;
-    while let Some(rest) = bytes.get(at..) {
-        let Some(skipped) = rest.iter().position(|byte| *byte == TAG_START) else {
-            break;
-        };
-        at += skipped;
-        let candidate = bytes.get(at..).unwrap_or_default();
-        // Cheap check first: an item or a clear follows the start marker.
-        if !matches!(candidate.get(START_BYTES), Some(&(TAG_ITEM | TAG_CLEAR))) {
-            at += 1;
-            continue;
-        }
-        let mut reader = Source::new(candidate);
-        match reader.batch() {
-            Ok(Some(batch)) => {
-                if let Some(ledger) = batch.ledger
-                    && newest
-                        .as_ref()
-                        .is_none_or(|newest| newest.commit < ledger.commit)
-                {
-                    newest = Some(ledger);
-                }
-                at += usize::try_from(reader.position).unwrap_or(usize::MAX);
+/// The last commit that the intact batches in `bytes` prove to be acknowledged.
+fn acknowledged_commit(bytes: &[u8]) -> u64 {
+    let mut rest = bytes;
+    let mut newest = 0;
+    while let Some(start) = rest.iter().position(|byte| *byte == TAG_START) {
+        rest = rest.get(start..).unwrap_or_default();
+        match Batch::read(rest) {
+            Ok((batch, behind)) => {
+                newest = newest.max(batch.ledger.map_or(0, |ledger| ledger.commit));
+                rest = behind;
             }
-            Ok(None) | Err(_) => at += 1,
+            Err(_) => rest = rest.get(1..).unwrap_or_default(),
         }
     }
-    Ok(newest)
+    newest.saturating_sub(1)
 }
 
 /// An intact batch.
@@ -309,164 +197,80 @@ struct Batch {
     ledger: Option<Ledger>,
 }
 
-enum Stop {
-    Broken(&'static str),
-    Io(std::io::Error),
-}
+type Broken = &'static str;
 
-const CUT_SHORT: &str = "a batch is cut short";
-
-struct Source<R> {
-    reader: R,
-    position: u64,
-    buffer: Vec<u8>,
-}
-
-impl<R: Read> Source<R> {
-    fn new(reader: R) -> Self {
-        Self {
-            reader,
-            position: 0,
-            buffer: Vec::new(),
+impl Batch {
+    /// Reads the batch at the beginning of `bytes`. Returns it, and what follows it.
+    fn read(bytes: &[u8]) -> Result<(Self, &[u8]), Broken> {
+        let mut bytes = bytes;
+        let bytes = &mut bytes;
+        if byte(bytes)? != TAG_START {
+            return Err("a batch does not begin with its marker");
         }
-    }
-
-    /// The next batch; `None` if only zeros or nothing follows.
-    fn batch(&mut self) -> Result<Option<Batch>, Stop> {
-        let Some(tag) = self.tag_or_end()? else {
-            return Ok(None);
-        };
-        match tag {
-            TAG_START => {}
-            0 => return self.only_zeros().map(|()| None),
-            _ => return Err(Stop::Broken("a batch does not begin with its marker")),
-        }
-        let items = u32::from_le_bytes(self.array()?);
-        let sequence = u64::from_le_bytes(self.array()?);
+        let items = u32::from_le_bytes(array(bytes)?);
+        let sequence = u64::from_le_bytes(array(bytes)?);
         if sequence >= SEQUENCE_END {
-            return Err(Stop::Broken(
-                "the sequence number of a batch is beyond any that a database gives",
-            ));
+            return Err("the sequence number of a batch is beyond any that a database gives");
         }
-        let mut hasher = Xxh3::new();
+        let body = *bytes;
         let mut ledger = None;
         for _ in 0..items {
-            match self.byte()? {
-                TAG_ITEM => {
-                    if let Some(found) = self.item(&mut hasher)? {
-                        ledger = Some(found);
-                    }
-                }
+            match byte(bytes)? {
+                TAG_ITEM => ledger = item(bytes)?.or(ledger),
                 TAG_CLEAR => {
-                    let keyspace: [u8; 8] = self.array()?;
-                    hasher.update(&[TAG_CLEAR]);
-                    hasher.update(&keyspace);
+                    take(bytes, size_of::<u64>())?;
                 }
-                _ => {
-                    return Err(Stop::Broken(
-                        "an item of a batch does not begin with its marker",
-                    ));
-                }
+                _ => return Err("an item of a batch does not begin with its marker"),
             }
         }
-        if self.byte()? != TAG_END {
-            return Err(Stop::Broken("a batch does not end with its marker"));
+        let mut hasher = Xxh3::new();
+        hasher.update(body.get(..body.len() - bytes.len()).unwrap_or_default());
+        if byte(bytes)? != TAG_END {
+            return Err("a batch does not end with its marker");
         }
-        let expected = u64::from_le_bytes(self.array()?);
-        if self.array()? != TRAILER {
-            return Err(Stop::Broken("a batch does not end with its trailer"));
+        let checksum = u64::from_le_bytes(array(bytes)?);
+        if take(bytes, TRAILER.len())? != TRAILER {
+            return Err("a batch does not end with its trailer");
         }
-        if hasher.digest() != expected {
-            return Err(Stop::Broken("the checksum of a batch does not match"));
+        if hasher.digest() != checksum {
+            return Err("the checksum of a batch does not match");
         }
-        Ok(Some(Batch { sequence, ledger }))
+        Ok((Self { sequence, ledger }, bytes))
     }
+}
 
-    /// One item after its tag.
-    fn item(&mut self, hasher: &mut Xxh3) -> Result<Option<Ledger>, Stop> {
-        let head: [u8; ITEM_HEAD_BYTES - 1] = self.array()?;
-        let [
-            _type,
-            _compression,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            _,
-            k0,
-            k1,
-            v0,
-            v1,
-            v2,
-            v3,
-            d0,
-            d1,
-            d2,
-            d3,
-        ] = head;
-        let key_bytes = usize::from(u16::from_le_bytes([k0, k1]));
-        let value_bytes = u32::from_le_bytes([v0, v1, v2, v3]);
-        let stored_bytes = u32::from_le_bytes([d0, d1, d2, d3]);
-        hasher.update(&[TAG_ITEM]);
-        hasher.update(&head);
-        let body_bytes = u64::try_from(key_bytes).unwrap_or(u64::MAX) + u64::from(stored_bytes);
-        self.buffer.clear();
-        let read = (&mut self.reader)
-            .take(body_bytes)
-            .read_to_end(&mut self.buffer)
-            .map_err(Stop::Io)?;
-        self.position += u64::try_from(read).unwrap_or(u64::MAX);
-        if u64::try_from(read).ok() != Some(body_bytes) {
-            return Err(Stop::Broken(CUT_SHORT));
-        }
-        hasher.update(&self.buffer);
-        match self.buffer.split_at_checked(key_bytes) {
-            Some((key, value)) if key == LEDGER_KEY && value_bytes == stored_bytes => {
-                Ok(Ledger::decode(value.to_vec().into()).ok())
-            }
-            _ => Ok(None),
-        }
-    }
+/// Reads an item behind its marker: kind, compression, keyspace, length of the key, of the value, and of the value as it
+/// is stored, then both. Returns the ledger if it is that.
+fn item(bytes: &mut &[u8]) -> Result<Option<Ledger>, Broken> {
+    take(bytes, 1 + 1 + 8)?;
+    let key_bytes = u16::from_le_bytes(array(bytes)?);
+    let value_bytes = u32::from_le_bytes(array(bytes)?);
+    let stored_bytes = u32::from_le_bytes(array(bytes)?);
+    let key = take(bytes, usize::from(key_bytes))?;
+    let value = take(bytes, usize::try_from(stored_bytes).map_err(|_| CUT_SHORT)?)?;
+    let is_ledger = key == LEDGER_KEY && value_bytes == stored_bytes;
+    let ledger = is_ledger.then(|| Ledger::decode(value.to_vec().into()).ok());
+    Ok(ledger.flatten())
+}
 
-    fn tag_or_end(&mut self) -> Result<Option<u8>, Stop> {
-        match self.byte() {
-            Ok(tag) => Ok(Some(tag)),
-            Err(Stop::Broken(_)) => Ok(None),
-            Err(stop) => Err(stop),
-        }
-    }
+const CUT_SHORT: Broken = "a batch is cut short";
 
-    fn byte(&mut self) -> Result<u8, Stop> {
-        self.array().map(|[byte]| byte)
-    }
+fn take<'a>(bytes: &mut &'a [u8], length: usize) -> Result<&'a [u8], Broken> {
+    bytes.split_off(..length).ok_or(CUT_SHORT)
+}
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Stop> {
-        let mut bytes = [0; N];
-        match self.reader.read_exact(&mut bytes) {
-            Ok(()) => {
-                self.position += u64::try_from(N).unwrap_or(u64::MAX);
-                Ok(bytes)
-            }
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => Err(Stop::Broken(CUT_SHORT)),
-            Err(error) => Err(Stop::Io(error)),
-        }
-    }
+fn array<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], Broken> {
+    let (array, rest) = bytes.split_first_chunk().ok_or(CUT_SHORT)?;
+    *bytes = rest;
+    Ok(*array)
+}
 
-    fn only_zeros(&mut self) -> Result<(), Stop> {
-        let mut chunk = vec![0; READ_BUFFER_BYTES];
-        loop {
-            let read = self.reader.read(&mut chunk).map_err(Stop::Io)?;
-            let Some(read) = chunk.get(..read).filter(|read| !read.is_empty()) else {
-                return Ok(());
-            };
-            if read.iter().any(|byte| *byte != 0) {
-                return Err(Stop::Broken("something follows the zeros at the end"));
-            }
-        }
-    }
+fn byte(bytes: &mut &[u8]) -> Result<u8, Broken> {
+    array(bytes).map(|[byte]| byte)
+}
+
+fn count(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -506,16 +310,22 @@ mod tests {
         (path, journal, bytes)
     }
 
-    fn inspect_all(journal: &Path) -> Result<Inspection, Damage> {
-        inspect(journal.parent().expect("a database")).expect("readable")
+    fn inspect_all(journal: &Path) -> Result<Option<Torn>, DiskError> {
+        inspect(journal.parent().expect("a database"))
+    }
+
+    /// The newest ledger of an intact journal.
+    fn newest(bytes: &[u8]) -> Ledger {
+        let mut order = Order::default();
+        scan(bytes, &mut order).expect("intact");
+        order.ledger.expect("a commit")
     }
 
     #[test]
     fn an_intact_journal_gives_its_newest_ledger() {
-        let (_path, journal, _) = database();
-        let found = inspect_all(&journal).expect("intact");
-        assert!(found.torn.is_none());
-        let ledger = found.ledger.expect("there");
+        let (_path, journal, bytes) = database();
+        assert!(inspect_all(&journal).expect("readable").is_none());
+        let ledger = newest(&bytes);
         assert_eq!(ledger.commit, COMMITS);
         assert_eq!(ledger.high_watermark(PartitionId(1)), Offset(COMMITS));
     }
@@ -523,45 +333,37 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_noticed() {
         let (_path, journal, bytes) = database();
-        let mut source = Source::new(bytes.as_slice());
         let mut numbers = std::collections::HashSet::new();
         let mut highest = std::collections::HashSet::new();
-        loop {
-            let start = usize::try_from(source.position).expect("small");
+        let mut rest = bytes.as_slice();
+        while let Ok((_, behind)) = Batch::read(rest) {
+            let start = bytes.len() - rest.len();
             numbers.extend(start + 5..start + 13);
             highest.extend([(start + 12) * 8 + 6, (start + 12) * 8 + 7]);
-            let Ok(Some(_)) = source.batch() else { break };
+            rest = behind;
         }
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             std::fs::remove_file(&journal).expect("removed");
             std::fs::write(&journal, &damaged).expect("written");
-            match inspect_all(&journal) {
-                Err(_) => {}
+            let Some(torn) = inspect_all(&journal).expect("readable") else {
                 // A changed sequence number that is still in order changes nothing.
-                Ok(Inspection {
-                    torn: None,
-                    ledger: Some(ledger),
-                    ..
-                }) => {
-                    assert_eq!(ledger.commit, COMMITS);
-                    assert!(numbers.contains(&(bit / 8)), "bit {bit}");
-                    assert!(
-                        !highest.contains(&bit),
-                        "bit {bit}: the next batch finds no number"
-                    );
-                }
-                Ok(found) => {
-                    let behind = found.behind.map_or(0, |ledger| ledger.commit);
-                    let before = found.ledger.map_or(0, |ledger| ledger.commit);
-                    assert!(found.torn.is_some() && before < COMMITS, "bit {bit}");
-                    assert!(
-                        behind == COMMITS || before >= COMMITS - 1,
-                        "bit {bit}: {before} {behind}"
-                    );
-                }
-            }
+                assert_eq!(newest(&damaged).commit, COMMITS);
+                assert!(numbers.contains(&(bit / 8)), "bit {bit}");
+                assert!(
+                    !highest.contains(&bit),
+                    "bit {bit}: the next batch finds no number"
+                );
+                continue;
+            };
+            let before = torn.ledger.map_or(0, |ledger| ledger.commit);
+            let acknowledged = torn.acknowledged_commit;
+            assert!(before < COMMITS, "bit {bit}");
+            assert!(
+                acknowledged == COMMITS - 1 || before >= COMMITS - 1,
+                "bit {bit}: {before} {acknowledged}"
+            );
         }
     }
 
@@ -572,7 +374,7 @@ mod tests {
             std::fs::write(&journal, [bytes.as_slice(), &vec![0; zeros]].concat())
                 .expect("written");
             assert!(
-                inspect_all(&journal).expect("intact").torn.is_none(),
+                inspect_all(&journal).expect("readable").is_none(),
                 "{zeros}"
             );
         }
@@ -583,16 +385,18 @@ mod tests {
         let (_path, journal, bytes) = database();
         let next = journal.with_file_name("1.jnl");
         std::fs::write(&next, vec![0; 100]).expect("written");
-        assert!(inspect_all(&journal).is_ok());
+        assert!(inspect_all(&journal).expect("readable").is_none());
+        let damage = |expected: &Path, text: &str| match inspect_all(&journal) {
+            Err(DiskError::DamagedBetween { file, reason, .. }) => {
+                assert_eq!((file.as_path(), reason.as_str()), (expected, text));
+            }
+            other => panic!("{other:?}"),
+        };
         std::fs::write(&journal, &bytes[..bytes.len() - 10]).expect("written");
-        let damage = inspect_all(&journal).expect_err("the older journal was synced as a whole");
-        assert_eq!(
-            (damage.path, damage.reason.as_str(), damage.place),
-            (journal.clone(), CUT_SHORT, Place::Between)
-        );
+        damage(&journal, CUT_SHORT);
         std::fs::write(&journal, &bytes).expect("written");
-        std::fs::rename(&next, journal.with_file_name("2.jnl")).expect("renamed");
-        let damage = inspect_all(&journal).expect_err("journal 1 is missing");
-        assert!(damage.reason.contains("missing"), "{}", damage.reason);
+        let later = journal.with_file_name("2.jnl");
+        std::fs::rename(&next, &later).expect("renamed");
+        damage(&later, "the journal before it is missing");
     }
 }

@@ -1,111 +1,135 @@
 //! Checks and repairs before the database is opened, because the database recovers silently.
 
+use super::journal::{self, Torn};
 use super::ledger::Ledger;
 use super::witness::{self, Witness};
-use super::{DataDirSpec, DiskError, Loss, aside, journal, versions};
-use std::path::Path;
+use super::{DataDirSpec, DiskError, Loss, aside, versions};
+use std::path::{Path, PathBuf};
 
 /// The file by which the database recognises its directory.
 const MARKER: &str = "version";
 
-/// What a database must hold before it is used.
+/// What the database must hold once it is open.
 #[derive(Debug)]
-pub(super) enum Expected {
-    /// Nothing: the directory is new, or has no database that can be opened.
-    New,
-    /// Anything: the witness was renamed or removed.
-    Anything,
-    /// At least this; otherwise the journal that was set aside is restored.
-    AtLeast(Ledger, Option<journal::Aside>),
+pub(super) struct Expected {
+    /// What was acknowledged; `None` if the witness was renamed or removed, which accepts any loss.
+    acknowledged: Option<Ledger>,
+    /// The journal that was cut before it was known whether something is lost with it, and its copy.
+    cut: Option<(Torn, PathBuf)>,
 }
 
-/// Reads the witness and the journals before the database is opened, because opening it cuts broken journals.
-pub(super) fn expected(
-    path: &Path,
+impl Expected {
+    pub(super) fn is_anything(&self) -> bool {
+        self.acknowledged.is_none()
+    }
+
+    /// What an open database with this ledger lacks.
+    pub(super) fn loss(&self, found: &Ledger) -> Option<Loss> {
+        found.loss(self.acknowledged.as_ref()?)
+    }
+
+    /// The error for a loss. Restores the journal that was cut; the database must be closed.
+    pub(super) fn refuse(self, dir: &Path, lost: Loss) -> DiskError {
+        let Some((torn, copy)) = self.cut else {
+            return lost_error(dir, lost);
+        };
+        match std::fs::rename(&copy, &torn.path) {
+            Err(error) => DiskError::io("restore the damaged journal from", &copy)(error),
+            Ok(()) => damaged_error(dir, torn, &lost),
+        }
+    }
+
+    /// Removes the copy of a journal of which nothing acknowledged was cut off.
+    pub(super) fn settle(self) -> Result<(), DiskError> {
+        match (self.acknowledged, self.cut) {
+            (Some(_), Some((_, copy))) => {
+                std::fs::remove_file(&copy).map_err(DiskError::io("remove", &copy))
+            }
+            (None, _) | (_, None) => Ok(()),
+        }
+    }
+}
+
+/// Reads the witness and the journals before the database is opened, and cuts the torn tail off the newest journal.
+/// Makes room for a database that is yet to be created.
+pub(super) fn prepare(
+    dir: &Path,
     database: &Path,
     spec: &DataDirSpec,
 ) -> Result<Expected, DiskError> {
-    let witness_path = witness::path(path);
-    let witness = witness::read(path, spec.partitions)?;
+    let witness = witness::read(dir, spec.partitions)?;
     if !database.join(MARKER).exists() {
-        return match witness {
-            Some(witness) if witness.commit > 0 => {
-                if holds_something(database)? {
-                    return Err(DiskError::NoMarker {
-                        file: database.join(MARKER),
-                        witness: witness_path,
-                    });
-                }
-                let lost = Ledger::new(spec.partitions).loss(&witness);
-                let lost = lost.unwrap_or(Loss {
-                    found_commit: 0,
-                    acknowledged_commit: 0,
-                    partitions: Vec::new(),
+        let nothing = Ledger::new(spec.partitions);
+        if let Some(lost) = witness.and_then(|witness| nothing.loss(&witness)) {
+            if holds_something(database)? {
+                return Err(DiskError::NoMarker {
+                    file: database.join(MARKER),
+                    witness: witness::path(dir),
                 });
-                Err(DiskError::Lost {
-                    path: path.to_owned(),
-                    lost,
-                    witness: witness_path,
-                })
             }
-            _ => Ok(Expected::New),
-        };
-    }
-    versions::inspect(database)?;
-    let inspected = match journal::inspect(database)? {
-        Err(journal::Damage {
-            path: file,
-            position,
-            reason,
-            place: journal::Place::Between,
-        }) => {
-            return Err(DiskError::DamagedBetween {
-                file,
-                position,
-                reason,
-            });
+            return Err(lost_error(dir, lost));
         }
-        inspected => inspected,
-    };
-    let Some(witness) = witness else {
-        cut_what_is_broken(path, inspected)?;
-        return Ok(Expected::Anything);
-    };
-    let found = match inspected {
-        Ok(found) => found,
-        Err(journal::Damage {
-            path: file,
-            position,
-            reason,
-            ..
-        }) => {
-            return Err(DiskError::Damaged {
-                file,
-                position,
-                reason,
-                witness: witness_path,
-            });
-        }
-    };
-    // The newest ledger in the journals is the newest of all, so compare it before anything is cut.
-    if let Some(ledger) = &found.ledger
-        && let Some(lost) = ledger.loss(&witness)
-        && found.torn.is_none()
-    {
-        return Err(DiskError::Lost {
-            path: path.to_owned(),
-            lost,
-            witness: witness_path,
+        clear_away(database)?;
+        Witness::create(dir, &nothing, spec.partitions)?;
+        return Ok(Expected {
+            acknowledged: Some(nothing),
+            cut: None,
         });
     }
-    let journal::Inspection {
-        ledger,
-        behind,
-        torn,
-    } = found;
-    match torn {
-        None => Ok(Expected::AtLeast(witness, None)),
-        Some(torn) => cut_torn_tail(path, spec, witness, ledger.as_ref(), behind, &torn),
+    versions::inspect(database)?;
+    let Some(torn) = journal::inspect(database)? else {
+        return Ok(Expected {
+            acknowledged: witness,
+            cut: None,
+        });
+    };
+    let acknowledged = witness.map(|witness| Ledger {
+        commit: witness.commit.max(torn.acknowledged_commit),
+        ..witness
+    });
+    // The newest ledger of all is in the journals, or in the tables if no journal has one.
+    let is_known = match (&torn.ledger, &acknowledged) {
+        (Some(found), Some(acknowledged)) => {
+            if let Some(lost) = found.loss(acknowledged) {
+                return Err(damaged_error(dir, torn, &lost));
+            }
+            true
+        }
+        (None, _) | (_, None) => false,
+    };
+    let cut = if is_known {
+        None
+    } else {
+        Some(journal::set_aside(&torn, dir)?)
+    };
+    tracing::warn!(
+        file = %torn.path.display(),
+        position = torn.position,
+        reason = torn.reason,
+        copy = cut.as_ref().map(|copy| tracing::field::display(copy.display())),
+        "the journal is cut where it is broken"
+    );
+    journal::cut(&torn)?;
+    Ok(Expected {
+        acknowledged,
+        cut: cut.map(|copy| (torn, copy)),
+    })
+}
+
+fn lost_error(dir: &Path, lost: Loss) -> DiskError {
+    DiskError::Lost {
+        path: dir.to_owned(),
+        lost,
+        witness: witness::path(dir),
+    }
+}
+
+fn damaged_error(dir: &Path, torn: Torn, lost: &Loss) -> DiskError {
+    DiskError::Damaged {
+        reason: format!("{}, and {lost}", torn.reason),
+        file: torn.path,
+        position: torn.position,
+        witness: witness::path(dir),
     }
 }
 
@@ -120,14 +144,14 @@ fn holds_something(database: &Path) -> Result<bool, DiskError> {
 
 /// Makes room for a new database. The remains of an interrupted creation hold nothing and are removed; anything else is
 /// set aside.
-pub(super) fn clear_away(database: &Path) -> Result<(), DiskError> {
+fn clear_away(database: &Path) -> Result<(), DiskError> {
     if holds_something(database)? {
         let copy = aside::set_aside(database)?;
         tracing::warn!(
             database = %database.display(),
             set_aside = %copy.display(),
-            "the database cannot be opened without its version file, and nothing says that it was acknowledged: \
-             it is set aside, and a new one begun"
+            "the database cannot be opened without its version file, and nothing shows that it was acknowledged: \
+             it is set aside, and a new one is created"
         );
         return Ok(());
     }
@@ -135,86 +159,4 @@ pub(super) fn clear_away(database: &Path) -> Result<(), DiskError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         removed => removed.map_err(DiskError::io("remove", database)),
     }
-}
-
-/// Cuts the tail of the newest journal, if no acknowledged data is lost with it. `ledger` is the newest before the
-/// tail, `behind` the newest in intact batches after the torn one.
-fn cut_torn_tail(
-    path: &Path,
-    spec: &DataDirSpec,
-    mut witness: Ledger,
-    ledger: Option<&Ledger>,
-    behind: Option<Ledger>,
-    torn: &journal::Torn,
-) -> Result<Expected, DiskError> {
-    let damaged = |reason| DiskError::Damaged {
-        file: torn.path.clone(),
-        position: torn.position,
-        reason,
-        witness: witness::path(path),
-    };
-    if let Some(behind) = behind {
-        // The commit of `behind` may not have been acknowledged; the one before it was.
-        let acknowledged = behind.commit.saturating_sub(1);
-        match ledger {
-            Some(ledger) if ledger.commit < acknowledged => {
-                return Err(damaged(format!(
-                    "{}, and commits up to {acknowledged} follow behind it, while only {} are before it",
-                    torn.reason, ledger.commit
-                )));
-            }
-            // The newest ledger before the tail is in the tables. The cut removes what is known of later commits, so
-            // record it in the witness.
-            None if witness.commit < acknowledged => {
-                witness = Ledger {
-                    commit: acknowledged,
-                    ..witness
-                };
-                Witness::create(path, &witness, spec.partitions)?;
-            }
-            Some(_) | None => {}
-        }
-    }
-    if let Some(ledger) = ledger
-        && let Some(lost) = ledger.loss(&witness)
-    {
-        return Err(damaged(format!("{}, and {lost}", torn.reason)));
-    }
-    tracing::warn!(
-        file = %torn.path.display(),
-        position = torn.position,
-        reason = torn.reason,
-        "a write that was never acknowledged is cut off the end of the journal"
-    );
-    // Without a ledger before the tail, only the opened database shows whether something is lost.
-    let aside = match ledger {
-        None => Some(journal::Aside::keep(torn, &path.join("journal.torn"))?),
-        Some(_) => None,
-    };
-    journal::cut(&torn.path, torn.position)?;
-    Ok(Expected::AtLeast(witness, aside))
-}
-
-/// Cuts the newest journal where it is broken: without a witness, the loss is accepted. The database itself would
-/// refuse some kinds of damage and skip others.
-fn cut_what_is_broken(
-    path: &Path,
-    inspected: Result<journal::Inspection, journal::Damage>,
-) -> Result<(), DiskError> {
-    let (file, position, reason) = match inspected {
-        Ok(journal::Inspection { torn: None, .. }) => return Ok(()),
-        Ok(journal::Inspection {
-            torn: Some(torn), ..
-        }) => (torn.path, torn.position, torn.reason.to_owned()),
-        Err(damage) => (damage.path, damage.position, damage.reason),
-    };
-    let copy = journal::set_aside(&file, path)?;
-    tracing::warn!(
-        file = %file.display(),
-        position,
-        reason,
-        copy = %copy.display(),
-        "the loss is accepted: the journal is cut where it is broken, and a copy of it is set aside"
-    );
-    journal::cut(&file, position)
 }

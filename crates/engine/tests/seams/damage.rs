@@ -142,6 +142,49 @@ fn damage_in_a_journal_that_others_build_on_is_refused_also_without_the_witness(
     }
 }
 
+/// Splits the only journal into an older and a newer one, as if the database had begun another in between. Returns the
+/// older one.
+fn split_journal(path: &Path) -> std::path::PathBuf {
+    let older = journal(path);
+    let bytes = std::fs::read(&older).expect("readable");
+    let is_end = |at: &usize| bytes[..*at].ends_with(b"FJL\x03");
+    let end = (bytes.len() / 2..bytes.len())
+        .find(is_end)
+        .expect("a batch");
+    write(&older, &bytes[..end]);
+    write(older.with_file_name("1.jnl"), &bytes[end..]);
+    older
+}
+
+#[test]
+fn a_block_that_is_missing_before_acknowledged_events_is_refused() {
+    const REQUESTS: u64 = 6;
+    let whole = tempfile::tempdir().expect("a directory");
+    filled(whole.path(), REQUESTS);
+    let length = {
+        let path = tempfile::tempdir().expect("a directory");
+        copy(whole.path(), path.path());
+        let older = split_journal(path.path());
+        let length = std::fs::metadata(older).expect("there").len();
+        let intact = outcome(path.path(), REQUESTS).map(|error| error.to_string());
+        assert_eq!(intact, None);
+        usize::try_from(length).expect("small")
+    };
+    for at in (0..length).step_by(97) {
+        let path = tempfile::tempdir().expect("a directory");
+        copy(whole.path(), path.path());
+        let older = split_journal(path.path());
+        let mut bytes = std::fs::read(&older).expect("readable");
+        let end = (at + 150).min(bytes.len());
+        bytes[at..end].fill(0);
+        write(&older, &bytes);
+        let error = outcome(path.path(), REQUESTS).expect("refused");
+        let is_named = matches!(&error, DiskError::DamagedBetween { file, .. } if *file == older);
+        assert!(is_named, "{at}: {error}");
+        assert_eq!(std::fs::read(&older).expect("readable"), bytes);
+    }
+}
+
 #[test]
 fn a_journal_cut_short_is_refused_with_partition_and_offsets() {
     const REQUESTS: u64 = 12;
