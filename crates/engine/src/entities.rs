@@ -9,7 +9,7 @@ use bytes::Bytes;
 use workspace_lifecycle::Offset;
 use workspace_status::WorkspaceId;
 
-use self::kind::{Kind, Place, Value};
+use self::kind::{Changed, Kind, Value};
 use crate::event::{EntityEvent, Event};
 use crate::store::{Change, StoredEntry};
 use crate::workspace::{Rejection, Workspace};
@@ -17,11 +17,8 @@ use crate::workspace::{Rejection, Workspace};
 /// Entities of one workspace, ordered by type and, within a type, by id, bytewise.
 #[derive(Debug, Default)]
 pub struct Entities {
-    /// Index of each type in `kinds`; a type keeps its index when its last entity is removed.
-    places: BTreeMap<Arc<str>, usize>,
-    kinds: Vec<Kind>,
-    /// Entities changed since the last save, in the order of their first change, each with the index of its type.
-    changed: Vec<(usize, Place)>,
+    /// A type stays when its last entity is removed.
+    kinds: BTreeMap<Arc<str>, Kind>,
     /// Approximate bytes of a save of these changes, with each value at the largest size it had since the last save.
     changed_bytes: u64,
     /// Bytes of a saved entity besides its type, its id and its value.
@@ -45,9 +42,9 @@ pub struct EntityRef<'a> {
 impl Entities {
     /// Number of entities of each type that has any, ordered by type.
     pub fn counts(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.places
+        self.kinds
             .iter()
-            .filter_map(|(kind, place)| Some((&**kind, self.kinds.get(*place)?.len())))
+            .map(|(kind, entities)| (&**kind, entities.len()))
             .filter(|(_, count)| *count > 0)
     }
 
@@ -58,7 +55,8 @@ impl Entities {
         after: Option<&str>,
         limit: usize,
     ) -> impl Iterator<Item = EntityRef<'a>> + use<'a> {
-        self.kind(kind)
+        let entities = self.kinds.get(kind);
+        entities
             .map(|entities| entities.page(after, limit))
             .into_iter()
             .flatten()
@@ -66,56 +64,23 @@ impl Entities {
 
     /// One entity.
     pub fn get(&self, kind: &str, id: &str) -> Option<EntityRef<'_>> {
-        self.kind(kind)?.get(id)
+        self.kinds.get(kind)?.get(id)
     }
 
-    fn kind(&self, kind: &str) -> Option<&Kind> {
-        self.kinds.get(*self.places.get(kind)?)
-    }
-
-    /// The index and the entities of a type; a new type is added without entities.
-    fn kind_mut(&mut self, kind: &str) -> (usize, &mut Kind) {
-        let place = self.places.get(kind).copied().unwrap_or_else(|| {
-            self.kinds.push(Kind::default());
-            let place = self.kinds.len() - 1;
-            self.places.insert(kind.into(), place);
-            place
-        });
-        #[expect(
-            clippy::indexing_slicing,
-            reason = "a place is given with a kind and stays"
-        )]
-        (place, &mut self.kinds[place])
-    }
-
-    fn set(&mut self, kind: &str, id: &str, data: &str, offset: Offset) -> Result<(), Rejection> {
-        let (place, entities) = self.kind_mut(kind);
-        let data = Bytes::copy_from_slice(data.as_bytes());
-        let set = entities.set(id, Value { data, offset })?;
-        self.changed_bytes += set.grown;
-        if let Some(entity) = set.first_change {
-            self.note_change(place, entity, kind, id);
+    /// Changes an entity of a type, which may be a new one.
+    fn change<T>(&mut self, kind: &str, change: impl FnOnce(&mut Kind) -> T) -> T {
+        if let Some(entities) = self.kinds.get_mut(kind) {
+            return change(entities);
         }
-        Ok(())
+        change(self.kinds.entry(kind.into()).or_default())
     }
 
-    fn unset(&mut self, kind: &str, id: &str) {
-        let Some(place) = self.places.get(kind).copied() else {
-            return;
-        };
-        let first_change = self
-            .kinds
-            .get_mut(place)
-            .and_then(|entities| entities.unset(id));
-        if let Some(entity) = first_change {
-            self.note_change(place, entity, kind, id);
+    fn note_change(&mut self, changed: &Changed, kind: &str, id: &str) {
+        self.changed_bytes += changed.grown_bytes;
+        if changed.is_first {
+            let bytes = self.entry_bytes + kind.len() + id.len();
+            self.changed_bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
         }
-    }
-
-    fn note_change(&mut self, place: usize, entity: Place, kind: &str, id: &str) {
-        self.changed.push((place, entity));
-        let bytes = self.entry_bytes + kind.len() + id.len();
-        self.changed_bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
     }
 }
 
@@ -134,8 +99,9 @@ impl Workspace for Entities {
             data,
             offset,
         } = entry;
-        let (_, entities) = self.kind_mut(&kind);
-        entities.restore(id, Value { data, offset })
+        self.change(&kind, |entities| {
+            entities.restore(id, Value { data, offset })
+        })
     }
 
     fn check(event: &Event<'_>) -> Result<(), Rejection> {
@@ -144,42 +110,39 @@ impl Workspace for Entities {
 
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Rejection> {
         match entity(event)? {
-            EntityEvent::Set { kind, id, data } => self.set(kind, &id, data, event.offset())?,
-            EntityEvent::Unset { kind, id } => self.unset(kind, &id),
+            EntityEvent::Set { kind, id, data } => {
+                let data = Bytes::copy_from_slice(data.as_bytes());
+                let offset = event.offset();
+                let value = Value { data, offset };
+                let changed = self.change(kind, |entities| entities.set(&id, value))?;
+                self.note_change(&changed, kind, &id);
+            }
+            EntityEvent::Unset { kind, id } => {
+                let entities = self.kinds.get_mut(kind);
+                if let Some(changed) = entities.and_then(|entities| entities.unset(&id)) {
+                    self.note_change(&changed, kind, &id);
+                }
+            }
         }
         Ok(())
     }
 
     fn take_changes(&mut self) -> Vec<Change> {
-        let changed = std::mem::take(&mut self.changed);
         self.changed_bytes = 0;
-        let mut names: Vec<Arc<str>> = vec![Arc::default(); self.kinds.len()];
-        for (kind, place) in &self.places {
-            if let Some(name) = names.get_mut(*place) {
-                *name = Arc::clone(kind);
+        let mut changes = Vec::new();
+        for (kind, entities) in &mut self.kinds {
+            for (id, value) in entities.take_changes() {
+                let kind = Arc::clone(kind);
+                changes.push(match value {
+                    Some(Value { data, offset }) => Change::Set(StoredEntry {
+                        kind,
+                        id,
+                        data,
+                        offset,
+                    }),
+                    None => Change::Unset { kind, id },
+                });
             }
-        }
-        let mut changes = Vec::with_capacity(changed.len());
-        for (place, entity) in changed {
-            let (Some(name), Some(entities)) = (names.get(place), self.kinds.get_mut(place)) else {
-                continue;
-            };
-            let Some((id, value)) = entities.take_change(entity) else {
-                continue;
-            };
-            let kind = Arc::clone(name);
-            changes.push(match value {
-                Some(Value { data, offset }) => Change::Set(StoredEntry {
-                    kind,
-                    id,
-                    data,
-                    offset,
-                }),
-                None => Change::Unset { kind, id },
-            });
-        }
-        for entities in &mut self.kinds {
-            entities.tidy();
         }
         changes
     }
@@ -189,7 +152,7 @@ impl Workspace for Entities {
     }
 
     fn entries(&self) -> u64 {
-        let count: usize = self.kinds.iter().map(Kind::len).sum();
+        let count: usize = self.kinds.values().map(Kind::len).sum();
         u64::try_from(count).unwrap_or(u64::MAX)
     }
 }
@@ -256,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entity_deleted_and_made_anew_is_saved_as_it_is_now() {
+    fn an_entity_deleted_and_created_again_is_saved_as_it_is_now() {
         let mut entities = Entities::default();
         apply(&mut entities, 0, "r.created", r#"{"id":"a"}"#).unwrap();
         entities.take_changes();
@@ -279,7 +242,7 @@ mod tests {
             assert_eq!(
                 Entities::check(&event),
                 applied,
-                "the door refuses what is poison"
+                "what is poison is refused before an append"
             );
             applied.unwrap_err();
         }

@@ -321,33 +321,33 @@ mod tests {
     use super::*;
     use crate::testing::seed;
 
-    /// Events and near misses: pieces of JSON in any order, also cut, and with stray bytes.
+    /// Events and near misses: parts of JSON in any order, also cut, and with stray bytes.
     fn nearly_events() -> impl Strategy<Value = Vec<u8>> {
-        let piece = prop_oneof![
+        let part = prop_oneof![
             8 => prop::sample::select(vec![
                 "{", "}", "[", "]", ",", ":", " ", "\n", "\"", "\\", "\\u00e4", "0", "-1", "1.5", "-0", "2e9", "null", "true",
                 "false", "\"id\":", "\"id\":\"a\"", "\"a/b\"", "\"x\":[1,{\"y\":\"\\n\"}]", "\"eventType\":\"a.created\"",
                 "\"workspaceId\":\"w\"", "\"timestamp\":7", "\"data\":{\"id\":\"é\"}", "\"data\":{\"id\":\"a\",\"v\":1}",
                 "\"data\":{}", "\"other\":\"\\\"}\"",
             ])
-            .prop_map(|piece| piece.as_bytes().to_vec()),
+            .prop_map(|part| part.as_bytes().to_vec()),
             1 => prop::collection::vec(any::<u8>(), 0..3),
         ];
-        let pieces = prop::collection::vec(piece, 0..8);
+        let parts = prop::collection::vec(part, 0..8);
         (
-            pieces,
+            parts,
             any::<bool>(),
             prop::option::weighted(0.2, 0_usize..200),
         )
-            .prop_map(|(pieces, whole, cut)| {
+            .prop_map(|(parts, whole, cut)| {
                 let mut json = if whole {
                     let fields = [&br#""workspaceId":"w""#[..]]
                         .into_iter()
-                        .chain(pieces.iter().map(Vec::as_slice));
+                        .chain(parts.iter().map(Vec::as_slice));
                     let fields: Vec<_> = fields.collect();
                     [b"{".as_slice(), &fields.join(&b','), b"}"].concat()
                 } else {
-                    pieces.concat()
+                    parts.concat()
                 };
                 if let Some(cut) = cut {
                     json.truncate(cut);
@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn the_door_names_what_is_wrong() {
+    fn an_event_is_refused_with_what_is_wrong() {
         let long = format!(
             r#"{{"eventType":"a.created","workspaceId":"{}"}}"#,
             "x".repeat(256)

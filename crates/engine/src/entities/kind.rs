@@ -15,8 +15,8 @@ use workspace_lifecycle::Offset;
 use super::EntityRef;
 use crate::workspace::Rejection;
 
-/// Index of an entity's slot.
-pub(super) type Place = u32;
+/// Index of an entity's slot. A `u32`, because that takes half the memory of a `usize`.
+type Place = u32;
 
 /// Slots of deleted entities that are kept after a save: this many, and one for each [`GONE_SHARE`] live entities.
 const MIN_GONE: usize = 64;
@@ -24,7 +24,7 @@ const GONE_SHARE: usize = 4;
 
 #[derive(Debug, Default)]
 pub(super) struct Kind {
-    slots: Vec<Slot>,
+    slots: Vec<EntitySlot>,
     /// Places of all slots by the hash of their id. Empty while all slots were restored in id order and no event has
     /// arrived.
     table: HashTable<Place>,
@@ -33,17 +33,19 @@ pub(super) struct Kind {
     order: RwLock<Vec<Place>>,
     /// Slots whose entity exists.
     live: usize,
+    /// Slots that changed since the last save, in the order of their first change.
+    changed: Vec<Place>,
 }
 
 /// An entity, or the id of a deleted one.
 #[derive(Debug)]
-struct Slot {
+struct EntitySlot {
     id: Box<str>,
     value: Option<Value>,
     /// Of the id; set when the slot enters the table.
     hash: Hash,
-    /// Since the last save.
-    changed: bool,
+    /// Since the last save: its place is in `changed`.
+    is_changed: bool,
 }
 
 /// The value of an entity.
@@ -53,13 +55,13 @@ pub(super) struct Value {
     pub(super) offset: Offset,
 }
 
-/// What setting an entity changed.
+/// How a change of an entity changed the next save.
 #[derive(Debug)]
-pub(super) struct Set {
-    /// Its place, if this is its first change since the last save.
-    pub(super) first_change: Option<Place>,
-    /// Bytes of values by which the next save grew.
-    pub(super) grown: u64,
+pub(super) struct Changed {
+    /// Whether the entity had no change since the last save.
+    pub(super) is_first: bool,
+    /// Bytes of values by which the save grew.
+    pub(super) grown_bytes: u64,
 }
 
 /// Half of a hash. It is kept, because hashing an id again when the table grows would fetch the id from memory again.
@@ -95,44 +97,53 @@ impl Kind {
         }
         let (place, _) = self.put(&id, value)?;
         if let Some(slot) = self.slot_mut(place) {
-            slot.changed = false;
+            slot.is_changed = false;
         }
         Ok(())
     }
 
-    pub(super) fn set(&mut self, id: &str, value: Value) -> Result<Set, Rejection> {
+    pub(super) fn set(&mut self, id: &str, value: Value) -> Result<Changed, Rejection> {
         let bytes = value.data.len();
         let (place, before) = self.put(id, value)?;
-        let first_change = self.change(place);
-        let grown = match first_change {
-            Some(_) => bytes,
-            None => bytes.saturating_sub(before),
+        let is_first = self.note_change(place);
+        let grown = if is_first {
+            bytes
+        } else {
+            bytes.saturating_sub(before)
         };
-        Ok(Set {
-            first_change,
-            grown: u64::try_from(grown).unwrap_or(u64::MAX),
+        Ok(Changed {
+            is_first,
+            grown_bytes: u64::try_from(grown).unwrap_or(u64::MAX),
         })
     }
 
-    /// Removes an entity. Returns its place if this is its first change since the last save.
-    pub(super) fn unset(&mut self, id: &str) -> Option<Place> {
+    /// Removes an entity; `None` if it does not exist.
+    pub(super) fn unset(&mut self, id: &str) -> Option<Changed> {
         self.fill_table();
         let place = self.find(id, Hash::of(id, &self.hasher))?;
         self.slot_mut(place)?.value.take()?;
         self.live -= 1;
-        self.change(place)
+        Some(Changed {
+            is_first: self.note_change(place),
+            grown_bytes: 0,
+        })
     }
 
-    /// The current value of a changed entity, `None` if it was removed; it counts as saved from now on.
-    pub(super) fn take_change(&mut self, place: Place) -> Option<(Box<str>, Option<Value>)> {
-        let slot = self.slot_mut(place)?;
-        slot.changed = false;
-        Some((slot.id.clone(), slot.value.clone()))
+    /// The current values of the changed entities, `None` for removed ones; they count as saved from now on.
+    pub(super) fn take_changes(&mut self) -> Vec<(Box<str>, Option<Value>)> {
+        let mut changes = Vec::with_capacity(self.changed.len());
+        for place in std::mem::take(&mut self.changed) {
+            if let Some(slot) = self.slots.get_mut(index(place)) {
+                slot.is_changed = false;
+                changes.push((slot.id.clone(), slot.value.clone()));
+            }
+        }
+        self.tidy();
+        changes
     }
 
-    /// Removes the slots of deleted entities once they are many. Places change, so no caller may hold one across this
-    /// call.
-    pub(super) fn tidy(&mut self) {
+    /// Removes the slots of deleted entities once they are many. Places change, so none may be in `changed`.
+    fn tidy(&mut self) {
         let gone = self.slots.len() - self.live;
         let few = self.live > 0 && gone <= MIN_GONE + self.live / GONE_SHARE;
         if gone == 0 || few {
@@ -186,24 +197,28 @@ impl Kind {
         self.slots.get(index(place)).map_or("", |slot| &slot.id)
     }
 
-    fn slot_mut(&mut self, place: Place) -> Option<&mut Slot> {
+    fn slot_mut(&mut self, place: Place) -> Option<&mut EntitySlot> {
         self.slots.get_mut(index(place))
     }
 
-    fn change(&mut self, place: Place) -> Option<Place> {
-        let slot = self.slot_mut(place)?;
-        let is_first = !std::mem::replace(&mut slot.changed, true);
-        is_first.then_some(place)
+    /// Returns whether it is the first change of the entity since the last save.
+    fn note_change(&mut self, place: Place) -> bool {
+        let slot = self.slots.get_mut(index(place));
+        let is_first = slot.is_some_and(|slot| !std::mem::replace(&mut slot.is_changed, true));
+        if is_first {
+            self.changed.push(place);
+        }
+        is_first
     }
 
     fn push(&mut self, id: Box<str>, value: Value, hash: Hash) -> Result<Place, Rejection> {
         let place = Place::try_from(self.slots.len())
             .map_err(|_| Rejection(format!("a type has at most {} entities", Place::MAX)))?;
-        self.slots.push(Slot {
+        self.slots.push(EntitySlot {
             id,
             value: Some(value),
             hash,
-            changed: false,
+            is_changed: false,
         });
         self.live += 1;
         Ok(place)
@@ -281,7 +296,7 @@ impl Kind {
     }
 }
 
-impl Slot {
+impl EntitySlot {
     fn entity(&self) -> Option<EntityRef<'_>> {
         let value = self.value.as_ref()?;
         Some(EntityRef {
@@ -293,7 +308,7 @@ impl Slot {
 }
 
 /// All slots by their hashes.
-fn table_of(slots: &[Slot]) -> HashTable<Place> {
+fn table_of(slots: &[EntitySlot]) -> HashTable<Place> {
     let mut table = HashTable::with_capacity(slots.len());
     for (place, slot) in (0..).zip(slots) {
         table.insert_unique(slot.hash.whole(), place, |place| whole_hash(slots, *place));
@@ -301,11 +316,10 @@ fn table_of(slots: &[Slot]) -> HashTable<Place> {
     table
 }
 
-fn whole_hash(slots: &[Slot], place: Place) -> u64 {
+fn whole_hash(slots: &[EntitySlot], place: Place) -> u64 {
     slots.get(index(place)).map_or(0, |slot| slot.hash.whole())
 }
 
-/// The slot index of a place. A place is a `u32`, because that takes half the memory of an index.
 fn index(place: Place) -> usize {
     usize::try_from(place).unwrap_or(usize::MAX)
 }
@@ -362,7 +376,7 @@ mod tests {
         #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(seed()), ..ProptestConfig::with_cases(64) })]
 
         #[test]
-        fn it_holds_what_a_map_would_hold_and_tells_each_change_once(
+        fn it_holds_what_a_map_would_hold_and_saves_each_change_once(
             mut restored in prop::collection::vec(ids(), 0..300),
             in_order in any::<bool>(),
             times in prop::collection::vec(time(), 0..6),
@@ -374,16 +388,16 @@ mod tests {
                 restored.dedup();
             }
             let restores = restored.into_iter().map(Step::Restore);
-            let (mut places, mut changed) = (Vec::new(), BTreeSet::new());
+            let (mut first_changes, mut changed) = (0, BTreeSet::new());
             for (offset, step) in (1..).zip(restores.chain(times.into_iter().flatten())) {
                 match step {
                     Step::Set(id) => {
-                        places.extend(kind.set(&id, value(offset)).unwrap().first_change);
+                        first_changes += usize::from(kind.set(&id, value(offset)).unwrap().is_first);
                         model.insert(id.clone(), offset);
                         changed.insert(id);
                     }
                     Step::Unset(id) => {
-                        places.extend(kind.unset(&id));
+                        first_changes += kind.unset(&id).map_or(0, |unset| usize::from(unset.is_first));
                         if model.remove(&id).is_some() {
                             changed.insert(id);
                         }
@@ -404,21 +418,17 @@ mod tests {
                         prop_assert_eq!(rest, expected);
                     }
                     Step::Save => {
-                        let reported = places.len();
-                        let taken: BTreeMap<String, Option<u64>> = places
-                            .drain(..)
-                            .map(|place| {
-                                let (id, value) = kind.take_change(place).unwrap();
-                                (id.into(), value.map(|value| value.offset.0))
-                            })
+                        let changes = kind.take_changes();
+                        prop_assert_eq!(std::mem::take(&mut first_changes), changes.len());
+                        let taken: BTreeMap<String, Option<u64>> = changes
+                            .into_iter()
+                            .map(|(id, value)| (id.into(), value.map(|value| value.offset.0)))
                             .collect();
-                        prop_assert_eq!(reported, taken.len());
                         let expected = std::mem::take(&mut changed)
                             .into_iter()
                             .map(|id| { let now = model.get(&id).copied(); (id, now) })
                             .collect();
                         prop_assert_eq!(taken, expected);
-                        kind.tidy();
                         for (id, offset) in model.iter().step_by(7) {
                             prop_assert_eq!(kind.get(id).map(|entity| entity.offset.0), Some(*offset));
                         }
@@ -442,16 +452,9 @@ mod tests {
         let mut kind = Kind::default();
         for number in 0..10_000 {
             let id = number.to_string();
-            for place in [
-                kind.set(&id, value(number)).unwrap().first_change,
-                kind.unset(&id),
-            ]
-            .into_iter()
-            .flatten()
-            {
-                kind.take_change(place).unwrap();
-            }
-            kind.tidy();
+            kind.set(&id, value(number)).unwrap();
+            kind.unset(&id).unwrap();
+            assert_eq!(kind.take_changes().len(), 1);
         }
         assert!(kind.slots.len() <= 2 * MIN_GONE, "{}", kind.slots.len());
     }

@@ -15,7 +15,7 @@ pub(super) struct Scanned<'a> {
     pub(super) data_id: Option<&'a str>,
 }
 
-/// Deepest nesting that is accepted here: one bit for each level tells objects from arrays.
+/// Deepest nesting that is accepted here: one bit for each level distinguishes objects from arrays.
 const MAX_DEPTH: u32 = 64;
 
 /// A number with more characters may not fit into an `i64`.
@@ -309,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_byte_that_ends_a_plain_text_is_found_wherever_it_stands() {
+    fn the_first_byte_that_ends_a_plain_text_is_found_at_any_place() {
         for length in 0..20 {
             for place in 0..=length {
                 for end in [b'"', b'\\', 0, 0x1f, b'\n'] {
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_nothing_of_what_is_not_usual() {
+    fn what_is_not_usual_is_left_to_the_general_parser() {
         let deep = format!(r#"{{"a":{}1{}}}"#, "[".repeat(65), "]".repeat(65));
         for json in [
             "",
