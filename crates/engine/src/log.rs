@@ -6,16 +6,16 @@ mod dead_letters;
 mod embedded;
 mod gaps;
 mod partitions;
-mod producers;
-mod producers_by_use;
+pub mod producers;
 mod record;
 mod retention;
 mod writer;
 
 pub use embedded::{EmbeddedLog, EmbeddedLogConfig, MAX_QUEUED_BYTES, MAX_QUEUED_REQUESTS};
 pub use partitions::RetentionConfig;
-pub use producers::{ANSWERS_KEPT, MAX_PRODUCER_ID_BYTES, MAX_PRODUCERS, PRODUCER_IDLE};
-pub use producers_by_use::{MAX_PRODUCERS_OF_PREFIX, ProducersByUse, producer_prefix};
+pub use producers::{
+    ANSWERS_KEPT, MAX_PRODUCER_ID_BYTES, MAX_PRODUCERS, MAX_PRODUCERS_OF_PREFIX, PRODUCER_IDLE,
+};
 
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;

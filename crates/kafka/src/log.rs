@@ -18,7 +18,6 @@ mod origin;
 mod pending;
 mod reader;
 mod recovery;
-mod sequences;
 mod tail;
 mod upkeep;
 

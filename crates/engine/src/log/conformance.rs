@@ -50,8 +50,8 @@ pub const CASES: &[(&str, Case)] = &[
         a_read_at_the_end_is_empty_and_beyond_it_an_error,
     ),
     (
-        "the listener hears of every append",
-        the_listener_hears_of_every_append,
+        "the listener is called for every append",
+        the_listener_is_called_for_every_append,
     ),
     (
         "requests of many threads share the log without gaps",
@@ -356,8 +356,8 @@ fn a_read_at_the_end_is_empty_and_beyond_it_an_error(log: &dyn EventLog) {
     }
 }
 
-fn the_listener_hears_of_every_append(log: &dyn EventLog) {
-    let (sender, heard) = std::sync::mpsc::channel();
+fn the_listener_is_called_for_every_append(log: &dyn EventLog) {
+    let (sender, ends) = std::sync::mpsc::channel();
     log.set_listener(Arc::new(move |partition, end| {
         let _ = sender.send((partition, end));
     }));
@@ -366,7 +366,7 @@ fn the_listener_hears_of_every_append(log: &dyn EventLog) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let (partition, end) = heard.recv_timeout(left).expect("the listener is told");
+        let (partition, end) = ends.recv_timeout(left).expect("the listener is called");
         if partition == range.partition && end >= range.last_offset.next() {
             break;
         }
@@ -487,7 +487,7 @@ fn a_gap_of_a_producer_is_refused(log: &dyn EventLog) {
         }
         other => panic!("{other:?}"),
     }
-    append(log, request("gap", 1, Some(("jumper", 2)))).expect("the next one still goes");
+    append(log, request("gap", 1, Some(("jumper", 2)))).expect("the next one is accepted");
 }
 
 fn an_unknown_producer_begins_with_request_1(log: &dyn EventLog) {

@@ -3,7 +3,7 @@
 //! The key is partition and offset, both big endian, and the workspace id: every workspace of a partition stops at a
 //! damaged record, and each skips it.
 
-use super::partitions::{Shared, append_error};
+use super::partitions::{OpenLog, append_error};
 use super::{AppendError, DeadLetter, DeletedDeadLetters, ReadError};
 use crate::disk::codec::{Damage, Reader, Writer};
 use crate::disk::describe;
@@ -19,7 +19,7 @@ const ADDRESS_BYTES: usize = 12;
 const BEHIND_ALL_IDS: u8 = 0xff;
 
 /// Stores a dead letter durably; an existing one of the same workspace and address is kept unchanged.
-pub(super) fn append(shared: &Shared, dead_letter: &DeadLetter) -> Result<(), AppendError> {
+pub(super) fn append(shared: &OpenLog, dead_letter: &DeadLetter) -> Result<(), AppendError> {
     let address = address_key(dead_letter.partition, dead_letter.offset);
     let key = [&address[..], dead_letter.workspace_id.as_str().as_bytes()].concat();
     let is_kept = shared.dead_letters.contains_key(&key);
@@ -36,7 +36,7 @@ pub(super) fn append(shared: &Shared, dead_letter: &DeadLetter) -> Result<(), Ap
 /// Dead letters after an address, ordered by partition, offset and workspace. If one of an address is returned, all of
 /// them are, even beyond `limit`, because the next page begins after the address.
 pub(super) fn list(
-    shared: &Shared,
+    shared: &OpenLog,
     workspace: Option<&WorkspaceId>,
     after: Option<(PartitionId, Offset)>,
     limit: usize,
@@ -68,7 +68,7 @@ pub(super) fn list(
 }
 
 /// Removes dead letters of deleted workspaces, in one pass over all dead letters, however many workspaces there are.
-pub(super) fn delete(shared: &Shared, deleted: &[DeletedDeadLetters]) -> Result<(), AppendError> {
+pub(super) fn delete(shared: &OpenLog, deleted: &[DeletedDeadLetters]) -> Result<(), AppendError> {
     let unreadable = |error: &fjall::Error| AppendError::Unavailable(describe(error));
     let by_place: HashMap<(PartitionId, &WorkspaceId), Offset> = deleted
         .iter()

@@ -3,16 +3,16 @@
 //! One thread commits appends in groups (see [`writer`](super::writer)); reads go straight to the database and see only
 //! durable records.
 
-use super::gaps::{Gap, Loss, read_gaps};
+use super::gaps::{Gap, read_gaps};
 use super::partitions::{
-    Partition, RetentionConfig, Shared, append_error, offset_of, record_bytes,
+    OpenLog, Partition, RetentionConfig, append_error, offset_of, record_bytes,
 };
-use super::producers::{MAX_PRODUCER_ID_BYTES, Producers};
-use super::record::{self, MAX_KEY_BYTES, RECORD_OVERHEAD_BYTES};
+use super::producers::{AnsweredProducers, FirstRequest};
+use super::record::{self, RECORD_OVERHEAD_BYTES};
 use super::writer::{ContinueAt, Request, Tail, Work, Writer};
 use super::{
     Append, AppendError, AppendListener, Appended, Batch, DeadLetter, DeletedDeadLetters, EventLog,
-    ReadError, ReadLimit, dead_letters,
+    ProducerSequence, ReadError, ReadLimit, dead_letters,
 };
 use crate::disk::{DataDir, DiskError, LostRange, WriteError};
 use crossbeam_channel::{Sender, TrySendError};
@@ -51,7 +51,7 @@ impl Default for EmbeddedLogConfig {
 
 /// An event log in a data directory. Dropping it answers the queued requests, then closes it.
 pub struct EmbeddedLog {
-    shared: Arc<Shared>,
+    shared: Arc<OpenLog>,
     queue: Option<Sender<Work>>,
     writer: Option<JoinHandle<()>>,
 }
@@ -81,7 +81,7 @@ impl EmbeddedLog {
         }
         let answers = dir.keyspace("log-answers", KeyspaceCreateOptions::default)?;
         let producers = read_producers(dir, &answers)?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(OpenLog {
             dir: dir.clone(),
             topic: config.topic,
             retention: config.retention,
@@ -95,7 +95,12 @@ impl EmbeddedLog {
             listener: RwLock::new(None),
         });
         let (queue, requests) = crossbeam_channel::bounded(MAX_QUEUED_REQUESTS);
-        let writer = Writer::new(Arc::clone(&shared), requests, producers, tails);
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            queue: requests,
+            producers,
+            tails,
+        };
         // A thread of its own, because a commit blocks on the disk.
         let writer = std::thread::Builder::new()
             .name("log-writer".to_owned())
@@ -106,6 +111,13 @@ impl EmbeddedLog {
             queue: Some(queue),
             writer: Some(writer),
         })
+    }
+}
+
+impl EmbeddedLog {
+    fn found(&self, id: PartitionId) -> Result<&Partition, ReadError> {
+        let partition = self.shared.partition(id);
+        partition.ok_or_else(|| ReadError::Unavailable(format!("there is no partition {id}")))
     }
 }
 
@@ -188,13 +200,13 @@ fn open_partition(
         gaps.push(Gap {
             from: tail.next_offset,
             until: acknowledged,
-            loss: Loss::Accepted,
+            is_accepted: true,
         });
         tail.next_offset = acknowledged;
     }
     if dir.loss_accepted() {
         for gap in &mut gaps {
-            gap.loss = Loss::Accepted;
+            gap.is_accepted = true;
             batch.insert(gaps_keyspace, gap.key(id), gap.encode(id));
         }
     }
@@ -214,8 +226,8 @@ fn open_partition(
     Ok((partition, tail))
 }
 
-fn read_producers(dir: &DataDir, answers: &Keyspace) -> Result<Producers, DiskError> {
-    let mut producers = Producers::default();
+fn read_producers(dir: &DataDir, answers: &Keyspace) -> Result<AnsweredProducers, DiskError> {
+    let mut producers = AnsweredProducers::new(FirstRequest::One);
     for entry in answers.iter() {
         let (key, value) = entry.into_inner().map_err(|error| dir.failed(&error))?;
         producers.restore(&key, value.into()).map_err(|reason| {
@@ -245,7 +257,7 @@ impl EventLog for EmbeddedLog {
             // The send fails only if the requester stopped waiting, and then it needs no answer.
             let _ = answer.send(Err(error));
         };
-        if let Err(error) = check(&append) {
+        if let Some(Err(error)) = append.producer.as_ref().map(ProducerSequence::check) {
             refuse(answer, error);
             return answered;
         }
@@ -285,12 +297,7 @@ impl EventLog for EmbeddedLog {
         from: Offset,
         limit: ReadLimit,
     ) -> Result<Batch, ReadError> {
-        let Some(place) = self.shared.partition(partition) else {
-            return Err(ReadError::Unavailable(format!(
-                "there is no partition {partition}"
-            )));
-        };
-        place.read(from, limit)
+        self.found(partition)?.read(from, limit)
     }
 
     fn low_watermark(&self, partition: PartitionId) -> Offset {
@@ -333,12 +340,7 @@ impl EventLog for EmbeddedLog {
     }
 
     fn trim(&self, partition: PartitionId, floor: Offset) -> Result<(), ReadError> {
-        match self.shared.partition(partition) {
-            None => Err(ReadError::Unavailable(format!(
-                "there is no partition {partition}"
-            ))),
-            Some(place) => super::retention::trim(&self.shared, place, floor),
-        }
+        super::retention::trim(&self.shared, self.found(partition)?, floor)
     }
 
     fn continue_at(
@@ -373,27 +375,6 @@ impl EventLog for EmbeddedLog {
     fn delete_dead_letters(&self, deleted: &[DeletedDeadLetters]) -> Result<(), AppendError> {
         dead_letters::delete(&self.shared, deleted)
     }
-}
-
-fn check(append: &Append) -> Result<(), AppendError> {
-    if let Some(producer) = &append.producer {
-        if producer.producer_id.is_empty() || producer.producer_id.len() > MAX_PRODUCER_ID_BYTES {
-            return Err(AppendError::Producer(format!(
-                "ids have 1 to {MAX_PRODUCER_ID_BYTES} bytes"
-            )));
-        }
-        if producer.sequence == 0 {
-            return Err(AppendError::Producer("sequences begin with 1".to_owned()));
-        }
-    }
-    debug_assert!(
-        append
-            .events
-            .iter()
-            .all(|(id, _)| id.as_str().len() <= MAX_KEY_BYTES),
-        "ids are short"
-    );
-    Ok(())
 }
 
 #[cfg(test)]

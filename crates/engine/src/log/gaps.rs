@@ -1,7 +1,7 @@
 //! Offsets that a partition skips, because the log has lost the events there.
 //!
 //! A log that was restored from an older copy, or that lost its end, does not assign the lost offsets to other events:
-//! a store or a reader that has seen the lost events could not tell the two apart. So the next append gets an offset
+//! a store or a reader that has seen the lost events could not distinguish the two. So the next append gets an offset
 //! after them, and the gap is recorded here.
 
 use crate::disk::codec::{Damage, Reader, Writer};
@@ -10,22 +10,14 @@ use bytes::Bytes;
 use fjall::Keyspace;
 use workspace_lifecycle::{Offset, PartitionId};
 
-/// Whether the operator accepted that the engine continues without the lost events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Loss {
-    /// Readers skip the gap.
-    Accepted,
-    /// Readers stop at the gap.
-    Unexplained,
-}
-
 /// A range of offsets without records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Gap {
     pub(super) from: Offset,
     /// First offset after it.
     pub(super) until: Offset,
-    pub(super) loss: Loss,
+    /// Whether the operator accepted the loss: readers skip the gap then, otherwise they stop there.
+    pub(super) is_accepted: bool,
 }
 
 const KEY_BYTES: usize = 4 + 8;
@@ -45,7 +37,7 @@ impl Gap {
     }
 
     pub(super) fn encode(&self, partition: PartitionId) -> Vec<u8> {
-        let accepted = u32::from(self.loss == Loss::Accepted);
+        let accepted = u32::from(self.is_accepted);
         Writer::with_capacity(16)
             .u64(self.until.0)
             .u32(accepted)
@@ -56,14 +48,11 @@ impl Gap {
         let from = key.last_chunk().ok_or("its key is cut short")?;
         let mut reader = Reader::open(key, value)?;
         let until = Offset(reader.u64()?);
-        let loss = match reader.u32()? {
-            0 => Loss::Unexplained,
-            _ => Loss::Accepted,
-        };
+        let is_accepted = reader.u32()? != 0;
         Ok(Self {
             from: Offset(u64::from_be_bytes(*from)),
             until,
-            loss,
+            is_accepted,
         })
     }
 }
@@ -85,11 +74,11 @@ mod tests {
 
     #[test]
     fn a_gap_reads_as_it_was_written() {
-        for loss in [Loss::Accepted, Loss::Unexplained] {
+        for is_accepted in [true, false] {
             let gap = Gap {
                 from: Offset(10),
                 until: Offset(30),
-                loss,
+                is_accepted,
             };
             let key = gap.key(PartitionId(3));
             let value = gap.encode(PartitionId(3));

@@ -1,6 +1,6 @@
 //! The partitions of the embedded log on disk, and how they are read.
 
-use super::gaps::{Gap, Loss};
+use super::gaps::Gap;
 use super::record;
 use super::{AppendError, AppendListener, Batch, ReadError, ReadLimit};
 use crate::disk::{DataDir, WriteError};
@@ -27,7 +27,7 @@ pub struct RetentionConfig {
 const MAX_RECORDS_RESERVED: usize = 4096;
 
 /// State that readers and the writer share.
-pub(super) struct Shared {
+pub(super) struct OpenLog {
     pub(super) dir: DataDir,
     pub(super) topic: String,
     pub(super) retention: RetentionConfig,
@@ -85,7 +85,7 @@ impl Partition {
     }
 }
 
-impl Shared {
+impl OpenLog {
     pub(super) fn partition(&self, id: PartitionId) -> Option<&Partition> {
         self.partitions.get(usize::try_from(id.0).ok()?)
     }
@@ -123,7 +123,7 @@ impl Partition {
         let mut bytes = 0;
         while batch.next_offset < until {
             match self.gap_at(batch.next_offset) {
-                Some(gap) if gap.loss == Loss::Accepted => {
+                Some(gap) if gap.is_accepted => {
                     batch.next_offset = gap.until.min(until);
                 }
                 // Return the records before the gap first; the next read returns the error.

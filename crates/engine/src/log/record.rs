@@ -17,9 +17,6 @@ const HAS_KEY: u8 = 1;
 const HAS_VALUE: u8 = 2;
 const HEAD_BYTES: usize = 19;
 
-/// Most bytes of a key.
-pub(crate) const MAX_KEY_BYTES: usize = u16::MAX as usize;
-
 /// Bytes that a record takes in the database in addition to its key and value.
 pub(crate) const RECORD_OVERHEAD_BYTES: usize = HEAD_BYTES + CHECKSUM_BYTES + 8;
 

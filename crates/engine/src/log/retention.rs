@@ -3,7 +3,7 @@
 //! The low watermark moves first, then the records are removed. A crash in between leaves records that no reader sees;
 //! the next removal deletes them.
 
-use super::partitions::{Partition, RetentionConfig, Shared, now_ms, offset_of};
+use super::partitions::{OpenLog, Partition, RetentionConfig, now_ms, offset_of};
 use super::record;
 use super::{Offset, PartitionId, ReadError};
 use crate::disk::codec::{Reader, Writer};
@@ -54,7 +54,11 @@ pub(super) fn read_beginning(
 }
 
 /// Removes what retention allows, but nothing at or above `floor`.
-pub(super) fn trim(shared: &Shared, partition: &Partition, floor: Offset) -> Result<(), ReadError> {
+pub(super) fn trim(
+    shared: &OpenLog,
+    partition: &Partition,
+    floor: Offset,
+) -> Result<(), ReadError> {
     let mut removed = partition.removed.lock();
     let low = partition.low_watermark();
     let target = target(shared.retention, partition, floor)?.max(low);

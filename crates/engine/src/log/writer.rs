@@ -3,9 +3,9 @@
 //! While one group is synced, the next one gathers in the queue: the more producers there are, the more of them share
 //! one sync.
 
-use super::gaps::{Gap, Loss};
-use super::partitions::{Shared, append_error, now_ms, record_bytes};
-use super::producers::{Producers, Staged, Verdict};
+use super::gaps::Gap;
+use super::partitions::{OpenLog, append_error, now_ms, record_bytes};
+use super::producers::{AnsweredProducers, Staged};
 use super::record::{self, RECORD_OVERHEAD_BYTES, Stamp};
 use super::{Append, AppendError, Appended, AppendedRange};
 use crate::routing::partition_of;
@@ -14,6 +14,7 @@ use fjall::OwnedWriteBatch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use workspace_lifecycle::{Offset, PartitionId};
 
@@ -49,15 +50,15 @@ pub(super) struct Tail {
 }
 
 pub(super) struct Writer {
-    shared: Arc<Shared>,
-    queue: Receiver<Work>,
-    producers: Producers,
-    tails: Vec<Tail>,
+    pub(super) shared: Arc<OpenLog>,
+    pub(super) queue: Receiver<Work>,
+    pub(super) producers: AnsweredProducers,
+    pub(super) tails: Vec<Tail>,
 }
 
 /// A group in progress.
 struct Group<'a> {
-    shared: &'a Shared,
+    shared: &'a OpenLog,
     batch: OwnedWriteBatch,
     batch_bytes: usize,
     tails: Vec<Tail>,
@@ -67,20 +68,6 @@ struct Group<'a> {
 }
 
 impl Writer {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        queue: Receiver<Work>,
-        producers: Producers,
-        tails: Vec<Tail>,
-    ) -> Self {
-        Self {
-            shared,
-            queue,
-            producers,
-            tails,
-        }
-    }
-
     /// Runs until the log is dropped and the queue is empty.
     pub(super) fn run(mut self) {
         let mut after_group = None;
@@ -134,11 +121,7 @@ impl Writer {
         let gap = Gap {
             from: tail.next_offset,
             until: next,
-            loss: if self.shared.dir.loss_accepted() {
-                Loss::Accepted
-            } else {
-                Loss::Unexplained
-            },
+            is_accepted: self.shared.dir.loss_accepted(),
         };
         let (key, value) = (gap.key(id), gap.encode(id));
         let bytes = key.len() + value.len();
@@ -162,12 +145,12 @@ impl Writer {
             batch_bytes: 0,
             tails: self.tails.clone(),
             ends: BTreeMap::new(),
-            staged: self.producers.stage(now_ms),
+            staged: self.producers.stage(Duration::from_millis(now_ms)),
             now_ms,
         };
         let answers: Vec<_> = requests
             .into_iter()
-            .map(|request| (group.take(request.append), request.answer))
+            .map(|request| (group.take(&request.append), request.answer))
             .collect();
         let Group {
             mut batch,
@@ -198,7 +181,6 @@ impl Writer {
         };
         let failed = match committed {
             Ok(()) => {
-                self.producers.apply(changes);
                 self.tails = tails;
                 // Publish the ends before answering the producers, so that they can query `atLeast` their offsets at
                 // once.
@@ -209,6 +191,7 @@ impl Writer {
             }
             Err(error) => {
                 tracing::error!(%error, "a group of appends was refused");
+                staged.roll_back();
                 Some(append_error(error))
             }
         };
@@ -225,12 +208,11 @@ impl Writer {
 
 impl Group<'_> {
     /// Adds a request to the batch, and returns the answer to send when the batch is durable.
-    fn take(&mut self, append: Append) -> Result<Appended, AppendError> {
-        if let Some(producer) = &append.producer {
-            match self.staged.judge(producer)? {
-                Verdict::Append => {}
-                Verdict::Repeated(answer) => return Ok(answer),
-            }
+    fn take(&mut self, append: &Append) -> Result<Appended, AppendError> {
+        if let Some(producer) = &append.producer
+            && let Some(answer) = self.staged.judge(producer)?
+        {
+            return Ok(answer);
         }
         let accepted = u64::try_from(append.events.len()).unwrap_or(u64::MAX);
         let mut ranges: BTreeMap<PartitionId, AppendedRange> = BTreeMap::new();
@@ -251,8 +233,8 @@ impl Group<'_> {
             partitions: ranges.into_values().collect(),
             repeated: false,
         };
-        if let Some(producer) = append.producer {
-            self.staged.answered(&producer.producer_id, answer.clone());
+        if let Some(producer) = &append.producer {
+            self.staged.answered(producer, answer.clone());
         }
         Ok(answer)
     }

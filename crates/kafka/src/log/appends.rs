@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
@@ -15,6 +15,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use workspace_engine_core::log::producers::{FirstRequest, Producers, Verdict};
 use workspace_engine_core::log::{
     Append, AppendError, Appended, MAX_PRODUCER_ID_BYTES, MAX_QUEUED_BYTES, MAX_QUEUED_REQUESTS,
     ProducerSequence,
@@ -24,19 +25,20 @@ use workspace_lifecycle::{Offset, PartitionId};
 use super::cluster::Shared;
 use super::origin;
 use super::pending::{Acknowledged, Kind, Outgoing, Pending, Settled, Turn, Waiter};
-use super::sequences::{Sequences, Verdict};
 use super::tail::Seen;
 use crate::bootstrap;
 use crate::client_errors::ClientErrors;
 
 /// How long closing the log waits for requests under way.
-const FLUSH: Duration = Duration::from_secs(2);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the producer's threads and the appending callers share.
 struct Desk {
     cluster: Shared,
     error_text: ClientErrors,
-    sequences: Mutex<Sequences<Pending>>,
+    producers: Mutex<Producers<Pending>>,
+    /// Since when the producers are remembered.
+    opened: Instant,
     queued_bytes: AtomicUsize,
     queued_requests: AtomicUsize,
     closing: AtomicBool,
@@ -46,7 +48,7 @@ struct Desk {
 pub(super) struct Appends {
     desk: Arc<Desk>,
     config: ClientConfig,
-    record_bytes_most: usize,
+    max_record_bytes: usize,
     /// Held while a request is sent, so that its records stay adjacent.
     producer: Mutex<Arc<Client>>,
 }
@@ -67,29 +69,31 @@ impl Appends {
         let desk = Arc::new(Desk {
             cluster,
             error_text: ClientErrors::default(),
-            sequences: Mutex::default(),
+            producers: Mutex::new(Producers::new(FirstRequest::Any)),
+            opened: Instant::now(),
             queued_bytes: AtomicUsize::new(0),
             queued_requests: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
         });
         let producer = desk.client(&config)?;
-        let record_bytes_most = config
+        let max_record_bytes = config
             .get("message.max.bytes")
             .and_then(|bytes| bytes.parse().ok())
             .unwrap_or(1_000_000);
         Ok(Self {
             desk,
             config,
-            record_bytes_most,
+            max_record_bytes,
             producer: Mutex::new(producer),
         })
     }
 
     /// Whether a request can be appended, or refused, without a scan of the topic.
     pub(super) fn knows(&self, append: &Append) -> bool {
-        append.producer.as_ref().is_none_or(|asked| {
-            origin::check(asked).is_err() || self.desk.sequences.lock().knows(asked)
-        })
+        append
+            .producer
+            .as_ref()
+            .is_none_or(|asked| asked.check().is_err() || self.desk.producers.lock().knows(asked))
     }
 
     /// Reserves room in the queue, which the caller must release. False if the queue is full.
@@ -103,7 +107,7 @@ impl Appends {
 
     /// Appends the events that were not seen in the topic; the answer goes to `waiter`.
     pub(super) fn events(&self, append: &Append, seen: Option<&Seen>, waiter: Waiter) {
-        if let Some(Err(error)) = append.producer.as_ref().map(origin::check) {
+        if let Some(Err(error)) = append.producer.as_ref().map(ProducerSequence::check) {
             return waiter(Err(error));
         }
         let cluster = &self.desk.cluster;
@@ -184,13 +188,13 @@ impl Appends {
     /// A record that the producer would refuse fails its request before any of it is sent.
     fn too_large(&self, records: &[Outgoing<'_>]) -> Option<AppendError> {
         let largest = records.iter().max_by_key(|record| record.bytes())?;
-        let headers_most = 2 * MAX_PRODUCER_ID_BYTES;
-        (largest.bytes() + headers_most > self.record_bytes_most).then(|| {
+        let max_header_bytes = 2 * MAX_PRODUCER_ID_BYTES;
+        (largest.bytes() + max_header_bytes > self.max_record_bytes).then(|| {
             AppendError::Unavailable(format!(
                 "a record of {} bytes is too large: topic {} is sent records up to {} bytes (message.max.bytes)",
                 largest.key.len() + largest.value.len(),
                 largest.topic,
-                self.record_bytes_most
+                self.max_record_bytes
             ))
         })
     }
@@ -208,13 +212,13 @@ impl Appends {
         Ok(())
     }
 
-    /// Waits up to `FLUSH` for requests under way, if the brokers answer.
+    /// Waits up to [`FLUSH_TIMEOUT`] for requests under way, if the brokers answer.
     pub(super) fn close(&self) {
         self.desk.closing.store(true, Ordering::Release);
         let producer = self.producer.lock();
         if producer.in_flight_count() > 0
             && self.desk.cluster.answers()
-            && let Err(error) = producer.flush(FLUSH)
+            && let Err(error) = producer.flush(FLUSH_TIMEOUT)
         {
             tracing::warn!(%error, "requests were still under way when the log was closed; they are refused");
         }
@@ -232,19 +236,20 @@ impl Desk {
     /// Admits a request and returns its waiter. Returns nothing if the request is refused, was answered before or is
     /// under way: then its waiter is called here or added to that request.
     fn admit(&self, pending: &Arc<Pending>, seen: Option<&Seen>, waiter: Waiter) -> Option<Waiter> {
-        let mut sequences = self.sequences.lock();
+        let now = self.opened.elapsed();
+        let mut producers = self.producers.lock();
         let (verdict, places) = match (&pending.sequence, seen) {
             (None, _) => (Ok(Verdict::New), &[][..]),
             // The producer was known when the request arrived and was forgotten since: the repeat scans the topic.
-            (Some(asked), None) if !sequences.knows(asked) => (Err(AppendError::Busy), &[][..]),
-            (Some(asked), None) => (sequences.judge(asked), &[][..]),
+            (Some(asked), None) if !producers.knows(asked) => (Err(AppendError::Busy), &[][..]),
+            (Some(asked), None) => (producers.judge(asked, now), &[][..]),
             (Some(asked), Some(seen)) => {
                 if let Some(highest) = seen.highest() {
-                    sequences.reach(&asked.producer_id, highest, |number, failed| {
+                    producers.reach(&asked.producer_id, highest, now, |number, failed| {
                         failed.find(seen.places(number))
                     });
                 }
-                (sequences.judge(asked), seen.places(asked.sequence))
+                (producers.judge(asked, now), seen.places(asked.sequence))
             }
         };
         let answer = match verdict {
@@ -272,16 +277,16 @@ impl Desk {
             }
             Ok(verdict @ (Verdict::New | Verdict::Again(_))) => {
                 if let Verdict::Again(earlier) = verdict {
-                    pending.go_on_from(&earlier);
+                    pending.continue_from(&earlier);
                 }
                 pending.find(places);
                 if let Some(asked) = &pending.sequence {
-                    sequences.begin(asked, Arc::clone(pending));
+                    producers.begin(asked, Arc::clone(pending), now);
                 }
                 return Some(waiter);
             }
         };
-        drop(sequences);
+        drop(producers);
         waiter(answer);
         None
     }
@@ -326,9 +331,9 @@ impl Desk {
         }
         let waiters = {
             // Under this lock, so that a repeat either adds its waiter before they are taken out or finds the answer.
-            let mut sequences = self.sequences.lock();
+            let mut producers = self.producers.lock();
             if let Some(asked) = &pending.sequence {
-                sequences.end(asked, answer.as_ref().ok());
+                producers.end(asked, answer.as_ref().ok());
             }
             pending.take_waiters()
         };

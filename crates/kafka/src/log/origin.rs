@@ -3,7 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use rdkafka::message::{Header, OwnedHeaders};
-use workspace_engine_core::log::{AppendError, MAX_PRODUCER_ID_BYTES, ProducerSequence};
+use workspace_engine_core::log::ProducerSequence;
 
 const PRODUCER_ID: &str = "producer-id";
 const SEQUENCE: &str = "producer-sequence";
@@ -16,19 +16,6 @@ pub(super) struct Origin<'a> {
     pub(super) sequence: u64,
     /// Place of the event in its request, from 0.
     pub(super) index: usize,
-}
-
-/// Refuses producer ids and sequence numbers that are not allowed.
-pub(super) fn check(producer: &ProducerSequence) -> Result<(), AppendError> {
-    if producer.producer_id.is_empty() || producer.producer_id.len() > MAX_PRODUCER_ID_BYTES {
-        return Err(AppendError::Producer(format!(
-            "ids have 1 to {MAX_PRODUCER_ID_BYTES} bytes"
-        )));
-    }
-    if producer.sequence == 0 {
-        return Err(AppendError::Producer("sequences begin with 1".to_owned()));
-    }
-    Ok(())
 }
 
 pub(super) fn write(producer: &ProducerSequence, index: usize) -> OwnedHeaders {

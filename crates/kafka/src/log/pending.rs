@@ -104,7 +104,7 @@ impl Pending {
     }
 
     /// Continues an earlier attempt at the same request: what was acknowledged then is not sent again.
-    pub(super) fn go_on_from(&self, earlier: &Self) {
+    pub(super) fn continue_from(&self, earlier: &Self) {
         let acknowledged = earlier.state.lock().acknowledged.clone();
         let mut state = self.state.lock();
         if earlier.fingerprints == self.fingerprints
@@ -301,14 +301,14 @@ mod tests {
         assert_eq!(first.answer(|_| Offset(0)), Err(partly));
 
         let again = pending(&values);
-        again.go_on_from(&first);
+        again.continue_from(&first);
         assert_eq!(again.open(), [false, true, false]);
         assert_eq!(again.settle(1, Ok(at(0, 20))), Settled::Whole);
         let answer = again.answer(|_| Offset(0)).expect("appended");
         assert_eq!(answer.partitions, [range(0, 4, 20), range(1, 7, 7)]);
 
         let other = pending(&[b"a", b"x", b"c"]);
-        other.go_on_from(&first);
+        other.continue_from(&first);
         assert_eq!(other.open(), [true; 3], "another request with its number");
     }
 
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_the_topic_is_not_sent_again() {
+    fn what_is_in_the_topic_is_not_sent_again() {
         let check = |found: &[(usize, u64, &[u8])], open: [bool; 2], is_whole: bool| {
             let placed = |(index, offset, value): &(usize, u64, &[u8])| Placed {
                 index: *index,
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_whose_place_is_not_told_stands_at_the_end() {
+    fn a_record_without_an_offset_counts_as_the_last() {
         let pending = pending(&[b"a"]);
         let somewhere = Acknowledged {
             partition: PartitionId(2),

@@ -22,18 +22,18 @@ use super::cluster::{OFFSETS_TIMEOUT, Shared, drain};
 use super::native::Client;
 use super::origin;
 use super::pending::Waiter;
-use super::tail::{MAX_AGE, Placed, Tail};
+use super::tail::{MAX_AGE, Placed, TopicTail};
 use crate::client_errors::ClientErrors;
 use crate::polled::{Found, Polled, poll};
 
 /// How long a request waits for the scan; then it is refused, and the scan for its repeat continues from there.
-const PATIENCE: Duration = Duration::from_secs(20);
+const SCAN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Pause before a failed scan is retried.
-const AGAIN: Duration = Duration::from_millis(200);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long one poll waits: closing the log waits for it.
-const POLL: Duration = Duration::from_millis(50);
+const POLL_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Most requests that wait; as one scan serves all of them, this bounds only the memory. Their bytes count against the
 /// same limit as those of queued appends.
@@ -62,8 +62,8 @@ impl Recovery {
     ) -> std::io::Result<Self> {
         let (jobs, waiting) = crossbeam_channel::bounded(MAX_WAITING);
         let stop = Arc::new(AtomicBool::new(false));
-        let look = Look {
-            tail: Tail::new(cluster.parts.len()),
+        let scan = TopicScan {
+            tail: TopicTail::new(cluster.parts.len()),
             cluster,
             reading,
             client: None,
@@ -72,7 +72,7 @@ impl Recovery {
         // A separate thread, because queries and reads block.
         let thread = std::thread::Builder::new()
             .name("kafka-recovery".to_owned())
-            .spawn(move || run(look, &appends, &waiting))?;
+            .spawn(move || run(scan, &appends, &waiting))?;
         Ok(Self {
             jobs: Some(jobs),
             stop,
@@ -93,7 +93,7 @@ impl Recovery {
             append,
             bytes,
             waiter,
-            until: Instant::now() + PATIENCE,
+            until: Instant::now() + SCAN_TIMEOUT,
         };
         let (job, error) = match jobs.try_send(job) {
             Ok(()) => return,
@@ -111,7 +111,7 @@ impl Recovery {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that looks for producers ended in a panic");
+            tracing::error!("the thread that scans the topic for producers ended in a panic");
         }
     }
 }
@@ -122,16 +122,16 @@ impl Drop for Recovery {
     }
 }
 
-fn run(mut look: Look, appends: &Appends, waiting: &Receiver<Job>) {
+fn run(mut scan: TopicScan, appends: &Appends, waiting: &Receiver<Job>) {
     while let Ok(first) = waiting.recv() {
         // One scan serves all requests that arrived before it began. They are appended in order of arrival.
         let until = first.until;
         let jobs: Vec<Job> = std::iter::once(first).chain(waiting.try_iter()).collect();
-        let looked = look.catch_up(until);
+        let scanned = scan.catch_up(until);
         for job in jobs {
             appends.release(job.bytes);
-            match (&looked, &job.append.producer) {
-                _ if look.is_stopped() => (job.waiter)(Err(AppendError::Closed)),
+            match (&scanned, &job.append.producer) {
+                _ if scan.is_stopped() => (job.waiter)(Err(AppendError::Closed)),
                 (Err(error_text), Some(asked)) => {
                     (job.waiter)(Err(AppendError::Unavailable(format!(
                         "whether request {} of producer {} was appended before is not known, repeat it: {error_text}",
@@ -139,7 +139,7 @@ fn run(mut look: Look, appends: &Appends, waiting: &Receiver<Job>) {
                     ))));
                 }
                 (Ok(()), Some(asked)) => {
-                    let seen = look.tail.seen(&asked.producer_id);
+                    let seen = scan.tail.seen(&asked.producer_id);
                     appends.events(&job.append, Some(&seen), job.waiter);
                 }
                 (_, None) => appends.events(&job.append, None, job.waiter),
@@ -149,11 +149,11 @@ fn run(mut look: Look, appends: &Appends, waiting: &Receiver<Job>) {
 }
 
 /// The scan of the topic's end, and its client.
-struct Look {
+struct TopicScan {
     cluster: Shared,
     reading: ClientConfig,
     client: Option<Client>,
-    tail: Tail,
+    tail: TopicTail,
     stop: Arc<AtomicBool>,
 }
 
@@ -165,7 +165,7 @@ struct Span {
     end: Offset,
 }
 
-impl Look {
+impl TopicScan {
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
@@ -185,7 +185,7 @@ impl Look {
                         error_text,
                         "the end of the topic is read again for a producer"
                     );
-                    std::thread::sleep(AGAIN);
+                    std::thread::sleep(RETRY_PAUSE);
                 }
                 over => return over,
             }
@@ -218,7 +218,7 @@ impl Look {
             .iter()
             .any(|(id, _, _, end)| self.tail.is_beyond(*id, *end))
         {
-            self.tail = Tail::new(self.cluster.parts.len());
+            self.tail = TopicTail::new(self.cluster.parts.len());
         }
         let spans = ends.into_iter().map(|(partition, low, newer, end)| Span {
             partition,
@@ -294,7 +294,7 @@ impl Look {
                     unread.0.len()
                 ));
             }
-            let Some(polled) = poll(client, POLL) else {
+            let Some(polled) = poll(client, POLL_TIMEOUT) else {
                 continue;
             };
             let (partition, next) = match polled.found() {
@@ -359,7 +359,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_before_the_one_that_the_leader_named_is_no_end() {
+    fn an_end_before_that_of_the_leader_is_no_end() {
         let p = PartitionId;
         let mut unread = Unread(HashMap::from([(p(0), Offset(7)), (p(1), Offset(3))]));
         unread.reach(p(1), Offset(4));

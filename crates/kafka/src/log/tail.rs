@@ -54,13 +54,13 @@ struct Recent {
 }
 
 /// The recent requests of all producers.
-pub(super) struct Tail {
+pub(super) struct TopicTail {
     /// The first offset of each partition that was not read; none if the partition was not read at all.
     next: Vec<Option<Offset>>,
     producers: HashMap<String, Recent>,
 }
 
-impl Tail {
+impl TopicTail {
     pub(super) fn new(partitions: usize) -> Self {
         Self {
             next: vec![None; partitions],
@@ -131,10 +131,10 @@ impl Tail {
         let excess = self.producers.len().saturating_sub(MAX_PRODUCERS);
         if excess > 0 {
             let mut times: Vec<Instant> = self.producers.values().map(|one| one.read).collect();
-            let (_, newest_to_go, _) = times.select_nth_unstable(excess - 1);
-            let newest_to_go = *newest_to_go;
+            let (_, newest_forgotten, _) = times.select_nth_unstable(excess - 1);
+            let newest_forgotten = *newest_forgotten;
             self.producers
-                .retain(|_, recent| recent.read > newest_to_go);
+                .retain(|_, recent| recent.read > newest_forgotten);
         }
     }
 
@@ -160,9 +160,9 @@ mod tests {
     }
 
     #[test]
-    fn a_look_begins_with_what_is_young_and_not_read() {
+    fn a_scan_begins_with_what_is_young_and_not_read() {
         let check = |next: Option<u64>, low, newer: Option<u64>, end, expected| {
-            let mut tail = Tail::new(1);
+            let mut tail = TopicTail::new(1);
             if let Some(next) = next {
                 tail.reach(P, Offset(next));
             }
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_last_requests_of_a_producer_are_kept_for_a_while() {
-        let mut tail = Tail::new(1);
+        let mut tail = TopicTail::new(1);
         let now = Instant::now();
         for sequence in 1..=20 {
             let origin = Origin {
