@@ -143,7 +143,7 @@ impl Watch {
     }
 }
 
-/// Time of all processors that this process has used; zero where the system does not tell.
+/// Time of all processors that this process has used; zero where the system does not report it.
 fn processors() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit(')').next().unwrap_or_default();

@@ -384,18 +384,10 @@ impl DataDir {
 }
 
 fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError> {
-    let failed = |reason: String| DiskError::Database {
-        path: path.to_owned(),
-        reason,
-    };
     let builder = Database::builder(path)
         .cache_size(spec.cache_bytes)
         .max_cached_files(Some(spec.open_files.max(MIN_OPEN_FILES)))
         .max_journaling_size(spec.journal_bytes.max(MIN_JOURNAL_BYTES));
-    let damaged = |reason: String| DiskError::DamagedDatabase {
-        path: path.to_owned(),
-        reason,
-    };
     // The database panics on some kinds of damage instead of returning an error.
     match catch_unwind(AssertUnwindSafe(|| builder.open())) {
         Ok(Ok(database)) => Ok(database),
@@ -403,11 +395,21 @@ fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError>
             path: path.to_owned(),
             pid: None,
         }),
-        Ok(Err(error)) if is_damage(&error) || is_cut(&error) => Err(damaged(describe(&error))),
-        Ok(Err(error)) => Err(failed(describe(&error))),
-        Err(_) => Err(damaged(
-            "its files are damaged in a way that it does not expect".to_owned(),
-        )),
+        Ok(Err(error)) => Err(database_error(path, &error)),
+        Err(_) => Err(DiskError::DamagedDatabase {
+            path: path.to_owned(),
+            reason: "its files are damaged in a way that it does not expect".to_owned(),
+        }),
+    }
+}
+
+/// The error for a database that cannot be opened.
+fn database_error(path: &Path, error: &fjall::Error) -> DiskError {
+    let (path, reason) = (path.to_owned(), describe(error));
+    if is_damage(error) || is_cut(error) {
+        DiskError::DamagedDatabase { path, reason }
+    } else {
+        DiskError::Database { path, reason }
     }
 }
 
@@ -429,30 +431,17 @@ fn keyspace(
     name: &str,
     options: impl FnOnce() -> KeyspaceCreateOptions,
 ) -> Result<Keyspace, DiskError> {
-    database.keyspace(name, options).map_err(|error| {
-        let (path, reason) = (path.to_owned(), describe(&error));
-        if is_damage(&error) || is_cut(&error) {
-            DiskError::DamagedDatabase { path, reason }
-        } else {
-            DiskError::Database { path, reason }
-        }
-    })
+    let keyspace = database.keyspace(name, options);
+    keyspace.map_err(|error| database_error(path, &error))
 }
 
 fn read_ledger(keyspace: &Keyspace, path: &Path, partitions: u32) -> Result<Ledger, DiskError> {
-    let failed = |reason: String| DiskError::Database {
-        path: path.to_owned(),
-        reason,
-    };
-    let Some(value) = keyspace
-        .get(LEDGER_KEY)
-        .map_err(|error| failed(describe(&error)))?
-    else {
+    let value = keyspace.get(LEDGER_KEY);
+    let Some(value) = value.map_err(|error| database_error(path, &error))? else {
         return Ok(Ledger::new(partitions));
     };
-    let ledger = Ledger::decode(value.into()).map_err(|damage| DiskError::DamagedDatabase {
+    Ledger::decode(value.into()).map_err(|damage| DiskError::DamagedDatabase {
         path: path.to_owned(),
         reason: format!("its ledger: {damage}"),
-    })?;
-    Ok(ledger)
+    })
 }

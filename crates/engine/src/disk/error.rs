@@ -86,7 +86,7 @@ pub enum DiskError {
         reason: String,
     },
     /// A list of tables of the database is damaged.
-    #[error("{} is damaged: {reason}; nothing was changed: it tells which tables there are, so only a copy of the directory helps: restore it", .file.display())]
+    #[error("{} is damaged: {reason}; nothing was changed: it lists the tables, so only a copy of the directory helps: restore it", .file.display())]
     DamagedList {
         /// The file.
         file: PathBuf,

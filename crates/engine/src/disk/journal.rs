@@ -140,7 +140,7 @@ struct Order {
 }
 
 impl Order {
-    fn follow(&mut self, batch: Batch) -> Result<(), String> {
+    fn follow(&mut self, batch: JournalBatch) -> Result<(), String> {
         if let Some(before) = self.sequence
             && batch.sequence <= before
         {
@@ -166,7 +166,8 @@ impl Order {
 /// What follows the intact part, and what is wrong with it.
 fn scan<'a>(mut bytes: &'a [u8], order: &mut Order) -> Result<(), (&'a [u8], String)> {
     while bytes.iter().any(|byte| *byte != 0) {
-        let (batch, rest) = Batch::read(bytes).map_err(|reason| (bytes, reason.to_owned()))?;
+        let (batch, rest) =
+            JournalBatch::read(bytes).map_err(|reason| (bytes, reason.to_owned()))?;
         order.follow(batch).map_err(|reason| (bytes, reason))?;
         bytes = rest;
     }
@@ -179,7 +180,7 @@ fn acknowledged_commit(bytes: &[u8]) -> u64 {
     let mut newest = 0;
     while let Some(start) = rest.iter().position(|byte| *byte == TAG_START) {
         rest = rest.get(start..).unwrap_or_default();
-        match Batch::read(rest) {
+        match JournalBatch::read(rest) {
             Ok((batch, behind)) => {
                 newest = newest.max(batch.ledger.map_or(0, |ledger| ledger.commit));
                 rest = behind;
@@ -192,14 +193,14 @@ fn acknowledged_commit(bytes: &[u8]) -> u64 {
 
 /// An intact batch.
 #[derive(Debug)]
-struct Batch {
+struct JournalBatch {
     sequence: u64,
     ledger: Option<Ledger>,
 }
 
 type Broken = &'static str;
 
-impl Batch {
+impl JournalBatch {
     /// Reads the batch at the beginning of `bytes`. Returns it, and what follows it.
     fn read(bytes: &[u8]) -> Result<(Self, &[u8]), Broken> {
         let mut bytes = bytes;
@@ -336,7 +337,7 @@ mod tests {
         let mut numbers = std::collections::HashSet::new();
         let mut highest = std::collections::HashSet::new();
         let mut rest = bytes.as_slice();
-        while let Ok((_, behind)) = Batch::read(rest) {
+        while let Ok((_, behind)) = JournalBatch::read(rest) {
             let start = bytes.len() - rest.len();
             numbers.extend(start + 5..start + 13);
             highest.extend([(start + 12) * 8 + 6, (start + 12) * 8 + 7]);

@@ -151,9 +151,9 @@ fn check(path: &Path, appended: u64, saved: u64) {
         .sum();
     // The last request may exist although its answer was not received.
     let events = number("KILL_EVENTS", 3);
-    let heard = appended * events;
+    let acknowledged = appended * events;
     assert!(
-        records == heard || records == heard + events,
+        records == acknowledged || records == acknowledged + events,
         "{records} records of {appended} requests"
     );
     let lsm = LsmStore::open(&dir).expect("opened");

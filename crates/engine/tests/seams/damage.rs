@@ -116,7 +116,7 @@ fn accept(path: &Path, damaged: &[u8]) {
 }
 
 #[test]
-fn damage_in_a_journal_that_others_build_on_is_refused_also_without_the_witness() {
+fn damage_in_an_older_journal_is_refused_also_without_the_witness() {
     const REQUESTS: u64 = 3;
     let path = tempfile::tempdir().expect("a directory");
     filled(path.path(), REQUESTS);
@@ -244,7 +244,7 @@ fn a_tail_that_was_never_acknowledged_is_cut_off() {
 }
 
 #[test]
-fn a_write_torn_by_a_power_cut_is_cut_off_also_where_a_later_unsynced_one_is_whole() {
+fn a_torn_unsynced_write_is_cut_off_also_before_a_whole_unsynced_one() {
     const REQUESTS: u64 = 4;
     let path = tempfile::tempdir().expect("a directory");
     filled(path.path(), REQUESTS);
@@ -300,7 +300,7 @@ fn removing_the_witness_accepts_the_loss() {
 }
 
 #[test]
-fn damage_anywhere_in_the_directory_is_an_error_and_never_a_panic_or_a_loss() {
+fn damage_anywhere_is_an_error_and_never_a_panic_or_a_loss() {
     const REQUESTS: u64 = 8;
     let mut random = fastrand::Rng::with_seed(seed());
     let whole = tempfile::tempdir().expect("a directory");

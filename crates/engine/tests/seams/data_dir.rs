@@ -3,7 +3,7 @@ use std::path::Path;
 use workspace_engine_core::disk::{DataDir, DataDirSpec, DiskError};
 
 #[test]
-fn a_second_engine_on_the_same_directory_is_refused_with_the_process_that_has_it() {
+fn a_second_engine_on_a_directory_is_refused_with_the_process_of_the_first() {
     let path = tempfile::tempdir().expect("a directory");
     let _open = open(path.path()).expect("opened");
     match DataDir::open(path.path(), &spec()) {
@@ -114,7 +114,7 @@ fn a_file_in_the_place_of_the_directory_is_refused() {
 }
 
 #[test]
-fn a_creation_that_was_cut_short_is_begun_anew() {
+fn an_interrupted_creation_is_started_again() {
     let whole = tempfile::tempdir().expect("a directory");
     drop(open(whole.path()).expect("opened"));
     for left in [

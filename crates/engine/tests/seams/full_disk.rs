@@ -7,15 +7,12 @@
 //! SMALL_DISK=/mnt/small cargo test -p workspace-engine-core --test seams full_disk -- --test-threads=1
 //! ```
 
-use super::support::{events, open, spec};
-use std::path::{Path, PathBuf};
+use super::support::{NOTHING_KEPT, events, open, open_with};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use workspace_engine_core::disk::DataDir;
 use workspace_engine_core::log::conformance::{append, request};
-use workspace_engine_core::log::{
-    AppendError, EmbeddedLog, EmbeddedLogConfig, EventLog, RetentionConfig,
-};
+use workspace_engine_core::log::{AppendError, EmbeddedLog, EventLog};
 use workspace_engine_core::store::conformance::{claim_of, counted, load, save, save_of, set};
 use workspace_engine_core::store::{FileStore, LsmStore, Store, StoreError};
 use workspace_lifecycle::PartitionId;
@@ -103,8 +100,8 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
         appended += more;
         println!("round {round}, {appended} events: {refused}");
         assert!(matches!(refused, AppendError::NoSpace(_)), "{refused}");
-        let trouble = log.health().expect_err("appends are refused");
-        assert!(trouble.contains("MiB are free"), "{trouble}");
+        let health = log.health().expect_err("appends are refused");
+        assert!(health.contains("MiB are free"), "{health}");
         let text = format!("\"{}\"", "x".repeat(1_000_000));
         let refused = store.save(&[save_of("acme", 1, 9, vec![set("k", "a", &text, 1)])], &[]);
         println!("save: {refused:?}");
@@ -112,7 +109,7 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
         assert_eq!(events(&log), appended, "readable while the disk is full");
         disk.relieve();
         log.health()
-            .expect("there is space again, also before anybody appends");
+            .expect("there is space again, also before the next append");
         append(&log, request("acme", 500, None)).expect("there is space again");
         appended += 500;
         store
@@ -125,25 +122,11 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_space() {
     assert_eq!((events(&log), rounds), (appended, 3));
 }
 
-/// Opens a log that keeps as little as possible of what the store holds.
-fn open_forgetful(path: &Path) -> (DataDir, EmbeddedLog) {
-    let dir = DataDir::open(path, &spec()).expect("opened");
-    let config = EmbeddedLogConfig {
-        retention: RetentionConfig {
-            partition_bytes: Some(0),
-            age: None,
-        },
-        ..EmbeddedLogConfig::default()
-    };
-    let log = EmbeddedLog::open(&dir, config).expect("opened");
-    (dir, log)
-}
-
 #[test]
 fn a_full_disk_is_synced_and_trimmed() {
     let Some(disk) = SmallDisk::get() else { return };
     let path = disk.join("data");
-    let (dir, log) = open_forgetful(&path);
+    let (dir, log) = open_with(&path, NOTHING_KEPT).expect("opened");
     let store = LsmStore::open(&dir).expect("opened");
     disk.fill(16);
     let (appended, refused) = append_until_full(&log);
@@ -163,7 +146,7 @@ fn a_full_disk_is_synced_and_trimmed() {
     }
     assert_eq!(log.low_watermark(partition).next(), end);
     drop((store, log, dir));
-    let (_dir, log) = open_forgetful(&path);
+    let (_dir, log) = open_with(&path, NOTHING_KEPT).expect("opened");
     assert_eq!(
         (
             log.low_watermark(partition).next(),

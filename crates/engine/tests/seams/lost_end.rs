@@ -1,11 +1,8 @@
-use super::support::{copy, fill, open, spec};
+use super::support::{NO_AGE, copy, fill, open, open_with, tick};
 use std::path::Path;
-use std::time::Duration;
 use workspace_engine_core::disk::{DataDir, DiskError};
 use workspace_engine_core::log::conformance::{EVERYTHING, append, read_all, request};
-use workspace_engine_core::log::{
-    EmbeddedLog, EmbeddedLogConfig, EventLog, ReadError, ReadLimit, RetentionConfig,
-};
+use workspace_engine_core::log::{EmbeddedLog, EventLog, ReadError, ReadLimit, RetentionConfig};
 use workspace_lifecycle::{Offset, PartitionId};
 
 const ID: &str = "acme";
@@ -106,24 +103,19 @@ fn an_operator_who_accepts_the_loss_lets_readers_pass() {
 fn retention_forgets_what_is_before_a_gap() {
     let path = tempfile::tempdir().expect("a directory");
     drop(with_gap(path.path()));
-    let age = RetentionConfig {
-        age: Some(Duration::ZERO),
-        ..RetentionConfig::default()
-    };
     let size = RetentionConfig {
         partition_bytes: Some(150),
         ..RetentionConfig::default()
     };
-    for (retention, floor, low) in [(age, 4, 4), (size, 12, 12), (age, 12, 12), (size, 40, 33)] {
-        let dir = DataDir::open(path.path(), &spec()).expect("opened");
-        let config = EmbeddedLogConfig {
-            retention,
-            ..EmbeddedLogConfig::default()
-        };
-        let log = EmbeddedLog::open(&dir, config).expect("opened");
+    for (retention, floor, low) in [
+        (NO_AGE, 4, 4),
+        (size, 12, 12),
+        (NO_AGE, 12, 12),
+        (size, 40, 33),
+    ] {
+        let (_dir, log) = open_with(path.path(), retention).expect("opened");
         let partition = partition(&log);
-        // Makes every record older than the age limit of zero.
-        std::thread::sleep(Duration::from_millis(2));
+        tick();
         log.trim(partition, Offset(floor)).expect("trimmed");
         assert_eq!(log.low_watermark(partition), Offset(low), "up to {floor}");
     }

@@ -1,21 +1,13 @@
-use super::support::spec;
+use super::support::{NO_AGE, NOTHING_KEPT, open_with, tick};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use workspace_engine_core::disk::DataDir;
 use workspace_engine_core::log::conformance::{EVERYTHING, append, read_all, request};
-use workspace_engine_core::log::{
-    EmbeddedLog, EmbeddedLogConfig, EventLog, ReadError, RetentionConfig,
-};
+use workspace_engine_core::log::{EmbeddedLog, EventLog, ReadError, RetentionConfig};
 use workspace_lifecycle::{Offset, PartitionId};
 
 fn open(path: &Path, retention: RetentionConfig) -> EmbeddedLog {
-    let dir = DataDir::open(path, &spec()).expect("opened");
-    let config = EmbeddedLogConfig {
-        retention,
-        ..EmbeddedLogConfig::default()
-    };
-    EmbeddedLog::open(&dir, config).expect("opened")
+    open_with(path, retention).expect("opened").1
 }
 
 /// A log with this many events of one workspace, and their partition.
@@ -25,11 +17,6 @@ fn filled(path: &Path, retention: RetentionConfig, events: usize) -> (EmbeddedLo
     let partition = answer.partitions[0].partition;
     (log, partition)
 }
-
-const NOTHING_KEPT: RetentionConfig = RetentionConfig {
-    partition_bytes: Some(0),
-    age: None,
-};
 
 #[test]
 fn nothing_is_removed_by_default() {
@@ -61,7 +48,7 @@ fn nothing_at_or_above_the_floor_is_removed() {
 }
 
 #[test]
-fn a_reader_below_the_low_watermark_is_told_where_the_partition_begins() {
+fn a_reader_below_the_low_watermark_gets_the_offset_where_it_begins() {
     let path = tempfile::tempdir().expect("a directory");
     let (log, partition) = filled(path.path(), NOTHING_KEPT, 100);
     log.trim(partition, Offset(40)).expect("trimmed");
@@ -76,7 +63,7 @@ fn a_reader_below_the_low_watermark_is_told_where_the_partition_begins() {
 }
 
 #[test]
-fn the_low_watermark_and_the_end_outlive_the_process_also_when_only_the_last_record_is_left() {
+fn the_low_watermark_and_the_end_of_a_trimmed_log_survive_a_restart() {
     let path = tempfile::tempdir().expect("a directory");
     let (log, partition) = filled(path.path(), NOTHING_KEPT, 100);
     log.trim(partition, Offset(100)).expect("trimmed");
@@ -130,16 +117,8 @@ fn retention_by_age_keeps_what_is_young() {
     log.trim(partition, Offset(50)).expect("nothing to do");
     assert_eq!(log.low_watermark(partition), Offset::ZERO);
     drop(log);
-    // Without a clock tick in between, the records would be as old as the present.
-    let old = RetentionConfig {
-        partition_bytes: None,
-        age: Some(Duration::ZERO),
-    };
-    let log = open(path.path(), old);
-    let begun = std::time::SystemTime::now();
-    while begun.elapsed().expect("a clock") < Duration::from_millis(2) {
-        std::thread::yield_now();
-    }
+    let log = open(path.path(), NO_AGE);
+    tick();
     log.trim(partition, Offset(30)).expect("trimmed");
     assert_eq!(log.low_watermark(partition), Offset(30));
 }

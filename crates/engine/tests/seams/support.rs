@@ -1,9 +1,10 @@
 //! Data directories to damage, and their expected contents.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 use workspace_engine_core::disk::{DataDir, DataDirSpec, DiskError};
 use workspace_engine_core::log::conformance::{append, read_all, request};
-use workspace_engine_core::log::{EmbeddedLog, EmbeddedLogConfig, EventLog};
+use workspace_engine_core::log::{EmbeddedLog, EmbeddedLogConfig, EventLog, RetentionConfig};
 use workspace_lifecycle::{Offset, PartitionId};
 
 /// Few partitions, so that opening is quick.
@@ -15,9 +16,43 @@ pub(crate) fn spec() -> DataDirSpec {
 }
 
 pub(crate) fn open(path: &Path) -> Result<(DataDir, EmbeddedLog), DiskError> {
+    open_with(path, RetentionConfig::default())
+}
+
+pub(crate) fn open_with(
+    path: &Path,
+    retention: RetentionConfig,
+) -> Result<(DataDir, EmbeddedLog), DiskError> {
     let dir = DataDir::open(path, &spec())?;
-    let log = EmbeddedLog::open(&dir, EmbeddedLogConfig::default())?;
+    let config = EmbeddedLogConfig {
+        retention,
+        ..EmbeddedLogConfig::default()
+    };
+    let log = EmbeddedLog::open(&dir, config)?;
     Ok((dir, log))
+}
+
+/// Keeps as little as possible of what the store holds.
+pub(crate) const NOTHING_KEPT: RetentionConfig = RetentionConfig {
+    partition_bytes: Some(0),
+    age: None,
+};
+
+/// Keeps no record that is older than the present millisecond.
+pub(crate) const NO_AGE: RetentionConfig = RetentionConfig {
+    partition_bytes: None,
+    age: Some(Duration::ZERO),
+};
+
+/// Waits for the clock, so that every record is older than the present millisecond.
+pub(crate) fn tick() {
+    let now = SystemTime::now();
+    while now
+        .elapsed()
+        .is_ok_and(|past| past < Duration::from_millis(2))
+    {
+        std::thread::yield_now();
+    }
 }
 
 /// Appends `requests` requests of three events each, from request `first` on.
