@@ -2,17 +2,22 @@
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
-mod epoch_numbering;
-mod fence;
+mod ownership;
+
+mod mutation;
+pub mod plan;
+mod table;
+
 mod file;
 mod lsm;
 mod memory;
-mod ownership;
 
 pub use file::FileStore;
-pub use lsm::{CacheChange, CacheKey, CachePlace, LsmStore};
+pub use lsm::{CachePlace, LsmStore};
 pub use memory::MemoryStore;
+pub use mutation::{Erasure, Key, Mutation};
 pub use ownership::{Opening, Ownership, SoleOwner};
+pub use table::{CommitRefused, Locks, Table, by_workspace};
 
 use bytes::Bytes;
 use std::sync::Arc;
@@ -42,6 +47,24 @@ pub struct StoredWorkspace {
     pub last_load_ms: Option<u64>,
     /// An operator unloaded it: it stays out of memory until a load is requested.
     pub unloaded: bool,
+}
+
+impl StoredWorkspace {
+    /// A workspace of which nothing is known, not even how far it was applied.
+    pub fn unknown(id: WorkspaceId, partition: PartitionId) -> Self {
+        Self {
+            id,
+            partition,
+            epoch: Epoch::new(0),
+            owner: String::new(),
+            first_offset: Offset::ZERO,
+            next_offset: Offset::ZERO,
+            events_applied: 0,
+            entries: 0,
+            last_load_ms: None,
+            unloaded: false,
+        }
+    }
 }
 
 /// One stored entry of a workspace: the latest value of an entity.
@@ -363,9 +386,9 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError>;
 
-    /// Adds transitions to the histories of their workspaces. A transition that was added since the store was opened is
-    /// kept once. A transition of a load before the deletion of the workspace is dropped. If an epoch existed before
-    /// the store was opened, its new transitions are numbered after the old ones.
+    /// Adds transitions to the histories of their workspaces. A transition that is stored already is kept once. A
+    /// transition of a load before the deletion of the workspace is dropped. A transition whose number another one has,
+    /// because the epoch was used before, gets the number after the last of the epoch.
     ///
     /// # Errors
     /// The first of [`StoreError::NoSpace`], [`StoreError::Unavailable`], [`StoreError::Corrupt`] and
@@ -416,22 +439,6 @@ fn check_entries(
         place: place(),
         reason: format!("{found} are there, and {} {OTHER_COUNT}", about.entries),
     })
-}
-
-/// The list entry of a workspace of which nothing can be read: how far it was applied is not known either.
-fn damaged(id: WorkspaceId, partition: PartitionId) -> StoredWorkspace {
-    StoredWorkspace {
-        id,
-        partition,
-        epoch: Epoch::new(0),
-        owner: String::new(),
-        first_offset: Offset::ZERO,
-        next_offset: Offset::ZERO,
-        events_applied: 0,
-        entries: 0,
-        last_load_ms: None,
-        unloaded: false,
-    }
 }
 
 fn count(length: usize) -> u64 {

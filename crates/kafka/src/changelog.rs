@@ -123,7 +123,7 @@ impl Shared {
     /// The partition of a workspace.
     fn partition_of(&self, id: &WorkspaceId) -> PartitionId {
         let cache = self.cache();
-        cache.cached_in(id).unwrap_or_else(|| {
+        cache.partition_of(id).unwrap_or_else(|| {
             let partitions = self.partition_count.load(Ordering::Relaxed);
             cache.home_of(id, partitions)
         })
@@ -344,8 +344,8 @@ impl Store for ChangelogStore {
 
     fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
         match self.ask(Work::Claim(claim))? {
-            Done::Claimed(workspace) => Ok(workspace),
-            Done::Nothing | Done::Saved(_) | Done::Reset(_) | Done::Deleted(_) => Err(ended()),
+            Done::Workspace(workspace) => Ok(workspace),
+            Done::Nothing | Done::Saved(_) | Done::Deleted(_) => Err(ended()),
         }
     }
 
@@ -378,15 +378,15 @@ impl Store for ChangelogStore {
 
     fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
         match self.ask(Work::Reset(erase))? {
-            Done::Reset(workspace) => Ok(workspace),
-            Done::Nothing | Done::Claimed(_) | Done::Saved(_) | Done::Deleted(_) => Err(ended()),
+            Done::Workspace(workspace) => Ok(workspace),
+            Done::Nothing | Done::Saved(_) | Done::Deleted(_) => Err(ended()),
         }
     }
 
     fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
         match self.ask(Work::Delete(erase))? {
             Done::Deleted(deletion) => Ok(deletion),
-            Done::Nothing | Done::Claimed(_) | Done::Saved(_) | Done::Reset(_) => Err(ended()),
+            Done::Nothing | Done::Workspace(_) | Done::Saved(_) => Err(ended()),
         }
     }
 
@@ -449,7 +449,7 @@ impl ChangelogStore {
         }
         match self.ask(Work::Save { saves, committed })? {
             Done::Saved(refused) => Ok(refused),
-            Done::Nothing | Done::Claimed(_) | Done::Reset(_) | Done::Deleted(_) => Err(ended()),
+            Done::Nothing | Done::Workspace(_) | Done::Deleted(_) => Err(ended()),
         }
     }
 }

@@ -135,7 +135,7 @@ impl LocalCopy {
     /// [`DiskError`]; the copy is still in use.
     pub(crate) fn keep_to(&self, changelog: &str) -> Result<(), DiskError> {
         // The damage of a copy that cannot be read is found again later, and the copy is rebuilt then.
-        let sources = self.store().cached_sources().unwrap_or_default();
+        let sources = self.store().copy_sources().unwrap_or_default();
         let other = sources
             .iter()
             .filter_map(|source| topic_of(source))

@@ -6,9 +6,9 @@
 //! <workspace>/history.jsonl   transitions
 //! ```
 //!
-//! A save adds its changes and a commit in one write: a crash leaves it whole, or a tail that is
-//! cut off at the next save. Files are open only while they are read or written, so that thousands
-//! of workspaces need no more handles than one.
+//! A save adds its changes and a commit in one write: a crash leaves it whole, or a tail that is cut off at the next
+//! save. Files are open only while they are read or written, so that thousands of workspaces need no more handles than
+//! one.
 
 mod entries;
 mod history;
@@ -17,21 +17,20 @@ mod lines;
 mod names;
 
 use super::{
-    Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Ownership, Save,
-    SaveRefused, SoleOwner, Store, StoreError, StoredWorkspace, epoch_numbering::EpochNumbering,
-    fence,
+    CommitRefused, Deletion, EntrySink, Erasure, HistoryCursor, HistoryRecord, Key, Locks,
+    Mutation, StoreError, StoredWorkspace, Table,
 };
 use crate::disk::{DirLock, DiskError, aside};
-use entries::{End, Entries, ReadFailure};
-use index::{Index, OpenFailure};
-use lines::{Chain, Draft};
+use entries::{Committed, Entries};
+use index::Index;
+use lines::{Damage, End, NewLines};
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::{Epoch, WorkspaceId};
+use workspace_status::WorkspaceId;
 
 /// Files below this size are never compacted.
 const MIN_COMPACTED_BYTES: u64 = 1024 * 1024;
@@ -48,6 +47,7 @@ const MAX_SINGLE_SYNCS: usize = 32;
 pub struct FileStore {
     root: PathBuf,
     index: Index,
+    locks: Locks,
     /// One a workspace that was touched; as many as there are workspaces.
     slots: RwLock<HashMap<WorkspaceId, Arc<Mutex<Slot>>>>,
     /// Directories written since the last sync.
@@ -55,12 +55,11 @@ pub struct FileStore {
     _lock: DirLock,
 }
 
-/// What is known of a workspace's files, which can be read again, and of the epochs numbered since the store was opened.
+/// What is known of a workspace's files; it can be read again. Locked while they are read or written.
 #[derive(Debug, Default)]
 struct Slot {
-    end: Option<End>,
-    history: Option<history::End>,
-    epoch_numbering: EpochNumbering,
+    committed: Option<Committed>,
+    history: Option<history::Tail>,
 }
 
 impl FileStore {
@@ -73,32 +72,28 @@ impl FileStore {
         std::fs::create_dir_all(root).map_err(DiskError::io("create", root))?;
         let root = std::path::absolute(root).map_err(DiskError::io("find", root))?;
         let lock = DirLock::acquire(&root)?;
-        let index = Index::open(&root).map_err(|failure| open_error(&root, failure))?;
         let store = Self {
-            index,
+            index: Index::open(&root)?,
+            locks: Locks::default(),
             slots: RwLock::default(),
             dirty: Mutex::default(),
             root,
             _lock: lock,
         };
         store.finish_deletions();
-        store
-            .forget_what_was_never_durable()
-            .map_err(|error| DiskError::Database {
-                path: store.root.clone(),
-                reason: error.to_string(),
-            })?;
+        store.forget_what_was_never_durable()?;
         Ok(store)
     }
 
     /// A crash of the machine may lose a workspace that was listed after the last sync: its events are still in the log.
-    fn forget_what_was_never_durable(&self) -> Result<(), StoreError> {
+    fn forget_what_was_never_durable(&self) -> Result<(), DiskError> {
         for id in self.index.unsynced() {
-            if matches!(self.read_end(&id), Ok(None)) {
-                tracing::warn!(workspace = %id, "a workspace that was never made durable is gone, and will be replayed");
+            if matches!(entries::last_commit(&self.entries_path(&id)), Ok(None)) {
+                tracing::warn!(workspace = %id, "a workspace that was never made durable does not exist, and is replayed");
+                let path = self.index.path();
                 self.index
                     .remove(&id)
-                    .map_err(|error| io_error(&Index::path(&self.root), &error))?;
+                    .map_err(DiskError::io("write", path))?;
             }
         }
         Ok(())
@@ -108,7 +103,7 @@ impl FileStore {
     fn finish_deletions(&self) {
         for deletion in self.index.deletions(None) {
             let id = &deletion.id;
-            if self.is_listed(id) {
+            if self.index.is_listed(id) {
                 continue;
             }
             let finished = if self.is_left_over(&deletion) {
@@ -122,40 +117,20 @@ impl FileStore {
         }
     }
 
-    /// Whether what lies in the directory of a workspace is what was deleted, and not what took its name since.
+    /// Whether what is in the directory of a workspace is what was deleted, and not what took its name since.
     fn is_left_over(&self, deletion: &Deletion) -> bool {
-        let end = self.read_end(&deletion.id);
-        end.is_ok_and(|end| end.is_none_or(|end| end.about.epoch <= deletion.epoch))
+        let committed = entries::last_commit(&self.entries_path(&deletion.id));
+        committed.is_ok_and(|committed| {
+            committed.is_none_or(|committed| committed.workspace.epoch <= deletion.epoch)
+        })
     }
 
     fn remove_files(&self, id: &WorkspaceId) -> Result<(), StoreError> {
         let dir = names::directory(&self.root, id);
         match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error(&dir, &error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(store_error(&dir, &error)),
             _ => Ok(()),
         }
-    }
-
-    /// Checks that nothing stands against an erasure, and tells the last epoch of the history where the file
-    /// of the workspace cannot be read.
-    fn check_erasure(&self, erase: &Erase, slot: &mut Slot) -> Result<Option<Epoch>, StoreError> {
-        let id = &erase.id;
-        let (stored, newest) = if self.is_listed(id) {
-            match self.end(id, slot) {
-                Ok(end) => (Some(end.about), None),
-                // An erasure is the way out of damage.
-                Err(StoreError::Corrupt { .. }) => {
-                    let newest = history::newest_epoch(&self.history_path(id), id);
-                    (None, newest.unwrap_or_default())
-                }
-                Err(error) => return Err(error),
-            }
-        } else {
-            (None, None)
-        };
-        let deletion = self.index.deletion(id);
-        fence::erasable(stored.as_ref(), deletion.as_ref(), erase)?;
-        Ok(newest)
     }
 
     fn slot(&self, id: &WorkspaceId) -> Arc<Mutex<Slot>> {
@@ -165,10 +140,11 @@ impl FileStore {
         Arc::clone(self.slots.write().entry(id.clone()).or_default())
     }
 
-    /// The slot of a workspace that is listed or was written to.
-    fn slot_of_known(&self, id: &WorkspaceId) -> Option<Arc<Mutex<Slot>>> {
+    /// As [`Self::slot`], but nothing is kept for a workspace that is neither listed nor was written to.
+    fn slot_for_reading(&self, id: &WorkspaceId) -> Arc<Mutex<Slot>> {
         let slot = self.slots.read().get(id).cloned();
-        slot.or_else(|| self.is_listed(id).then(|| self.slot(id)))
+        let listed = || self.index.is_listed(id).then(|| self.slot(id));
+        slot.or_else(listed).unwrap_or_default()
     }
 
     fn entries_path(&self, id: &WorkspaceId) -> PathBuf {
@@ -179,23 +155,22 @@ impl FileStore {
         names::directory(&self.root, id).join(history::FILE)
     }
 
-    fn is_listed(&self, id: &WorkspaceId) -> bool {
-        self.index.is_listed(id)
-    }
-
-    fn read_end(&self, id: &WorkspaceId) -> Result<Option<End>, StoreError> {
-        let path = self.entries_path(id);
-        entries::end(&path).map_err(|failure| read_error(&path, failure))
-    }
-
-    /// Where a listed workspace stands.
-    fn end(&self, id: &WorkspaceId, slot: &mut Slot) -> Result<End, StoreError> {
-        if let Some(end) = &slot.end {
-            return Ok(end.clone());
+    /// The last commit of a listed workspace.
+    fn last_commit(&self, id: &WorkspaceId, slot: &mut Slot) -> Result<Committed, StoreError> {
+        if let Some(committed) = &slot.committed {
+            return Ok(committed.clone());
         }
-        let end = self.read_end(id)?.ok_or_else(|| self.missing(id))?;
-        slot.end = Some(end.clone());
-        Ok(end)
+        let path = self.entries_path(id);
+        let committed = entries::last_commit(&path).map_err(|error| store_error(&path, &error))?;
+        let committed = committed.ok_or_else(|| missing(&path))?;
+        slot.committed = Some(committed.clone());
+        Ok(committed)
+    }
+
+    fn read_all(&self, id: &WorkspaceId) -> Result<(Committed, Entries), StoreError> {
+        let path = self.entries_path(id);
+        let read = entries::read(&path).map_err(|error| store_error(&path, &error))?;
+        read.ok_or_else(|| missing(&path))
     }
 
     /// Makes room for the file of a workspace that is not listed. A claim that a crash cut short leaves a file without
@@ -204,140 +179,167 @@ impl FileStore {
         let bytes = match std::fs::metadata(path) {
             Ok(about) => about.len(),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(io_error(path, &error)),
+            Err(error) => return Err(store_error(path, &error)),
         };
         let holds_nothing = bytes == 0
             // What is left of it was to be deleted.
             || self.index.deletion(id).is_some_and(|deletion| self.is_left_over(&deletion))
             || entries::read(path).is_ok_and(|read| {
-                read.is_none_or(|(end, entries)| {
-                    entries.is_empty() && end.about.events_applied == 0
+                read.is_none_or(|(committed, entries)| {
+                    entries.is_empty() && committed.workspace.events_applied == 0
                 })
             });
         if holds_nothing {
-            return std::fs::remove_file(path).map_err(|error| io_error(path, &error));
+            return std::fs::remove_file(path).map_err(|error| store_error(path, &error));
         }
         let copy =
             aside::set_aside(path).map_err(|error| StoreError::Unavailable(error_text(&error)))?;
         tracing::warn!(
             workspace = %id,
             set_aside = %copy.display(),
-            "the index does not list the workspace, but its file is there: it is set aside, and the workspace begins anew"
+            "the index does not list the workspace, but its file exists: it is set aside, and the workspace begins empty"
         );
         Ok(())
     }
 
-    fn missing(&self, id: &WorkspaceId) -> StoreError {
-        let place = self.entries_path(id).display().to_string();
-        StoreError::Corrupt {
-            place,
-            reason: "it is missing or holds no commit".to_owned(),
+    /// Writes the mutations of one workspace.
+    fn commit_one(&self, id: &WorkspaceId, mutations: &[Mutation]) -> Result<(), StoreError> {
+        let slot = self.slot(id);
+        let slot = &mut *slot.lock();
+        let mut transitions = Vec::new();
+        for mutation in mutations {
+            if let Mutation::Transition(record) = mutation {
+                transitions.push(record);
+            }
         }
-    }
-
-    fn read_all(&self, id: &WorkspaceId) -> Result<(End, Entries), StoreError> {
-        let path = self.entries_path(id);
-        let read = entries::read(&path).map_err(|failure| read_error(&path, failure))?;
-        read.ok_or_else(|| self.missing(id))
-    }
-
-    /// Writes a draft behind `end`; the slot is read again where that fails.
-    fn write(
-        &self,
-        slot: &mut Slot,
-        about: StoredWorkspace,
-        end: Option<&End>,
-        draft: &Draft,
-    ) -> Result<(), StoreError> {
-        let path = self.entries_path(&about.id);
-        let (bytes, lines) = end.map_or((0, 0), |end| (end.bytes, end.lines));
-        if let Err(error) = lines::append(&path, bytes, &draft.bytes) {
-            slot.end = None;
-            return Err(io_error(&path, &error));
+        if !transitions.is_empty() {
+            self.write_history(id, slot, &transitions)?;
         }
-        self.dirty.lock().extend(path.parent().map(Path::to_owned));
-        slot.end = Some(End {
-            about,
-            bytes: bytes + super::count(draft.bytes.len()),
-            lines: lines + draft.lines,
-            chain: draft.chain,
-        });
+        if let Some((Mutation::Workspace(workspace), changes)) = mutations.split_last() {
+            self.write_entries(workspace, slot, changes)?;
+            self.index
+                .add(id, workspace.partition)
+                .map_err(|error| store_error(self.index.path(), &error))?;
+            self.compact(id, slot);
+        }
         Ok(())
     }
 
-    fn append_history_of(
+    fn write_entries(
+        &self,
+        workspace: &StoredWorkspace,
+        slot: &mut Slot,
+        changes: &[Mutation],
+    ) -> Result<(), StoreError> {
+        let id = &workspace.id;
+        let path = self.entries_path(id);
+        let failed = |error: io::Error| store_error(&path, &error);
+        let end = if self.index.is_listed(id) {
+            self.last_commit(id, slot)?.end
+        } else {
+            self.clear_away(id, &path)?;
+            create_parent(&path).map_err(failed)?;
+            End::START
+        };
+        let mut draft = NewLines::after(end);
+        for change in changes {
+            match change {
+                Mutation::Entry(_, entry) => {
+                    let Some(data) = entries::line_data(&entry.data) else {
+                        let reason = "its data is not JSON".to_owned();
+                        return Err(super::refused(&entry.kind, &entry.id, reason));
+                    };
+                    entries::push_set(&mut draft, entry, &data).map_err(failed)?;
+                }
+                Mutation::Removed(Key::Entry { kind, entity, .. }) => {
+                    entries::push_unset(&mut draft, kind, entity).map_err(failed)?;
+                }
+                // No claim and no save has them.
+                Mutation::Workspace(_)
+                | Mutation::Deletion(_)
+                | Mutation::Transition(_)
+                | Mutation::Removed(_)
+                | Mutation::Damaged(..) => {}
+            }
+        }
+        entries::push_commit(&mut draft, workspace).map_err(failed)?;
+        // Where it fails, the file is read again.
+        slot.committed = None;
+        let end = draft.append(&path).map_err(failed)?;
+        self.dirty.lock().extend(path.parent().map(Path::to_owned));
+        let workspace = workspace.clone();
+        slot.committed = Some(Committed { workspace, end });
+        Ok(())
+    }
+
+    fn write_history(
         &self,
         id: &WorkspaceId,
-        mut records: Vec<HistoryRecord>,
+        slot: &mut Slot,
+        transitions: &[&HistoryRecord],
     ) -> Result<(), StoreError> {
-        let slot = self.slot(id);
-        let mut slot = slot.lock();
-        // Under the lock: a deletion between the check and the write would leave the transitions behind.
-        if let Some(deletion) = self.index.deletion(id) {
-            records.retain(|record| record.epoch > deletion.epoch);
-        }
-        if records.is_empty() {
-            return Ok(());
-        }
         let path = self.history_path(id);
-        let dir = path.parent().unwrap_or(&self.root);
-        std::fs::create_dir_all(dir).map_err(|error| io_error(dir, &error))?;
+        let failed = |error: io::Error| store_error(&path, &error);
+        create_parent(&path).map_err(failed)?;
         // Where it fails, the file is read again.
-        let end = slot.history.take();
-        let end = history::append(&path, id, end, &mut slot.epoch_numbering, records)
-            .map_err(|failure| read_error(&path, failure))?;
-        slot.history = Some(end);
-        self.dirty.lock().insert(dir.to_owned());
-        Ok(())
-    }
-
-    fn save_one(&self, save: &Save) -> Result<(), StoreError> {
-        if !self.is_listed(&save.id) {
-            return Err(StoreError::UnknownWorkspace(save.id.clone()));
-        }
-        let slot = self.slot(&save.id);
-        let slot = &mut *slot.lock();
-        let end = self.end(&save.id, slot)?;
-        let about = fence::saved(Some(end.about.clone()), save)?;
-        let draft = draft_of(&self.entries_path(&save.id), save, &about, &end)?;
-        self.write(slot, about, Some(&end), &draft)?;
-        self.compact(&save.id, slot);
+        let tail = match slot.history.take() {
+            Some(tail) => tail,
+            None => history::read(&path, id).map_err(failed)?.0,
+        };
+        let tail = history::append(&path, id, tail, transitions).map_err(failed)?;
+        slot.history = Some(tail);
+        self.dirty.lock().extend(path.parent().map(Path::to_owned));
         Ok(())
     }
 
     /// Rewrites a file of which more than half is out of date.
     fn compact(&self, id: &WorkspaceId, slot: &mut Slot) {
-        let Some(end) = &slot.end else { return };
-        if end.bytes < MIN_COMPACTED_BYTES || end.lines < end.about.entries * 2 + EXCESS_LINES {
+        let is_excessive = slot.committed.as_ref().is_some_and(|committed| {
+            let needed = committed.workspace.entries * 2 + EXCESS_LINES;
+            committed.end.bytes >= MIN_COMPACTED_BYTES && committed.end.lines >= needed
+        });
+        if !is_excessive {
             return;
         }
+        // The save itself is done; what fails here is tried again after the next one. The replacement may have happened
+        // and only its sync failed.
+        slot.committed = None;
         let path = self.entries_path(id);
-        // The save itself is done; what fails here is tried again after the next one.
-        let compacted = self.read_all(id).and_then(|(end, entries)| {
-            let mut draft = Draft::after(Chain::START);
-            let write = |draft: &mut Draft| {
-                for entry in entries.into_values() {
-                    entries::push_change(draft, &Change::Set(entry))?;
-                }
-                entries::push_commit(draft, &end.about, 0)?;
-                lines::replace(&path, &draft.bytes)
-            };
-            write(&mut draft).map_err(|error| io_error(&path, &error))?;
-            Ok(End {
-                bytes: super::count(draft.bytes.len()),
-                lines: draft.lines,
-                chain: draft.chain,
-                ..end
-            })
-        });
+        let compacted = self
+            .read_all(id)
+            .and_then(|(Committed { workspace, .. }, entries)| {
+                let rewrite = || {
+                    let mut draft = NewLines::after(End::START);
+                    for entry in entries.values() {
+                        let data = entries::line_data(&entry.data).unwrap_or_default();
+                        entries::push_set(&mut draft, entry, &data)?;
+                    }
+                    entries::push_commit(&mut draft, &workspace)?;
+                    draft.replace(&path)
+                };
+                let end = rewrite().map_err(|error| store_error(&path, &error))?;
+                Ok(Committed { workspace, end })
+            });
         match compacted {
-            Ok(end) => slot.end = Some(end),
+            Ok(committed) => slot.committed = Some(committed),
             Err(error) => {
-                // The replacement may have happened and only its sync failed.
-                slot.end = None;
                 tracing::warn!(workspace = %id, %error, "the file of a workspace could not be compacted");
             }
         }
+    }
+
+    /// Replaces the file of a workspace by one without entries, durably.
+    fn write_reset(&self, workspace: &StoredWorkspace) -> io::Result<End> {
+        let path = self.entries_path(&workspace.id);
+        let mut draft = NewLines::after(End::START);
+        entries::push_commit(&mut draft, workspace)?;
+        create_parent(&path)?;
+        let end = draft.replace(&path)?;
+        // The names too, where they are new.
+        self.sync_names(path.parent().unwrap_or(&path))?;
+        self.index.add(&workspace.id, workspace.partition)?;
+        self.index.sync_file()?;
+        Ok(end)
     }
 
     fn sync_dirs(&self, dirs: &BTreeSet<PathBuf>) -> io::Result<()> {
@@ -349,146 +351,126 @@ impl FileStore {
             for file in [entries::FILE, history::FILE] {
                 lines::sync(&dir.join(file))?;
             }
-            // The names too, up to the root.
-            for dir in dir
-                .ancestors()
-                .take_while(|dir| dir.starts_with(&self.root))
-            {
-                lines::sync(dir)?;
-            }
+            self.sync_names(dir)?;
         }
         Ok(())
     }
-}
 
-/// The lines of a save in the file at `path`, behind `end`.
-fn draft_of(
-    path: &Path,
-    save: &Save,
-    about: &StoredWorkspace,
-    end: &End,
-) -> Result<Draft, StoreError> {
-    let failed = |error: io::Error| io_error(path, &error);
-    let mut draft = Draft::after(end.chain);
-    for change in &save.changes {
-        if let Change::Set(entry) = change
-            && entries::line_data(&entry.data).is_none()
-        {
-            let reason = "its data is not JSON".to_owned();
-            return Err(super::refused(&entry.kind, &entry.id, reason));
-        }
-        entries::push_change(&mut draft, change).map_err(failed)?;
-    }
-    entries::push_commit(&mut draft, about, end.lines).map_err(failed)?;
-    Ok(draft)
-}
-
-impl Store for FileStore {
-    fn is_durable(&self) -> bool {
-        true
-    }
-
-    fn ownership(&self) -> &dyn Ownership {
-        &SoleOwner
-    }
-
-    fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
-        let listed = self.index.of_partition(partition);
-        let mut found = Vec::with_capacity(listed.len());
-        for id in listed {
-            let slot = self.slot(&id);
-            match self.end(&id, &mut slot.lock()) {
-                Ok(end) => found.push(end.about),
-                Err(error @ (StoreError::NoSpace(_) | StoreError::Unavailable(_))) => {
-                    return Err(error);
-                }
-                Err(error) => {
-                    tracing::error!(workspace = %id, %error, "a workspace in the store is damaged");
-                    found.push(super::damaged(id, partition));
-                }
+    /// Syncs a directory, and those above it up to the root.
+    fn sync_names(&self, dir: &Path) -> io::Result<()> {
+        let mut dirs = dir.ancestors();
+        dirs.try_for_each(|dir| {
+            if dir.starts_with(&self.root) {
+                lines::sync(dir)
+            } else {
+                Ok(())
             }
-        }
-        Ok(found)
+        })
+    }
+}
+
+impl Table for FileStore {
+    const IS_DURABLE: bool = true;
+
+    fn locks(&self) -> &Locks {
+        &self.locks
     }
 
-    fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
-        if !self.is_listed(id) {
+    fn ids_of(&self, partition: PartitionId) -> Vec<WorkspaceId> {
+        self.index.of_partition(partition)
+    }
+
+    fn stored(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
+        if !self.index.is_listed(id) {
             return Ok(None);
         }
         let slot = self.slot(id);
-        let end = self.end(id, &mut slot.lock())?;
-        Ok(Some(end.about))
+        let committed = self.last_commit(id, &mut slot.lock())?;
+        Ok(Some(committed.workspace))
     }
 
-    fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
-        Ok(self.index.committed(partition))
-    }
-
-    fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
-        let id = claim.id.clone();
-        let slot = self.slot(&id);
-        let slot = &mut *slot.lock();
-        let listed = self.is_listed(&id);
-        let path = self.entries_path(&id);
-        let end = if listed {
-            Some(self.end(&id, slot)?)
-        } else {
-            self.clear_away(&id, &path)?;
-            let dir = path.parent().unwrap_or(&self.root);
-            std::fs::create_dir_all(dir).map_err(|error| io_error(&path, &error))?;
-            slot.end = None;
-            None
-        };
-        let partition = claim.partition;
-        let deletion = self.index.deletion(&id);
-        let stored = end.as_ref().map(|end| end.about.clone());
-        let about = fence::claimed(stored, deletion.as_ref(), claim)?;
-        let (chain, lines) = end
-            .as_ref()
-            .map_or((Chain::START, 0), |end| (end.chain, end.lines));
-        let mut draft = Draft::after(chain);
-        entries::push_commit(&mut draft, &about, lines).map_err(|error| io_error(&path, &error))?;
-        self.write(slot, about.clone(), end.as_ref(), &draft)?;
-        self.index
-            .add(&id, partition)
-            .map_err(|error| io_error(&Index::path(&self.root), &error))?;
-        Ok(about)
-    }
-
-    fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
-        if !self.is_listed(id) {
+    fn read(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
+        if !self.index.is_listed(id) {
             return Err(StoreError::UnknownWorkspace(id.clone()));
         }
-        let (end, entries) = {
+        let (Committed { workspace, end }, entries) = {
             let slot = self.slot(id);
             let mut slot = slot.lock();
-            let (end, entries) = self.read_all(id)?;
-            slot.end = Some(end.clone());
-            (end, entries)
+            let (committed, entries) = self.read_all(id)?;
+            slot.committed = Some(committed.clone());
+            (committed, entries)
         };
-        super::check_entries(&end.about, super::count(entries.len()), || {
+        super::check_entries(&workspace, super::count(entries.len()), || {
             format!("{} line {}", self.entries_path(id).display(), end.lines)
         })?;
         for ((kind, id), entry) in entries {
             sink(entry).map_err(|reason| super::refused(&kind, &id, reason))?;
         }
-        Ok(end.about)
+        Ok(workspace)
     }
 
-    fn save(
+    fn mark(&self, id: &WorkspaceId) -> Option<Deletion> {
+        self.index.deletion(id)
+    }
+
+    fn marks_of(&self, partition: PartitionId) -> Vec<Deletion> {
+        self.index.deletions(Some(partition))
+    }
+
+    fn offset_of(&self, partition: PartitionId) -> Result<Offset, StoreError> {
+        Ok(self.index.committed(partition))
+    }
+
+    fn transitions(
         &self,
-        saves: &[Save],
+        id: &WorkspaceId,
+        after: Option<HistoryCursor>,
+        limit: usize,
+    ) -> Result<Vec<HistoryRecord>, StoreError> {
+        let path = self.history_path(id);
+        let slot = self.slot_for_reading(id);
+        let mut slot = slot.lock();
+        let (tail, history) =
+            history::read(&path, id).map_err(|error| store_error(&path, &error))?;
+        slot.history = Some(tail);
+        let behind = history
+            .into_iter()
+            .filter(|(cursor, _)| after.is_none_or(|after| *cursor > after));
+        Ok(behind.take(limit).map(|(_, record)| record).collect())
+    }
+
+    fn last_transition(&self, id: &WorkspaceId) -> Result<Option<HistoryCursor>, StoreError> {
+        let slot = self.slot_for_reading(id);
+        let mut slot = slot.lock();
+        if let Some(tail) = slot.history {
+            return Ok(tail.last);
+        }
+        let path = self.history_path(id);
+        let (tail, _) = history::read(&path, id).map_err(|error| store_error(&path, &error))?;
+        slot.history = Some(tail);
+        Ok(tail.last)
+    }
+
+    fn surplus(&self, _: &WorkspaceId, _: usize) -> Result<Vec<HistoryCursor>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn commit(
+        &self,
+        mutations: &[Mutation],
         committed: &[(PartitionId, Offset)],
-    ) -> Result<Vec<SaveRefused>, StoreError> {
+    ) -> Result<Vec<CommitRefused>, StoreError> {
         let mut refused = Vec::new();
-        for save in saves {
-            match self.save_one(save) {
+        for of_workspace in mutations.chunk_by(|a, b| a.workspace() == b.workspace()) {
+            let Some(id) = of_workspace.first().map(Mutation::workspace) else {
+                continue;
+            };
+            match self.commit_one(id, of_workspace) {
                 Ok(()) => {}
                 Err(error @ StoreError::NoSpace(_)) => return Err(error),
-                // Each workspace has files of its own: what stands against one does not stand against the next.
-                Err(error) => refused.push(SaveRefused {
-                    id: save.id.clone(),
-                    epoch: save.epoch,
+                // Each workspace has files of its own: what refuses one does not refuse the next.
+                Err(error) => refused.push(CommitRefused {
+                    id: id.clone(),
                     error,
                 }),
             }
@@ -497,129 +479,62 @@ impl Store for FileStore {
         Ok(refused)
     }
 
-    fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
-        let id = erase.id.clone();
-        let slot = self.slot(&id);
-        let slot = &mut *slot.lock();
-        let newest = self.check_erasure(&erase, slot)?;
-        let deletion = self.index.deletion(&id);
-        let about = fence::emptied(erase, newest, deletion.as_ref());
-        let path = self.entries_path(&id);
-        let mut draft = Draft::after(Chain::START);
-        let write = |draft: &mut Draft| {
-            entries::push_commit(draft, &about, 0)?;
-            let dir = path.parent().unwrap_or(&self.root);
-            std::fs::create_dir_all(dir)?;
-            lines::replace(&path, &draft.bytes)?;
-            // The names too, where they are new.
-            for dir in dir
-                .ancestors()
-                .take_while(|dir| dir.starts_with(&self.root))
-            {
-                lines::sync(dir)?;
-            }
-            self.index.add(&id, about.partition)?;
-            self.index.sync()
-        };
-        if let Err(error) = write(&mut draft) {
-            slot.end = None;
-            return Err(io_error(&path, &error));
-        }
-        slot.end = Some(End {
-            about: about.clone(),
-            bytes: super::count(draft.bytes.len()),
-            lines: draft.lines,
-            chain: draft.chain,
-        });
-        Ok(about)
-    }
-
-    fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
-        let id = erase.id.clone();
-        let slot = self.slot(&id);
-        let mut slot = slot.lock();
-        let newest = self.check_erasure(&erase, &mut slot)?;
-        let deletion = fence::deletion(erase, newest);
-        // It is deleted from here on, whatever happens: what a crash leaves behind is removed at the next start.
-        self.index
-            .delete(deletion.clone())
-            .map_err(|error| io_error(&Index::path(&self.root), &error))?;
-        *slot = Slot::default();
-        self.remove_files(&id)?;
-        Ok(deletion)
-    }
-
-    fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
-        Ok(self.index.deletions(Some(partition)))
-    }
-
-    fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+    fn erase(&self, erasure: &Erasure) -> Result<(), StoreError> {
+        let id = erasure.workspace();
         let slot = self.slot(id);
         let mut slot = slot.lock();
-        // Off the list first: what a crash leaves behind belongs to no workspace then.
-        self.index
-            .purge(id)
-            .map_err(|error| io_error(&Index::path(&self.root), &error))?;
-        self.remove_files(id)?;
+        let failed = |error: io::Error| store_error(self.index.path(), &error);
+        // First in the index: it is erased from here on, whatever happens, and what a crash leaves belongs to no
+        // workspace.
+        match erasure {
+            Erasure::Reset(workspace) => {
+                slot.committed = None;
+                let path = self.entries_path(id);
+                let end = self
+                    .write_reset(workspace)
+                    .map_err(|error| store_error(&path, &error))?;
+                let workspace = workspace.clone();
+                slot.committed = Some(Committed { workspace, end });
+                return Ok(());
+            }
+            Erasure::Delete(mark) => self.index.delete(mark).map_err(failed)?,
+            Erasure::Purge(id) => self.index.purge(id).map_err(failed)?,
+        }
         *slot = Slot::default();
-        self.slots.write().remove(id);
+        self.remove_files(id)?;
+        if matches!(erasure, Erasure::Purge(_)) {
+            self.slots.write().remove(id);
+        }
         Ok(())
     }
 
-    fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
-        let mut by_workspace: BTreeMap<WorkspaceId, Vec<HistoryRecord>> = BTreeMap::new();
-        for record in records {
-            by_workspace
-                .entry(record.id.clone())
-                .or_default()
-                .push(record);
-        }
-        let mut first = Ok(());
-        for (id, records) in by_workspace {
-            first = first.and(self.append_history_of(&id, records));
-        }
-        first
-    }
-
-    fn history(
-        &self,
-        id: &WorkspaceId,
-        after: Option<HistoryCursor>,
-        limit: usize,
-    ) -> Result<Vec<HistoryRecord>, StoreError> {
-        let path = self.history_path(id);
-        let read = || history::read(&path, id).map_err(|failure| read_error(&path, failure));
-        let history = match self.slot_of_known(id) {
-            Some(slot) => {
-                let mut slot = slot.lock();
-                let (end, history) = read()?;
-                slot.history = Some(end);
-                history
+    fn flush(&self) -> Result<(), StoreError> {
+        let sync_workspaces = || {
+            let dirs = std::mem::take(&mut *self.dirty.lock());
+            let synced = self.sync_dirs(&dirs);
+            if synced.is_err() {
+                self.dirty.lock().extend(dirs);
             }
-            // Nothing is written to its file now, and nothing is kept for whoever asks for it.
-            None => read()?.1,
+            synced
         };
-        let behind = history
-            .into_iter()
-            .filter(|(cursor, _)| after.is_none_or(|after| *cursor > after));
-        Ok(behind.take(limit).map(|(_, record)| record).collect())
+        self.index
+            .sync(sync_workspaces)
+            .map_err(|error| store_error(self.index.path(), &error))
     }
 
-    fn needs_restart(&self) -> Option<String> {
+    fn fatal_error(&self) -> Option<String> {
         None
     }
+}
 
-    fn sync(&self) -> Result<(), StoreError> {
-        let pending = self.index.before_sync();
-        let dirs = std::mem::take(&mut *self.dirty.lock());
-        if let Err(error) = self.sync_dirs(&dirs) {
-            self.dirty.lock().extend(dirs);
-            return Err(io_error(&self.root, &error));
-        }
-        let path = Index::path(&self.root);
-        self.index
-            .synced(pending)
-            .map_err(|error| io_error(&path, &error))
+fn create_parent(path: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(path.parent().unwrap_or(path))
+}
+
+fn missing(path: &Path) -> StoreError {
+    StoreError::Corrupt {
+        place: path.display().to_string(),
+        reason: "it is missing or holds no commit".to_owned(),
     }
 }
 
@@ -631,12 +546,9 @@ fn error_text(error: &DiskError) -> String {
     }
 }
 
-fn io_error(path: &Path, error: &io::Error) -> StoreError {
-    if lines::is_shortened(error) {
-        return StoreError::Corrupt {
-            place: path.display().to_string(),
-            reason: error.to_string(),
-        };
+fn store_error(path: &Path, error: &io::Error) -> StoreError {
+    if let Some((place, reason)) = Damage::of(path, error) {
+        return StoreError::Corrupt { place, reason };
     }
     let text = format!("{}: {error}", path.display());
     if matches!(
@@ -646,41 +558,6 @@ fn io_error(path: &Path, error: &io::Error) -> StoreError {
         return StoreError::NoSpace(text);
     }
     StoreError::Unavailable(text)
-}
-
-fn read_error(path: &Path, failure: ReadFailure) -> StoreError {
-    match failure {
-        ReadFailure::Io(error) => io_error(path, &error),
-        ReadFailure::Broken(broken) => StoreError::Corrupt {
-            place: format!("{} line {}", path.display(), broken.line),
-            reason: broken.reason,
-        },
-    }
-}
-
-fn open_error(root: &Path, failure: OpenFailure) -> DiskError {
-    let path = Index::path(root);
-    match failure {
-        OpenFailure::Read(ReadFailure::Io(error)) => DiskError::io("read", &path)(error),
-        OpenFailure::Read(ReadFailure::Broken(broken)) => DiskError::Database {
-            path: root.to_owned(),
-            reason: format!(
-                "{} line {} is damaged: {}",
-                path.display(),
-                broken.line,
-                broken.reason
-            ),
-        },
-        OpenFailure::Format(reason) => DiskError::NotADataDirectory {
-            path: root.to_owned(),
-            reason,
-        },
-        OpenFailure::Version(found) => DiskError::Version {
-            path: root.to_owned(),
-            found,
-            expected: index::VERSION,
-        },
-    }
 }
 
 #[cfg(test)]

@@ -1,45 +1,33 @@
 //! The LSM store: workspaces in the database of the data directory, beside the log.
 //!
 //! A save is written in batches of a few workspaces each. It survives a crash of the process at once, and a crash of
-//! the machine after [`Store::sync`].
+//! the machine after [`Table::flush`].
 
+mod batch;
+mod copy;
+mod erasing;
 mod history;
 mod layout;
 mod places;
 
-mod cache;
-mod import;
-mod import_batch;
-
-pub use cache::{CacheChange, CacheKey, CachePlace};
+pub use copy::CachePlace;
 pub(super) use layout::DAMAGED_AT_SOURCE;
 
 use super::{
-    Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, Ownership, Save,
-    SaveRefused, SoleOwner, Store, StoreError, StoredWorkspace, fence,
+    CommitRefused, Deletion, EntrySink, Erasure, HistoryCursor, HistoryRecord, Locks, Mutation,
+    StoreError, StoredWorkspace, Table,
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{DataDir, DiskError, WriteError, describe, is_damage};
 use bytes::Bytes;
-use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable};
+use fjall::{Keyspace, KeyspaceCreateOptions, Readable};
 use history::History;
-use layout::{About, Condition, MAX_KEY_BYTES};
-use parking_lot::{Mutex, MutexGuard};
+use layout::Condition;
+use parking_lot::Mutex;
 use places::Places;
-use std::collections::BTreeSet;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::{Epoch, WorkspaceId};
-
-/// Workspaces share this many locks: two that share one are saved one after the other.
-const LOCKS: usize = 4096;
-
-/// A save is written in batches of about this size, so that claims of other loads are written in between.
-const PIECE_BYTES: usize = 512 * 1024;
-
-/// Most entries removed in one batch when a workspace is erased; few enough for the space left on a full disk.
-const REMOVALS_A_BATCH: usize = 2_000;
+use workspace_status::WorkspaceId;
 
 /// A store in a data directory.
 pub struct LsmStore {
@@ -49,8 +37,7 @@ pub struct LsmStore {
     committed: Keyspace,
     history: History,
     places: Mutex<Places>,
-    locks: Vec<Mutex<()>>,
-    hasher: RandomState,
+    locks: Locks,
 }
 
 impl std::fmt::Debug for LsmStore {
@@ -78,8 +65,7 @@ impl LsmStore {
             committed: dir.keyspace("store-committed", plain)?,
             history: History::open(dir)?,
             places: Mutex::default(),
-            locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
-            hasher: RandomState::new(),
+            locks: Locks::default(),
         };
         store.read_places().map_err(|error| {
             let text = error.to_string();
@@ -97,80 +83,17 @@ impl LsmStore {
         self.dir.path()
     }
 
-    /// Locks the workspaces of one call, in the same order for all callers.
-    fn lock<'a>(&self, ids: impl Iterator<Item = &'a WorkspaceId>) -> Vec<MutexGuard<'_, ()>> {
-        let count = u64::try_from(LOCKS).unwrap_or(1);
-        let places: BTreeSet<u64> = ids.map(|id| self.hasher.hash_one(id) % count).collect();
-        let locks = places
-            .into_iter()
-            .filter_map(|place| self.locks.get(usize::try_from(place).ok()?));
-        locks.map(Mutex::lock).collect()
-    }
-
-    fn about(&self, id: &WorkspaceId) -> Result<Option<About>, StoreError> {
+    /// The record of a workspace, also of one that is being erased.
+    fn record(&self, id: &WorkspaceId) -> Result<Option<(Condition, StoredWorkspace)>, StoreError> {
         let key = id.as_str().as_bytes();
         let value = self
             .workspaces
             .get(key)
             .map_err(|error| read_error(&place_of(id), &error))?;
         let Some(value) = value else { return Ok(None) };
-        About::decode(key, value.into())
+        layout::decode_workspace(key, value.into())
             .map(Some)
             .map_err(|damage| corrupt(place_of(id), damage))
-    }
-
-    /// The stored workspace, unless it is being deleted.
-    fn known(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
-        Ok(self
-            .about(id)?
-            .filter(|about| about.condition != Condition::Deleting)
-            .map(|about| about.workspace))
-    }
-
-    /// The stored workspace, after finishing an interrupted erasure of it.
-    fn settled(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
-        match self.about(id)? {
-            Some(about) => self.finish(about),
-            None => Ok(None),
-        }
-    }
-
-    /// Finishes an erasure that was interrupted.
-    fn finish(&self, about: About) -> Result<Option<StoredWorkspace>, StoreError> {
-        match about.condition {
-            Condition::Whole => Ok(Some(about.workspace)),
-            Condition::Deleting => {
-                self.remove(&about.workspace.id)?;
-                Ok(None)
-            }
-            Condition::Resetting => {
-                self.remove_below(&self.entries, &about.workspace.id)?;
-                let whole = About {
-                    condition: Condition::Whole,
-                    ..about
-                };
-                let mut batch = self.dir.database().batch();
-                let value = whole.encode();
-                let bytes = value.len();
-                batch.insert(&self.workspaces, whole.workspace.id.as_str(), value);
-                self.dir.write_removal(batch, bytes).map_err(write_error)?;
-                Ok(Some(whole.workspace))
-            }
-        }
-    }
-
-    /// Checks that no newer load forbids an erasure. If the record of the workspace cannot be read, returns the last
-    /// epoch of its history.
-    fn check_erasure(&self, erase: &Erase) -> Result<Option<Epoch>, StoreError> {
-        let (stored, newest) = match self.known(&erase.id) {
-            Ok(stored) => (stored, None),
-            // An erasure is the way out of damage.
-            Err(StoreError::Corrupt { .. }) => (None, self.history.newest_epoch(&erase.id)),
-            Err(error) => return Err(error),
-        };
-        let deletion = self.places.lock().deletion(&erase.id);
-        fence::erasable(stored.as_ref(), deletion.as_ref(), erase)?;
-        Ok(newest)
     }
 
     /// Reads the partition of every workspace, and finishes interrupted erasures.
@@ -180,29 +103,23 @@ impl LsmStore {
                 .into_inner()
                 .map_err(|error| read_error("the list of workspaces", &error))?;
             if let Some(id) = layout::deleted_workspace(&key) {
-                self.read_deletion(id, value.into());
+                self.read_mark(id, value.into());
                 continue;
             }
-            match About::decode(&key, value.into()) {
-                Ok(about) => {
-                    let id = about.workspace.id.clone();
-                    if about.condition != Condition::Deleting {
-                        self.places.lock().put(&id, about.workspace.partition);
-                    }
+            match layout::decode_workspace(&key, value.into()) {
+                Ok((condition, workspace)) => {
+                    let id = workspace.id.clone();
+                    self.places.lock().read(condition, &workspace);
                     // Its record hides the remaining data, and a new claim retries.
-                    if let Err(error) = self.finish(about) {
+                    if let Err(error) = self.finish(condition, &workspace) {
                         tracing::error!(workspace = %id, %error, "an erasure cannot be finished");
                     }
                 }
                 // The damage is reported when the workspace is queried; the key still identifies it.
                 Err(damage) => {
                     tracing::error!(workspace = %key.escape_ascii(), %damage, "what the store knows of a workspace is damaged");
-                    let id = std::str::from_utf8(&key).ok();
-                    if let Some(id) = id.and_then(|id| WorkspaceId::new(id).ok()) {
-                        let partition = self
-                            .dir
-                            .partitioner()
-                            .partition_of(&id, self.dir.partitions());
+                    if let Some(id) = layout::id_of(&key) {
+                        let partition = self.home_of(&id, self.dir.partitions());
                         self.places.lock().put(&id, partition);
                     }
                 }
@@ -211,140 +128,34 @@ impl LsmStore {
         Ok(())
     }
 
-    fn read_deletion(&self, id: &[u8], value: Bytes) {
-        let id = std::str::from_utf8(id).ok();
-        let Some(id) = id.and_then(|id| WorkspaceId::new(id).ok()) else {
-            return;
-        };
+    fn read_mark(&self, id: &[u8], value: Bytes) {
+        let Some(id) = layout::id_of(id) else { return };
         match layout::decode_deletion(id.clone(), value) {
-            Ok(deletion) => self.places.lock().note_deletion(deletion),
+            Ok(mark) => self.places.lock().note_mark(mark),
             Err(damage) => {
                 tracing::error!(workspace = %id, %damage, "the mark of a deletion is damaged: events that were deleted may be applied again where the log still has them");
             }
         }
     }
-
-    /// Filters out transitions of loads before a deletion.
-    fn not_deleted(&self, mut records: Vec<HistoryRecord>) -> Vec<HistoryRecord> {
-        let places = self.places.lock();
-        records.retain(|record| {
-            let deletion = places.deletion(&record.id);
-            deletion.is_none_or(|deletion| record.epoch > deletion.epoch)
-        });
-        records
-    }
-
-    /// Removes every key of a keyspace that begins with the prefix of a workspace.
-    fn remove_below(&self, keyspace: &Keyspace, id: &WorkspaceId) -> Result<(), StoreError> {
-        let prefix = layout::workspace_prefix(id);
-        loop {
-            let mut batch = self.dir.database().batch();
-            let mut bytes = 0;
-            for entry in keyspace.prefix(&prefix).take(REMOVALS_A_BATCH) {
-                let key = entry
-                    .key()
-                    .map_err(|error| read_error(&place_of(id), &error))?;
-                bytes += key.len();
-                batch.remove(keyspace, key);
-            }
-            if batch.is_empty() {
-                return Ok(());
-            }
-            self.dir.write_removal(batch, bytes).map_err(write_error)?;
-        }
-    }
-
-    /// Removes everything of a workspace except the mark of its deletion; its record is removed last.
-    fn remove(&self, id: &WorkspaceId) -> Result<(), StoreError> {
-        for keyspace in [&self.entries, &self.history.transitions] {
-            self.remove_below(keyspace, id)?;
-        }
-        let mut batch = self.dir.database().batch();
-        batch.remove(&self.history.counts, id.as_str());
-        batch.remove(&self.workspaces, id.as_str());
-        self.dir
-            .write_removal(batch, id.as_str().len())
-            .map_err(write_error)
-    }
-
-    /// Removes everything of a workspace, and the mark of its deletion.
-    fn remove_all(&self, id: &WorkspaceId) -> Result<(), StoreError> {
-        self.remove(id)?;
-        let mut batch = self.dir.database().batch();
-        let key = layout::deletion_key(id);
-        let bytes = key.len();
-        batch.remove(&self.workspaces, key);
-        self.dir.write_removal(batch, bytes).map_err(write_error)?;
-        self.places.lock().remove_deletion(id);
-        Ok(())
-    }
 }
 
-impl Store for LsmStore {
-    fn is_durable(&self) -> bool {
-        true
+impl Table for LsmStore {
+    const IS_DURABLE: bool = true;
+
+    fn locks(&self) -> &Locks {
+        &self.locks
     }
 
-    fn ownership(&self) -> &dyn Ownership {
-        &SoleOwner
+    fn ids_of(&self, partition: PartitionId) -> Vec<WorkspaceId> {
+        self.places.lock().of(partition)
     }
 
-    fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
-        let listed = self.places.lock().of(partition);
-        let mut found = Vec::with_capacity(listed.len());
-        for id in listed {
-            match self.known(&id) {
-                Ok(workspace) => found.extend(workspace),
-                Err(error @ (StoreError::NoSpace(_) | StoreError::Unavailable(_))) => {
-                    return Err(error);
-                }
-                Err(error) => {
-                    tracing::error!(workspace = %id, %error, "a workspace in the store is damaged");
-                    found.push(super::damaged(id, partition));
-                }
-            }
-        }
-        Ok(found)
+    fn stored(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
+        let record = self.record(id)?;
+        Ok(record.and_then(|(condition, workspace)| condition.is_there().then_some(workspace)))
     }
 
-    fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
-        self.known(id)
-    }
-
-    fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
-        let key = partition.0.to_be_bytes();
-        let place = format!("the committed offset of partition {partition}");
-        let value = self
-            .committed
-            .get(key)
-            .map_err(|error| read_error(&place, &error))?;
-        let Some(value) = value else {
-            return Ok(Offset::ZERO);
-        };
-        let offset = Reader::open(&key, value.into()).and_then(|mut reader| reader.u64());
-        offset.map(Offset).map_err(|damage| corrupt(place, damage))
-    }
-
-    fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
-        let _locks = self.lock(std::iter::once(&claim.id));
-        let stored = self.settled(&claim.id)?;
-        let deletion = self.places.lock().deletion(&claim.id);
-        let workspace = fence::claimed(stored, deletion.as_ref(), claim)?;
-        let about = About {
-            workspace,
-            condition: Condition::Whole,
-        };
-        let mut batch = self.dir.database().batch();
-        let value = about.encode();
-        let bytes = value.len();
-        batch.insert(&self.workspaces, about.workspace.id.as_str(), value);
-        self.dir.write(batch, bytes).map_err(write_error)?;
-        let workspace = about.workspace;
-        self.places.lock().put(&workspace.id, workspace.partition);
-        Ok(workspace)
-    }
-
-    fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
+    fn read(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
         // The workspace and its entries as of one moment, even if it is saved meanwhile.
         let snapshot = self.dir.database().snapshot();
         let place = place_of(id);
@@ -353,8 +164,9 @@ impl Store for LsmStore {
             .get(&self.workspaces, key)
             .map_err(|error| read_error(&place, &error))?;
         let value = value.ok_or_else(|| StoreError::UnknownWorkspace(id.clone()))?;
-        let about = About::decode(key, value.into()).map_err(|damage| corrupt(place, damage))?;
-        if about.condition == Condition::Deleting {
+        let (condition, workspace) =
+            layout::decode_workspace(key, value.into()).map_err(|damage| corrupt(place, damage))?;
+        if !condition.is_there() {
             return Err(StoreError::UnknownWorkspace(id.clone()));
         }
         let prefix = layout::workspace_prefix(id);
@@ -373,124 +185,35 @@ impl Store for LsmStore {
             })?;
             entries += 1;
         }
-        super::check_entries(&about.workspace, entries, || {
+        super::check_entries(&workspace, entries, || {
             format!("the entries of workspace {id}")
         })?;
-        Ok(about.workspace)
-    }
-
-    fn save(
-        &self,
-        saves: &[Save],
-        committed: &[(PartitionId, Offset)],
-    ) -> Result<Vec<SaveRefused>, StoreError> {
-        let _locks = self.lock(saves.iter().map(|save| &save.id));
-        let mut draft = Draft::new(self);
-        let mut refused = Vec::new();
-        for save in saves {
-            match draft.take(save) {
-                Ok(()) => {}
-                Err(error @ (StoreError::NoSpace(_) | StoreError::Unavailable(_))) => {
-                    return Err(error);
-                }
-                Err(error) => refused.push(SaveRefused {
-                    id: save.id.clone(),
-                    epoch: save.epoch,
-                    error,
-                }),
-            }
-            if draft.bytes >= PIECE_BYTES {
-                std::mem::replace(&mut draft, Draft::new(self)).write()?;
-            }
-        }
-        for (partition, offset) in committed {
-            let key = partition.0.to_be_bytes();
-            let value = Writer::default().u64(offset.0).seal(&key);
-            draft.batch.insert(&self.committed, key, value);
-        }
-        draft.write()?;
-        Ok(refused)
-    }
-
-    fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
-        let _locks = self.lock(std::iter::once(&erase.id));
-        let newest = self.check_erasure(&erase)?;
-        let deletion = self.places.lock().deletion(&erase.id);
-        let about = About {
-            workspace: fence::emptied(erase, newest, deletion.as_ref()),
-            condition: Condition::Resetting,
-        };
-        // Recorded first: a workspace with only some of its entries must never be loaded. From here on it is reset,
-        // whatever happens.
-        let mut batch = self.dir.database().batch();
-        let id = about.workspace.id.clone();
-        batch.insert(&self.workspaces, id.as_str(), about.encode());
-        self.dir.commit_removal(batch).map_err(write_error)?;
-        self.places.lock().put(&id, about.workspace.partition);
-        let workspace = about.workspace.clone();
-        self.finish(about)?;
         Ok(workspace)
     }
 
-    fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
-        let _locks = self.lock(std::iter::once(&erase.id));
-        let newest = self.check_erasure(&erase)?;
-        let about = About {
-            workspace: fence::emptied(erase.clone(), newest, None),
-            condition: Condition::Deleting,
+    fn mark(&self, id: &WorkspaceId) -> Option<Deletion> {
+        self.places.lock().mark(id)
+    }
+
+    fn marks_of(&self, partition: PartitionId) -> Vec<Deletion> {
+        self.places.lock().marks_of(partition)
+    }
+
+    fn offset_of(&self, partition: PartitionId) -> Result<Offset, StoreError> {
+        let key = partition.0.to_be_bytes();
+        let place = format!("the committed offset of partition {partition}");
+        let value = self
+            .committed
+            .get(key)
+            .map_err(|error| read_error(&place, &error))?;
+        let Some(value) = value else {
+            return Ok(Offset::ZERO);
         };
-        let deletion = fence::deletion(erase, newest);
-        let id = deletion.id.clone();
-        // Both in one batch: from here on it is deleted, whatever happens.
-        let mut batch = self.dir.database().batch();
-        batch.insert(&self.workspaces, id.as_str(), about.encode());
-        let mark = layout::encode_deletion(&deletion);
-        batch.insert(&self.workspaces, layout::deletion_key(&id), mark);
-        self.dir.commit_removal(batch).map_err(write_error)?;
-        {
-            let mut places = self.places.lock();
-            places.remove(&id);
-            places.note_deletion(deletion.clone());
-        }
-        self.history.forget(&id);
-        self.remove(&id)?;
-        Ok(deletion)
+        let offset = Reader::open(&key, value.into()).and_then(|mut reader| reader.u64());
+        offset.map(Offset).map_err(|damage| corrupt(place, damage))
     }
 
-    fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
-        Ok(self.places.lock().deletions_of(partition))
-    }
-
-    fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
-        let _locks = self.lock(std::iter::once(id));
-        // Recorded first, as in `delete`.
-        match self.about(id) {
-            Ok(Some(about)) => {
-                let about = About {
-                    condition: Condition::Deleting,
-                    ..about
-                };
-                let mut batch = self.dir.database().batch();
-                let value = about.encode();
-                let bytes = value.len();
-                batch.insert(&self.workspaces, id.as_str(), value);
-                self.dir.write_removal(batch, bytes).map_err(write_error)?;
-            }
-            Ok(None) | Err(StoreError::Corrupt { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        self.places.lock().remove(id);
-        self.history.forget(id);
-        self.remove_all(id)
-    }
-
-    fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
-        let _locks = self.lock(records.iter().map(|record| &record.id));
-        let records = self.not_deleted(records);
-        self.history.append(&self.dir, &records)
-    }
-
-    fn history(
+    fn transitions(
         &self,
         id: &WorkspaceId,
         after: Option<HistoryCursor>,
@@ -499,100 +222,40 @@ impl Store for LsmStore {
         self.history.read(id, after, limit)
     }
 
-    fn needs_restart(&self) -> Option<String> {
-        self.dir.fatal_error().map(str::to_owned)
+    fn last_transition(&self, id: &WorkspaceId) -> Result<Option<HistoryCursor>, StoreError> {
+        self.history.last(id)
     }
 
-    fn sync(&self) -> Result<(), StoreError> {
+    fn surplus(&self, id: &WorkspaceId, added: usize) -> Result<Vec<HistoryCursor>, StoreError> {
+        self.history.surplus(id, added)
+    }
+
+    fn commit(
+        &self,
+        mutations: &[Mutation],
+        committed: &[(PartitionId, Offset)],
+    ) -> Result<Vec<CommitRefused>, StoreError> {
+        let committed = committed.iter().map(|(partition, offset)| {
+            let key = partition.0.to_be_bytes().to_vec();
+            let value = Writer::default().u64(offset.0).seal(&key);
+            (key, value)
+        });
+        self.write(mutations, committed).map(|()| Vec::new())
+    }
+
+    fn erase(&self, erasure: &Erasure) -> Result<(), StoreError> {
+        self.erase_workspace(erasure)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
         self.dir
             .commit_removal(self.dir.database().batch())
             .map_err(write_error)
     }
-}
 
-/// A part of a save: some of its workspaces, each complete.
-struct Draft<'a> {
-    store: &'a LsmStore,
-    batch: OwnedWriteBatch,
-    bytes: usize,
-}
-
-impl<'a> Draft<'a> {
-    fn new(store: &'a LsmStore) -> Self {
-        Self {
-            store,
-            batch: store.dir.database().batch(),
-            bytes: 0,
-        }
+    fn fatal_error(&self) -> Option<String> {
+        self.dir.fatal_error().map(str::to_owned)
     }
-
-    fn write(self) -> Result<(), StoreError> {
-        self.store
-            .dir
-            .write(self.batch, self.bytes)
-            .map_err(write_error)
-    }
-
-    /// Adds the save of a workspace, completely or not at all.
-    fn take(&mut self, save: &Save) -> Result<(), StoreError> {
-        let store = self.store;
-        let workspace = fence::saved(store.known(&save.id)?, save)?;
-        let changes = keyed(&save.id, &save.changes)?;
-        // Nothing can refuse it any more: from here on it is in the batch completely.
-        for (key, change) in changes {
-            self.bytes += key.len();
-            match change {
-                Change::Set(entry) => {
-                    let value = layout::encode_entry(&key, entry);
-                    self.bytes += value.len();
-                    self.batch.insert(&store.entries, key, value);
-                }
-                // Even if it does not exist: checking that would take a read for each change.
-                Change::Unset { .. } => self.batch.remove(&store.entries, key),
-            }
-        }
-        let about = About {
-            workspace,
-            condition: Condition::Whole,
-        };
-        let value = about.encode();
-        self.bytes += value.len();
-        self.batch
-            .insert(&store.workspaces, save.id.as_str(), value);
-        Ok(())
-    }
-}
-
-/// Changes ordered by key; of several changes of one entry, only the last.
-fn keyed<'a>(
-    id: &WorkspaceId,
-    changes: &'a [Change],
-) -> Result<Vec<(Vec<u8>, &'a Change)>, StoreError> {
-    let mut keyed = Vec::with_capacity(changes.len());
-    for change in changes {
-        let (kind, entity) = match change {
-            Change::Set(entry) => (&entry.kind, &entry.id),
-            Change::Unset { kind, id } => (kind, id),
-        };
-        let key = layout::entry_key(id, kind, entity);
-        if key.len() > MAX_KEY_BYTES {
-            return Err(StoreError::Refused {
-                kind: kind.chars().take(64).collect(),
-                id: entity.chars().take(64).collect(),
-                reason: format!(
-                    "workspace, kind and id together have {} bytes, more than {MAX_KEY_BYTES}",
-                    key.len()
-                ),
-            });
-        }
-        keyed.push((key, change));
-    }
-    // A stable sort, so that the last of equal keys is the latest; sorted keys also make the batch faster.
-    keyed.sort_by(|(a, _), (b, _)| a.cmp(b));
-    keyed.reverse();
-    keyed.dedup_by(|(later, _), (kept, _)| later == kept);
-    keyed.reverse();
-    Ok(keyed)
 }
 
 fn place_of(id: &WorkspaceId) -> String {

@@ -1,9 +1,8 @@
 //! The memory store: for tests, and for engines that rebuild everything from the log.
 
 use super::{
-    Change, Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord,
-    MAX_HISTORY_TRANSITIONS, Ownership, Save, SaveRefused, SoleOwner, Store, StoreError,
-    StoredEntry, StoredWorkspace, fence,
+    CommitRefused, Deletion, EntrySink, Erasure, HistoryCursor, HistoryRecord, Key, Locks,
+    MAX_HISTORY_TRANSITIONS, Mutation, StoreError, StoredEntry, StoredWorkspace, Table,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
@@ -14,29 +13,20 @@ use workspace_status::WorkspaceId;
 /// Keeps workspaces in memory until it is dropped.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    state: Mutex<Inner>,
+    contents: Mutex<Contents>,
+    locks: Locks,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    workspaces: BTreeMap<WorkspaceId, Kept>,
-    committed: HashMap<PartitionId, Offset>,
+struct Contents {
+    workspaces: BTreeMap<WorkspaceId, StoredWorkspace>,
+    entries: HashMap<WorkspaceId, Entries>,
     history: HashMap<WorkspaceId, BTreeMap<HistoryCursor, HistoryRecord>>,
     deletions: BTreeMap<WorkspaceId, Deletion>,
+    committed: HashMap<PartitionId, Offset>,
 }
 
-#[derive(Debug)]
-struct Kept {
-    about: StoredWorkspace,
-    entries: BTreeMap<(Arc<str>, Box<str>), StoredEntry>,
-}
-
-impl Inner {
-    fn check_erasure(&self, erase: &Erase) -> Result<(), StoreError> {
-        let stored = self.workspaces.get(&erase.id).map(|kept| &kept.about);
-        fence::erasable(stored, self.deletions.get(&erase.id), erase)
-    }
-}
+type Entries = BTreeMap<(Arc<str>, Box<str>), StoredEntry>;
 
 impl MemoryStore {
     /// An empty store.
@@ -45,203 +35,172 @@ impl MemoryStore {
     }
 }
 
-impl Store for MemoryStore {
-    fn is_durable(&self) -> bool {
-        false
+impl Contents {
+    fn apply(&mut self, mutation: Mutation) {
+        match mutation {
+            Mutation::Workspace(workspace) => {
+                self.workspaces.insert(workspace.id.clone(), workspace);
+            }
+            Mutation::Deletion(mark) => drop(self.deletions.insert(mark.id.clone(), mark)),
+            Mutation::Entry(id, entry) => {
+                let entries = self.entries.entry(id).or_default();
+                entries.insert((entry.kind.clone(), entry.id.clone()), entry);
+            }
+            Mutation::Transition(record) => {
+                let history = self.history.entry(record.id.clone()).or_default();
+                history.insert((record.epoch, record.sequence), record);
+            }
+            // Without the damaged value the number of entries is not the saved one.
+            Mutation::Removed(key) | Mutation::Damaged(_, key) => self.remove(&key),
+        }
     }
 
-    fn ownership(&self) -> &dyn Ownership {
-        &SoleOwner
+    fn remove(&mut self, key: &Key) {
+        match key {
+            Key::Workspace(id) => drop(self.workspaces.remove(id)),
+            Key::Deletion(id) => drop(self.deletions.remove(id)),
+            Key::Entry { id, kind, entity } => {
+                if let Some(entries) = self.entries.get_mut(id) {
+                    entries.remove(&(kind.clone(), entity.clone()));
+                }
+            }
+            Key::Transition {
+                id,
+                epoch,
+                sequence,
+            } => {
+                if let Some(history) = self.history.get_mut(id) {
+                    history.remove(&(*epoch, *sequence));
+                }
+            }
+        }
+    }
+}
+
+impl Table for MemoryStore {
+    const IS_DURABLE: bool = false;
+
+    fn locks(&self) -> &Locks {
+        &self.locks
     }
 
-    fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
-        let state = self.state.lock();
-        let of_partition = state
-            .workspaces
-            .values()
-            .filter(|kept| kept.about.partition == partition);
-        Ok(of_partition.map(|kept| kept.about.clone()).collect())
+    fn ids_of(&self, partition: PartitionId) -> Vec<WorkspaceId> {
+        let contents = self.contents.lock();
+        let workspaces = contents.workspaces.values();
+        let of_partition = workspaces.filter(|workspace| workspace.partition == partition);
+        of_partition.map(|workspace| workspace.id.clone()).collect()
     }
 
-    fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
-        Ok(self
-            .state
-            .lock()
-            .workspaces
-            .get(id)
-            .map(|kept| kept.about.clone()))
+    fn stored(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
+        Ok(self.contents.lock().workspaces.get(id).cloned())
     }
 
-    fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
-        Ok(self
-            .state
-            .lock()
-            .committed
-            .get(&partition)
-            .copied()
-            .unwrap_or_default())
-    }
-
-    fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
-        let mut state = self.state.lock();
-        let stored = state
-            .workspaces
-            .get(&claim.id)
-            .map(|kept| kept.about.clone());
-        let about = fence::claimed(stored, state.deletions.get(&claim.id), claim)?;
-        state
-            .workspaces
-            .entry(about.id.clone())
-            .and_modify(|kept| kept.about = about.clone())
-            .or_insert_with(|| Kept {
-                about: about.clone(),
-                entries: BTreeMap::new(),
-            });
-        Ok(about)
-    }
-
-    fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
+    fn read(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
         // The entries are copied, so that a slow sink blocks no other caller; their data is shared.
-        let (about, entries) = {
-            let state = self.state.lock();
-            let kept = state
-                .workspaces
-                .get(id)
-                .ok_or_else(|| StoreError::UnknownWorkspace(id.clone()))?;
-            (kept.about.clone(), kept.entries.clone())
+        let (workspace, entries) = {
+            let contents = self.contents.lock();
+            let workspace = contents.workspaces.get(id).cloned();
+            let workspace = workspace.ok_or_else(|| StoreError::UnknownWorkspace(id.clone()))?;
+            let entries = contents.entries.get(id).cloned();
+            (workspace, entries.unwrap_or_default())
         };
-        super::check_entries(&about, super::count(entries.len()), || {
+        super::check_entries(&workspace, super::count(entries.len()), || {
             format!("the entries of workspace {id}")
         })?;
         for ((kind, id), entry) in entries {
             sink(entry).map_err(|reason| super::refused(&kind, &id, reason))?;
         }
-        Ok(about)
+        Ok(workspace)
     }
 
-    fn save(
-        &self,
-        saves: &[Save],
-        committed: &[(PartitionId, Offset)],
-    ) -> Result<Vec<SaveRefused>, StoreError> {
-        let mut state = self.state.lock();
-        let mut refused = Vec::new();
-        for save in saves {
-            let stored = state
-                .workspaces
-                .get(&save.id)
-                .map(|kept| kept.about.clone());
-            let about = match fence::saved(stored, save) {
-                Ok(about) => about,
-                Err(error) => {
-                    let id = save.id.clone();
-                    let epoch = save.epoch;
-                    refused.push(SaveRefused { id, epoch, error });
-                    continue;
-                }
-            };
-            if let Some(kept) = state.workspaces.get_mut(&save.id) {
-                for change in &save.changes {
-                    match change {
-                        Change::Set(entry) => {
-                            let name = (Arc::clone(&entry.kind), entry.id.clone());
-                            kept.entries.insert(name, entry.clone());
-                        }
-                        Change::Unset { kind, id } => {
-                            kept.entries.remove(&(Arc::clone(kind), id.clone()));
-                        }
-                    }
-                }
-                kept.about = about;
-            }
-        }
-        state.committed.extend(committed.iter().copied());
-        Ok(refused)
+    fn mark(&self, id: &WorkspaceId) -> Option<Deletion> {
+        self.contents.lock().deletions.get(id).cloned()
     }
 
-    fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
-        let mut state = self.state.lock();
-        state.check_erasure(&erase)?;
-        let about = fence::emptied(erase.clone(), None, state.deletions.get(&erase.id));
-        let kept = Kept {
-            about: about.clone(),
-            entries: BTreeMap::new(),
-        };
-        state.workspaces.insert(about.id.clone(), kept);
-        Ok(about)
-    }
-
-    fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
-        let mut state = self.state.lock();
-        state.check_erasure(&erase)?;
-        state.workspaces.remove(&erase.id);
-        state.history.remove(&erase.id);
-        let deletion = fence::deletion(erase, None);
-        let id = deletion.id.clone();
-        state.deletions.insert(id, deletion.clone());
-        Ok(deletion)
-    }
-
-    fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
-        let state = self.state.lock();
-        let of_partition = state.deletions.values();
-        Ok(of_partition
-            .filter(|deletion| deletion.partition == partition)
+    fn marks_of(&self, partition: PartitionId) -> Vec<Deletion> {
+        let contents = self.contents.lock();
+        let marks = contents.deletions.values();
+        marks
+            .filter(|mark| mark.partition == partition)
             .cloned()
-            .collect())
+            .collect()
     }
 
-    fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
-        let mut state = self.state.lock();
-        state.workspaces.remove(id);
-        state.history.remove(id);
-        state.deletions.remove(id);
-        Ok(())
+    fn offset_of(&self, partition: PartitionId) -> Result<Offset, StoreError> {
+        let contents = self.contents.lock();
+        let committed = contents.committed.get(&partition);
+        Ok(committed.copied().unwrap_or_default())
     }
 
-    fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
-        let mut state = self.state.lock();
-        for record in records {
-            let deletion = state.deletions.get(&record.id);
-            if deletion.is_some_and(|deletion| record.epoch <= deletion.epoch) {
-                continue;
-            }
-            let history = state.history.entry(record.id.clone()).or_default();
-            history
-                .entry((record.epoch, record.sequence))
-                .or_insert(record);
-            while history.len() > MAX_HISTORY_TRANSITIONS {
-                history.pop_first();
-            }
-        }
-        Ok(())
-    }
-
-    fn history(
+    fn transitions(
         &self,
         id: &WorkspaceId,
         after: Option<HistoryCursor>,
         limit: usize,
     ) -> Result<Vec<HistoryRecord>, StoreError> {
-        let state = self.state.lock();
-        let Some(history) = state.history.get(id) else {
-            return Ok(Vec::new());
-        };
-        let behind = history
-            .iter()
-            .filter(|(cursor, _)| after.is_none_or(|after| **cursor > after));
+        let contents = self.contents.lock();
+        let history = contents.history.get(id).into_iter().flatten();
+        let behind = history.filter(|(cursor, _)| after.is_none_or(|after| **cursor > after));
         Ok(behind
             .take(limit)
             .map(|(_, record)| record.clone())
             .collect())
     }
 
-    fn needs_restart(&self) -> Option<String> {
-        None
+    fn last_transition(&self, id: &WorkspaceId) -> Result<Option<HistoryCursor>, StoreError> {
+        let contents = self.contents.lock();
+        let last = contents.history.get(id).and_then(BTreeMap::last_key_value);
+        Ok(last.map(|(cursor, _)| *cursor))
     }
 
-    fn sync(&self) -> Result<(), StoreError> {
+    fn surplus(&self, id: &WorkspaceId, added: usize) -> Result<Vec<HistoryCursor>, StoreError> {
+        let contents = self.contents.lock();
+        let Some(history) = contents.history.get(id) else {
+            return Ok(Vec::new());
+        };
+        let surplus = (history.len() + added).saturating_sub(MAX_HISTORY_TRANSITIONS);
+        Ok(history.keys().take(surplus).copied().collect())
+    }
+
+    fn commit(
+        &self,
+        mutations: &[Mutation],
+        committed: &[(PartitionId, Offset)],
+    ) -> Result<Vec<CommitRefused>, StoreError> {
+        let mut contents = self.contents.lock();
+        for mutation in mutations {
+            contents.apply(mutation.clone());
+        }
+        contents.committed.extend(committed.iter().copied());
+        Ok(Vec::new())
+    }
+
+    fn erase(&self, erasure: &Erasure) -> Result<(), StoreError> {
+        let id = erasure.workspace();
+        let mut contents = self.contents.lock();
+        contents.entries.remove(id);
+        match erasure {
+            Erasure::Reset(workspace) => contents.apply(Mutation::Workspace(workspace.clone())),
+            Erasure::Delete(mark) => {
+                contents.workspaces.remove(id);
+                contents.history.remove(id);
+                contents.apply(Mutation::Deletion(mark.clone()));
+            }
+            Erasure::Purge(_) => {
+                contents.workspaces.remove(id);
+                contents.history.remove(id);
+                contents.deletions.remove(id);
+            }
+        }
         Ok(())
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn fatal_error(&self) -> Option<String> {
+        None
     }
 }
 

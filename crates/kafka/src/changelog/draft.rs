@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use workspace_engine_core::store::{
-    CacheChange, Claim, Deletion, Erase, HistoryRecord, LsmStore, Save, SaveRefused, Store,
-    StoreError, StoredWorkspace,
+    Claim, Deletion, Erase, Erasure, HistoryRecord, LsmStore, Mutation, Save, SaveRefused, Store,
+    StoreError, StoredWorkspace, by_workspace, plan,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
@@ -48,9 +48,8 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) enum Done {
     Nothing,
-    Claimed(StoredWorkspace),
+    Workspace(StoredWorkspace),
     Saved(Vec<SaveRefused>),
-    Reset(StoredWorkspace),
     Deleted(Deletion),
 }
 
@@ -66,7 +65,7 @@ pub(super) struct Job {
 /// The part of one partition in a transaction.
 pub(super) struct Part {
     pub(super) owned: Owned,
-    pub(super) changes: Vec<CacheChange>,
+    pub(super) mutations: Vec<Mutation>,
     pub(super) committed: Offset,
     /// The ownership record, where this transaction writes it.
     pub(super) record: Option<Arc<OwnershipRecord>>,
@@ -99,10 +98,10 @@ impl Draft {
             } => self.assign(shared, partition, record, &cache),
             Work::Claim(claim) => self.claim(shared, claim),
             Work::Save { saves, committed } => self.save(shared, &saves, &committed),
-            Work::History(records) => self.history(shared, &records),
+            Work::History(records) => self.history(shared, records),
             Work::Reset(erase) => self.reset(shared, erase),
             Work::Delete(erase) => self.delete(shared, erase),
-            Work::Purge(id) => self.purge(shared, &id),
+            Work::Purge(id) => self.purge(shared, id),
         };
         let planned = planned.map_err(|error| shared.seen(error));
         self.answers.push((reply, planned));
@@ -137,20 +136,20 @@ impl Draft {
         }
         let value = record::encode_ownership(&record);
         // A deletion from a lost part of the log must not hide later events at the same offsets.
-        let mut changes = Vec::new();
+        let mut mutations = Vec::new();
         for deletion in cache.deletions(partition)? {
             if let Some(loss) = loss_of(&record.losses, deletion.epoch, deletion.next_offset) {
                 let next_offset = Offset(loss.from);
-                changes.push(CacheChange::Deleted(Deletion {
+                mutations.push(Mutation::Deletion(Deletion {
                     next_offset,
                     ..deletion
                 }));
             }
         }
-        let encoded: Vec<_> = changes.iter().map(record::encode).collect();
+        let encoded: Vec<_> = mutations.iter().map(record::encode).collect();
         let part = self.part(shared, partition, Standing::Assigning)?;
         part.record = Some(record);
-        part.changes = changes;
+        part.mutations = mutations;
         for (key, value) in encoded {
             self.write(partition, key, value);
         }
@@ -164,11 +163,11 @@ impl Draft {
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &claim.id, claim.epoch)?;
         of_this_log(shared, &owned, &claim.id)?;
-        let workspace = shared.cache().plan_claim(claim)?;
+        let workspace = plan::claim(&*shared.cache(), claim)?;
         self.saved.insert(workspace.id.clone());
-        let change = CacheChange::Workspace(workspace.clone());
-        self.change(shared, partition, vec![change])?;
-        Ok(Done::Claimed(workspace))
+        let mutation = Mutation::Workspace(workspace.clone());
+        self.add(shared, partition, vec![mutation])?;
+        Ok(Done::Workspace(workspace))
     }
 
     fn save(
@@ -224,21 +223,20 @@ impl Draft {
             // It may begin an epoch, as a claim does; after that, a workspace saved beyond a loss would look continued.
             of_this_log(shared, &owned, &save.id)?;
         }
-        let changes = shared.cache().plan_save(save)?;
+        let mutations = plan::save(&*shared.cache(), save)?;
         self.saved.insert(save.id.clone());
-        self.change(shared, partition, changes)
+        self.add(shared, partition, mutations)
     }
 
-    fn history(&mut self, shared: &Shared, records: &[HistoryRecord]) -> Result<Done, StoreError> {
-        let mut by_workspace: BTreeMap<&WorkspaceId, Vec<&HistoryRecord>> = BTreeMap::new();
-        for record in records {
-            by_workspace.entry(&record.id).or_default().push(record);
-        }
+    fn history(
+        &mut self,
+        shared: &Shared,
+        records: Vec<HistoryRecord>,
+    ) -> Result<Done, StoreError> {
         let mut first = Ok(Done::Nothing);
-        for (id, records) in by_workspace {
-            let reported = self.report(shared, id, &records);
-            if first.is_ok() {
-                first = reported.map(|()| Done::Nothing);
+        for (id, records) in by_workspace(records) {
+            if let Err(error) = self.report(shared, id, records) {
+                first = first.and(Err(error));
             }
         }
         first
@@ -247,19 +245,19 @@ impl Draft {
     fn report(
         &mut self,
         shared: &Shared,
-        id: &WorkspaceId,
-        records: &[&HistoryRecord],
+        id: WorkspaceId,
+        records: Vec<HistoryRecord>,
     ) -> Result<(), StoreError> {
-        let partition = shared.partition_of(id);
+        let partition = shared.partition_of(&id);
         let owned = shared.partitions.open(partition)?;
-        for record in records {
+        for record in &records {
             if record.epoch < owned.first_epoch {
                 begun_by_no_other(shared, record)?;
             }
         }
-        let changes = shared.cache().plan_history(id, records)?;
-        self.reported.insert(id.clone());
-        self.change(shared, partition, changes)
+        let mutations = plan::history(&*shared.cache(), &id, records)?;
+        self.reported.insert(id);
+        self.add(shared, partition, mutations)
     }
 
     fn reset(&mut self, shared: &Shared, erase: Erase) -> Result<Done, StoreError> {
@@ -267,54 +265,61 @@ impl Draft {
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &erase.id, erase.epoch)?;
         let erase = from_what_is_there(shared, &owned, erase)?;
-        let (changes, workspace) = shared.cache().plan_reset(erase)?;
-        self.saved.insert(workspace.id.clone());
-        self.change(shared, partition, changes)?;
-        Ok(Done::Reset(workspace))
+        let workspace = plan::reset(&*shared.cache(), erase)?;
+        self.erase(shared, partition, Erasure::Reset(workspace.clone()))?;
+        Ok(Done::Workspace(workspace))
     }
 
     fn delete(&mut self, shared: &Shared, erase: Erase) -> Result<Done, StoreError> {
         let partition = erase.partition;
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &erase.id, erase.epoch)?;
-        let (changes, deletion) = shared.cache().plan_delete(erase)?;
-        self.saved.insert(deletion.id.clone());
-        self.reported.insert(deletion.id.clone());
-        self.change(shared, partition, changes)?;
+        let deletion = plan::delete(&*shared.cache(), erase)?;
+        self.erase(shared, partition, Erasure::Delete(deletion.clone()))?;
         Ok(Done::Deleted(deletion))
     }
 
-    fn purge(&mut self, shared: &Shared, id: &WorkspaceId) -> Result<Done, StoreError> {
-        let partition = shared.partition_of(id);
+    fn purge(&mut self, shared: &Shared, id: WorkspaceId) -> Result<Done, StoreError> {
+        let partition = shared.partition_of(&id);
         shared.partitions.open(partition)?;
-        let changes = shared.cache().plan_purge(id)?;
-        self.saved.insert(id.clone());
-        self.reported.insert(id.clone());
-        self.change(shared, partition, changes)?;
+        self.erase(shared, partition, Erasure::Purge(id))?;
         Ok(Done::Nothing)
     }
 
-    /// Adds the changes of one workspace, all or none.
-    fn change(
+    fn erase(
         &mut self,
         shared: &Shared,
         partition: PartitionId,
-        changes: Vec<CacheChange>,
+        erasure: Erasure,
     ) -> Result<(), StoreError> {
-        if changes.is_empty() {
+        let id = erasure.workspace().clone();
+        let mutations = shared.cache().single_mutations(erasure)?;
+        self.saved.insert(id.clone());
+        self.reported.insert(id);
+        self.add(shared, partition, mutations)
+    }
+
+    /// Adds the mutations of one workspace, all or none.
+    fn add(
+        &mut self,
+        shared: &Shared,
+        partition: PartitionId,
+        mutations: Vec<Mutation>,
+    ) -> Result<(), StoreError> {
+        if mutations.is_empty() {
             return Ok(());
         }
-        let mut encoded = Vec::with_capacity(changes.len());
-        for change in &changes {
-            let (key, value) = record::encode(change);
+        let mut encoded = Vec::with_capacity(mutations.len());
+        for mutation in &mutations {
+            let (key, value) = record::encode(mutation);
             let bytes = key.len() + value.as_ref().map_or(0, Vec::len);
             if bytes > MAX_RECORD_BYTES {
-                return Err(too_large(change, bytes));
+                return Err(too_large(mutation, bytes));
             }
             encoded.push((key, value));
         }
         let part = self.part(shared, partition, Standing::Open)?;
-        part.changes.extend(changes);
+        part.mutations.extend(mutations);
         for (key, value) in encoded {
             self.write(partition, key, value);
         }
@@ -344,7 +349,7 @@ impl Draft {
                 Ok(place.insert(Part {
                     committed: owned.committed,
                     owned,
-                    changes: Vec::new(),
+                    mutations: Vec::new(),
                     record: None,
                 }))
             }
@@ -355,23 +360,11 @@ impl Draft {
 impl Part {
     /// The highest epoch of the partition once the transaction is committed.
     pub(super) fn highest_epoch(&self) -> Epoch {
-        let mut highest = self
-            .owned
-            .place
-            .as_ref()
-            .map_or(Epoch::new(0), |place| place.highest_epoch);
-        if let Some(record) = &self.owned.record {
-            highest = highest.max(record.first_epoch);
-        }
-        for change in &self.changes {
-            match change {
-                CacheChange::Workspace(workspace) => highest = highest.max(workspace.epoch),
-                CacheChange::Deleted(deletion) => highest = highest.max(deletion.epoch),
-                CacheChange::Transition(record) => highest = highest.max(record.epoch),
-                CacheChange::Entry(..) | CacheChange::Gone(_) | CacheChange::Damaged(_) => {}
-            }
-        }
-        highest
+        let place = self.owned.place.as_ref().map(|place| place.highest_epoch);
+        let record = self.owned.record.as_ref().map(|record| record.first_epoch);
+        let written = self.mutations.iter().filter_map(record::epoch_of_mutation);
+        let epochs = written.chain(place).chain(record);
+        epochs.max().unwrap_or(Epoch::new(0))
     }
 }
 
@@ -460,14 +453,14 @@ fn from_what_is_there(shared: &Shared, owned: &Owned, erase: Erase) -> Result<Er
     })
 }
 
-fn too_large(change: &CacheChange, bytes: usize) -> StoreError {
-    let (kind, id) = match change {
-        CacheChange::Entry(_, entry) => (&*entry.kind, &*entry.id),
-        CacheChange::Workspace(_)
-        | CacheChange::Deleted(_)
-        | CacheChange::Transition(_)
-        | CacheChange::Gone(_)
-        | CacheChange::Damaged(_) => ("", ""),
+fn too_large(mutation: &Mutation, bytes: usize) -> StoreError {
+    let (kind, id) = match mutation {
+        Mutation::Entry(_, entry) => (&*entry.kind, &*entry.id),
+        Mutation::Workspace(_)
+        | Mutation::Deletion(_)
+        | Mutation::Transition(_)
+        | Mutation::Removed(_)
+        | Mutation::Damaged(..) => ("", ""),
     };
     StoreError::Refused {
         kind: kind.chars().take(64).collect(),

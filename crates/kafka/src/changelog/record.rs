@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 use workspace_engine_core::store::{
-    CacheChange, CacheKey, Deletion, HistoryRecord, StoredEntry, StoredWorkspace,
+    Deletion, HistoryRecord, Key, Mutation, StoredEntry, StoredWorkspace,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
@@ -46,7 +46,7 @@ const NEWER: Damage = "a newer version of the engine wrote it";
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum DecodedRecord {
     Owned(OwnershipRecord),
-    Changed(CacheChange),
+    Changed(Mutation),
     /// The record is not usable, for this reason.
     Nothing(Damage),
 }
@@ -60,37 +60,37 @@ pub(super) fn encode_ownership(record: &OwnershipRecord) -> Vec<u8> {
     value
 }
 
-/// Key and value of the record of a change.
-pub(super) fn encode(change: &CacheChange) -> (Vec<u8>, Option<Vec<u8>>) {
-    match change {
-        CacheChange::Workspace(workspace) => (
+/// Key and value of the record of a mutation.
+pub(super) fn encode(mutation: &Mutation) -> (Vec<u8>, Option<Vec<u8>>) {
+    match mutation {
+        Mutation::Workspace(workspace) => (
             workspace_key(&workspace.id),
             Some(encode_workspace(workspace)),
         ),
-        CacheChange::Deleted(deletion) => {
+        Mutation::Deletion(deletion) => {
             let mut value = vec![VERSION];
             value.put_u64(deletion.epoch.get());
             value.put_u64(deletion.next_offset.0);
             (key_of(DELETION, &deletion.id, 0), Some(value))
         }
-        CacheChange::Entry(id, entry) => {
+        Mutation::Entry(id, entry) => {
             let mut value = Vec::with_capacity(entry.data.len() + 9);
             value.put_u8(VERSION);
             value.put_u64(entry.offset.0);
             value.put_slice(&entry.data);
             (entry_key(id, &entry.kind, &entry.id), Some(value))
         }
-        CacheChange::Transition(record) => (
+        Mutation::Transition(record) => (
             transition_key(&record.id, record.epoch, record.sequence),
             Some(encode_transition(record)),
         ),
         // Damage is never written: the damaged record is removed.
-        CacheChange::Gone(key) | CacheChange::Damaged(key) => {
+        Mutation::Removed(key) | Mutation::Damaged(_, key) => {
             let key = match key {
-                CacheKey::Workspace(id) => workspace_key(id),
-                CacheKey::Deletion(id) => key_of(DELETION, id, 0),
-                CacheKey::Entry { id, kind, entity } => entry_key(id, kind, entity),
-                CacheKey::Transition {
+                Key::Workspace(id) => workspace_key(id),
+                Key::Deletion(id) => key_of(DELETION, id, 0),
+                Key::Entry { id, kind, entity } => entry_key(id, kind, entity),
+                Key::Transition {
                     id,
                     epoch,
                     sequence,
@@ -115,25 +115,23 @@ pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -
         Err(damage) => return DecodedRecord::Nothing(damage),
     };
     let Some(value) = value else {
-        return DecodedRecord::Changed(CacheChange::Gone(key));
+        return DecodedRecord::Changed(Mutation::Removed(key));
     };
     let decoded = match &key {
-        CacheKey::Workspace(id) => {
-            decode_workspace(id, partition, value).map(CacheChange::Workspace)
+        Key::Workspace(id) => decode_workspace(id, partition, value).map(Mutation::Workspace),
+        Key::Deletion(id) => decode_deletion(id, partition, value).map(Mutation::Deletion),
+        Key::Entry { id, kind, entity } => {
+            decode_entry(kind, entity, value).map(|entry| Mutation::Entry(id.clone(), entry))
         }
-        CacheKey::Deletion(id) => decode_deletion(id, partition, value).map(CacheChange::Deleted),
-        CacheKey::Entry { id, kind, entity } => {
-            decode_entry(kind, entity, value).map(|entry| CacheChange::Entry(id.clone(), entry))
-        }
-        CacheKey::Transition {
+        Key::Transition {
             id,
             epoch,
             sequence,
-        } => decode_transition(id, *epoch, *sequence, value).map(CacheChange::Transition),
+        } => decode_transition(id, *epoch, *sequence, value).map(Mutation::Transition),
     };
     DecodedRecord::Changed(decoded.unwrap_or_else(|damage| {
         tracing::error!(%partition, workspace = %key.workspace(), damage, "a record of the changelog is damaged");
-        CacheChange::Damaged(key)
+        Mutation::Damaged(partition, key)
     }))
 }
 
@@ -141,15 +139,19 @@ pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -
 pub(super) fn epoch_of(decoded_record: &DecodedRecord) -> Option<Epoch> {
     match decoded_record {
         DecodedRecord::Owned(record) => Some(record.first_epoch),
-        DecodedRecord::Changed(change) => match change {
-            CacheChange::Workspace(workspace) => Some(workspace.epoch),
-            CacheChange::Deleted(deletion) => Some(deletion.epoch),
-            CacheChange::Transition(record) => Some(record.epoch),
-            CacheChange::Gone(CacheKey::Transition { epoch, .. })
-            | CacheChange::Damaged(CacheKey::Transition { epoch, .. }) => Some(*epoch),
-            CacheChange::Entry(..) | CacheChange::Gone(_) | CacheChange::Damaged(_) => None,
-        },
+        DecodedRecord::Changed(mutation) => epoch_of_mutation(mutation),
         DecodedRecord::Nothing(_) => None,
+    }
+}
+
+pub(super) fn epoch_of_mutation(mutation: &Mutation) -> Option<Epoch> {
+    match mutation {
+        Mutation::Workspace(workspace) => Some(workspace.epoch),
+        Mutation::Deletion(deletion) => Some(deletion.epoch),
+        Mutation::Transition(record) => Some(record.epoch),
+        Mutation::Removed(Key::Transition { epoch, .. })
+        | Mutation::Damaged(_, Key::Transition { epoch, .. }) => Some(*epoch),
+        Mutation::Entry(..) | Mutation::Removed(_) | Mutation::Damaged(..) => None,
     }
 }
 
@@ -181,25 +183,25 @@ fn transition_key(id: &WorkspaceId, epoch: Epoch, sequence: u64) -> Vec<u8> {
     key
 }
 
-fn decode_key(kind: u8, rest: &mut &[u8]) -> Result<CacheKey, Damage> {
+fn decode_key(kind: u8, rest: &mut &[u8]) -> Result<Key, Damage> {
     let length = usize::from(rest.try_get_u8().map_err(|_| SHORT)?);
     let id = std::str::from_utf8(take(rest, length)?)
         .ok()
         .and_then(|id| WorkspaceId::new(id).ok());
     let id = id.ok_or("its workspace has no valid id")?;
     let key = match kind {
-        WORKSPACE => CacheKey::Workspace(id),
-        DELETION => CacheKey::Deletion(id),
+        WORKSPACE => Key::Workspace(id),
+        DELETION => Key::Deletion(id),
         ENTRY => {
             let kind = text(rest)?.into();
             let entity = std::mem::take(rest);
-            CacheKey::Entry {
+            Key::Entry {
                 id,
                 kind,
                 entity: std::str::from_utf8(entity).map_err(|_| NOT_TEXT)?.into(),
             }
         }
-        TRANSITION => CacheKey::Transition {
+        TRANSITION => Key::Transition {
             id,
             epoch: Epoch::new(number(rest)?),
             sequence: number(rest)?,
@@ -248,8 +250,7 @@ fn decode_workspace(
     let was_loaded = value.try_get_u8().map_err(|_| SHORT)? != 0;
     let last_load_ms = number(value)?;
     let owner = text(value)?.to_owned();
-    // The first engines wrote nothing after the owner, and deleted nothing: their workspaces begin at offset 0.
-    let first_offset = if value.is_empty() { 0 } else { number(value)? };
+    let first_offset = number(value)?;
     Ok(StoredWorkspace {
         id: id.clone(),
         partition,

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use workspace_engine_core::store::{CacheChange, CachePlace, LsmStore, StoreError};
+use workspace_engine_core::store::{CachePlace, LsmStore, Mutation, StoreError};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::Epoch;
 
@@ -127,7 +127,7 @@ struct UnimportedRecords {
     /// Whether it is read from its beginning: then a record of another lineage is a later owner's, and is accepted.
     is_whole: bool,
     last_assignment: LastAssignment,
-    changes: Vec<CacheChange>,
+    changes: Vec<Mutation>,
     bytes: usize,
     ends: Ends,
 }

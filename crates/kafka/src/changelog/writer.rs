@@ -270,11 +270,11 @@ impl Writer {
         let shared = &self.shared;
         let standing = part.owned.standing;
         let (place, committed) = (self.place_after(part, end), part.committed);
-        let nothing_written = part.changes.is_empty() && part.record.is_none();
+        let nothing_written = part.mutations.is_empty() && part.record.is_none();
         match (&place, end) {
             (Some(place), Some(_)) => shared
                 .cache()
-                .import(partition, &part.changes, place)
+                .import(partition, &part.mutations, place)
                 .map_err(|error| shared.seen(error))?,
             _ if nothing_written => {}
             _ => {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use workspace_engine_core::disk::{DataDir, DataDirSpec};
-use workspace_engine_core::store::LsmStore;
+use workspace_engine_core::store::{Key, LsmStore};
 use workspace_lifecycle::Command;
 
 use crate::node::{Node, copy_on, disk, id};
@@ -43,9 +43,14 @@ fn a_copy_whose_checksums_fail_while_it_is_loaded_heals_itself() {
     {
         let data = DataDir::open(copy_on(&disk), &spec).expect("opened");
         let copy = LsmStore::open(&data).expect("opened");
-        copy.damage_entry(&id("acme"), "resource", "e3")
-            .expect("written");
-        copy.damage_workspace(&id("other")).expect("written");
+        let entry = Key::Entry {
+            id: id("acme"),
+            kind: "resource".into(),
+            entity: "e3".into(),
+        };
+        for key in [entry, Key::Workspace(id("other"))] {
+            copy.damage(&key).expect("written");
+        }
     }
     let node = Node::start(&place, &disk);
     node.wait_ready("acme", 10, 10);

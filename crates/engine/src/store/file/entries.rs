@@ -3,7 +3,7 @@
 //! Changes that no commit follows do not count. The last commit contains everything of the workspace but its entries,
 //! so it is found without reading the whole file.
 
-use super::lines::{self, BrokenLine, Chain, Draft, Reader};
+use super::lines::{self, End, NewLines, Reader};
 use crate::store::{Change, StoredEntry, StoredWorkspace};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -90,40 +90,25 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The end of the file as of its last commit.
+/// What the last commit of the file says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct End {
-    pub(super) about: StoredWorkspace,
-    /// Bytes up to the end of the last commit.
-    pub(super) bytes: u64,
-    pub(super) lines: u64,
-    pub(super) chain: Chain,
+pub(super) struct Committed {
+    pub(super) workspace: StoredWorkspace,
+    /// The end of the commit.
+    pub(super) end: End,
 }
 
 pub(super) type Entries = BTreeMap<(Arc<str>, Box<str>), StoredEntry>;
 
-/// Why a file could not be read.
-#[derive(Debug)]
-pub(super) enum ReadFailure {
-    Io(io::Error),
-    Broken(BrokenLine),
-}
-
-impl From<io::Error> for ReadFailure {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
+/// The last commit of the file; reads only the tail of the file if that suffices.
+pub(super) fn last_commit(path: &Path) -> io::Result<Option<Committed>> {
+    if let Some(committed) = commit_in_tail(path)? {
+        return Ok(Some(committed));
     }
+    Ok(read(path)?.map(|(committed, _)| committed))
 }
 
-/// The end of the file; reads only the tail of the file if that suffices.
-pub(super) fn end(path: &Path) -> Result<Option<End>, ReadFailure> {
-    if let Some(end) = end_by_tail(path)? {
-        return Ok(Some(end));
-    }
-    Ok(read(path)?.map(|(end, _)| end))
-}
-
-fn end_by_tail(path: &Path) -> io::Result<Option<End>> {
+fn commit_in_tail(path: &Path) -> io::Result<Option<Committed>> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -133,34 +118,29 @@ fn end_by_tail(path: &Path) -> io::Result<Option<End>> {
     file.seek(SeekFrom::Start(bytes.saturating_sub(TAIL_BYTES)))?;
     let mut tail = Vec::new();
     file.read_to_end(&mut tail)?;
-    let found = lines::last_line(&tail).and_then(|(line, chain)| {
+    Ok(lines::last_line(&tail).and_then(|(line, chain)| {
         let CommitLine { commit } = serde_json::from_str(line).ok()?;
         let lines = commit.lines;
-        Some(End {
-            about: commit.about()?,
-            bytes,
-            lines,
-            chain,
+        Some(Committed {
+            workspace: commit.workspace()?,
+            end: End {
+                bytes,
+                lines,
+                chain,
+            },
         })
-    });
-    Ok(found)
+    }))
 }
 
-/// Reads the whole file: its end, and every entry.
-pub(super) fn read(path: &Path) -> Result<Option<(End, Entries)>, ReadFailure> {
+/// Reads the whole file: its last commit, and every entry.
+pub(super) fn read(path: &Path) -> io::Result<Option<(Committed, Entries)>> {
     let bytes = lines::read(path)?;
     let mut reader = Reader::new(&bytes);
     let mut entries = Entries::new();
     let mut pending: Vec<Change> = Vec::new();
-    let mut end = None;
-    while let Some(line) = reader.line().map_err(ReadFailure::Broken)? {
-        let broken = |reason: String| {
-            ReadFailure::Broken(BrokenLine {
-                line: reader.lines,
-                reason,
-            })
-        };
-        match Line::parse(line).map_err(broken)? {
+    let mut committed = None;
+    while let Some(line) = reader.line()? {
+        match Line::parse(line).map_err(|reason| reader.broken(&reason))? {
             Line::Set(SetLine {
                 set: (kind, id),
                 offset,
@@ -181,20 +161,16 @@ pub(super) fn read(path: &Path) -> Result<Option<(End, Entries)>, ReadFailure> {
                 for change in pending.drain(..) {
                     apply(&mut entries, change);
                 }
-                let lines = commit.lines;
-                let about = commit
-                    .about()
-                    .ok_or_else(|| broken("its workspace id is not valid".to_owned()))?;
-                end = Some(End {
-                    about,
-                    bytes: reader.read_bytes,
-                    lines,
-                    chain: reader.chain,
+                let workspace = commit.workspace();
+                committed = Some(Committed {
+                    workspace: workspace
+                        .ok_or_else(|| reader.broken(&"its workspace id is not valid"))?,
+                    end: reader.end,
                 });
             }
         }
     }
-    Ok(end.map(|end| (end, entries)))
+    Ok(committed.map(|committed| (committed, entries)))
 }
 
 fn apply(entries: &mut Entries, change: Change) {
@@ -205,7 +181,7 @@ fn apply(entries: &mut Entries, change: Change) {
 }
 
 impl Commit {
-    fn about(self) -> Option<StoredWorkspace> {
+    fn workspace(self) -> Option<StoredWorkspace> {
         Some(StoredWorkspace {
             id: WorkspaceId::new(&self.workspace_id).ok()?,
             partition: PartitionId(self.partition),
@@ -220,18 +196,18 @@ impl Commit {
         })
     }
 
-    fn of(about: &StoredWorkspace, lines: u64) -> Self {
+    fn of(workspace: &StoredWorkspace, lines: u64) -> Self {
         Self {
-            workspace_id: about.id.as_str().to_owned(),
-            partition: about.partition.0,
-            epoch: about.epoch.get(),
-            owner: about.owner.clone(),
-            first_offset: about.first_offset.0,
-            next_offset: about.next_offset.0,
-            events_applied: about.events_applied,
-            entries: about.entries,
-            last_load_ms: about.last_load_ms,
-            unloaded: about.unloaded,
+            workspace_id: workspace.id.as_str().to_owned(),
+            partition: workspace.partition.0,
+            epoch: workspace.epoch.get(),
+            owner: workspace.owner.clone(),
+            first_offset: workspace.first_offset.0,
+            next_offset: workspace.next_offset.0,
+            events_applied: workspace.events_applied,
+            entries: workspace.entries,
+            last_load_ms: workspace.last_load_ms,
+            unloaded: workspace.unloaded,
             lines,
         }
     }
@@ -249,31 +225,26 @@ pub(super) fn line_data(data: &Bytes) -> Option<Cow<'_, str>> {
     })
 }
 
-/// Adds the line of a change.
-pub(super) fn push_change(draft: &mut Draft, change: &Change) -> io::Result<()> {
-    match change {
-        Change::Set(entry) => {
-            let data = line_data(&entry.data).ok_or_else(|| io::Error::other("it is not JSON"))?;
-            draft.push(&SetLine {
-                set: (Cow::Borrowed(&entry.kind), Cow::Borrowed(&entry.id)),
-                offset: entry.offset.0,
-                data: serde_json::from_str(&data)?,
-            })
-        }
-        Change::Unset { kind, id } => draft.push(&UnsetLine {
-            unset: (Cow::Borrowed(kind), Cow::Borrowed(id)),
-        }),
-    }
+/// Adds the line of an entry, whose data is given as [`line_data`].
+pub(super) fn push_set(draft: &mut NewLines, entry: &StoredEntry, data: &str) -> io::Result<()> {
+    draft.push(&SetLine {
+        set: (Cow::Borrowed(&entry.kind), Cow::Borrowed(&entry.id)),
+        offset: entry.offset.0,
+        data: serde_json::from_str(data)?,
+    })
 }
 
-/// Ends the changes of a draft with a commit; `lines` lines precede the draft in the file.
-pub(super) fn push_commit(
-    draft: &mut Draft,
-    about: &StoredWorkspace,
-    lines: u64,
-) -> io::Result<()> {
-    let lines = lines + draft.lines + 1;
+/// Adds the line of an entry that was removed.
+pub(super) fn push_unset(draft: &mut NewLines, kind: &str, id: &str) -> io::Result<()> {
+    draft.push(&UnsetLine {
+        unset: (Cow::Borrowed(kind), Cow::Borrowed(id)),
+    })
+}
+
+/// Ends the changes of a draft with a commit.
+pub(super) fn push_commit(draft: &mut NewLines, workspace: &StoredWorkspace) -> io::Result<()> {
+    let lines = draft.end.lines + 1;
     draft.push(&CommitLine {
-        commit: Commit::of(about, lines),
+        commit: Commit::of(workspace, lines),
     })
 }

@@ -4,9 +4,9 @@
 //! first claimed. A deleted workspace leaves a mark here. A line `synced` means that everything listed before it was
 //! made durable; what is listed after it may be missing after a crash of the machine.
 
-use super::entries::ReadFailure;
-use super::lines::{self, BrokenLine, Chain, Draft, Reader};
-use crate::store::Deletion;
+use super::lines::{self, Damage, End, NewLines, Reader};
+use crate::disk::DiskError;
+use crate::store::{Deletion, count};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -16,12 +16,12 @@ use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
 
 /// Version of the files of the store.
-pub(super) const VERSION: u64 = 1;
+const VERSION: u64 = 1;
 
 const FORMAT: &str = "workspace-engine file store";
 const FILE: &str = "index.jsonl";
 
-/// The file is rewritten when it holds this many lines more than twice what its contents need.
+/// The file is rewritten when it holds this many lines beside twice those that its contents need.
 const EXCESS_LINES: u64 = 10_000;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -59,6 +59,27 @@ enum Line {
 }
 
 impl Line {
+    fn format() -> Self {
+        Self::Format {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+        }
+    }
+
+    fn known(id: &WorkspaceId, partition: PartitionId) -> Self {
+        Self::Known {
+            known: id.clone(),
+            partition: partition.0,
+        }
+    }
+
+    fn committed(partition: PartitionId, next_offset: Offset) -> Self {
+        Self::Committed {
+            committed: partition.0,
+            next_offset: next_offset.0,
+        }
+    }
+
     fn deleted(deletion: &Deletion) -> Self {
         Self::Deleted {
             deleted: deletion.id.clone(),
@@ -80,90 +101,76 @@ struct Listed {
 /// The file and its contents have separate locks: a query of the list does not wait for the disk.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// Held while the file is written. Taken before `contents`, which changes only under it, except `uncommitted`.
-    file: Mutex<IndexFile>,
-    contents: RwLock<Contents>,
-}
-
-#[derive(Debug)]
-struct IndexFile {
     path: PathBuf,
-    bytes: u64,
-    lines: u64,
-    chain: Chain,
+    /// Held while the file is written. Taken before `contents`, which changes only under it, except `committed`.
+    end: Mutex<End>,
+    contents: RwLock<Contents>,
 }
 
 #[derive(Debug, Default)]
 struct Contents {
     workspaces: BTreeMap<WorkspaceId, Listed>,
     deletions: BTreeMap<WorkspaceId, Deletion>,
-    /// Offsets on disk, as of the last sync; newer ones are in `uncommitted`.
     committed: BTreeMap<PartitionId, Offset>,
-    uncommitted: BTreeMap<PartitionId, Offset>,
-}
-
-/// Why an index cannot be used.
-#[derive(Debug)]
-pub(super) enum OpenFailure {
-    Read(ReadFailure),
-    Format(String),
-    Version(u64),
-}
-
-impl From<ReadFailure> for OpenFailure {
-    fn from(failure: ReadFailure) -> Self {
-        Self::Read(failure)
-    }
-}
-
-impl From<io::Error> for OpenFailure {
-    fn from(error: io::Error) -> Self {
-        Self::Read(ReadFailure::Io(error))
-    }
+    /// The committed offsets in the file, as of the last sync.
+    written: BTreeMap<PartitionId, Offset>,
 }
 
 impl Index {
-    pub(super) fn path(root: &Path) -> PathBuf {
-        root.join(FILE)
-    }
-
-    pub(super) fn open(root: &Path) -> Result<Self, OpenFailure> {
-        let path = Self::path(root);
-        let bytes = lines::read(&path)?;
+    pub(super) fn open(root: &Path) -> Result<Self, DiskError> {
+        let path = root.join(FILE);
+        let unreadable = |error| match Damage::of(&path, &error) {
+            Some((place, reason)) => DiskError::Database {
+                path: root.to_owned(),
+                reason: format!("{place} is damaged: {reason}"),
+            },
+            None => DiskError::io("read", &path)(error),
+        };
+        let unknown = |reason| DiskError::NotADataDirectory {
+            path: root.to_owned(),
+            reason,
+        };
+        let bytes = lines::read(&path).map_err(unreadable)?;
         let mut contents = Contents::default();
         let mut reader = Reader::new(&bytes);
-        while let Some(line) = reader.line().map_err(ReadFailure::Broken)? {
-            let line: Line = serde_json::from_str(line).map_err(|error| {
-                ReadFailure::Broken(BrokenLine {
-                    line: reader.lines,
-                    reason: error.to_string(),
-                })
-            })?;
-            contents.take(line, reader.lines)?;
-        }
-        let mut file = IndexFile {
-            path,
-            bytes: reader.read_bytes,
-            lines: reader.lines,
-            chain: reader.chain,
-        };
-        if file.lines == 0 {
-            if std::fs::read_dir(root)?.any(|entry| entry.is_ok_and(|entry| entry.path().is_dir()))
-            {
-                return Err(OpenFailure::Format(format!(
-                    "it holds directories, but no {FILE}"
-                )));
+        let end = match reader.parse().map_err(unreadable)? {
+            None if has_directory(root).map_err(unreadable)? => {
+                return Err(unknown(format!("it holds directories, but no {FILE}")));
             }
-            file.append(&[Line::Format {
-                format: FORMAT.to_owned(),
-                version: VERSION,
-            }])?;
-            lines::sync(&file.path)?;
-        }
+            None => {
+                let mut draft = NewLines::after(End::START);
+                let written = draft.push(&Line::format()).and_then(|()| {
+                    let end = draft.append(&path)?;
+                    lines::sync(&path)?;
+                    Ok(end)
+                });
+                written.map_err(unreadable)?
+            }
+            Some(Line::Format { format, version }) if format == FORMAT => {
+                if version != VERSION {
+                    return Err(DiskError::Version {
+                        path: root.to_owned(),
+                        found: version,
+                        expected: VERSION,
+                    });
+                }
+                while let Some(line) = reader.parse().map_err(unreadable)? {
+                    contents.take(line);
+                }
+                reader.end
+            }
+            Some(_) => return Err(unknown(format!("{FILE} does not name its format"))),
+        };
+        contents.written.clone_from(&contents.committed);
         Ok(Self {
-            file: Mutex::new(file),
+            path,
+            end: Mutex::new(end),
             contents: RwLock::new(contents),
         })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn is_listed(&self, id: &WorkspaceId) -> bool {
@@ -195,50 +202,38 @@ impl Index {
         if known.is_some_and(|listed| listed.partition == partition) {
             return Ok(());
         }
-        let mut file = self.file.lock();
-        file.append(&[Line::Known {
-            known: id.clone(),
-            partition: partition.0,
-        }])?;
-        self.contents.write().workspaces.insert(
-            id.clone(),
-            Listed {
-                partition,
-                synced: false,
-            },
-        );
-        Ok(())
+        self.append(&mut self.end.lock(), vec![Line::known(id, partition)])
     }
 
     /// Removes a workspace from the list.
     pub(super) fn remove(&self, id: &WorkspaceId) -> io::Result<()> {
-        let mut file = self.file.lock();
-        if self.is_listed(id) {
-            file.append(&[Line::Gone { gone: id.clone() }])?;
-            self.contents.write().workspaces.remove(id);
-        }
-        Ok(())
+        self.append(&mut self.end.lock(), vec![Line::Gone { gone: id.clone() }])
     }
 
     /// Removes a workspace from the list and records the mark of its deletion, durably.
-    pub(super) fn delete(&self, deletion: Deletion) -> io::Result<()> {
-        let mut file = self.file.lock();
-        file.append(&[Line::deleted(&deletion)])?;
-        lines::sync(&file.path)?;
-        let mut contents = self.contents.write();
-        contents.workspaces.remove(&deletion.id);
-        contents.deletions.insert(deletion.id.clone(), deletion);
-        Ok(())
+    pub(super) fn delete(&self, deletion: &Deletion) -> io::Result<()> {
+        self.append(&mut self.end.lock(), vec![Line::deleted(deletion)])?;
+        self.sync_file()
     }
 
     /// Removes a workspace and the mark of its deletion.
     pub(super) fn purge(&self, id: &WorkspaceId) -> io::Result<()> {
-        let mut file = self.file.lock();
-        if self.is_listed(id) || self.deletion(id).is_some() {
-            file.append(&[Line::Purged { purged: id.clone() }])?;
-            let mut contents = self.contents.write();
-            contents.workspaces.remove(id);
-            contents.deletions.remove(id);
+        if !self.is_listed(id) && self.deletion(id).is_none() {
+            return Ok(());
+        }
+        let purged = id.clone();
+        self.append(&mut self.end.lock(), vec![Line::Purged { purged }])
+    }
+
+    fn append(&self, end: &mut End, added: Vec<Line>) -> io::Result<()> {
+        let mut draft = NewLines::after(*end);
+        for line in &added {
+            draft.push(line)?;
+        }
+        *end = draft.append(&self.path)?;
+        let mut contents = self.contents.write();
+        for line in added {
+            contents.take(line);
         }
         Ok(())
     }
@@ -258,105 +253,68 @@ impl Index {
             .collect()
     }
 
-    /// Syncs the list; the files of the listed workspaces must be durable already.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        lines::sync(&self.file.lock().path)
+    /// Syncs the file of the list; the files of the listed workspaces must be durable already.
+    pub(super) fn sync_file(&self) -> io::Result<()> {
+        lines::sync(&self.path)
     }
 
     pub(super) fn committed(&self, partition: PartitionId) -> Offset {
         let contents = self.contents.read();
-        let newer = contents
-            .uncommitted
+        contents
+            .committed
             .get(&partition)
-            .or_else(|| contents.committed.get(&partition));
-        newer.copied().unwrap_or_default()
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Records committed offsets in memory; they are written when everything below them is durable.
     pub(super) fn commit(&self, committed: &[(PartitionId, Offset)]) {
-        self.contents
-            .write()
-            .uncommitted
-            .extend(committed.iter().copied());
+        let mut contents = self.contents.write();
+        contents.committed.extend(committed.iter().copied());
     }
 
-    /// What to write after a sync; a snapshot, because more may be listed meanwhile.
-    pub(super) fn before_sync(&self) -> Pending {
-        let file = self.file.lock();
-        Pending {
-            committed: self.contents.read().uncommitted.clone(),
-            lines: file.lines,
-        }
-    }
-
-    /// Records that everything up to `pending` is durable.
-    pub(super) fn synced(&self, pending: Pending) -> io::Result<()> {
-        let mut file = self.file.lock();
-        let listed_since = file.lines > pending.lines;
-        let Pending { committed, .. } = pending;
-        let added = self.contents.read().added(&committed, listed_since);
+    /// Records that everything up to now is durable, after `sync_workspaces` has made it so.
+    pub(super) fn sync(&self, sync_workspaces: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let (lines, committed) = {
+            let end = self.end.lock();
+            (end.lines, self.contents.read().committed.clone())
+        };
+        sync_workspaces()?;
+        let mut end = self.end.lock();
+        let listed_since = end.lines > lines;
+        let added = self.contents.read().unwritten(&committed, listed_since);
         if !added.is_empty() {
-            file.append(&added)?;
-            lines::sync(&file.path)?;
+            let mut draft = NewLines::after(*end);
+            for line in &added {
+                draft.push(line)?;
+            }
+            *end = draft.append(&self.path)?;
+            self.sync_file()?;
         }
-        let excessive = {
+        let rewritten = {
             let mut contents = self.contents.write();
+            contents.written = committed;
             if !listed_since {
                 contents.mark_synced();
             }
-            for (partition, offset) in committed {
-                contents.committed.insert(partition, offset);
-                if contents.uncommitted.get(&partition) == Some(&offset) {
-                    contents.uncommitted.remove(&partition);
-                }
-            }
-            contents.is_synced() && file.lines >= contents.lines() * 2 + EXCESS_LINES
+            let is_excessive = end.lines >= contents.lines() * 2 + EXCESS_LINES;
+            (is_excessive && contents.is_synced()).then(|| contents.draft())
         };
-        if !excessive {
-            return Ok(());
+        if let Some(draft) = rewritten {
+            *end = draft?.replace(&self.path)?;
         }
-        let draft = self.contents.read().draft()?;
-        file.replace(&draft)
+        Ok(())
     }
 }
 
-impl IndexFile {
-    fn append(&mut self, added: &[Line]) -> io::Result<()> {
-        let mut draft = Draft::after(self.chain);
-        for line in added {
-            draft.push(line)?;
-        }
-        lines::append(&self.path, self.bytes, &draft.bytes)?;
-        self.bytes += crate::store::count(draft.bytes.len());
-        self.lines += draft.lines;
-        self.chain = draft.chain;
-        Ok(())
-    }
-
-    fn replace(&mut self, draft: &Draft) -> io::Result<()> {
-        lines::replace(&self.path, &draft.bytes)?;
-        self.bytes = crate::store::count(draft.bytes.len());
-        self.lines = draft.lines;
-        self.chain = draft.chain;
-        Ok(())
-    }
+fn has_directory(root: &Path) -> io::Result<bool> {
+    let mut entries = std::fs::read_dir(root)?;
+    Ok(entries.any(|entry| entry.is_ok_and(|entry| entry.path().is_dir())))
 }
 
 impl Contents {
-    fn take(&mut self, line: Line, number: u64) -> Result<(), OpenFailure> {
+    fn take(&mut self, line: Line) {
         match line {
-            Line::Format { format, version } if number == 1 && format == FORMAT => {
-                return if version == VERSION {
-                    Ok(())
-                } else {
-                    Err(OpenFailure::Version(version))
-                };
-            }
-            _ if number == 1 => {
-                return Err(OpenFailure::Format(format!(
-                    "{FILE} does not tell its format"
-                )));
-            }
             Line::Format { .. } => {}
             Line::Known { known, partition } => {
                 self.workspaces.insert(
@@ -396,7 +354,6 @@ impl Contents {
             }
             Line::Synced { .. } => self.mark_synced(),
         }
-        Ok(())
     }
 
     fn mark_synced(&mut self) {
@@ -411,63 +368,50 @@ impl Contents {
 
     /// Lines that the contents need.
     fn lines(&self) -> u64 {
-        crate::store::count(self.workspaces.len() + self.deletions.len() + self.committed.len())
+        count(self.workspaces.len() + self.deletions.len() + self.written.len())
     }
 
     /// The lines to write after a sync. If more was listed since it began, the next sync writes the `synced` line.
-    fn added(&self, committed: &BTreeMap<PartitionId, Offset>, listed_since: bool) -> Vec<Line> {
+    fn unwritten(
+        &self,
+        committed: &BTreeMap<PartitionId, Offset>,
+        listed_since: bool,
+    ) -> Vec<Line> {
         let newer = committed
             .iter()
-            .filter(|(partition, offset)| self.committed.get(partition) != Some(offset));
+            .filter(|(partition, offset)| self.written.get(partition) != Some(offset));
         let mut added: Vec<_> = newer
-            .map(|(partition, offset)| Line::Committed {
-                committed: partition.0,
-                next_offset: offset.0,
-            })
+            .map(|(partition, offset)| Line::committed(*partition, *offset))
             .collect();
         if !listed_since && !self.is_synced() {
-            added.push(Line::Synced {
-                synced: crate::store::count(self.workspaces.len()),
-            });
+            added.push(self.synced());
         }
         added
     }
 
+    fn synced(&self) -> Line {
+        Line::Synced {
+            synced: count(self.workspaces.len()),
+        }
+    }
+
     /// The contents of a rewritten file.
-    fn draft(&self) -> io::Result<Draft> {
-        let mut draft = Draft::after(Chain::START);
-        draft.push(&Line::Format {
-            format: FORMAT.to_owned(),
-            version: VERSION,
-        })?;
+    fn draft(&self) -> io::Result<NewLines> {
+        let mut draft = NewLines::after(End::START);
+        draft.push(&Line::format())?;
         // Deletions first: a workspace that has since taken a deleted name is listed after its mark.
         for deletion in self.deletions.values() {
             draft.push(&Line::deleted(deletion))?;
         }
         for (id, listed) in &self.workspaces {
-            draft.push(&Line::Known {
-                known: id.clone(),
-                partition: listed.partition.0,
-            })?;
+            draft.push(&Line::known(id, listed.partition))?;
         }
-        draft.push(&Line::Synced {
-            synced: crate::store::count(self.workspaces.len()),
-        })?;
-        for (partition, offset) in &self.committed {
-            draft.push(&Line::Committed {
-                committed: partition.0,
-                next_offset: offset.0,
-            })?;
+        draft.push(&self.synced())?;
+        for (partition, offset) in &self.written {
+            draft.push(&Line::committed(*partition, *offset))?;
         }
         Ok(draft)
     }
-}
-
-/// What a sync in progress makes durable.
-#[derive(Debug)]
-pub(super) struct Pending {
-    committed: BTreeMap<PartitionId, Offset>,
-    lines: u64,
 }
 
 #[cfg(test)]
@@ -480,7 +424,7 @@ mod tests {
         let index = Index::open(path.path()).expect("opened");
         let id = WorkspaceId::new("acme").expect("valid");
         index.add(&id, PartitionId(1)).expect("listed");
-        let _written = index.file.lock();
+        let _written = index.end.lock();
         assert!(index.is_listed(&id));
         assert_eq!(index.of_partition(PartitionId(1)), [id]);
         index.commit(&[(PartitionId(1), Offset(7))]);

@@ -4,42 +4,58 @@
 //! rest of this line, so a line that was changed, lost or moved is detected. A file whose last line has no line end was
 //! cut by a crash; that line was never acknowledged.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const HEAD: &str = "{\"crc\":\"";
 const CHECKSUM_DIGITS: usize = 8;
 /// Bytes of a line before its fields: head, checksum, `",`.
 const FIELDS_AT: usize = HEAD.len() + CHECKSUM_DIGITS + 2;
 
-/// Checksum of a line; the first line of a file follows [`Chain::START`].
+/// Checksum of a line; the first line of a file follows 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Chain(u32);
 
 impl Chain {
-    pub(super) const START: Self = Self(0);
-
     fn next(self, fields: &[u8]) -> Self {
         Self(crate::disk::codec::checksum(&self.0.to_le_bytes(), fields))
     }
 }
 
-/// Lines to be written after the line with the checksum `chain`.
-#[derive(Debug)]
-pub(super) struct Draft {
-    pub(super) bytes: Vec<u8>,
-    pub(super) chain: Chain,
+/// The end of a file as of a complete line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct End {
+    pub(super) bytes: u64,
     pub(super) lines: u64,
+    pub(super) chain: Chain,
 }
 
-impl Draft {
-    pub(super) fn after(chain: Chain) -> Self {
+impl End {
+    /// The end of an empty file.
+    pub(super) const START: Self = Self {
+        bytes: 0,
+        lines: 0,
+        chain: Chain(0),
+    };
+}
+
+/// Lines to be written behind the end of a file.
+#[derive(Debug)]
+pub(super) struct NewLines {
+    bytes: Vec<u8>,
+    begin: u64,
+    /// The end of the file with them.
+    pub(super) end: End,
+}
+
+impl NewLines {
+    pub(super) fn after(end: End) -> Self {
         Self {
             bytes: Vec::new(),
-            chain,
-            lines: 0,
+            begin: end.bytes,
+            end,
         }
     }
 
@@ -56,8 +72,8 @@ impl Draft {
             *brace = b',';
         }
         let fields = self.bytes.get(line_at + FIELDS_AT..).unwrap_or_default();
-        self.chain = self.chain.next(fields);
-        let digits = format!("{:08x}", self.chain.0);
+        self.end.chain = self.end.chain.next(fields);
+        let digits = format!("{:08x}", self.end.chain.0);
         let place = self
             .bytes
             .get_mut(line_at + HEAD.len()..)
@@ -66,62 +82,140 @@ impl Draft {
             place.copy_from_slice(digits.as_bytes());
         }
         self.bytes.push(b'\n');
-        self.lines += 1;
+        self.end.bytes = self.begin + crate::store::count(self.bytes.len());
+        self.end.lines += 1;
         Ok(())
+    }
+
+    /// Writes the lines behind those of the file, in one write, and returns the new end. If the write fails, the file
+    /// is cut back. A file that has become shorter stays unchanged and gives [`Damage::Shortened`].
+    pub(super) fn append(&self, path: &Path) -> io::Result<End> {
+        let expected = self.begin;
+        let shortened = |found| Err(Damage::Shortened { found, expected }.into());
+        let is_new = expected == 0;
+        let opened = OpenOptions::new().append(true).create(is_new).open(path);
+        let mut file = match opened {
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_new => return shortened(0),
+            opened => opened?,
+        };
+        let found = file.metadata()?.len();
+        if found < expected {
+            return shortened(found);
+        }
+        // The rest of an earlier torn write.
+        if found > expected {
+            file.set_len(expected)?;
+        }
+        if let Err(error) = file.write_all(&self.bytes) {
+            file.set_len(expected)?;
+            return Err(error);
+        }
+        Ok(self.end)
+    }
+
+    /// Replaces a file atomically by one with these lines alone: after a crash it is the old one or the new one.
+    pub(super) fn replace(&self, path: &Path) -> io::Result<End> {
+        let unfinished = path.with_extension("jsonl.new");
+        let write = || {
+            let mut file = File::create(&unfinished)?;
+            file.write_all(&self.bytes)?;
+            file.sync_all()?;
+            std::fs::rename(&unfinished, path)?;
+            sync(path.parent().unwrap_or(path))?;
+            Ok(self.end)
+        };
+        write().inspect_err(|_| {
+            // An unfinished file only takes space; failing to remove it does no harm.
+            let _ = std::fs::remove_file(&unfinished);
+        })
     }
 }
 
-/// A damaged line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BrokenLine {
-    /// Number of the line, from 1.
-    pub(super) line: u64,
-    pub(super) reason: String,
+/// Damage of a file; an [`io::Error`] carries it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Damage {
+    #[error("{reason}")]
+    Line {
+        /// Number of the line, from 1.
+        line: u64,
+        reason: String,
+    },
+    /// It has lost bytes that were written to it.
+    #[error("it has {found} bytes, and {expected} were written")]
+    Shortened { found: u64, expected: u64 },
+}
+
+impl From<Damage> for io::Error {
+    fn from(damage: Damage) -> Self {
+        Self::new(ErrorKind::InvalidData, damage)
+    }
+}
+
+impl Damage {
+    /// The place and the kind of the damage, where an error reports one.
+    pub(super) fn of(path: &Path, error: &io::Error) -> Option<(String, String)> {
+        let damage = error.get_ref()?.downcast_ref::<Self>()?;
+        let path = path.display();
+        let place = match damage {
+            Self::Line { line, .. } => format!("{path} line {line}"),
+            Self::Shortened { .. } => path.to_string(),
+        };
+        Some((place, damage.to_string()))
+    }
 }
 
 /// Reads the complete lines of a file; a last line without a line end is ignored.
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
-    /// Bytes of the lines that were read.
-    pub(super) read_bytes: u64,
-    /// Number of lines that were read.
-    pub(super) lines: u64,
-    pub(super) chain: Chain,
+    /// The end of the lines that were read.
+    pub(super) end: End,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self {
             rest: bytes,
-            read_bytes: 0,
-            lines: 0,
-            chain: Chain::START,
+            end: End::START,
         }
     }
 
     /// The next line as a JSON object, checksum included.
-    pub(super) fn line(&mut self) -> Result<Option<&'a str>, BrokenLine> {
+    pub(super) fn line(&mut self) -> io::Result<Option<&'a str>> {
         let Some(end) = memchr::memchr(b'\n', self.rest) else {
             return Ok(None);
         };
         let (line, rest) = self.rest.split_at(end);
-        let number = self.lines + 1;
-        let broken = |reason: &str| BrokenLine {
-            line: number,
-            reason: reason.to_owned(),
-        };
-        let chain = checksum_of(line).ok_or_else(|| broken("it does not begin with a checksum"))?;
+        self.end.lines += 1;
+        let chain =
+            checksum_of(line).ok_or_else(|| self.broken(&"it does not begin with a checksum"))?;
         let fields = line.get(FIELDS_AT..).unwrap_or_default();
-        if self.chain.next(fields) != chain {
-            return Err(broken("its checksum does not match"));
+        if self.end.chain.next(fields) != chain {
+            return Err(self.broken(&"its checksum does not match"));
         }
-        let text = std::str::from_utf8(line).map_err(|_| broken("it is not UTF-8"))?;
+        let text = std::str::from_utf8(line).map_err(|_| self.broken(&"it is not UTF-8"))?;
         self.rest = rest.get(1..).unwrap_or_default();
-        self.read_bytes += u64::try_from(end + 1).unwrap_or(u64::MAX);
-        self.lines = number;
-        self.chain = chain;
+        self.end.bytes += crate::store::count(end + 1);
+        self.end.chain = chain;
         Ok(Some(text))
+    }
+
+    /// The next line, parsed.
+    pub(super) fn parse<T: Deserialize<'a>>(&mut self) -> io::Result<Option<T>> {
+        let Some(line) = self.line()? else {
+            return Ok(None);
+        };
+        let parsed = serde_json::from_str(line);
+        parsed.map(Some).map_err(|error| self.broken(&error))
+    }
+
+    /// The error for the line that was read last.
+    pub(super) fn broken(&self, reason: &impl ToString) -> io::Error {
+        Damage::Line {
+            line: self.end.lines,
+            reason: reason.to_string(),
+        }
+        .into()
     }
 }
 
@@ -157,77 +251,6 @@ pub(super) fn last_line(piece: &[u8]) -> Option<(&str, Chain)> {
     matches.then_some((std::str::from_utf8(last).ok()?, chain))
 }
 
-/// A file that has lost bytes that were written to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it has {found} bytes, and {expected} were written")]
-pub(super) struct Shortened {
-    found: u64,
-    expected: u64,
-}
-
-impl From<Shortened> for io::Error {
-    fn from(shortened: Shortened) -> Self {
-        Self::new(ErrorKind::InvalidData, shortened)
-    }
-}
-
-/// Whether an error reports a [`Shortened`] file, so that a retry does not help.
-pub(super) fn is_shortened(error: &io::Error) -> bool {
-    let cause = error.get_ref();
-    cause
-        .and_then(|cause| cause.downcast_ref::<Shortened>())
-        .is_some()
-}
-
-/// Writes bytes after the first `end` bytes of a file, in one write; if the write fails, the file is cut back to `end`.
-/// A file that is shorter than `end` stays unchanged and gives [`Shortened`].
-pub(super) fn append(path: &Path, end: u64, bytes: &[u8]) -> io::Result<()> {
-    let shortened = |found| Shortened {
-        found,
-        expected: end,
-    };
-    let opened = OpenOptions::new().append(true).create(end == 0).open(path);
-    let mut file = match opened {
-        Err(error) if error.kind() == ErrorKind::NotFound && end > 0 => {
-            return Err(shortened(0).into());
-        }
-        opened => opened?,
-    };
-    let found = file.metadata()?.len();
-    if found < end {
-        return Err(shortened(found).into());
-    }
-    // The rest of an earlier torn write.
-    if found > end {
-        file.set_len(end)?;
-    }
-    if let Err(error) = file.write_all(bytes) {
-        file.set_len(end)?;
-        return Err(error);
-    }
-    Ok(())
-}
-
-/// Replaces a file atomically: after a crash it is the old one or the new one.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let draft = draft_of(path);
-    let write = || {
-        let mut file = File::create(&draft)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&draft, path)?;
-        sync(path.parent().unwrap_or(path))
-    };
-    write().inspect_err(|_| {
-        // An incomplete draft only takes space; failing to remove it does no harm.
-        let _ = std::fs::remove_file(&draft);
-    })
-}
-
-fn draft_of(path: &Path) -> PathBuf {
-    path.with_extension("jsonl.new")
-}
-
 /// Syncs a file or a directory.
 pub(super) fn sync(path: &Path) -> io::Result<()> {
     match File::open(path) {
@@ -252,7 +275,7 @@ mod tests {
     use super::*;
 
     fn file(lines: &[u32]) -> Vec<u8> {
-        let mut draft = Draft::after(Chain::START);
+        let mut draft = NewLines::after(End::START);
         for number in lines {
             draft
                 .push(&serde_json::json!({ "number": number, "text": "a\n\"ü" }))
@@ -261,11 +284,10 @@ mod tests {
         draft.bytes
     }
 
-    fn numbers(bytes: &[u8]) -> Result<Vec<u64>, BrokenLine> {
+    fn numbers(bytes: &[u8]) -> io::Result<Vec<u64>> {
         let mut reader = Reader::new(bytes);
         let mut numbers = Vec::new();
-        while let Some(line) = reader.line()? {
-            let line: serde_json::Value = serde_json::from_str(line).expect("a line is JSON");
+        while let Some(line) = reader.parse::<serde_json::Value>()? {
             numbers.push(line["number"].as_u64().expect("a number"));
         }
         Ok(numbers)
@@ -273,7 +295,7 @@ mod tests {
 
     #[test]
     fn lines_are_json_and_read_as_they_were_written() {
-        assert_eq!(numbers(&file(&[1, 2, 3])), Ok(vec![1, 2, 3]));
+        assert_eq!(numbers(&file(&[1, 2, 3])).expect("whole"), [1, 2, 3]);
     }
 
     #[test]
@@ -281,10 +303,8 @@ mod tests {
         let whole = file(&[1, 2, 3]);
         for length in 0..whole.len() {
             let lines = memchr::memchr_iter(b'\n', &whole[..length]).count();
-            assert_eq!(
-                numbers(&whole[..length]).map(|numbers| numbers.len()),
-                Ok(lines)
-            );
+            let numbers = numbers(&whole[..length]).expect("whole lines");
+            assert_eq!(numbers.len(), lines);
         }
     }
 
@@ -296,14 +316,14 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             // The damage may be in the end of the last line: then the file looks cut.
-            let looks_cut = bit / 8 == ends[2] && numbers(&damaged) == Ok(vec![1, 2]);
-            assert!(looks_cut || numbers(&damaged).is_err(), "bit {bit}");
+            let found = numbers(&damaged);
+            let looks_cut = bit / 8 == ends[2] && matches!(&found, Ok(found) if *found == [1, 2]);
+            assert!(looks_cut || found.is_err(), "bit {bit}");
         }
         let without_second = [&whole[..=ends[0]], &whole[ends[1] + 1..]].concat();
-        assert_eq!(
-            numbers(&without_second).expect_err("a line is lost").line,
-            2
-        );
+        let error = numbers(&without_second).expect_err("a line is lost");
+        let damage = Damage::of(Path::new("file"), &error).expect("damage");
+        assert_eq!(damage.0, "file line 2");
     }
 
     #[test]
@@ -313,7 +333,7 @@ mod tests {
         while reader.line().expect("intact").is_some() {}
         let (line, chain) = last_line(&whole).expect("three lines");
         assert!(line.contains("\"number\":3"));
-        assert_eq!(chain, reader.chain);
+        assert_eq!(chain, reader.end.chain);
         assert_eq!(
             last_line(&file(&[1, 2])),
             None,

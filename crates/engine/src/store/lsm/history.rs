@@ -1,74 +1,127 @@
-//! The history of every workspace: its transitions by epoch and number, and their count.
+//! The history of every workspace: its transitions by epoch and number.
 
-use super::{corrupt, layout, read_error, write_error};
-use crate::disk::codec::{Reader, Writer};
+use super::{corrupt, layout, read_error};
 use crate::disk::{DataDir, DiskError};
-use crate::store::epoch_numbering::EpochNumbering;
-use crate::store::{self, HistoryCursor, HistoryRecord, MAX_HISTORY_TRANSITIONS, StoreError};
-use fjall::{Keyspace, KeyspaceCreateOptions, OwnedWriteBatch};
+use crate::store::{
+    HistoryCursor, HistoryRecord, Key, MAX_HISTORY_TRANSITIONS, Mutation, StoreError,
+};
+use fjall::{Keyspace, KeyspaceCreateOptions};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ops::Bound;
 use workspace_status::{Epoch, WorkspaceId};
 
 /// Transitions are removed in groups of at least this many, so that not every append removes one.
-pub(super) const TRANSITIONS_REMOVED: usize = 256;
+pub(super) const MIN_REMOVED: usize = 256;
 
-/// The two keyspaces. For each workspace, only one caller at a time appends, or makes a draft and imports it.
 pub(super) struct History {
     pub(super) transitions: Keyspace,
-    pub(super) counts: Keyspace,
-    /// One for each workspace that had a transition since the store was opened.
-    epoch_numbering: Mutex<HashMap<WorkspaceId, EpochNumbering>>,
+    /// One for each workspace to which a transition was added since the store was opened.
+    tails: Mutex<HashMap<WorkspaceId, Tail>>,
+}
+
+/// How many transitions a workspace has, and the last of them. Mutations of a changelog that is read a second time are
+/// counted twice; then they are counted again before any is removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Tail {
+    count: usize,
+    last: Option<HistoryCursor>,
 }
 
 impl History {
     pub(super) fn open(dir: &DataDir) -> Result<Self, DiskError> {
-        let plain = KeyspaceCreateOptions::default;
         Ok(Self {
-            transitions: dir.keyspace("store-history", plain)?,
-            counts: dir.keyspace("store-history-counts", plain)?,
-            epoch_numbering: Mutex::default(),
+            transitions: dir.keyspace("store-history", KeyspaceCreateOptions::default)?,
+            tails: Mutex::default(),
         })
     }
 
-    /// Forgets the numbering of a workspace that is deleted.
+    /// Forgets what is known of a workspace that is erased.
     pub(super) fn forget(&self, id: &WorkspaceId) {
-        self.epoch_numbering.lock().remove(id);
+        self.tails.lock().remove(id);
     }
 
-    /// The epoch of the last transition of a workspace, if it can be read.
-    pub(super) fn newest_epoch(&self, id: &WorkspaceId) -> Option<Epoch> {
-        let prefix = layout::workspace_prefix(id);
-        let key = self.transitions.prefix(prefix).next_back()?.key().ok()?;
-        let (epoch, _) = layout::history_place(id, &key).ok()?;
-        Some(epoch)
-    }
-
-    pub(super) fn append(
-        &self,
-        dir: &DataDir,
-        records: &[HistoryRecord],
-    ) -> Result<(), StoreError> {
-        let mut by_workspace: BTreeMap<&WorkspaceId, Vec<&HistoryRecord>> = BTreeMap::new();
-        for record in records {
-            by_workspace.entry(&record.id).or_default().push(record);
-        }
-        let mut batch = dir.database().batch();
-        let mut bytes = 0;
-        let mut first = Ok(());
-        for (id, records) in by_workspace {
-            // Everything that can fail happens before the batch is changed.
-            match self.draft(id, &records) {
-                Ok(Some(draft)) => bytes += draft.insert(self, id, &mut batch),
-                Ok(None) => {}
-                Err(error) => first = first.and(Err(error)),
+    /// Follows a mutation that was written.
+    pub(super) fn note(&self, mutation: &Mutation) {
+        let (Mutation::Transition(HistoryRecord {
+            id,
+            epoch,
+            sequence,
+            ..
+        })
+        | Mutation::Removed(Key::Transition {
+            id,
+            epoch,
+            sequence,
+        })
+        | Mutation::Damaged(
+            _,
+            Key::Transition {
+                id,
+                epoch,
+                sequence,
+            },
+        )) = mutation
+        else {
+            return;
+        };
+        if let Some(tail) = self.tails.lock().get_mut(id) {
+            if matches!(mutation, Mutation::Removed(_)) {
+                tail.count = tail.count.saturating_sub(1);
+            } else {
+                tail.count += 1;
+                tail.last = tail.last.max(Some((*epoch, *sequence)));
             }
         }
-        if !batch.is_empty() {
-            dir.write(batch, bytes).map_err(write_error)?;
+    }
+
+    pub(super) fn last(&self, id: &WorkspaceId) -> Result<Option<HistoryCursor>, StoreError> {
+        let known = self.tails.lock().get(id).copied();
+        let tail = known.map_or_else(|| self.count(id), Ok)?;
+        Ok(tail.last)
+    }
+
+    /// The oldest transitions, to be removed for new ones.
+    pub(super) fn surplus(
+        &self,
+        id: &WorkspaceId,
+        added: usize,
+    ) -> Result<Vec<HistoryCursor>, StoreError> {
+        let known = self.tails.lock().get(id).copied();
+        if known.is_some_and(|tail| tail.count + added <= MAX_HISTORY_TRANSITIONS) {
+            return Ok(Vec::new());
         }
-        first
+        let count = self.count(id)?.count + added;
+        if count <= MAX_HISTORY_TRANSITIONS {
+            return Ok(Vec::new());
+        }
+        let surplus = (count - MAX_HISTORY_TRANSITIONS).max(MIN_REMOVED);
+        self.cursors(id).take(surplus).collect()
+    }
+
+    /// Counts the transitions of a workspace.
+    fn count(&self, id: &WorkspaceId) -> Result<Tail, StoreError> {
+        let mut tail = Tail::default();
+        for cursor in self.cursors(id) {
+            tail.last = Some(cursor?);
+            tail.count += 1;
+        }
+        self.tails.lock().insert(id.clone(), tail);
+        Ok(tail)
+    }
+
+    /// Epoch and number of each transition, oldest first.
+    pub(super) fn cursors(
+        &self,
+        id: &WorkspaceId,
+    ) -> impl Iterator<Item = Result<HistoryCursor, StoreError>> {
+        let keys = self.transitions.prefix(layout::workspace_prefix(id));
+        keys.map(move |entry| {
+            let key = entry
+                .key()
+                .map_err(|error| read_error(&place_of(id), &error))?;
+            layout::history_place(id, &key).map_err(|damage| corrupt(place_of(id), damage))
+        })
     }
 
     pub(super) fn read(
@@ -92,133 +145,8 @@ impl History {
         }
         Ok(records)
     }
-
-    pub(super) fn contains(&self, id: &WorkspaceId, key: &[u8]) -> Result<bool, StoreError> {
-        self.transitions
-            .contains_key(key)
-            .map_err(|error| read_error(&place_of(id), &error))
-    }
-
-    /// Number of transitions of a workspace; recounted if the stored count is damaged.
-    pub(super) fn count(&self, id: &WorkspaceId) -> Result<u64, StoreError> {
-        let key = id.as_str();
-        let stored = match self.counts.get(key) {
-            Ok(None) => return Ok(0),
-            Ok(Some(value)) => Reader::open(key.as_bytes(), value.into())
-                .and_then(|mut reader| reader.u64())
-                .map_err(|damage| corrupt(place_of(id), damage)),
-            Err(error) => Err(read_error(&place_of(id), &error)),
-        };
-        let Err(StoreError::Corrupt { reason, .. }) = stored else {
-            return stored;
-        };
-        tracing::warn!(workspace = %id, reason, "the number of transitions is damaged; they are counted");
-        let mut count = 0;
-        for entry in self.transitions.prefix(layout::workspace_prefix(id)) {
-            entry
-                .key()
-                .map_err(|error| read_error(&place_of(id), &error))?;
-            count += 1;
-        }
-        Ok(count)
-    }
-
-    /// Number of the last stored transition of an epoch.
-    fn last_of(&self, id: &WorkspaceId, epoch: Epoch) -> Result<u64, StoreError> {
-        let all = layout::history_key(id, epoch, 0)..=layout::history_key(id, epoch, u64::MAX);
-        let Some(last) = self.transitions.range(all).next_back() else {
-            return Ok(0);
-        };
-        let key = last
-            .key()
-            .map_err(|error| read_error(&place_of(id), &error))?;
-        let (_, number) =
-            layout::history_place(id, &key).map_err(|damage| corrupt(place_of(id), damage))?;
-        Ok(number)
-    }
-
-    /// Which of these transitions are new, and which old ones are removed for them; `None` if all are known. Records
-    /// their epochs, so that the transitions get the same numbers when they are repeated.
-    pub(super) fn draft<'a>(
-        &self,
-        id: &WorkspaceId,
-        records: &[&'a HistoryRecord],
-    ) -> Result<Option<Draft<'a>>, StoreError> {
-        let mut epoch_numbering = self
-            .epoch_numbering
-            .lock()
-            .get(id)
-            .cloned()
-            .unwrap_or_default();
-        let mut added = BTreeMap::new();
-        for record in records {
-            let last_of = |epoch| self.last_of(id, epoch);
-            let number = epoch_numbering.number(record, last_of)?;
-            let key = layout::history_key(id, record.epoch, number);
-            if !self.contains(id, &key)? {
-                added.entry((record.epoch, number)).or_insert(*record);
-            }
-        }
-        self.epoch_numbering
-            .lock()
-            .insert(id.clone(), epoch_numbering);
-        if added.is_empty() {
-            return Ok(None);
-        }
-        let mut count = self.count(id)? + store::count(added.len());
-        let mut dropped = Vec::new();
-        let most = store::count(MAX_HISTORY_TRANSITIONS);
-        if count > most {
-            let excess = usize::try_from(count - most)
-                .unwrap_or(usize::MAX)
-                .max(TRANSITIONS_REMOVED);
-            let oldest = self.transitions.prefix(layout::workspace_prefix(id));
-            for entry in oldest.take(excess) {
-                let key = entry.key();
-                dropped.push(key.map_err(|error| read_error(&place_of(id), &error))?);
-            }
-            count -= store::count(dropped.len());
-        }
-        Ok(Some(Draft {
-            added,
-            dropped,
-            count,
-        }))
-    }
 }
 
-/// Transitions of one workspace, to be added to a batch.
-pub(super) struct Draft<'a> {
-    /// By epoch and number.
-    pub(super) added: BTreeMap<(Epoch, u64), &'a HistoryRecord>,
-    /// Keys of the transitions that are removed for them.
-    pub(super) dropped: Vec<fjall::Slice>,
-    /// Number of transitions afterwards.
-    count: u64,
-}
-
-impl Draft<'_> {
-    /// Adds them to a batch and returns their size in bytes.
-    fn insert(self, history: &History, id: &WorkspaceId, batch: &mut OwnedWriteBatch) -> usize {
-        let mut bytes = 0;
-        for ((epoch, number), record) in self.added {
-            let key = layout::history_key(id, epoch, number);
-            let value = layout::encode_history(&key, record);
-            bytes += key.len() + value.len();
-            batch.insert(&history.transitions, key, value);
-        }
-        for key in self.dropped {
-            bytes += key.len();
-            batch.remove(&history.transitions, key);
-        }
-        let key = id.as_str();
-        let count = Writer::default().u64(self.count).seal(key.as_bytes());
-        bytes += key.len() + count.len();
-        batch.insert(&history.counts, key, count);
-        bytes
-    }
-}
-
-pub(super) fn place_of(id: &WorkspaceId) -> String {
+fn place_of(id: &WorkspaceId) -> String {
     format!("the history of workspace {id}")
 }

@@ -6,9 +6,8 @@
 //! | `store-workspaces` | workspace | everything of [`StoredWorkspace`], and whether it is being erased |
 //! | the same | workspace `\0` | the mark of a [`Deletion`] |
 //! | `store-history` | workspace `\0` epoch sequence, big endian | a transition |
-//! | `store-history-counts` | workspace | number of its transitions |
-//! | `store-committed` | partition, big endian | offset |
-//! | the same | partition, big endian, `@` | position up to which a [cache](super::CachePlace) is complete |
+//! //! | `store-committed` | partition, big endian | offset |
+//! | the same | partition, big endian, `@` | position up to which a [copy](super::CachePlace) is complete |
 //!
 //! A kind may contain `\0`, written as `\0 0xff`. UTF-8 has no byte `0xff`, so keys keep the order of the texts, and
 //! the end of the kind is never ambiguous.
@@ -21,10 +20,7 @@ use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
 
-/// The longest key that the database accepts; it would cut longer ones and report nothing.
-pub(super) const MAX_KEY_BYTES: usize = u16::MAX as usize;
-
-/// The damage of a cached value that was damaged in its source: reading the source again does not help.
+/// The damage of a copied value that was damaged in its source: reading the source again does not help.
 pub(in crate::store) const DAMAGED_AT_SOURCE: &str = "it was damaged where it was copied from";
 
 /// Stored in place of such a value: it has no valid checksum.
@@ -131,13 +127,6 @@ pub(super) fn decode_entry(
     })
 }
 
-/// A workspace as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct About {
-    pub(super) workspace: StoredWorkspace,
-    pub(super) condition: Condition,
-}
-
 /// Whether the stored data of a workspace matches its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Condition {
@@ -149,6 +138,14 @@ pub(super) enum Condition {
 }
 
 impl Condition {
+    /// Whether the workspace counts as stored.
+    pub(super) fn is_there(self) -> bool {
+        match self {
+            Self::Whole | Self::Resetting => true,
+            Self::Deleting => false,
+        }
+    }
+
     fn code(self) -> u8 {
         match self {
             Self::Whole => 0,
@@ -167,52 +164,46 @@ impl Condition {
     }
 }
 
-impl About {
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let workspace = &self.workspace;
-        Writer::with_capacity(64 + workspace.owner.len())
-            .u8(self.condition.code())
-            .u32(workspace.partition.0)
-            .u64(workspace.epoch.get())
-            .u64(workspace.next_offset.0)
-            .u64(workspace.events_applied)
-            .u64(workspace.entries)
-            .u8(u8::from(workspace.unloaded))
-            .optional_u64(workspace.last_load_ms)
-            .block(workspace.owner.as_bytes())
-            .u64(workspace.first_offset.0)
-            .seal(workspace.id.as_str().as_bytes())
-    }
+pub(super) fn encode_workspace(workspace: &StoredWorkspace, condition: Condition) -> Vec<u8> {
+    Writer::with_capacity(64 + workspace.owner.len())
+        .u8(condition.code())
+        .u32(workspace.partition.0)
+        .u64(workspace.epoch.get())
+        .u64(workspace.next_offset.0)
+        .u64(workspace.events_applied)
+        .u64(workspace.entries)
+        .u8(u8::from(workspace.unloaded))
+        .optional_u64(workspace.last_load_ms)
+        .block(workspace.owner.as_bytes())
+        .u64(workspace.first_offset.0)
+        .seal(workspace.id.as_str().as_bytes())
+}
 
-    pub(super) fn decode(key: &[u8], sealed: Bytes) -> Result<Self, Damage> {
-        let mut reader = open(key, sealed)?;
-        let id = std::str::from_utf8(key)
-            .ok()
-            .and_then(|id| WorkspaceId::new(id).ok());
-        let id = id.ok_or("its id is not valid")?;
-        let condition = Condition::of(reader.u8()?)?;
-        let mut workspace = StoredWorkspace {
-            id,
-            partition: PartitionId(reader.u32()?),
-            epoch: Epoch::new(reader.u64()?),
-            next_offset: Offset(reader.u64()?),
-            events_applied: reader.u64()?,
-            entries: reader.u64()?,
-            unloaded: reader.u8()? != 0,
-            last_load_ms: reader.optional_u64()?,
-            owner: reader.text()?,
-            first_offset: Offset::ZERO,
-        };
-        // The first engines wrote no more fields and deleted nothing: their workspaces begin at offset 0.
-        let rest = reader.rest();
-        if let Some(first_offset) = rest.first_chunk() {
-            workspace.first_offset = Offset(u64::from_le_bytes(*first_offset));
-        }
-        Ok(Self {
-            workspace,
-            condition,
-        })
-    }
+pub(super) fn decode_workspace(
+    key: &[u8],
+    sealed: Bytes,
+) -> Result<(Condition, StoredWorkspace), Damage> {
+    let mut reader = open(key, sealed)?;
+    let id = id_of(key).ok_or("its id is not valid")?;
+    let condition = Condition::of(reader.u8()?)?;
+    let workspace = StoredWorkspace {
+        id,
+        partition: PartitionId(reader.u32()?),
+        epoch: Epoch::new(reader.u64()?),
+        next_offset: Offset(reader.u64()?),
+        events_applied: reader.u64()?,
+        entries: reader.u64()?,
+        unloaded: reader.u8()? != 0,
+        last_load_ms: reader.optional_u64()?,
+        owner: reader.text()?,
+        first_offset: Offset(reader.u64()?),
+    };
+    Ok((condition, workspace))
+}
+
+/// The workspace of a key that is an id.
+pub(super) fn id_of(key: &[u8]) -> Option<WorkspaceId> {
+    WorkspaceId::new(std::str::from_utf8(key).ok()?).ok()
 }
 
 /// The key of a deletion's mark; no workspace id contains its last byte.

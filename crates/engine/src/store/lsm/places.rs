@@ -2,7 +2,8 @@
 //!
 //! It is read once, when the store is opened, and takes as much memory as the ids of all workspaces.
 
-use crate::store::Deletion;
+use super::layout::Condition;
+use crate::store::{Deletion, Key, Mutation, StoredWorkspace};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use workspace_lifecycle::PartitionId;
 use workspace_status::WorkspaceId;
@@ -12,23 +13,70 @@ pub(super) struct Places {
     partitions: HashMap<WorkspaceId, PartitionId>,
     workspaces: HashMap<PartitionId, BTreeSet<WorkspaceId>>,
     deletions: BTreeMap<WorkspaceId, Deletion>,
+    /// Workspaces whose erasure is not finished: it is under way, or has failed.
+    interrupted: BTreeSet<WorkspaceId>,
 }
 
 impl Places {
+    /// Follows a mutation that was written.
+    pub(super) fn note(&mut self, mutation: &Mutation) {
+        match mutation {
+            Mutation::Workspace(workspace) => self.put(&workspace.id, workspace.partition),
+            Mutation::Damaged(partition, Key::Workspace(id)) => self.put(id, *partition),
+            Mutation::Removed(Key::Workspace(id)) => self.remove(id),
+            Mutation::Deletion(mark) => self.note_mark(mark.clone()),
+            Mutation::Removed(Key::Deletion(id)) | Mutation::Damaged(_, Key::Deletion(id)) => {
+                self.remove_mark(id);
+            }
+            Mutation::Entry(..)
+            | Mutation::Transition(_)
+            | Mutation::Removed(Key::Entry { .. } | Key::Transition { .. })
+            | Mutation::Damaged(_, Key::Entry { .. } | Key::Transition { .. }) => {}
+        }
+    }
+
+    /// Follows the record of a workspace as it is stored.
+    pub(super) fn read(&mut self, condition: Condition, workspace: &StoredWorkspace) {
+        if condition != Condition::Whole {
+            self.interrupted.insert(workspace.id.clone());
+        }
+        if condition.is_there() {
+            self.put(&workspace.id, workspace.partition);
+        } else {
+            self.remove(&workspace.id);
+        }
+    }
+
+    /// The workspaces of these mutations whose erasure must be finished first.
+    pub(super) fn interrupted_among(&self, mutations: &[Mutation]) -> BTreeSet<WorkspaceId> {
+        if self.interrupted.is_empty() {
+            return BTreeSet::new();
+        }
+        let ids = mutations.iter().map(Mutation::workspace);
+        ids.filter(|id| self.interrupted.contains(*id))
+            .cloned()
+            .collect()
+    }
+
+    pub(super) fn finished(&mut self, id: &WorkspaceId) {
+        self.interrupted.remove(id);
+    }
+
     /// Records the partition of a workspace, and removes it from the previous one.
     pub(super) fn put(&mut self, id: &WorkspaceId, partition: PartitionId) {
-        match self.partitions.insert(id.clone(), partition) {
-            Some(before) if before == partition => return,
-            Some(before) => self.leave(id, before),
-            None => {}
+        if self.partitions.get(id) == Some(&partition) {
+            return;
         }
+        self.remove(id);
+        self.partitions.insert(id.clone(), partition);
         let of_partition = self.workspaces.entry(partition).or_default();
         of_partition.insert(id.clone());
     }
 
     pub(super) fn remove(&mut self, id: &WorkspaceId) {
-        if let Some(partition) = self.partitions.remove(id) {
-            self.leave(id, partition);
+        let before = self.partitions.remove(id);
+        if let Some(before) = before.and_then(|before| self.workspaces.get_mut(&before)) {
+            before.remove(id);
         }
     }
 
@@ -44,30 +92,24 @@ impl Places {
     }
 
     /// Records a deletion. The place of the workspace stays: it may belong to a later one of the same name.
-    pub(super) fn note_deletion(&mut self, deletion: Deletion) {
-        self.deletions.insert(deletion.id.clone(), deletion);
+    pub(super) fn note_mark(&mut self, mark: Deletion) {
+        self.deletions.insert(mark.id.clone(), mark);
     }
 
-    pub(super) fn remove_deletion(&mut self, id: &WorkspaceId) {
+    pub(super) fn remove_mark(&mut self, id: &WorkspaceId) {
         self.deletions.remove(id);
     }
 
-    pub(super) fn deletion(&self, id: &WorkspaceId) -> Option<Deletion> {
+    pub(super) fn mark(&self, id: &WorkspaceId) -> Option<Deletion> {
         self.deletions.get(id).cloned()
     }
 
     /// The deletions of a partition, ordered by id.
-    pub(super) fn deletions_of(&self, partition: PartitionId) -> Vec<Deletion> {
-        let deletions = self.deletions.values();
-        deletions
-            .filter(|deletion| deletion.partition == partition)
+    pub(super) fn marks_of(&self, partition: PartitionId) -> Vec<Deletion> {
+        let marks = self.deletions.values();
+        marks
+            .filter(|mark| mark.partition == partition)
             .cloned()
             .collect()
-    }
-
-    fn leave(&mut self, id: &WorkspaceId, partition: PartitionId) {
-        if let Some(of_partition) = self.workspaces.get_mut(&partition) {
-            of_partition.remove(id);
-        }
     }
 }

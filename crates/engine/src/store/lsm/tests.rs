@@ -4,7 +4,8 @@ use super::*;
 use crate::disk::DataDirSpec;
 use crate::routing::partition_of;
 use crate::store::conformance::{claim_of, counted, erase_of, id, load, save_of, set, transition};
-use crate::store::{self, MAX_HISTORY_TRANSITIONS};
+use crate::store::{MAX_HISTORY_TRANSITIONS, SaveRefused, Store};
+use workspace_status::Epoch;
 
 #[test]
 fn the_lsm_store_does_what_every_store_must() {
@@ -136,11 +137,7 @@ fn a_deletion_that_was_cut_short_is_finished_when_the_store_is_opened() {
         .workspaces
         .insert(
             "acme",
-            About {
-                workspace,
-                condition: Condition::Deleting,
-            }
-            .encode(),
+            layout::encode_workspace(&workspace, Condition::Deleting),
         )
         .expect("written");
     store
@@ -182,7 +179,7 @@ fn history_keeps_the_newest_transitions() {
         .expect("readable");
     assert!(
         all.len() <= MAX_HISTORY_TRANSITIONS
-            && all.len() > MAX_HISTORY_TRANSITIONS - history::TRANSITIONS_REMOVED
+            && all.len() > MAX_HISTORY_TRANSITIONS - history::MIN_REMOVED
     );
     assert_eq!(all.last().map(|record| record.sequence), Some(most + 2_000));
 }
@@ -192,7 +189,7 @@ fn an_entry_whose_name_is_too_long_is_refused_alone() {
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
     filled(&store);
-    let long = "x".repeat(MAX_KEY_BYTES);
+    let long = "x".repeat(usize::from(u16::MAX));
     let saves = vec![
         save_of("acme", 1, 11, vec![set("kind", &long, "1", 10)]),
         counted(
@@ -242,26 +239,6 @@ fn a_damaged_history_harms_no_other() {
 }
 
 #[test]
-fn transitions_are_counted_anew_where_their_number_is_damaged() {
-    let path = tempfile::tempdir().expect("a directory");
-    let store = open(path.path());
-    let append = |sequences: [u64; 2]| {
-        let records = sequences.map(|sequence| transition("acme", 1, sequence));
-        store.append_history(records.to_vec()).expect("kept");
-    };
-    append([1, 2]);
-    store
-        .history
-        .counts
-        .insert("acme", "damaged")
-        .expect("written");
-    append([3, 4]);
-    let sealed = store.history.counts.get("acme").expect("readable");
-    let expected = Writer::default().u64(4).seal(b"acme");
-    assert_eq!(sealed.as_deref(), Some(expected.as_slice()));
-}
-
-#[test]
 fn transitions_of_an_epoch_that_is_used_again_are_kept_behind_those_of_before() {
     let path = tempfile::tempdir().expect("a directory");
     let at = |epoch, sequence, at_ms| HistoryRecord {
@@ -301,7 +278,7 @@ fn transitions_of_an_epoch_that_is_used_again_are_kept_behind_those_of_before() 
 }
 
 #[test]
-fn a_history_counts_a_transition_once_however_often_it_is_appended() {
+fn a_history_keeps_a_transition_once_however_often_it_is_appended() {
     let path = tempfile::tempdir().expect("a directory");
     let at = |epoch, sequences: std::ops::RangeInclusive<u64>| -> Vec<HistoryRecord> {
         sequences
@@ -309,11 +286,10 @@ fn a_history_counts_a_transition_once_however_often_it_is_appended() {
             .collect()
     };
     let store = open(path.path());
-    let append = |store: &LsmStore, records: Vec<HistoryRecord>, expected: u64| {
+    let append = |store: &LsmStore, records: Vec<HistoryRecord>, expected: usize| {
         store.append_history(records).expect("kept");
         let history = store.history(&id("acme"), None, 100).expect("readable");
-        let count = store.history.count(&id("acme")).expect("readable");
-        assert_eq!((count, store::count(history.len())), (expected, expected));
+        assert_eq!(history.len(), expected);
     };
     append(&store, at(1, 1..=3), 3);
     append(&store, at(1, 1..=5), 5);
@@ -330,13 +306,13 @@ fn a_history_counts_a_transition_once_however_often_it_is_appended() {
 }
 
 #[test]
-fn what_others_wrote_to_a_history_is_kept_and_counted() {
+fn what_others_wrote_to_a_history_is_kept() {
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
     let append = |records| store.append_history(records).expect("kept");
     append(vec![transition("acme", 1, 1)]);
     let others: Vec<_> = (2..=4)
-        .map(|sequence| CacheChange::Transition(transition("acme", 1, sequence)))
+        .map(|sequence| Mutation::Transition(transition("acme", 1, sequence)))
         .collect();
     let place = CachePlace {
         source: "elsewhere".to_owned(),
@@ -353,7 +329,6 @@ fn what_others_wrote_to_a_history_is_kept_and_counted() {
     let history = store.history(&id("acme"), None, 10).expect("readable");
     let sequences: Vec<u64> = history.iter().map(|record| record.sequence).collect();
     assert_eq!(sequences, [1, 2, 3, 4, 5]);
-    assert_eq!(store.history.count(&id("acme")).expect("readable"), 5);
 }
 
 #[test]
@@ -361,15 +336,9 @@ fn a_deletion_that_cannot_be_finished_does_not_keep_the_others_from_opening() {
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
     filled(&store);
-    let about = store.about(&id("acme")).expect("readable").expect("there");
-    let deleting = About {
-        condition: Condition::Deleting,
-        ..about
-    };
-    store
-        .workspaces
-        .insert("acme", deleting.encode())
-        .expect("written");
+    let workspace = store.workspace(&id("acme")).expect("readable");
+    let deleting = layout::encode_workspace(&workspace.expect("there"), Condition::Deleting);
+    store.workspaces.insert("acme", deleting).expect("written");
     store
         .entries
         .rotate_memtable_and_wait()
@@ -398,14 +367,9 @@ fn a_reset_that_was_cut_short_is_finished_when_the_store_is_opened() {
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
     filled(&store);
-    let resetting = About {
-        workspace: fence::emptied(erase_of("acme", 5, 3), None, None),
-        condition: Condition::Resetting,
-    };
-    store
-        .workspaces
-        .insert("acme", resetting.encode())
-        .expect("written");
+    let reset = crate::store::plan::reset(&store, erase_of("acme", 5, 3)).expect("planned");
+    let resetting = layout::encode_workspace(&reset, Condition::Resetting);
+    store.workspaces.insert("acme", resetting).expect("written");
     store
         .entries
         .remove(layout::entry_key(&id("acme"), "kind", "7"))
@@ -413,7 +377,7 @@ fn a_reset_that_was_cut_short_is_finished_when_the_store_is_opened() {
     drop(store);
     let store = open(path.path());
     let (about, entries) = load(&store, "acme").expect("loaded");
-    assert_eq!((about, entries), (resetting.workspace, Vec::new()));
+    assert_eq!((about, entries), (reset, Vec::new()));
     assert_eq!(load(&store, "other").expect("loaded").1.len(), 10);
 }
 

@@ -5,7 +5,7 @@ use crate::changelog::ownership::{LogLoss, LossKind};
 use workspace_engine_core::routing::Partitioner;
 use workspace_engine_core::store::conformance::{entry, id, transition};
 
-fn changes() -> Vec<CacheChange> {
+fn changes() -> Vec<Mutation> {
     let workspace = StoredWorkspace {
         id: id("acme"),
         partition: PartitionId(3),
@@ -18,29 +18,29 @@ fn changes() -> Vec<CacheChange> {
         last_load_ms: Some(14),
         unloaded: true,
     };
-    let key = CacheKey::Entry {
+    let key = Key::Entry {
         id: id("acme"),
         kind: "k\0".into(),
         entity: "".into(),
     };
     vec![
-        CacheChange::Workspace(workspace.clone()),
-        CacheChange::Workspace(StoredWorkspace {
+        Mutation::Workspace(workspace.clone()),
+        Mutation::Workspace(StoredWorkspace {
             last_load_ms: None,
             unloaded: false,
             ..workspace
         }),
-        CacheChange::Entry(id("acme"), entry("a/b", "ü\0", "{\"a\":1}", 5)),
-        CacheChange::Transition(transition("acme", 2, 3)),
-        CacheChange::Gone(key),
-        CacheChange::Gone(CacheKey::Workspace(id(&"L".repeat(255)))),
-        CacheChange::Deleted(Deletion {
+        Mutation::Entry(id("acme"), entry("a/b", "ü\0", "{\"a\":1}", 5)),
+        Mutation::Transition(transition("acme", 2, 3)),
+        Mutation::Removed(key),
+        Mutation::Removed(Key::Workspace(id(&"L".repeat(255)))),
+        Mutation::Deletion(Deletion {
             id: id("acme"),
             partition: PartitionId(3),
             epoch: Epoch::new(8),
             next_offset: Offset(15),
         }),
-        CacheChange::Gone(CacheKey::Deletion(id("acme"))),
+        Mutation::Removed(Key::Deletion(id("acme"))),
     ]
 }
 
@@ -87,21 +87,17 @@ fn a_record_that_was_cut_or_is_newer_is_damage_of_its_workspace() {
         };
         let fixed = match &change {
             // Its data has any length.
-            CacheChange::Entry(..) => 9,
-            CacheChange::Workspace(_)
-            | CacheChange::Deleted(_)
-            | CacheChange::Transition(_)
-            | CacheChange::Gone(_)
-            | CacheChange::Damaged(_) => value.len(),
+            Mutation::Entry(..) => 9,
+            Mutation::Workspace(_)
+            | Mutation::Deletion(_)
+            | Mutation::Transition(_)
+            | Mutation::Removed(_)
+            | Mutation::Damaged(..) => value.len(),
         };
         for length in 0..fixed {
-            // The first engines wrote no offset after the owner.
-            if matches!(change, CacheChange::Workspace(_)) && length == fixed - 8 {
-                continue;
-            }
             let decoded_record = decode(PartitionId(3), &key, Some(&value[..length]));
             assert!(
-                matches!(&decoded_record, DecodedRecord::Changed(CacheChange::Damaged(key)) if key.workspace() == change.workspace()),
+                matches!(&decoded_record, DecodedRecord::Changed(Mutation::Damaged(_, key)) if key.workspace() == change.workspace()),
                 "cut at {length}: {decoded_record:?}"
             );
         }
@@ -110,7 +106,7 @@ fn a_record_that_was_cut_or_is_newer_is_damage_of_its_workspace() {
         let decoded_record = decode(PartitionId(3), &key, Some(&newer));
         assert!(matches!(
             decoded_record,
-            DecodedRecord::Changed(CacheChange::Damaged(_))
+            DecodedRecord::Changed(Mutation::Damaged(..))
         ));
     }
 }

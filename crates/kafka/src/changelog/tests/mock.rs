@@ -354,7 +354,7 @@ fn a_cache_of_something_else_or_of_long_ago_is_forgotten() {
         let cached = cache(dir.path());
         let at = cached.cached_place(PartitionId(1)).expect("readable");
         // An entry that is not in the changelog shows whether the cache is discarded.
-        let foreign = workspace_engine_core::store::CacheChange::Entry(
+        let foreign = workspace_engine_core::store::Mutation::Entry(
             id("acme"),
             conformance::entry("kind", "foreign", "1", 1),
         );

@@ -251,7 +251,7 @@ fn killed_within_a_transaction(place: &Place, name: &str, timeout_ms: &str) {
     producer.init_transactions(LONG).expect("let in");
     producer.begin_transaction().expect("begun");
     let topic = place.config.changelog_topic();
-    let change = workspace_engine_core::store::CacheChange::Entry(
+    let change = workspace_engine_core::store::Mutation::Entry(
         id("acme"),
         conformance::entry("kind", "torn", "1", 99),
     );
