@@ -24,6 +24,7 @@ mod takeover;
 
 mod draft;
 mod failure;
+mod guards;
 mod producer;
 mod writer;
 
@@ -50,7 +51,7 @@ use crate::group::Group;
 use crate::local_copy::LocalCopy;
 use crate::seen::SeenRecords;
 use counts::Counters;
-use draft::{Done, Job, Work, save_bytes};
+use draft::{Job, Reply, save_bytes};
 pub(crate) use lineage::topic_of;
 use opening_partition::OpeningPartition;
 pub(crate) use ownership::producer_of;
@@ -222,19 +223,21 @@ impl ChangelogStore {
         self.shared.counters.read()
     }
 
-    /// Sends work to the writer.
-    fn send(&self, work: Work) -> Result<Receiver<Result<Done, StoreError>>, StoreError> {
+    /// Sends a request to the writer, and returns the channel of its answer.
+    fn send<T>(
+        &self,
+        job: impl FnOnce(Reply<T>) -> Job,
+    ) -> Result<Receiver<Result<T, StoreError>>, StoreError> {
         let (reply, answer) = crossbeam_channel::bounded(1);
-        let job = Job { work, reply };
-        match self.jobs.as_ref().map(|jobs| jobs.send(job)) {
+        match self.jobs.as_ref().map(|jobs| jobs.send(job(reply))) {
             Some(Ok(())) => Ok(answer),
             Some(Err(_)) | None => Err(ended()),
         }
     }
 
-    /// Sends work to the writer and waits for its answer.
-    fn ask(&self, work: Work) -> Result<Done, StoreError> {
-        self.send(work)?.recv().map_err(|_| ended())?
+    /// Sends a request to the writer and waits for its answer.
+    fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
+        self.send(job)?.recv().map_err(|_| ended())?
     }
 
     /// Fails where the partition of a workspace is not open.
@@ -343,10 +346,7 @@ impl Store for ChangelogStore {
     }
 
     fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
-        match self.ask(Work::Claim(claim))? {
-            Done::Workspace(workspace) => Ok(workspace),
-            Done::Nothing | Done::Saved(_) | Done::Deleted(_) => Err(ended()),
-        }
+        self.ask(|reply| Job::Claim(claim, reply))
     }
 
     fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
@@ -377,17 +377,11 @@ impl Store for ChangelogStore {
     }
 
     fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
-        match self.ask(Work::Reset(erase))? {
-            Done::Workspace(workspace) => Ok(workspace),
-            Done::Nothing | Done::Saved(_) | Done::Deleted(_) => Err(ended()),
-        }
+        self.ask(|reply| Job::Reset(erase, reply))
     }
 
     fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
-        match self.ask(Work::Delete(erase))? {
-            Done::Deleted(deletion) => Ok(deletion),
-            Done::Nothing | Done::Workspace(_) | Done::Saved(_) => Err(ended()),
-        }
+        self.ask(|reply| Job::Delete(erase, reply))
     }
 
     fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
@@ -396,11 +390,11 @@ impl Store for ChangelogStore {
     }
 
     fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
-        self.ask(Work::Purge(id.clone())).map(|_| ())
+        self.ask(|reply| Job::Purge(id.clone(), reply))
     }
 
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
-        self.ask(Work::History(records)).map(|_| ())
+        self.ask(|reply| Job::History(records, reply))
     }
 
     fn history(
@@ -447,10 +441,11 @@ impl ChangelogStore {
         if saves.is_empty() && committed.is_empty() {
             return Ok(Vec::new());
         }
-        match self.ask(Work::Save { saves, committed })? {
-            Done::Saved(refused) => Ok(refused),
-            Done::Nothing | Done::Workspace(_) | Done::Deleted(_) => Err(ended()),
-        }
+        self.ask(|reply| Job::Save {
+            saves,
+            committed,
+            reply,
+        })
     }
 }
 

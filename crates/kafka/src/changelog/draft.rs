@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use workspace_engine_core::store::{
@@ -16,51 +15,39 @@ use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
 
 use super::Shared;
-use super::ownership::{LogLoss, LossKind, OwnershipRecord, loss_of};
+use super::guards::{begun_by_no_other, from_what_is_there, of_this_assignment, of_this_log};
+use super::ownership::{OwnershipRecord, loss_of};
 use super::partitions::{Owned, Standing};
 use super::producer::Record;
 use super::record::{self, MAX_RECORD_BYTES};
 
-/// Timeout of the query where the events begin.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
+/// The channel for the result of a request.
+pub(super) type Reply<T> = Sender<Result<T, StoreError>>;
 
 /// A request to the writer.
 #[derive(Debug)]
-pub(super) enum Work {
+pub(super) enum Job {
     Assign {
         partition: PartitionId,
         record: Arc<OwnershipRecord>,
         /// The copy that the partition was read into.
         cache: Arc<LsmStore>,
+        reply: Reply<()>,
     },
-    Claim(Claim),
+    Claim(Claim, Reply<StoredWorkspace>),
     Save {
         saves: Vec<Save>,
         committed: Vec<(PartitionId, Offset)>,
+        reply: Reply<Vec<SaveRefused>>,
     },
-    History(Vec<HistoryRecord>),
-    Reset(Erase),
-    Delete(Erase),
-    Purge(WorkspaceId),
+    History(Vec<HistoryRecord>, Reply<()>),
+    Reset(Erase, Reply<StoredWorkspace>),
+    Delete(Erase, Reply<Deletion>),
+    Purge(WorkspaceId, Reply<()>),
 }
 
-/// The result of a request.
-#[derive(Debug)]
-pub(super) enum Done {
-    Nothing,
-    Workspace(StoredWorkspace),
-    Saved(Vec<SaveRefused>),
-    Deleted(Deletion),
-}
-
-pub(super) type Reply = Sender<Result<Done, StoreError>>;
-
-/// A request, and the channel for its result.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) work: Work,
-    pub(super) reply: Reply,
-}
+/// Answers a request: with its own result if the transaction was committed, otherwise with the transaction's error.
+pub(super) type Answer = Box<dyn FnOnce(Result<(), StoreError>)>;
 
 /// The part of one partition in a transaction.
 pub(super) struct Part {
@@ -77,8 +64,8 @@ pub(super) struct Draft {
     pub(super) records: Vec<Record>,
     pub(super) bytes: usize,
     pub(super) parts: BTreeMap<PartitionId, Part>,
-    /// Sent when the transaction has ended; where it was not committed, each answer is its error.
-    pub(super) answers: Vec<(Reply, Result<Done, StoreError>)>,
+    /// Called when the transaction has ended.
+    pub(super) answers: Vec<Answer>,
     saved: HashSet<WorkspaceId>,
     reported: HashSet<WorkspaceId>,
 }
@@ -86,39 +73,45 @@ pub(super) struct Draft {
 impl Draft {
     /// Adds a job, or returns it for the next transaction.
     pub(super) fn take(&mut self, shared: &Shared, job: Job) -> Result<(), Job> {
-        if self.conflicts(&job.work) {
+        if self.conflicts(&job) {
             return Err(job);
         }
-        let Job { work, reply } = job;
-        let planned = match work {
-            Work::Assign {
+        let answer = match job {
+            Job::Assign {
                 partition,
                 record,
                 cache,
-            } => self.assign(shared, partition, record, &cache),
-            Work::Claim(claim) => self.claim(shared, claim),
-            Work::Save { saves, committed } => self.save(shared, &saves, &committed),
-            Work::History(records) => self.history(shared, records),
-            Work::Reset(erase) => self.reset(shared, erase),
-            Work::Delete(erase) => self.delete(shared, erase),
-            Work::Purge(id) => self.purge(shared, id),
+                reply,
+            } => {
+                let planned = self.assign(shared, partition, record, &cache);
+                answer(shared, reply, planned)
+            }
+            Job::Claim(claim, reply) => answer(shared, reply, self.claim(shared, claim)),
+            Job::Save {
+                saves,
+                committed,
+                reply,
+            } => answer(shared, reply, self.save(shared, &saves, &committed)),
+            Job::History(records, reply) => answer(shared, reply, self.history(shared, records)),
+            Job::Reset(erase, reply) => answer(shared, reply, self.reset(shared, erase)),
+            Job::Delete(erase, reply) => answer(shared, reply, self.delete(shared, erase)),
+            Job::Purge(id, reply) => answer(shared, reply, self.purge(shared, id)),
         };
-        let planned = planned.map_err(|error| shared.seen(error));
-        self.answers.push((reply, planned));
+        self.answers.push(answer);
         Ok(())
     }
 
-    fn conflicts(&self, work: &Work) -> bool {
-        match work {
-            Work::Assign { .. } => false,
-            Work::Claim(claim) => self.saved.contains(&claim.id),
-            Work::Save { saves, .. } => saves.iter().any(|save| self.saved.contains(&save.id)),
-            Work::History(records) => records
+    fn conflicts(&self, job: &Job) -> bool {
+        match job {
+            Job::Assign { .. } => false,
+            Job::Claim(claim, _) => self.saved.contains(&claim.id),
+            Job::Save { saves, .. } => saves.iter().any(|save| self.saved.contains(&save.id)),
+            Job::History(records, _) => records
                 .iter()
                 .any(|record| self.reported.contains(&record.id)),
-            Work::Reset(Erase { id, .. }) | Work::Delete(Erase { id, .. }) | Work::Purge(id) => {
-                self.saved.contains(id) || self.reported.contains(id)
-            }
+            Job::Reset(Erase { id, .. }, _)
+            | Job::Delete(Erase { id, .. }, _)
+            | Job::Purge(id, _) => self.saved.contains(id) || self.reported.contains(id),
         }
     }
 
@@ -128,7 +121,7 @@ impl Draft {
         partition: PartitionId,
         record: Arc<OwnershipRecord>,
         cache: &Arc<LsmStore>,
-    ) -> Result<Done, StoreError> {
+    ) -> Result<(), StoreError> {
         if !Arc::ptr_eq(cache, &shared.cache()) {
             return Err(StoreError::Unavailable(format!(
                 "the copy that partition {partition} was read into is damaged; it is read again"
@@ -155,10 +148,10 @@ impl Draft {
         }
         // The last record of the partition, so that its offset is known.
         self.write(partition, record::OWNERSHIP_KEY.to_vec(), Some(value));
-        Ok(Done::Nothing)
+        Ok(())
     }
 
-    fn claim(&mut self, shared: &Shared, claim: Claim) -> Result<Done, StoreError> {
+    fn claim(&mut self, shared: &Shared, claim: Claim) -> Result<StoredWorkspace, StoreError> {
         let partition = claim.partition;
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &claim.id, claim.epoch)?;
@@ -167,7 +160,7 @@ impl Draft {
         self.saved.insert(workspace.id.clone());
         let mutation = Mutation::Workspace(workspace.clone());
         self.add(shared, partition, vec![mutation])?;
-        Ok(Done::Workspace(workspace))
+        Ok(workspace)
     }
 
     fn save(
@@ -175,7 +168,7 @@ impl Draft {
         shared: &Shared,
         saves: &[Save],
         committed: &[(PartitionId, Offset)],
-    ) -> Result<Done, StoreError> {
+    ) -> Result<Vec<SaveRefused>, StoreError> {
         // While one of its partitions is re-read, the whole job fails and the caller repeats it unchanged. A workspace
         // that is refused alone would be removed from memory and loaded again.
         let homes = saves.iter().map(|save| shared.partition_of(&save.id));
@@ -204,7 +197,7 @@ impl Draft {
                 part.committed = *offset;
             }
         }
-        Ok(Done::Saved(refused))
+        Ok(refused)
     }
 
     fn save_one(
@@ -228,16 +221,10 @@ impl Draft {
         self.add(shared, partition, mutations)
     }
 
-    fn history(
-        &mut self,
-        shared: &Shared,
-        records: Vec<HistoryRecord>,
-    ) -> Result<Done, StoreError> {
-        let mut first = Ok(Done::Nothing);
+    fn history(&mut self, shared: &Shared, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
+        let mut first = Ok(());
         for (id, records) in by_workspace(records) {
-            if let Err(error) = self.report(shared, id, records) {
-                first = first.and(Err(error));
-            }
+            first = first.and(self.report(shared, id, records));
         }
         first
     }
@@ -260,30 +247,29 @@ impl Draft {
         self.add(shared, partition, mutations)
     }
 
-    fn reset(&mut self, shared: &Shared, erase: Erase) -> Result<Done, StoreError> {
+    fn reset(&mut self, shared: &Shared, erase: Erase) -> Result<StoredWorkspace, StoreError> {
         let partition = erase.partition;
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &erase.id, erase.epoch)?;
         let erase = from_what_is_there(shared, &owned, erase)?;
         let workspace = plan::reset(&*shared.cache(), erase)?;
         self.erase(shared, partition, Erasure::Reset(workspace.clone()))?;
-        Ok(Done::Workspace(workspace))
+        Ok(workspace)
     }
 
-    fn delete(&mut self, shared: &Shared, erase: Erase) -> Result<Done, StoreError> {
+    fn delete(&mut self, shared: &Shared, erase: Erase) -> Result<Deletion, StoreError> {
         let partition = erase.partition;
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &erase.id, erase.epoch)?;
         let deletion = plan::delete(&*shared.cache(), erase)?;
         self.erase(shared, partition, Erasure::Delete(deletion.clone()))?;
-        Ok(Done::Deleted(deletion))
+        Ok(deletion)
     }
 
-    fn purge(&mut self, shared: &Shared, id: WorkspaceId) -> Result<Done, StoreError> {
+    fn purge(&mut self, shared: &Shared, id: WorkspaceId) -> Result<(), StoreError> {
         let partition = shared.partition_of(&id);
         shared.partitions.open(partition)?;
-        self.erase(shared, partition, Erasure::Purge(id))?;
-        Ok(Done::Nothing)
+        self.erase(shared, partition, Erasure::Purge(id))
     }
 
     fn erase(
@@ -368,88 +354,11 @@ impl Part {
     }
 }
 
-/// Refuses a load of an earlier assignment, also where no later load has claimed its workspace.
-fn of_this_assignment(owned: &Owned, id: &WorkspaceId, epoch: Epoch) -> Result<(), StoreError> {
-    if epoch >= owned.first_epoch {
-        return Ok(());
-    }
-    Err(StoreError::Fenced {
-        id: id.clone(),
-        attempted: epoch,
-        stored: Epoch::new(owned.first_epoch.get().saturating_sub(1)),
-    })
-}
-
-/// Refuses a late transition of a load that was never claimed, where another owner has used its epoch since.
-fn begun_by_no_other(shared: &Shared, record: &HistoryRecord) -> Result<(), StoreError> {
-    let is_others = |epoch, owner: &str| epoch == record.epoch && owner != record.owner;
-    let claim = shared.cache().workspace(&record.id)?;
-    let before = (record.epoch, 0);
-    let reported = shared.cache().history(&record.id, Some(before), 1)?;
-    if claim.is_none_or(|claim| !is_others(claim.epoch, &claim.owner))
-        && reported
-            .first()
-            .is_none_or(|reported| !is_others(reported.epoch, &reported.owner))
-    {
-        return Ok(());
-    }
-    Err(StoreError::Fenced {
-        id: record.id.clone(),
-        attempted: record.epoch,
-        stored: record.epoch,
-    })
-}
-
-/// Refuses a workspace that was saved from what the log has lost: no later offset continues its saved state.
-fn of_this_log(shared: &Shared, owned: &Owned, id: &WorkspaceId) -> Result<(), StoreError> {
-    let Some((saved, loss)) = loss_of_saved(shared, owned, id)? else {
-        return Ok(());
-    };
-    let log = format!("topic {}", shared.topic);
-    Err(match loss.kind {
-        LossKind::Recreated => StoreError::OtherLog {
-            id: id.clone(),
-            log,
-        },
-        LossKind::End => StoreError::LostEnd {
-            id: id.clone(),
-            log,
-            next_offset: saved.next_offset,
-            from: Offset(loss.from),
-        },
-    })
-}
-
-/// The saved state of a workspace and the loss of the log that it cannot be continued over, if there is one.
-fn loss_of_saved(
-    shared: &Shared,
-    owned: &Owned,
-    id: &WorkspaceId,
-) -> Result<Option<(StoredWorkspace, LogLoss)>, StoreError> {
-    let losses = owned.record.as_ref().map(|record| record.losses.as_slice());
-    let losses = losses.unwrap_or_default();
-    if losses.is_empty() {
-        return Ok(None);
-    }
-    Ok(shared.cache().workspace(id)?.and_then(|saved| {
-        let loss = loss_of(losses, saved.epoch, saved.next_offset).copied();
-        loss.map(|loss| (saved, loss))
-    }))
-}
-
-/// A reset begins at the first event of a workspace. Where the log has lost what was saved, the workspace's current
-/// events may begin at a lower offset, so the reset begins no later than the loss or the low offset of the log.
-fn from_what_is_there(shared: &Shared, owned: &Owned, erase: Erase) -> Result<Erase, StoreError> {
-    let Some((_, loss)) = loss_of_saved(shared, owned, &erase.id)? else {
-        return Ok(erase);
-    };
-    let (low, _) = shared
-        .readers
-        .ends_of_events(&shared.topic, erase.partition, QUERY_TIMEOUT)?;
-    let next_offset = erase.next_offset.min(Offset(loss.from.max(low)));
-    Ok(Erase {
-        next_offset,
-        ..erase
+fn answer<T: 'static>(shared: &Shared, reply: Reply<T>, planned: Result<T, StoreError>) -> Answer {
+    let planned = planned.map_err(|error| shared.seen(error));
+    Box::new(move |outcome| {
+        // The caller may have stopped waiting.
+        let _ = reply.send(outcome.and(planned));
     })
 }
 

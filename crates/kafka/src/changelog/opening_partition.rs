@@ -9,7 +9,7 @@ use workspace_engine_core::store::{Opening, StoreError};
 use workspace_lifecycle::PartitionId;
 use workspace_status::Epoch;
 
-use super::draft::{Done, Work};
+use super::draft::Job;
 use super::ownership::{LogLoss, OwnershipRecord};
 use super::partitions::{Standing, not_open};
 use super::plan::{Facts, GroupOffset, Notice, Plan, plan};
@@ -26,7 +26,7 @@ pub(super) enum OpeningPartition {
     /// The ownership record of this process is being written.
     Assigning {
         end: u64,
-        answer: Receiver<Result<Done, StoreError>>,
+        answer: Receiver<Result<(), StoreError>>,
     },
 }
 
@@ -54,7 +54,7 @@ impl OpeningPartition {
             return Ok(None);
         };
         match answer.recv_timeout(WRITER_TIMEOUT) {
-            Ok(answer) => answer.map(|_| None),
+            Ok(answer) => answer.map(|()| None),
             Err(RecvTimeoutError::Timeout) => {
                 let opening = Opening::Reading { position: end, end };
                 Ok(Some((Self::Assigning { end, answer }, opening)))
@@ -176,11 +176,11 @@ fn assign(
         // The partition was released meanwhile.
         return Err(not_open(partition));
     }
-    let cache = taken.cache;
-    let answer = store.send(Work::Assign {
+    let answer = store.send(|reply| Job::Assign {
         partition,
         record,
-        cache,
+        cache: taken.cache,
+        reply,
     })?;
     Ok(OpeningPartition::Assigning { end, answer })
 }

@@ -138,13 +138,8 @@ impl Writer {
             self.write(&mut draft, member)
         };
         self.shared.partitions.unpin_all();
-        for (reply, answer) in draft.answers {
-            let answer = match &outcome {
-                Ok(()) => answer,
-                Err(error) => Err(error.clone()),
-            };
-            // The caller may have stopped waiting.
-            let _ = reply.send(answer);
+        for answer in draft.answers {
+            answer(outcome.clone());
         }
     }
 

@@ -579,20 +579,21 @@ fn what_waits_while_its_partition_is_let_go_of_is_refused_and_not_written() {
             save_of("other", 1, 9, one_change(8)),
         ];
         let committed = [(PartitionId(1), Offset(9)), (PartitionId(2), Offset(9))];
-        let work = Work::Save {
+        let job = |reply| Job::Save {
             saves: saves.to_vec(),
             committed: committed.to_vec(),
+            reply,
         };
-        let waiting = store.send(work).expect("sent");
+        let waiting = store.send(job).expect("sent");
         store.release(&[PartitionId(1)]);
         under_way.join().expect("no panic").expect("claimed");
         match waiting.recv().expect("answered") {
-            Ok(Done::Saved(refused)) => {
+            Ok(refused) => {
                 assert_eq!(refused.len(), 1);
                 assert_eq!(refused[0].id, id("acme"));
                 assert!(matches!(refused[0].error, StoreError::Unavailable(_)));
             }
-            other => panic!("{other:?}"),
+            Err(error) => panic!("{error:?}"),
         }
     });
     // The claim of "third" and the save of "other" (2 records); none of the released partition.
@@ -797,11 +798,12 @@ fn the_end_does_not_wait_for_a_broker_that_takes_its_time() {
     cluster
         .broker_round_trip_time(1, Duration::from_mins(2))
         .expect("slow now");
-    let work = Work::Save {
+    let job = |reply| Job::Save {
         saves: vec![save_of("acme", 1, 9, one_change(8))],
         committed: Vec::new(),
+        reply,
     };
-    store.send(work).expect("sent");
+    store.send(job).expect("sent");
     let until = Instant::now() + LONG;
     while !store.shared.partitions.is_pinned(PartitionId(1)) {
         assert!(Instant::now() < until);
