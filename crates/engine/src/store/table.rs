@@ -51,7 +51,7 @@ pub struct CommitRefused {
     pub error: StoreError,
 }
 
-/// Where workspaces are stored. Readers wait for no writer.
+/// Where workspaces are stored. Readers wait for no writer of another workspace.
 pub trait Table: Send + Sync + 'static {
     /// Whether it outlives the process.
     const IS_DURABLE: bool;

@@ -414,43 +414,6 @@ fn a_damaged_history_harms_no_other() {
 }
 
 #[test]
-fn transitions_of_an_epoch_that_is_used_again_are_kept_behind_those_of_before() {
-    let path = tempfile::tempdir().expect("a directory");
-    let open = |path: &Path| FileStore::open(path).expect("opened");
-    let at = |epoch, sequence, at_ms| HistoryRecord {
-        at_ms,
-        ..transition("acme", epoch, sequence)
-    };
-    let store = open(path.path());
-    let before = vec![at(1, 1, 10), at(1, 2, 11), at(2, 1, 12)];
-    store.append_history(before.clone()).expect("kept");
-    store.append_history(before).expect("kept once");
-    drop(store);
-    // A power failure lost the claims of both epochs.
-    let store = open(path.path());
-    for _ in 0..2 {
-        store.append_history(vec![at(1, 1, 20)]).expect("kept once");
-    }
-    let after = vec![at(2, 1, 21), at(2, 2, 22), at(3, 1, 23)];
-    store.append_history(after).expect("kept");
-    let history = store.history(&id("acme"), None, 10).expect("readable");
-    let expected = [
-        at(1, 1, 10),
-        at(1, 2, 11),
-        at(1, 3, 20),
-        at(2, 1, 12),
-        at(2, 2, 21),
-        at(2, 3, 22),
-        at(3, 1, 23),
-    ];
-    let told = |record: &HistoryRecord| (record.epoch.get(), record.sequence, record.at_ms);
-    assert!(
-        history.iter().map(told).eq(expected.iter().map(told)),
-        "{history:?}"
-    );
-}
-
-#[test]
 fn a_workspace_that_an_older_index_does_not_list_is_set_aside_by_its_next_claim() {
     let path = tempfile::tempdir().expect("a directory");
     let index = path.path().join("index.jsonl");

@@ -4,14 +4,13 @@
 
 use super::layout::Condition;
 use crate::store::{Deletion, Key, Mutation, StoredWorkspace};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use workspace_lifecycle::PartitionId;
 use workspace_status::WorkspaceId;
 
 #[derive(Debug, Default)]
 pub(super) struct Places {
-    partitions: HashMap<WorkspaceId, PartitionId>,
-    workspaces: HashMap<PartitionId, BTreeSet<WorkspaceId>>,
+    partitions: BTreeMap<WorkspaceId, PartitionId>,
     deletions: BTreeMap<WorkspaceId, Deletion>,
     /// Workspaces whose erasure is not finished: it is under way, or has failed.
     interrupted: BTreeSet<WorkspaceId>,
@@ -62,22 +61,17 @@ impl Places {
         self.interrupted.remove(id);
     }
 
-    /// Records the partition of a workspace, and removes it from the previous one.
+    /// Records the partition of a workspace.
     pub(super) fn put(&mut self, id: &WorkspaceId, partition: PartitionId) {
-        if self.partitions.get(id) == Some(&partition) {
-            return;
+        // Most workspaces are known: their ids are not cloned.
+        match self.partitions.get_mut(id) {
+            Some(known) => *known = partition,
+            None => drop(self.partitions.insert(id.clone(), partition)),
         }
-        self.remove(id);
-        self.partitions.insert(id.clone(), partition);
-        let of_partition = self.workspaces.entry(partition).or_default();
-        of_partition.insert(id.clone());
     }
 
     pub(super) fn remove(&mut self, id: &WorkspaceId) {
-        let before = self.partitions.remove(id);
-        if let Some(before) = before.and_then(|before| self.workspaces.get_mut(&before)) {
-            before.remove(id);
-        }
+        self.partitions.remove(id);
     }
 
     /// The partition of a workspace.
@@ -87,8 +81,9 @@ impl Places {
 
     /// The workspaces of a partition, ordered by id.
     pub(super) fn of(&self, partition: PartitionId) -> Vec<WorkspaceId> {
-        let of_partition = self.workspaces.get(&partition);
-        of_partition.into_iter().flatten().cloned().collect()
+        let all = self.partitions.iter();
+        let of_partition = all.filter(|(_, of)| **of == partition);
+        of_partition.map(|(id, _)| id.clone()).collect()
     }
 
     /// Records a deletion. The place of the workspace stays: it may belong to a later one of the same name.

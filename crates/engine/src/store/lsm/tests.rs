@@ -161,30 +161,6 @@ fn a_deletion_that_was_cut_short_is_finished_when_the_store_is_opened() {
 }
 
 #[test]
-fn history_keeps_the_newest_transitions() {
-    let path = tempfile::tempdir().expect("a directory");
-    let store = open(path.path());
-    let most = u64::try_from(MAX_HISTORY_TRANSITIONS).expect("small");
-    for first in (1..=most + 2_000).step_by(1000) {
-        store
-            .append_history(
-                (first..first + 1000)
-                    .map(|number| transition("acme", 1, number))
-                    .collect(),
-            )
-            .expect("kept");
-    }
-    let all = store
-        .history(&id("acme"), None, usize::MAX)
-        .expect("readable");
-    assert!(
-        all.len() <= MAX_HISTORY_TRANSITIONS
-            && all.len() > MAX_HISTORY_TRANSITIONS - history::MIN_REMOVED
-    );
-    assert_eq!(all.last().map(|record| record.sequence), Some(most + 2_000));
-}
-
-#[test]
 fn an_entry_whose_name_is_too_long_is_refused_alone() {
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
@@ -236,45 +212,6 @@ fn a_damaged_history_harms_no_other() {
     );
     let kept = store.history(&id("ber"), None, 10).expect("readable");
     assert_eq!(kept, [transition("ber", 1, 1)]);
-}
-
-#[test]
-fn transitions_of_an_epoch_that_is_used_again_are_kept_behind_those_of_before() {
-    let path = tempfile::tempdir().expect("a directory");
-    let at = |epoch, sequence, at_ms| HistoryRecord {
-        at_ms,
-        ..transition("acme", epoch, sequence)
-    };
-    let store = open(path.path());
-    let before = vec![at(1, 1, 10), at(1, 2, 11), at(2, 1, 12)];
-    store.append_history(before.clone()).expect("kept");
-    store.append_history(before).expect("kept once");
-    drop(store);
-    // A power failure lost the claims of both epochs.
-    let store = open(path.path());
-    for _ in 0..2 {
-        store.append_history(vec![at(1, 1, 20)]).expect("kept once");
-    }
-    let after = vec![at(2, 1, 21), at(2, 2, 22), at(3, 1, 23)];
-    store.append_history(after).expect("kept");
-    let history = store.history(&id("acme"), None, 10).expect("readable");
-    let expected = [
-        at(1, 1, 10),
-        at(1, 2, 11),
-        at(1, 3, 20),
-        at(2, 1, 12),
-        at(2, 2, 21),
-        at(2, 3, 22),
-        at(3, 1, 23),
-    ];
-    let identity = |record: &HistoryRecord| (record.epoch.get(), record.sequence, record.at_ms);
-    assert!(
-        history
-            .iter()
-            .map(identity)
-            .eq(expected.iter().map(identity)),
-        "{history:?}"
-    );
 }
 
 #[test]

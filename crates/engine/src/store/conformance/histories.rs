@@ -1,0 +1,76 @@
+//! The durable history.
+
+use super::{id, transition};
+use crate::store::{HistoryRecord, MAX_HISTORY_TRANSITIONS, Store};
+use workspace_status::Epoch;
+
+pub(super) fn history_is_kept_once_in_order_and_in_pages(store: &dyn Store) {
+    let all: Vec<_> = [(1, 1), (1, 2), (1, 10), (2, 1), (2, 2)]
+        .map(|(epoch, sequence)| transition("acme", epoch, sequence))
+        .into();
+    store.append_history(all[..3].to_vec()).expect("kept");
+    store.append_history(all.clone()).expect("kept");
+    store
+        .append_history(vec![transition("other", 9, 9), transition("other", 9, 9)])
+        .expect("kept");
+    let page = |after, limit| store.history(&id("acme"), after, limit).expect("readable");
+    assert_eq!(page(None, 100), all);
+    assert_eq!(page(None, 2), all[..2]);
+    assert_eq!(page(Some((Epoch::new(1), 2)), 2), all[2..4]);
+    assert_eq!(page(Some((Epoch::new(2), 2)), 2), []);
+    assert_eq!(
+        store
+            .history(&id("other"), None, 10)
+            .expect("readable")
+            .len(),
+        1
+    );
+}
+
+/// A claim is not synced, so after a crash of the machine an epoch may be used a second time.
+pub(super) fn a_number_that_is_taken_is_given_to_no_other_transition(store: &dyn Store) {
+    let at = |epoch, sequence, at_ms| HistoryRecord {
+        at_ms,
+        ..transition("acme", epoch, sequence)
+    };
+    let append = |records: &[HistoryRecord]| {
+        for _ in 0..2 {
+            store.append_history(records.to_vec()).expect("kept once");
+        }
+    };
+    append(&[at(1, 1, 10), at(1, 2, 11), at(2, 1, 12)]);
+    append(&[at(1, 1, 20)]);
+    append(&[at(2, 1, 21), at(2, 2, 22), at(3, 1, 23)]);
+    let history = store.history(&id("acme"), None, 10).expect("readable");
+    let expected = [
+        at(1, 1, 10),
+        at(1, 2, 11),
+        at(1, 3, 20),
+        at(2, 1, 12),
+        at(2, 2, 21),
+        at(2, 3, 22),
+        at(3, 1, 23),
+    ];
+    let key = |record: &HistoryRecord| (record.epoch, record.sequence, record.at_ms);
+    assert!(history.iter().map(key).eq(expected.iter().map(key)));
+}
+
+pub(super) fn the_newest_transitions_are_kept(store: &dyn Store) {
+    let most = MAX_HISTORY_TRANSITIONS;
+    let last = u64::try_from(most).expect("small") + 2_000;
+    let all: Vec<_> = (1..=last)
+        .map(|sequence| transition("acme", 1, sequence))
+        .collect();
+    for part in all.chunks(1_000) {
+        store.append_history(part.to_vec()).expect("kept");
+    }
+    let kept = store
+        .history(&id("acme"), None, usize::MAX)
+        .expect("readable");
+    assert!(
+        kept.len() <= most && kept.len() > most - 256,
+        "{}",
+        kept.len()
+    );
+    assert!(all.ends_with(&kept));
+}
