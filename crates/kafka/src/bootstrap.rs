@@ -7,7 +7,7 @@
 //! changes nothing for a client that still has them.
 
 use std::ffi::CString;
-use std::sync::{Arc, Once, Weak};
+use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -30,41 +30,42 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two checks which clients are due.
 const TICK: Duration = Duration::from_millis(250);
 
-/// A client that can be registered.
-pub(crate) trait Checked: Send + Sync + 'static {
-    /// Whether a broker answers.
-    fn has_broker(&self, topic: &str, timeout: Duration) -> bool;
+/// A type of clients that can be registered.
+pub(crate) trait HasClient: Send + Sync + 'static {
+    type Context: ClientContext;
 
-    /// Adds the bootstrap brokers that are missing.
-    fn add_brokers(&self, brokers: &CString);
+    fn client(&self) -> &Client<Self::Context>;
 }
 
-impl<C: ConsumerContext + 'static> Checked for BaseConsumer<C> {
-    fn has_broker(&self, topic: &str, timeout: Duration) -> bool {
-        broker_answers(self.client(), topic, timeout)
-    }
+impl<C: ConsumerContext + 'static> HasClient for BaseConsumer<C> {
+    type Context = C;
 
-    fn add_brokers(&self, brokers: &CString) {
-        add(self.client(), brokers);
+    fn client(&self) -> &Client<C> {
+        Consumer::client(self)
     }
 }
 
-impl<C: ProducerContext + 'static> Checked for ThreadedProducer<C> {
-    fn has_broker(&self, topic: &str, timeout: Duration) -> bool {
-        broker_answers(self.client(), topic, timeout)
-    }
+impl<C: ProducerContext + 'static> HasClient for ThreadedProducer<C> {
+    type Context = C;
 
-    fn add_brokers(&self, brokers: &CString) {
-        add(self.client(), brokers);
+    fn client(&self) -> &Client<C> {
+        Producer::client(self)
     }
 }
 
 struct Registered {
-    client: Weak<dyn Checked>,
-    brokers: CString,
-    topic: String,
+    /// Checks the client, and adds the bootstrap brokers if no broker answers it.
+    check: Box<dyn Fn() -> Checked + Send>,
     check_at: Instant,
     pause: Duration,
+}
+
+/// The result of a check.
+enum Checked {
+    /// The client was dropped.
+    Dropped,
+    HasBroker,
+    HasNone,
 }
 
 static REGISTERED: Mutex<Vec<Registered>> = Mutex::new(Vec::new());
@@ -72,15 +73,25 @@ static THREAD: Once = Once::new();
 
 /// Registers a client for as long as it lives. `brokers` is a list of `host:port`, separated by commas; `topic` is one
 /// that the client uses.
-pub(crate) fn register<T: Checked>(client: &Arc<T>, brokers: &str, topic: &str) {
+pub(crate) fn register<T: HasClient>(client: &Arc<T>, brokers: &str, topic: &str) {
     let Ok(brokers) = CString::new(brokers) else {
         return;
     };
-    let weak = Arc::downgrade(client);
+    let (client, topic) = (Arc::downgrade(client), topic.to_owned());
+    let check = move || {
+        let Some(client) = client.upgrade() else {
+            return Checked::Dropped;
+        };
+        let client = client.client();
+        if broker_answers(client, &topic, CHECK_TIMEOUT) {
+            return Checked::HasBroker;
+        }
+        // SAFETY: the client and the list live during the call, which copies the list; it may be called from any thread.
+        unsafe { rd::rd_kafka_brokers_add(client.native_ptr(), brokers.as_ptr()) };
+        Checked::HasNone
+    };
     REGISTERED.lock().push(Registered {
-        client: weak,
-        brokers,
-        topic: topic.to_owned(),
+        check: Box::new(check),
         check_at: Instant::now() + CHECK_PAUSE,
         pause: RETRY_PAUSE,
     });
@@ -103,25 +114,23 @@ pub(crate) fn register<T: Checked>(client: &Arc<T>, brokers: &str, topic: &str) 
 fn check_due() {
     let now = Instant::now();
     let mut registered = REGISTERED.lock();
-    registered.retain(|one| one.client.strong_count() > 0);
     let (due, later) = std::mem::take(&mut *registered)
         .into_iter()
         .partition::<Vec<_>, _>(|one| one.check_at <= now);
     *registered = later;
     drop(registered);
     for mut one in due {
-        let Some(client) = one.client.upgrade() else {
-            continue;
-        };
-        if client.has_broker(&one.topic, CHECK_TIMEOUT) {
-            one.pause = RETRY_PAUSE;
-            one.check_at = Instant::now() + CHECK_PAUSE;
-        } else {
-            client.add_brokers(&one.brokers);
-            one.check_at = Instant::now() + one.pause;
-            one.pause = (one.pause * 2).min(CHECK_PAUSE);
+        match (one.check)() {
+            Checked::Dropped => continue,
+            Checked::HasBroker => {
+                one.pause = RETRY_PAUSE;
+                one.check_at = Instant::now() + CHECK_PAUSE;
+            }
+            Checked::HasNone => {
+                one.check_at = Instant::now() + one.pause;
+                one.pause = (one.pause * 2).min(CHECK_PAUSE);
+            }
         }
-        drop(client);
         REGISTERED.lock().push(one);
     }
 }
@@ -147,11 +156,6 @@ fn broker_answers<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Du
     )
 }
 
-fn add<C: ClientContext>(client: &Client<C>, brokers: &CString) {
-    // SAFETY: the client and the list live during the call, which copies the list; it may be called from any thread.
-    unsafe { rd::rd_kafka_brokers_add(client.native_ptr(), brokers.as_ptr()) };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,10 +176,11 @@ mod tests {
             .create_with_context(Plain)
             .unwrap();
         let client = Arc::new(client);
-        assert!(!client.has_broker("topic", Duration::from_millis(300)));
+        let has_broker = |timeout| broker_answers(Consumer::client(&*client), "topic", timeout);
+        assert!(!has_broker(Duration::from_millis(300)));
         register(&client, &cluster.bootstrap_servers(), "topic");
         let patience = Instant::now() + Duration::from_mins(1);
-        while !client.has_broker("topic", Duration::from_secs(1)) {
+        while !has_broker(Duration::from_secs(1)) {
             assert!(Instant::now() < patience, "no broker");
         }
     }
