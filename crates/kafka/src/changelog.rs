@@ -266,7 +266,7 @@ impl Ownership for ChangelogStore {
                         end: 0,
                     });
                 }
-                OpeningPartition::Reading(Box::new(Takeover::new(partition)))
+                OpeningPartition::Reading(Box::new(Takeover::new(&self.shared, partition)))
             }
         };
         match opening_partition.step(self, partition)? {

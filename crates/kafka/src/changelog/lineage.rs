@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use workspace_engine_core::store::CachePlace;
 
-use super::now_ms;
 use super::reader::Ends;
 
 /// A cache that was complete longer ago may lack removals whose tombstones compaction has removed since: brokers keep
@@ -24,28 +23,45 @@ pub(super) enum Fate {
     Continue,
     /// The changelog holds all of it: it is discarded.
     Forget,
-    /// It may hold what the changelog does not: it is kept under another name, for this reason.
-    SetAside(&'static str),
+    /// It may hold what the changelog does not: it is kept under another name.
+    SetAside(Unusable),
+}
+
+/// Why a copy is not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unusable {
+    #[error("it is of another changelog than the group's offset")]
+    OtherThanGroup,
+    #[error("it is of another changelog")]
+    OtherChangelog,
+    #[error("it may be of another changelog")]
+    PerhapsOtherChangelog,
+    #[error("the changelog ends before it does")]
+    ChangelogEndsBefore,
 }
 
 /// Decides what is done with the copy of a partition. `committed` is the lineage that the group's offset was committed
 /// with.
-pub(super) fn fate(place: &CachePlace, topic: &str, ends: Ends, committed: Option<u64>) -> Fate {
+pub(super) fn fate(
+    place: &CachePlace,
+    topic: &str,
+    ends: Ends,
+    committed: Option<u64>,
+    now_ms: u64,
+) -> Fate {
     let is_within = (ends.low..=ends.high).contains(&place.position);
-    let age = Duration::from_millis(now_ms().saturating_sub(place.at_ms));
+    let age = Duration::from_millis(now_ms.saturating_sub(place.at_ms));
     let is_beyond = place.position > ends.high;
     match lineage_of(place, topic) {
         Some(lineage) if committed.is_some_and(|committed| committed != lineage) => {
-            Fate::SetAside("it is of another changelog than the group's offset")
+            Fate::SetAside(Unusable::OtherThanGroup)
         }
-        Some(_) if is_beyond => Fate::SetAside("the changelog ends before it does"),
+        Some(_) if is_beyond => Fate::SetAside(Unusable::ChangelogEndsBefore),
         Some(_) if is_within && age <= MAX_CACHE_AGE => Fate::Continue,
         Some(_) if committed.is_some() => Fate::Forget,
-        Some(_) => Fate::SetAside(
-            "it cannot be told whether the changelog is the one that it is a copy of",
-        ),
-        None if place.source != source(topic, None) => Fate::SetAside("it is of another changelog"),
-        None if is_beyond => Fate::SetAside("the changelog ends before it does"),
+        Some(_) => Fate::SetAside(Unusable::PerhapsOtherChangelog),
+        None if place.source != source(topic, None) => Fate::SetAside(Unusable::OtherChangelog),
+        None if is_beyond => Fate::SetAside(Unusable::ChangelogEndsBefore),
         None if is_within && age <= MAX_UNFINISHED_AGE => Fate::Continue,
         None => Fate::Forget,
     }
@@ -78,60 +94,79 @@ mod tests {
 
     #[test]
     fn a_copy_is_forgotten_only_where_the_changelog_holds_all_of_it() {
-        let hours = |hours| Duration::from_hours(hours);
-        let fate_name = |fate| match fate {
-            Fate::Continue => "continue",
-            Fate::Forget => "forget",
-            Fate::SetAside(_) => "set aside",
+        use Unusable::{
+            ChangelogEndsBefore, OtherChangelog, OtherThanGroup, PerhapsOtherChangelog,
         };
-        // Lineage, position, age, and the lineage of the group's offset; the changelog has 10 to 50.
-        for (lineage, position, age, committed, expected) in [
-            (Some(7), 50, 0, Some(7), "continue"),
-            (Some(7), 10, 11, Some(7), "continue"),
-            (Some(7), 50, 0, None, "continue"),
-            (Some(7), 50, 13, Some(7), "forget"),
-            (Some(7), 9, 0, Some(7), "forget"),
-            (Some(7), 50, 13, None, "set aside"),
-            (Some(7), 9, 0, None, "set aside"),
-            (Some(7), 51, 0, Some(7), "set aside"),
-            (Some(7), 51, 0, None, "set aside"),
-            (Some(7), 50, 0, Some(8), "set aside"),
-            (Some(7), 50, 13, Some(8), "set aside"),
-            (None, 50, 0, Some(7), "continue"),
-            (None, 50, 2, Some(7), "forget"),
-            (None, 9, 0, None, "forget"),
-            (None, 51, 0, None, "set aside"),
+        let of = |lineage| source(TOPIC, lineage);
+        // Source, position, age in hours, and the lineage of the group's offset; the changelog has 10 to 50.
+        for (source, position, age, committed, expected) in [
+            (of(Some(7)), 50, 0, Some(7), Fate::Continue),
+            (of(Some(7)), 10, 11, Some(7), Fate::Continue),
+            (of(Some(7)), 50, 0, None, Fate::Continue),
+            (of(Some(7)), 50, 13, Some(7), Fate::Forget),
+            (of(Some(7)), 9, 0, Some(7), Fate::Forget),
+            (
+                of(Some(7)),
+                50,
+                13,
+                None,
+                Fate::SetAside(PerhapsOtherChangelog),
+            ),
+            (
+                of(Some(7)),
+                9,
+                0,
+                None,
+                Fate::SetAside(PerhapsOtherChangelog),
+            ),
+            (
+                of(Some(7)),
+                51,
+                0,
+                Some(7),
+                Fate::SetAside(ChangelogEndsBefore),
+            ),
+            (
+                of(Some(7)),
+                51,
+                0,
+                None,
+                Fate::SetAside(ChangelogEndsBefore),
+            ),
+            (of(Some(7)), 50, 0, Some(8), Fate::SetAside(OtherThanGroup)),
+            (of(Some(7)), 50, 13, Some(8), Fate::SetAside(OtherThanGroup)),
+            (of(None), 50, 0, Some(7), Fate::Continue),
+            (of(None), 50, 2, Some(7), Fate::Forget),
+            (of(None), 9, 0, None, Fate::Forget),
+            (of(None), 51, 0, None, Fate::SetAside(ChangelogEndsBefore)),
+            (
+                "another#7".to_owned(),
+                20,
+                0,
+                None,
+                Fate::SetAside(OtherChangelog),
+            ),
+            (String::new(), 20, 0, None, Fate::SetAside(OtherChangelog)),
         ] {
+            let what = format!("{source} {position} {age} h {committed:?}");
             let place = CachePlace {
-                source: source(TOPIC, lineage),
+                source,
                 position,
                 last_assignment_offset: 0,
                 highest_epoch: Epoch::new(1),
-                at_ms: now_ms() - u64::try_from(hours(age).as_millis()).unwrap_or_default(),
+                at_ms: 0,
             };
             let ends = Ends {
                 low: 10,
                 stable: 50,
                 high: 50,
             };
-            let found = fate_name(fate(&place, TOPIC, ends, committed));
+            let now_ms = age * 3_600_000;
             assert_eq!(
-                found, expected,
-                "{lineage:?} {position} {age} h {committed:?}"
+                fate(&place, TOPIC, ends, committed, now_ms),
+                expected,
+                "{what}"
             );
         }
-        let place = CachePlace {
-            source: source("another", Some(7)),
-            position: 20,
-            last_assignment_offset: 0,
-            highest_epoch: Epoch::new(1),
-            at_ms: now_ms(),
-        };
-        let ends = Ends {
-            low: 0,
-            stable: 50,
-            high: 50,
-        };
-        assert_eq!(fate_name(fate(&place, TOPIC, ends, None)), "set aside");
     }
 }

@@ -28,7 +28,6 @@ pub(super) struct SettingAside {
     unfinished: PathBuf,
     finished: PathBuf,
     waiting: VecDeque<StoredWorkspace>,
-    workspaces: usize,
 }
 
 impl SettingAside {
@@ -67,7 +66,6 @@ impl SettingAside {
             store,
             unfinished,
             finished: directory.join(name),
-            workspaces: waiting.len(),
             waiting,
         }))
     }
@@ -98,14 +96,9 @@ impl SettingAside {
         Ok(Some(&self.finished))
     }
 
-    /// How many workspaces are set aside in all.
+    /// How many workspaces are not finished.
     pub(super) fn workspaces(&self) -> usize {
-        self.workspaces
-    }
-
-    /// How many of them are finished.
-    pub(super) fn done(&self) -> usize {
-        self.workspaces - self.waiting.len()
+        self.waiting.len()
     }
 }
 

@@ -1,4 +1,5 @@
-//! Taking a partition over: what the group has committed, then the changelog to its end.
+//! Taking a partition over: what the group has committed, then the changelog to its end. [`protocol`] decides, and this
+//! file does what it decides.
 //!
 //! The order matters. First the takeover queries the committed offset, stable only: so it waits for a transaction of
 //! the previous owner that the group has accepted. The group accepts no later one: the previous owner's generation
@@ -7,17 +8,17 @@
 //! of what is *written*, and waits until every transaction below it is decided: the markers of a transaction reach each
 //! partition in their own time, so the end of what is committed may still be below records that are committed already.
 
+mod protocol;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use workspace_engine_core::store::{CachePlace, LsmStore, Mutation, StoreError};
+use workspace_engine_core::store::{CachePlace, LsmStore, StoreError};
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::Epoch;
 
-use super::lineage::{Fate, fate, lineage_of, source};
-use super::ownership::{CommitMark, OwnershipRecord};
+use super::ownership::OwnershipRecord;
 use super::plan::{GroupOffset, SetAside};
 use super::producer;
 use super::reader::{Ends, Found, Reader};
@@ -27,129 +28,48 @@ use super::{Shared, now_ms};
 use crate::group::Committed;
 use crate::seen::{Seen, lost_from};
 use crate::topic_id::TopicId;
+use protocol::{
+    Failure, Finished, Kind, Known, Observation, OtherLineage, Protocol, Reading, Scope, State,
+    TopicEnds,
+};
 
 /// How long one step may take.
-const CALL: Duration = Duration::from_millis(800);
+const STEP_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// How long a query waits for a transaction of the previous owner: a live owner ends it before it releases the
-/// partition.
-const DECIDED: Duration = Duration::from_millis(300);
+/// How long a query waits for a transaction of the previous owner.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// A group that answers within this time is not slow.
-const AT_ONCE: Duration = Duration::from_millis(200);
+const PROMPT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Timeout of one query of the brokers.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the check may take whether the log still holds what was read of it.
-const COMPARED: Duration = Duration::from_secs(5);
+/// How long the check may take whether the topic still holds what was read of it.
+const COMPARISON_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between two checks whether transactions are decided.
-const LOOK: Duration = Duration::from_millis(50);
+/// Between two checks of whatever a takeover waits for.
+const CHECK_PAUSE: Duration = Duration::from_millis(50);
 
-/// Changes are imported into the cache in batches of about this size.
-const PORTION_BYTES: usize = 1024 * 1024;
+/// Changes are imported into the copy in batches of about this size.
+const IMPORT_BYTES: usize = 1024 * 1024;
 
-/// A partition that is being read into the cache.
+/// A partition that is being read into the copy.
 pub(super) struct Takeover {
     partition: PartitionId,
-    kind: Kind,
-    /// The copy that the partition is read into; none before the first step.
-    cache: Option<Arc<LsmStore>>,
-    group_offset: GroupOffset,
-    topic_id: Option<TopicId>,
-    /// Where the events begin and end.
-    events: (Offset, Offset),
-    phase: Phase,
-    owner_before: OwnerBefore,
-    /// How far the takeover is, and where it ends.
-    position: u64,
-    end: u64,
+    protocol: Protocol,
+    cache: Arc<LsmStore>,
+    held: Held,
 }
 
-/// Why a changelog is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// The group has assigned the partition to this process.
-    New,
-    /// This process has owned it all the time.
-    Again,
+/// What the current state holds; a state begins with nothing, and releases what it holds.
+enum Held {
+    Nothing,
+    Reader(Reader),
+    SettingAside(Box<SettingAside>),
 }
 
-/// Whether the previous owner may have died in a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum OwnerBefore {
-    MayHang,
-    /// It was fenced, or need not be.
-    Settled,
-}
-
-/// The group's answer to a query of the committed offset.
-enum Answer {
-    Committed(GroupOffset),
-    /// No answer in time, or a transaction is open.
-    Undecided(KafkaError),
-}
-
-enum Phase {
-    /// Query what the group has committed.
-    Committed,
-    /// Query the topic id and the ends of the events and of the changelog.
-    Ends,
-    /// Wait until all transactions below the end are decided; then choose what to do with the cache.
-    Stable {
-        ends: Ends,
-    },
-    /// Check whether the last ownership record that the cache has seen is still where it was.
-    LastAssignment {
-        reader: Reader,
-        place: CachePlace,
-        ends: Ends,
-    },
-    /// Keep a copy that cannot be used under another name.
-    SetAside {
-        reader: Reader,
-        setting_aside: Box<SettingAside>,
-        ends: Ends,
-    },
-    Read(Box<Reading>),
-}
-
-struct Reading {
-    reader: Reader,
-    unimported: UnimportedRecords,
-}
-
-/// What was read and is not in the cache yet, and what is known of the whole changelog.
-struct UnimportedRecords {
-    place: CachePlace,
-    lineage: Option<u64>,
-    /// Whether it is read from its beginning: then a record of another lineage is a later owner's, and is accepted.
-    is_whole: bool,
-    last_assignment: LastAssignment,
-    changes: Vec<Mutation>,
-    bytes: usize,
-    ends: Ends,
-}
-
-/// The ownership record that the cache has seen last: it shows whether the changelog is still the same one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum LastAssignment {
-    /// The last one that was seen; none where the partition has had no owner.
-    Seen(Option<OwnershipRecord>),
-    /// It is not where it was: a newer one of the same lineage must follow.
-    Wanted,
-}
-
-/// The result of one reading step.
-enum Progress {
-    Done(Box<Taken>),
-    Reading,
-    /// The records are not of the changelog that the copy is of.
-    DoesNotFit,
-}
-
-/// A partition whose changelog is completely in the cache.
+/// A partition whose changelog is completely in the copy.
 pub(super) struct Taken {
     pub(super) group_offset: GroupOffset,
     pub(super) place: CachePlace,
@@ -173,525 +93,243 @@ pub(super) enum Step {
     Reading { position: u64, end: u64 },
 }
 
+/// The re-reads that the writer keeps between two steps.
+pub(super) type Takeovers = std::collections::HashMap<PartitionId, Takeover>;
+
 impl Takeover {
     /// Takes over a partition that the group has assigned to this process.
-    pub(super) fn new(partition: PartitionId) -> Self {
+    pub(super) fn new(shared: &Shared, partition: PartitionId) -> Self {
+        Self::of(shared, partition, Kind::Assigned)
+    }
+
+    /// Re-reads a partition that this process has owned all the time, after its producer was initialized again.
+    pub(super) fn again(shared: &Shared, partition: PartitionId) -> Self {
+        Self::of(shared, partition, Kind::Reread)
+    }
+
+    fn of(shared: &Shared, partition: PartitionId, kind: Kind) -> Self {
+        let scope = Scope {
+            partition,
+            changelog: shared.readers.topic.clone(),
+            transactional_id: shared.transactional_id.clone(),
+            producers_of_group: shared.producers_of_group.clone(),
+        };
         Self {
             partition,
-            kind: Kind::New,
-            cache: None,
-            group_offset: GroupOffset::None,
-            topic_id: None,
-            events: (Offset::ZERO, Offset::ZERO),
-            phase: Phase::Committed,
-            owner_before: OwnerBefore::MayHang,
-            position: 0,
-            end: 0,
+            protocol: Protocol::new(kind, scope),
+            cache: shared.cache(),
+            held: Held::Nothing,
         }
     }
 
-    /// Re-reads a partition that this process has owned all the time. It fences no producer: an open transaction was
-    /// this process's own, and its producer has just been initialized again, which has decided it.
-    pub(super) fn again(partition: PartitionId) -> Self {
-        Self {
-            kind: Kind::Again,
-            owner_before: OwnerBefore::Settled,
-            ..Self::new(partition)
-        }
-    }
-
-    /// Whether the previous owner was fenced, or need not be.
-    #[cfg(test)]
-    pub(super) fn is_settled(&self) -> bool {
-        self.owner_before == OwnerBefore::Settled
-    }
-
-    /// Continues for about [`CALL`]. After an error the takeover begins again, from where the copy is then.
+    /// Continues for about [`STEP_TIMEOUT`]. After an error the takeover begins again, from where the copy is then.
     pub(super) fn step(&mut self, shared: &Shared) -> Result<Step, StoreError> {
-        let until = Instant::now() + CALL;
+        let until = Instant::now() + STEP_TIMEOUT;
         let cache = shared.cache();
-        let is_the_same = |before: &Arc<LsmStore>| Arc::ptr_eq(before, &cache);
-        if !self.cache.as_ref().is_some_and(is_the_same) {
-            self.cache = Some(Arc::clone(&cache));
-            self.phase = Phase::Committed;
+        if !Arc::ptr_eq(&self.cache, &cache) {
+            self.cache = cache;
+            self.restart();
         }
-        self.steps(shared, &cache, until).map_err(|error| {
-            self.phase = Phase::Committed;
-            shared.copy.seen(&cache, error)
+        self.steps(shared, until).map_err(|error| {
+            self.restart();
+            shared.copy.seen(&self.cache, error)
         })
     }
 
-    fn steps(
-        &mut self,
-        shared: &Shared,
-        cache: &Arc<LsmStore>,
-        until: Instant,
-    ) -> Result<Step, StoreError> {
+    fn restart(&mut self) {
+        self.held = Held::Nothing;
+        self.protocol.restart();
+    }
+
+    fn steps(&mut self, shared: &Shared, until: Instant) -> Result<Step, StoreError> {
         loop {
-            let phase = std::mem::replace(&mut self.phase, Phase::Committed);
-            self.phase = match phase {
-                Phase::Committed => {
-                    self.group_offset = self.ask_group(shared)?;
-                    Phase::Ends
+            if let Some(observation) = self.act(shared, until)? {
+                self.held = Held::Nothing;
+                if let Some(finished) = self.protocol.observe(observation)? {
+                    return Ok(Step::Done(Box::new(self.taken(shared, *finished))));
                 }
-                Phase::Ends => {
-                    let partitions = shared.readers.partitions(QUERY_TIMEOUT)?;
-                    shared.partition_count.store(partitions, Ordering::Relaxed);
-                    self.topic_id = self.ask_topic_id(shared)?;
-                    let readers = &shared.readers;
-                    let (low, high) =
-                        readers.ends_of_events(&shared.topic, self.partition, QUERY_TIMEOUT)?;
-                    self.events = (Offset(low), Offset(high));
-                    let ends = readers.ends(self.partition, QUERY_TIMEOUT)?;
-                    self.end = ends.high;
-                    Phase::Stable { ends }
-                }
-                Phase::Stable { ends } => self.wait_stable(shared, cache, ends)?,
-                Phase::LastAssignment {
-                    reader,
-                    place,
-                    ends,
-                } => self.look(shared, cache, reader, place, ends)?,
-                Phase::SetAside {
-                    reader,
-                    setting_aside,
-                    ends,
-                } => self.set_aside(shared, cache, reader, setting_aside, ends, until)?,
-                Phase::Read(mut reading) => match self.read(shared, cache, &mut reading, until)? {
-                    Progress::Done(taken) => return Ok(Step::Done(taken)),
-                    Progress::Reading => {
-                        self.position = reading.unimported.place.position;
-                        Phase::Read(reading)
-                    }
-                    Progress::DoesNotFit => {
-                        let Reading { reader, unimported } = *reading;
-                        let why = "it is of another changelog";
-                        self.replace(shared, cache, reader, unimported.ends, why)?
-                    }
-                },
-            };
-            if Instant::now() >= until {
-                return Ok(Step::Reading {
-                    position: self.position,
-                    end: self.end.max(self.position),
-                });
+                tracing::debug!(partition = %self.partition, "takeover: {}", self.protocol.state);
+            }
+            // The queries for the offset belong to one step, so that their error is not hidden behind progress.
+            if let Some((position, end)) = self.protocol.progress()
+                && Instant::now() >= until
+            {
+                return Ok(Step::Reading { position, end });
             }
         }
     }
 
-    fn ask_group(&mut self, shared: &Shared) -> Result<GroupOffset, StoreError> {
-        if self.owner_before == OwnerBefore::MayHang {
-            if let Answer::Committed(offset) = self.ask_once(shared, DECIDED)? {
-                return Ok(offset);
+    /// Does what the state names; no observation where that takes longer than this step.
+    fn act(&mut self, shared: &Shared, until: Instant) -> Result<Option<Observation>, StoreError> {
+        let Self {
+            partition,
+            protocol,
+            cache,
+            held,
+        } = self;
+        let partition = *partition;
+        let observation = match &mut protocol.state {
+            State::QueryingOffset | State::QueryingOffsetAgain { .. } => {
+                query_offset(shared, partition, TRANSACTION_TIMEOUT)?
             }
-            // The client retries by itself while a transaction is open, which looks the same as a slow group. A
-            // transaction is open if the group answers the query that ignores transactions at once, before and after.
-            let before = self.ask_writer(shared);
-            if let Answer::Committed(offset) = self.ask_once(shared, DECIDED)? {
-                return Ok(offset);
+            State::AwaitingOffset => query_offset(shared, partition, QUERY_TIMEOUT)?,
+            State::QueryingLastWriter | State::ConfirmingLastWriter { .. } => {
+                Observation::LastCommit(query_last_commit(shared, partition))
             }
-            let writer = before.filter(|before| Some(before) == self.ask_writer(shared).as_ref());
-            if let Some(writer) = writer {
-                self.owner_before = OwnerBefore::Settled;
-                fence(self.partition, shared, writer);
+            State::Fencing { writer } => {
+                fence(partition, shared, writer.clone());
+                Observation::FenceRequested
             }
-        }
-        match self.ask_once(shared, QUERY_TIMEOUT)? {
-            Answer::Committed(offset) => Ok(offset),
-            Answer::Undecided(error) => Err(self.not_reported(&error)),
-        }
-    }
-
-    fn ask_once(&self, shared: &Shared, patience: Duration) -> Result<Answer, StoreError> {
-        let asked = shared
-            .group
-            .committed(&shared.topic, self.partition, patience);
-        match asked {
-            Ok(committed) => {
-                let committed = committed.map(|Committed { offset, metadata }| {
-                    let offset = Offset(u64::try_from(offset).unwrap_or_default());
-                    let mark = CommitMark::decode(&metadata);
-                    match mark.filter(|mark| mark.producer.starts_with(&shared.producers_of_group))
-                    {
-                        Some(mark) => GroupOffset::Engine { offset, mark },
-                        None => GroupOffset::Foreign { offset, metadata },
-                    }
-                });
-                Ok(Answer::Committed(committed.unwrap_or(GroupOffset::None)))
+            State::QueryingEnds { .. } => Observation::Ends(query_ends(shared, partition)?),
+            State::AwaitingTransactions(_) => {
+                std::thread::sleep(CHECK_PAUSE);
+                Observation::StableEnd(shared.readers.ends(partition, QUERY_TIMEOUT)?.stable)
             }
-            Err(error) if is_undecided(&error) => Ok(Answer::Undecided(error)),
-            Err(error) => Err(self.not_reported(&error)),
-        }
-    }
-
-    /// The id of the topic of the events; none where the brokers refuse it or the topic does not exist now: then it
-    /// counts as unchanged.
-    fn ask_topic_id(&self, shared: &Shared) -> Result<Option<TopicId>, StoreError> {
-        let topic = &shared.topic;
-        shared.group.topic_id(topic, QUERY_TIMEOUT).or_else(|error| {
-            let is_refusal = matches!(
-                error.rdkafka_error_code(),
-                Some(
-                    RDKafkaErrorCode::UnknownTopic
-                        | RDKafkaErrorCode::UnknownTopicOrPartition
-                        | RDKafkaErrorCode::TopicAuthorizationFailed
-                        | RDKafkaErrorCode::ClusterAuthorizationFailed
-                        | RDKafkaErrorCode::UnsupportedFeature
-                        | RDKafkaErrorCode::UnsupportedVersion
-                )
-            );
-            if !is_refusal {
-                let error_text = format!("the brokers do not tell the id of topic {topic}: {error}");
-                return Err(StoreError::Unavailable(error_text));
+            State::ExaminingCopy(_) => Observation::Copy {
+                place: cache.cached_place(partition)?,
+                now_ms: now_ms(),
+            },
+            State::CheckingLineage { known, place, .. } => {
+                let from = place.last_assignment_offset;
+                let Some(reader) = held.reader(shared, partition, from)? else {
+                    return Ok(None);
+                };
+                return read_assignment(reader, partition, from, known.ends.changelog);
             }
-            tracing::warn!(partition = %self.partition, topic, %error, "the brokers refuse the id of the topic: were it made anew, that would not be noticed");
-            Ok(None)
-        })
-    }
-
-    fn not_reported(&self, error: &KafkaError) -> StoreError {
-        StoreError::Unavailable(format!(
-            "the group does not tell what it has committed of partition {}: {error}",
-            self.partition
-        ))
-    }
-
-    /// The producer that has committed last, if it may be fenced (it belongs to this group and is not this process's
-    /// own) and the group answers at once.
-    fn ask_writer(&self, shared: &Shared) -> Option<String> {
-        let ask = || {
-            shared
-                .group
-                .committed_before(&shared.topic, self.partition, AT_ONCE)
-        };
-        // The first query may have to open a connection.
-        let reported = ask().or_else(|_| ask());
-        let writer = match reported {
-            Ok(committed) => CommitMark::decode(&committed?.metadata)?.producer,
-            Err(error) => {
-                tracing::debug!(partition = %self.partition, %error, "the group does not tell at once who wrote last");
-                return None;
-            }
-        };
-        let is_an_owner = writer.starts_with(&shared.producers_of_group);
-        (is_an_owner && writer != shared.transactional_id).then_some(writer)
-    }
-
-    /// Waits until all transactions below the end are decided, and then begins to read.
-    fn wait_stable(
-        &mut self,
-        shared: &Shared,
-        cache: &LsmStore,
-        ends: Ends,
-    ) -> Result<Phase, StoreError> {
-        let now = if ends.stable < ends.high {
-            shared.readers.ends(self.partition, QUERY_TIMEOUT)?
-        } else {
-            ends
-        };
-        if now.stable < ends.high {
-            self.position = now.stable;
-            std::thread::sleep(LOOK);
-            return Ok(Phase::Stable { ends });
-        }
-        self.position = now.low;
-        let Some(reader) = shared.readers.lend()? else {
-            std::thread::sleep(LOOK);
-            return Ok(Phase::Stable { ends });
-        };
-        let cached = cache.cached_place(self.partition)?;
-        let topic = &shared.readers.topic;
-        let fate = |place: &CachePlace| fate(place, topic, ends, self.committed_lineage());
-        let place = match cached.map(|place| (fate(&place), place)) {
-            Some((Fate::Continue, place)) => place,
-            Some((Fate::SetAside(why), _)) => {
-                return self.replace(shared, cache, reader, ends, why);
-            }
-            Some((Fate::Forget, _)) | None => return self.read_all(shared, cache, reader, ends),
-        };
-        self.position = place.position;
-        let last_assignment_offset =
-            lineage_of(&place, topic).map(|_| place.last_assignment_offset);
-        match last_assignment_offset {
-            None => self.read_from(shared, reader, place, ends, LastAssignment::Seen(None)),
-            Some(last_assignment_offset) if last_assignment_offset < ends.low => {
-                self.look_for_a_newer(shared, cache, reader, place, ends)
-            }
-            Some(last_assignment_offset) => {
-                reader.assign(self.partition, last_assignment_offset)?;
-                Ok(Phase::LastAssignment {
-                    reader,
-                    place,
-                    ends,
-                })
-            }
-        }
-    }
-
-    fn look(
-        &self,
-        shared: &Shared,
-        cache: &LsmStore,
-        mut reader: Reader,
-        place: CachePlace,
-        ends: Ends,
-    ) -> Result<Phase, StoreError> {
-        let lineage = lineage_of(&place, &shared.readers.topic);
-        let seen = reader.next(self.partition, LOOK, |found| match found {
-            Found::Nothing => None,
-            Found::Record {
-                offset, key, value, ..
-            } if offset == place.last_assignment_offset => {
-                match record::decode(self.partition, key, value) {
-                    DecodedRecord::Owned(record) if Some(record.lineage) == lineage => {
-                        Some(LastAssignment::Seen(Some(record)))
-                    }
-                    DecodedRecord::Owned(_)
-                    | DecodedRecord::Changed(_)
-                    | DecodedRecord::Nothing(_) => Some(LastAssignment::Wanted),
-                }
-            }
-            Found::End { offset } if is_before(offset, place.last_assignment_offset, ends) => None,
-            Found::Record { .. } | Found::End { .. } => Some(LastAssignment::Wanted),
-        })?;
-        match seen {
-            Some(LastAssignment::Wanted) => {
-                self.look_for_a_newer(shared, cache, reader, place, ends)
-            }
-            Some(last_assignment) => self.read_from(shared, reader, place, ends, last_assignment),
-            None => Ok(Phase::LastAssignment {
-                reader,
-                place,
-                ends,
-            }),
-        }
-    }
-
-    /// The lineage that the group's offset was committed with.
-    fn committed_lineage(&self) -> Option<u64> {
-        match &self.group_offset {
-            GroupOffset::Engine { mark, .. } => Some(mark.lineage),
-            GroupOffset::None | GroupOffset::Foreign { .. } => None,
-        }
-    }
-
-    /// Continues where the ownership record that the copy has seen last is not in its place: a newer record has
-    /// replaced it, or this is another changelog.
-    fn look_for_a_newer(
-        &self,
-        shared: &Shared,
-        cache: &LsmStore,
-        reader: Reader,
-        place: CachePlace,
-        ends: Ends,
-    ) -> Result<Phase, StoreError> {
-        let lineage = lineage_of(&place, &shared.readers.topic);
-        if lineage == self.committed_lineage() {
-            return self.read_from(shared, reader, place, ends, LastAssignment::Wanted);
-        }
-        // Records of another changelog could be mixed into the copy before that is known.
-        let why = "it cannot be told whether the changelog is the one that it is a copy of";
-        self.replace(shared, cache, reader, ends, why)
-    }
-
-    /// Reads the partition from the beginning, and first sets aside what the copy holds of it.
-    fn replace(
-        &self,
-        shared: &Shared,
-        cache: &LsmStore,
-        reader: Reader,
-        ends: Ends,
-        why: &str,
-    ) -> Result<Phase, StoreError> {
-        match SettingAside::begin(cache, &shared.readers.topic, self.partition)? {
-            None => self.read_all(shared, cache, reader, ends),
-            Some(setting_aside) => {
+            State::SettingAside { reason, .. } => {
+                let Some(setting_aside) = held.setting_aside(shared, cache, partition, reason)?
+                else {
+                    return Ok(Some(Observation::SetAside));
+                };
+                let Some(directory) = setting_aside.step(cache, until)? else {
+                    return Ok(None);
+                };
                 tracing::error!(
-                    partition = %self.partition,
-                    changelog = shared.readers.topic,
-                    workspaces = setting_aside.workspaces(),
-                    "the copy of the partition on this disk is not used: {why}; it is set aside"
+                    %partition,
+                    directory = %directory.display(),
+                    "the copy of the partition was set aside; remove it when it is not needed"
                 );
-                Ok(Phase::SetAside {
-                    reader,
-                    setting_aside: Box::new(setting_aside),
-                    ends,
-                })
+                Observation::SetAside
             }
-        }
+            State::ForgettingCopy(known) => {
+                cache.forget(partition, shared.partition_count.load(Ordering::Relaxed))?;
+                shared.counters.rebuilt.add(1);
+                let end = known.ends.changelog.high;
+                tracing::info!(%partition, end, "no copy of the partition can be continued: all of the changelog is read");
+                Observation::Forgotten { now_ms: now_ms() }
+            }
+            State::ReadingChangelog { known, reading } => {
+                let Some(reader) = held.reader(shared, partition, reading.place.position)? else {
+                    return Ok(None);
+                };
+                let high = known.ends.changelog.high;
+                return read(shared, partition, (reader, high), (reading, cache), until);
+            }
+            State::CompletingCopy { reading, .. } => {
+                import(cache, partition, reading)?;
+                Observation::Completed
+            }
+            State::ComparingEvents { finished, seen } => {
+                let known = &finished.known;
+                let from = known.ends.low.0;
+                let Some(reader) = held.reader(shared, partition, from)? else {
+                    return Ok(None);
+                };
+                Observation::Compared(compare_events(shared, partition, reader, known, seen)?)
+            }
+        };
+        Ok(Some(observation))
     }
 
-    fn set_aside(
+    fn taken(&self, shared: &Shared, finished: Finished) -> Taken {
+        let Finished {
+            known,
+            place,
+            record,
+            lost_from,
+        } = finished;
+        let Known { group_offset, ends } = *known;
+        let is_set_aside = set_aside::is_there(&self.cache, &shared.readers.topic, self.partition);
+        Taken {
+            group_offset,
+            place,
+            record,
+            topic_id: ends.topic_id,
+            low: ends.low,
+            high: ends.high,
+            lost_from,
+            set_aside: if is_set_aside {
+                SetAside::Copy
+            } else {
+                SetAside::Nothing
+            },
+            cache: Arc::clone(&self.cache),
+        }
+    }
+}
+
+impl Held {
+    /// The consumer of the state, which reads from `from` on; none while all are lent.
+    fn reader(
+        &mut self,
+        shared: &Shared,
+        partition: PartitionId,
+        from: u64,
+    ) -> Result<Option<&mut Reader>, StoreError> {
+        if !matches!(self, Self::Reader(_)) {
+            let Some(reader) = shared.readers.lend()? else {
+                std::thread::sleep(CHECK_PAUSE);
+                return Ok(None);
+            };
+            reader.assign(partition, from)?;
+            *self = Self::Reader(reader);
+        }
+        Ok(match self {
+            Self::Reader(reader) => Some(reader),
+            Self::Nothing | Self::SettingAside(_) => None,
+        })
+    }
+
+    /// What sets the partition aside; none where the copy has no workspace of it.
+    fn setting_aside(
         &mut self,
         shared: &Shared,
         cache: &LsmStore,
-        reader: Reader,
-        mut setting_aside: Box<SettingAside>,
-        ends: Ends,
-        until: Instant,
-    ) -> Result<Phase, StoreError> {
-        if let Some(directory) = setting_aside.step(cache, until)? {
-            tracing::error!(
-                partition = %self.partition,
-                directory = %directory.display(),
-                "the copy of the partition was set aside; remove it when it is not needed"
-            );
-            return self.read_all(shared, cache, reader, ends);
-        }
-        self.position = u64::try_from(setting_aside.done()).unwrap_or(u64::MAX);
-        Ok(Phase::SetAside {
-            reader,
-            setting_aside,
-            ends,
-        })
-    }
-
-    /// The offset from which the events are not those that were read, by the epochs of their leaders.
-    fn compare_events(
-        &self,
-        shared: &Shared,
-        reader: &mut Reader,
-        record: Option<&OwnershipRecord>,
-    ) -> Result<Option<Offset>, StoreError> {
-        let GroupOffset::Engine { mark, .. } = &self.group_offset else {
-            return Ok(None);
-        };
-        let known_id = record.map_or(mark.topic_id, |record| record.topic_id);
-        let is_another =
-            matches!((known_id, self.topic_id), (Some(known), Some(id)) if known != id);
-        if self.kind == Kind::Again || is_another {
-            return Ok(None);
-        }
-        let (low, high) = self.events;
-        let deadline = Instant::now() + COMPARED;
-        lost_from(&mark.seen, low, &mut |from| {
-            if from >= high.0 {
+        partition: PartitionId,
+        reason: &impl std::fmt::Display,
+    ) -> Result<Option<&mut SettingAside>, StoreError> {
+        if !matches!(self, Self::SettingAside(_)) {
+            let changelog = &shared.readers.topic;
+            let Some(setting_aside) = SettingAside::begin(cache, changelog, partition)? else {
                 return Ok(None);
-            }
-            reader.assign_of(&shared.topic, self.partition, from)?;
-            loop {
-                let found = reader.next(self.partition, LOOK, |found| match found {
-                    Found::Nothing => None,
-                    // A leader that was just elected may not know its high watermark yet.
-                    Found::End { offset } if offset < high.0 => None,
-                    Found::End { .. } => Some(None),
-                    Found::Record {
-                        offset,
-                        leader_epoch,
-                        ..
-                    } => Some(Some(Seen {
-                        leader_epoch,
-                        offset,
-                    })),
-                })?;
-                match found {
-                    Some(found) => return Ok(found),
-                    None if Instant::now() < deadline => {}
-                    None => {
-                        return Err(StoreError::Unavailable(format!(
-                            "topic {} partition {} cannot be compared with what was read of it in time",
-                            shared.topic, self.partition
-                        )));
-                    }
-                }
-            }
+            };
+            tracing::error!(
+                %partition,
+                changelog,
+                workspaces = setting_aside.workspaces(),
+                "the copy of the partition on this disk is not used: {reason}; it is set aside"
+            );
+            *self = Self::SettingAside(Box::new(setting_aside));
+        }
+        Ok(match self {
+            Self::SettingAside(setting_aside) => Some(setting_aside),
+            Self::Nothing | Self::Reader(_) => None,
         })
     }
+}
 
-    fn read_all(
-        &self,
-        shared: &Shared,
-        cache: &LsmStore,
-        reader: Reader,
-        ends: Ends,
-    ) -> Result<Phase, StoreError> {
-        let partitions = shared.partition_count.load(Ordering::Relaxed);
-        cache.forget(self.partition, partitions)?;
-        shared.counters.rebuilt.add(1);
-        tracing::info!(partition = %self.partition, end = ends.high, "there is no copy of the partition that fits: all of the changelog is read");
-        let place = CachePlace {
-            source: source(&shared.readers.topic, None),
-            position: ends.low,
-            last_assignment_offset: 0,
-            highest_epoch: Epoch::new(0),
-            at_ms: now_ms(),
-        };
-        self.read_from(shared, reader, place, ends, LastAssignment::Seen(None))
-    }
-
-    fn read_from(
-        &self,
-        shared: &Shared,
-        reader: Reader,
-        place: CachePlace,
-        ends: Ends,
-        last_assignment: LastAssignment,
-    ) -> Result<Phase, StoreError> {
-        reader.assign(self.partition, place.position)?;
-        let lineage = lineage_of(&place, &shared.readers.topic);
-        let unimported = UnimportedRecords {
-            lineage,
-            is_whole: lineage.is_none(),
-            place,
-            last_assignment,
-            changes: Vec::new(),
-            bytes: 0,
-            ends,
-        };
-        Ok(Phase::Read(Box::new(Reading { reader, unimported })))
-    }
-
-    fn read(
-        &self,
-        shared: &Shared,
-        cache: &Arc<LsmStore>,
-        reading: &mut Reading,
-        until: Instant,
-    ) -> Result<Progress, StoreError> {
-        loop {
-            let now = Instant::now();
-            if now >= until {
-                reading.unimported.import(cache, self.partition)?;
-                return Ok(Progress::Reading);
-            }
-            let Reading { reader, unimported } = reading;
-            let read = reader.next(self.partition, until - now, |found| {
-                unimported.take(shared, self.partition, found)
-            })?;
-            match read {
-                Read::Nothing => {}
-                Read::Record if unimported.bytes < PORTION_BYTES => {}
-                Read::Record => unimported.import(cache, self.partition)?,
-                Read::End if let LastAssignment::Seen(record) = &unimported.last_assignment => {
-                    let record = record.clone();
-                    // After the last record there are only markers and aborted records.
-                    unimported.place.position = unimported.place.position.max(unimported.ends.high);
-                    unimported.place.at_ms = now_ms();
-                    unimported.import(cache, self.partition)?;
-                    let place = unimported.place.clone();
-                    let lost_from = self.compare_events(shared, reader, record.as_ref())?;
-                    let is_set_aside =
-                        set_aside::is_there(cache, &shared.readers.topic, self.partition);
-                    let (low, high) = self.events;
-                    return Ok(Progress::Done(Box::new(Taken {
-                        group_offset: self.group_offset.clone(),
-                        place,
-                        record,
-                        topic_id: self.topic_id,
-                        low,
-                        high,
-                        lost_from,
-                        set_aside: if is_set_aside {
-                            SetAside::Copy
-                        } else {
-                            SetAside::Nothing
-                        },
-                        cache: Arc::clone(cache),
-                    })));
-                }
-                Read::End | Read::OtherLineage => return Ok(Progress::DoesNotFit),
-            }
-        }
+fn query_offset(
+    shared: &Shared,
+    partition: PartitionId,
+    timeout: Duration,
+) -> Result<Observation, Failure> {
+    match shared.group.committed(&shared.topic, partition, timeout) {
+        Ok(committed) => Ok(Observation::Offset(committed)),
+        Err(error) if is_undecided(&error) => Ok(Observation::OffsetUndecided(error.to_string())),
+        Err(error) => Err(Failure::OffsetUnknown {
+            partition,
+            error: error.to_string(),
+        }),
     }
 }
 
@@ -706,6 +344,60 @@ fn is_undecided(error: &KafkaError) -> bool {
     )
 }
 
+/// What was committed before open transactions; none where the group does not answer at once.
+fn query_last_commit(shared: &Shared, partition: PartitionId) -> Option<Committed> {
+    let query = || {
+        let (group, topic) = (&shared.group, &shared.topic);
+        group.committed_before(topic, partition, PROMPT_TIMEOUT)
+    };
+    // The first query may have to open a connection.
+    query().or_else(|_| query()).unwrap_or_else(|error| {
+        tracing::debug!(%partition, %error, "the group does not report at once who committed last");
+        None
+    })
+}
+
+fn query_ends(shared: &Shared, partition: PartitionId) -> Result<TopicEnds, StoreError> {
+    let readers = &shared.readers;
+    let partitions = readers.partitions(QUERY_TIMEOUT)?;
+    shared.partition_count.store(partitions, Ordering::Relaxed);
+    let topic_id = query_topic_id(shared, partition)?;
+    let (low, high) = readers.ends_of_events(&shared.topic, partition, QUERY_TIMEOUT)?;
+    Ok(TopicEnds {
+        topic_id,
+        low: Offset(low),
+        high: Offset(high),
+        changelog: readers.ends(partition, QUERY_TIMEOUT)?,
+    })
+}
+
+/// The id of the topic of the events; none where the brokers refuse it or the topic does not exist now: then it counts
+/// as unchanged.
+fn query_topic_id(shared: &Shared, partition: PartitionId) -> Result<Option<TopicId>, Failure> {
+    let topic = &shared.topic;
+    let error = match shared.group.topic_id(topic, QUERY_TIMEOUT) {
+        Ok(id) => return Ok(id),
+        Err(error) => error,
+    };
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::UnsupportedFeature
+            | RDKafkaErrorCode::UnsupportedVersion,
+        ) => {
+            tracing::warn!(%partition, topic, %error, "the brokers refuse the id of the topic: a recreated topic would not be noticed");
+            Ok(None)
+        }
+        Some(_) | None => Err(Failure::TopicIdUnknown {
+            topic: topic.clone(),
+            error: error.to_string(),
+        }),
+    }
+}
+
 /// Fences the producer that committed last. A transaction with an offset of the partition is open for so long that its
 /// process has died in it, or should not be in it: an owner ends its transaction before it releases a partition.
 /// Without this the coordinator would wait for the transaction's timeout.
@@ -718,16 +410,39 @@ fn fence(partition: PartitionId, shared: &Shared, writer: String) {
     // The takeover does not wait for the answer: the request is enough for the transaction to end.
     let fence = move || match producer::fence(&config, &writer) {
         Ok(()) => {
-            tracing::info!(%partition, writer, "what the process that wrote last may have left open was aborted");
+            tracing::info!(%partition, writer, "the producer that committed last was fenced, and its open transaction aborted");
         }
         Err(error) => {
-            tracing::warn!(%partition, writer, %error, "a transaction that the owner before left open ends only with its time");
+            tracing::warn!(%partition, writer, %error, "an open transaction of the previous owner ends only by its timeout");
         }
     };
     let thread = std::thread::Builder::new().name("fence".to_owned());
     if let Err(error) = thread.spawn(fence) {
-        tracing::warn!(%error, "there is no thread to abort a transaction of the owner before");
+        tracing::warn!(%error, "no thread can be started to abort a transaction of the previous owner");
     }
+}
+
+/// Reads the ownership record at an offset; no observation until it is known what is there.
+fn read_assignment(
+    reader: &mut Reader,
+    partition: PartitionId,
+    at: u64,
+    ends: Ends,
+) -> Result<Option<Observation>, StoreError> {
+    reader.next(partition, CHECK_PAUSE, |found| {
+        let record = match found {
+            Found::Nothing => return None,
+            Found::End { offset } if is_before(offset, at, ends) => return None,
+            Found::Record {
+                offset, key, value, ..
+            } if offset == at => match record::decode(partition, key, value) {
+                DecodedRecord::Owned(record) => Some(record),
+                DecodedRecord::Changed(_) | DecodedRecord::Nothing(_) => None,
+            },
+            Found::Record { .. } | Found::End { .. } => None,
+        };
+        Some(Observation::LastRecord(record))
+    })
 }
 
 /// Whether the broker does not know yet of a record that must exist, so that its end says nothing.
@@ -735,65 +450,105 @@ fn is_before(offset: u64, last_assignment_offset: u64, ends: Ends) -> bool {
     offset <= last_assignment_offset && last_assignment_offset < ends.stable
 }
 
-/// What the reader found next.
-enum Read {
-    Nothing,
-    Record,
-    End,
-    OtherLineage,
-}
-
-impl UnimportedRecords {
-    fn take(&mut self, shared: &Shared, partition: PartitionId, found: Found<'_>) -> Read {
-        let (offset, key, value) = match found {
-            Found::Nothing => return Read::Nothing,
+/// Reads the changelog into the copy, up to its end or until the step is over.
+fn read(
+    shared: &Shared,
+    partition: PartitionId,
+    (reader, high): (&mut Reader, u64),
+    (reading, cache): (&mut Reading, &LsmStore),
+    until: Instant,
+) -> Result<Option<Observation>, StoreError> {
+    enum Read {
+        Nothing,
+        Record(Result<(), OtherLineage>),
+        End,
+    }
+    loop {
+        let now = Instant::now();
+        if now >= until {
+            import(cache, partition, reading)?;
+            return Ok(None);
+        }
+        let read = reader.next(partition, until - now, |found| match found {
+            Found::Nothing => Read::Nothing,
             // A leader that was just elected may not know its high watermark yet. The client reports the end again when
             // it grows.
-            Found::End { offset } if offset < self.ends.high => return Read::Nothing,
-            Found::End { .. } => return Read::End,
+            Found::End { offset } if offset < high => Read::Nothing,
+            Found::End { .. } => Read::End,
             Found::Record {
                 offset, key, value, ..
-            } => (offset, key, value),
-        };
-        let size = key.len() + value.map_or(0, <[u8]>::len);
-        shared.counters.records_read.add(1);
-        shared.counters.bytes_read.add(size);
-        self.bytes += size;
-        let decoded_record = record::decode(partition, key, value);
-        let place = &mut self.place;
-        place.position = offset.saturating_add(1);
-        if let Some(epoch) = record::epoch_of(&decoded_record) {
-            place.highest_epoch = place.highest_epoch.max(epoch);
-        }
-        match decoded_record {
-            DecodedRecord::Changed(change) => self.changes.push(change),
-            DecodedRecord::Owned(record) => {
-                if !self.is_whole && self.lineage.is_some_and(|known| known != record.lineage) {
-                    return Read::OtherLineage;
+            } => {
+                let bytes = key.len() + value.map_or(0, <[u8]>::len);
+                shared.counters.records_read.add(1);
+                shared.counters.bytes_read.add(bytes);
+                let record = record::decode(partition, key, value);
+                if let DecodedRecord::Nothing(reason) = record {
+                    tracing::warn!(%partition, offset, reason, "a record of the changelog is skipped");
                 }
-                self.lineage = Some(record.lineage);
-                self.last_assignment = LastAssignment::Seen(Some(record));
-                place.last_assignment_offset = offset;
-                place.source = source(&shared.readers.topic, self.lineage);
+                Read::Record(reading.take(&shared.readers.topic, (offset, bytes), record))
             }
-            DecodedRecord::Nothing(reason) => {
-                tracing::warn!(%partition, offset, reason, "a record of the changelog is passed over");
+        })?;
+        match read {
+            Read::Record(Ok(())) if reading.bytes >= IMPORT_BYTES => {
+                import(cache, partition, reading)?;
             }
+            Read::Nothing | Read::Record(Ok(())) => {}
+            Read::Record(Err(OtherLineage)) => return Ok(Some(Observation::OtherLineage)),
+            Read::End => return Ok(Some(Observation::EndOfChangelog { now_ms: now_ms() })),
         }
-        Read::Record
-    }
-
-    /// Imports what was read into the cache. `at_ms` stays the time at which the cache was last complete, or the
-    /// reading began: with a later time, a tombstone that compaction removes meanwhile would be missed.
-    fn import(&mut self, cache: &LsmStore, partition: PartitionId) -> Result<(), StoreError> {
-        cache.import(partition, &self.changes, &self.place)?;
-        self.changes.clear();
-        self.bytes = 0;
-        Ok(())
     }
 }
-/// The re-reads that the writer keeps between two steps.
-pub(super) type Takeovers = std::collections::HashMap<PartitionId, Takeover>;
+
+/// Imports what was read into the copy.
+fn import(
+    cache: &LsmStore,
+    partition: PartitionId,
+    reading: &mut Reading,
+) -> Result<(), StoreError> {
+    cache.import(partition, &reading.changes, &reading.place)?;
+    reading.changes.clear();
+    reading.bytes = 0;
+    Ok(())
+}
+
+/// The offset from which the events are not those that were read, by the epochs of their leaders.
+fn compare_events(
+    shared: &Shared,
+    partition: PartitionId,
+    reader: &mut Reader,
+    known: &Known,
+    seen: &[Seen],
+) -> Result<Option<Offset>, StoreError> {
+    let TopicEnds { low, high, .. } = known.ends;
+    let deadline = Instant::now() + COMPARISON_TIMEOUT;
+    lost_from(seen, low, &mut |from| {
+        if from >= high.0 {
+            return Ok(None);
+        }
+        reader.assign_of(&shared.topic, partition, from)?;
+        while Instant::now() < deadline {
+            let found = reader.next(partition, CHECK_PAUSE, |found| match found {
+                Found::Nothing => None,
+                // A leader that was just elected may not know its high watermark yet.
+                Found::End { offset } if offset < high.0 => None,
+                Found::End { .. } => Some(None),
+                Found::Record {
+                    offset,
+                    leader_epoch,
+                    ..
+                } => Some(Some(Seen {
+                    leader_epoch,
+                    offset,
+                })),
+            })?;
+            if let Some(found) = found {
+                return Ok(found);
+            }
+        }
+        let topic = shared.topic.clone();
+        Err(Failure::EventsNotCompared { topic, partition }.into())
+    })
+}
 
 #[cfg(test)]
 mod tests {

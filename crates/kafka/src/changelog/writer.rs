@@ -349,7 +349,7 @@ impl Writer {
         let takeover = self
             .takeovers
             .entry(partition)
-            .or_insert_with(|| Takeover::again(partition));
+            .or_insert_with(|| Takeover::again(&self.shared, partition));
         match takeover.step(&self.shared) {
             Ok(Step::Reading { .. }) => {}
             Ok(Step::Done(taken)) => {

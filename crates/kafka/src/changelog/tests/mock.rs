@@ -2,7 +2,6 @@
 //! transactions but does not store them.
 
 use super::*;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -708,83 +707,6 @@ fn while_a_partition_is_read_again_a_save_fails_as_a_whole_and_nothing_of_it_is_
     }
     assert_eq!(load(&store, "acme").expect("loaded").1.len(), 1);
     assert_eq!(store.committed(PartitionId(2)), Ok(Offset(9)));
-}
-
-/// A group that never returns a stable offset, and returns the one before open transactions after `takes`.
-struct Undecided {
-    writer: String,
-    takes: Duration,
-}
-
-impl Group for Undecided {
-    fn metadata(&self) -> Option<ConsumerGroupMetadata> {
-        None
-    }
-
-    fn committed(
-        &self,
-        _: &str,
-        _: PartitionId,
-        timeout: Duration,
-    ) -> KafkaResult<Option<Committed>> {
-        std::thread::sleep(timeout);
-        Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OperationTimedOut))
-    }
-
-    fn committed_before(
-        &self,
-        _: &str,
-        _: PartitionId,
-        timeout: Duration,
-    ) -> KafkaResult<Option<Committed>> {
-        std::thread::sleep(self.takes.min(timeout));
-        if self.takes > timeout {
-            return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::OperationTimedOut));
-        }
-        let mark = ownership::CommitMark {
-            producer: self.writer.clone(),
-            lineage: 1,
-            first_epoch: Epoch::FIRST,
-            highest_epoch: Epoch::FIRST,
-            position: 0,
-            topic_id: None,
-            seen: Vec::new(),
-            misrouted_from: None,
-        };
-        Ok(Some(Committed {
-            offset: 7,
-            metadata: mark.encode(),
-        }))
-    }
-
-    fn topic_id(&self, _: &str, _: Duration) -> KafkaResult<Option<TopicId>> {
-        Ok(None)
-    }
-}
-
-#[test]
-fn only_an_owner_whose_group_is_not_just_slow_is_told_to_write_no_more() {
-    let place = Place::new("127.0.0.1:1");
-    let topic = place.config.changelog_topic();
-    let (quick, slow) = (Duration::ZERO, Duration::from_secs(9));
-    let another = format!("{topic}-another");
-    for (writer, takes, expected) in [
-        (another.as_str(), quick, true),
-        (&another, slow, false),
-        (&format!("{topic}-one"), quick, false),
-        ("somebody-else", quick, false),
-        ("", quick, false),
-    ] {
-        let dir = dir();
-        let group = Undecided {
-            writer: writer.to_owned(),
-            takes,
-        };
-        let store = place.store_of(dir.path(), "one", Arc::new(group));
-        let mut takeover = Takeover::new(PartitionId(1));
-        assert!(takeover.step(&store.shared).is_err());
-        assert_eq!(takeover.is_settled(), expected, "{writer} {takes:?}");
-    }
 }
 
 #[test]

@@ -368,7 +368,7 @@ fn what_compaction_leaves_is_the_same() {
         round += 1;
         std::thread::sleep(Duration::from_secs(1));
         let probe = place.store(tempfile::tempdir().expect("a directory").path(), "probe");
-        let mut takeover = Takeover::new(PartitionId(1));
+        let mut takeover = Takeover::new(&probe.shared, PartitionId(1));
         while !matches!(takeover.step(&probe.shared), Ok(Step::Done(_))) {}
         let read = probe.counts().records_read;
         if read < records / 3 {

@@ -1,0 +1,605 @@
+//! The protocol of a takeover, without I/O: a state names what happens now, an observation its result, and
+//! [`Protocol::observe`] decides the next state.
+//!
+//! ```text
+//! querying the offset -> querying the last writer -> querying the offset again -> confirming the last writer
+//!         |                                                   |                       |             |
+//!         |                         awaiting the offset <-----)-----------------------+-- fencing <-+
+//!         v                                 v                 v
+//!         +------------------------> querying the ends <------+
+//!                                           v
+//!                    awaiting transactions below the end of the changelog
+//!                                           v
+//!                                   examining the copy ----> setting the copy aside
+//!                                    |           |   \               |
+//!                    checking the lineage        |    `-> forgetting the copy
+//!                                    v           v                 v
+//!                                   reading the changelog <--------+
+//!                                           v
+//!                                   completing the copy -> comparing the events -> taken
+//! ```
+//!
+//! A changelog that turns out to be another one than the copy's leads from *checking the lineage* or *reading the
+//! changelog* to *setting the copy aside*. A failure leads back to the first state.
+
+use std::fmt;
+
+use workspace_engine_core::store::{CachePlace, Mutation, StoreError};
+use workspace_lifecycle::{Offset, PartitionId};
+use workspace_status::Epoch;
+
+use super::super::lineage::{Fate, Unusable, fate, lineage_of, source};
+use super::super::ownership::{CommitMark, OwnershipRecord};
+use super::super::plan::GroupOffset;
+use super::super::reader::Ends;
+use super::super::record::{self, DecodedRecord};
+use crate::group::Committed;
+use crate::seen::Seen;
+use crate::topic_id::TopicId;
+
+/// Why a changelog is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The group has assigned the partition to this process.
+    Assigned,
+    /// This process has owned it all the time. An open transaction was its own, and its producer has been initialized
+    /// since, which has decided the transaction.
+    Reread,
+}
+
+/// Who takes over, and what.
+#[derive(Debug)]
+pub(super) struct Scope {
+    pub(super) partition: PartitionId,
+    pub(super) changelog: String,
+    /// Of this process's producer.
+    pub(super) transactional_id: String,
+    /// Prefix of the transactional ids of all producers that write this changelog.
+    pub(super) producers_of_group: String,
+}
+
+/// What the executor does now.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Querying the committed offset, without waiting for long: a live owner ends its transaction before it releases
+    /// the partition.
+    QueryingOffset,
+    /// No offset yet. The client retries by itself while a transaction is open, which looks the same as a slow group. A
+    /// transaction is open if the group answers the query that ignores transactions at once, before and after.
+    QueryingLastWriter,
+    QueryingOffsetAgain {
+        /// The producer that may be fenced.
+        writer: Option<String>,
+    },
+    ConfirmingLastWriter {
+        writer: String,
+    },
+    /// Fencing the producer that committed last: its process died in a transaction, or should not be in one.
+    Fencing {
+        writer: String,
+    },
+    /// Querying the committed offset; without an answer the takeover fails.
+    AwaitingOffset,
+    /// Querying the topic's id, and the ends of the events and of the changelog.
+    QueryingEnds {
+        group_offset: GroupOffset,
+    },
+    /// Waiting until all transactions below the end of the changelog are decided.
+    AwaitingTransactions(Box<Known>),
+    /// Reading the place of the copy.
+    ExaminingCopy(Box<Known>),
+    /// Reading the ownership record that the copy has seen last, from where it was.
+    CheckingLineage {
+        known: Box<Known>,
+        place: CachePlace,
+        lineage: u64,
+    },
+    /// Keeping a copy that cannot be used under another name.
+    SettingAside {
+        known: Box<Known>,
+        reason: Unusable,
+    },
+    /// Removing the partition from the copy.
+    ForgettingCopy(Box<Known>),
+    /// Reading the changelog into the copy.
+    ReadingChangelog {
+        known: Box<Known>,
+        reading: Box<Reading>,
+    },
+    /// Importing the last records and the place.
+    CompletingCopy {
+        known: Box<Known>,
+        reading: Box<Reading>,
+    },
+    /// Comparing the leaders of the events with those that the mark names.
+    ComparingEvents {
+        finished: Box<Finished>,
+        seen: Vec<Seen>,
+    },
+}
+
+/// What the brokers report of the topics.
+#[derive(Debug, Clone)]
+pub(super) struct TopicEnds {
+    /// Id of the topic of the events; none where the brokers do not report it.
+    pub(super) topic_id: Option<TopicId>,
+    /// Where the events begin.
+    pub(super) low: Offset,
+    /// Where they end.
+    pub(super) high: Offset,
+    pub(super) changelog: Ends,
+}
+
+/// What a takeover knows before it reads the changelog.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) group_offset: GroupOffset,
+    pub(super) ends: TopicEnds,
+}
+
+/// The result of what a state does.
+#[derive(Debug, Clone)]
+pub(super) enum Observation {
+    /// What the group has committed; none where it has no offset.
+    Offset(Option<Committed>),
+    /// No offset in time, or a transaction is open.
+    OffsetUndecided(String),
+    /// What was committed before open transactions; none where nothing was, or the group did not answer at once.
+    LastCommit(Option<Committed>),
+    FenceRequested,
+    Ends(TopicEnds),
+    /// The current last stable offset of the changelog.
+    StableEnd(u64),
+    Copy {
+        place: Option<CachePlace>,
+        now_ms: u64,
+    },
+    /// The ownership record that the copy has seen last; none where another record or none is in its place.
+    LastRecord(Option<OwnershipRecord>),
+    SetAside,
+    Forgotten {
+        now_ms: u64,
+    },
+    /// Every record below the end was read.
+    EndOfChangelog {
+        now_ms: u64,
+    },
+    OtherLineage,
+    Completed,
+    /// The offset from which the events are not those that were read.
+    Compared(Option<Offset>),
+}
+
+/// The result of a takeover.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) known: Box<Known>,
+    pub(super) place: CachePlace,
+    pub(super) record: Option<OwnershipRecord>,
+    pub(super) lost_from: Option<Offset>,
+}
+
+/// Why a takeover begins again.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("the group does not report what it has committed of partition {partition}: {error}")]
+    OffsetUnknown {
+        partition: PartitionId,
+        error: String,
+    },
+    #[error("the brokers do not report the id of topic {topic}: {error}")]
+    TopicIdUnknown { topic: String, error: String },
+    #[error(
+        "topic {topic} partition {partition} cannot be compared with what was read of it in time"
+    )]
+    EventsNotCompared {
+        topic: String,
+        partition: PartitionId,
+    },
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        Self::Unavailable(failure.to_string())
+    }
+}
+
+/// The decisions of a takeover.
+#[derive(Debug)]
+pub(super) struct Protocol {
+    pub(super) scope: Scope,
+    pub(super) state: State,
+    kind: Kind,
+    /// Whether the previous owner may have died in a transaction; not after it was fenced.
+    may_hang: bool,
+}
+
+impl Protocol {
+    pub(super) fn new(kind: Kind, scope: Scope) -> Self {
+        let (state, may_hang) = match kind {
+            Kind::Assigned => (State::QueryingOffset, true),
+            Kind::Reread => (State::AwaitingOffset, false),
+        };
+        Self {
+            scope,
+            state,
+            kind,
+            may_hang,
+        }
+    }
+
+    /// Begins again, from where the copy is then. A producer is not fenced twice.
+    pub(super) fn restart(&mut self) {
+        self.state = if self.may_hang {
+            State::QueryingOffset
+        } else {
+            State::AwaitingOffset
+        };
+    }
+
+    /// How far the changelog is read, and where it ends; none before the group's offset is known.
+    pub(super) fn progress(&self) -> Option<(u64, u64)> {
+        let (position, known) = match &self.state {
+            State::QueryingOffset
+            | State::QueryingLastWriter
+            | State::QueryingOffsetAgain { .. }
+            | State::ConfirmingLastWriter { .. }
+            | State::Fencing { .. }
+            | State::AwaitingOffset => return None,
+            State::QueryingEnds { .. } => return Some((0, 0)),
+            State::AwaitingTransactions(known) => (known.ends.changelog.stable, known),
+            State::ExaminingCopy(known)
+            | State::SettingAside { known, .. }
+            | State::ForgettingCopy(known) => (known.ends.changelog.low, known),
+            State::CheckingLineage { known, place, .. } => (place.position, known),
+            State::ReadingChangelog { known, reading }
+            | State::CompletingCopy { known, reading } => (reading.place.position, known),
+            State::ComparingEvents { finished, .. } => (finished.place.position, &finished.known),
+        };
+        Some((position, known.ends.changelog.high.max(position)))
+    }
+
+    /// Decides what follows an observation; one that does not belong to the state changes nothing. Returns the result at
+    /// the end.
+    ///
+    /// # Errors
+    /// The takeover must be restarted.
+    pub(super) fn observe(
+        &mut self,
+        observation: Observation,
+    ) -> Result<Option<Box<Finished>>, Failure> {
+        let state = std::mem::replace(&mut self.state, State::AwaitingOffset);
+        self.state = match (state, observation) {
+            (State::QueryingEnds { group_offset }, Observation::Ends(ends)) => {
+                await_transactions(Box::new(Known { group_offset, ends }))
+            }
+            (State::AwaitingTransactions(mut known), Observation::StableEnd(stable)) => {
+                known.ends.changelog.stable = stable;
+                await_transactions(known)
+            }
+            (State::ExaminingCopy(known), Observation::Copy { place, now_ms }) => {
+                self.use_copy(known, place, now_ms)
+            }
+            (
+                State::CheckingLineage {
+                    known,
+                    place,
+                    lineage,
+                },
+                Observation::LastRecord(record),
+            ) => match record.filter(|record| record.lineage == lineage) {
+                Some(record) => {
+                    let last_assignment = LastAssignment::Seen(Some(record));
+                    read(known, place, Some(lineage), last_assignment)
+                }
+                None => read_up_to_a_newer(known, place, lineage),
+            },
+            (State::SettingAside { known, .. }, Observation::SetAside) => {
+                State::ForgettingCopy(known)
+            }
+            (State::ForgettingCopy(known), Observation::Forgotten { now_ms }) => {
+                let place = CachePlace {
+                    source: source(&self.scope.changelog, None),
+                    position: known.ends.changelog.low,
+                    last_assignment_offset: 0,
+                    highest_epoch: Epoch::new(0),
+                    at_ms: now_ms,
+                };
+                read(known, place, None, LastAssignment::Seen(None))
+            }
+            (
+                State::ReadingChangelog { known, reading },
+                Observation::EndOfChangelog { now_ms },
+            ) => complete(known, reading, now_ms),
+            (State::ReadingChangelog { known, .. }, Observation::OtherLineage) => {
+                let reason = Unusable::OtherChangelog;
+                State::SettingAside { known, reason }
+            }
+            (State::CompletingCopy { known, reading }, Observation::Completed) => {
+                let finished = Box::new(reading.finish(known));
+                match self.events_to_compare(&finished) {
+                    Some(seen) => State::ComparingEvents { finished, seen },
+                    None => return Ok(Some(finished)),
+                }
+            }
+            (State::ComparingEvents { mut finished, .. }, Observation::Compared(lost_from)) => {
+                finished.lost_from = lost_from;
+                return Ok(Some(finished));
+            }
+            (state, observation) => self.find_offset(state, observation)?,
+        };
+        Ok(None)
+    }
+
+    /// As [`Self::observe`], for the states before the group's offset is known.
+    fn find_offset(&mut self, state: State, observation: Observation) -> Result<State, Failure> {
+        Ok(match (state, observation) {
+            (
+                State::QueryingOffset | State::QueryingOffsetAgain { .. } | State::AwaitingOffset,
+                Observation::Offset(committed),
+            ) => State::QueryingEnds {
+                group_offset: self.group_offset(committed),
+            },
+            (State::QueryingOffset, Observation::OffsetUndecided(_)) => State::QueryingLastWriter,
+            (State::QueryingLastWriter, Observation::LastCommit(committed)) => {
+                let writer = self.writer_to_fence(committed);
+                State::QueryingOffsetAgain { writer }
+            }
+            (State::QueryingOffsetAgain { writer }, Observation::OffsetUndecided(_)) => {
+                match writer {
+                    Some(writer) => State::ConfirmingLastWriter { writer },
+                    None => State::AwaitingOffset,
+                }
+            }
+            (State::ConfirmingLastWriter { writer }, Observation::LastCommit(committed)) => {
+                if self.writer_to_fence(committed).as_ref() == Some(&writer) {
+                    self.may_hang = false;
+                    State::Fencing { writer }
+                } else {
+                    State::AwaitingOffset
+                }
+            }
+            (State::Fencing { .. }, Observation::FenceRequested) => State::AwaitingOffset,
+            (State::AwaitingOffset, Observation::OffsetUndecided(error)) => {
+                let partition = self.scope.partition;
+                return Err(Failure::OffsetUnknown { partition, error });
+            }
+            (state, _) => state,
+        })
+    }
+
+    fn group_offset(&self, committed: Option<Committed>) -> GroupOffset {
+        let Some(Committed { offset, metadata }) = committed else {
+            return GroupOffset::None;
+        };
+        let offset = Offset(u64::try_from(offset).unwrap_or_default());
+        match CommitMark::decode(&metadata) {
+            Some(mark) if mark.producer.starts_with(&self.scope.producers_of_group) => {
+                GroupOffset::Engine { offset, mark }
+            }
+            Some(_) | None => GroupOffset::Foreign { offset, metadata },
+        }
+    }
+
+    /// The producer of a commit, if it belongs to this group and is not this process's own.
+    fn writer_to_fence(&self, committed: Option<Committed>) -> Option<String> {
+        let writer = CommitMark::decode(&committed?.metadata)?.producer;
+        let is_an_owner = writer.starts_with(&self.scope.producers_of_group);
+        (is_an_owner && writer != self.scope.transactional_id).then_some(writer)
+    }
+
+    fn use_copy(&self, known: Box<Known>, place: Option<CachePlace>, now_ms: u64) -> State {
+        let changelog = &self.scope.changelog;
+        let Some(place) = place else {
+            return State::ForgettingCopy(known);
+        };
+        let ends = known.ends.changelog;
+        let committed = known.committed_lineage();
+        match fate(&place, changelog, ends, committed, now_ms) {
+            Fate::SetAside(reason) => return State::SettingAside { known, reason },
+            Fate::Forget => return State::ForgettingCopy(known),
+            Fate::Continue => {}
+        }
+        match lineage_of(&place, changelog) {
+            None => read(known, place, None, LastAssignment::Seen(None)),
+            Some(lineage) if place.last_assignment_offset < ends.low => {
+                read_up_to_a_newer(known, place, lineage)
+            }
+            Some(lineage) => State::CheckingLineage {
+                known,
+                place,
+                lineage,
+            },
+        }
+    }
+
+    /// What was read of the events by the previous owner, if it is to be compared with the topic: not with a topic that
+    /// is known to be another one, and not by a process that has read the events itself.
+    fn events_to_compare(&self, finished: &Finished) -> Option<Vec<Seen>> {
+        let Finished { known, record, .. } = finished;
+        let GroupOffset::Engine { mark, .. } = &known.group_offset else {
+            return None;
+        };
+        let known_id = record
+            .as_ref()
+            .map_or(mark.topic_id, |record| record.topic_id);
+        let is_another =
+            matches!((known_id, known.ends.topic_id), (Some(known), Some(id)) if known != id);
+        let is_needed = self.kind == Kind::Assigned && !is_another && !mark.seen.is_empty();
+        is_needed.then(|| mark.seen.clone())
+    }
+}
+
+impl Known {
+    /// The lineage that the group's offset was committed with.
+    fn committed_lineage(&self) -> Option<u64> {
+        match &self.group_offset {
+            GroupOffset::Engine { mark, .. } => Some(mark.lineage),
+            GroupOffset::None | GroupOffset::Foreign { .. } => None,
+        }
+    }
+}
+
+fn await_transactions(known: Box<Known>) -> State {
+    if known.ends.changelog.stable < known.ends.changelog.high {
+        State::AwaitingTransactions(known)
+    } else {
+        State::ExaminingCopy(known)
+    }
+}
+
+fn read(
+    known: Box<Known>,
+    place: CachePlace,
+    lineage: Option<u64>,
+    last_assignment: LastAssignment,
+) -> State {
+    let reading = Box::new(Reading {
+        place,
+        lineage,
+        last_assignment,
+        changes: Vec::new(),
+        bytes: 0,
+    });
+    State::ReadingChangelog { known, reading }
+}
+
+/// Continues where the ownership record that the copy has seen last is not in its place: a newer record has replaced
+/// it, or this is another changelog.
+fn read_up_to_a_newer(known: Box<Known>, place: CachePlace, lineage: u64) -> State {
+    if known.committed_lineage() == Some(lineage) {
+        return read(known, place, Some(lineage), LastAssignment::Wanted);
+    }
+    // Records of another changelog could be mixed into the copy before that is known.
+    let reason = Unusable::PerhapsOtherChangelog;
+    State::SettingAside { known, reason }
+}
+
+fn complete(known: Box<Known>, mut reading: Box<Reading>, now_ms: u64) -> State {
+    if reading.last_assignment == LastAssignment::Wanted {
+        let reason = Unusable::OtherChangelog;
+        return State::SettingAside { known, reason };
+    }
+    // After the last record there are only markers and aborted records.
+    reading.place.position = reading.place.position.max(known.ends.changelog.high);
+    reading.place.at_ms = now_ms;
+    State::CompletingCopy { known, reading }
+}
+
+/// A changelog that is being read into a copy.
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// Up to where it is read. Its `at_ms` stays the time at which the copy was last complete, or the reading began: with
+    /// a later time, a tombstone that compaction removes meanwhile would be missed.
+    pub(super) place: CachePlace,
+    /// The lineage of the copy that is continued; none where the changelog is read from its beginning: then a record of
+    /// another lineage is a later owner's.
+    lineage: Option<u64>,
+    last_assignment: LastAssignment,
+    /// What was read and is not in the copy yet.
+    pub(super) changes: Vec<Mutation>,
+    /// Size of the records behind `changes`.
+    pub(super) bytes: usize,
+}
+
+/// The newest ownership record: it shows whether the changelog is still the same one.
+#[derive(Debug, PartialEq, Eq)]
+enum LastAssignment {
+    /// The newest that was read; none where the partition has had no owner.
+    Seen(Option<OwnershipRecord>),
+    /// The one that the copy has seen is not where it was: a newer one of the same lineage must follow.
+    Wanted,
+}
+
+/// The records of another changelog than the one that the copy is of.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct OtherLineage;
+
+impl Reading {
+    /// Adds the next record.
+    ///
+    /// # Errors
+    /// [`OtherLineage`]: nothing that follows the last import belongs into the copy.
+    pub(super) fn take(
+        &mut self,
+        changelog: &str,
+        (offset, bytes): (u64, usize),
+        record: DecodedRecord,
+    ) -> Result<(), OtherLineage> {
+        let place = &mut self.place;
+        self.bytes += bytes;
+        place.position = offset.saturating_add(1);
+        if let Some(epoch) = record::epoch_of(&record) {
+            place.highest_epoch = place.highest_epoch.max(epoch);
+        }
+        match record {
+            DecodedRecord::Changed(change) => self.changes.push(change),
+            DecodedRecord::Owned(record) => {
+                if self
+                    .lineage
+                    .is_some_and(|lineage| lineage != record.lineage)
+                {
+                    return Err(OtherLineage);
+                }
+                place.last_assignment_offset = offset;
+                place.source = source(changelog, Some(record.lineage));
+                self.last_assignment = LastAssignment::Seen(Some(record));
+            }
+            DecodedRecord::Nothing(_) => {}
+        }
+        Ok(())
+    }
+
+    fn finish(self, known: Box<Known>) -> Finished {
+        Finished {
+            known,
+            place: self.place,
+            record: match self.last_assignment {
+                LastAssignment::Seen(record) => record,
+                LastAssignment::Wanted => None,
+            },
+            lost_from: None,
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::QueryingOffset => f.write_str("querying the offset"),
+            Self::QueryingLastWriter => f.write_str("querying the last writer"),
+            Self::QueryingOffsetAgain { .. } => f.write_str("querying the offset again"),
+            Self::ConfirmingLastWriter { writer } => {
+                write!(f, "confirming the last writer {writer}")
+            }
+            Self::Fencing { writer } => write!(f, "fencing {writer}"),
+            Self::AwaitingOffset => f.write_str("awaiting the offset"),
+            Self::QueryingEnds { .. } => f.write_str("querying the ends"),
+            Self::AwaitingTransactions(known) => {
+                let Ends { stable, high, .. } = known.ends.changelog;
+                write!(f, "awaiting the transactions from {stable} to {high}")
+            }
+            Self::ExaminingCopy(_) => f.write_str("examining the copy"),
+            Self::CheckingLineage { place, .. } => {
+                write!(
+                    f,
+                    "checking the lineage at {}",
+                    place.last_assignment_offset
+                )
+            }
+            Self::SettingAside { reason, .. } => write!(f, "setting the copy aside: {reason}"),
+            Self::ForgettingCopy(_) => f.write_str("forgetting the copy"),
+            Self::ReadingChangelog { known, reading } => {
+                let (position, end) = (reading.place.position, known.ends.changelog.high);
+                write!(f, "reading the changelog from {position} to {end}")
+            }
+            Self::CompletingCopy { reading, .. } => {
+                write!(f, "completing the copy up to {}", reading.place.position)
+            }
+            Self::ComparingEvents { .. } => f.write_str("comparing the events"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
