@@ -6,8 +6,8 @@ use workspace_engine_core::disk::{DataDir, DataDirSpec};
 use workspace_engine_core::store::{Key, LsmStore};
 use workspace_lifecycle::Command;
 
-use crate::node::{Node, copy_on, disk, id};
-use crate::place::{P0, Place, events, until};
+use crate::node::{Node, P0, copy_on, disk, id};
+use crate::testing::{TestTopic, events, until};
 
 /// The names in a directory that begin with `beginning`.
 fn names(directory: &Path, beginning: &str) -> Vec<String> {
@@ -19,23 +19,23 @@ fn names(directory: &Path, beginning: &str) -> Vec<String> {
     names
 }
 
-/// A place where two workspaces were saved, and the disk with the copy.
-fn saved(name: &str) -> (Place, tempfile::TempDir) {
-    let place = Place::new(name, 1, &[]);
-    place.produce(P0, events("acme", 0..10));
-    place.produce(P0, events("other", 0..5));
+/// A topic where two workspaces were saved, and the disk with the copy.
+fn saved(name: &str) -> (TestTopic, tempfile::TempDir) {
+    let topic = TestTopic::new(name, 1, &[]);
+    topic.produce(P0, events("acme", 0..10));
+    topic.produce(P0, events("other", 0..5));
     let disk = disk();
-    let node = Node::start(&place, &disk);
+    let node = Node::start(&topic, &disk);
     node.wait_ready("acme", 10, 10);
     node.wait_ready("other", 5, 5);
     node.stop();
-    (place, disk)
+    (topic, disk)
 }
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn a_copy_whose_checksums_fail_while_it_is_loaded_heals_itself() {
-    let (place, disk) = saved("copy-damaged");
+fn a_copy_whose_checksums_fail_during_a_load_is_rebuilt() {
+    let (topic, disk) = saved("copy-damaged");
     let spec = DataDirSpec {
         partitions: 1,
         ..DataDirSpec::default()
@@ -52,10 +52,10 @@ fn a_copy_whose_checksums_fail_while_it_is_loaded_heals_itself() {
             copy.damage(&key).expect("written");
         }
     }
-    let node = Node::start(&place, &disk);
+    let node = Node::start(&topic, &disk);
     node.wait_ready("acme", 10, 10);
     node.wait_ready("other", 5, 5);
-    place.produce(P0, events("acme", 10..12));
+    topic.produce(P0, events("acme", 10..12));
     node.wait_ready("acme", 12, 12);
     until("the damaged one is set aside", || {
         (names(disk.path(), "kafka-set-aside-").len() == 1).then_some(())
@@ -63,7 +63,7 @@ fn a_copy_whose_checksums_fail_while_it_is_loaded_heals_itself() {
     assert_eq!(names(disk.path(), "kafka-2"), ["kafka-2"]);
     node.stop();
 
-    let node = Node::start(&place, &disk);
+    let node = Node::start(&topic, &disk);
     node.wait_ready("acme", 12, 12);
     node.wait_ready("other", 5, 5);
     node.command("other", Command::Reload).expect("reloaded");
@@ -75,11 +75,11 @@ fn a_copy_whose_checksums_fail_while_it_is_loaded_heals_itself() {
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_copy_that_cannot_be_opened_is_set_aside_and_rebuilt() {
-    let (place, disk) = saved("copy-broken");
+    let (topic, disk) = saved("copy-broken");
     let written = "of an engine that knows more";
     std::fs::write(copy_on(&disk).join("format.json"), written).expect("written");
 
-    let node = Node::start(&place, &disk);
+    let node = Node::start(&topic, &disk);
     node.wait_ready("acme", 10, 10);
     node.wait_ready("other", 5, 5);
     node.stop();

@@ -6,20 +6,20 @@ use workspace_engine_kafka::prepare;
 use workspace_lifecycle::{Offset, PartitionId};
 
 use crate::node::{Node, Start, disk, id};
-use crate::place::{Place, event, events, until};
+use crate::testing::{TestTopic, event, events, until};
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn members_of_an_empty_topic_wait_for_events_and_take_up_the_first_of_each_workspace() {
-    let place = Place::new("empty", 2, &[]);
+fn members_of_an_empty_topic_take_up_the_first_events() {
+    let topic = TestTopic::new("empty", 2, &[]);
     let (first, second) = (disk(), disk());
-    let one = Node::start(&place, &first);
+    let one = Node::start(&topic, &first);
     one.wait_open(&[0, 1]);
     let start = Start {
         owner: "two",
         ..Start::default()
     };
-    let two = Node::start_as(&place, &second, &start);
+    let two = Node::start_as(&topic, &second, &start);
     until("each has a partition", || {
         let open = |node: &Node| {
             let reports = node.engine.partitions();
@@ -42,13 +42,13 @@ fn members_of_an_empty_topic_wait_for_events_and_take_up_the_first_of_each_works
     for (round, events) in [(0_u32, 3_u64), (1, 6)] {
         for name in &names {
             let more = (round * 3..).take(3).map(|number| event(name, number));
-            place.produce(place.home(name), more);
+            topic.produce(topic.home(name), more);
         }
         for name in &names {
-            let owner = until("somebody owns it", || {
+            let owner = until("one of them owns it", || {
                 [&one, &two]
                     .into_iter()
-                    .find(|node| node.engine.is_assigned(PartitionId(place.home(name))))
+                    .find(|node| node.engine.is_assigned(PartitionId(topic.home(name))))
             });
             owner.wait_ready(name, events, usize::try_from(events).unwrap());
         }
@@ -60,54 +60,54 @@ fn members_of_an_empty_topic_wait_for_events_and_take_up_the_first_of_each_works
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn a_partition_that_is_added_is_not_served_and_says_why_while_the_others_go_on() {
-    let mut place = Place::new("grown", 2, &[]);
+fn an_added_partition_is_not_served_and_the_others_continue() {
+    let mut topic = TestTopic::new("grown", 2, &[]);
     // So that the group learns of the new partition at once, not after minutes.
-    place
+    topic
         .config
         .properties
         .insert("topic.metadata.refresh.interval.ms".into(), "500".into());
-    let (a, b) = (place.name_on(0, "a"), place.name_on(1, "b"));
-    place.produce(0, events(&a, 0..5));
-    place.produce(1, events(&b, 0..5));
+    let (a, b) = (topic.name_on(0, "a"), topic.name_on(1, "b"));
+    topic.produce(0, events(&a, 0..5));
+    topic.produce(1, events(&b, 0..5));
     let disk = disk();
-    let node = Node::start(&place, &disk);
+    let node = Node::start(&topic, &disk);
     for name in [&a, &b] {
         node.wait_ready(name, 5, 5);
     }
 
-    place.grow(3);
+    topic.grow(3);
     let error_text = until("the added partition says why it is not served", || {
         node.opening(2)
-            .filter(|error_text| error_text.contains(&place.config.topic))
+            .filter(|error_text| error_text.contains(&topic.config.topic))
     });
     assert_eq!(
         error_text,
         format!(
             "topic {} has got a partition 2, but had 2 partitions when this engine was started: workspaces would be \
              looked for in the wrong place; partitions must not be added to a topic whose keys have a place",
-            place.config.topic
+            topic.config.topic
         )
     );
     // Health names it as well: no engine reads the events of the added partition.
     let bad = Err(format!("partition 2 cannot be read: {error_text}"));
-    until("health tells", || {
+    until("health reports it", || {
         let mut ready = node.engine.health().ready.into_iter();
         ready.find(|check| check.outcome == bad)
     });
 
     // The old partitions continue.
-    place.produce(0, events(&a, 5..8));
-    place.produce(1, events(&b, 5..8));
+    topic.produce(0, events(&a, 5..8));
+    topic.produce(1, events(&b, 5..8));
     for name in [&a, &b] {
         node.wait_ready(name, 8, 8);
     }
     // A producer that counts the new partition moves workspaces; their events on partitions that the engine reads are
     // reported as misrouted, and not applied.
-    place.produce(1, [event(&a, 99)]);
+    topic.produce(1, [event(&a, 99)]);
     let misrouted = until("it is noticed", || node.engine.misrouted(&id(&a)));
     let expected = Misrouted {
-        topic: place.config.topic.as_str().into(),
+        topic: topic.config.topic.as_str().into(),
         found: PartitionId(1),
         offset: Offset(8),
         id: id(&a),
@@ -121,13 +121,13 @@ fn a_partition_that_is_added_is_not_served_and_says_why_while_the_others_go_on()
     node.stop();
 
     // An engine that finds more partitions than its changelog has does not start.
-    let error = prepare(&place.config).expect_err("refused");
-    assert!(!error.is_passing(), "asking again does not help");
-    let (topic, changelog) = (&place.config.topic, place.config.changelog_topic());
+    let error = prepare(&topic.config).expect_err("refused");
+    assert!(!error.is_passing(), "a retry does not help");
+    let (name, changelog) = (&topic.config.topic, topic.config.changelog_topic());
     assert_eq!(
         error.to_string(),
         format!(
-            "topic {changelog} has 2 partitions and topic {topic} has 3: workspaces would be looked for in the wrong \
+            "topic {changelog} has 2 partitions and topic {name} has 3: workspaces would be looked for in the wrong \
              place; partitions must not be added to a topic whose keys have a place"
         )
     );

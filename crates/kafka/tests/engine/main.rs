@@ -14,16 +14,17 @@
 )]
 
 mod node;
-mod place;
 mod slow;
+#[path = "../testing/mod.rs"]
+mod testing;
 
-mod anew;
 mod damaged_copy;
-mod erased;
+mod deletion;
 mod growth;
 mod lost_changelog;
 mod rebalance;
 mod records;
+mod recreated_topic;
 mod removal;
 mod sizes;
 mod transactions;

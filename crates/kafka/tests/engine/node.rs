@@ -17,7 +17,9 @@ use workspace_engine_kafka::{
 use workspace_lifecycle::{AdmissionLimits, Command, Limits, PartitionId};
 use workspace_status::{ErrorInfo, ErrorKind, Snapshot, State, Tracker, WorkspaceId};
 
-use crate::place::{PATIENCE, Place, until};
+use crate::testing::{PATIENCE, TestTopic, until};
+
+pub(crate) const P0: u32 = 0;
 
 /// Options of an engine's start.
 pub(crate) struct Start {
@@ -87,15 +89,15 @@ impl Assignments for ToEngine {
 }
 
 impl Node {
-    pub(crate) fn start(place: &Place, disk: &TempDir) -> Self {
-        Self::start_as(place, disk, &Start::default())
+    pub(crate) fn start(topic: &TestTopic, disk: &TempDir) -> Self {
+        Self::start_as(topic, disk, &Start::default())
     }
 
-    pub(crate) fn start_as(place: &Place, disk: &TempDir, start: &Start) -> Self {
-        let partitions = until("topics", || prepare(&place.config).ok());
+    pub(crate) fn start_as(topic: &TestTopic, disk: &TempDir, start: &Start) -> Self {
+        let partitions = until("topics", || prepare(&topic.config).ok());
         let spec = DataDirSpec {
             partitions,
-            partitioner: place.config.partitioner,
+            partitioner: topic.config.partitioner,
             ..DataDirSpec::default()
         };
         let open = move |path: &Path| LsmStore::open(&DataDir::open(path, &spec)?);
@@ -103,10 +105,10 @@ impl Node {
         let copy = until("a copy", || {
             LocalCopy::open(copy_on(disk), open.clone()).ok()
         });
-        let cluster = Cluster::new(&place.config, partitions, copy, start.owner).expect("clients");
+        let cluster = Cluster::new(&topic.config, partitions, copy, start.owner).expect("clients");
         let config = EngineConfig {
             owner: start.owner.to_owned(),
-            group: Some(place.config.group.clone()),
+            group: Some(topic.config.group.clone()),
             admission: AdmissionLimits {
                 permits: start.permits,
                 ..AdmissionLimits::default()

@@ -7,17 +7,17 @@ use rdkafka::Message as _;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::Producer;
 
-use crate::node::{Node, disk};
-use crate::place::{P0, PATIENCE, Place, event, events, until};
+use crate::node::{Node, P0, disk};
+use crate::testing::{PATIENCE, TestTopic, event, events, send, until};
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn a_replay_over_markers_and_aborted_records_applies_what_was_committed_and_reaches_its_target() {
-    let place = Place::new("markers", 1, &[]);
-    let producer = place.transactional("p");
+fn a_replay_over_aborted_records_applies_what_was_committed() {
+    let topic = TestTopic::new("markers", 1, &[]);
+    let producer = topic.transactional("p");
     let transaction = |from: u32, to: u32| {
         producer.begin_transaction().expect("begun");
-        place.send(&producer, P0, events("acme", from..to));
+        send(&producer, &topic.config.topic, P0, events("acme", from..to));
     };
     let commit = || producer.commit_transaction(PATIENCE).expect("committed");
     let abort = || producer.abort_transaction(PATIENCE).expect("aborted");
@@ -30,7 +30,7 @@ fn a_replay_over_markers_and_aborted_records_applies_what_was_committed_and_reac
     // 20 rounds of five records, a marker, five that were aborted and a marker: it ends with a marker.
     let end = 20 * 12;
     let disk = disk();
-    let node = Node::start(&place, &disk);
+    let node = Node::start(&topic, &disk);
     node.wait_ready("acme", 100, 100);
     until("it is at the end", || {
         let report = &node.engine.partitions()[0];
@@ -47,7 +47,7 @@ fn a_replay_over_markers_and_aborted_records_applies_what_was_committed_and_reac
     node.wait_ready("acme", 103, 103);
     node.stop();
 
-    let node = Node::start(&place, &disk);
+    let node = Node::start(&topic, &disk);
     node.wait_ready("acme", 103, 103);
     assert_eq!(node.engine.counters().events_applied.get(), 0, "saved");
     node.stop();
@@ -56,14 +56,14 @@ fn a_replay_over_markers_and_aborted_records_applies_what_was_committed_and_reac
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn an_engine_that_starts_before_an_open_transaction_is_ready_without_it() {
-    let place = Place::new("open", 1, &[]);
-    place.produce(P0, events("acme", 0..5));
-    let producer = place.transactional("p");
+    let topic = TestTopic::new("open", 1, &[]);
+    topic.produce(P0, events("acme", 0..5));
+    let producer = topic.transactional("p");
     producer.begin_transaction().expect("begun");
-    place.send(&producer, P0, events("acme", 5..7));
-    place.produce(P0, events("acme", 7..9));
+    send(&producer, &topic.config.topic, P0, events("acme", 5..7));
+    topic.produce(P0, events("acme", 7..9));
     let disk = disk();
-    let node = Node::start(&place, &disk);
+    let node = Node::start(&topic, &disk);
     node.wait_ready("acme", 5, 5);
     producer.commit_transaction(PATIENCE).expect("committed");
     node.wait_ready("acme", 9, 9);
@@ -71,8 +71,8 @@ fn an_engine_that_starts_before_an_open_transaction_is_ready_without_it() {
 }
 
 /// How many records of each key a reader gets.
-fn counts(place: &Place) -> BTreeMap<String, u64> {
-    let consumer = place.consumer(P0);
+fn counts(topic: &TestTopic) -> BTreeMap<String, u64> {
+    let consumer = topic.consumer(P0);
     let deadline = Instant::now() + PATIENCE;
     let mut counts = BTreeMap::new();
     loop {
@@ -91,37 +91,37 @@ fn counts(place: &Place) -> BTreeMap<String, u64> {
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn a_replay_over_gaps_of_compaction_applies_what_is_left_and_reaches_its_target() {
+fn a_replay_over_gaps_of_compaction_reaches_its_target() {
     let settings = [
         ("cleanup.policy", "compact"),
         ("segment.ms", "1000"),
         ("min.cleanable.dirty.ratio", "0.01"),
         ("max.compaction.lag.ms", "1000"),
     ];
-    let place = Place::new("compacted", 1, &settings);
+    let topic = TestTopic::new("compacted", 1, &settings);
     for round in 0..100 {
         let all = ["a", "b", "c", "d"];
-        place.produce(P0, all.map(|workspace| event(workspace, round)));
+        topic.produce(P0, all.map(|workspace| event(workspace, round)));
     }
     let deadline = Instant::now() + PATIENCE;
     // The last segment is never compacted: a record per second starts another one.
-    while counts(&place).values().any(|count| *count > 40) {
+    while counts(&topic).values().any(|count| *count > 40) {
         assert!(Instant::now() < deadline, "it is compacted");
         std::thread::sleep(Duration::from_millis(1100));
-        place.produce(P0, [event("tail", 0)]);
+        topic.produce(P0, [event("tail", 0)]);
     }
     // No compaction from now on.
-    place.configure(&[("cleanup.policy", "delete")]);
-    place.produce(P0, events("a", 1000..1020));
-    let mut left = counts(&place);
+    topic.configure(&[("cleanup.policy", "delete")]);
+    topic.produce(P0, events("a", 1000..1020));
+    let mut left = counts(&topic);
     until("nothing is compacted any more", || {
-        let before = std::mem::replace(&mut left, counts(&place));
+        let before = std::mem::replace(&mut left, counts(&topic));
         (before == left).then_some(())
     });
     println!("{left:?}");
 
     let disk = disk();
-    let node = Node::start(&place, &disk);
+    let node = Node::start(&topic, &disk);
     for (workspace, events) in &left {
         // Each event is about its own entity, except in the last workspace.
         let entities = if workspace == "tail" { 1 } else { *events };

@@ -9,10 +9,11 @@ use workspace_engine_core::log::{Append, AppendError, EventLog, ProducerSequence
 use workspace_engine_core::routing::partition_of;
 use workspace_lifecycle::{Offset, PartitionId};
 
-use crate::cluster::{Mock, P0, PATIENCE, TOPIC, insist_on, produce_numbers, read_to, until};
+use crate::support::{Mock, P0, TOPIC, insist_on, produce_numbers, read_to};
+use crate::testing::{PATIENCE, until};
 
 #[test]
-fn the_listener_hears_of_what_others_append() {
+fn the_listener_is_notified_of_appends_of_other_producers() {
     let mock = Mock::new(2);
     let log = mock.log();
     let (sender, heard) = std::sync::mpsc::channel();
@@ -24,7 +25,7 @@ fn the_listener_hears_of_what_others_append() {
     let deadline = Instant::now() + PATIENCE;
     let end = loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let (reported, end) = heard.recv_timeout(left).expect("told");
+        let (reported, end) = heard.recv_timeout(left).expect("notified");
         assert_eq!(reported, partition);
         if end == Offset(10) {
             break end;
@@ -35,7 +36,7 @@ fn the_listener_hears_of_what_others_append() {
 }
 
 #[test]
-fn the_largest_record_goes_through() {
+fn the_largest_record_is_appended() {
     let mock = Mock::new(1);
     let log = mock.log();
     let value = Bytes::from(vec![b'x'; 4 * 1024 * 1024]);
@@ -144,7 +145,7 @@ fn requests_of_many_threads_do_not_mix() {
 }
 
 #[test]
-fn no_more_waits_than_fits() {
+fn requests_beyond_the_queue_are_refused() {
     let mock = Mock::new(1);
     let log = mock.log();
     mock.cluster.broker_down(-1).expect("down");
@@ -170,7 +171,7 @@ fn no_more_waits_than_fits() {
 }
 
 #[test]
-fn a_request_that_was_appended_in_part_is_completed_when_it_comes_again() {
+fn a_repeat_completes_a_request_that_was_appended_in_part() {
     let mut mock = Mock::of_brokers(2, 2);
     for (partition, broker) in [(0, 1), (1, 2)] {
         let led = mock

@@ -2,10 +2,10 @@
 
 use workspace_engine_core::log::conformance;
 
-use crate::cluster::Mock;
+use crate::support::Mock;
 
 #[test]
-fn the_log_on_kafka_does_what_every_log_must() {
+fn a_mock_cluster_passes_the_conformance_suite() {
     for (name, case) in conformance::CASES.iter().chain(conformance::PRODUCER_CASES) {
         println!("{name}");
         let mock = Mock::new(3);

@@ -5,7 +5,7 @@ use workspace_engine_core::log::DeadLetter;
 use workspace_engine_core::log::conformance::{id, keep, listed};
 use workspace_lifecycle::{Offset, PartitionId};
 
-use crate::cluster::Mock;
+use crate::support::Mock;
 
 fn dead_letter(partition: u32, offset: u64, workspace: &str) -> DeadLetter {
     DeadLetter {
@@ -21,7 +21,7 @@ fn dead_letter(partition: u32, offset: u64, workspace: &str) -> DeadLetter {
 }
 
 #[test]
-fn a_letter_of_one_process_is_known_to_the_next() {
+fn a_dead_letter_of_one_process_is_known_to_the_next() {
     let mock = Mock::new(2);
     let one = mock.log();
     keep(&one, &dead_letter(0, 7, "a"));
@@ -36,7 +36,7 @@ fn a_letter_of_one_process_is_known_to_the_next() {
 }
 
 #[test]
-fn many_letters_are_listed_page_by_page() {
+fn many_dead_letters_are_listed_page_by_page() {
     let mock = Mock::new(1);
     let log = mock.log();
     // The order of their addresses is not the order in which they are skipped.
@@ -56,8 +56,8 @@ fn many_letters_are_listed_page_by_page() {
 }
 
 #[test]
-fn letters_are_kept_while_others_are_listed() {
-    const LETTERS: u64 = 30;
+fn dead_letters_are_kept_while_others_are_listed() {
+    const DEAD_LETTERS: u64 = 30;
     let mock = Mock::new(1);
     let log = mock.log();
     keep(&log, &dead_letter(0, 0, "a"));
@@ -71,13 +71,13 @@ fn letters_are_kept_while_others_are_listed() {
                         .map(|dead_letter| dead_letter.offset.0)
                         .collect();
                     assert_eq!(found, (0..found.len() as u64).collect::<Vec<_>>());
-                    if found.len() as u64 == LETTERS {
+                    if found.len() as u64 == DEAD_LETTERS {
                         break;
                     }
                 }
             });
         }
-        for offset in 1..LETTERS {
+        for offset in 1..DEAD_LETTERS {
             // Retries while others hold the lock, as a partition does.
             keep(&log, &dead_letter(0, offset, "a"));
         }

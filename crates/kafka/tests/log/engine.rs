@@ -10,7 +10,8 @@ use workspace_engine_core::{Engine, EngineConfig, Entities};
 use workspace_engine_kafka::KafkaLog;
 use workspace_status::Tracker;
 
-use crate::cluster::{Mock, PATIENCE, until};
+use crate::support::Mock;
+use crate::testing::{PATIENCE, until};
 
 fn engine(mock: &Mock) -> Engine<Entities> {
     let log = KafkaLog::open(&mock.config, mock.partitions).expect("opened");
@@ -30,7 +31,7 @@ fn applied(engine: &Engine<Entities>, workspace: &str) -> u64 {
 }
 
 #[test]
-fn an_engine_applies_what_is_appended_once_also_after_an_outage() {
+fn an_engine_applies_each_append_once_also_after_an_outage() {
     let mock = Mock::new(3);
     let names: Vec<String> = (0..20).map(|number| format!("w{number}")).collect();
     let first = engine(&mock);
@@ -45,7 +46,7 @@ fn an_engine_applies_what_is_appended_once_also_after_an_outage() {
     };
     all(&first, 50);
     mock.cluster.broker_down(-1).expect("down");
-    until("the trouble is told", || first.log().health().err());
+    until("health reports the failure", || first.log().health().err());
     mock.cluster.broker_up(-1).expect("up");
     until("healthy", || first.log().health().ok());
     for name in &names {

@@ -9,8 +9,11 @@
     reason = "tests"
 )]
 
+mod support;
+#[path = "../testing/mod.rs"]
+mod testing;
+
 mod appends;
-mod cluster;
 mod conformance;
 mod dead_letters;
 mod engine;

@@ -7,10 +7,11 @@ use workspace_engine_core::log::{AppendError, EventLog, ReadError};
 use workspace_engine_kafka::{KafkaConfig, KafkaLog, KafkaLogError};
 use workspace_lifecycle::{Offset, PartitionId};
 
-use crate::cluster::{Mock, P0, TOPIC, insist_on, produce_numbers, quick, read_to, until};
+use crate::support::{Mock, P0, TOPIC, insist_on, produce_numbers, quick, read_to};
+use crate::testing::until;
 
 #[test]
-fn a_log_opens_without_brokers_and_says_what_they_say() {
+fn a_log_opens_without_brokers_and_reports_the_client_error() {
     let config = KafkaConfig {
         brokers: "127.0.0.1:1".to_owned(),
         ..KafkaConfig::default()
@@ -18,9 +19,9 @@ fn a_log_opens_without_brokers_and_says_what_they_say() {
     let log = quick(Duration::from_secs(1), "opening", || {
         KafkaLog::open(&config, 4).expect("opened")
     });
-    assert!(log.health().is_err(), "nobody has answered");
-    until("the brokers' words", || {
-        let error_text = log.health().expect_err("nobody answers");
+    assert!(log.health().is_err(), "no broker has answered");
+    until("the client's error text", || {
+        let error_text = log.health().expect_err("no broker answers");
         (error_text.contains("127.0.0.1:1") && error_text.contains("Connection refused"))
             .then_some(())
     });
@@ -44,7 +45,7 @@ fn a_log_opens_without_brokers_and_says_what_they_say() {
 }
 
 #[test]
-fn a_property_that_is_none_is_refused_at_once() {
+fn an_unknown_property_is_refused_at_once() {
     let mut config = KafkaConfig::default();
     config
         .properties
@@ -56,7 +57,7 @@ fn a_property_that_is_none_is_refused_at_once() {
 }
 
 #[test]
-fn a_topic_that_does_not_exist_is_said_so() {
+fn a_missing_topic_is_named() {
     let mut mock = Mock::new(1);
     "elsewhere".clone_into(&mut mock.config.topic);
     mock.cluster
@@ -78,7 +79,7 @@ fn a_topic_that_does_not_exist_is_said_so() {
 }
 
 #[test]
-fn reads_and_appends_go_on_when_the_brokers_are_back() {
+fn reads_and_appends_continue_when_the_brokers_are_back() {
     let mock = Mock::new(1);
     produce_numbers(&mock.config, P0, 0..100);
     let log = mock.log();
@@ -86,7 +87,7 @@ fn reads_and_appends_go_on_when_the_brokers_are_back() {
     read_to(&log, P0, Offset(0), Offset(50));
 
     mock.cluster.broker_down(-1).expect("down");
-    until("the trouble is told", || log.health().err());
+    until("health reports the failure", || log.health().err());
     // While the brokers are down, an append waits and a partition cannot be opened.
     let mut next = Offset(50);
     let pending = log.submit(request("acme", 1, None));
@@ -111,7 +112,7 @@ fn reads_and_appends_go_on_when_the_brokers_are_back() {
 }
 
 #[test]
-fn a_read_of_what_should_be_there_tells_why_it_is_not() {
+fn a_failed_read_names_the_reason() {
     let mock = Mock::new(1);
     produce_numbers(&mock.config, P0, 0..100);
     let log = mock.log();
@@ -132,7 +133,7 @@ fn a_read_of_what_should_be_there_tells_why_it_is_not() {
 }
 
 #[test]
-fn a_log_that_reads_is_dropped_at_once() {
+fn a_log_is_dropped_at_once_during_reads() {
     let mock = Mock::new(8);
     for partition in (0..8).map(workspace_lifecycle::PartitionId) {
         produce_numbers(&mock.config, partition, 0..1000);
@@ -152,7 +153,7 @@ fn a_log_that_reads_is_dropped_at_once() {
 }
 
 #[test]
-fn a_request_that_nobody_acknowledges_in_time_is_refused_in_the_brokers_words() {
+fn a_request_without_acknowledgement_is_refused_in_time() {
     let mut mock = Mock::new(1);
     mock.config
         .properties
@@ -186,7 +187,7 @@ fn a_request_that_nobody_acknowledges_in_time_is_refused_in_the_brokers_words() 
 }
 
 #[test]
-fn a_producer_that_cannot_go_on_is_replaced() {
+fn a_producer_with_a_fatal_error_is_replaced() {
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     let mut mock = Mock::new(1);
     mock.config
@@ -203,7 +204,7 @@ fn a_producer_that_cannot_go_on_is_replaced() {
 }
 
 #[test]
-fn a_leader_that_is_gone_is_a_trouble_of_its_own_partitions_alone() {
+fn a_missing_leader_affects_its_own_partitions_alone() {
     let mock = Mock::of_brokers(2, 2);
     for (partition, broker) in [(0, 1), (1, 2)] {
         let led = mock
@@ -213,7 +214,7 @@ fn a_leader_that_is_gone_is_a_trouble_of_its_own_partitions_alone() {
     }
     let log = mock.log();
     mock.cluster.broker_down(2).expect("down");
-    until("the trouble is told", || log.health().err());
+    until("health reports the failure", || log.health().err());
     produce_numbers(&mock.config, P0, 0..10);
     until("the other partition goes on", || {
         (log.high_watermark(P0) == Offset(10)).then_some(())
@@ -225,6 +226,6 @@ fn a_leader_that_is_gone_is_a_trouble_of_its_own_partitions_alone() {
     assert!(matches!(error, ReadError::Unavailable(_)), "{error}");
     until("it is served as before", || log.open(P0).ok());
     mock.cluster.broker_up(2).expect("up");
-    until("the trouble is over", || log.health().ok());
+    until("the failure has ended", || log.health().ok());
     until("it has a leader again", || log.open(PartitionId(1)).ok());
 }

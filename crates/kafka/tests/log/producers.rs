@@ -14,7 +14,8 @@ use workspace_engine_core::routing::partition_of;
 use workspace_engine_kafka::{KafkaConfig, KafkaLog};
 use workspace_lifecycle::{Offset, PartitionId};
 
-use crate::cluster::{Mock, P0, PATIENCE, produce_numbers, quick, until};
+use crate::support::{Mock, P0, produce_numbers, quick};
+use crate::testing::{PATIENCE, until};
 
 /// A request of producer `p` with one event for each workspace.
 fn of_workspaces(names: &[&str], sequence: u64) -> Append {
@@ -93,7 +94,7 @@ fn expected(refused: Result<Appended, AppendError>) -> u64 {
 }
 
 #[test]
-fn a_request_that_an_engine_appended_before_it_ended_is_not_doubled() {
+fn a_request_that_an_ended_engine_appended_is_not_doubled() {
     let mock = Mock::new(4);
     let names = ["a", "b", "c", "d", "e", "a"];
     let first = mock.log();
@@ -105,8 +106,8 @@ fn a_request_that_an_engine_appended_before_it_ended_is_not_doubled() {
     // The last request, and those before it.
     for sequence in [3, 1, 2] {
         let answer = append(&second, of_workspaces(&names, sequence)).expect("answered");
-        let place = usize::try_from(sequence - 1).expect("small");
-        assert_eq!(answer, repeated(&answers[place]), "{sequence}");
+        let index = usize::try_from(sequence - 1).expect("small");
+        assert_eq!(answer, repeated(&answers[index]), "{sequence}");
     }
     assert_eq!(count(&second, 18), 18);
     assert_eq!(expected(append(&second, of_workspaces(&names, 5))), 4);
@@ -138,7 +139,7 @@ fn requests_that_were_under_way_together_are_all_found() {
 }
 
 #[test]
-fn a_request_that_an_engine_wrote_in_part_is_completed_by_the_next_one() {
+fn the_next_engine_completes_a_request_that_was_written_in_part() {
     let mock = Mock::new(1);
     let names = ["a", "b", "c", "d"];
     let whole = || of_workspaces(&names, 7);
@@ -165,7 +166,7 @@ fn a_request_that_an_engine_wrote_in_part_is_completed_by_the_next_one() {
 }
 
 #[test]
-fn a_request_of_which_nothing_is_there_is_appended_also_behind_a_later_one() {
+fn a_request_that_was_lost_is_appended_after_a_later_one() {
     let mock = Mock::new(2);
     let later = of_workspaces(&["a"], 5);
     write_part(&mock.config, 2, &later, &[0]);
@@ -185,7 +186,7 @@ fn a_request_of_which_nothing_is_there_is_appended_also_behind_a_later_one() {
 }
 
 #[test]
-fn another_request_with_the_number_of_one_that_is_there_is_appended() {
+fn another_request_with_a_used_number_is_appended() {
     let mock = Mock::new(1);
     write_part(&mock.config, 1, &of_workspaces(&["a", "b"], 1), &[0, 1]);
     let log = mock.log();
@@ -216,7 +217,7 @@ fn engines_side_by_side_find_each_others_requests() {
 }
 
 #[test]
-fn an_unknown_producer_of_an_empty_topic_is_not_held_up() {
+fn an_unknown_producer_of_an_empty_topic_does_not_wait() {
     let mock = Mock::new(12);
     let log = mock.log();
     let mut names = (0..).map(|number| format!("new-{number}"));
@@ -227,7 +228,7 @@ fn an_unknown_producer_of_an_empty_topic_is_not_held_up() {
 }
 
 #[test]
-fn who_asks_never_waits_for_a_look_at_the_topic_nor_do_unnamed_appends() {
+fn neither_callers_nor_unnamed_appends_wait_for_the_scan() {
     let mock = Mock::of_brokers(2, 2);
     for (partition, broker) in [(0, 1), (1, 2)] {
         let leader = mock
@@ -257,7 +258,7 @@ fn who_asks_never_waits_for_a_look_at_the_topic_nor_do_unnamed_appends() {
 }
 
 #[test]
-fn a_producer_that_cannot_be_looked_for_is_told_to_repeat() {
+fn a_request_whose_producer_cannot_be_found_is_to_be_repeated() {
     let mock = Mock::new(1);
     let log = mock.log();
     mock.cluster.broker_down(-1).expect("down");

@@ -6,7 +6,8 @@ use workspace_engine_core::log::conformance::{self, EVERYTHING};
 use workspace_engine_core::log::{EventLog, ReadError, ReadLimit};
 use workspace_lifecycle::Offset;
 
-use crate::cluster::{Mock, P0, offsets, produce, produce_numbers, quick, read_to, text, until};
+use crate::support::{Mock, P0, offsets, produce, produce_numbers, quick, read_to, text};
+use crate::testing::until;
 
 #[test]
 fn pages_give_every_record_once_and_in_order() {
@@ -78,7 +79,7 @@ fn two_lanes_read_a_partition_side_by_side() {
 }
 
 #[test]
-fn nothing_is_read_at_or_above_the_end_that_was_asked_for() {
+fn nothing_is_read_at_or_after_the_limit() {
     let mock = Mock::new(1);
     produce_numbers(&mock.config, P0, 0..100);
     let log = mock.log();
@@ -166,7 +167,7 @@ fn a_record_as_large_as_the_cluster_keeps_is_read_between_small_ones() {
 }
 
 #[test]
-fn events_that_the_cluster_removed_have_fallen_out() {
+fn events_that_the_cluster_removed_are_reported() {
     let mock = Mock::new(1);
     let log = mock.log();
     // The mock cluster keeps 5 MiB of each partition.
@@ -224,7 +225,7 @@ fn a_partition_that_was_closed_is_read_again_after_it_is_opened() {
 }
 
 #[test]
-fn a_record_that_comes_after_the_end_was_told_is_read() {
+fn a_record_after_a_reported_end_is_read() {
     let mock = Mock::new(1);
     let log = mock.log();
     for end in 1..=15 {

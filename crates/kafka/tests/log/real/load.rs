@@ -9,29 +9,28 @@ use workspace_engine_core::log::{
 };
 use workspace_lifecycle::Offset;
 
-use super::Real;
-use crate::cluster::{P0, PATIENCE, produce, read_to, text, until};
+use crate::support::{P0, produce, read_to, text};
+use crate::testing::{PATIENCE, TestTopic, until};
 
 #[test]
 #[ignore = "needs KAFKA_BROKERS"]
-fn the_log_on_kafka_does_what_every_log_must() {
-    for (place, (name, case)) in conformance::CASES
+fn a_real_kafka_passes_the_conformance_suite() {
+    for (index, (name, case)) in conformance::CASES
         .iter()
         .chain(conformance::PRODUCER_CASES)
         .enumerate()
     {
         println!("{name}");
-        let mut real = Real::new(&format!("conformance-{place}"), 3, &[]);
-        real.partitions = 3;
-        case(&real.log());
+        let topic = TestTopic::new(&format!("conformance-{index}"), 3, &[]);
+        case(&topic.log());
     }
 }
 
 #[test]
 #[ignore = "needs KAFKA_BROKERS"]
-fn the_largest_record_goes_through_and_a_larger_one_is_refused() {
-    let real = Real::new("large", 1, &[("max.message.bytes", "12000000")]);
-    let log = real.log();
+fn the_largest_record_is_appended_and_a_larger_one_refused() {
+    let topic = TestTopic::new("large", 1, &[("max.message.bytes", "12000000")]);
+    let log = topic.log();
     // Data that does not compress.
     let mut random = fastrand::Rng::with_seed(7);
     let mut noise = |bytes: usize| -> Bytes {
@@ -76,7 +75,7 @@ fn the_largest_record_goes_through_and_a_larger_one_is_refused() {
 #[test]
 #[ignore = "needs KAFKA_BROKERS; prints how fast a partition is read"]
 fn the_speed_of_reading() {
-    let real = Real::new("speed", 1, &[]);
+    let topic = TestTopic::new("speed", 1, &[]);
     let count = 1_000_000_u64;
     let record = |n: u64| {
         (
@@ -84,8 +83,8 @@ fn the_speed_of_reading() {
             Some(vec![b'x'; 200]),
         )
     };
-    produce(&real.config, P0, (0..count).map(record));
-    let log = real.log();
+    produce(&topic.config, P0, (0..count).map(record));
+    let log = topic.log();
     for records in [10_000, 1000] {
         let limit = ReadLimit {
             records,
@@ -124,10 +123,10 @@ fn events_appended_while_a_broker_is_killed_are_read_once_and_in_order() {
             .status();
         assert!(status.expect("the script").success(), "{command}");
     };
-    let mut real = Real::new("killed", 1, &[]);
+    let mut topic = TestTopic::new("killed", 1, &[]);
     let patient = ("message.timeout.ms".to_owned(), "120000".to_owned());
-    real.config.properties.extend([patient]);
-    let log = real.log();
+    topic.config.properties.extend([patient]);
+    let log = topic.log();
     let rounds = 300_u64;
     std::thread::scope(|scope| {
         let log = &log;
@@ -159,7 +158,7 @@ fn events_appended_while_a_broker_is_killed_are_read_once_and_in_order() {
                     let lives = std::path::Path::new("/proc").join(pid.trim()).exists();
                     (!lives).then_some(())
                 });
-                until("the trouble is told", || log.health().err());
+                until("health reports the failure", || log.health().err());
                 script("restart");
             }
         });

@@ -9,14 +9,14 @@ use workspace_engine_core::log::conformance::{append, request};
 use workspace_engine_core::log::{Append, AppendError, EventLog};
 use workspace_lifecycle::{Offset, PartitionId};
 
-use super::Real;
-use crate::cluster::{P0, PATIENCE, produce_numbers, until};
+use crate::support::{P0, produce_numbers};
+use crate::testing::{PATIENCE, TestTopic, until};
 
 #[test]
 #[ignore = "needs KAFKA_BROKERS"]
-fn a_request_of_an_engine_that_is_gone_is_found_behind_many_others() {
+fn a_request_of_an_ended_engine_is_found_before_many_others() {
     const PARTITIONS: u32 = 4;
-    let real = Real::new("producers", PARTITIONS, &[]);
+    let topic = TestTopic::new("producers", PARTITIONS, &[]);
     let all = || {
         let mut all = request("w0", 0, Some(("p", 2)));
         for number in 0..50 {
@@ -27,17 +27,17 @@ fn a_request_of_an_engine_that_is_gone_is_found_behind_many_others() {
     };
     let fill = |count| {
         for partition in (0..PARTITIONS).map(PartitionId) {
-            produce_numbers(&real.config, partition, 0..count);
+            produce_numbers(&topic.config, partition, 0..count);
         }
     };
     fill(150_000);
-    let first = real.log();
+    let first = topic.log();
     append(&first, request("w0", 1, Some(("p", 1)))).expect("appended");
     let answer = append(&first, all()).expect("appended");
     drop(first);
     fill(150_000);
 
-    let second = real.log();
+    let second = topic.log();
     let total = |at_least: u64| {
         until("the ends are known", || {
             let partitions = (0..PARTITIONS).map(PartitionId);
@@ -69,11 +69,11 @@ fn a_request_of_an_engine_that_is_gone_is_found_behind_many_others() {
 
 #[test]
 #[ignore = "needs KAFKA_BROKERS"]
-fn records_older_than_any_repeat_are_not_looked_for_but_at_the_very_end() {
+fn old_records_are_found_only_at_the_end_of_the_topic() {
     const EVENTS: u64 = 3_000;
-    let real = Real::new("old-producers", 1, &[]);
+    let topic = TestTopic::new("old-producers", 1, &[]);
     let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", &real.config.brokers)
+        .set("bootstrap.servers", &topic.config.brokers)
         .create()
         .expect("a producer");
     let hour_ago = SystemTime::now() - Duration::from_hours(1);
@@ -100,7 +100,7 @@ fn records_older_than_any_repeat_are_not_looked_for_but_at_the_very_end() {
                 })
             });
         let (workspace, value) = &one(id).events[0];
-        let record = BaseRecord::to(&real.config.topic)
+        let record = BaseRecord::to(&topic.config.topic)
             .partition(0)
             .key(workspace.as_str())
             .payload(&value[..])
@@ -113,7 +113,7 @@ fn records_older_than_any_repeat_are_not_looked_for_but_at_the_very_end() {
     }
     producer.flush(PATIENCE).expect("acknowledged");
 
-    let log = real.log();
+    let log = topic.log();
     let late = append(&log, one("late")).expect("answered");
     assert!(late.repeated);
     assert_eq!(late.partitions[0].first_offset, Offset(2_500));

@@ -2,25 +2,23 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::AdminOptions;
-use rdkafka::{Offset as At, TopicPartitionList};
 use workspace_engine_core::log::conformance::{EVERYTHING, append, request};
 use workspace_engine_core::log::{EventLog, ReadError, ReadLimit};
 use workspace_lifecycle::Offset;
 
-use super::Real;
-use crate::cluster::{P0, offsets, produce, produce_numbers, read_to, until};
+use crate::support::{P0, offsets, produce, produce_numbers, read_to};
+use crate::testing::{TestTopic, until};
 
 #[test]
 #[ignore = "needs KAFKA_BROKERS"]
-fn gaps_of_a_compacted_topic_are_passed() {
+fn gaps_of_a_compacted_topic_are_skipped() {
     let settings = [
         ("cleanup.policy", "compact"),
         ("segment.ms", "1000"),
         ("min.cleanable.dirty.ratio", "0.01"),
         ("max.compaction.lag.ms", "1000"),
     ];
-    let real = Real::new("compacted", 1, &settings);
+    let topic = TestTopic::new("compacted", 1, &settings);
     for round in 0..20 {
         let record = |n: u64| {
             (
@@ -28,20 +26,20 @@ fn gaps_of_a_compacted_topic_are_passed() {
                 Some(vec![round; 100]),
             )
         };
-        produce(&real.config, P0, (0..100).map(record));
+        produce(&topic.config, P0, (0..100).map(record));
     }
     let end = Offset(2000);
-    let mut log = real.log();
+    let mut log = topic.log();
     assert_eq!(log.high_watermark(P0), end);
-    until("records are gone", || {
+    until("records are removed", || {
         // The last segment is not compacted, so another one must begin.
         std::thread::sleep(Duration::from_millis(1100));
         produce(
-            &real.config,
+            &topic.config,
             P0,
             [(Some(b"tail".to_vec()), Some(b"x".to_vec()))],
         );
-        log = real.log();
+        log = topic.log();
         let records = read_to(&log, P0, Offset(0), end);
         println!("{} records below {end}", records.len());
         (records.len() <= 100).then_some(())
@@ -66,16 +64,11 @@ fn gaps_of_a_compacted_topic_are_passed() {
 #[test]
 #[ignore = "needs KAFKA_BROKERS"]
 fn records_that_were_deleted_have_fallen_out() {
-    let real = Real::new("deleted-records", 1, &[]);
-    produce_numbers(&real.config, P0, 0..100);
-    let log = real.log();
+    let topic = TestTopic::new("deleted-records", 1, &[]);
+    produce_numbers(&topic.config, P0, 0..100);
+    let log = topic.log();
     read_to(&log, P0, Offset(0), Offset(10));
-    let mut before = TopicPartitionList::new();
-    before
-        .add_partition_offset(&real.config.topic, 0, At::Offset(60))
-        .expect("an offset");
-    let deleted = real.admin.delete_records(&before, &AdminOptions::new());
-    real.runtime.block_on(deleted).expect("deleted");
+    topic.remove_below(0, 60);
     let fell_out = |error: Option<ReadError>| match error {
         Some(ReadError::FellOut {
             asked,
@@ -86,7 +79,7 @@ fn records_that_were_deleted_have_fallen_out() {
     };
     // A new reader gets the error at once; one that continues has fetched some of the records already.
     assert_eq!(
-        fell_out(real.log().read(P0, Offset(20), EVERYTHING).err()),
+        fell_out(topic.log().read(P0, Offset(20), EVERYTHING).err()),
         (Offset(20), Offset(60))
     );
     let asked = Offset(5);
@@ -103,16 +96,16 @@ fn records_that_were_deleted_have_fallen_out() {
 
 #[test]
 #[ignore = "needs KAFKA_BROKERS"]
-fn a_topic_that_was_made_anew_ends_before_its_readers() {
-    let real = Real::new("anew", 1, &[]);
-    produce_numbers(&real.config, P0, 0..100);
-    let log = real.log();
+fn a_recreated_topic_ends_before_its_readers() {
+    let topic = TestTopic::new("recreated", 1, &[]);
+    produce_numbers(&topic.config, P0, 0..100);
+    let log = topic.log();
     read_to(&log, P0, Offset(0), Offset(100));
-    real.delete();
-    let error_text = until("it is missed", || log.health().err());
+    topic.delete();
+    let error_text = until("the topic is missing", || log.health().err());
     println!("{error_text}");
-    real.create(&[]);
-    produce_numbers(&real.config, P0, 0..5);
+    topic.create(&[]);
+    produce_numbers(&topic.config, P0, 0..5);
     until("healthy", || log.health().ok());
     until("its end is known", || {
         (log.high_watermark(P0) == Offset(5)).then_some(())
@@ -144,25 +137,25 @@ fn a_topic_that_was_made_anew_ends_before_its_readers() {
 
 #[test]
 #[ignore = "needs KAFKA_BROKERS, and KAFKA_DATA, where the broker keeps its logs"]
-fn a_flipped_bit_is_damage_with_its_place() {
+fn a_flipped_bit_is_damage_with_its_offset() {
     let Ok(data) = std::env::var("KAFKA_DATA") else {
         println!("left out: KAFKA_DATA is not set");
         return;
     };
-    let real = Real::new("damaged", 1, &[]);
+    let topic = TestTopic::new("damaged", 1, &[]);
     let word = |text: &str| [(Some(b"acme".to_vec()), Some(text.as_bytes().to_vec()))];
     for text in ["whole-0", "broken-1", "whole-2"] {
-        produce(&real.config, P0, word(text));
+        produce(&topic.config, P0, word(text));
     }
-    let segment = format!("{data}/{}-0/00000000000000000000.log", real.config.topic);
+    let segment = format!("{data}/{}-0/00000000000000000000.log", topic.config.topic);
     let mut bytes = std::fs::read(&segment).expect("the segment");
-    let place = bytes
+    let at = bytes
         .windows(8)
         .position(|window| window == b"broken-1")
         .expect("not compressed");
-    bytes[place] = b'B';
+    bytes[at] = b'B';
     std::fs::write(&segment, bytes).expect("written");
-    let log = real.log();
+    let log = topic.log();
     let limit = ReadLimit {
         until: Offset(3),
         ..EVERYTHING

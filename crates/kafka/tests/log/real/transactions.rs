@@ -7,24 +7,24 @@ use workspace_engine_core::log::EventLog;
 use workspace_engine_core::log::conformance::{EVERYTHING, append, request};
 use workspace_lifecycle::Offset;
 
-use super::Real;
-use crate::cluster::{P0, PATIENCE, offsets, read_to, text, until};
+use crate::support::{P0, offsets, read_to, text};
+use crate::testing::{PATIENCE, TestTopic, until};
 
 #[test]
 #[ignore = "needs KAFKA_BROKERS"]
-fn aborted_records_and_markers_are_passed() {
-    let real = Real::new("transactions", 1, &[]);
-    let producer = real.transactional("p");
-    real.transaction(&producer, &["a", "b"]);
+fn aborted_records_and_markers_are_skipped() {
+    let topic = TestTopic::new("transactions", 1, &[]);
+    let producer = topic.transactional("p");
+    topic.transaction(&producer, &["a", "b"]);
     producer.commit_transaction(PATIENCE).expect("committed");
-    real.transaction(&producer, &["no", "no", "no"]);
+    topic.transaction(&producer, &["no", "no", "no"]);
     producer.abort_transaction(PATIENCE).expect("aborted");
-    real.transaction(&producer, &["c"]);
+    topic.transaction(&producer, &["c"]);
     producer.commit_transaction(PATIENCE).expect("committed");
-    real.transaction(&producer, &["no"]);
+    topic.transaction(&producer, &["no"]);
     producer.abort_transaction(PATIENCE).expect("aborted");
 
-    let log = real.log();
+    let log = topic.log();
     // Two records and a marker, three and a marker, one and a marker, one and a marker.
     let end = Offset(11);
     // The last marker is written after the answer to its commit.
@@ -45,7 +45,7 @@ fn aborted_records_and_markers_are_passed() {
         );
     }
     // Records that arrive later are read, after any of these reads.
-    real.transaction(&producer, &["d"]);
+    topic.transaction(&producer, &["d"]);
     producer.commit_transaction(PATIENCE).expect("committed");
     until("the end is known", || {
         (log.high_watermark(P0) == Offset(13)).then_some(())
@@ -56,15 +56,15 @@ fn aborted_records_and_markers_are_passed() {
 
 #[test]
 #[ignore = "needs KAFKA_BROKERS"]
-fn markers_do_not_hold_a_reader_up() {
-    let real = Real::new("markers", 1, &[]);
-    let log = real.log();
-    let producer = real.transactional("p");
+fn a_reader_does_not_wait_for_markers() {
+    let topic = TestTopic::new("markers", 1, &[]);
+    let log = topic.log();
+    let producer = topic.transactional("p");
     let mut next = Offset(0);
     let mut took = Vec::new();
     for round in 0..20_u64 {
         let word = round.to_string();
-        real.transaction(&producer, &[&word]);
+        topic.transaction(&producer, &[&word]);
         producer.commit_transaction(PATIENCE).expect("committed");
         let end = Offset(next.0 + 2);
         until("the end is known", || {
@@ -83,12 +83,12 @@ fn markers_do_not_hold_a_reader_up() {
 
 #[test]
 #[ignore = "needs KAFKA_BROKERS"]
-fn an_open_transaction_of_another_holds_nobody_up() {
-    let real = Real::new("open-transaction", 1, &[]);
-    let log = real.log();
+fn no_reader_waits_for_the_transaction_of_another_producer() {
+    let topic = TestTopic::new("open-transaction", 1, &[]);
+    let log = topic.log();
     append(&log, request("acme", 3, None)).expect("appended");
-    let producer = real.transactional("p");
-    real.transaction(&producer, &["late"]);
+    let producer = topic.transactional("p");
+    topic.transaction(&producer, &["late"]);
     // Acknowledged after a record that is not committed, so no reader can see it yet.
     append(&log, request("acme", 2, None)).expect("appended");
     until("the end is what can be read", || {
@@ -97,7 +97,7 @@ fn an_open_transaction_of_another_holds_nobody_up() {
     assert_eq!(read_to(&log, P0, Offset(0), Offset(3)).len(), 3);
     append(&log, request("acme", 1, None)).expect("appended");
     assert_eq!(log.high_watermark(P0), Offset(3));
-    let other = real.log();
+    let other = topic.log();
     assert_eq!(
         other.high_watermark(P0),
         Offset(3),

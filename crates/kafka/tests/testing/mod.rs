@@ -1,4 +1,6 @@
-//! A new topic and group for one test on the real cluster, and what other clients do to them.
+//! What both test programs share: a topic and a group for one test on a real cluster, what other clients do to them,
+//! and waits with a deadline.
+#![allow(dead_code, reason = "each of the test programs uses a part")]
 
 use std::time::{Duration, Instant};
 
@@ -18,13 +20,11 @@ use workspace_engine_kafka::{KafkaConfig, prepare};
 /// Longest wait for anything that must happen; the tests share a machine.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
 
-pub(crate) const P0: u32 = 0;
-
 /// Key and value of a record that another application writes.
 pub(crate) type Raw = (Option<Vec<u8>>, Option<Vec<u8>>);
 
 /// A topic and a group for one test.
-pub(crate) struct Place {
+pub(crate) struct TestTopic {
     pub(crate) config: KafkaConfig,
     pub(crate) partitions: u32,
     admin: AdminClient<DefaultClientContext>,
@@ -32,13 +32,12 @@ pub(crate) struct Place {
     runtime: Runtime,
 }
 
-impl Place {
+impl TestTopic {
     /// An empty topic, and the engine's own topics.
     pub(crate) fn new(name: &str, partitions: u32, settings: &[(&str, &str)]) -> Self {
         let brokers = std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS names the brokers");
         let config = KafkaConfig {
             topic: format!("{name}-{:08x}", fastrand::u32(..)),
-            group: "engine".to_owned(),
             session_timeout: Duration::from_secs(6),
             brokers,
             ..KafkaConfig::default()
@@ -62,18 +61,16 @@ impl Place {
             .enable_time()
             .build()
             .expect("a runtime");
-        let place = Self {
+        let topic = Self {
             config,
             partitions,
             admin,
             producer,
             runtime,
         };
-        place.create(settings);
-        until("the engine's topics are there", || {
-            prepare(&place.config).ok()
-        });
-        place
+        topic.create(settings);
+        until("the engine's topics exist", || prepare(&topic.config).ok());
+        topic
     }
 
     pub(crate) fn create(&self, settings: &[(&str, &str)]) {
@@ -103,7 +100,7 @@ impl Place {
         self.delete_topic(&topic);
         until("the changelog is deleted", || {
             let client = self.producer.client();
-            let metadata = client.fetch_metadata(None, PATIENCE).expect("told");
+            let metadata = client.fetch_metadata(None, PATIENCE).expect("answered");
             let mut topics = metadata.topics().iter();
             topics.all(|found| found.name() != topic).then_some(())
         });
@@ -183,30 +180,7 @@ impl Place {
 
     /// Produces records to a given partition, as another application does.
     pub(crate) fn produce(&self, partition: u32, records: impl IntoIterator<Item = Raw>) {
-        self.send(&self.producer, partition, records);
-    }
-
-    /// Sends records and waits until they are acknowledged.
-    pub(crate) fn send(
-        &self,
-        producer: &BaseProducer,
-        partition: u32,
-        records: impl IntoIterator<Item = Raw>,
-    ) {
-        let number = i32::try_from(partition).expect("small");
-        for (key, value) in records {
-            let mut record = BaseRecord::<[u8], [u8]>::to(&self.config.topic).partition(number);
-            record.key = key.as_deref();
-            record.payload = value.as_deref();
-            while let Err((error, back)) = producer.send(record) {
-                let full = RDKafkaErrorCode::QueueFull;
-                assert_eq!(error.rdkafka_error_code(), Some(full), "{error}");
-                producer.poll(Duration::from_millis(10));
-                record = back;
-            }
-        }
-        producer.flush(PATIENCE).expect("acknowledged");
-        assert_eq!(producer.in_flight_count(), 0);
+        send(&self.producer, &self.config.topic, partition, records);
     }
 
     pub(crate) fn transactional(&self, name: &str) -> BaseProducer {
@@ -243,7 +217,7 @@ impl Place {
         let number = i32::try_from(partition).expect("small");
         let mut asked = TopicPartitionList::new();
         asked.add_partition(&self.config.topic, number);
-        let reported = group.committed_offsets(asked, PATIENCE).expect("told");
+        let reported = group.committed_offsets(asked, PATIENCE).expect("answered");
         reported.elements()[0].offset()
     }
 
@@ -259,6 +233,30 @@ impl Place {
             .find(|name| self.home(name) == partition)
             .expect("there is one for each partition")
     }
+}
+
+/// Sends records and waits until they are acknowledged.
+pub(crate) fn send(
+    producer: &BaseProducer,
+    topic: &str,
+    partition: u32,
+    records: impl IntoIterator<Item = Raw>,
+) {
+    let number = i32::try_from(partition).expect("small");
+    for (key, value) in records {
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(number);
+        record.key = key.as_deref();
+        record.payload = value.as_deref();
+        while let Err((error, back)) = producer.send(record) {
+            let full = RDKafkaErrorCode::QueueFull;
+            assert_eq!(error.rdkafka_error_code(), Some(full), "{error}");
+            producer.poll(Duration::from_millis(10));
+            record = back;
+        }
+        producer.poll(Duration::ZERO);
+    }
+    producer.flush(PATIENCE).expect("acknowledged");
+    assert_eq!(producer.in_flight_count(), 0);
 }
 
 /// Some events of a workspace, each about its own entity.

@@ -2,8 +2,8 @@
 
 use workspace_lifecycle::Command;
 
-use crate::node::{Node, Start, disk};
-use crate::place::{P0, Place, events, until};
+use crate::node::{Node, P0, Start, disk};
+use crate::testing::{TestTopic, events, until};
 
 fn owned_by(owner: &'static str) -> Start {
     Start {
@@ -25,11 +25,11 @@ fn wait_read(node: &Node) {
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_deleted_workspace_stays_deleted_for_every_later_owner() {
-    let place = Place::new("deleted", 1, &[]);
-    place.produce(P0, events("acme", 0..10));
-    place.produce(P0, events("other", 0..3));
+    let topic = TestTopic::new("deleted", 1, &[]);
+    topic.produce(P0, events("acme", 0..10));
+    topic.produce(P0, events("other", 0..3));
     let warm = disk();
-    let node = Node::start(&place, &warm);
+    let node = Node::start(&topic, &warm);
     node.wait_ready("acme", 10, 10);
     node.wait_ready("other", 3, 3);
     node.command("acme", Command::Delete).expect("deleted");
@@ -41,7 +41,7 @@ fn a_deleted_workspace_stays_deleted_for_every_later_owner() {
     // With its copy, with an empty disk, and again with the copy, which has missed the writes of an owner.
     let empty = disk();
     for (owner, disk) in [("one", &warm), ("two", &empty), ("one", &warm)] {
-        let node = Node::start_as(&place, disk, &owned_by(owner));
+        let node = Node::start_as(&topic, disk, &owned_by(owner));
         node.wait_ready("other", 3, 3);
         wait_read(&node);
         assert!(node.snapshot("acme").is_none(), "{owner}");
@@ -49,9 +49,9 @@ fn a_deleted_workspace_stays_deleted_for_every_later_owner() {
         node.stop();
     }
     // An event after the deletion creates a new workspace, on every disk.
-    place.produce(P0, events("acme", 10..12));
+    topic.produce(P0, events("acme", 10..12));
     for disk in [&empty, &warm, &crate::node::disk()] {
-        let node = Node::start(&place, disk);
+        let node = Node::start(&topic, disk);
         node.wait_ready("acme", 2, 2);
         node.stop();
     }
@@ -59,25 +59,25 @@ fn a_deleted_workspace_stays_deleted_for_every_later_owner() {
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn a_workspace_of_a_topic_that_was_recreated_is_rebuilt_by_a_reset() {
-    let place = Place::new("recreated-reset", 1, &[]);
+fn a_reset_rebuilds_a_workspace_of_a_recreated_topic() {
+    let topic = TestTopic::new("recreated-reset", 1, &[]);
     // Its first event has a higher offset than all events of the recreated topic.
-    place.produce(P0, events("other", 0..20));
-    place.produce(P0, events("acme", 0..10));
+    topic.produce(P0, events("other", 0..20));
+    topic.produce(P0, events("acme", 0..10));
     let disk = disk();
-    let node = Node::start(&place, &disk);
+    let node = Node::start(&topic, &disk);
     node.wait_ready("acme", 10, 10);
     node.stop();
-    place.delete();
-    place.create(&[]);
-    place.produce(P0, events("acme", 100..104));
-    let node = Node::start(&place, &disk);
+    topic.delete();
+    topic.create(&[]);
+    topic.produce(P0, events("acme", 100..104));
+    let node = Node::start(&topic, &disk);
     node.wait_parked("acme");
     node.command("acme", Command::Reset { force: false })
         .expect("reset");
     node.wait_ready("acme", 4, 4);
     node.stop();
-    let node = Node::start(&place, &disk);
+    let node = Node::start(&topic, &disk);
     node.wait_ready("acme", 4, 4);
     node.stop();
 }

@@ -1,20 +1,19 @@
-//! A mock cluster in this process, producers other than the engine's, and waits with a deadline.
+//! A mock cluster in this process, and producers other than the engine's.
 
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use rdkafka::producer::{BaseProducer, DefaultProducerContext};
 use workspace_engine_core::log::conformance::{EVERYTHING, append};
 use workspace_engine_core::log::{Append, Appended, EventLog, ReadError, ReadLimit, Record};
 use workspace_engine_kafka::{KafkaConfig, KafkaLog};
 use workspace_lifecycle::{Offset, PartitionId};
 
+use crate::testing::{Raw, send, until};
+
 pub(crate) const TOPIC: &str = "events";
 pub(crate) const P0: PartitionId = PartitionId(0);
-
-/// Longest wait for anything that must happen; the tests share a machine.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Attempts at something that should be quick, because the machine may be busy.
 const ATTEMPTS: usize = 10;
@@ -64,18 +63,6 @@ pub(crate) fn open_all(log: &KafkaLog) {
     }
 }
 
-/// Repeats `ask` until it returns a value; panics after [`PATIENCE`].
-pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(Instant::now() < deadline, "in time: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Requires an attempt that takes less than `limit`. A slower one is retried, because the machine may have been busy.
 pub(crate) fn quick<T>(limit: Duration, what: &str, mut attempt: impl FnMut() -> T) -> T {
     let mut took = Vec::new();
@@ -104,7 +91,7 @@ pub(crate) fn insist_on(log: &KafkaLog, request: impl Fn() -> Append) -> Appende
 pub(crate) fn produce(
     config: &KafkaConfig,
     partition: PartitionId,
-    records: impl IntoIterator<Item = (Option<Vec<u8>>, Option<Vec<u8>>)>,
+    records: impl IntoIterator<Item = Raw>,
 ) {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &config.brokers)
@@ -112,20 +99,7 @@ pub(crate) fn produce(
         .set("linger.ms", "1")
         .create()
         .expect("a producer");
-    let number = i32::try_from(partition.0).expect("small");
-    for (key, value) in records {
-        let mut record = BaseRecord::<[u8], [u8]>::to(&config.topic).partition(number);
-        record.key = key.as_deref();
-        record.payload = value.as_deref();
-        while let Err((error, back)) = producer.send(record) {
-            let full = rdkafka::error::RDKafkaErrorCode::QueueFull;
-            assert_eq!(error.rdkafka_error_code(), Some(full), "{error}");
-            producer.poll(Duration::from_millis(10));
-            record = back;
-        }
-        producer.poll(Duration::ZERO);
-    }
-    producer.flush(PATIENCE).expect("acknowledged");
+    send(&producer, &config.topic, partition.0, records);
 }
 
 /// Produces records with the numbers of a range as values.
