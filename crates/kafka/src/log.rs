@@ -5,7 +5,6 @@
 //! producer. Opening the log does not wait for the brokers: they may be down, which health and reads report later.
 
 mod appends;
-mod cluster;
 mod dead_letter_codec;
 mod dead_letters;
 mod ends;
@@ -16,9 +15,11 @@ mod ends;
 mod native;
 mod origin;
 mod pending;
+mod queries;
 mod reader;
 mod recovery;
 mod tail;
+mod topic_state;
 mod upkeep;
 
 use std::sync::Arc;
@@ -40,11 +41,11 @@ use crate::client_errors::ClientErrors;
 use crate::config::KafkaConfig;
 use crate::seen::SeenRecords;
 use appends::Appends;
-use cluster::Cluster;
 use dead_letters::DeadLetters;
-use native::{Client, Topic};
+use native::{Client, TopicHandle};
 use reader::READERS;
 use recovery::Recovery;
+use topic_state::{PartitionState, TopicState};
 use upkeep::Upkeep;
 
 /// Largest record that is appended; the topic may take less.
@@ -112,16 +113,16 @@ pub struct KafkaLog {
     appends: Arc<Appends>,
     _upkeep: Upkeep,
     dead_letters: DeadLetters,
-    cluster: Arc<Cluster>,
-    readers: [Arc<Topic>; READERS],
+    topic: Arc<TopicState>,
+    readers: [Arc<TopicHandle>; READERS],
 }
 
 impl std::fmt::Debug for KafkaLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("KafkaLog")
-            .field("brokers", &self.cluster.brokers)
-            .field("topic", &self.cluster.topic)
-            .field("partitions", &self.cluster.parts.len())
+            .field("brokers", &self.topic.queries.brokers)
+            .field("topic", &self.topic.name())
+            .field("partitions", &self.topic.partitions.len())
             .finish_non_exhaustive()
     }
 }
@@ -137,50 +138,47 @@ impl KafkaLog {
             consumer(config, "log-reader-0", partitions)?,
             consumer(config, "log-reader-1", partitions)?,
         ];
-        let topics = |name: &str| -> Result<[Arc<Topic>; READERS], KafkaLogError> {
+        let handles = |name: &str| -> Result<[Arc<TopicHandle>; READERS], KafkaLogError> {
             let [one, other] = &fetching;
-            let topic = |client: &Arc<Client>| {
-                Topic::new(Arc::clone(client), name).map_err(|reason| KafkaLogError::Topic {
+            let handle = |client: &Arc<Client>| {
+                TopicHandle::new(Arc::clone(client), name).map_err(|reason| KafkaLogError::Topic {
                     topic: name.to_owned(),
                     reason,
                 })
             };
-            Ok([topic(one)?, topic(other)?])
+            Ok([handle(one)?, handle(other)?])
         };
-        let cluster = Arc::new(Cluster::new(
+        let state = Arc::new(TopicState::new(
             &config.topic,
             &config.brokers,
             partitions,
             config.partitioner,
             Arc::clone(&asking),
         ));
-        let letter_topic = config.dead_letter_topic();
+        let dead_letter_topic = config.dead_letter_topic();
         let dead_letters = DeadLetters::new(
-            Cluster::new(
-                &letter_topic,
+            TopicState::new(
+                &dead_letter_topic,
                 &config.brokers,
                 1,
                 config.partitioner,
                 asking,
             ),
-            topics(&letter_topic)?,
+            handles(&dead_letter_topic)?,
         );
-        let readers = topics(&config.topic)?;
-        let appends = Arc::new(Appends::new(producer(config), Arc::clone(&cluster))?);
-        let recovery = Recovery::start(
-            Arc::clone(&appends),
-            Arc::clone(&cluster),
-            recovering(config),
-        )
-        .map_err(KafkaLogError::Thread)?;
+        let readers = handles(&config.topic)?;
+        let appends = Arc::new(Appends::new(producer(config), Arc::clone(&state))?);
+        let recovery =
+            Recovery::start(Arc::clone(&appends), Arc::clone(&state), recovering(config))
+                .map_err(KafkaLogError::Thread)?;
         let upkeep =
-            Upkeep::start(Arc::clone(&cluster), readers.clone()).map_err(KafkaLogError::Thread)?;
+            Upkeep::start(Arc::clone(&state), readers.clone()).map_err(KafkaLogError::Thread)?;
         Ok(Self {
             recovery,
             appends,
             _upkeep: upkeep,
             dead_letters,
-            cluster,
+            topic: state,
             readers,
         })
     }
@@ -189,7 +187,7 @@ impl KafkaLog {
 impl KafkaLog {
     /// What this process has read of the topic.
     pub(crate) fn seen(&self) -> Arc<SeenRecords> {
-        Arc::clone(&self.cluster.seen)
+        Arc::clone(&self.topic.seen)
     }
 }
 
@@ -267,15 +265,15 @@ fn producer(config: &KafkaConfig) -> ClientConfig {
 
 impl EventLog for KafkaLog {
     fn topic(&self) -> &str {
-        &self.cluster.topic
+        self.topic.name()
     }
 
     fn partitions(&self) -> u32 {
-        u32::try_from(self.cluster.parts.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.topic.partitions.len()).unwrap_or(u32::MAX)
     }
 
     fn partitioner(&self) -> Partitioner {
-        self.cluster.partitioner
+        self.topic.partitioner
     }
 
     fn keeps_until_trimmed(&self) -> bool {
@@ -284,16 +282,16 @@ impl EventLog for KafkaLog {
     }
 
     fn open(&self, partition: PartitionId) -> Result<(), ReadError> {
-        let part = self.cluster.part(partition)?;
-        self.cluster.ask(partition)?;
-        self.cluster.opened(part);
+        let part = self.topic.part(partition)?;
+        self.topic.ask(partition)?;
+        part.open();
         Ok(())
     }
 
     fn close(&self, partition: PartitionId) {
-        if let Ok(part) = self.cluster.part(partition) {
+        if let Ok(part) = self.topic.part(partition) {
             part.open.store(false, Ordering::Release);
-            part.place.lock().clear();
+            part.fetches.lock().clear();
         }
     }
 
@@ -317,39 +315,39 @@ impl EventLog for KafkaLog {
         from: Offset,
         limit: ReadLimit,
     ) -> Result<Batch, ReadError> {
-        reader::read(&self.cluster, &self.readers, partition, from, &limit)
+        reader::read(&self.topic, &self.readers, partition, from, &limit)
     }
 
     fn is_replaced(&self, partition: PartitionId) -> bool {
-        self.cluster
+        self.topic
             .part(partition)
-            .is_ok_and(|part| self.cluster.is_replaced(part))
+            .is_ok_and(PartitionState::is_replaced)
     }
 
     fn end(&self, partition: PartitionId) -> Result<Offset, ReadError> {
-        self.cluster.ask(partition).map(|(_, end)| end)
+        self.topic.ask(partition).map(|(_, end)| end)
     }
 
     fn low_watermark(&self, partition: PartitionId) -> Offset {
-        self.cluster
+        self.topic
             .part(partition)
             .map(|part| part.ends.lock().low())
             .unwrap_or_default()
     }
 
     fn high_watermark(&self, partition: PartitionId) -> Offset {
-        self.cluster
+        self.topic
             .part(partition)
             .map(|part| part.ends.lock().high())
             .unwrap_or_default()
     }
 
     fn health(&self) -> Result<(), String> {
-        self.cluster.health()
+        self.topic.health()
     }
 
     fn set_listener(&self, listener: AppendListener) {
-        *self.cluster.listener.write() = Some(listener);
+        *self.topic.listener.write() = Some(listener);
     }
 
     fn trim(&self, _partition: PartitionId, _floor: Offset) -> Result<(), ReadError> {

@@ -22,10 +22,10 @@ use workspace_engine_core::log::{
 };
 use workspace_lifecycle::{Offset, PartitionId};
 
-use super::cluster::Shared;
 use super::origin;
 use super::pending::{Acknowledged, Kind, Outgoing, Pending, Settled, Turn, Waiter};
 use super::tail::Seen;
+use super::topic_state::TopicState;
 use crate::bootstrap;
 use crate::client_errors::ClientErrors;
 
@@ -33,8 +33,8 @@ use crate::client_errors::ClientErrors;
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the producer's threads and the appending callers share.
-struct Desk {
-    cluster: Shared,
+struct Requests {
+    topic: Arc<TopicState>,
     error_text: ClientErrors,
     producers: Mutex<Producers<Pending>>,
     /// Since when the producers are remembered.
@@ -46,14 +46,14 @@ struct Desk {
 
 /// The producer of a log.
 pub(super) struct Appends {
-    desk: Arc<Desk>,
+    requests: Arc<Requests>,
     config: ClientConfig,
     max_record_bytes: usize,
     /// Held while a request is sent, so that its records stay adjacent.
-    producer: Mutex<Arc<Client>>,
+    producer: Mutex<Arc<AppendProducer>>,
 }
 
-type Client = ThreadedProducer<Deliveries>;
+type AppendProducer = ThreadedProducer<Deliveries>;
 
 /// One record on its way.
 pub(super) struct Delivery {
@@ -62,12 +62,12 @@ pub(super) struct Delivery {
 }
 
 /// Receives delivery reports, on the producer's thread.
-struct Deliveries(Arc<Desk>);
+struct Deliveries(Arc<Requests>);
 
 impl Appends {
-    pub(super) fn new(config: ClientConfig, cluster: Shared) -> Result<Self, KafkaError> {
-        let desk = Arc::new(Desk {
-            cluster,
+    pub(super) fn new(config: ClientConfig, topic: Arc<TopicState>) -> Result<Self, KafkaError> {
+        let requests = Arc::new(Requests {
+            topic,
             error_text: ClientErrors::default(),
             producers: Mutex::new(Producers::new(FirstRequest::Any)),
             opened: Instant::now(),
@@ -75,13 +75,13 @@ impl Appends {
             queued_requests: AtomicUsize::new(0),
             closing: AtomicBool::new(false),
         });
-        let producer = desk.client(&config)?;
+        let producer = requests.client(&config)?;
         let max_record_bytes = config
             .get("message.max.bytes")
             .and_then(|bytes| bytes.parse().ok())
             .unwrap_or(1_000_000);
         Ok(Self {
-            desk,
+            requests,
             config,
             max_record_bytes,
             producer: Mutex::new(producer),
@@ -93,16 +93,16 @@ impl Appends {
         append
             .producer
             .as_ref()
-            .is_none_or(|asked| asked.check().is_err() || self.desk.producers.lock().knows(asked))
+            .is_none_or(|asked| asked.check().is_err() || self.requests.producers.lock().knows(asked))
     }
 
     /// Reserves room in the queue, which the caller must release. False if the queue is full.
     pub(super) fn reserve(&self, bytes: usize) -> bool {
-        self.desk.reserve(bytes)
+        self.requests.reserve(bytes)
     }
 
     pub(super) fn release(&self, bytes: usize) {
-        self.desk.release(bytes);
+        self.requests.release(bytes);
     }
 
     /// Appends the events that were not seen in the topic; the answer goes to `waiter`.
@@ -110,15 +110,15 @@ impl Appends {
         if let Some(Err(error)) = append.producer.as_ref().map(ProducerSequence::check) {
             return waiter(Err(error));
         }
-        let cluster = &self.desk.cluster;
-        let partitions = u32::try_from(cluster.parts.len()).unwrap_or(u32::MAX);
+        let topic = &self.requests.topic;
+        let partitions = u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX);
         let records: Vec<Outgoing<'_>> = append
             .events
             .iter()
             .enumerate()
             .map(|(index, (id, event))| Outgoing {
-                topic: &cluster.topic,
-                partition: cluster.partitioner.partition_of(id, partitions),
+                topic: topic.name(),
+                partition: topic.partitioner.partition_of(id, partitions),
                 key: id.as_str().as_bytes(),
                 value: event.as_ref(),
                 headers: append
@@ -147,11 +147,11 @@ impl Appends {
             return waiter(Err(error));
         }
         let mut producer = self.producer.lock();
-        if let Err(error) = self.heal(&mut producer) {
+        if let Err(error) = self.replace_failed(&mut producer) {
             return waiter(Err(error));
         }
         let pending = Arc::new(Pending::new(sequence, kind, &records));
-        let Some(waiter) = self.desk.admit(&pending, seen, waiter) else {
+        let Some(waiter) = self.requests.admit(&pending, seen, waiter) else {
             return;
         };
         let open = pending.open();
@@ -159,7 +159,7 @@ impl Appends {
             // A request without events is not a repeat.
             let is_empty = records.is_empty();
             pending.wait(waiter, if is_empty { Turn::First } else { Turn::Repeat });
-            return self.desk.over(&pending);
+            return self.requests.over(&pending);
         }
         pending.wait(waiter, Turn::First);
         let records = records.into_iter().enumerate().zip(open);
@@ -178,9 +178,9 @@ impl Appends {
             }
             if let Err((error, _)) = producer.send(base) {
                 let code = error.rdkafka_error_code();
-                let error_text = self.desk.error_text.explain(&error);
+                let error_text = self.requests.error_text.explain(&error);
                 let refused = refusal(record.topic, code, &error_text);
-                self.desk.settle(&pending, index, Err(refused));
+                self.requests.settle(&pending, index, Err(refused));
             }
         }
     }
@@ -200,13 +200,13 @@ impl Appends {
     }
 
     /// A producer with a fatal error appends nothing any more, so it is replaced.
-    fn heal(&self, producer: &mut Arc<Client>) -> Result<(), AppendError> {
+    fn replace_failed(&self, producer: &mut Arc<AppendProducer>) -> Result<(), AppendError> {
         let Some((code, error_text)) = producer.client().fatal_error() else {
             return Ok(());
         };
-        tracing::error!(%code, error_text, "the producer cannot go on; a new one takes its place");
+        tracing::error!(%code, error_text, "the producer has a fatal error and is replaced");
         *producer = self
-            .desk
+            .requests
             .client(&self.config)
             .map_err(|error| AppendError::Unavailable(error.to_string()))?;
         Ok(())
@@ -214,10 +214,10 @@ impl Appends {
 
     /// Waits up to [`FLUSH_TIMEOUT`] for requests under way, if the brokers answer.
     pub(super) fn close(&self) {
-        self.desk.closing.store(true, Ordering::Release);
+        self.requests.closing.store(true, Ordering::Release);
         let producer = self.producer.lock();
         if producer.in_flight_count() > 0
-            && self.desk.cluster.answers()
+            && self.requests.topic.is_answered()
             && let Err(error) = producer.flush(FLUSH_TIMEOUT)
         {
             tracing::warn!(%error, "requests were still under way when the log was closed; they are refused");
@@ -225,11 +225,11 @@ impl Appends {
     }
 }
 
-impl Desk {
-    fn client(self: &Arc<Self>, config: &ClientConfig) -> Result<Arc<Client>, KafkaError> {
-        let client: Client = config.create_with_context(Deliveries(Arc::clone(self)))?;
+impl Requests {
+    fn client(self: &Arc<Self>, config: &ClientConfig) -> Result<Arc<AppendProducer>, KafkaError> {
+        let client: AppendProducer = config.create_with_context(Deliveries(Arc::clone(self)))?;
         let client = Arc::new(client);
-        bootstrap::register(&client, &self.cluster.brokers, &self.cluster.topic);
+        bootstrap::register(&client, &self.topic.queries.brokers, self.topic.name());
         Ok(client)
     }
 
@@ -256,7 +256,7 @@ impl Desk {
             Err(AppendError::Sequence { .. }) if pending.find(places) => {
                 // Its number has passed, and all of its records are in the topic.
                 pending
-                    .answer(|partition| self.cluster.last(partition))
+                    .answer(|partition| self.topic.last(partition))
                     .map(|answer| Appended {
                         repeated: true,
                         ..answer
@@ -317,16 +317,16 @@ impl Desk {
 
     /// Answers a request of which every record is settled.
     fn over(&self, pending: &Pending) {
-        let answer = pending.answer(|partition| self.cluster.last(partition));
+        let answer = pending.answer(|partition| self.topic.last(partition));
         self.release(pending.bytes);
         if pending.kind == Kind::Events {
             for (partition, range) in pending.ranges() {
                 if let Some((_, last)) = range {
-                    self.cluster.acknowledged(partition, last.next());
+                    self.topic.acknowledged(partition, last.next());
                 }
             }
             if answer.is_ok() {
-                self.cluster.append_succeeded();
+                *self.topic.last_append_error.lock() = None;
             }
         }
         let waiters = {
@@ -374,7 +374,8 @@ impl ProducerContext for Deliveries {
                 let code = error.rdkafka_error_code();
                 tracing::debug!(%error, error_text, topic = message.topic(), "a record is not acknowledged");
                 if code != Some(RDKafkaErrorCode::MessageSizeTooLarge) {
-                    self.0.cluster.append_failed(&error_text);
+                    *self.0.topic.last_append_error.lock() =
+                        Some((Instant::now(), error_text.clone()));
                 }
                 if self.0.closing.load(Ordering::Acquire) {
                     Err(AppendError::Closed)

@@ -9,7 +9,7 @@ use workspace_status::WorkspaceId;
 /// Which record was skipped, and by which workspace.
 pub(super) type Address = (PartitionId, Offset, WorkspaceId);
 
-/// A letter as stored in the record's value.
+/// A dead letter as stored in the record's value.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {

@@ -1,7 +1,7 @@
 //! Dead letters: a topic of one partition, read on demand.
 //!
-//! Only the offset of each letter is in memory. The topic is not compacted: a deleted letter is followed by a record of
-//! the same key without a value, and is no longer listed; retention removes both.
+//! Only the offset of each dead letter is in memory. The topic is not compacted: a deleted dead letter is followed by a
+//! record of the same key without a value, and is no longer listed; retention removes both.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
@@ -17,42 +17,43 @@ use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
 
 use super::appends::Appends;
-use super::cluster::Cluster;
 use super::dead_letter_codec::{Address, address_of, decode, encode_within, key_of};
-use super::native::Topic;
+use super::native::TopicHandle;
 use super::pending::Outgoing;
 use super::reader::{self, READERS};
+use super::topic_state::TopicState;
 
 /// The only partition of the topic.
 const PARTITION: PartitionId = PartitionId(0);
 
-/// Most letters whose offsets are kept; an operator skips one by one.
+/// Most dead letters whose offsets are kept; an operator skips one by one.
 const MAX_DEAD_LETTERS: usize = 1_000_000;
 
-/// Largest letter: the topic accepts 16 MiB, and the rest is for its key and the overhead of a batch.
+/// Largest dead letter: the topic accepts 16 MiB, and the rest is for its key and the overhead of a batch.
 const MAX_DEAD_LETTER_BYTES: usize = 16 * 1024 * 1024 - 64 * 1024;
 
-/// How long a read of the topic, or the acknowledgement of a letter, may take: a partition waits for it.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a read of the topic, or the acknowledgement of a dead letter, may take: a partition waits for it.
+const TOPIC_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a letter waits while others are written or read: a partition waits for it, and retries.
-const TURN: Duration = Duration::from_millis(500);
+/// How long a dead letter waits while others are written or read: a partition waits for it, and retries.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Letters at most this many offsets apart are read in one run, with the records between them.
+/// Dead letters at most this many offsets apart are read in one run, with the records between them.
 const MAX_GAP: u64 = 500;
 
 /// The topic of the dead letters.
 pub(super) struct DeadLetters {
-    cluster: Cluster,
-    readers: [Arc<Topic>; READERS],
+    topic: TopicState,
+    readers: [Arc<TopicHandle>; READERS],
     index: Mutex<Index>,
-    /// Held while known letters are fetched: one of the two fetches is for them, the other one is for new letters.
+    /// Held while known dead letters are fetched: one of the two fetches is for them, the other one is for new dead
+    /// letters.
     fetching: Mutex<()>,
 }
 
 #[derive(Default)]
 struct Index {
-    /// The offset of the first letter of each workspace, by the address of the record that it skipped.
+    /// The offset of the first dead letter of each workspace, by the address of the record that it skipped.
     places: BTreeMap<(PartitionId, Offset), BTreeMap<WorkspaceId, Offset>>,
     dead_letters: usize,
     /// The first offset that was not read.
@@ -65,7 +66,7 @@ impl Index {
         places.is_some_and(|places| places.contains_key(workspace))
     }
 
-    /// Keeps the offset of a letter, unless an earlier one has its address.
+    /// Keeps the offset of a dead letter, unless an earlier one has its address.
     fn insert(&mut self, (partition, offset, workspace): Address, place: Offset) {
         let places = self.places.entry((partition, offset)).or_default();
         if let Entry::Vacant(vacant) = places.entry(workspace) {
@@ -85,7 +86,7 @@ impl Index {
         }
     }
 
-    /// Forgets the letters that the topic no longer holds.
+    /// Forgets the dead letters that the topic no longer holds.
     fn forget_below(&mut self, low: Offset) {
         self.places.retain(|_, places| {
             places.retain(|_, place| *place >= low);
@@ -94,8 +95,8 @@ impl Index {
         self.dead_letters = self.places.values().map(BTreeMap::len).sum();
     }
 
-    /// Addresses after `after`, each with the offset of a letter, of one workspace or of all. Ends at the first address
-    /// that fills `limit`.
+    /// Addresses after `after`, each with the offset of a dead letter, of one workspace or of all. Ends at the first
+    /// address that fills `limit`.
     fn page(
         &self,
         workspace: Option<&WorkspaceId>,
@@ -118,25 +119,25 @@ impl Index {
 }
 
 impl DeadLetters {
-    pub(super) fn new(cluster: Cluster, readers: [Arc<Topic>; READERS]) -> Self {
+    pub(super) fn new(topic: TopicState, readers: [Arc<TopicHandle>; READERS]) -> Self {
         Self {
-            cluster,
+            topic,
             readers,
             index: Mutex::default(),
             fetching: Mutex::default(),
         }
     }
 
-    /// Keeps a letter; an earlier one of the same workspace with the same address is left unchanged.
+    /// Keeps a dead letter; an earlier one of the same workspace with the same address is left unchanged.
     pub(super) fn append(
         &self,
         appends: &Appends,
         dead_letter: &DeadLetter,
     ) -> Result<(), AppendError> {
-        let Some(mut index) = self.index.try_lock_for(TURN) else {
+        let Some(mut index) = self.index.try_lock_for(LOCK_TIMEOUT) else {
             return Err(AppendError::Unavailable(self.is_busy()));
         };
-        self.look(&mut index)
+        self.read_new(&mut index)
             .map_err(|error| AppendError::Unavailable(error.to_string()))?;
         let address = (
             dead_letter.partition,
@@ -149,7 +150,7 @@ impl DeadLetters {
         if index.dead_letters >= MAX_DEAD_LETTERS {
             return Err(AppendError::Unavailable(format!(
                 "topic {} holds {MAX_DEAD_LETTERS} dead letters already: remove some",
-                self.cluster.topic
+                self.topic.name()
             )));
         }
         let value =
@@ -161,7 +162,7 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Writes a record under the address of a letter, and waits until it is acknowledged.
+    /// Writes a record under the address of a dead letter, and waits until it is acknowledged.
     fn write(
         &self,
         appends: &Appends,
@@ -170,7 +171,7 @@ impl DeadLetters {
     ) -> Result<Appended, AppendError> {
         let key = key_of(address);
         let record = Outgoing {
-            topic: &self.cluster.topic,
+            topic: self.topic.name(),
             partition: PARTITION,
             key: key.as_bytes(),
             value,
@@ -184,43 +185,43 @@ impl DeadLetters {
                 let _ = answer.send(result);
             }),
         );
-        answered.recv_timeout(PATIENCE).map_err(|_| {
+        answered.recv_timeout(TOPIC_TIMEOUT).map_err(|_| {
             AppendError::Unavailable(format!(
                 "topic {} did not acknowledge the dead letter in time",
-                self.cluster.topic
+                self.topic.name()
             ))
         })?
     }
 
-    /// Deletes the letters of workspaces that were deleted.
+    /// Deletes the dead letters of workspaces that were deleted.
     pub(super) fn delete(
         &self,
         appends: &Appends,
         deleted: &[DeletedDeadLetters],
     ) -> Result<(), AppendError> {
-        let Some(mut index) = self.index.try_lock_for(PATIENCE) else {
+        let Some(mut index) = self.index.try_lock_for(TOPIC_TIMEOUT) else {
             return Err(AppendError::Unavailable(self.is_busy()));
         };
-        self.look(&mut index)
+        self.read_new(&mut index)
             .map_err(|error| AppendError::Unavailable(error.to_string()))?;
-        let mut gone = Vec::new();
+        let mut removed = Vec::new();
         for ((partition, offset), places) in &index.places {
             let of_deleted = deleted.iter().filter(|of| {
                 of.partition == *partition
                     && *offset < of.below
                     && places.contains_key(&of.workspace_id)
             });
-            gone.extend(of_deleted.map(|of| (*partition, *offset, of.workspace_id.clone())));
+            removed.extend(of_deleted.map(|of| (*partition, *offset, of.workspace_id.clone())));
         }
-        for address in gone {
+        for address in removed {
             self.write(appends, &address, &[])?;
             index.remove(&address);
         }
         Ok(())
     }
 
-    /// Letters after an address, ordered by partition, offset and workspace. A page holds all letters of an address or
-    /// none, because the next page begins after it.
+    /// Dead letters after an address, ordered by partition, offset and workspace. A page holds all dead letters of an
+    /// address or none, because the next page begins after it.
     pub(super) fn list(
         &self,
         workspace: Option<&WorkspaceId>,
@@ -228,14 +229,14 @@ impl DeadLetters {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, ReadError> {
         let page = {
-            let Some(mut index) = self.index.try_lock_for(PATIENCE) else {
+            let Some(mut index) = self.index.try_lock_for(TOPIC_TIMEOUT) else {
                 return Err(ReadError::Unavailable(self.is_busy()));
             };
-            self.look(&mut index)?;
+            self.read_new(&mut index)?;
             index.page(workspace, after, limit)
         };
-        // Letters do not move: a writer need not wait while they are fetched.
-        let Some(_fetching) = self.fetching.try_lock_for(PATIENCE) else {
+        // Dead letters do not move: a writer need not wait while they are fetched.
+        let Some(_fetching) = self.fetching.try_lock_for(TOPIC_TIMEOUT) else {
             return Err(ReadError::Unavailable(self.is_busy()));
         };
         let mut records = self.fetch(page.iter().map(|(_, place)| *place).collect())?;
@@ -243,7 +244,7 @@ impl DeadLetters {
         let dead_letters = page.iter().map(|((partition, offset), place)| {
             records
                 .remove(place)
-                .ok_or("it is not there any more")
+                .ok_or("it was removed")
                 .and_then(|record| decode(&record).ok_or("it is not a dead letter"))
                 .map_err(|reason| ReadError::Corrupt {
                     partition: *partition,
@@ -257,28 +258,28 @@ impl DeadLetters {
     fn is_busy(&self) -> String {
         format!(
             "topic {} is being read or written to by others: try again",
-            self.cluster.topic
+            self.topic.name()
         )
     }
 
     /// Reads what was written since the last call into the index.
-    fn look(&self, index: &mut Index) -> Result<(), ReadError> {
-        let (low, high) = self.cluster.ask(PARTITION)?;
+    fn read_new(&self, index: &mut Index) -> Result<(), ReadError> {
+        let (low, high) = self.topic.ask(PARTITION)?;
         if index.next > high {
-            tracing::error!(topic = self.cluster.topic, "the topic was made anew");
+            tracing::error!(topic = self.topic.name(), "the topic was recreated");
             *index = Index::default();
         }
         if index.next < low {
             index.forget_below(low);
             index.next = low;
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TOPIC_TIMEOUT;
         while index.next < high {
             let batch = self.read(index.next, high)?;
             if batch.next_offset == index.next && Instant::now() >= deadline {
                 return Err(ReadError::Unavailable(format!(
                     "topic {} cannot be read to its end in time",
-                    self.cluster.topic
+                    self.topic.name()
                 )));
             }
             index.next = batch.next_offset;
@@ -292,7 +293,7 @@ impl DeadLetters {
                     }
                     Some(_) => {}
                     None => {
-                        tracing::warn!(topic = self.cluster.topic, offset = %record.offset, "not a dead letter");
+                        tracing::warn!(topic = self.topic.name(), offset = %record.offset, "not a dead letter");
                     }
                 }
             }
@@ -309,7 +310,7 @@ impl DeadLetters {
         let Some(last) = places.last().copied() else {
             return Ok(HashMap::new());
         };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TOPIC_TIMEOUT;
         let mut records = HashMap::new();
         let mut at = Offset::ZERO;
         for place in places {
@@ -324,7 +325,7 @@ impl DeadLetters {
                 if batch.next_offset == at && Instant::now() >= deadline {
                     return Err(ReadError::Unavailable(format!(
                         "topic {} cannot be read in time",
-                        self.cluster.topic
+                        self.topic.name()
                     )));
                 }
                 at = batch.next_offset;
@@ -345,13 +346,13 @@ impl DeadLetters {
             bytes: 16 * 1024 * 1024,
             until,
         };
-        reader::read(&self.cluster, &self.readers, PARTITION, from, &limit)
+        reader::read(&self.topic, &self.readers, PARTITION, from, &limit)
     }
 
     /// Stops the fetches, so that nothing is fetched between requests.
     fn rest(&self) {
-        if let Ok(part) = self.cluster.part(PARTITION) {
-            part.place.lock().clear();
+        if let Ok(part) = self.topic.part(PARTITION) {
+            part.fetches.lock().clear();
         }
     }
 }

@@ -83,29 +83,26 @@ impl Ends {
         }
     }
 
-    /// Takes in where the partition ends and, if that was queried, where it begins.
-    pub(super) fn answer(&mut self, asked: Question, low: Option<Offset>, end: Offset) -> Change {
+    /// Takes in where the partition begins and ends.
+    pub(super) fn answer(&mut self, question: Question, low: Offset, end: Offset) -> Change {
         if self
             .reported_at
-            .is_some_and(|reported_at| asked.asked_at <= reported_at)
+            .is_some_and(|reported_at| question.asked_at <= reported_at)
         {
             // A newer answer arrived first.
             return Change::None;
         }
         self.reported_at = Some(Instant::now());
         let (before, reported) = (self.high, std::mem::replace(&mut self.reported, end));
-        if let Some(low) = low {
-            self.low = low;
-        }
+        self.low = low.min(end);
         if end < reported {
-            self.low = low.unwrap_or(Offset::ZERO).min(end);
             self.acknowledged = end;
             self.seen = end;
             self.held_back = false;
             self.high = end;
             return Change::Shrank { from: reported };
         }
-        self.held_back = end < asked.acknowledged;
+        self.held_back = end < question.acknowledged;
         self.high = if self.held_back {
             end.max(self.seen)
         } else {
@@ -126,11 +123,11 @@ mod tests {
 
     fn reported(ends: &mut Ends, low: u64, end: u64) -> Change {
         let asked = ends.question();
-        ends.answer(asked, Some(Offset(low)), Offset(end))
+        ends.answer(asked, Offset(low), Offset(end))
     }
 
     #[test]
-    fn the_end_grows_with_what_is_acknowledged_seen_and_told() {
+    fn the_end_grows_with_what_is_acknowledged_read_and_reported() {
         let mut ends = Ends::default();
         assert_eq!(reported(&mut ends, 3, 10), Change::Grew(Offset(10)));
         assert_eq!(ends.low(), Offset(3));
@@ -143,13 +140,13 @@ mod tests {
     }
 
     #[test]
-    fn an_open_transaction_of_another_holds_the_end_back() {
+    fn an_open_transaction_of_another_producer_lowers_the_end() {
         let mut ends = Ends::default();
         reported(&mut ends, 0, 10);
         ends.acknowledge(Offset(12));
         assert_eq!(reported(&mut ends, 0, 10), Change::None);
         assert_eq!(ends.high(), Offset(10), "what can be read");
-        assert_eq!(ends.written(), Offset(12), "it is there");
+        assert_eq!(ends.written(), Offset(12), "it exists");
         assert_eq!(ends.acknowledge(Offset(13)), None);
         assert_eq!(ends.high(), Offset(10));
         assert_eq!(reported(&mut ends, 0, 14), Change::Grew(Offset(14)));
@@ -157,17 +154,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_acknowledged_while_the_brokers_are_asked_is_not_taken_back() {
+    fn records_acknowledged_during_a_query_are_kept() {
         let mut ends = Ends::default();
         reported(&mut ends, 0, 10);
         let asked = ends.question();
         ends.acknowledge(Offset(12));
-        assert_eq!(ends.answer(asked, None, Offset(10)), Change::None);
+        assert_eq!(ends.answer(asked, Offset(0), Offset(10)), Change::None);
         assert_eq!(ends.high(), Offset(12));
     }
 
     #[test]
-    fn a_topic_that_was_made_anew_ends_where_it_ends() {
+    fn a_recreated_topic_ends_where_the_brokers_report() {
         let mut ends = Ends::default();
         reported(&mut ends, 50, 100);
         ends.acknowledge(Offset(110));
@@ -182,11 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_was_overtaken_changes_nothing() {
+    fn an_outdated_answer_changes_nothing() {
         let mut ends = Ends::default();
         let old = ends.question();
         reported(&mut ends, 0, 10);
-        assert_eq!(ends.answer(old, Some(Offset(0)), Offset(4)), Change::None);
+        assert_eq!(ends.answer(old, Offset(0), Offset(4)), Change::None);
         assert_eq!(ends.high(), Offset(10));
     }
 }

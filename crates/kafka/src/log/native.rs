@@ -24,18 +24,18 @@ pub(super) type Client = BaseConsumer<ClientErrors>;
 const BATCH: usize = 1024;
 
 /// A topic as one client reads it.
-pub(super) struct Topic {
+pub(super) struct TopicHandle {
     client: Arc<Client>,
     name: CString,
     handle: *mut RDKafkaTopic,
 }
 
 // SAFETY: librdkafka documents its handles as safe for use from any thread; the pointer is never changed.
-unsafe impl Send for Topic {}
+unsafe impl Send for TopicHandle {}
 // SAFETY: as for `Send`: all functions called with the handle take their own locks.
-unsafe impl Sync for Topic {}
+unsafe impl Sync for TopicHandle {}
 
-impl Topic {
+impl TopicHandle {
     pub(super) fn new(client: Arc<Client>, name: &str) -> Result<Arc<Self>, String> {
         let name = CString::new(name).map_err(|_| "a topic's name has no zero byte".to_owned())?;
         // SAFETY: the client and the name live during the call, which copies the name; no configuration is passed.
@@ -61,7 +61,7 @@ impl Topic {
     }
 }
 
-impl Drop for Topic {
+impl Drop for TopicHandle {
     fn drop(&mut self) {
         // SAFETY: the handle came from `rd_kafka_topic_new`, its client still lives, and the handle is not used again.
         unsafe { rd::rd_kafka_topic_destroy(self.handle) };
@@ -88,7 +88,7 @@ pub(super) struct Failure {
 
 /// A running fetch of one partition from an offset on. A client has at most one for each partition.
 pub(super) struct Fetch {
-    topic: Arc<Topic>,
+    topic: Arc<TopicHandle>,
     partition: i32,
     queue: *mut RDKafkaQueue,
 }
@@ -98,7 +98,7 @@ unsafe impl Send for Fetch {}
 
 impl Fetch {
     pub(super) fn start(
-        topic: &Arc<Topic>,
+        topic: &Arc<TopicHandle>,
         partition: PartitionId,
         from: Offset,
     ) -> Result<Self, String> {

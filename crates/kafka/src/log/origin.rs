@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_tells_who_sent_it_as_it_was_written() {
+    fn headers_name_the_producer_as_it_was_written() {
         let producer = ProducerSequence {
             producer_id: "orders-7".to_owned(),
             sequence: u64::MAX,

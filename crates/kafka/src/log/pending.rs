@@ -53,10 +53,10 @@ pub(super) struct Pending {
     pub(super) bytes: usize,
     /// One for each record, if the request has a sequence and may be repeated.
     fingerprints: Vec<u64>,
-    state: Mutex<State>,
+    state: Mutex<Progress>,
 }
 
-struct State {
+struct Progress {
     /// Records that are neither acknowledged nor failed.
     open: usize,
     acknowledged: Vec<Option<Acknowledged>>,
@@ -94,7 +94,7 @@ impl Pending {
             kind,
             bytes: records.iter().map(Outgoing::bytes).sum(),
             fingerprints,
-            state: Mutex::new(State {
+            state: Mutex::new(Progress {
                 open: records.len(),
                 acknowledged: vec![None; records.len()],
                 failed: None,
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_the_topic_is_not_sent_again() {
+    fn records_in_the_topic_are_not_sent_again() {
         let check = |found: &[(usize, u64, &[u8])], open: [bool; 2], is_whole: bool| {
             let placed = |(index, offset, value): &(usize, u64, &[u8])| Placed {
                 index: *index,

@@ -18,11 +18,12 @@ use workspace_engine_core::log::{Append, AppendError};
 use workspace_lifecycle::{Offset, PartitionId};
 
 use super::appends::Appends;
-use super::cluster::{OFFSETS_TIMEOUT, Shared, drain};
 use super::native::Client;
 use super::origin;
 use super::pending::Waiter;
+use super::queries::drain;
 use super::tail::{MAX_AGE, Placed, TopicTail};
+use super::topic_state::{OFFSETS_TIMEOUT, TopicState};
 use crate::client_errors::ClientErrors;
 use crate::polled::{Found, Polled, poll};
 
@@ -57,14 +58,14 @@ impl Recovery {
     /// `reading` configures the client that reads; it is created when there is something to read.
     pub(super) fn start(
         appends: Arc<Appends>,
-        cluster: Shared,
+        topic: Arc<TopicState>,
         reading: ClientConfig,
     ) -> std::io::Result<Self> {
         let (jobs, waiting) = crossbeam_channel::bounded(MAX_WAITING);
         let stop = Arc::new(AtomicBool::new(false));
         let scan = TopicScan {
-            tail: TopicTail::new(cluster.parts.len()),
-            cluster,
+            tail: TopicTail::new(topic.partitions.len()),
+            topic,
             reading,
             client: None,
             stop: Arc::clone(&stop),
@@ -150,7 +151,7 @@ fn run(mut scan: TopicScan, appends: &Appends, waiting: &Receiver<Job>) {
 
 /// The scan of the topic's end, and its client.
 struct TopicScan {
-    cluster: Shared,
+    topic: Arc<TopicState>,
     reading: ClientConfig,
     client: Option<Client>,
     tail: TopicTail,
@@ -194,7 +195,7 @@ impl TopicScan {
 
     /// The ranges to be read.
     fn spans(&mut self) -> Result<Vec<Span>, String> {
-        let count = u32::try_from(self.cluster.parts.len()).unwrap_or(u32::MAX);
+        let count = u32::try_from(self.topic.partitions.len()).unwrap_or(u32::MAX);
         let partitions: Vec<PartitionId> = (0..count).map(PartitionId).collect();
         let since = SystemTime::now() - MAX_AGE;
         let since_ms = since
@@ -202,15 +203,15 @@ impl TopicScan {
             .ok()
             .and_then(|since| i64::try_from(since.as_millis()).ok())
             .unwrap_or_default();
-        let asked = |at| self.cluster.offsets(&partitions, at, OFFSETS_TIMEOUT);
+        let asked = |at| self.topic.queries.offsets(&partitions, at, OFFSETS_TIMEOUT);
         let low = asked(At::Beginning)?;
         let newer = asked(At::Offset(since_ms))?;
         // Last, so that the end covers everything that was in the topic when the request arrived.
         let end = asked(At::End)?;
         let mut ends = Vec::with_capacity(partitions.len());
         for partition in partitions {
-            let low = self.cluster.found(&low, partition)?;
-            let end = self.cluster.found(&end, partition)?;
+            let low = self.topic.queries.found(&low, partition)?;
+            let end = self.topic.queries.found(&end, partition)?;
             let newer = self.newer(&newer, partition)?;
             ends.push((partition, low, newer, end));
         }
@@ -218,7 +219,7 @@ impl TopicScan {
             .iter()
             .any(|(id, _, _, end)| self.tail.is_beyond(*id, *end))
         {
-            self.tail = TopicTail::new(self.cluster.parts.len());
+            self.tail = TopicTail::new(self.topic.partitions.len());
         }
         let spans = ends.into_iter().map(|(partition, low, newer, end)| Span {
             partition,
@@ -236,12 +237,12 @@ impl TopicScan {
     ) -> Result<Option<Offset>, String> {
         let number = i32::try_from(partition.0).unwrap_or(i32::MAX);
         let is_none = answers
-            .find_partition(&self.cluster.topic, number)
+            .find_partition(self.topic.name(), number)
             .is_some_and(|answer| answer.error().is_ok() && answer.offset() == At::End);
         if is_none {
             return Ok(None);
         }
-        self.cluster.found(answers, partition).map(Some)
+        self.topic.queries.found(answers, partition).map(Some)
     }
 
     fn read(&mut self, spans: &[Span], until: Instant) -> Result<(), String> {
@@ -266,7 +267,8 @@ impl TopicScan {
         read.map_err(|error_text| {
             format!(
                 "the end of topic {} cannot be read from {}: {error_text}",
-                self.cluster.topic, self.cluster.brokers
+                self.topic.name(),
+                self.topic.queries.brokers
             )
         })
     }
@@ -282,7 +284,7 @@ impl TopicScan {
         {
             let number = i32::try_from(partition.0).unwrap_or(i32::MAX);
             let from = At::Offset(i64::try_from(from.0).unwrap_or(i64::MAX));
-            list.add_partition_offset(&self.cluster.topic, number, from)
+            list.add_partition_offset(self.topic.name(), number, from)
                 .map_err(|error| error.to_string())?;
             unread.0.insert(*partition, *end);
         }

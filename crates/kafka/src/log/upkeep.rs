@@ -7,21 +7,16 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use workspace_lifecycle::PartitionId;
 
-use super::cluster::{Asked, Cluster, Part, drain};
-use super::native::Topic;
+use super::native::TopicHandle;
+use super::queries::drain;
 use super::reader::READERS;
+use super::topic_state::{PartitionState, TopicState};
 
 /// Between two polls of the clients' events.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(100);
 
-/// Between two queries of the topic's id and of the ends of its open partitions.
+/// Between two queries of where open partitions begin and end.
 const REFRESH: Duration = Duration::from_millis(500);
-
-/// Between two queries of where they begin.
-const REFRESH_BEGINNINGS: Duration = Duration::from_secs(5);
-
-/// Between two queries of the topic's id, if the brokers do not return one.
-const IDENTIFY_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long the brokers may take for one query: closing the log waits for it.
 const UPKEEP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -34,14 +29,14 @@ pub(super) struct Upkeep {
 
 impl Upkeep {
     pub(super) fn start(
-        cluster: Arc<Cluster>,
-        readers: [Arc<Topic>; READERS],
+        topic: Arc<TopicState>,
+        readers: [Arc<TopicHandle>; READERS],
     ) -> std::io::Result<Self> {
         let (stop, stopped) = crossbeam_channel::bounded(0);
         // A separate thread, because queries block.
         let thread = std::thread::Builder::new()
             .name("kafka-log".to_owned())
-            .spawn(move || run(&cluster, &readers, &stopped))?;
+            .spawn(move || run(&topic, &readers, &stopped))?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
@@ -60,55 +55,45 @@ impl Drop for Upkeep {
     }
 }
 
-fn run(cluster: &Cluster, readers: &[Arc<Topic>; READERS], stopped: &Receiver<()>) {
+fn run(topic: &TopicState, readers: &[Arc<TopicHandle>; READERS], stopped: &Receiver<()>) {
     let mut refresh_at = Instant::now();
-    let mut beginnings_at = Instant::now();
-    let mut identify_at = Instant::now();
     loop {
-        for topic in readers {
-            drain(topic.client());
+        for reader in readers {
+            drain(reader.client());
         }
-        drain(&cluster.client);
-        let now = Instant::now();
-        if now >= refresh_at {
-            let asked = if now >= beginnings_at {
-                beginnings_at = now + REFRESH_BEGINNINGS;
-                Asked::Both
-            } else {
-                Asked::End
-            };
-            refresh(cluster, asked);
-            if now >= identify_at && cluster.answers() && !cluster.identify(UPKEEP_TIMEOUT) {
-                identify_at = now + IDENTIFY_AGAIN;
-            }
-            for part in &cluster.parts {
+        drain(&topic.queries.client);
+        if Instant::now() >= refresh_at {
+            refresh(topic);
+            for part in &topic.partitions {
                 // A locked partition is being read, so its fetches are in use.
-                if let Some(mut place) = part.place.try_lock() {
-                    place.rest();
+                if let Some(mut fetches) = part.fetches.try_lock() {
+                    fetches.stop_unused();
                 }
             }
             refresh_at = Instant::now() + REFRESH;
         }
-        match stopped.recv_timeout(LOOK) {
+        match stopped.recv_timeout(POLL) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
-fn refresh(cluster: &Cluster, asked: Asked) {
-    let open = |part: &Part| part.is_open();
+fn refresh(topic: &TopicState) {
     let mut partitions: Vec<PartitionId> = (0..)
         .map(PartitionId)
-        .zip(&cluster.parts)
-        .filter(|(_, part)| open(part))
+        .zip(&topic.partitions)
+        .filter(|(_, part)| part.is_open())
         .map(|(id, _)| id)
         .collect();
     if partitions.is_empty() {
-        // Queried although nothing is read, to learn whether the cluster answers.
+        // Queried although nothing is read, to learn whether the brokers answer.
         partitions.push(PartitionId(0));
     }
-    if let Err(error_text) = cluster.refresh(&partitions, asked, UPKEEP_TIMEOUT) {
-        tracing::debug!(error_text, "the brokers do not tell where partitions end");
+    if let Err(error_text) = topic.refresh(&partitions, UPKEEP_TIMEOUT) {
+        tracing::debug!(error_text, "the brokers do not return where partitions end");
+    } else if topic.queries.is_recreated(UPKEEP_TIMEOUT) {
+        tracing::error!(topic = topic.name(), "the topic was deleted and recreated");
+        topic.partitions.iter().for_each(PartitionState::replaced);
     }
 }
