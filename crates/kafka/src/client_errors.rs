@@ -15,16 +15,6 @@ pub(crate) struct ClientErrors {
 }
 
 impl ClientErrors {
-    /// Keeps the client's error text.
-    pub(crate) fn note(&self, error: &KafkaError, reason: &str) {
-        let mut last = self.last.lock();
-        // "All brokers are down" says less than the errors of the single brokers.
-        let all_down = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
-        if last.is_none() || !all_down {
-            *last = Some(reason.to_owned());
-        }
-    }
-
     /// Clears the error, because the brokers answer.
     pub(crate) fn forget(&self) {
         *self.last.lock() = None;
@@ -44,8 +34,13 @@ impl ClientErrors {
 
 impl ClientContext for ClientErrors {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "the Kafka client says");
-        self.note(&error, reason);
+        tracing::debug!(%error, reason, "the Kafka client reports an error");
+        // "All brokers are down" says less than the errors of the single brokers.
+        let all_down = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
+        let mut last = self.last.lock();
+        if last.is_none() || !all_down {
+            *last = Some(reason.to_owned());
+        }
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {

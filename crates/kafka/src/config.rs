@@ -56,8 +56,8 @@ const RESERVED: [(&str, &str); 15] = [
         "enable.auto.offset.store",
         "offsets are committed with what was saved",
     ),
-    ("auto.offset.reset", "the store tells where reading begins"),
-    ("enable.partition.eof", "the engine looks for the end"),
+    ("auto.offset.reset", "the store knows where reading begins"),
+    ("enable.partition.eof", "the engine detects the end"),
     ("client.id", "the engine names its clients by what they do"),
 ];
 
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_property_that_cannot_be_used_is_refused_with_its_line_and_without_its_value() {
+    fn a_refused_property_is_named_by_its_line_without_its_value() {
         for (text, expected) in [
             (
                 "\nsecret",

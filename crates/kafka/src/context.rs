@@ -28,7 +28,7 @@ pub(crate) struct Plain;
 
 impl ClientContext for Plain {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "the Kafka client says");
+        tracing::debug!(%error, reason, "the Kafka client reports an error");
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {

@@ -14,10 +14,10 @@ use crate::context::Plain;
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Between two queries for a topic that is being created.
-const LOOK: Duration = Duration::from_millis(50);
+const CREATION_POLL: Duration = Duration::from_millis(50);
 
 /// How long a client is polled for its errors before an error is returned.
-const LISTEN: Duration = Duration::from_millis(100);
+const ERRORS_WAIT: Duration = Duration::from_millis(100);
 
 /// Largest record of the engine's own topics, 16 MiB: an entity is never larger than the event that set it.
 const MAX_RECORD_BYTES: u64 = 16 * 1024 * 1024;
@@ -46,7 +46,7 @@ pub enum TopicError {
     )]
     Missing(String),
     /// The topic exists, but the brokers do not list it yet; retry.
-    #[error("topic {0} exists, but the brokers do not tell of it yet")]
+    #[error("topic {0} exists, but the brokers do not list it yet")]
     Unseen(String),
     /// The brokers cannot create the topic now; retry.
     #[error("topic {topic} cannot be created yet: {reason}")]
@@ -330,7 +330,7 @@ impl<'a> Topics<'a> {
                 tracing::warn!(
                     topic = name,
                     %error,
-                    "the settings of the changelog cannot be looked at: cleanup.policy must be compact, \
+                    "the settings of the changelog cannot be read: cleanup.policy must be compact, \
                      delete.retention.ms at least {MIN_REMOVAL_MS}, max.message.bytes at least {MAX_RECORD_BYTES}"
                 );
                 Ok(())
@@ -352,16 +352,16 @@ impl<'a> Topics<'a> {
             if Instant::now() > deadline {
                 return Err(TopicError::Unseen(name.to_owned()));
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(CREATION_POLL);
         }
     }
 
     fn unreachable(&self, error: &KafkaError) -> TopicError {
         // The client's errors about its brokers are in its queue. A poll that handles a log line also returns nothing,
         // so nothing returned does not mean that the queue is empty.
-        let deadline = Instant::now() + LISTEN;
+        let deadline = Instant::now() + ERRORS_WAIT;
         while Instant::now() < deadline {
-            let _ = self.onlooker.poll(LISTEN / 10);
+            let _ = self.onlooker.poll(ERRORS_WAIT / 10);
         }
         TopicError::Unreachable {
             brokers: self.config.brokers.clone(),
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changelog_that_loses_what_it_must_keep_is_refused_with_what_to_do() {
+    fn a_changelog_that_would_lose_records_is_refused() {
         for (name, value) in [
             ("cleanup.policy", "delete"),
             ("cleanup.policy", "compact,delete"),
@@ -422,12 +422,12 @@ mod tests {
         }
         assert!(
             check("changelog", |_| None).is_ok(),
-            "what is not told is taken for right"
+            "a setting that is not returned is valid"
         );
     }
 
     #[test]
-    fn a_handshake_that_fails_is_told_in_the_clients_words() {
+    fn a_failed_handshake_is_reported_with_the_client_error() {
         let cluster = rdkafka::mocking::MockCluster::new(1).unwrap();
         let mut config = KafkaConfig {
             brokers: cluster.bootstrap_servers(),
@@ -461,7 +461,7 @@ mod tests {
         loop {
             match prepare(config) {
                 Err(error) if error.is_passing() && Instant::now() < deadline => {
-                    std::thread::sleep(LOOK);
+                    std::thread::sleep(CREATION_POLL);
                 }
                 answer => return answer,
             }
@@ -470,10 +470,14 @@ mod tests {
 
     #[test]
     #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-    fn a_changelog_that_somebody_else_made_is_looked_at() {
+    fn a_changelog_that_another_program_created_is_checked() {
         let config = real();
         assert_eq!(prepared(&config).unwrap(), 2);
-        assert_eq!(prepared(&config).unwrap(), 2, "what is made here is right");
+        assert_eq!(
+            prepared(&config).unwrap(),
+            2,
+            "a topic that was created here is right"
+        );
         let config = real();
         let topics = Topics::new(&config).unwrap();
         let settings = [("cleanup.policy", "delete")];
