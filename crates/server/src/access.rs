@@ -23,11 +23,11 @@ mod tokens;
 pub(crate) use audit::{AUDIT_TARGET, Action, ActionDetails};
 pub(crate) use caller::Caller;
 pub(crate) use document::document_access;
-pub(crate) use origin::{HostName, Scheme, is_loopback_address};
+pub(crate) use origin::{Scheme, is_loopback_address};
 pub(crate) use reload::ReloadError;
 pub(crate) use role::{Right, Role};
 pub(crate) use routes::Route;
-pub(crate) use settings::{AccessSettings, TlsFiles};
+pub(crate) use settings::AccessSettings;
 pub(crate) use token::{NoRandomness, TokenHash, generate as generate_token};
 pub(crate) use tokens::{check_name, check_prefix, line as tokens_line};
 
@@ -136,11 +136,11 @@ impl Access {
                 Some(opened.map_err(AccessError::Tokens)?)
             }
         };
-        let tls = match &settings.tls {
+        let tls = match settings.tls() {
             None => None,
             Some(files) => {
-                let paths = [&files.certificate, &files.key];
-                let paths = paths.into_iter().chain(&files.client_ca).cloned();
+                let paths = [files.certificate, files.key].into_iter();
+                let paths = paths.chain(files.client_ca).cloned();
                 let opened =
                     Reloaded::open("the TLS certificate", paths.collect(), tls::server_config);
                 Some(opened.map_err(AccessError::Tls)?)
@@ -499,7 +499,9 @@ mod tests {
         let settings = AccessSettings {
             anonymous: Some(anonymous),
             tokens: tokens.map(|_| path),
-            tls: None,
+            tls_cert: None,
+            tls_key: None,
+            tls_client_ca: None,
             allowed_hosts: Vec::new(),
         };
         Access::open(&settings, [127, 0, 0, 1].into()).unwrap().0

@@ -1,64 +1,118 @@
-//! The configuration of `serve`, from flags, variables, a TOML file and defaults.
+//! The configuration of `serve`: flags override variables, variables the TOML file, the file the defaults.
+//!
+//! The structs here are the only list of settings. A field is a flag; its variable, its key in the file and its entry in
+//! the example file have the same name, and its documentation is their help.
 
-mod access;
 mod file;
-mod flags;
 mod kafka;
-mod keys;
 mod layers;
 
-pub(crate) use flags::ServeFlags;
-pub(crate) use keys::VARIABLE_PREFIX;
+pub(crate) use layers::{ConfigError, ServeFlags, misspelt_variables};
 
-use crate::{access::AccessSettings, size::Size, span::Span};
-use file::FileError;
-use keys::{AUTO, KEYS, Key, OFF};
-use layers::{InvalidSetting, Layers};
-use std::{
-    env, fs, net::SocketAddr, num::NonZeroUsize, path::PathBuf, process, thread, time::Duration,
+use crate::{
+    access::AccessSettings,
+    values::{
+        Bytes, Conflict, OrOff, at_least, bytes, directory, number, or_off, owner, path, positive,
+        threads,
+    },
 };
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum};
+use kafka::KafkaSettings;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use workspace_engine_core::disk::{DataDirSpec, MAX_PARTITIONS};
 use workspace_engine_kafka::KafkaConfig;
 use workspace_lifecycle::Limits;
+use workspace_status_http::parse_duration;
 
 /// The complete configuration of `serve`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct ServeConfig {
+    /// Address of the HTTP server; port 0 takes a free one and prints it
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8081")]
     pub(crate) listen: SocketAddr,
+    #[command(flatten)]
     pub(crate) access: AccessSettings,
+    #[command(flatten)]
     pub(crate) engine: EngineSettings,
+    #[command(flatten)]
     pub(crate) http: HttpLimits,
+    /// Time for a stop to finish requests, save and unload; the process ends after it in any case
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive)]
     pub(crate) shutdown_timeout: Duration,
+    /// Threads that answer requests; auto is one per core, at least two
+    #[arg(long, value_name = "N", default_value = "auto", value_parser = threads)]
     pub(crate) http_threads: usize,
+    /// Nice value of the threads that load, replay and save, so that requests are answered first (Linux; see nice(1))
+    #[arg(long, value_name = "0..19", default_value = "5", value_parser = number::<u8>(0, 19))]
     pub(crate) engine_nice: u8,
+    #[command(flatten)]
     pub(crate) log: LogSettings,
 }
 
 /// The settings of the engine itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct EngineSettings {
+    /// Directory of the event log and the store; created if it is missing. Only one engine at a time may use it
+    #[arg(long, value_name = "DIR", default_value = "workspace-engine-data", value_parser = directory)]
     pub(crate) data_dir: PathBuf,
-    /// The cluster that holds log and workspaces; `None` keeps them in the data directory.
-    pub(crate) kafka: Option<KafkaConfig>,
+    /// Where workspaces are kept: an embedded database, readable JSON lines, or memory only; with --kafka in a changelog
+    /// topic, and the database is a copy of it
+    #[arg(long, default_value = "lsm")]
     pub(crate) store: StoreKind,
-    /// Tables that the database keeps open; reduced at startup to the process's limit of open files.
-    pub(crate) database_files: usize,
+    /// Partitions of the embedded event log, 1 to 256; fixed when the data directory is created
+    #[arg(long, value_name = "N", default_value = "12", value_parser = number::<u32>(1, MAX_PARTITIONS.into()))]
     pub(crate) partitions: u32,
+    #[command(flatten)]
+    pub(crate) kafka_settings: KafkaSettings,
+    /// The cluster that holds log and workspaces; `None` keeps them in the data directory.
+    #[arg(skip)]
+    pub(crate) kafka: Option<KafkaConfig>,
+    /// Tables that the database keeps open; reduced at startup to the process's limit of open files.
+    #[arg(skip = DataDirSpec::default().open_files)]
+    pub(crate) database_files: usize,
+    /// Name under which this engine owns its workspaces; auto is the host's name and the process id
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = owner)]
     pub(crate) owner: String,
+    /// Workspaces that load at the same time
+    #[arg(long, value_name = "N", default_value = "8", value_parser = number::<usize>(1, 1024))]
     pub(crate) permits: usize,
+    /// Requested workspaces that may wait for a load before all others; further ones wait with the others
+    #[arg(long, value_name = "N", default_value = "64", value_parser = number::<usize>(0, 1_000_000))]
     pub(crate) urgent_queue: usize,
+    /// A load that makes no progress for this long is abandoned and retried; the next load gets its permit
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = positive)]
     pub(crate) load_timeout: Duration,
+    /// How long a request waits for an operator's command (unload, skip, reset, delete) before it is answered with 504;
+    /// the command continues
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive)]
     pub(crate) command_timeout: Duration,
+    /// A partition that does not replay is saved after this many events at the latest
+    #[arg(
+        long, value_name = "N", default_value = "10000",
+        value_parser = number::<u64>(1, Limits::default().max_unsaved_events / 2),
+    )]
     pub(crate) save_every_events: u64,
+    /// A changed workspace of a partition that does not replay is saved after this time at the latest
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = positive)]
     pub(crate) save_interval: Duration,
+    /// The same while it replays; if an entity is set many times in this time, only the last value is written
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive)]
     pub(crate) replay_save_interval: Duration,
-    pub(crate) retention_bytes: Option<u64>,
-    pub(crate) retention_age: Option<Duration>,
-    pub(crate) populate_dir: Option<PathBuf>,
+    /// Above this size the log of a partition deletes its oldest events, but never one that the store does not hold;
+    /// off keeps all
+    #[arg(long, value_name = "SIZE", default_value = "off", value_parser = or_off(bytes))]
+    pub(crate) retention_bytes: OrOff<Bytes>,
+    /// The log deletes events older than this, but never one that the store does not hold; off keeps all
+    #[arg(long, value_name = "DURATION", default_value = "off", value_parser = or_off(parse_duration))]
+    pub(crate) retention_age: OrOff<Duration>,
+    /// Directory of WORKSPACE.ndjson files with the first entities of workspaces that the store does not know
+    #[arg(long, value_name = "DIR", default_value = "off", value_parser = or_off(path))]
+    pub(crate) populate_dir: OrOff<PathBuf>,
 }
 
 /// Where workspaces are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum StoreKind {
     /// The embedded database that also holds the log.
     Lsm,
@@ -69,246 +123,84 @@ pub(crate) enum StoreKind {
 }
 
 /// The HTTP server's limits for one client.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
 pub(crate) struct HttpLimits {
-    pub(crate) max_body_bytes: usize,
-    pub(crate) event_memory_bytes: usize,
-    pub(crate) answer_memory_bytes: usize,
-    pub(crate) max_connections: usize,
-    pub(crate) header_timeout: Duration,
-    pub(crate) body_timeout: Duration,
-    pub(crate) write_timeout: Duration,
+    /// How long a read of a workspace that is not in memory waits for its load before it is answered with 503
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     pub(crate) cold_read_timeout: Duration,
+    /// Largest body of a request
+    #[arg(long = "max-body", value_name = "SIZE", default_value = "16MiB", value_parser = at_least("1KiB"))]
+    pub(crate) max_body_bytes: usize,
+    /// Connections at the same time. An authorized request takes the place of a connection that was idle for a second,
+    /// or whose client is not authorized; 64 more are accepted for probes, and any other request on them is answered
+    /// with 503 and Retry-After. The limit of open files (ulimit -n) may reduce the number
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = number::<usize>(1, 1_000_000))]
+    pub(crate) max_connections: usize,
+    /// A connection that has not sent the head of a request after this time is closed, also one that is idle for longer
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = positive)]
+    pub(crate) header_timeout: Duration,
+    /// A request whose body is not complete after this time is refused with 408
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive)]
+    pub(crate) body_timeout: Duration,
+    /// A connection whose client reads nothing of its answer for this time is closed
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive)]
+    pub(crate) write_timeout: Duration,
+    /// Memory for the bodies of event requests in progress, taken as they arrive; when it is full, an incomplete body is
+    /// answered with 503 and Retry-After
+    #[arg(long = "event-memory", value_name = "SIZE", default_value = "256MiB", value_parser = at_least("1KiB"))]
+    pub(crate) event_memory_bytes: usize,
+    /// Memory for answers of more than 64KiB until the client has read them; when it is full, a page of entities is
+    /// shorter and other large answers are 503 with Retry-After. At least 8MiB, for one page and one largest entity
+    #[arg(long = "answer-memory", value_name = "SIZE", default_value = "256MiB", value_parser = at_least("8MiB"))]
+    pub(crate) answer_memory_bytes: usize,
 }
 
 /// Format of the log on standard error.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct LogSettings {
+    /// Format of the log on standard error
+    #[arg(long = "log-format", default_value = "human")]
     pub(crate) format: LogFormat,
+    /// error, warn, info, debug or trace, also by module: `info,workspace_engine_core=debug`
+    #[arg(long = "log-level", value_name = "LEVEL", default_value = "info")]
     pub(crate) level: String,
+    /// Colours in the human log; auto is on if standard error is a terminal and `NO_COLOR` is not set
+    #[arg(long = "log-colour", default_value = "auto")]
     pub(crate) colour: Colour,
 }
 
-/// Form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Format of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     Human,
     Json,
 }
 
 /// Whether the log is coloured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Colour {
     Auto,
     Always,
     Never,
 }
 
-/// Why a configuration was refused.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ConfigError {
-    #[error(transparent)]
-    File(#[from] FileError),
-    #[error(transparent)]
-    Setting(#[from] InvalidSetting),
-}
-
-/// A configuration, and where it came from, for the log.
-#[derive(Debug)]
-pub(crate) struct Resolved {
-    pub(crate) config: ServeConfig,
-    /// The settings that the operator set, as `name=value`.
-    pub(crate) set: Vec<String>,
-    /// Variables with the engine's prefix that resemble a setting but are not one.
-    pub(crate) suspicious: Vec<String>,
-}
-
 impl ServeConfig {
-    /// Resolves a configuration from the flags, the process's environment and the file that one of them names.
-    ///
-    /// # Errors
-    /// [`ConfigError`] names the flag, the variable or the line of the file that cannot be used.
-    pub(crate) fn resolve(flags: &ServeFlags) -> Result<Resolved, ConfigError> {
-        let variables: Vec<(String, String)> = env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX))
-            .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
-            // Empty variables are ignored: orchestrators and scripts set them to mean "not set".
-            .filter(|(_, value)| !value.is_empty())
-            .collect();
-        Self::from_parts(flags, &variables)
-    }
-
-    /// A configuration from flags alone; the environment is ignored.
-    ///
-    /// # Errors
-    /// As [`ServeConfig::resolve`].
-    pub(crate) fn of_flags(flags: &ServeFlags) -> Result<Self, ConfigError> {
-        Ok(Self::from_parts(flags, &[])?.config)
-    }
-
-    fn from_parts(
-        flags: &ServeFlags,
-        variables: &[(String, String)],
-    ) -> Result<Resolved, ConfigError> {
-        let (path, file) = match flags.config() {
-            Some(path) => (path.to_owned(), file::read(path)?),
-            None => (PathBuf::new(), Vec::new()),
-        };
-        let layers = Layers::new(
-            |name| flags.value(name),
-            |name| {
-                let (_, value) = variables.iter().find(|(variable, _)| variable == name)?;
-                Some(value.clone())
-            },
-            &file,
-            &path,
-        );
-        Ok(Resolved {
-            config: Self::from_layers(&layers)?,
-            set: layers
-                .set()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect(),
-            suspicious: variables
-                .iter()
-                .filter_map(|(name, _)| suspicious(name))
-                .collect(),
-        })
-    }
-
-    fn from_layers(layers: &Layers) -> Result<Self, InvalidSetting> {
-        let listen: SocketAddr = layers.read("listen")?;
-        Ok(Self {
-            listen,
-            access: access::from_layers(layers, listen.ip())?,
-            engine: EngineSettings::from_layers(layers)?,
-            http: HttpLimits::from_layers(layers)?,
-            shutdown_timeout: positive(layers, "shutdown-timeout")?,
-            http_threads: match layers.text("http-threads") {
-                AUTO => thread::available_parallelism()
-                    .map_or(2, NonZeroUsize::get)
-                    .max(2),
-                _ => narrow(layers.number("http-threads", 1, 1024)?),
-            },
-            engine_nice: u8::try_from(layers.number("engine-nice", 0, 19)?).unwrap_or(19),
-            log: LogSettings {
-                format: layers.choice(
-                    "log-format",
-                    &[("human", LogFormat::Human), ("json", LogFormat::Json)],
-                )?,
-                level: layers.text("log-level").to_owned(),
-                colour: layers.choice(
-                    "log-colour",
-                    &[
-                        (AUTO, Colour::Auto),
-                        ("always", Colour::Always),
-                        ("never", Colour::Never),
-                    ],
-                )?,
-            },
-        })
-    }
-}
-
-impl EngineSettings {
-    fn from_layers(layers: &Layers) -> Result<Self, InvalidSetting> {
-        let owner = match layers.text("owner").trim() {
-            AUTO => default_owner(),
-            "" => return Err(layers.invalid("owner", format_args!("a name is not empty"))),
-            name if name.len() > 255 => {
-                return Err(layers.invalid(
-                    "owner",
-                    format_args!("a name has at most 255 bytes, not {}", name.len()),
-                ));
-            }
-            name => name.to_owned(),
-        };
-        let data_dir = layers.text("data-dir");
-        if data_dir.is_empty() {
-            return Err(layers.invalid("data-dir", format_args!("a directory has a name")));
-        }
-        let store = layers.choice(
-            "store",
-            &[
-                ("lsm", StoreKind::Lsm),
-                ("file", StoreKind::File),
-                ("memory", StoreKind::Memory),
-            ],
-        )?;
-        let kafka = kafka::from_layers(layers)?;
-        if kafka.is_some() && store != StoreKind::Lsm {
-            return Err(layers.invalid(
+    /// Checks the settings that depend on each other.
+    fn check(&self) -> Result<(), Conflict> {
+        self.access.check(self.listen.ip())?;
+        if self.engine.kafka_settings.brokers.is_some() && self.engine.store != StoreKind::Lsm {
+            return Err(Conflict::new(
                 "store",
-                format_args!("with kafka, workspaces are kept in a topic and copied to lsm alone"),
+                "with --kafka, workspaces are kept in a topic and copied to lsm only",
             ));
         }
-        Ok(Self {
-            data_dir: PathBuf::from(data_dir),
-            kafka,
-            store,
-            database_files: DataDirSpec::default().open_files,
-            partitions: u32::try_from(layers.number("partitions", 1, MAX_PARTITIONS.into())?)
-                .unwrap_or(MAX_PARTITIONS),
-            owner,
-            permits: narrow(layers.number("permits", 1, 1024)?),
-            urgent_queue: narrow(layers.number("urgent-queue", 0, 1_000_000)?),
-            load_timeout: positive(layers, "load-timeout")?,
-            command_timeout: positive(layers, "command-timeout")?,
-            save_every_events: layers.number(
-                "save-every-events",
-                1,
-                Limits::default().max_unsaved_events / 2,
-            )?,
-            save_interval: positive(layers, "save-interval")?,
-            replay_save_interval: positive(layers, "replay-save-interval")?,
-            retention_bytes: layers
-                .read_unless::<Size>(OFF, "retention-bytes")?
-                .map(|size| size.0),
-            retention_age: layers
-                .read_unless::<Span>(OFF, "retention-age")?
-                .map(|span| span.0),
-            populate_dir: layers.path_unless_off("populate-dir"),
-        })
-    }
-}
-
-/// Room for a page of entities and an entity of the largest size.
-const ANSWER_MEMORY_MIN_BYTES: u64 = 8 << 20;
-
-impl HttpLimits {
-    fn from_layers(layers: &Layers) -> Result<Self, InvalidSetting> {
-        let max_body: Size = layers.read("max-body")?;
-        let event_memory: Size = layers.read("event-memory")?;
-        let answer_memory: Size = layers.read("answer-memory")?;
-        if max_body.0 < 1024 {
-            return Err(layers.invalid(
-                "max-body",
-                format_args!("{max_body} is less than 1KiB, too little for an event"),
-            ));
+        let [memory, body] = [self.http.event_memory_bytes, self.http.max_body_bytes];
+        if memory < body {
+            let [memory, body] = [memory, body].map(|bytes| ByteSize(bytes as u64));
+            let reason = format!("{memory} is less than one body, {body}");
+            return Err(Conflict::new("event-memory", reason));
         }
-        if event_memory < max_body {
-            return Err(layers.invalid(
-                "event-memory",
-                format_args!("{event_memory} is less than one body, {max_body}"),
-            ));
-        }
-        if answer_memory.0 < ANSWER_MEMORY_MIN_BYTES {
-            return Err(layers.invalid(
-                "answer-memory",
-                format_args!("{answer_memory} is less than 8MiB, too little for a large answer"),
-            ));
-        }
-        Ok(Self {
-            max_body_bytes: max_body.as_usize(),
-            event_memory_bytes: event_memory.as_usize(),
-            answer_memory_bytes: answer_memory.as_usize(),
-            max_connections: narrow(layers.number("max-connections", 1, 1_000_000)?),
-            header_timeout: positive(layers, "header-timeout")?,
-            body_timeout: positive(layers, "body-timeout")?,
-            write_timeout: positive(layers, "write-timeout")?,
-            cold_read_timeout: layers.read::<Span>("cold-read-timeout")?.0,
-        })
+        Ok(())
     }
 }
 
@@ -316,74 +208,18 @@ impl HttpLimits {
 impl HttpLimits {
     /// The default limits.
     pub(crate) fn for_tests() -> Self {
-        ServeConfig::of_flags(&ServeFlags::default()).unwrap().http
+        ServeConfig::resolve(&ServeFlags::default())
+            .unwrap()
+            .config
+            .http
     }
-}
-
-/// A duration above zero.
-fn positive(layers: &Layers, name: &str) -> Result<Duration, InvalidSetting> {
-    let span: Span = layers.read(name)?;
-    if span.0.is_zero() {
-        return Err(layers.invalid(name, format_args!("must be longer than nothing")));
-    }
-    Ok(span.0)
-}
-
-fn narrow(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
-}
-
-/// Host and process id, to distinguish two engines and to locate an owner.
-fn default_owner() -> String {
-    let host = ["/proc/sys/kernel/hostname", "/etc/hostname"]
-        .into_iter()
-        .find_map(|path| fs::read_to_string(path).ok())
-        .or_else(|| env::var("HOSTNAME").ok())
-        .map(|name| name.trim().to_owned())
-        .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "localhost".to_owned());
-    format!("{host}:{}", process::id())
-}
-
-/// Variables of flags that are not settings of `serve`, without the common prefix.
-pub(crate) const COMMAND_VARIABLES: [&str; 14] = [
-    "CONFIG",
-    "URL",
-    "TOKEN",
-    "CA_FILE",
-    "CLIENT_CERT",
-    "CLIENT_KEY",
-    "OUTPUT",
-    "FOR",
-    "FAIL_ON",
-    "TIMEOUT",
-    "RETRY_FOR",
-    "BATCH_EVENTS",
-    "BATCH_BYTES",
-    "NO_CHECK",
-];
-
-/// A variable that is probably a misspelt setting, with the setting that was probably meant.
-///
-/// Orchestrators set variables with this prefix for a service of the same name, so an unknown variable is
-/// logged and not refused.
-fn suspicious(variable: &str) -> Option<String> {
-    let rest = variable.strip_prefix(VARIABLE_PREFIX)?;
-    let orchestrated = rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_");
-    let known =
-        COMMAND_VARIABLES.contains(&rest) || KEYS.iter().any(|key| key.variable() == variable);
-    if orchestrated || known {
-        return None;
-    }
-    let nearest = Key::find(Key::nearest(rest)?)?;
-    Some(format!("{variable} (did you mean {}?)", nearest.variable()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use clap::Parser;
-    use std::{fmt::Write as _, path::Path};
+    use super::{layers::Resolved, *};
+    use clap::{Arg, Parser};
+    use std::{collections::BTreeSet, env, fmt::Write as _, fs, process};
     use workspace_engine_core::disk::PARTITIONS_DEFAULT;
 
     #[derive(Parser)]
@@ -394,182 +230,190 @@ mod tests {
 
     const EXAMPLE: &str = include_str!("../workspace-engine.example.toml");
 
-    fn flags(arguments: &[&str]) -> ServeFlags {
-        Cli::parse_from([&["serve"], arguments].concat()).flags
-    }
-
-    fn check(arguments: &[&str], variables: &[(&str, &str)], expected: &str) {
-        let variables: Vec<(String, String)> = variables
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        let error = ServeConfig::from_parts(&flags(arguments), &variables).unwrap_err();
-        assert_eq!(error.to_string(), expected);
+    fn resolve(arguments: &[&str]) -> Result<Resolved, ConfigError> {
+        ServeConfig::resolve(&Cli::parse_from([&["serve"], arguments].concat()).flags)
     }
 
     #[test]
     fn the_defaults_are_a_configuration() {
-        let config = ServeConfig::from_parts(&flags(&[]), &[]).unwrap().config;
+        let Resolved { config, set } = resolve(&[]).unwrap();
         assert_eq!(config.engine.partitions, PARTITIONS_DEFAULT);
         assert_eq!(config.listen, "127.0.0.1:8081".parse().unwrap());
         assert_eq!(config.http.max_body_bytes, 16 << 20);
         assert!(config.engine.owner.ends_with(&process::id().to_string()));
-    }
-
-    #[test]
-    fn a_partitioner_is_named_for_a_kafka_topic_alone() {
-        let named = ["--partitioner", "fnv1a_random"];
-        check(
-            &named,
-            &[],
-            "--partitioner: is of a Kafka topic: it needs --kafka (the log in the data directory is written by engines \
-             alone, by murmur2_random)",
-        );
-        check(
-            &["--partitioner", "crc", "--kafka", "broker:9092"],
-            &[],
-            "--partitioner: \"crc\" is not one of murmur2_random, consistent_random, fnv1a_random",
-        );
-        let on_kafka = [named.as_slice(), &["--kafka", "broker:9092"]].concat();
-        let config = ServeConfig::from_parts(&flags(&on_kafka), &[])
-            .unwrap()
-            .config;
-        let kafka = config.engine.kafka.unwrap();
-        assert_eq!(kafka.partitioner.name(), "fnv1a_random");
+        assert!(config.engine.kafka.is_none());
+        assert_eq!(set, [""; 0]);
     }
 
     #[test]
     fn a_value_that_cannot_be_used_is_refused_with_its_place() {
-        check(
-            &["--listen", "nowhere"],
-            &[],
-            "--listen: invalid socket address syntax",
+        for (arguments, expected) in [
+            (
+                &["--listen", "nowhere"][..],
+                "--listen: invalid socket address syntax",
+            ),
+            (
+                &["--store", "redis"],
+                "--store: \"redis\" is not one of lsm, file, memory",
+            ),
+            (
+                &["--partitions", "0"],
+                "--partitions: \"0\" is not a number from 1 to 256",
+            ),
+            (
+                &["--save-interval", "10"],
+                "--save-interval: the number in \"10\" needs a unit: ms, s, m, h or d",
+            ),
+            (
+                &["--save-interval", "0s"],
+                "--save-interval: must be longer than nothing",
+            ),
+            (
+                &["--listen", "0.0.0.0:8081"],
+                "--listen: this is not a loopback address, and no caller would have any right: give --tokens FILE \
+                 (`workspace-engine token` makes tokens), --tls-client-ca FILE, or --anonymous ROLE for callers \
+                 without either",
+            ),
+            (
+                &["--anonymous", "root"],
+                "--anonymous: \"root\" is not one of none, viewer, reader, producer, operator, admin, auto",
+            ),
+            (
+                &["--tls-cert", "cert.pem"],
+                "--tls-cert: needs --tls-key as well",
+            ),
+            (
+                &["--tls-key", "key.pem"],
+                "--tls-key: needs --tls-cert as well",
+            ),
+            (
+                &["--tls-client-ca", "ca.pem"],
+                "--tls-client-ca: needs --tls-cert and --tls-key as well",
+            ),
+            (
+                &["--allowed-host", "engine.example, https://x"],
+                "--allowed-host: \"https://x\" is not a host such as engine.example or engine.example:8443",
+            ),
+            (
+                &["--answer-memory", "1MiB"],
+                "--answer-memory: 1MiB is less than 8MiB",
+            ),
+            (
+                &["--event-memory", "1MiB"],
+                "--event-memory: 1.0 MiB is less than one body, 16.0 MiB",
+            ),
+            (
+                &["--kafka", "broker:9092", "--store", "file"],
+                "--store: with --kafka, workspaces are kept in a topic and copied to lsm only",
+            ),
+            (
+                &["--kafka", "broker:9092,"],
+                "--kafka: \"broker:9092,\" is not a list of brokers such as 127.0.0.1:9092",
+            ),
+            (
+                &["--partitioner", "crc", "--kafka", "broker:9092"],
+                "--partitioner: \"crc\" is not one of murmur2_random, consistent_random, fnv1a_random",
+            ),
+            (
+                &["--partitioner", "fnv1a_random"],
+                "--partitioner: applies to a Kafka topic and needs --kafka (the log in the data directory is written by \
+                 engines only, by murmur2_random)",
+            ),
+        ] {
+            assert_eq!(resolve(arguments).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_flag_overrides_the_file_and_the_file_the_default() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("engine.toml");
+        fs::write(&path, "permits = 3\nhttp-threads = 2\naccept-loss = true\n").unwrap();
+        let path = path.to_str().unwrap();
+        let Resolved { config, set } = resolve(&["--config", path, "--permits=9"]).unwrap();
+        assert_eq!((config.engine.permits, config.http_threads), (9, 2));
+        assert_eq!(config.engine.urgent_queue, 64);
+        assert_eq!(set, ["permits=9", "http-threads=2", "accept-loss=true"]);
+        let error = resolve(&["--config", path, "--store=no"]).unwrap_err();
+        assert!(error.to_string().starts_with("--store: "), "{error}");
+    }
+
+    #[test]
+    fn a_switch_needs_no_value() {
+        for (arguments, expected) in [
+            (&[][..], &[][..]),
+            (&["--accept-loss"], &["accept-loss=true"]),
+            (
+                &["--accept-loss", "--topic", "events"],
+                &["topic=events", "accept-loss=true"],
+            ),
+            (&["--accept-loss=false"], &["accept-loss=false"]),
+        ] {
+            assert_eq!(resolve(arguments).unwrap().set, expected, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_variable_is_noticed_but_an_orchestrators_is_not() {
+        let known = ["PERMITS", "URL"].map(|name| format!("WORKSPACE_ENGINE_{name}"));
+        let set = [
+            "WORKSPACE_ENGINE_PERMIT",
+            "WORKSPACE_ENGINE_PERMITS",
+            "WORKSPACE_ENGINE_PORT_8081_TCP",
+            "WORKSPACE_ENGINE_SERVICE_HOST",
+            "PERMIT",
+        ];
+        assert_eq!(
+            misspelt_variables(set, &BTreeSet::from(known)),
+            ["WORKSPACE_ENGINE_PERMIT (did you mean WORKSPACE_ENGINE_PERMITS?)"]
         );
-        check(
-            &[],
-            &[("WORKSPACE_ENGINE_STORE", "redis")],
-            "WORKSPACE_ENGINE_STORE: \"redis\" is not one of lsm, file, memory",
-        );
-        check(
-            &["--partitions", "0"],
-            &[],
-            "--partitions: \"0\" is not a number from 1 to 256",
-        );
-        check(
-            &["--save-interval", "10"],
-            &[],
-            "--save-interval: the number in \"10\" needs a unit: ms, s, m, h or d",
-        );
-        check(
-            &["--save-interval", "0s"],
-            &[],
-            "--save-interval: must be longer than nothing",
-        );
-        check(
-            &["--listen", "0.0.0.0:8081"],
-            &[],
-            "--listen: this is not a loopback address, and no caller would have any right: give --tokens FILE (`workspace-engine token` makes tokens), --tls-client-ca FILE, or --anonymous ROLE for callers without either",
-        );
-        check(
-            &["--anonymous", "root"],
-            &[],
-            "--anonymous: \"root\" is not one of none, viewer, reader, producer, operator, admin, auto",
-        );
-        check(
-            &["--tls-cert", "cert.pem"],
-            &[],
-            "--tls-cert: needs --tls-key as well",
-        );
-        check(
-            &["--tls-key", "key.pem"],
-            &[],
-            "--tls-key: needs --tls-cert as well",
-        );
-        check(
-            &["--tls-client-ca", "ca.pem"],
-            &[],
-            "--tls-client-ca: needs --tls-cert and --tls-key as well",
-        );
-        check(
-            &["--allowed-host", "engine.example, https://x"],
-            &[],
-            "--allowed-host: \"https://x\" is not a host such as engine.example or engine.example:8443",
-        );
-        check(
-            &["--event-memory", "1MiB"],
-            &[],
-            "--event-memory: 1MiB is less than one body, 16MiB",
-        );
+    }
+
+    /// An orchestrator sets such variables for a service that has the engine's name.
+    #[test]
+    fn no_setting_has_the_variable_of_an_orchestrator() {
+        for arg in ServeFlags::augment_args(clap::Command::new("serve")).get_arguments() {
+            let variable = arg.get_env().unwrap().to_str().unwrap();
+            let rest = variable.strip_prefix("WORKSPACE_ENGINE_").unwrap();
+            assert!(
+                !rest.starts_with("PORT") && !rest.starts_with("SERVICE"),
+                "{variable}"
+            );
+        }
     }
 
     #[test]
     fn the_example_lists_every_setting_with_its_default_and_its_help() {
-        if env::var_os("UPDATE_GOLDEN").is_some() {
-            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/workspace-engine.example.toml");
-            return fs::write(path, example()).unwrap();
-        }
-        let settings = file::parse(EXAMPLE, Path::new("example")).unwrap();
-        let listed: Vec<(&str, &str)> = settings
-            .iter()
-            .map(|setting| (setting.key, setting.value.as_str()))
-            .collect();
-        let expected: Vec<(&str, &str)> = KEYS.iter().map(|key| (key.name, key.default)).collect();
-        assert_eq!(listed, expected);
-        assert_eq!(EXAMPLE, example(), "UPDATE_GOLDEN=1 writes it anew");
-    }
-
-    #[test]
-    fn a_flag_that_is_a_switch_needs_no_value() {
-        for (arguments, expected) in [
-            (&[][..], None),
-            (&["--accept-loss"], Some("true")),
-            (&["--accept-loss", "--topic", "events"], Some("true")),
-            (&["--accept-loss=false"], Some("false")),
-        ] {
-            let found = flags(arguments).value("accept-loss");
-            assert_eq!(found.as_deref(), expected, "{arguments:?}");
-        }
-    }
-
-    #[test]
-    fn a_slip_in_a_variable_is_noticed_but_an_orchestrators_is_not() {
-        for (variable, expected) in [
-            (
-                "WORKSPACE_ENGINE_PERMIT",
-                Some("WORKSPACE_ENGINE_PERMIT (did you mean WORKSPACE_ENGINE_PERMITS?)"),
-            ),
-            ("WORKSPACE_ENGINE_PERMITS", None),
-            ("WORKSPACE_ENGINE_URL", None),
-            ("WORKSPACE_ENGINE_PORT_8081_TCP", None),
-            ("WORKSPACE_ENGINE_SERVICE_HOST", None),
-        ] {
-            assert_eq!(suspicious(variable).as_deref(), expected);
-        }
-    }
-
-    /// The text of the example file, generated from the table.
-    fn example() -> String {
+        let serve = ServeFlags::augment_args(clap::Command::new("serve"));
+        let settings = serve.get_arguments().filter(|arg| arg.get_id() != "config");
         let mut text = String::from(
             "# Every setting of `workspace-engine serve` with its default; `--config FILE` reads it.\n\
-             # A flag goes before a variable, a variable before this file; an empty variable is none.\n",
+             # A flag overrides a variable, a variable this file; empty variables are ignored.\n",
         );
-        for key in &KEYS {
-            let value = match key.default.parse::<u64>() {
-                Ok(number) => number.to_string(),
-                Err(_) if key.is_switch() => key.default.to_owned(),
-                Err(_) => format!("{:?}", key.default),
-            };
-            write!(
-                text,
-                "\n# {}.\n# {} · --{} {}\n{} = {value}\n",
-                key.help,
-                key.variable(),
-                key.name,
-                key.value_name,
-                key.name
-            )
-            .unwrap();
+        settings.for_each(|arg| write_example(&mut text, arg));
+        if env::var_os("UPDATE_GOLDEN").is_some() {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/workspace-engine.example.toml");
+            return fs::write(path, text).unwrap();
         }
-        text
+        assert_eq!(EXAMPLE, text, "UPDATE_GOLDEN=1 writes it again");
+    }
+
+    fn write_example(text: &mut String, arg: &Arg) {
+        let name = arg.get_long().unwrap();
+        let default = arg.get_default_values()[0].to_str().unwrap();
+        let is_bare = default.parse::<u64>().is_ok() || default.parse::<bool>().is_ok();
+        write!(
+            text,
+            "\n# {}.\n# {} · --{name} {}\n{name} = {}\n",
+            arg.get_help().unwrap(),
+            arg.get_env().unwrap().to_str().unwrap(),
+            arg.get_value_names().unwrap()[0],
+            if is_bare {
+                default.to_owned()
+            } else {
+                format!("{default:?}")
+            },
+        )
+        .unwrap();
     }
 }

@@ -4,7 +4,7 @@
 //! for each of them; a page reads as many entries of it as it shows, or all of them where a filter
 //! uses more than state and id.
 
-use crate::{app::App, span::Span};
+use crate::{app::App, values::rounded};
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use workspace_engine_core::{Engine, absent::AbsentWorkspace};
 use workspace_engine_kafka::{MemberFailure, MemberReport};
@@ -253,7 +253,7 @@ pub(crate) fn not_here(app: &App, id: &WorkspaceId) -> Option<String> {
 /// Why this process gets no partitions; `None` where it is a member of the group.
 pub(crate) fn group_failure(member: &MemberReport) -> Option<String> {
     let waiting = member.joining_for.map(|since| {
-        let since = Span(Duration::from_secs(since.as_secs()));
+        let since = rounded(Duration::from_secs(since.as_secs()));
         format!("waiting for the group coordinator for {since}")
     });
     match (waiting, &member.last_error) {

@@ -3,8 +3,7 @@
 mod exit;
 mod output;
 mod secret;
-mod size;
-mod span;
+mod values;
 
 mod config;
 

@@ -13,7 +13,7 @@ pub(crate) use send::RetryNotice;
 use crate::{
     client::{Client, ClientError},
     exit::Exit,
-    span,
+    values,
 };
 use batch::Batch;
 use line::{Lines, Next};
@@ -86,7 +86,7 @@ pub(crate) enum ProduceError {
         source: io::Error,
         produced: Produced,
     },
-    #[error("gave up after {waited}: {source} ({sent}; lines {first} to {last} may be there as well)", waited = span::rounded(*.waited), sent = Sent(*.produced))]
+    #[error("gave up after {waited}: {source} ({sent}; lines {first} to {last} may be there as well)", waited = values::rounded(*.waited), sent = Sent(*.produced))]
     Abandoned {
         source: Box<ClientError>,
         waited: Duration,

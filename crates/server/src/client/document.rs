@@ -211,7 +211,7 @@ impl Progress {
         };
         let until = |then: Timestamp| {
             let left = Duration::try_from(then.duration_since(now)).unwrap_or_default();
-            crate::span::rounded(left)
+            crate::values::rounded(left)
         };
         format!("{}-{}", until(eta.low), until(eta.high))
     }

@@ -10,7 +10,7 @@ use crate::{
     output,
     produce::{Observer, Pace, ProduceError, ProduceOptions, Produced, RetryNotice, produce},
     serve::{Ended, Running, ServeError, serve},
-    span, telemetry,
+    telemetry, values,
 };
 use clap::Args;
 use serde::Deserialize;
@@ -66,7 +66,7 @@ pub(crate) enum DemoError {
     Produce(#[from] ProduceError),
     #[error("workspace {id} is in error: {message}")]
     Workspace { id: String, message: String },
-    #[error("not every workspace is ready after {after}", after = span::rounded(*.0))]
+    #[error("not every workspace is ready after {after}", after = values::rounded(*.0))]
     NotReady(Duration),
     #[error("stopped before every workspace was ready")]
     Stopped,
@@ -102,11 +102,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     {
         return Err(DemoError::Elsewhere(address).into());
     }
-    let flags = ServeFlags::default()
-        .with("listen", listen)
-        .with("data-dir", directory.path().to_string_lossy())
-        .with("log-level", "warn");
-    let config = ServeConfig::of_flags(&flags)?;
+    let flags = ServeFlags::of(&[
+        ("listen", &listen),
+        ("data-dir", &directory.path().to_string_lossy()),
+        ("log-level", "warn"),
+    ]);
+    let config = ServeConfig::resolve(&flags)?.config;
     telemetry::begin(&config.log).map_err(ServeError::from)?;
     let events = Events::find(&arguments.repository, arguments.commits);
     let stays = !arguments.exit_when_ready;
@@ -230,7 +231,7 @@ fn show(events: Events, stage: &Stage) -> Result<(), DemoError> {
         "\nall {} workspaces are ready, {} events in {}",
         running.tracker.count(),
         produced.accepted,
-        span::rounded(pace.elapsed())
+        values::rounded(pace.elapsed())
     ))?;
 
     line("now every workspace leaves the memory and is loaded again from the store")?;
@@ -241,7 +242,7 @@ fn show(events: Events, stage: &Stage) -> Result<(), DemoError> {
     reloaded?;
     line(format_args!(
         "\nall are ready again after {}\n",
-        span::rounded(pace.elapsed())
+        values::rounded(pace.elapsed())
     ))?;
     invite(&client, running)?;
     if stage.stays {

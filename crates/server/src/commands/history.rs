@@ -5,7 +5,7 @@ use crate::{
     client::{Client, ClientError, HistoryPage, HistoryTransition, Phase},
     exit::Exit,
     output::{self, Format, field},
-    span,
+    values,
 };
 use clap::Args;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -71,7 +71,7 @@ fn show(client: &Client, whole: &Whole) -> Result<(), ClientError> {
     let lasted = |phase: Option<&Phase>| {
         phase
             .and_then(|phase| Duration::try_from_secs_f64(phase.duration_seconds).ok())
-            .map(span::rounded)
+            .map(values::rounded)
             .unwrap_or_default()
     };
     let rows = transitions.iter().enumerate().map(|(place, transition)| {

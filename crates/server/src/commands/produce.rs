@@ -7,8 +7,7 @@ use crate::{
     produce::{
         Check, Observer, Pace, ProduceError, ProduceOptions, Produced, RetryNotice, produce,
     },
-    size::Size,
-    span::{self, Span},
+    values,
 };
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,6 +18,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use workspace_status_http::parse_duration;
 
 const READ_BUFFER_BYTES: usize = 256 << 10;
 
@@ -28,24 +28,14 @@ pub(super) struct Arguments {
     #[arg(value_name = "FILE|-")]
     input: PathBuf,
     /// How long to go on while the engine does not answer, such as over its restart
-    #[arg(
-        long,
-        env = "WORKSPACE_ENGINE_RETRY_FOR",
-        value_name = "DURATION",
-        default_value = "60s"
-    )]
-    retry_for: Span,
+    #[arg(long, env = "WORKSPACE_ENGINE_RETRY_FOR", value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    retry_for: Duration,
     /// Most events of one request
     #[arg(long, env = "WORKSPACE_ENGINE_BATCH_EVENTS", value_name = "N", default_value = "5000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     batch_events: u32,
     /// Most bytes of one request; a longer event goes alone
-    #[arg(
-        long,
-        env = "WORKSPACE_ENGINE_BATCH_BYTES",
-        value_name = "SIZE",
-        default_value = "1MiB"
-    )]
-    batch_bytes: Size,
+    #[arg(long, env = "WORKSPACE_ENGINE_BATCH_BYTES", value_name = "SIZE", default_value = "1MiB", value_parser = values::at_least("1B"))]
+    batch_bytes: usize,
     /// Send events that the engine's workspace type cannot apply yet: it must know them before it reads them, else it
     /// parks the workspace
     #[arg(long, env = "WORKSPACE_ENGINE_NO_CHECK", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
@@ -81,8 +71,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     };
     let options = ProduceOptions {
         batch_events: arguments.batch_events as usize,
-        batch_bytes: arguments.batch_bytes.as_usize(),
-        retry_for: arguments.retry_for.0,
+        batch_bytes: arguments.batch_bytes,
+        retry_for: arguments.retry_for,
         check: if arguments.no_check {
             Check::EventAlone
         } else {
@@ -166,7 +156,7 @@ fn sentence(produced: Produced, pace: Pace) -> String {
     format!(
         "{} events are durable after {} ({:.0} events/s, {} requests{retries})",
         produced.accepted,
-        span::rounded(pace.elapsed()),
+        values::rounded(pace.elapsed()),
         pace.rate(produced.accepted),
         produced.requests,
     )

@@ -2,16 +2,20 @@
 
 use super::CommandError;
 use crate::{
-    config::{ServeConfig, ServeFlags},
+    config::{ServeConfig, ServeFlags, misspelt_variables},
     exit::Exit,
     output,
     serve::{Ended, ServeError, serve},
     telemetry,
 };
+use std::env;
 
 pub(super) fn run(flags: &ServeFlags) -> Result<Exit, CommandError> {
     let resolved = ServeConfig::resolve(flags)?;
-    for name in &resolved.suspicious {
+    let set: Vec<String> = env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .collect();
+    for name in misspelt_variables(set.iter().map(String::as_str), &super::variables()) {
         output::warn(format_args!("unknown variable {name}"));
     }
     telemetry::begin(&resolved.config.log).map_err(ServeError::from)?;

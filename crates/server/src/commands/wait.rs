@@ -5,7 +5,7 @@ use crate::{
     client::{Answer, Client, ClientError, Status, left},
     exit::Exit,
     output::{self, Format},
-    span::{self, Span},
+    values,
 };
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 use workspace_status::{State, WorkspaceId};
+use workspace_status_http::parse_duration;
 
 /// Longest wait of one request, so that a dead connection is noticed.
 const LONGEST_ROUND: Duration = Duration::from_secs(20);
@@ -47,13 +48,8 @@ pub(super) struct Arguments {
     )]
     fail_on: Vec<FailOn>,
     /// Longest time to wait, also over restarts of the engine; exit code 2 when it is over
-    #[arg(
-        long,
-        env = "WORKSPACE_ENGINE_TIMEOUT",
-        value_name = "DURATION",
-        default_value = "60s"
-    )]
-    timeout: Span,
+    #[arg(long, env = "WORKSPACE_ENGINE_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    timeout: Duration,
     #[command(flatten)]
     remote: Remote,
 }
@@ -92,7 +88,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     let client = arguments.remote.client()?;
     let begun = Instant::now();
     let deadline = begun
-        .checked_add(arguments.timeout.0)
+        .checked_add(arguments.timeout)
         .unwrap_or_else(|| begun + Duration::from_hours(24 * 365));
     let wanted = Wanted::new(arguments);
     let bar = bar(arguments.id.as_str());
@@ -102,7 +98,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     if let (Format::Json, Some(answer)) = (arguments.remote.output, &end.answer) {
         output::document(&answer.body);
     }
-    let took = span::rounded(begun.elapsed());
+    let took = values::rounded(begun.elapsed());
     let text = end.summary(arguments.id.as_str(), &took);
     match (end.exit, arguments.remote.output) {
         (Exit::Done, Format::Table) => output::line(text),

@@ -1,18 +1,18 @@
 //! The configuration file: TOML, one `key = value` a setting.
 
-use super::keys::Key;
 use std::{
-    fmt, fs, io,
+    collections::BTreeMap,
+    fs, io,
     path::{Path, PathBuf},
 };
-use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Value};
 
 /// One setting of a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct FileSetting {
-    pub(crate) key: &'static str,
-    pub(crate) value: String,
-    pub(crate) line: usize,
+#[derive(Debug)]
+pub(super) struct FileSetting {
+    pub(super) name: String,
+    pub(super) value: String,
+    pub(super) line: usize,
 }
 
 /// Why a configuration file was refused.
@@ -21,131 +21,100 @@ pub(crate) enum FileError {
     #[error("cannot read configuration file {path}", path = path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{path}:{line}: {reason}", path = path.display())]
-    Syntax {
+    Line {
         path: PathBuf,
         line: usize,
         reason: String,
     },
-    #[error("{path}:{line}: unknown key `{key}`{nearest}", path = path.display())]
-    UnknownKey {
-        path: PathBuf,
-        line: usize,
-        key: String,
-        nearest: Nearest,
-    },
-    #[error("{path}:{line}: `{key}` takes a string, a whole decimal number or a boolean, not {found}", path = path.display())]
-    Type {
-        path: PathBuf,
-        line: usize,
-        key: &'static str,
-        found: &'static str,
-    },
 }
 
-/// The end of an error message that names the nearest known key, where there is one.
-#[derive(Debug)]
-pub(crate) struct Nearest(pub(crate) Option<&'static str>);
-
-impl fmt::Display for Nearest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(name) => write!(f, ", did you mean `{name}`?"),
-            None => f.write_str(", see `workspace-engine serve --help` for all keys"),
-        }
-    }
-}
-
-/// Reads the settings in the file at `path`.
-pub(crate) fn read(path: &Path) -> Result<Vec<FileSetting>, FileError> {
+/// Reads the settings in the file at `path`; `names` are those that exist.
+pub(super) fn read(path: &Path, names: &[&str]) -> Result<Vec<FileSetting>, FileError> {
     let text = fs::read_to_string(path).map_err(|source| FileError::Read {
         path: path.to_owned(),
         source,
     })?;
-    parse(&text, path)
-}
-
-/// Parses the settings in a file's text; `path` is named in errors.
-pub(crate) fn parse(text: &str, path: &Path) -> Result<Vec<FileSetting>, FileError> {
-    let table = DeTable::parse(text).map_err(|error| FileError::Syntax {
+    parse(&text, names).map_err(|(line, reason)| FileError::Line {
         path: path.to_owned(),
-        line: line_of(text, error.span().map_or(0, |span| span.start)),
-        reason: error.message().trim().replace('\n', ", "),
+        line,
+        reason,
+    })
+}
+
+/// Parses the settings in a file's text. An error has its line and its reason.
+fn parse(text: &str, names: &[&str]) -> Result<Vec<FileSetting>, (usize, String)> {
+    // Lines are counted from 1.
+    let line_of = |position| {
+        1 + text
+            .bytes()
+            .take(position)
+            .filter(|byte| *byte == b'\n')
+            .count()
+    };
+    let table: BTreeMap<Spanned<String>, Value> = toml::from_str(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        (line_of(start), error.message().trim().replace('\n', ", "))
     })?;
-    let mut settings = Vec::new();
-    for (name, value) in table.get_ref() {
-        let line = line_of(text, name.span().start);
-        let Some(key) = Key::find(name.get_ref()) else {
-            return Err(FileError::UnknownKey {
-                path: path.to_owned(),
-                line,
-                key: name.get_ref().to_string(),
-                nearest: Nearest(Key::nearest(name.get_ref())),
-            });
+    let settings = table.into_iter().map(|(key, value)| {
+        let line = line_of(key.span().start);
+        let name = key.into_inner();
+        if !names.contains(&name.as_str()) {
+            let nearest = match nearest(&name, names) {
+                Some(nearest) => format!("did you mean `{nearest}`?"),
+                None => "see `workspace-engine serve --help` for all keys".to_owned(),
+            };
+            return Err((line, format!("unknown key `{name}`, {nearest}")));
+        }
+        let value = match value {
+            Value::String(text) => text,
+            Value::Integer(number) => number.to_string(),
+            Value::Boolean(is_on) => is_on.to_string(),
+            Value::Float(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => {
+                let found = value.type_str();
+                return Err((
+                    line,
+                    format!(
+                        "`{name}` takes a string, a whole number or a boolean, not a value of type {found}"
+                    ),
+                ));
+            }
         };
-        let value = plain(value.get_ref()).ok_or_else(|| FileError::Type {
-            path: path.to_owned(),
-            line,
-            key: key.name,
-            found: kind(value.get_ref()),
-        })?;
-        settings.push(FileSetting {
-            key: key.name,
-            value,
-            line,
-        });
-    }
-    settings.sort_by_key(|setting| setting.line);
-    Ok(settings)
-}
-
-/// A value in the form that its flag takes.
-fn plain(value: &DeValue<'_>) -> Option<String> {
-    match value {
-        DeValue::String(text) => Some(text.to_string()),
-        // Underscores are TOML's digit separators; other radixes are not worth a second reader of numbers.
-        DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().replace('_', "")),
-        DeValue::Boolean(value) => Some(value.to_string()),
-        DeValue::Integer(_)
-        | DeValue::Float(_)
-        | DeValue::Datetime(_)
-        | DeValue::Array(_)
-        | DeValue::Table(_) => None,
+        Ok(FileSetting { name, value, line })
+    });
+    let mut errors = Vec::new();
+    let settings = settings
+        .filter_map(|setting| setting.map_err(|error| errors.push(error)).ok())
+        .collect();
+    match errors.into_iter().min() {
+        Some(first) => Err(first),
+        None => Ok(settings),
     }
 }
 
-/// The kind of a value, for error messages.
-fn kind(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::Integer(_) => "a hexadecimal, octal or binary one",
-        DeValue::Float(_) => "one with a fraction or an exponent",
-        DeValue::Datetime(_) => "a date or time",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-        DeValue::String(_) | DeValue::Boolean(_) => value.type_str(),
-    }
-}
-
-/// Number of the line, from 1, that contains the byte at `position`.
-fn line_of(text: &str, position: usize) -> usize {
-    text.bytes()
-        .take(position)
-        .filter(|byte| *byte == b'\n')
-        .count()
-        + 1
+/// The name that is most similar to `wanted`, if any is similar.
+pub(super) fn nearest<'a>(wanted: &str, names: &[&'a str]) -> Option<&'a str> {
+    let plain = |name: &str| name.to_ascii_lowercase().replace('_', "-");
+    let similarity = |name: &str| strsim::jaro_winkler(&plain(name), &plain(wanted));
+    let nearest = names
+        .iter()
+        .max_by(|one, other| similarity(one).total_cmp(&similarity(other)))?;
+    (similarity(nearest) > 0.8).then_some(nearest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NAMES: [&str; 4] = ["listen", "data-dir", "permits", "save-interval"];
+
     fn check(text: &str, expected: &str) {
-        let shown = match parse(text, Path::new("engine.toml")) {
+        let shown = match parse(text, &NAMES) {
             Ok(settings) => settings
                 .iter()
-                .map(|setting| format!("{}={}@{}", setting.key, setting.value, setting.line))
+                .map(|setting| format!("{}={}@{}", setting.name, setting.value, setting.line))
                 .collect::<Vec<_>>()
                 .join(" "),
-            Err(error) => error.to_string(),
+            Err((line, reason)) => format!("{line}: {reason}"),
         };
         assert_eq!(shown, expected, "{text}");
     }
@@ -154,50 +123,55 @@ mod tests {
     fn settings_are_read_with_their_lines() {
         check("", "");
         check(
-            "# a comment\nlisten = \"0.0.0.0:80\"\n\npartitions = 1_024\n",
-            "listen=0.0.0.0:80@2 partitions=1024@4",
+            "# a comment\nlisten = \"0.0.0.0:80\"\n\npermits = 1_024\n",
+            "listen=0.0.0.0:80@2 permits=1024@4",
         );
     }
 
     #[test]
-    fn an_unknown_key_is_refused_with_its_line_and_the_nearest_key() {
-        check(
-            "permits = 4\ndata_dir = \"x\"\n",
-            "engine.toml:2: unknown key `data_dir`, did you mean `data-dir`?",
-        );
-        check(
-            "\n\nxyzzy = 1",
-            "engine.toml:3: unknown key `xyzzy`, see `workspace-engine serve --help` for all keys",
-        );
-        check(
-            "[server]\nlisten = 1",
-            "engine.toml:1: unknown key `server`, see `workspace-engine serve --help` for all keys",
-        );
-    }
-
-    #[test]
-    fn broken_toml_is_refused_with_its_line() {
-        check("permits = 4\npermits = 5\n", "engine.toml:2: duplicate key");
-        check(
-            "listen = \"127.0.0.1:80\n",
-            "engine.toml:1: invalid basic string, expected `\"`",
-        );
-    }
-
-    #[test]
-    fn a_value_of_another_type_is_refused() {
-        for (value, found) in [
-            ("[1]", "a list"),
-            ("0x10", "a hexadecimal, octal or binary one"),
-            ("1.5", "one with a fraction or an exponent"),
-            ("2026-11-23", "a date or time"),
+    fn what_is_wrong_is_refused_with_its_line_and_the_nearest_key() {
+        for (text, expected) in [
+            (
+                "permits = 4\ndata_dir = \"x\"\n",
+                "2: unknown key `data_dir`, did you mean `data-dir`?",
+            ),
+            (
+                "\n\nxyzzy = 1\nabc = 1",
+                "3: unknown key `xyzzy`, see `workspace-engine serve --help` for all keys",
+            ),
+            (
+                "[server]\nlisten = 1",
+                "1: unknown key `server`, see `workspace-engine serve --help` for all keys",
+            ),
+            ("permits = 4\npermits = 5\n", "2: duplicate key"),
+            (
+                "listen = \"127.0.0.1:80\n",
+                "1: invalid basic string, expected `\"`",
+            ),
+            (
+                "permits = [1]",
+                "1: `permits` takes a string, a whole number or a boolean, not a value of type array",
+            ),
+            (
+                "permits = 1.5",
+                "1: `permits` takes a string, a whole number or a boolean, not a value of type float",
+            ),
         ] {
-            check(
-                &format!("permits = {value}"),
-                &format!(
-                    "engine.toml:1: `permits` takes a string, a whole decimal number or a boolean, not {found}"
-                ),
-            );
+            check(text, expected);
+        }
+    }
+
+    #[test]
+    fn the_nearest_setting_is_found_where_one_is_near() {
+        for (name, expected) in [
+            ("listn", Some("listen")),
+            ("data_dir", Some("data-dir")),
+            ("datadir", Some("data-dir")),
+            ("Permits", Some("permits")),
+            ("save_intervall", Some("save-interval")),
+            ("xyzzy", None),
+        ] {
+            assert_eq!(nearest(name, &NAMES), expected, "{name}");
         }
     }
 }

@@ -1,246 +1,270 @@
-//! Selects each setting's value from flag, variable, file and default.
+//! Merges flags, variables, file and defaults, and names in errors where a value was set.
 
 use super::{
-    file::FileSetting,
-    keys::{KEYS, Key, OFF},
+    ServeConfig,
+    file::{self, FileError},
 };
-use std::{
-    collections::HashMap,
-    fmt::{self, Display},
-    path::{Path, PathBuf},
-    str::FromStr,
+use crate::values::Conflict;
+use clap::{
+    Arg, ArgMatches, Args, Command, Error, FromArgMatches,
+    builder::PossibleValue,
+    error::{ContextKind, ContextValue},
+    parser::ValueSource,
+    value_parser,
 };
+use std::{collections::BTreeSet, error::Error as _, fmt, path::PathBuf};
 
-/// Where a value was set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Source {
-    Flag,
-    Variable,
-    File { path: PathBuf, line: usize },
-    Default,
+/// Prefix of the variables.
+const VARIABLE_PREFIX: &str = "WORKSPACE_ENGINE_";
+
+/// The flags and variables of `serve` as text. They are parsed together with the configuration file, which one of them
+/// names.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ServeFlags {
+    file: Option<PathBuf>,
+    given: Vec<Setting>,
 }
 
 /// A setting's value as text, and where it was set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Layered {
+#[derive(Debug, Clone)]
+struct Setting {
+    name: String,
     value: String,
     source: Source,
 }
 
-/// Every setting's value as text, before it is parsed.
+#[derive(Debug, Clone)]
+enum Source {
+    Flag,
+    Variable,
+    File { path: PathBuf, line: usize },
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("{place}: {reason}")]
+    Setting { place: String, reason: String },
+}
+
+/// A configuration, and the settings that the operator made, as `name=value`, for the log.
 #[derive(Debug)]
-pub(crate) struct Layers {
-    values: HashMap<&'static str, Layered>,
+pub(crate) struct Resolved {
+    pub(crate) config: ServeConfig,
+    pub(crate) set: Vec<String>,
 }
 
-/// A setting whose value cannot be used.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: {reason}")]
-pub(crate) struct InvalidSetting {
-    place: Place,
-    reason: String,
-}
-
-/// Where a setting was set, in the notation of that source.
-#[derive(Debug, PartialEq, Eq)]
-struct Place {
-    key: &'static Key,
-    source: Source,
-}
-
-impl PartialEq for Key {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
-
-impl Eq for Key {}
-
-impl Display for Place {
+impl fmt::Display for Setting {
+    /// Writes where it was set, in the notation of that source.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.key.name;
+        let name = &self.name;
         match &self.source {
             Source::Flag => write!(f, "--{name}"),
-            Source::Variable => f.write_str(&self.key.variable()),
+            Source::Variable => f.write_str(&variable(name)),
             Source::File { path, line } => write!(f, "{}:{line}: `{name}`", path.display()),
-            Source::Default => write!(f, "default of {name}"),
         }
     }
 }
 
-impl Layers {
-    /// Combines the layers: a flag overrides a variable, a variable the file, the file the default.
-    pub(crate) fn new(
-        flag: impl Fn(&str) -> Option<String>,
-        variable: impl Fn(&str) -> Option<String>,
-        file: &[FileSetting],
-        path: &Path,
-    ) -> Self {
-        let values = KEYS.iter().map(|key| {
-            let from_file = || {
-                let setting = file.iter().find(|setting| setting.key == key.name)?;
-                let source = Source::File {
-                    path: path.to_owned(),
-                    line: setting.line,
-                };
-                Some((setting.value.clone(), source))
-            };
-            let (value, source) = flag(key.name)
-                .map(|value| (value, Source::Flag))
-                .or_else(|| variable(&key.variable()).map(|value| (value, Source::Variable)))
-                .or_else(from_file)
-                .unwrap_or_else(|| (key.default.to_owned(), Source::Default));
-            (key.name, Layered { value, source })
-        });
-        Self {
-            values: values.collect(),
-        }
-    }
-
-    /// The value of a setting as text.
-    pub(crate) fn text(&self, name: &str) -> &str {
-        self.values
-            .get(name)
-            .map_or("", |layered| layered.value.as_str())
-    }
-
-    /// The value of a setting, parsed.
-    pub(crate) fn read<T>(&self, name: &str) -> Result<T, InvalidSetting>
-    where
-        T: FromStr<Err: Display>,
-    {
-        self.text(name)
-            .trim()
-            .parse()
-            .map_err(|error: T::Err| self.invalid(name, format_args!("{error}")))
-    }
-
-    /// The value of a setting, parsed, or `None` where it is `off`.
-    pub(crate) fn read_unless<T>(&self, off: &str, name: &str) -> Result<Option<T>, InvalidSetting>
-    where
-        T: FromStr<Err: Display>,
-    {
-        if self.text(name).trim() == off {
-            return Ok(None);
-        }
-        self.read(name).map(Some)
-    }
-
-    /// A number between two bounds, both included.
-    pub(crate) fn number(&self, name: &str, least: u64, most: u64) -> Result<u64, InvalidSetting> {
-        let text = self.text(name);
-        text.trim()
-            .parse()
-            .ok()
-            .filter(|number| (least..=most).contains(number))
-            .ok_or_else(|| {
-                self.invalid(
-                    name,
-                    format_args!("{text:?} is not a number from {least} to {most}"),
-                )
-            })
-    }
-
-    /// One of the given words.
-    pub(crate) fn choice<T: Copy>(
-        &self,
-        name: &str,
-        choices: &[(&str, T)],
-    ) -> Result<T, InvalidSetting> {
-        let text = self.text(name).trim();
-        if let Some((_, choice)) = choices.iter().find(|(word, _)| *word == text) {
-            return Ok(*choice);
-        }
-        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-        Err(self.invalid(
-            name,
-            format_args!("{text:?} is not one of {}", words.join(", ")),
-        ))
-    }
-
-    /// A path, or `None` where it is `off`.
-    pub(crate) fn path_unless_off(&self, name: &str) -> Option<PathBuf> {
-        match self.text(name) {
-            OFF => None,
-            path => Some(PathBuf::from(path)),
-        }
-    }
-
-    /// The error for a setting whose value cannot be used.
-    pub(crate) fn invalid(&self, name: &str, reason: fmt::Arguments<'_>) -> InvalidSetting {
-        // Callers pass only names in the table; a test reads them all.
-        let key = Key::find(name).unwrap_or(&KEYS[0]);
-        let source = self
-            .values
-            .get(name)
-            .map_or(Source::Default, |layered| layered.source.clone());
-        InvalidSetting {
-            place: Place { key, source },
-            reason: reason.to_string(),
-        }
-    }
-
-    /// Every setting that is not a default, for the log.
-    pub(crate) fn set(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        KEYS.iter().filter_map(|key| {
-            let layered = self.values.get(key.name)?;
-            (layered.source != Source::Default).then_some((key.name, layered.value.as_str()))
+impl ServeConfig {
+    /// Resolves a configuration from flags, variables and the file that one of them names.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the flag, the variable or the line of the file that cannot be used.
+    pub(crate) fn resolve(flags: &ServeFlags) -> Result<Resolved, ConfigError> {
+        let given = with_file(flags)?;
+        let refuse = |name: &str, reason: String| {
+            let setting = given.iter().find(|setting| setting.name == name);
+            let place = setting.map_or_else(|| format!("--{name}"), Setting::to_string);
+            ConfigError::Setting { place, reason }
+        };
+        let arguments = given
+            .iter()
+            .map(|Setting { name, value, .. }| format!("--{name}={}", value.trim()));
+        let matches = command().try_get_matches_from(arguments);
+        let mut config = matches
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(|error| {
+                let (name, reason) = explain(&error);
+                refuse(&name, reason)
+            })?;
+        config
+            .check()
+            .map_err(|Conflict { setting, reason }| refuse(setting, reason.into_owned()))?;
+        let cluster = config.engine.kafka_settings.cluster();
+        config.engine.kafka =
+            cluster.map_err(|Conflict { setting, reason }| refuse(setting, reason.into_owned()))?;
+        let set = given
+            .iter()
+            .map(|Setting { name, value, .. }| format!("{name}={value}"));
+        Ok(Resolved {
+            config,
+            set: set.collect(),
         })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The settings of flags and variables, and those of the file that neither of them overrides.
+fn with_file(flags: &ServeFlags) -> Result<Vec<Setting>, FileError> {
+    let mut given = flags.given.clone();
+    if let Some(path) = &flags.file {
+        let command = command();
+        let names: Vec<&str> = command.get_arguments().filter_map(Arg::get_long).collect();
+        for setting in file::read(path, &names)? {
+            if given.iter().all(|other| other.name != setting.name) {
+                given.push(Setting {
+                    name: setting.name,
+                    value: setting.value,
+                    source: Source::File {
+                        path: path.clone(),
+                        line: setting.line,
+                    },
+                });
+            }
+        }
+    }
+    Ok(given)
+}
 
-    fn layers(flag: Option<&str>, variable: Option<&str>, file: Option<&str>) -> Layers {
-        let own = |asked: &str, name: &str, value: Option<&str>| {
-            value.filter(|_| asked == name).map(str::to_owned)
-        };
-        let settings: Vec<FileSetting> = file
-            .map(|value| FileSetting {
-                key: "permits",
-                value: value.to_owned(),
-                line: 7,
+/// The setting that an error is about, and what is wrong with its value.
+fn explain(error: &Error) -> (String, String) {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => text.as_str(),
+        _ => "",
+    };
+    // Its form is `--name <VALUE>`.
+    let name = context(ContextKind::InvalidArg).trim_start_matches("--");
+    let name = name
+        .split([' ', '=', '['])
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    let value = context(ContextKind::InvalidValue);
+    let reason = match (error.get(ContextKind::ValidValue), error.source()) {
+        (Some(ContextValue::Strings(valid)), _) => {
+            format!("{value:?} is not one of {}", valid.join(", "))
+        }
+        (_, Some(source)) => source.to_string(),
+        (_, None) => error.to_string(),
+    };
+    (name, reason)
+}
+
+/// The settings as typed flags.
+fn command() -> Command {
+    ServeConfig::augment_args(Command::new("serve").no_binary_name(true)).mut_args(|arg| {
+        let values: Vec<_> = arg.get_possible_values();
+        if values.is_empty() {
+            return arg;
+        }
+        let names: Vec<&str> = values.iter().map(PossibleValue::get_name).collect();
+        arg.value_name(names.join("|"))
+    })
+}
+
+/// Name of the variable of a setting.
+fn variable(name: &str) -> String {
+    format!(
+        "{VARIABLE_PREFIX}{}",
+        name.replace('-', "_").to_ascii_uppercase()
+    )
+}
+
+impl Args for ServeFlags {
+    fn augment_args(serve: Command) -> Command {
+        let file = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .env(variable("config"))
+            .value_parser(value_parser!(PathBuf))
+            .help("TOML file with any of the settings below under their names, such as `permits = 16`");
+        command()
+            .get_arguments()
+            .fold(serve.arg(file), |serve, arg| {
+                let variable = variable(arg.get_long().unwrap_or_default());
+                serve.arg(
+                    arg.clone()
+                        .env(variable)
+                        .value_parser(value_parser!(String)),
+                )
             })
-            .into_iter()
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ServeFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
+        let mut flags = Self::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {
+        self.file = matches.get_one::<PathBuf>("config").cloned();
+        self.given = command()
+            .get_arguments()
+            .filter_map(|arg| {
+                let id = arg.get_id().as_str();
+                let source = match matches.value_source(id)? {
+                    ValueSource::CommandLine => Source::Flag,
+                    ValueSource::EnvVariable => Source::Variable,
+                    ValueSource::DefaultValue | _ => return None,
+                };
+                Some(Setting {
+                    name: arg.get_long()?.to_owned(),
+                    value: matches.get_one::<String>(id)?.clone(),
+                    source,
+                })
+            })
             .collect();
-        Layers::new(
-            |name| own(name, "permits", flag),
-            |name| own(name, "WORKSPACE_ENGINE_PERMITS", variable),
-            &settings,
-            Path::new("engine.toml"),
-        )
+        Ok(())
     }
+}
 
-    #[test]
-    fn a_flag_goes_before_a_variable_before_the_file_before_the_default() {
-        for (flag, variable, file, expected) in [
-            (None, None, None, 8),
-            (None, None, Some("3"), 3),
-            (None, Some("2"), Some("3"), 2),
-            (Some("1"), Some("2"), Some("3"), 1),
-            (Some("1"), None, None, 1),
-        ] {
-            let number = layers(flag, variable, file).number("permits", 1, 100);
-            assert_eq!(number, Ok(expected));
+impl ServeFlags {
+    /// Flags with these values.
+    pub(crate) fn of(values: &[(&str, &str)]) -> Self {
+        let given = values.iter().map(|(name, value)| Setting {
+            name: (*name).to_owned(),
+            value: (*value).to_owned(),
+            source: Source::Flag,
+        });
+        Self {
+            file: None,
+            given: given.collect(),
         }
     }
+}
 
-    #[test]
-    fn a_wrong_value_is_refused_in_the_words_of_who_set_it() {
-        for (flag, variable, file, expected) in [
-            (Some("x"), None, None, "--permits"),
-            (None, Some("x"), None, "WORKSPACE_ENGINE_PERMITS"),
-            (None, None, Some("x"), "engine.toml:7: `permits`"),
-        ] {
-            let error = layers(flag, variable, file)
-                .number("permits", 1, 100)
-                .unwrap_err();
-            assert_eq!(
-                error.to_string(),
-                format!("{expected}: \"x\" is not a number from 1 to 100")
-            );
-        }
-    }
+/// The variables with the engine's prefix that resemble one of the `known` ones, each with the one probably meant.
+///
+/// Orchestrators set variables with this prefix for a service of the same name, so an unknown variable is logged and not
+/// refused.
+pub(crate) fn misspelt_variables<'a>(
+    set: impl IntoIterator<Item = &'a str>,
+    known: &BTreeSet<String>,
+) -> Vec<String> {
+    let names: Vec<&str> = known
+        .iter()
+        .filter_map(|name| name.strip_prefix(VARIABLE_PREFIX))
+        .collect();
+    set.into_iter()
+        .filter_map(|variable| {
+            let rest = variable.strip_prefix(VARIABLE_PREFIX)?;
+            let is_orchestrated =
+                rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_");
+            if is_orchestrated || names.contains(&rest) {
+                return None;
+            }
+            let nearest = file::nearest(rest, &names)?;
+            Some(format!(
+                "{variable} (did you mean {VARIABLE_PREFIX}{nearest}?)"
+            ))
+        })
+        .collect()
 }

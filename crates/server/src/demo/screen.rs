@@ -112,7 +112,7 @@ fn report(mut watcher: Watcher, tracker: &Tracker, finished: &AtomicBool) -> std
                     } = change.kind
                     {
                         let message = message(tracker, &change.workspace_id, to);
-                        let lasted = crate::span::rounded(time_in_from);
+                        let lasted = crate::values::rounded(time_in_from);
                         output::try_line(format_args!(
                             "{}: {from} -> {to} after {lasted}{message}",
                             change.workspace_id

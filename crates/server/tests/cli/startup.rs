@@ -117,6 +117,40 @@ fn a_configuration_that_cannot_be_used_is_refused_with_its_place() {
         assert_eq!(ran.code, 64, "{ran:?}");
         assert_eq!(ran.stderr.trim(), expected);
     }
+    let no_flags: &[&str] = &[];
+    for (name, value, flags, expected) in [
+        (
+            "PERMITS",
+            "0",
+            no_flags,
+            "WORKSPACE_ENGINE_PERMITS: \"0\" is not a number from 1 to 1024",
+        ),
+        (
+            "STORE",
+            "redis",
+            no_flags,
+            "WORKSPACE_ENGINE_STORE: \"redis\" is not one of lsm, file, memory",
+        ),
+        // A flag overrides a variable.
+        (
+            "LISTEN",
+            "127.0.0.1:0",
+            &["--listen", "nowhere"],
+            "--listen: invalid socket address syntax",
+        ),
+    ] {
+        let output = program()
+            .arg("serve")
+            .args(flags)
+            .env(format!("WORKSPACE_ENGINE_{name}"), value)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(64), "{output:?}");
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap().trim(),
+            format!("error: {expected}")
+        );
+    }
     let ran = run(&["serve", "--config", "no-such-file.toml"], "");
     assert_eq!(ran.code, 64, "{ran:?}");
     assert!(

@@ -1,7 +1,7 @@
 //! Opens an engine whose log and workspaces are on a Kafka cluster, shared with its group.
 
 use super::{OpenError, Opened, engine_config, populate};
-use crate::{app::App, config::EngineSettings, span::Span};
+use crate::{app::App, config::EngineSettings, values::rounded};
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Weak},
@@ -94,7 +94,7 @@ fn find_topics(kafka: &KafkaConfig, app: &App) -> Result<u32, OpenError> {
             Err(error) if !error.is_passing() => return Err(error.into()),
             Err(_) if app.is_stopping() => return Err(OpenError::Stopped),
             Err(error) => {
-                let since = Span(Duration::from_secs(began.elapsed().as_secs()));
+                let since = rounded(Duration::from_secs(began.elapsed().as_secs()));
                 warn!(%error, "waiting for the brokers");
                 app.set_opening(format!("waiting for the brokers for {since}: {error}"));
                 thread::sleep(ASK_AGAIN);
