@@ -4,7 +4,7 @@ use workspace_engine_core::store::conformance::{
     claim_of, erase_of, id, load, save, save_of, set, transition, unset,
 };
 use workspace_engine_core::store::{
-    Change, FileStore, HistoryRecord, MAX_HISTORY_TRANSITIONS, Save, SaveRefused, Store, StoreError,
+    Change, FileStore, MAX_HISTORY_TRANSITIONS, Save, SaveRefused, Store, StoreError,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 

@@ -90,10 +90,9 @@ impl Appends {
 
     /// Whether a request can be appended, or refused, without a scan of the topic.
     pub(super) fn knows(&self, append: &Append) -> bool {
-        append
-            .producer
-            .as_ref()
-            .is_none_or(|asked| asked.check().is_err() || self.requests.producers.lock().knows(asked))
+        append.producer.as_ref().is_none_or(|asked| {
+            asked.check().is_err() || self.requests.producers.lock().knows(asked)
+        })
     }
 
     /// Reserves room in the queue, which the caller must release. False if the queue is full.

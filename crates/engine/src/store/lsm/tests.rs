@@ -4,7 +4,7 @@ use super::*;
 use crate::disk::DataDirSpec;
 use crate::routing::partition_of;
 use crate::store::conformance::{claim_of, counted, erase_of, id, load, save_of, set, transition};
-use crate::store::{MAX_HISTORY_TRANSITIONS, SaveRefused, Store};
+use crate::store::{SaveRefused, Store};
 use workspace_status::Epoch;
 
 #[test]
