@@ -333,7 +333,7 @@ mod tests {
         let Resolved { config, set } = resolve(&["--config", path, "--permits=9"]).unwrap();
         assert_eq!((config.engine.permits, config.http_threads), (9, 2));
         assert_eq!(config.engine.urgent_queue, 64);
-        assert_eq!(set, ["permits=9", "http-threads=2", "accept-loss=true"]);
+        assert_eq!(set, ["permits=9", "accept-loss=true", "http-threads=2"]);
         let error = resolve(&["--config", path, "--store=no"]).unwrap_err();
         assert!(error.to_string().starts_with("--store: "), "{error}");
     }
