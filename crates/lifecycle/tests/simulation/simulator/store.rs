@@ -23,6 +23,21 @@ pub(crate) struct Record {
     pub(crate) unloaded: bool,
 }
 
+impl Record {
+    /// A workspace before its first event.
+    fn empty(epoch: u64, base: u64) -> Self {
+        Self {
+            epoch,
+            base,
+            next_offset: base,
+            events_applied: 0,
+            fold: Fold::default(),
+            populated: false,
+            unloaded: false,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     Event(u64),
@@ -62,7 +77,21 @@ pub(crate) struct Layer {
     pub(crate) committed: BTreeMap<usize, u64>,
 }
 
+impl Write {
+    fn partition(&self) -> usize {
+        match self {
+            Write::Record(key, _) | Write::Deleted(key, _) => key.0,
+            Write::Committed(partition, _) => *partition,
+        }
+    }
+}
+
 impl Layer {
+    fn remove(&mut self, partition: usize) {
+        self.records.retain(|key, _| key.0 != partition);
+        self.deleted.retain(|key, _| key.0 != partition);
+    }
+
     fn write(&mut self, write: Write) {
         match write {
             Write::Record(key, record) => drop(self.records.insert(key, record)),
@@ -154,14 +183,9 @@ impl Store {
 
     /// Loses the changelog of a partition. It is rebuilt from the log, which begins at `low`.
     pub(crate) fn lose_changelog(&mut self, partition: usize, workspaces: usize, low: u64) {
-        let is_kept = |write: &Write| match write {
-            Write::Record(key, _) | Write::Deleted(key, _) => key.0 != partition,
-            Write::Committed(of, _) => *of != partition,
-        };
-        self.unsynced.retain(is_kept);
+        self.begin_changelog(partition);
         for layer in [&mut self.now, &mut self.durable] {
-            layer.records.retain(|key, _| key.0 != partition);
-            layer.deleted.retain(|key, _| key.0 != partition);
+            layer.remove(partition);
             if self.sabotage != Sabotage::OffsetOutlivesTheChangelog {
                 layer.committed.insert(partition, low);
             }
@@ -171,31 +195,29 @@ impl Store {
         }
         self.corrupt.retain(|key| key.0 != partition);
         self.gone.retain(|key| key.0 != partition);
-        let first = self.highest.get(&partition).map_or(1, |epoch| epoch + 1);
-        self.first_epochs.insert(partition, first);
     }
 
     /// Loses the end of a partition's changelog. All of the log is read again.
     pub(crate) fn cut_changelog(&mut self, partition: usize, low: u64) {
-        let kept = self.durable.clone();
-        self.unsynced.retain(|write| match write {
-            Write::Record(key, _) | Write::Deleted(key, _) => key.0 != partition,
-            Write::Committed(of, _) => *of != partition,
-        });
-        self.now.records.retain(|key, _| key.0 != partition);
-        self.now.deleted.retain(|key, _| key.0 != partition);
-        let of_it = |key: &Key| key.0 == partition;
-        let records = kept.records.into_iter();
+        self.begin_changelog(partition);
+        self.now.remove(partition);
+        let range = (partition, 0)..(partition + 1, 0);
+        let records = self.durable.records.range(range.clone());
         self.now
             .records
-            .extend(records.filter(|(key, _)| of_it(key)));
-        let deleted = kept.deleted.into_iter();
+            .extend(records.map(|(key, record)| (*key, *record)));
+        let deleted = self.durable.deleted.range(range);
         self.now
             .deleted
-            .extend(deleted.filter(|(key, _)| of_it(key)));
+            .extend(deleted.map(|(key, mark)| (*key, *mark)));
         for layer in [&mut self.now, &mut self.durable] {
             layer.committed.insert(partition, low);
         }
+    }
+
+    /// Drops the unsynced writes of a partition. Its next assignment uses no epoch that was used before.
+    fn begin_changelog(&mut self, partition: usize) {
+        self.unsynced.retain(|write| write.partition() != partition);
         let first = self.highest.get(&partition).map_or(1, |epoch| epoch + 1);
         self.first_epochs.insert(partition, first);
     }
@@ -227,15 +249,7 @@ impl Store {
                 ensure(!lost, Rule::NothingLost, || {
                     format!("{key:?} begins at {base}, above its first event {first:?}")
                 })?;
-                Record {
-                    epoch,
-                    base,
-                    next_offset: base,
-                    events_applied: 0,
-                    fold: Fold::default(),
-                    populated: false,
-                    unloaded: false,
-                }
+                Record::empty(epoch, base)
             }
         };
         self.write(Write::Record(key, record));
@@ -351,18 +365,7 @@ impl Store {
                     )
                 })?;
                 self.gone.retain(|gone| *gone != key);
-                self.write(Write::Record(
-                    key,
-                    Record {
-                        epoch,
-                        base,
-                        next_offset: base,
-                        events_applied: 0,
-                        fold: Fold::default(),
-                        populated: false,
-                        unloaded: false,
-                    },
-                ));
+                self.write(Write::Record(key, Record::empty(epoch, base)));
                 base
             }
             Erasure::Delete { below } => {
