@@ -228,7 +228,7 @@ pub enum CommandError {
     #[error("no such workspace")]
     UnknownWorkspace,
     /// There is no event to skip.
-    #[error("the workspace does not stand at an event that it cannot apply")]
+    #[error("the workspace is not stopped at an event that it cannot apply")]
     NotStopped,
     /// Another command on it is under way, or the partition is still being listed.
     #[error("the workspace is busy with another command, try again")]

@@ -26,7 +26,7 @@ impl fmt::Display for Slot {
 
 /// The event that a workspace cannot apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StandsAt {
+pub struct StoppedAt {
     /// Offset of the event.
     pub offset: Offset,
     /// Why it cannot be applied.
@@ -51,7 +51,7 @@ pub(crate) enum Phase {
     /// Applies the batches of a lane.
     Following { lane: Lane },
     /// Stopped at an event that it cannot apply.
-    Stopped { at: StandsAt, skip: Option<Ticket> },
+    Stopped { at: StoppedAt, skip: Option<Ticket> },
     /// Applies no more events; leaves memory as soon as it is saved.
     Leaving { then: AfterLeaving, planned: bool },
     /// Not in memory; its stored state is being erased.
@@ -144,7 +144,7 @@ pub(crate) struct Workspace {
     pub(crate) damaged: bool,
     pub(crate) stored_epoch: StoredEpoch,
     /// The event that broke it in memory: the next load stops before it.
-    pub(crate) stops_before: Option<StandsAt>,
+    pub(crate) stops_before: Option<StoppedAt>,
     /// End of its replay, until it is ready.
     pub(crate) target: Option<Offset>,
     pub(crate) ready_since: Option<Time>,

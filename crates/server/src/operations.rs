@@ -529,7 +529,7 @@ mod tests {
             check(
                 Action::Skip,
                 facts,
-                Err("the workspace does not stand at an event that it cannot apply"),
+                Err("the workspace is not stopped at an event that it cannot apply"),
             );
         }
         check(Action::Unload, ready, Ok(Command::Unload));

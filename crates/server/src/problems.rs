@@ -621,7 +621,7 @@ mod tests {
             (
                 action(&id, &ActionError::Refused(CommandError::NotStopped)),
                 409,
-                "the workspace does not stand at an event that it cannot apply",
+                "the workspace is not stopped at an event that it cannot apply",
             ),
             (
                 action(&id, &ActionError::Refused(CommandError::UnknownWorkspace)),

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_comes_back_as_the_position_it_was_made_of() {
+    fn a_cursor_decodes_to_the_position_it_was_made_of() {
         for position in [
             "",
             "a",

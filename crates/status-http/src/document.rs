@@ -21,7 +21,7 @@ pub(crate) const RECENT_TRANSITIONS: usize = 5;
 #[serde(rename_all = "snake_case")]
 #[expect(
     dead_code,
-    reason = "stands for workspace_status::State in the schema alone"
+    reason = "describes workspace_status::State in the schema alone"
 )]
 pub(crate) enum StateName {
     Unknown,
@@ -182,7 +182,7 @@ impl<'a> StatusDocument<'a> {
 #[serde(untagged)]
 #[expect(
     dead_code,
-    reason = "stands for workspace_status::Value in the schema alone"
+    reason = "describes workspace_status::Value in the schema alone"
 )]
 pub(crate) enum Scalar {
     Text(String),
@@ -229,7 +229,7 @@ impl<'a> TransitionDocument<'a> {
 #[schema(as = Absence)]
 #[expect(
     dead_code,
-    reason = "stands for workspace_status::Absence in the schema alone"
+    reason = "describes workspace_status::Absence in the schema alone"
 )]
 pub(crate) enum AbsenceName {
     #[serde(rename = "unloaded")]

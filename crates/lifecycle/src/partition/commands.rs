@@ -156,7 +156,7 @@ impl Partition {
         self.leave(
             slot,
             AfterLeaving::Reload(ticket),
-            "the event it stood at is skipped",
+            "the event that stopped it is skipped",
         );
     }
 
@@ -181,7 +181,7 @@ impl Partition {
         workspace.ready_since = None;
         workspace.urgent = false;
         workspace.phase = Phase::Stopped {
-            at: crate::StandsAt {
+            at: crate::StoppedAt {
                 offset,
                 reason: reason.clone(),
             },

@@ -49,7 +49,7 @@ impl Partition {
                 let last = Offset(until.0.saturating_sub(1));
                 let reason = format!(
                     "the log of partition {id} has lost the events from offset {from} to {last}; \
-                     whether this workspace had any of them is not known: skip goes on without them"
+                     whether this workspace had any of them is not known: skip continues without them"
                 );
                 self.stop_followers(lane, last, &reason);
                 self.note_events_of_all(lane, from, last);

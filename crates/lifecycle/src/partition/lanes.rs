@@ -6,7 +6,7 @@ use super::{KnownToStore, Ownership, Partition};
 use crate::retry::Failures;
 use crate::workspace::{Phase, Slots};
 use crate::{
-    Action, AppliedTo, ApplyTo, Lane, Offset, Poison, Report, Slot, StandsAt, StateAfter, Time,
+    Action, AppliedTo, ApplyTo, Lane, Offset, Poison, Report, Slot, StateAfter, StoppedAt, Time,
     Touched,
 };
 
@@ -241,7 +241,7 @@ impl Partition {
                 state: StateAfter::Broken,
             }) = result.poison
             {
-                self.load_again_up_to(result.slot, StandsAt { offset, reason });
+                self.load_again_up_to(result.slot, StoppedAt { offset, reason });
                 continue;
             }
             if result.events > 0 {

@@ -7,7 +7,7 @@ use workspace_status::Epoch;
 use super::Partition;
 use crate::workspace::{AfterLeaving, BeforeErasing, Erasing, Phase, Quiet, StoredEpoch};
 use crate::{
-    Action, CommandError, Lane, LoadFailure, Offset, Refusal, Report, Slot, StandsAt, Urgency,
+    Action, CommandError, Lane, LoadFailure, Offset, Refusal, Report, Slot, StoppedAt, Urgency,
 };
 
 impl Partition {
@@ -209,7 +209,7 @@ impl Partition {
 
     /// An event broke a workspace in memory, so its state must not be saved. It is loaded again and then
     /// stops before the event.
-    pub(super) fn load_again_up_to(&mut self, slot: Slot, at: StandsAt) {
+    pub(super) fn load_again_up_to(&mut self, slot: Slot, at: StoppedAt) {
         let reason = at.reason.clone();
         self.stopping.insert(slot);
         self.workspaces.at_mut(slot).stops_before = Some(at);

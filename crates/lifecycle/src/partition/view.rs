@@ -4,7 +4,7 @@ use workspace_status::{Epoch, WorkspaceId};
 
 use super::{Ownership, Partition};
 use crate::workspace::Phase;
-use crate::{Lane, Offset, PartitionId, Slot, StandsAt, Time};
+use crate::{Lane, Offset, PartitionId, Slot, StoppedAt, Time};
 
 /// Progress of a partition, for reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,7 +91,7 @@ impl Partition {
     }
 
     /// The event that stopped a workspace because it cannot apply it, if any.
-    pub fn stands_at(&self, slot: Slot) -> Option<&StandsAt> {
+    pub fn stopped_at(&self, slot: Slot) -> Option<&StoppedAt> {
         if let Phase::Stopped { at, .. } = &self.workspaces.at(slot).phase {
             return Some(at);
         }

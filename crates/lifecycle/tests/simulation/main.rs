@@ -132,7 +132,7 @@ fn a_workspace_that_is_removed_is_shown_unloading_first() {
 }
 
 #[test]
-fn one_whose_save_was_refused_comes_back() {
+fn a_workspace_whose_save_was_refused_is_loaded_again() {
     // A late claim of a previous owner had taken it over, and the current owner left it cold for ever.
     [298, 322, 383].into_iter().for_each(lives_well);
 }

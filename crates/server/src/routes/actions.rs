@@ -73,7 +73,7 @@ actions! {
     /// The event goes into the dead-letter log, and the workspace goes on after it. Answered when that is durable.
     skip at "/api/v1/workspaces/{id}/skip" as "skipEvent" does Command::Skip,
     answers "It is skipped: where the workspace stands"
-    or CONFLICT "It does not stand at an event that it cannot apply";
+    or CONFLICT "It is not stopped at an event that it cannot apply";
 }
 
 /// How to reset.

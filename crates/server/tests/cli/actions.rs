@@ -40,7 +40,7 @@ fn an_action_on_all_that_match_is_counted_first() {
     assert_eq!(
         counted.json(),
         json!({"matched": 4, "refusable": [{
-            "detail": "the workspace does not stand at an event that it cannot apply", "count": 2,
+            "detail": "the workspace is not stopped at an event that it cannot apply", "count": 2,
         }]})
     );
 
@@ -100,7 +100,7 @@ fn an_operation_names_those_that_it_did_not_do_and_why() {
         .map(|refused| {
             assert_eq!(
                 refused["detail"],
-                "the workspace does not stand at an event that it cannot apply"
+                "the workspace is not stopped at an event that it cannot apply"
             );
             refused["workspaceId"].as_str().unwrap()
         })
@@ -184,7 +184,7 @@ fn actions_are_commands_too() {
     );
     let ran = engine.run(&["skip", "good-1"], "");
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert!(ran.stderr.contains("does not stand at an event"), "{ran:?}");
+    assert!(ran.stderr.contains("is not stopped at an event"), "{ran:?}");
     let ran = engine.run(&["unload", "good-1", "-o", "json"], "");
     assert_eq!((ran.code, &ran.json()["state"]), (0, &json!("unknown")));
     let ran = engine.run(&["reload", "good-2"], "");
@@ -205,7 +205,7 @@ fn actions_are_commands_too() {
     assert_eq!(ran.json()["refusedCount"], 2);
     assert!(
         ran.stderr
-            .contains("2 of them would be refused: the workspace does not stand at"),
+            .contains("2 of them would be refused: the workspace is not stopped at"),
         "{ran:?}"
     );
     let ran = engine.run(&["load", "--state", "error", "--yes"], "");

@@ -112,7 +112,7 @@ fn a_log_that_lost_its_end_gives_no_offset_twice() {
         message.contains("has lost the events from offset 10 to 29"),
         "{message}"
     );
-    assert!(message.contains("skip goes on without them"), "{message}");
+    assert!(message.contains("skip continues without them"), "{message}");
     engine.kill();
     engine.restart();
     check(&engine);

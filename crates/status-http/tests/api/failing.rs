@@ -1,4 +1,4 @@
-//! A source that cannot do what it is asked.
+//! A source that fails.
 
 use std::borrow::Cow;
 

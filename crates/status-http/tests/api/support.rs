@@ -1,4 +1,4 @@
-//! A tracker on a clock that stands still, the router over it, and answers taken apart.
+//! A tracker on a stopped clock, the router over it, and parsed answers.
 
 use std::time::{Duration, SystemTime};
 

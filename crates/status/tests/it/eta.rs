@@ -140,7 +140,7 @@ fn mostly_true(name: &str, share: f64, mut one: impl FnMut(u64) -> Estimates) {
 }
 
 #[test]
-fn a_noisy_rate_comes_true_within_its_bounds() {
+fn the_eta_of_a_noisy_rate_is_within_its_bounds() {
     mostly_true("±50 % a tick", 0.999, |seed| {
         run(60_000, seed, |_, random| 1000.0 * (0.5 + random.next()))
     });
@@ -157,7 +157,7 @@ fn a_noisy_rate_comes_true_within_its_bounds() {
 }
 
 #[test]
-fn a_rate_that_wanders_mostly_comes_true() {
+fn the_eta_of_a_wandering_rate_is_mostly_right() {
     // About every two seconds the rate changes, to between half and one and a half.
     mostly_true("another rate every 2 s", 0.95, |seed| {
         let mut level = 1.0;
@@ -186,7 +186,7 @@ fn a_short_phase_has_an_eta_within_its_first_second() {
 }
 
 #[test]
-fn a_short_phase_of_any_rate_mostly_comes_true() {
+fn the_eta_of_a_short_phase_is_mostly_right() {
     for seconds in [2_u64, 3, 4] {
         mostly_true(&format!("{seconds} s, ±50 % a tick"), 0.99, |seed| {
             let rate = |_, random: &mut Random| 1000.0 * (0.5 + random.next());

@@ -100,7 +100,7 @@ fn a_wait_ends_at_its_deadline_and_says_where_the_workspace_stood() {
 }
 
 #[test]
-fn a_wait_for_what_does_not_exist_yet_is_met_when_it_comes() {
+fn a_wait_for_a_missing_workspace_is_met_when_it_is_created() {
     let tracker = Tracker::new();
     let (begin, begun) = mpsc::channel();
     let waiters: Vec<_> = (0..4)

@@ -33,7 +33,7 @@ fn events_of_an_unloaded_workspace_wait_for_its_load() {
 fn a_command_at_the_wrong_moment_is_refused_with_the_reason() {
     let done = "done";
     let busy = "the workspace is busy with another command, try again";
-    let not_stopped = "the workspace does not stand at an event that it cannot apply";
+    let not_stopped = "the workspace is not stopped at an event that it cannot apply";
     let unknown = "no such workspace";
     let leaving = "the partition is being handed over";
     let after = |input| {

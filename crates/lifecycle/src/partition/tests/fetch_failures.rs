@@ -37,7 +37,7 @@ fn events_the_log_no_longer_has_stop_a_workspace_and_a_skip_passes_them() {
         (
             lost,
             "the log of partition 0 has lost the events from offset 0 to 5; whether this workspace had any of them \
-             is not known: skip goes on without them",
+             is not known: skip continues without them",
         ),
     ] {
         let mut story = Story::loaded(&[("a", 0)], 10);

@@ -37,7 +37,7 @@ fn a_poison_event_stops_its_workspace_alone_and_a_skip_advances_it() {
     );
     story.check(
         dead_lettered(1),
-        "report #0 unloading: the event it stood at is skipped; \
+        "report #0 unloading: the event that stopped it is skipped; \
          save #0 at 2 epoch 2, #1 at 5 epoch 2, committed 5",
     );
     story.check(
@@ -59,7 +59,7 @@ fn a_skip_that_cannot_be_dead_lettered_changes_nothing() {
         },
         "reply to 0: no space left",
     );
-    assert_eq!(story.machine.stands_at(Slot(0)).unwrap().offset, Offset(1));
+    assert_eq!(story.machine.stopped_at(Slot(0)).unwrap().offset, Offset(1));
 }
 
 #[test]

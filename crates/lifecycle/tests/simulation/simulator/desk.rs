@@ -201,7 +201,7 @@ impl Desk {
     pub(crate) fn step_load(&mut self, env: &mut Env, index: usize) -> Step {
         let job = &mut self.loads[index];
         let key = (job.at.partition, job.workspace);
-        let retry = |words: &str| LoadFailure::Retry(words.to_owned());
+        let retry = |reason: &str| LoadFailure::Retry(reason.to_owned());
         let claimed = job.claimed.is_some();
         let failure = if let Some(record) = job.claimed {
             let empty = record.fold.count == 0 && !record.populated;

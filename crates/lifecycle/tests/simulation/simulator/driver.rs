@@ -204,8 +204,8 @@ impl Driver {
                 });
             }
             Action::Fetch { lane, from, until } => {
-                let asked = self.fetches.iter().any(|(of, _, _)| *of == lane);
-                ensure(!asked && from < until, Rule::Bounded, || {
+                let is_fetching = self.fetches.iter().any(|(of, _, _)| *of == lane);
+                ensure(!is_fetching && from < until, Rule::Bounded, || {
                     format!("{lane:?} fetches {from} to {until}")
                 })?;
                 self.fetches.push_back((lane, from.0, until.0));
@@ -251,8 +251,8 @@ impl Driver {
             }
             Action::Report { slot, report } => self.report(env, slot, &report)?,
             Action::Reply { ticket, result } => {
-                let asked = self.tickets.remove(&ticket.0);
-                let Some((workspace, command, high)) = asked else {
+                let ticketed = self.tickets.remove(&ticket.0);
+                let Some((workspace, command, high)) = ticketed else {
                     ensure(false, Rule::Replies, || {
                         format!("{ticket:?} is answered twice")
                     })?;

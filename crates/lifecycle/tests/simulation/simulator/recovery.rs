@@ -112,9 +112,9 @@ impl World {
         ensure(ready.is_ok(), Rule::Settles, || ready.unwrap_err())?;
         for process in &self.processes {
             for driver in &process.drivers {
-                let asked = driver.tickets.len();
-                ensure(asked == 0, Rule::Replies, || {
-                    format!("{asked} operators have no answer")
+                let unanswered = driver.tickets.len();
+                ensure(unanswered == 0, Rule::Replies, || {
+                    format!("{unanswered} operators have no answer")
                 })?;
             }
             let held = process.desk.admission.held() + process.desk.admission.queued();
@@ -246,7 +246,7 @@ impl World {
         let is_gone = self.env.store.gone.contains(&key) && log.first(workspace, begins).is_none();
         // If partitions move, a late claim of a previous owner may recreate the empty workspace.
         if is_gone && !self.env.config.moves {
-            return Rest::NotYet("was deleted, and is there".to_owned());
+            return Rest::NotYet("was deleted, and exists".to_owned());
         }
         let Some(local) = driver.locals.get(slot.index()) else {
             return cold(false);
@@ -261,7 +261,7 @@ impl World {
                 }
             }
             Shown::Parked => {
-                match driver.machine.stands_at(slot) {
+                match driver.machine.stopped_at(slot) {
                     Some(at)
                         if log.is_poison_of(workspace, at.offset.0)
                             || log.is_damaged(at.offset.0)
@@ -270,7 +270,7 @@ impl World {
                         Rest::Needs(Command::Skip)
                     }
                     Some(at) => {
-                        Rest::NotYet(format!("stands at {}, which is no poison", at.offset))
+                        Rest::NotYet(format!("is stopped at {}, which is no poison", at.offset))
                     }
                     // Even ones are repaired and loaded, odd ones are reset.
                     None if self.env.store.is_corrupt(key) => {
