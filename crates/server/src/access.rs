@@ -544,7 +544,7 @@ mod tests {
     const UNLOAD: &str = "POST /api/v1/workspaces/acme-1/unload";
 
     #[test]
-    fn a_token_decides_before_a_certificate_and_both_before_the_anonymous_role() {
+    fn a_token_overrides_a_certificate_and_that_the_anonymous_role() {
         let token = generate_token().unwrap();
         let hash = TokenHash::of_token(token.expose().as_bytes()).unwrap();
         let line = tokens_line("ci", &hash, Role::Viewer, None);

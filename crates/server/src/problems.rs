@@ -14,124 +14,39 @@ use workspace_status_http::{
     Problem, ProblemType, StatusDocument, problem_types, unknown_method, unknown_route,
 };
 
-const INVALID_EVENTS: ProblemType = ProblemType::new(
-    "/problems/invalid-events",
-    StatusCode::BAD_REQUEST,
-    "Invalid events",
-);
-const INVALID_PRODUCER: ProblemType = ProblemType::new(
-    "/problems/invalid-producer",
-    StatusCode::BAD_REQUEST,
-    "Invalid producer",
-);
-const SEQUENCE_GAP: ProblemType = ProblemType::new(
-    "/problems/sequence-gap",
-    StatusCode::CONFLICT,
-    "Sequence gap",
-);
-const URI_TOO_LONG: ProblemType = ProblemType::new(
-    "/problems/uri-too-long",
-    StatusCode::URI_TOO_LONG,
-    "URI too long",
-);
-const BODY_TIMEOUT: ProblemType = ProblemType::new(
-    "/problems/body-timeout",
-    StatusCode::REQUEST_TIMEOUT,
-    "Body too slow",
-);
-const BUSY: ProblemType = ProblemType::new(
-    "/problems/busy",
-    StatusCode::SERVICE_UNAVAILABLE,
-    "Too busy",
-);
-const PARTLY_APPENDED: ProblemType = ProblemType::new(
-    "/problems/partly-appended",
-    StatusCode::SERVICE_UNAVAILABLE,
-    "Appended in part",
-);
-const TOO_MANY_PRODUCERS: ProblemType = ProblemType::new(
-    "/problems/too-many-producers",
-    StatusCode::SERVICE_UNAVAILABLE,
-    "Too many producers",
-);
-const NO_SPACE: ProblemType = ProblemType::new(
-    "/problems/no-space",
-    StatusCode::INSUFFICIENT_STORAGE,
-    "No space left",
-);
-const STARTING: ProblemType = ProblemType::new(
-    "/problems/starting",
-    StatusCode::SERVICE_UNAVAILABLE,
-    "Starting",
-);
-const STOPPING: ProblemType = ProblemType::new(
-    "/problems/stopping",
-    StatusCode::SERVICE_UNAVAILABLE,
-    "Stopping",
-);
-const NOT_LOADED: ProblemType = ProblemType::new(
-    "/problems/workspace-not-loaded",
-    StatusCode::SERVICE_UNAVAILABLE,
-    "Workspace not in memory",
-);
-const NOT_APPLIED: ProblemType = ProblemType::new(
-    "/problems/not-applied",
-    StatusCode::SERVICE_UNAVAILABLE,
-    "Not applied yet",
-);
-const NOT_STOPPED: ProblemType = ProblemType::new(
-    "/problems/not-stopped",
-    StatusCode::CONFLICT,
-    "Nothing to skip",
-);
-const ACTION_FAILED: ProblemType = ProblemType::new(
-    "/problems/action-failed",
-    StatusCode::INTERNAL_SERVER_ERROR,
-    "Action failed",
-);
-const LOG_BEGINS_LATER: ProblemType = ProblemType::new(
-    "/problems/log-begins-later",
-    StatusCode::CONFLICT,
-    "Not all events are in the log",
-);
-const ACTION_TIMEOUT: ProblemType = ProblemType::new(
-    "/problems/action-timeout",
-    StatusCode::GATEWAY_TIMEOUT,
-    "Action not done in time",
-);
-const COUNT_CHANGED: ProblemType = ProblemType::new(
-    "/problems/count-changed",
-    StatusCode::CONFLICT,
-    "Another number of workspaces",
-);
-const OPERATION_UNKNOWN: ProblemType = ProblemType::new(
-    "/problems/operation-unknown",
-    StatusCode::NOT_FOUND,
-    "Unknown operation",
-);
-const ENTITY_UNKNOWN: ProblemType = ProblemType::new(
-    "/problems/entity-unknown",
-    StatusCode::NOT_FOUND,
-    "Unknown entity",
-);
+/// The types of this crate's problems, one a line: its constant, status, URI and title.
+macro_rules! problem_types {
+    ($($name:ident: $status:ident $uri:literal $title:literal;)*) => {
+        $(const $name: ProblemType = ProblemType::new($uri, StatusCode::$status, $title);)*
+    };
+}
 
-const FOREIGN_HOST: ProblemType = ProblemType::new(
-    "/problems/foreign-host",
-    StatusCode::FORBIDDEN,
-    "Foreign host",
-);
-const FOREIGN_ORIGIN: ProblemType = ProblemType::new(
-    "/problems/foreign-origin",
-    StatusCode::FORBIDDEN,
-    "Foreign origin",
-);
-const UNAUTHENTICATED: ProblemType = ProblemType::new(
-    "/problems/unauthenticated",
-    StatusCode::UNAUTHORIZED,
-    "Unknown caller",
-);
-const FORBIDDEN: ProblemType =
-    ProblemType::new("/problems/forbidden", StatusCode::FORBIDDEN, "Not allowed");
+problem_types! {
+    INVALID_EVENTS: BAD_REQUEST "/problems/invalid-events" "Invalid events";
+    INVALID_PRODUCER: BAD_REQUEST "/problems/invalid-producer" "Invalid producer";
+    SEQUENCE_GAP: CONFLICT "/problems/sequence-gap" "Sequence gap";
+    URI_TOO_LONG: URI_TOO_LONG "/problems/uri-too-long" "URI too long";
+    BODY_TIMEOUT: REQUEST_TIMEOUT "/problems/body-timeout" "Body too slow";
+    BUSY: SERVICE_UNAVAILABLE "/problems/busy" "Too busy";
+    PARTLY_APPENDED: SERVICE_UNAVAILABLE "/problems/partly-appended" "Appended in part";
+    TOO_MANY_PRODUCERS: SERVICE_UNAVAILABLE "/problems/too-many-producers" "Too many producers";
+    NO_SPACE: INSUFFICIENT_STORAGE "/problems/no-space" "No space left";
+    STARTING: SERVICE_UNAVAILABLE "/problems/starting" "Starting";
+    STOPPING: SERVICE_UNAVAILABLE "/problems/stopping" "Stopping";
+    NOT_LOADED: SERVICE_UNAVAILABLE "/problems/workspace-not-loaded" "Workspace not in memory";
+    NOT_APPLIED: SERVICE_UNAVAILABLE "/problems/not-applied" "Not applied yet";
+    NOT_STOPPED: CONFLICT "/problems/not-stopped" "Nothing to skip";
+    ACTION_FAILED: INTERNAL_SERVER_ERROR "/problems/action-failed" "Action failed";
+    LOG_BEGINS_LATER: CONFLICT "/problems/log-begins-later" "Not all events are in the log";
+    ACTION_TIMEOUT: GATEWAY_TIMEOUT "/problems/action-timeout" "Action not done in time";
+    COUNT_CHANGED: CONFLICT "/problems/count-changed" "Another number of workspaces";
+    OPERATION_UNKNOWN: NOT_FOUND "/problems/operation-unknown" "Unknown operation";
+    ENTITY_UNKNOWN: NOT_FOUND "/problems/entity-unknown" "Unknown entity";
+    FOREIGN_HOST: FORBIDDEN "/problems/foreign-host" "Foreign host";
+    FOREIGN_ORIGIN: FORBIDDEN "/problems/foreign-origin" "Foreign origin";
+    UNAUTHENTICATED: UNAUTHORIZED "/problems/unauthenticated" "Unknown caller";
+    FORBIDDEN: FORBIDDEN "/problems/forbidden" "Not allowed";
+}
 
 const SOON: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(5);

@@ -78,7 +78,7 @@ fn events_go_in_and_states_come_out() {
 }
 
 #[test]
-fn a_bad_line_stops_produce_with_its_number_and_what_was_before_it_is_durable() {
+fn a_bad_line_stops_produce_and_what_was_before_it_is_durable() {
     let engine = Engine::start(&[]);
     let input = format!(
         "{}\n{}{{\"eventType\":\"x.created\"}}\n{}",

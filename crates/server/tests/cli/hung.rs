@@ -74,7 +74,7 @@ fn hung_loads(engine: &Engine) -> usize {
 }
 
 #[test]
-fn loads_that_hang_give_their_places_to_the_next_and_come_back_with_the_disk() {
+fn hung_loads_release_their_permits_and_continue_with_the_disk() {
     let engine = Engine::start(&FLAGS);
     let names: Vec<String> = (0..HUNG).map(|number| format!("hung-{number}")).collect();
     for name in &names {

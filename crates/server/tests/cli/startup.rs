@@ -66,7 +66,7 @@ fn a_taken_port_is_named() {
 }
 
 #[test]
-fn a_directory_with_another_number_of_partitions_or_of_something_else_is_refused() {
+fn a_directory_with_another_number_of_partitions_is_refused() {
     let mut engine = Engine::start(&["--partitions", "3"]);
     engine.produce(&event("w", "a"));
     assert!(engine.stop().success());

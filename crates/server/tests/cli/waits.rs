@@ -4,7 +4,7 @@ use crate::support::Engine;
 use std::{thread, time::Duration};
 
 #[test]
-fn requests_that_wait_shut_no_probe_out_and_are_answered_when_the_engine_stops() {
+fn waiting_requests_block_no_probe_and_end_with_the_engine() {
     let mut engine = Engine::start(&["--max-connections", "4"]);
     let url = engine.url.clone();
     let wait = "/api/v1/workspaces/nobody/status?waitFor=ready";
