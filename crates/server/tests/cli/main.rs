@@ -17,7 +17,10 @@ mod demo;
 mod absent;
 mod access;
 mod actions;
+mod audit;
+mod authority;
 mod bad_input;
+mod client_certificates;
 mod connections;
 #[cfg(target_os = "linux")]
 mod disk;
