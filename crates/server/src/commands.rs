@@ -26,7 +26,7 @@ use demo::DemoError;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use std::{collections::BTreeSet, env, io, path::PathBuf};
 
-/// Thousands of workspaces in memory, rebuilt from a store and an event log, and where each of them stands.
+/// Thousands of workspaces in memory, rebuilt from a store and an event log, and the state of each.
 #[derive(Debug, Parser)]
 #[command(version, after_help = format!("{VARIABLES}\n\n{EXIT_CODES}"), arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -49,9 +49,9 @@ enum Command {
     Demo(demo::Arguments),
     /// Send events, one JSON object a line, to a running engine
     Produce(produce::Arguments),
-    /// List workspaces and where they stand
+    /// List workspaces and their states
     List(list::Arguments),
-    /// Show where one workspace stands
+    /// Show the status of one workspace
     Get(get::Arguments),
     /// Wait until a workspace is in a state
     Wait(wait::Arguments),
@@ -73,7 +73,7 @@ enum Command {
     Delete(act::DeleteArguments),
 }
 
-/// Which engine is asked, and how its answers are shown.
+/// Which engine a command talks to, and how its answers are shown.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Remote {
     /// URL of the engine
@@ -83,7 +83,7 @@ pub(crate) struct Remote {
         default_value = "http://127.0.0.1:8081"
     )]
     url: String,
-    /// Token that says who asks, as `workspace-engine token` makes it; the variable keeps it out of the list of processes
+    /// Token that names the caller, as `workspace-engine token` prints it; the variable keeps it out of the process list
     #[arg(
         long,
         env = "WORKSPACE_ENGINE_TOKEN",
@@ -94,7 +94,7 @@ pub(crate) struct Remote {
     /// PEM file of the authorities that the engine's certificate must be signed by, instead of the public ones
     #[arg(long, env = "WORKSPACE_ENGINE_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
-    /// PEM file of a client certificate that says who asks
+    /// PEM file of a client certificate that names the caller
     #[arg(
         long,
         env = "WORKSPACE_ENGINE_CLIENT_CERT",

@@ -22,12 +22,12 @@ pub(crate) enum Exit {
 /// Shown at the end of the help.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
-  0   done, or what was waited for came true
+  0   done, or the awaited condition was met
   1   failed: the workspace failed, an event is not valid, a name is unknown
   2   timed out
   3   no engine answered at the URL
   64  flags, variables or configuration cannot be used
-  130 told to stop a second time, and ended at once";
+  130 ended at once by a second signal to stop";
 
 impl Exit {
     /// The exit code of the process.

@@ -299,9 +299,9 @@ pub(crate) fn append(error: &AppendError, producer: Option<&ProducerSequence>) -
                     producer_id,
                     sequence,
                 }) => format!(
-                    "repeat the same request with Producer-Id {producer_id} and Producer-Sequence {sequence}: it appends what is missing alone"
+                    "repeat the same request with Producer-Id {producer_id} and Producer-Sequence {sequence}: it appends only what is missing"
                 ),
-                None => "a repeat of this request appends the others, and those that are there once more; requests with \
+                None => "a repeat of this request appends the missing events, and the appended ones once more; requests with \
                          Producer-Id and Producer-Sequence can be repeated without that"
                     .to_owned(),
             };
@@ -570,7 +570,7 @@ mod tests {
         assert_eq!(
             named.detail(),
             "1 of 2 events were appended, the others may be missing: no leader; repeat the same request with Producer-Id \
-             orders and Producer-Sequence 4: it appends what is missing alone"
+             orders and Producer-Sequence 4: it appends only what is missing"
         );
         assert!(append(&partly, None).detail().contains("once more"));
     }

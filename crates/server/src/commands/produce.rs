@@ -33,7 +33,7 @@ pub(super) struct Arguments {
     /// Most events of one request
     #[arg(long, env = "WORKSPACE_ENGINE_BATCH_EVENTS", value_name = "N", default_value = "5000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     batch_events: u32,
-    /// Most bytes of one request; a longer event goes alone
+    /// Most bytes of one request; a longer event is sent in a request of its own
     #[arg(long, env = "WORKSPACE_ENGINE_BATCH_BYTES", value_name = "SIZE", default_value = "1MiB", value_parser = values::at_least("1B"))]
     batch_bytes: usize,
     /// Send events that the engine's workspace type cannot apply yet: it must know them before it reads them, else it

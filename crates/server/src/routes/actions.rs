@@ -52,7 +52,7 @@ actions! {
     /// A second request joins the load under way; a workspace that is ready stays so. Answered when the
     /// load is requested: wait with `GET …/status?waitFor=ready`.
     load at "/api/v1/workspaces/{id}/load" as "loadWorkspace" does Command::Load,
-    answers "It is requested: where the workspace stands";
+    answers "It is requested: the status of the workspace";
 
     /// Save a workspace and take it out of memory
     ///
@@ -66,13 +66,13 @@ actions! {
     ///
     /// Also the way out of `error` once its cause is removed. Answered when the load is requested.
     reload at "/api/v1/workspaces/{id}/reload" as "reloadWorkspace" does Command::Reload,
-    answers "It is requested: where the workspace stands";
+    answers "It is requested: the status of the workspace";
 
     /// Skip the event that a workspace cannot apply
     ///
-    /// The event goes into the dead-letter log, and the workspace goes on after it. Answered when that is durable.
+    /// The event goes into the dead-letter log, and the workspace continues after it. Answered when that is durable.
     skip at "/api/v1/workspaces/{id}/skip" as "skipEvent" does Command::Skip,
-    answers "It is skipped: where the workspace stands"
+    answers "It is skipped: the status of the workspace"
     or CONFLICT "It is not stopped at an event that it cannot apply";
 }
 
@@ -100,10 +100,10 @@ const FORCE: &str = "force";
     tag = "operator",
     params(("id" = String, Path, description = "The workspace"), ResetParameters),
     responses(
-        (status = 200, description = "It is rebuilt: where the workspace stands", body = StatusDocument),
+        (status = 200, description = "It is rebuilt: the status of the workspace", body = StatusDocument),
         (status = 400, description = "An invalid id or parameter", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "Neither the store nor the log knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 504, description = "Not done in time: it goes on", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 504, description = "Not done in time: it continues", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "The log no longer reaches back to its first event: `firstOffset`, `lowWatermark`", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "The engine is starting, stopping or too busy, or does not own the workspace", body = ProblemDocument, content_type = "application/problem+json"),
     )

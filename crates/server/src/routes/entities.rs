@@ -66,7 +66,7 @@ struct SummaryDocument<'a> {
     workspace_id: &'a str,
     /// First offset of its partition that is not applied.
     next_offset: u64,
-    /// Events applied in its whole life; saved together with `nextOffset`, so it tells a doubled or lost event.
+    /// Events applied in its whole life; saved together with `nextOffset`, so it shows a doubled or lost event.
     events_applied: u64,
     /// Number of entities by type.
     counts: BTreeMap<String, usize>,

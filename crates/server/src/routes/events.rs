@@ -28,7 +28,7 @@ use workspace_status_http::{
 /// Longer bodies are parsed on a thread that answers no other request.
 const INLINE_BYTES: usize = 64 << 10;
 
-/// An event: an entity is set, unset, or the workspace is told something.
+/// An event: it sets or unsets an entity, or commands the workspace.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Event)]
@@ -47,7 +47,7 @@ struct EventDocument {
     data: Option<serde_json::Value>,
 }
 
-/// Events that are durable, and where they stand.
+/// Events that are durable, and their positions.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Accepted)]
 struct AcceptedDocument {
@@ -65,7 +65,7 @@ struct AcceptedRange {
     partition: u32,
     /// Offset of the first of them.
     first_offset: u64,
-    /// Offset of the last of them; those of other requests may stand between.
+    /// Offset of the last of them; those of other requests may be in between.
     last_offset: u64,
 }
 
