@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use workspace_engine_core::routing::Partitioner;
-use workspace_engine_core::store::{Opening, StoreError};
+use workspace_engine_core::store::{LsmStore, Opening, StoreError};
 use workspace_lifecycle::PartitionId;
 use workspace_status::Epoch;
 
 use super::draft::Job;
 use super::ownership::{LogLoss, OwnershipRecord};
 use super::partitions::{Standing, not_open};
-use super::plan::{Facts, GroupOffset, Notice, Plan, plan};
+use super::plan::{Facts, GroupOffset, Notice, Plan, SetAside, plan};
+use super::set_aside;
 use super::takeover::{Step, Taken, Takeover};
 use super::{ChangelogStore, ended};
 
@@ -43,7 +44,7 @@ impl OpeningPartition {
                     let opening = Opening::Reading { position, end };
                     Ok(Some((Self::Reading(takeover), opening)))
                 }
-                Step::Done(taken) => assign(store, partition, *taken)?.wait(),
+                Step::Done(taken) => assign(store, partition, *taken, takeover.cache)?.wait(),
             },
             assigning @ Self::Assigning { .. } => assigning.wait(),
         }
@@ -78,6 +79,7 @@ fn assign(
     store: &ChangelogStore,
     partition: PartitionId,
     taken: Taken,
+    cache: Arc<LsmStore>,
 ) -> Result<OpeningPartition, StoreError> {
     let shared = &store.shared;
     let partitioner = shared.cache().partitioner();
@@ -96,11 +98,15 @@ fn assign(
         group_offset: &taken.group_offset,
         record: taken.record.as_ref(),
         changelog_end: taken.place.position,
-        topic_id: taken.topic_id,
-        low: taken.low,
-        high: taken.high,
+        topic_id: taken.ends.topic_id,
+        low: taken.ends.low,
+        high: taken.ends.high,
         lost_from: taken.lost_from,
-        set_aside: taken.set_aside,
+        set_aside: if set_aside::exists(&cache, &shared.readers.topic, partition) {
+            SetAside::Copy
+        } else {
+            SetAside::Nothing
+        },
         accept_loss: shared.accept_loss,
     };
     let (committed, loss, notices) = match plan(&facts) {
@@ -142,7 +148,7 @@ fn assign(
         record.lineage = fastrand::u64(..);
     }
     record.first_epoch = first_epoch;
-    record.topic_id = taken.topic_id.or(known_id);
+    record.topic_id = taken.ends.topic_id.or(known_id);
     if let Some((kind, from)) = loss {
         record.add_loss(LogLoss {
             kind,
@@ -152,7 +158,7 @@ fn assign(
     }
     let misrouted_from = mark
         .as_ref()
-        .and_then(|mark| mark.misrouted_from(taken.low));
+        .and_then(|mark| mark.misrouted_from(taken.ends.low));
     let mut seen = mark.map_or_else(Vec::new, |mark| mark.seen);
     seen.retain(|seen| loss.is_none_or(|(_, from)| seen.offset < from.0));
     // Only the newest leader is kept: the takeover has just compared the earlier ones.
@@ -179,7 +185,7 @@ fn assign(
     let answer = store.send(|reply| Job::Assign {
         partition,
         record,
-        cache: taken.cache,
+        cache,
         reply,
     })?;
     Ok(OpeningPartition::Assigning { end, answer })

@@ -249,7 +249,7 @@ impl Partitions {
         let owned = inner.owned.remove(&partition);
         while inner.pinned.contains(&partition) {
             if self.unpinned.wait_until(&mut inner, deadline).timed_out() {
-                tracing::error!(%partition, "the transaction under way is not over in time; whoever has the partition next waits for it, or the group refuses it");
+                tracing::error!(%partition, "the transaction in progress has not ended in time; the next owner waits for it, or the group refuses it");
                 return None;
             }
         }

@@ -2,7 +2,7 @@
 //! readable files, in the directory of the copy.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use workspace_engine_core::store::{
@@ -10,7 +10,7 @@ use workspace_engine_core::store::{
 };
 use workspace_lifecycle::PartitionId;
 
-use super::lineage::topic_of;
+use super::lineage::{Unusable, topic_of};
 use super::now_ms;
 
 /// Directory, within that of the copy, of what was set aside.
@@ -36,11 +36,18 @@ impl SettingAside {
         cache: &LsmStore,
         changelog: &str,
         partition: PartitionId,
+        reason: Unusable,
     ) -> Result<Option<Self>, StoreError> {
         let waiting = VecDeque::from(cache.workspaces(partition)?);
         if waiting.is_empty() {
             return Ok(None);
         }
+        tracing::error!(
+            %partition,
+            changelog,
+            workspaces = waiting.len(),
+            "the copy of the partition on this disk is not used: {reason}; it is set aside"
+        );
         let place = cache.cached_place(partition)?;
         // The copy may be of another group's changelog.
         let source = place.as_ref().and_then(|place| topic_of(&place.source));
@@ -70,15 +77,11 @@ impl SettingAside {
         }))
     }
 
-    /// Continues until the deadline. Returns the directory once it is complete.
-    pub(super) fn step(
-        &mut self,
-        cache: &LsmStore,
-        until: Instant,
-    ) -> Result<Option<&Path>, StoreError> {
+    /// Continues until the deadline. Returns true once the directory is complete.
+    pub(super) fn step(&mut self, cache: &LsmStore, until: Instant) -> Result<bool, StoreError> {
         while let Some(workspace) = self.waiting.front() {
             if Instant::now() >= until {
-                return Ok(None);
+                return Ok(false);
             }
             match copy(cache, &self.store, workspace) {
                 Err(error @ StoreError::Corrupt { .. }) => {
@@ -93,17 +96,16 @@ impl SettingAside {
             let (from, to) = (self.unfinished.display(), self.finished.display());
             StoreError::Unavailable(format!("cannot rename {from} to {to}: {error}"))
         })?;
-        Ok(Some(&self.finished))
-    }
-
-    /// How many workspaces are not finished.
-    pub(super) fn workspaces(&self) -> usize {
-        self.waiting.len()
+        tracing::error!(
+            directory = %self.finished.display(),
+            "the copy of the partition was set aside; remove it when it is not needed"
+        );
+        Ok(true)
     }
 }
 
 /// Whether a copy of a partition of the changelog was set aside on this disk.
-pub(super) fn is_there(cache: &LsmStore, changelog: &str, partition: PartitionId) -> bool {
+pub(super) fn exists(cache: &LsmStore, changelog: &str, partition: PartitionId) -> bool {
     let Ok(entries) = std::fs::read_dir(cache.directory().join(DIRECTORY)) else {
         return false;
     };

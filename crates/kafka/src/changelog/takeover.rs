@@ -15,22 +15,20 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use workspace_engine_core::store::{CachePlace, LsmStore, StoreError};
+use workspace_engine_core::store::{LsmStore, StoreError};
 use workspace_lifecycle::{Offset, PartitionId};
 
-use super::ownership::OwnershipRecord;
-use super::plan::{GroupOffset, SetAside};
 use super::producer;
 use super::reader::{Ends, Found, Reader};
 use super::record::{self, DecodedRecord};
-use super::set_aside::{self, SettingAside};
+use super::set_aside::SettingAside;
 use super::{Shared, now_ms};
 use crate::group::Committed;
 use crate::seen::{Seen, lost_from};
 use crate::topic_id::TopicId;
+pub(super) use protocol::Taken;
 use protocol::{
-    Failure, Finished, Kind, Known, Observation, OtherLineage, Protocol, Reading, Scope, State,
-    TopicEnds,
+    Failure, Kind, Observation, OtherChangelog, Protocol, Reading, Scope, State, TopicEnds,
 };
 
 /// How long one step may take.
@@ -58,34 +56,12 @@ const IMPORT_BYTES: usize = 1024 * 1024;
 pub(super) struct Takeover {
     partition: PartitionId,
     protocol: Protocol,
-    cache: Arc<LsmStore>,
-    held: Held,
-}
-
-/// What the current state holds; a state begins with nothing, and releases what it holds.
-enum Held {
-    Nothing,
-    Reader(Reader),
-    SettingAside(Box<SettingAside>),
-}
-
-/// A partition whose changelog is completely in the copy.
-pub(super) struct Taken {
-    pub(super) group_offset: GroupOffset,
-    pub(super) place: CachePlace,
-    /// The newest one; none where the partition has had no owner, or the changelog has lost it.
-    pub(super) record: Option<OwnershipRecord>,
-    /// Id of the topic of the events, as the brokers report it.
-    pub(super) topic_id: Option<TopicId>,
-    /// Where the events begin.
-    pub(super) low: Offset,
-    /// Where they end.
-    pub(super) high: Offset,
-    /// The offset from which the events are not those that were read.
-    pub(super) lost_from: Option<Offset>,
-    pub(super) set_aside: SetAside,
-    /// The copy that the partition was read into.
+    /// The copy that the partition is read into.
     pub(super) cache: Arc<LsmStore>,
+    /// The consumer of the current state; none where it has not begun to read.
+    reader: Option<Reader>,
+    /// The copy that the current state sets aside; none where it has not begun to.
+    setting_aside: Option<SettingAside>,
 }
 
 pub(super) enum Step {
@@ -118,7 +94,8 @@ impl Takeover {
             partition,
             protocol: Protocol::new(kind, scope),
             cache: shared.cache(),
-            held: Held::Nothing,
+            reader: None,
+            setting_aside: None,
         }
     }
 
@@ -137,16 +114,22 @@ impl Takeover {
     }
 
     fn restart(&mut self) {
-        self.held = Held::Nothing;
+        self.release();
         self.protocol.restart();
+    }
+
+    /// Ends the current state.
+    fn release(&mut self) {
+        self.reader = None;
+        self.setting_aside = None;
     }
 
     fn steps(&mut self, shared: &Shared, until: Instant) -> Result<Step, StoreError> {
         loop {
             if let Some(observation) = self.act(shared, until)? {
-                self.held = Held::Nothing;
-                if let Some(finished) = self.protocol.observe(observation)? {
-                    return Ok(Step::Done(Box::new(self.taken(shared, *finished))));
+                self.release();
+                if let Some(taken) = self.protocol.observe(observation)? {
+                    return Ok(Step::Done(taken));
                 }
                 tracing::debug!(partition = %self.partition, "takeover: {}", self.protocol.state);
             }
@@ -161,54 +144,38 @@ impl Takeover {
 
     /// Does what the state names; no observation where that takes longer than this step.
     fn act(&mut self, shared: &Shared, until: Instant) -> Result<Option<Observation>, StoreError> {
-        let Self {
-            partition,
-            protocol,
-            cache,
-            held,
-        } = self;
-        let partition = *partition;
-        let observation = match &mut protocol.state {
-            State::QueryingOffset | State::QueryingOffsetAgain { .. } => {
-                query_offset(shared, partition, TRANSACTION_TIMEOUT)?
-            }
+        let (partition, cache) = (self.partition, &self.cache);
+        Ok(Some(match &mut self.protocol.state {
+            State::QueryingOffset => query_offset(shared, partition, TRANSACTION_TIMEOUT)?,
+            State::ProbingTransaction => probe_transaction(shared, partition)?,
             State::AwaitingOffset => query_offset(shared, partition, QUERY_TIMEOUT)?,
-            State::QueryingLastWriter | State::ConfirmingLastWriter { .. } => {
-                Observation::LastCommit(query_last_commit(shared, partition))
-            }
-            State::Fencing { writer } => {
+            State::Fencing(writer) => {
                 fence(partition, shared, writer.clone());
                 Observation::FenceRequested
             }
-            State::QueryingEnds { .. } => Observation::Ends(query_ends(shared, partition)?),
+            State::QueryingEnds(_) => Observation::Ends(query_ends(shared, partition)?),
             State::AwaitingTransactions(_) => {
                 std::thread::sleep(CHECK_PAUSE);
                 Observation::StableEnd(shared.readers.ends(partition, QUERY_TIMEOUT)?.stable)
             }
-            State::ExaminingCopy(_) => Observation::Copy {
-                place: cache.cached_place(partition)?,
-                now_ms: now_ms(),
-            },
-            State::CheckingLineage { known, place, .. } => {
-                let from = place.last_assignment_offset;
-                let Some(reader) = held.reader(shared, partition, from)? else {
+            State::ExaminingCopy(_) => Observation::Copy(cache.cached_place(partition)?, now_ms()),
+            State::CheckingLineage(reading) => {
+                let from = reading.place.last_assignment_offset;
+                let Some(reader) = lend(&mut self.reader, shared, partition, from)? else {
                     return Ok(None);
                 };
-                return read_assignment(reader, partition, from, known.ends.changelog);
+                return read_assignment(reader, partition, from, reading.known.ends.changelog);
             }
-            State::SettingAside { reason, .. } => {
-                let Some(setting_aside) = held.setting_aside(shared, cache, partition, reason)?
-                else {
-                    return Ok(Some(Observation::SetAside));
-                };
-                let Some(directory) = setting_aside.step(cache, until)? else {
+            State::SettingAside(_, reason) => {
+                if self.setting_aside.is_none() {
+                    let topic = &shared.readers.topic;
+                    self.setting_aside = SettingAside::begin(cache, topic, partition, *reason)?;
+                }
+                if let Some(setting_aside) = &mut self.setting_aside
+                    && !setting_aside.step(cache, until)?
+                {
                     return Ok(None);
-                };
-                tracing::error!(
-                    %partition,
-                    directory = %directory.display(),
-                    "the copy of the partition was set aside; remove it when it is not needed"
-                );
+                }
                 Observation::SetAside
             }
             State::ForgettingCopy(known) => {
@@ -216,106 +183,41 @@ impl Takeover {
                 shared.counters.rebuilt.add(1);
                 let end = known.ends.changelog.high;
                 tracing::info!(%partition, end, "no copy of the partition can be continued: all of the changelog is read");
-                Observation::Forgotten { now_ms: now_ms() }
+                Observation::Forgotten(now_ms())
             }
-            State::ReadingChangelog { known, reading } => {
-                let Some(reader) = held.reader(shared, partition, reading.place.position)? else {
+            State::ReadingChangelog(reading) => {
+                let from = reading.place.position;
+                let Some(reader) = lend(&mut self.reader, shared, partition, from)? else {
                     return Ok(None);
                 };
-                let high = known.ends.changelog.high;
-                return read(shared, partition, (reader, high), (reading, cache), until);
+                return read(shared, partition, reader, (reading, cache), until);
             }
-            State::CompletingCopy { reading, .. } => {
-                import(cache, partition, reading)?;
-                Observation::Completed
-            }
-            State::ComparingEvents { finished, seen } => {
-                let known = &finished.known;
-                let from = known.ends.low.0;
-                let Some(reader) = held.reader(shared, partition, from)? else {
+            State::ComparingEvents(taken, seen) => {
+                let from = taken.ends.low.0;
+                let Some(reader) = lend(&mut self.reader, shared, partition, from)? else {
                     return Ok(None);
                 };
-                Observation::Compared(compare_events(shared, partition, reader, known, seen)?)
+                Observation::Compared(compare_events(shared, partition, reader, (taken, seen))?)
             }
-        };
-        Ok(Some(observation))
-    }
-
-    fn taken(&self, shared: &Shared, finished: Finished) -> Taken {
-        let Finished {
-            known,
-            place,
-            record,
-            lost_from,
-        } = finished;
-        let Known { group_offset, ends } = *known;
-        let is_set_aside = set_aside::is_there(&self.cache, &shared.readers.topic, self.partition);
-        Taken {
-            group_offset,
-            place,
-            record,
-            topic_id: ends.topic_id,
-            low: ends.low,
-            high: ends.high,
-            lost_from,
-            set_aside: if is_set_aside {
-                SetAside::Copy
-            } else {
-                SetAside::Nothing
-            },
-            cache: Arc::clone(&self.cache),
-        }
+        }))
     }
 }
 
-impl Held {
-    /// The consumer of the state, which reads from `from` on; none while all are lent.
-    fn reader(
-        &mut self,
-        shared: &Shared,
-        partition: PartitionId,
-        from: u64,
-    ) -> Result<Option<&mut Reader>, StoreError> {
-        if !matches!(self, Self::Reader(_)) {
-            let Some(reader) = shared.readers.lend()? else {
-                std::thread::sleep(CHECK_PAUSE);
-                return Ok(None);
-            };
-            reader.assign(partition, from)?;
-            *self = Self::Reader(reader);
+/// The consumer of a state, which reads the changelog from `from` on; none while all are lent.
+fn lend<'a>(
+    lent: &'a mut Option<Reader>,
+    shared: &Shared,
+    partition: PartitionId,
+    from: u64,
+) -> Result<Option<&'a mut Reader>, StoreError> {
+    if lent.is_none() {
+        *lent = shared.readers.lend()?;
+        match lent {
+            Some(reader) => reader.assign(partition, from)?,
+            None => std::thread::sleep(CHECK_PAUSE),
         }
-        Ok(match self {
-            Self::Reader(reader) => Some(reader),
-            Self::Nothing | Self::SettingAside(_) => None,
-        })
     }
-
-    /// What sets the partition aside; none where the copy has no workspace of it.
-    fn setting_aside(
-        &mut self,
-        shared: &Shared,
-        cache: &LsmStore,
-        partition: PartitionId,
-        reason: &impl std::fmt::Display,
-    ) -> Result<Option<&mut SettingAside>, StoreError> {
-        if !matches!(self, Self::SettingAside(_)) {
-            let changelog = &shared.readers.topic;
-            let Some(setting_aside) = SettingAside::begin(cache, changelog, partition)? else {
-                return Ok(None);
-            };
-            tracing::error!(
-                %partition,
-                changelog,
-                workspaces = setting_aside.workspaces(),
-                "the copy of the partition on this disk is not used: {reason}; it is set aside"
-            );
-            *self = Self::SettingAside(Box::new(setting_aside));
-        }
-        Ok(match self {
-            Self::SettingAside(setting_aside) => Some(setting_aside),
-            Self::Nothing | Self::Reader(_) => None,
-        })
-    }
+    Ok(lent.as_mut())
 }
 
 fn query_offset(
@@ -341,6 +243,20 @@ fn is_undecided(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::OperationTimedOut
                 | RDKafkaErrorCode::RequestTimedOut
         )
+    )
+}
+
+/// Queries the offset again, and what was committed before open transactions, before and after.
+fn probe_transaction(shared: &Shared, partition: PartitionId) -> Result<Observation, Failure> {
+    let before = query_last_commit(shared, partition);
+    Ok(
+        match query_offset(shared, partition, TRANSACTION_TIMEOUT)? {
+            Observation::OffsetUndecided(_) if before.is_some() => {
+                Observation::LastCommits(before, query_last_commit(shared, partition))
+            }
+            Observation::OffsetUndecided(_) => Observation::LastCommits(None, None),
+            offset => offset,
+        },
     )
 }
 
@@ -454,15 +370,16 @@ fn is_before(offset: u64, last_assignment_offset: u64, ends: Ends) -> bool {
 fn read(
     shared: &Shared,
     partition: PartitionId,
-    (reader, high): (&mut Reader, u64),
+    reader: &mut Reader,
     (reading, cache): (&mut Reading, &LsmStore),
     until: Instant,
 ) -> Result<Option<Observation>, StoreError> {
     enum Read {
         Nothing,
-        Record(Result<(), OtherLineage>),
+        Record,
         End,
     }
+    let high = reading.known.ends.changelog.high;
     loop {
         let now = Instant::now();
         if now >= until {
@@ -470,11 +387,11 @@ fn read(
             return Ok(None);
         }
         let read = reader.next(partition, until - now, |found| match found {
-            Found::Nothing => Read::Nothing,
+            Found::Nothing => Ok(Read::Nothing),
             // A leader that was just elected may not know its high watermark yet. The client reports the end again when
             // it grows.
-            Found::End { offset } if offset < high => Read::Nothing,
-            Found::End { .. } => Read::End,
+            Found::End { offset } if offset < high => Ok(Read::Nothing),
+            Found::End { .. } => reading.complete(now_ms()).map(|()| Read::End),
             Found::Record {
                 offset, key, value, ..
             } => {
@@ -485,16 +402,20 @@ fn read(
                 if let DecodedRecord::Nothing(reason) = record {
                     tracing::warn!(%partition, offset, reason, "a record of the changelog is skipped");
                 }
-                Read::Record(reading.take(&shared.readers.topic, (offset, bytes), record))
+                let topic = &shared.readers.topic;
+                reading.take(topic, (offset, bytes), record).map(|()| Read::Record)
             }
         })?;
         match read {
-            Read::Record(Ok(())) if reading.bytes >= IMPORT_BYTES => {
+            Ok(Read::Record) if reading.bytes >= IMPORT_BYTES => {
                 import(cache, partition, reading)?;
             }
-            Read::Nothing | Read::Record(Ok(())) => {}
-            Read::Record(Err(OtherLineage)) => return Ok(Some(Observation::OtherLineage)),
-            Read::End => return Ok(Some(Observation::EndOfChangelog { now_ms: now_ms() })),
+            Ok(Read::Nothing | Read::Record) => {}
+            Ok(Read::End) => {
+                import(cache, partition, reading)?;
+                return Ok(Some(Observation::EndOfChangelog));
+            }
+            Err(OtherChangelog) => return Ok(Some(Observation::OtherChangelog)),
         }
     }
 }
@@ -516,10 +437,9 @@ fn compare_events(
     shared: &Shared,
     partition: PartitionId,
     reader: &mut Reader,
-    known: &Known,
-    seen: &[Seen],
+    (taken, seen): (&Taken, &[Seen]),
 ) -> Result<Option<Offset>, StoreError> {
-    let TopicEnds { low, high, .. } = known.ends;
+    let TopicEnds { low, high, .. } = taken.ends;
     let deadline = Instant::now() + COMPARISON_TIMEOUT;
     lost_from(seen, low, &mut |from| {
         if from >= high.0 {

@@ -13,7 +13,6 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::KafkaResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use std::sync::atomic::AtomicBool;
 use workspace_engine_core::disk::{DataDir, DataDirSpec, DiskError};
 use workspace_engine_core::store::conformance::{
     self, claim_of, counted, id, load, save_of, set, transition, unset,
@@ -24,20 +23,51 @@ const PARTITIONS: u32 = 4;
 /// Long enough for every wait on a busy machine.
 const LONG: Duration = Duration::from_mins(2);
 
-/// A group that never rebalances; the test sets whether this process is a member.
+/// A group that never rebalances; the test sets what it answers about this process.
 struct FakeGroup {
     consumer: BaseConsumer,
+    /// Does not wait for transactions.
     onlooker: BaseConsumer,
-    member: AtomicBool,
+    member: Mutex<Member>,
     topic_id: Mutex<Option<TopicId>>,
+    /// Runs once, when the membership is queried.
+    hook: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+/// What this process is in the group.
+enum Member {
+    Live,
+    None,
+    /// A frozen process: its metadata, taken earlier, once for each query.
+    Frozen(Vec<ConsumerGroupMetadata>),
+}
+
+impl FakeGroup {
+    fn of(config: &KafkaConfig, consumer: BaseConsumer) -> Arc<Self> {
+        Arc::new(Self {
+            consumer,
+            onlooker: client(config, "read_uncommitted"),
+            member: Mutex::new(Member::Live),
+            topic_id: Mutex::default(),
+            hook: Mutex::default(),
+        })
+    }
+
+    fn set_member(&self, member: Member) {
+        *self.member.lock() = member;
+    }
 }
 
 impl Group for FakeGroup {
     fn metadata(&self) -> Option<ConsumerGroupMetadata> {
-        if self.member.load(Ordering::Relaxed) {
-            self.consumer.group_metadata()
-        } else {
-            None
+        let hook = self.hook.lock().take();
+        if let Some(hook) = hook {
+            hook();
+        }
+        match &mut *self.member.lock() {
+            Member::Live => self.consumer.group_metadata(),
+            Member::None => None,
+            Member::Frozen(copies) => copies.pop(),
         }
     }
 
@@ -61,47 +91,6 @@ impl Group for FakeGroup {
 
     fn topic_id(&self, _: &str, _: Duration) -> KafkaResult<Option<TopicId>> {
         Ok(*self.topic_id.lock())
-    }
-}
-
-/// Runs when the membership is queried.
-type Hook = Box<dyn FnOnce() + Send>;
-
-/// A group that runs a hook while the membership is queried.
-struct Interrupted {
-    live: Arc<FakeGroup>,
-    hook: Mutex<Option<Hook>>,
-}
-
-impl Group for Interrupted {
-    fn metadata(&self) -> Option<ConsumerGroupMetadata> {
-        let hook = self.hook.lock().take();
-        if let Some(hook) = hook {
-            hook();
-        }
-        self.live.metadata()
-    }
-
-    fn committed(
-        &self,
-        topic: &str,
-        partition: PartitionId,
-        timeout: Duration,
-    ) -> KafkaResult<Option<Committed>> {
-        self.live.committed(topic, partition, timeout)
-    }
-
-    fn committed_before(
-        &self,
-        topic: &str,
-        partition: PartitionId,
-        timeout: Duration,
-    ) -> KafkaResult<Option<Committed>> {
-        self.live.committed_before(topic, partition, timeout)
-    }
-
-    fn topic_id(&self, topic: &str, timeout: Duration) -> KafkaResult<Option<TopicId>> {
-        self.live.topic_id(topic, timeout)
     }
 }
 
@@ -170,10 +159,10 @@ impl Place {
     }
 
     fn store(&self, dir: &std::path::Path, name: &str) -> ChangelogStore {
-        self.store_of(dir, name, Arc::clone(&self.group) as Arc<dyn Group>)
+        self.store_of(dir, name, Arc::clone(&self.group))
     }
 
-    fn store_of(&self, dir: &std::path::Path, name: &str, group: Arc<dyn Group>) -> ChangelogStore {
+    fn store_of(&self, dir: &std::path::Path, name: &str, group: Arc<FakeGroup>) -> ChangelogStore {
         let id = format!("{}-{name}", self.config.changelog_topic());
         let seen = Arc::default();
         let copy = LocalCopy::open(dir.join("copy"), open_cache).expect("opened");
@@ -199,26 +188,18 @@ impl Place {
     }
 }
 
+fn client(config: &KafkaConfig, isolation_level: &str) -> BaseConsumer {
+    let properties = [
+        ("group.id", config.group.as_str()),
+        ("isolation.level", isolation_level),
+        ("enable.auto.commit", "false"),
+    ];
+    let client = config.client("group", &properties).create();
+    client.expect("a client")
+}
+
 fn group(config: &KafkaConfig) -> Arc<FakeGroup> {
-    let client = |level| {
-        config
-            .client(
-                "group",
-                &[
-                    ("group.id", config.group.as_str()),
-                    ("isolation.level", level),
-                    ("enable.auto.commit", "false"),
-                ],
-            )
-            .create()
-            .expect("a client")
-    };
-    Arc::new(FakeGroup {
-        consumer: client("read_committed"),
-        onlooker: client("read_uncommitted"),
-        member: AtomicBool::new(true),
-        topic_id: Mutex::default(),
-    })
+    FakeGroup::of(config, client(config, "read_committed"))
 }
 
 /// The copy of a store in the directory.
@@ -334,10 +315,7 @@ fn all_cases(mut fresh: impl FnMut() -> Place) {
 }
 
 /// `committed` is the offset that the group returns after a transaction with offset 12.
-fn what_was_saved_is_there_with_an_empty_disk_and_with_a_warm_one(
-    place: &Place,
-    committed: Offset,
-) {
+fn saved_state_is_found_with_an_empty_and_a_warm_disk(place: &Place, committed: Offset) {
     let (warm, cold) = (dir(), dir());
     let store = place.store(warm.path(), "one");
     open(&store, 1);
@@ -383,7 +361,7 @@ fn what_was_saved_is_there_with_an_empty_disk_and_with_a_warm_one(
 }
 
 /// The end that a reader reports is after the commit markers that follow the last record.
-fn a_reader_tells_where_it_has_met_the_end(place: &Place) {
+fn a_reader_reports_the_end_behind_the_markers(place: &Place) {
     let dir = dir();
     let store = place.store(dir.path(), "one");
     open(&store, 1);
@@ -392,7 +370,7 @@ fn a_reader_tells_where_it_has_met_the_end(place: &Place) {
     let until = Instant::now() + LONG;
     // A commit is answered before its marker is in the partition.
     let ends = loop {
-        let ends = readers.ends(PartitionId(1), LONG).expect("told");
+        let ends = readers.ends(PartitionId(1), LONG).expect("reported");
         if ends.stable == ends.high {
             break ends;
         }

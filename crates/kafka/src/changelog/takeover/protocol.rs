@@ -2,21 +2,21 @@
 //! [`Protocol::observe`] decides the next state.
 //!
 //! ```text
-//! querying the offset -> querying the last writer -> querying the offset again -> confirming the last writer
-//!         |                                                   |                       |             |
-//!         |                         awaiting the offset <-----)-----------------------+-- fencing <-+
-//!         v                                 v                 v
-//!         +------------------------> querying the ends <------+
-//!                                           v
-//!                    awaiting transactions below the end of the changelog
-//!                                           v
-//!                                   examining the copy ----> setting the copy aside
-//!                                    |           |   \               |
-//!                    checking the lineage        |    `-> forgetting the copy
-//!                                    v           v                 v
-//!                                   reading the changelog <--------+
-//!                                           v
-//!                                   completing the copy -> comparing the events -> taken
+//! querying the offset -> probing for a transaction -> fencing
+//!         |                      |                       v
+//!         |                      |--------------> awaiting the offset
+//!         v                      v                       |
+//!         +-----------> querying the ends <--------------+
+//!                              v
+//!       awaiting the transactions below the end of the changelog
+//!                              v
+//!                      examining the copy ----> setting the copy aside
+//!                       |          |  \                 |
+//!       checking the lineage       |   `-> forgetting the copy
+//!                       v          v                   v
+//!                      reading the changelog <---------+
+//!                              v
+//!                     comparing the events -> taken
 //! ```
 //!
 //! A changelog that turns out to be another one than the copy's leads from *checking the lineage* or *reading the
@@ -65,69 +65,41 @@ pub(super) enum State {
     /// the partition.
     QueryingOffset,
     /// No offset yet. The client retries by itself while a transaction is open, which looks the same as a slow group. A
-    /// transaction is open if the group answers the query that ignores transactions at once, before and after.
-    QueryingLastWriter,
-    QueryingOffsetAgain {
-        /// The producer that may be fenced.
-        writer: Option<String>,
-    },
-    ConfirmingLastWriter {
-        writer: String,
-    },
+    /// transaction is open if the group answers the query that ignores transactions at once, before and after the
+    /// offset is queried again.
+    ProbingTransaction,
     /// Fencing the producer that committed last: its process died in a transaction, or should not be in one.
-    Fencing {
-        writer: String,
-    },
+    Fencing(String),
     /// Querying the committed offset; without an answer the takeover fails.
     AwaitingOffset,
     /// Querying the topic's id, and the ends of the events and of the changelog.
-    QueryingEnds {
-        group_offset: GroupOffset,
-    },
+    QueryingEnds(GroupOffset),
     /// Waiting until all transactions below the end of the changelog are decided.
     AwaitingTransactions(Box<Known>),
     /// Reading the place of the copy.
     ExaminingCopy(Box<Known>),
     /// Reading the ownership record that the copy has seen last, from where it was.
-    CheckingLineage {
-        known: Box<Known>,
-        place: CachePlace,
-        lineage: u64,
-    },
+    CheckingLineage(Box<Reading>),
     /// Keeping a copy that cannot be used under another name.
-    SettingAside {
-        known: Box<Known>,
-        reason: Unusable,
-    },
+    SettingAside(Box<Known>, Unusable),
     /// Removing the partition from the copy.
     ForgettingCopy(Box<Known>),
     /// Reading the changelog into the copy.
-    ReadingChangelog {
-        known: Box<Known>,
-        reading: Box<Reading>,
-    },
-    /// Importing the last records and the place.
-    CompletingCopy {
-        known: Box<Known>,
-        reading: Box<Reading>,
-    },
-    /// Comparing the leaders of the events with those that the mark names.
-    ComparingEvents {
-        finished: Box<Finished>,
-        seen: Vec<Seen>,
-    },
+    ReadingChangelog(Box<Reading>),
+    /// Comparing the leaders of the events with those that the previous owner has seen.
+    ComparingEvents(Box<Taken>, Vec<Seen>),
 }
 
 /// What the brokers report of the topics.
 #[derive(Debug, Clone)]
-pub(super) struct TopicEnds {
+pub(in crate::changelog) struct TopicEnds {
     /// Id of the topic of the events; none where the brokers do not report it.
-    pub(super) topic_id: Option<TopicId>,
+    pub(in crate::changelog) topic_id: Option<TopicId>,
     /// Where the events begin.
-    pub(super) low: Offset,
+    pub(in crate::changelog) low: Offset,
     /// Where they end.
-    pub(super) high: Offset,
-    pub(super) changelog: Ends,
+    pub(in crate::changelog) high: Offset,
+    pub(in crate::changelog) changelog: Ends,
 }
 
 /// What a takeover knows before it reads the changelog.
@@ -137,6 +109,18 @@ pub(super) struct Known {
     pub(super) ends: TopicEnds,
 }
 
+/// A partition whose changelog is completely in the copy.
+#[derive(Debug)]
+pub(in crate::changelog) struct Taken {
+    pub(in crate::changelog) group_offset: GroupOffset,
+    pub(in crate::changelog) ends: TopicEnds,
+    pub(in crate::changelog) place: CachePlace,
+    /// The newest one; none where the partition has had no owner, or the changelog has lost it.
+    pub(in crate::changelog) record: Option<OwnershipRecord>,
+    /// The offset from which the events are not those that were read.
+    pub(in crate::changelog) lost_from: Option<Offset>,
+}
+
 /// The result of what a state does.
 #[derive(Debug, Clone)]
 pub(super) enum Observation {
@@ -144,39 +128,25 @@ pub(super) enum Observation {
     Offset(Option<Committed>),
     /// No offset in time, or a transaction is open.
     OffsetUndecided(String),
-    /// What was committed before open transactions; none where nothing was, or the group did not answer at once.
-    LastCommit(Option<Committed>),
+    /// No offset again, and what was committed before open transactions, before and after; none where nothing was, or
+    /// the group did not answer at once.
+    LastCommits(Option<Committed>, Option<Committed>),
     FenceRequested,
     Ends(TopicEnds),
     /// The current last stable offset of the changelog.
     StableEnd(u64),
-    Copy {
-        place: Option<CachePlace>,
-        now_ms: u64,
-    },
+    /// The place of the copy, and the time in milliseconds.
+    Copy(Option<CachePlace>, u64),
     /// The ownership record that the copy has seen last; none where another record or none is in its place.
     LastRecord(Option<OwnershipRecord>),
     SetAside,
-    Forgotten {
-        now_ms: u64,
-    },
-    /// Every record below the end was read.
-    EndOfChangelog {
-        now_ms: u64,
-    },
-    OtherLineage,
-    Completed,
+    /// The time in milliseconds.
+    Forgotten(u64),
+    /// The copy is complete.
+    EndOfChangelog,
+    OtherChangelog,
     /// The offset from which the events are not those that were read.
     Compared(Option<Offset>),
-}
-
-/// The result of a takeover.
-#[derive(Debug)]
-pub(super) struct Finished {
-    pub(super) known: Box<Known>,
-    pub(super) place: CachePlace,
-    pub(super) record: Option<OwnershipRecord>,
-    pub(super) lost_from: Option<Offset>,
 }
 
 /// Why a takeover begins again.
@@ -239,24 +209,22 @@ impl Protocol {
 
     /// How far the changelog is read, and where it ends; none before the group's offset is known.
     pub(super) fn progress(&self) -> Option<(u64, u64)> {
-        let (position, known) = match &self.state {
+        let (position, ends) = match &self.state {
             State::QueryingOffset
-            | State::QueryingLastWriter
-            | State::QueryingOffsetAgain { .. }
-            | State::ConfirmingLastWriter { .. }
-            | State::Fencing { .. }
+            | State::ProbingTransaction
+            | State::Fencing(_)
             | State::AwaitingOffset => return None,
-            State::QueryingEnds { .. } => return Some((0, 0)),
-            State::AwaitingTransactions(known) => (known.ends.changelog.stable, known),
+            State::QueryingEnds(_) => return Some((0, 0)),
+            State::AwaitingTransactions(known) => (known.ends.changelog.stable, &known.ends),
             State::ExaminingCopy(known)
-            | State::SettingAside { known, .. }
-            | State::ForgettingCopy(known) => (known.ends.changelog.low, known),
-            State::CheckingLineage { known, place, .. } => (place.position, known),
-            State::ReadingChangelog { known, reading }
-            | State::CompletingCopy { known, reading } => (reading.place.position, known),
-            State::ComparingEvents { finished, .. } => (finished.place.position, &finished.known),
+            | State::SettingAside(known, _)
+            | State::ForgettingCopy(known) => (known.ends.changelog.low, &known.ends),
+            State::CheckingLineage(reading) | State::ReadingChangelog(reading) => {
+                (reading.place.position, &reading.known.ends)
+            }
+            State::ComparingEvents(taken, _) => (taken.place.position, &taken.ends),
         };
-        Some((position, known.ends.changelog.high.max(position)))
+        Some((position, ends.changelog.high.max(position)))
     }
 
     /// Decides what follows an observation; one that does not belong to the state changes nothing. Returns the result at
@@ -264,40 +232,51 @@ impl Protocol {
     ///
     /// # Errors
     /// The takeover must be restarted.
-    pub(super) fn observe(
-        &mut self,
-        observation: Observation,
-    ) -> Result<Option<Box<Finished>>, Failure> {
-        let state = std::mem::replace(&mut self.state, State::AwaitingOffset);
-        self.state = match (state, observation) {
-            (State::QueryingEnds { group_offset }, Observation::Ends(ends)) => {
+    pub(super) fn observe(&mut self, seen: Observation) -> Result<Option<Box<Taken>>, Failure> {
+        use State as S;
+        let state = std::mem::replace(&mut self.state, S::AwaitingOffset);
+        self.state = match (state, seen) {
+            (
+                S::QueryingOffset | S::ProbingTransaction | S::AwaitingOffset,
+                Observation::Offset(committed),
+            ) => S::QueryingEnds(self.group_offset(committed)),
+            (S::QueryingOffset, Observation::OffsetUndecided(_)) => S::ProbingTransaction,
+            (S::ProbingTransaction, Observation::LastCommits(before, after)) => {
+                let before = self.writer_to_fence(before);
+                match before.filter(|before| Some(before) == self.writer_to_fence(after).as_ref()) {
+                    None => S::AwaitingOffset,
+                    Some(writer) => {
+                        self.may_hang = false;
+                        S::Fencing(writer)
+                    }
+                }
+            }
+            (S::Fencing(_), Observation::FenceRequested) => S::AwaitingOffset,
+            (S::AwaitingOffset, Observation::OffsetUndecided(error)) => {
+                let partition = self.scope.partition;
+                return Err(Failure::OffsetUnknown { partition, error });
+            }
+            (S::QueryingEnds(group_offset), Observation::Ends(ends)) => {
                 await_transactions(Box::new(Known { group_offset, ends }))
             }
-            (State::AwaitingTransactions(mut known), Observation::StableEnd(stable)) => {
+            (S::AwaitingTransactions(mut known), Observation::StableEnd(stable)) => {
                 known.ends.changelog.stable = stable;
                 await_transactions(known)
             }
-            (State::ExaminingCopy(known), Observation::Copy { place, now_ms }) => {
+            (S::ExaminingCopy(known), Observation::Copy(place, now_ms)) => {
                 self.use_copy(known, place, now_ms)
             }
-            (
-                State::CheckingLineage {
-                    known,
-                    place,
-                    lineage,
-                },
-                Observation::LastRecord(record),
-            ) => match record.filter(|record| record.lineage == lineage) {
-                Some(record) => {
-                    let last_assignment = LastAssignment::Seen(Some(record));
-                    read(known, place, Some(lineage), last_assignment)
+            (S::CheckingLineage(mut reading), Observation::LastRecord(record)) => {
+                match record.filter(|record| Some(record.lineage) == reading.lineage) {
+                    None => read_up_to_a_newer(reading),
+                    Some(record) => {
+                        reading.last_assignment = LastAssignment::Seen(Some(record));
+                        S::ReadingChangelog(reading)
+                    }
                 }
-                None => read_up_to_a_newer(known, place, lineage),
-            },
-            (State::SettingAside { known, .. }, Observation::SetAside) => {
-                State::ForgettingCopy(known)
             }
-            (State::ForgettingCopy(known), Observation::Forgotten { now_ms }) => {
+            (S::SettingAside(known, _), Observation::SetAside) => S::ForgettingCopy(known),
+            (S::ForgettingCopy(known), Observation::Forgotten(now_ms)) => {
                 let place = CachePlace {
                     source: source(&self.scope.changelog, None),
                     position: known.ends.changelog.low,
@@ -305,67 +284,25 @@ impl Protocol {
                     highest_epoch: Epoch::new(0),
                     at_ms: now_ms,
                 };
-                read(known, place, None, LastAssignment::Seen(None))
+                S::ReadingChangelog(Reading::of(known, place, None))
             }
-            (
-                State::ReadingChangelog { known, reading },
-                Observation::EndOfChangelog { now_ms },
-            ) => complete(known, reading, now_ms),
-            (State::ReadingChangelog { known, .. }, Observation::OtherLineage) => {
-                let reason = Unusable::OtherChangelog;
-                State::SettingAside { known, reason }
+            (S::ReadingChangelog(reading), Observation::OtherChangelog) => {
+                S::SettingAside(reading.known, Unusable::OtherChangelog)
             }
-            (State::CompletingCopy { known, reading }, Observation::Completed) => {
-                let finished = Box::new(reading.finish(known));
-                match self.events_to_compare(&finished) {
-                    Some(seen) => State::ComparingEvents { finished, seen },
-                    None => return Ok(Some(finished)),
+            (S::ReadingChangelog(reading), Observation::EndOfChangelog) => {
+                let taken = Box::new(reading.taken());
+                match self.events_to_compare(&taken) {
+                    Some(seen) => S::ComparingEvents(taken, seen),
+                    None => return Ok(Some(taken)),
                 }
             }
-            (State::ComparingEvents { mut finished, .. }, Observation::Compared(lost_from)) => {
-                finished.lost_from = lost_from;
-                return Ok(Some(finished));
-            }
-            (state, observation) => self.find_offset(state, observation)?,
-        };
-        Ok(None)
-    }
-
-    /// As [`Self::observe`], for the states before the group's offset is known.
-    fn find_offset(&mut self, state: State, observation: Observation) -> Result<State, Failure> {
-        Ok(match (state, observation) {
-            (
-                State::QueryingOffset | State::QueryingOffsetAgain { .. } | State::AwaitingOffset,
-                Observation::Offset(committed),
-            ) => State::QueryingEnds {
-                group_offset: self.group_offset(committed),
-            },
-            (State::QueryingOffset, Observation::OffsetUndecided(_)) => State::QueryingLastWriter,
-            (State::QueryingLastWriter, Observation::LastCommit(committed)) => {
-                let writer = self.writer_to_fence(committed);
-                State::QueryingOffsetAgain { writer }
-            }
-            (State::QueryingOffsetAgain { writer }, Observation::OffsetUndecided(_)) => {
-                match writer {
-                    Some(writer) => State::ConfirmingLastWriter { writer },
-                    None => State::AwaitingOffset,
-                }
-            }
-            (State::ConfirmingLastWriter { writer }, Observation::LastCommit(committed)) => {
-                if self.writer_to_fence(committed).as_ref() == Some(&writer) {
-                    self.may_hang = false;
-                    State::Fencing { writer }
-                } else {
-                    State::AwaitingOffset
-                }
-            }
-            (State::Fencing { .. }, Observation::FenceRequested) => State::AwaitingOffset,
-            (State::AwaitingOffset, Observation::OffsetUndecided(error)) => {
-                let partition = self.scope.partition;
-                return Err(Failure::OffsetUnknown { partition, error });
+            (S::ComparingEvents(mut taken, _), Observation::Compared(lost_from)) => {
+                taken.lost_from = lost_from;
+                return Ok(Some(taken));
             }
             (state, _) => state,
-        })
+        };
+        Ok(None)
     }
 
     fn group_offset(&self, committed: Option<Committed>) -> GroupOffset {
@@ -396,35 +333,32 @@ impl Protocol {
         let ends = known.ends.changelog;
         let committed = known.committed_lineage();
         match fate(&place, changelog, ends, committed, now_ms) {
-            Fate::SetAside(reason) => return State::SettingAside { known, reason },
+            Fate::SetAside(reason) => return State::SettingAside(known, reason),
             Fate::Forget => return State::ForgettingCopy(known),
             Fate::Continue => {}
         }
-        match lineage_of(&place, changelog) {
-            None => read(known, place, None, LastAssignment::Seen(None)),
-            Some(lineage) if place.last_assignment_offset < ends.low => {
-                read_up_to_a_newer(known, place, lineage)
-            }
-            Some(lineage) => State::CheckingLineage {
-                known,
-                place,
-                lineage,
-            },
+        let lineage = lineage_of(&place, changelog);
+        let is_removed = place.last_assignment_offset < ends.low;
+        let reading = Reading::of(known, place, lineage);
+        match lineage {
+            None => State::ReadingChangelog(reading),
+            Some(_) if is_removed => read_up_to_a_newer(reading),
+            Some(_) => State::CheckingLineage(reading),
         }
     }
 
     /// What was read of the events by the previous owner, if it is to be compared with the topic: not with a topic that
     /// is known to be another one, and not by a process that has read the events itself.
-    fn events_to_compare(&self, finished: &Finished) -> Option<Vec<Seen>> {
-        let Finished { known, record, .. } = finished;
-        let GroupOffset::Engine { mark, .. } = &known.group_offset else {
+    fn events_to_compare(&self, taken: &Taken) -> Option<Vec<Seen>> {
+        let GroupOffset::Engine { mark, .. } = &taken.group_offset else {
             return None;
         };
-        let known_id = record
-            .as_ref()
-            .map_or(mark.topic_id, |record| record.topic_id);
+        let known_id = match &taken.record {
+            Some(record) => record.topic_id,
+            None => mark.topic_id,
+        };
         let is_another =
-            matches!((known_id, known.ends.topic_id), (Some(known), Some(id)) if known != id);
+            matches!((known_id, taken.ends.topic_id), (Some(known), Some(id)) if known != id);
         let is_needed = self.kind == Kind::Assigned && !is_another && !mark.seen.is_empty();
         is_needed.then(|| mark.seen.clone())
     }
@@ -448,47 +382,21 @@ fn await_transactions(known: Box<Known>) -> State {
     }
 }
 
-fn read(
-    known: Box<Known>,
-    place: CachePlace,
-    lineage: Option<u64>,
-    last_assignment: LastAssignment,
-) -> State {
-    let reading = Box::new(Reading {
-        place,
-        lineage,
-        last_assignment,
-        changes: Vec::new(),
-        bytes: 0,
-    });
-    State::ReadingChangelog { known, reading }
-}
-
 /// Continues where the ownership record that the copy has seen last is not in its place: a newer record has replaced
 /// it, or this is another changelog.
-fn read_up_to_a_newer(known: Box<Known>, place: CachePlace, lineage: u64) -> State {
-    if known.committed_lineage() == Some(lineage) {
-        return read(known, place, Some(lineage), LastAssignment::Wanted);
+fn read_up_to_a_newer(mut reading: Box<Reading>) -> State {
+    if reading.known.committed_lineage() == reading.lineage {
+        reading.last_assignment = LastAssignment::Wanted;
+        return State::ReadingChangelog(reading);
     }
     // Records of another changelog could be mixed into the copy before that is known.
-    let reason = Unusable::PerhapsOtherChangelog;
-    State::SettingAside { known, reason }
-}
-
-fn complete(known: Box<Known>, mut reading: Box<Reading>, now_ms: u64) -> State {
-    if reading.last_assignment == LastAssignment::Wanted {
-        let reason = Unusable::OtherChangelog;
-        return State::SettingAside { known, reason };
-    }
-    // After the last record there are only markers and aborted records.
-    reading.place.position = reading.place.position.max(known.ends.changelog.high);
-    reading.place.at_ms = now_ms;
-    State::CompletingCopy { known, reading }
+    State::SettingAside(reading.known, Unusable::PerhapsOtherChangelog)
 }
 
 /// A changelog that is being read into a copy.
 #[derive(Debug)]
 pub(super) struct Reading {
+    pub(super) known: Box<Known>,
     /// Up to where it is read. Its `at_ms` stays the time at which the copy was last complete, or the reading began: with
     /// a later time, a tombstone that compaction removes meanwhile would be missed.
     pub(super) place: CachePlace,
@@ -511,21 +419,32 @@ enum LastAssignment {
     Wanted,
 }
 
-/// The records of another changelog than the one that the copy is of.
+/// The changelog is another one than the copy's.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct OtherLineage;
+pub(super) struct OtherChangelog;
 
 impl Reading {
+    fn of(known: Box<Known>, place: CachePlace, lineage: Option<u64>) -> Box<Self> {
+        Box::new(Self {
+            known,
+            place,
+            lineage,
+            last_assignment: LastAssignment::Seen(None),
+            changes: Vec::new(),
+            bytes: 0,
+        })
+    }
+
     /// Adds the next record.
     ///
     /// # Errors
-    /// [`OtherLineage`]: nothing that follows the last import belongs into the copy.
+    /// [`OtherChangelog`]: what was read since the last import does not belong into the copy.
     pub(super) fn take(
         &mut self,
         changelog: &str,
         (offset, bytes): (u64, usize),
         record: DecodedRecord,
-    ) -> Result<(), OtherLineage> {
+    ) -> Result<(), OtherChangelog> {
         let place = &mut self.place;
         self.bytes += bytes;
         place.position = offset.saturating_add(1);
@@ -539,7 +458,7 @@ impl Reading {
                     .lineage
                     .is_some_and(|lineage| lineage != record.lineage)
                 {
-                    return Err(OtherLineage);
+                    return Err(OtherChangelog);
                 }
                 place.last_assignment_offset = offset;
                 place.source = source(changelog, Some(record.lineage));
@@ -550,9 +469,25 @@ impl Reading {
         Ok(())
     }
 
-    fn finish(self, known: Box<Known>) -> Finished {
-        Finished {
-            known,
+    /// Ends the reading; the place must then be imported.
+    ///
+    /// # Errors
+    /// [`OtherChangelog`]: a newer ownership record did not follow.
+    pub(super) fn complete(&mut self, now_ms: u64) -> Result<(), OtherChangelog> {
+        if self.last_assignment == LastAssignment::Wanted {
+            return Err(OtherChangelog);
+        }
+        // After the last record there are only markers and aborted records.
+        self.place.position = self.place.position.max(self.known.ends.changelog.high);
+        self.place.at_ms = now_ms;
+        Ok(())
+    }
+
+    fn taken(self) -> Taken {
+        let Known { group_offset, ends } = *self.known;
+        Taken {
+            group_offset,
+            ends,
             place: self.place,
             record: match self.last_assignment {
                 LastAssignment::Seen(record) => record,
@@ -567,36 +502,26 @@ impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::QueryingOffset => f.write_str("querying the offset"),
-            Self::QueryingLastWriter => f.write_str("querying the last writer"),
-            Self::QueryingOffsetAgain { .. } => f.write_str("querying the offset again"),
-            Self::ConfirmingLastWriter { writer } => {
-                write!(f, "confirming the last writer {writer}")
-            }
-            Self::Fencing { writer } => write!(f, "fencing {writer}"),
+            Self::ProbingTransaction => f.write_str("probing for a transaction"),
+            Self::Fencing(writer) => write!(f, "fencing {writer}"),
             Self::AwaitingOffset => f.write_str("awaiting the offset"),
-            Self::QueryingEnds { .. } => f.write_str("querying the ends"),
+            Self::QueryingEnds(_) => f.write_str("querying the ends"),
             Self::AwaitingTransactions(known) => {
                 let Ends { stable, high, .. } = known.ends.changelog;
                 write!(f, "awaiting the transactions from {stable} to {high}")
             }
             Self::ExaminingCopy(_) => f.write_str("examining the copy"),
-            Self::CheckingLineage { place, .. } => {
-                write!(
-                    f,
-                    "checking the lineage at {}",
-                    place.last_assignment_offset
-                )
+            Self::CheckingLineage(reading) => {
+                let at = reading.place.last_assignment_offset;
+                write!(f, "checking the lineage at {at}")
             }
-            Self::SettingAside { reason, .. } => write!(f, "setting the copy aside: {reason}"),
+            Self::SettingAside(_, reason) => write!(f, "setting the copy aside: {reason}"),
             Self::ForgettingCopy(_) => f.write_str("forgetting the copy"),
-            Self::ReadingChangelog { known, reading } => {
-                let (position, end) = (reading.place.position, known.ends.changelog.high);
+            Self::ReadingChangelog(reading) => {
+                let (position, end) = (reading.place.position, reading.known.ends.changelog.high);
                 write!(f, "reading the changelog from {position} to {end}")
             }
-            Self::CompletingCopy { reading, .. } => {
-                write!(f, "completing the copy up to {}", reading.place.position)
-            }
-            Self::ComparingEvents { .. } => f.write_str("comparing the events"),
+            Self::ComparingEvents(..) => f.write_str("comparing the events"),
         }
     }
 }

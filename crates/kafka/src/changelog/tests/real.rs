@@ -44,18 +44,18 @@ fn the_changelog_does_what_every_store_must() {
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn what_was_saved_is_there() {
-    what_was_saved_is_there_with_an_empty_disk_and_with_a_warm_one(&place(), Offset(12));
+    saved_state_is_found_with_an_empty_and_a_warm_disk(&place(), Offset(12));
 }
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn a_reader_tells_where_the_end_was() {
-    a_reader_tells_where_it_has_met_the_end(&place());
+fn a_reader_reports_where_the_end_was() {
+    a_reader_reports_the_end_behind_the_markers(&place());
 }
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn a_process_that_was_told_to_write_no_more_writes_again_what_is_its_own() {
+fn a_fenced_process_writes_again_what_is_its_own() {
     let place = place();
     let (first, second) = (dir(), dir());
     let one = place.store(first.path(), "same");
@@ -76,7 +76,7 @@ fn a_process_that_was_told_to_write_no_more_writes_again_what_is_its_own() {
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn a_transaction_of_a_process_that_died_in_it_does_not_hold_up_the_next_owner() {
+fn a_transaction_of_a_dead_process_does_not_hold_up_the_next_owner() {
     let place = place();
     let (first, second) = (dir(), dir());
     let dead = place.store(first.path(), "dead");
@@ -111,43 +111,9 @@ fn a_transaction_of_a_process_that_died_in_it_does_not_hold_up_the_next_owner() 
     producer.commit_transaction(LONG).expect_err("fenced");
 }
 
-/// A member whose group metadata never changes, like that of a frozen process.
-struct Frozen {
-    copies: Mutex<Vec<ConsumerGroupMetadata>>,
-    live: Arc<FakeGroup>,
-}
-
-impl Group for Frozen {
-    fn metadata(&self) -> Option<ConsumerGroupMetadata> {
-        self.copies.lock().pop()
-    }
-
-    fn committed(
-        &self,
-        topic: &str,
-        partition: PartitionId,
-        timeout: Duration,
-    ) -> KafkaResult<Option<crate::group::Committed>> {
-        self.live.committed(topic, partition, timeout)
-    }
-
-    fn committed_before(
-        &self,
-        topic: &str,
-        partition: PartitionId,
-        timeout: Duration,
-    ) -> KafkaResult<Option<crate::group::Committed>> {
-        self.live.committed_before(topic, partition, timeout)
-    }
-
-    fn topic_id(&self, topic: &str, timeout: Duration) -> KafkaResult<Option<TopicId>> {
-        self.live.topic_id(topic, timeout)
-    }
-}
-
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn who_belongs_to_an_earlier_generation_of_the_group_writes_nothing() {
+fn a_process_of_an_earlier_generation_of_the_group_writes_nothing() {
     an_earlier_generation_writes_nothing(&[
         ("partition.assignment.strategy", "cooperative-sticky"),
         ("session.timeout.ms", "6000"),
@@ -156,7 +122,7 @@ fn who_belongs_to_an_earlier_generation_of_the_group_writes_nothing() {
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn who_belongs_to_an_earlier_epoch_of_the_group_writes_nothing() {
+fn a_process_of_an_earlier_epoch_of_the_group_writes_nothing() {
     an_earlier_generation_writes_nothing(&[("group.protocol", "consumer")]);
 }
 
@@ -173,7 +139,7 @@ fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
         let until = Instant::now() + LONG;
         while consumers
             .iter()
-            .any(|one| one.assignment().expect("told").count() != each)
+            .any(|one| one.assignment().expect("reported").count() != each)
         {
             assert!(Instant::now() < until);
             for one in consumers {
@@ -186,11 +152,10 @@ fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
         .subscribe(&[&place.config.topic])
         .expect("subscribed");
     joined(&[&zombie], 4);
-    let frozen = Frozen {
-        copies: Mutex::new((0..30).filter_map(|_| zombie.group_metadata()).collect()),
-        live: Arc::clone(&place.group),
-    };
-    let old = place.store_of(first.path(), "old", Arc::new(frozen));
+    let frozen = group(&place.config);
+    let copies = (0..30).filter_map(|_| zombie.group_metadata());
+    frozen.set_member(Member::Frozen(copies.collect()));
+    let old = place.store_of(first.path(), "old", frozen);
     let in_partition = |partition: u32, epoch| Claim {
         partition: PartitionId(partition),
         ..claim_of(&format!("w-{partition}"), epoch)
@@ -207,7 +172,7 @@ fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
     // A partition that moved to the heir; with the newer protocol an earlier epoch may write what it still owns.
     let moved = {
         // A client is not closed while a list that it returned exists.
-        let assigned = heir.assignment().expect("told");
+        let assigned = heir.assignment().expect("reported");
         let first = assigned.elements().first().expect("two").partition();
         u32::try_from(first).expect("small")
     };
@@ -220,17 +185,8 @@ fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
     assert_eq!(old.counts().transactions_aborted, 1);
     assert_eq!(old.counts().transactions_committed, committed_before);
 
-    let fresh = FakeGroup {
-        consumer: heir,
-        onlooker: place
-            .config
-            .client("onlooker", &[("group.id", &place.config.group)])
-            .create()
-            .expect("a client"),
-        member: AtomicBool::new(true),
-        topic_id: Mutex::default(),
-    };
-    let new = place.store_of(second.path(), "new", Arc::new(fresh));
+    let fresh = FakeGroup::of(&place.config, heir);
+    let new = place.store_of(second.path(), "new", fresh);
     open(&new, moved);
     assert_eq!(load(&new, &text).expect("loaded").1, []);
     assert_eq!(new.committed(PartitionId(moved)), Ok(Offset(0)));
@@ -277,7 +233,7 @@ fn killed_within_a_transaction(place: &Place, name: &str, timeout_ms: &str) {
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn a_transaction_that_a_killed_owner_left_is_waited_for_and_never_seen() {
+fn a_transaction_of_a_killed_owner_is_awaited_and_never_seen() {
     let place = place();
     let (first, second) = (dir(), dir());
     let store = place.store(first.path(), "one");
@@ -392,16 +348,16 @@ fn what_compaction_leaves_is_the_same() {
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn what_was_acknowledged_is_there_whatever_was_refused_meanwhile() {
+fn acknowledged_state_is_kept_whatever_was_refused_meanwhile() {
     let place = place_with(QUICK);
     // A run in which brokers are killed needs longer.
     let seconds =
         std::env::var("STRESS_SECONDS").map_or(10, |text| text.parse().expect("a number"));
     stress::what_was_acknowledged_is_there(&place, Duration::from_secs(seconds), || {
         std::thread::sleep(Duration::from_millis(400));
-        place.group.member.store(false, Ordering::Relaxed);
+        place.group.set_member(Member::None);
         std::thread::sleep(Duration::from_millis(30));
-        place.group.member.store(true, Ordering::Relaxed);
+        place.group.set_member(Member::Live);
     });
 }
 

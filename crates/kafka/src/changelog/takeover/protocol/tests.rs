@@ -16,9 +16,11 @@ enum Event {
     Observed(Observation),
     /// The reader finds this record at the offset.
     Read(u64, DecodedRecord),
+    /// The reader finds the end.
+    End,
 }
 
-use Event::{Observed, Read};
+use Event::{End, Observed, Read};
 
 fn protocol(kind: Kind) -> Protocol {
     Protocol::new(
@@ -37,12 +39,21 @@ fn after(protocol: &mut Protocol, event: Event) -> String {
     let observation = match event {
         Observed(observation) => observation,
         Read(offset, record) => {
-            let State::ReadingChangelog { reading, .. } = &mut protocol.state else {
+            let State::ReadingChangelog(reading) = &mut protocol.state else {
                 panic!("nothing is read while {}", protocol.state);
             };
             match reading.take(CHANGELOG, (offset, 10), record) {
                 Ok(()) => return protocol.state.to_string(),
-                Err(OtherLineage) => Observation::OtherLineage,
+                Err(OtherChangelog) => Observation::OtherChangelog,
+            }
+        }
+        End => {
+            let State::ReadingChangelog(reading) = &mut protocol.state else {
+                panic!("nothing is read while {}", protocol.state);
+            };
+            match reading.complete(NOW_MS) {
+                Ok(()) => Observation::EndOfChangelog,
+                Err(OtherChangelog) => Observation::OtherChangelog,
             }
         }
     };
@@ -96,10 +107,6 @@ fn undecided() -> Event {
     Observed(Observation::OffsetUndecided("timed out".to_owned()))
 }
 
-fn last_commit(producer: &str) -> Event {
-    Observed(Observation::LastCommit(Some(commit(producer))))
-}
-
 fn ends(stable: u64) -> Event {
     Observed(Observation::Ends(TopicEnds {
         topic_id: TopicId::new(1),
@@ -121,10 +128,7 @@ fn copy(lineage: Option<u64>, last_assignment_offset: u64) -> Event {
         highest_epoch: Epoch::new(4),
         at_ms: NOW_MS,
     };
-    Observed(Observation::Copy {
-        place: Some(place),
-        now_ms: NOW_MS,
-    })
+    Observed(Observation::Copy(Some(place), NOW_MS))
 }
 
 fn record_of(lineage: u64) -> OwnershipRecord {
@@ -139,10 +143,6 @@ fn record_of(lineage: u64) -> OwnershipRecord {
 
 fn assignment(lineage: u64) -> DecodedRecord {
     DecodedRecord::Owned(record_of(lineage))
-}
-
-fn end() -> Event {
-    Observed(Observation::EndOfChangelog { now_ms: NOW_MS })
 }
 
 /// A takeover that has reached its copy: the group's offset was committed with this lineage.
@@ -166,17 +166,13 @@ fn at_copy(kind: Kind, committed: Option<u64>) -> Protocol {
 fn an_owner_that_died_in_a_transaction_is_fenced_once() {
     let mut takeover = protocol(Kind::Assigned);
     assert_eq!(takeover.state.to_string(), "querying the offset");
+    let last = || Some(commit("engine-events-dead"));
     check(
         &mut takeover,
         [
-            (undecided(), "querying the last writer"),
+            (undecided(), "probing for a transaction"),
             (
-                last_commit("engine-events-dead"),
-                "querying the offset again",
-            ),
-            (undecided(), "confirming the last writer engine-events-dead"),
-            (
-                last_commit("engine-events-dead"),
+                Observed(Observation::LastCommits(last(), last())),
                 "fencing engine-events-dead",
             ),
             (Observed(Observation::FenceRequested), "awaiting the offset"),
@@ -188,31 +184,24 @@ fn an_owner_that_died_in_a_transaction_is_fenced_once() {
     );
     takeover.restart();
     assert_eq!(takeover.state.to_string(), "awaiting the offset");
-    assert_eq!(
-        protocol(Kind::Reread).state.to_string(),
-        "awaiting the offset"
-    );
+    let reread = protocol(Kind::Reread);
+    assert_eq!(reread.state.to_string(), "awaiting the offset");
 }
 
 #[test]
 fn only_another_producer_of_the_group_that_stays_the_last_is_fenced() {
     let of = |producer| Some(commit(producer));
-    let another = of("engine-events-another");
-    // The last commit before and after the offset was queried again.
+    let another = "engine-events-another";
+    // The last commit before and after the offset was queried again; none where the group did not answer at once.
     for (before, after, expected) in [
+        (of(another), of(another), "fencing engine-events-another"),
         (
-            another.clone(),
-            another.clone(),
-            "fencing engine-events-another",
-        ),
-        (
-            another.clone(),
+            of(another),
             of("engine-events-third"),
             "awaiting the offset",
         ),
-        // The group is slow: it did not answer at once.
-        (another.clone(), None, "awaiting the offset"),
-        (None, another, "awaiting the offset"),
+        (of(another), None, "awaiting the offset"),
+        (None, None, "awaiting the offset"),
         (
             of("engine-events-own"),
             of("engine-events-own"),
@@ -224,23 +213,23 @@ fn only_another_producer_of_the_group_that_stays_the_last_is_fenced() {
             "awaiting the offset",
         ),
     ] {
-        let what = format!("{before:?} {after:?}");
         let mut takeover = protocol(Kind::Assigned);
-        for observation in [
-            Observation::OffsetUndecided(String::new()),
-            Observation::LastCommit(before),
-            Observation::OffsetUndecided(String::new()),
-            Observation::LastCommit(after),
-        ] {
-            takeover.observe(observation).expect("it continues");
-        }
-        assert_eq!(takeover.state.to_string(), expected, "{what}");
+        let last_commits = Observed(Observation::LastCommits(before, after));
+        check(
+            &mut takeover,
+            [
+                (undecided(), "probing for a transaction"),
+                (last_commits, expected),
+            ],
+        );
         let is_fenced = expected.starts_with("fencing");
         takeover.restart();
-        assert_eq!(
-            takeover.state.to_string() == "awaiting the offset",
-            is_fenced
-        );
+        let begins = if is_fenced {
+            "awaiting the offset"
+        } else {
+            "querying the offset"
+        };
+        assert_eq!(takeover.state.to_string(), begins);
     }
 }
 
@@ -249,11 +238,7 @@ fn an_offset_that_is_decided_meanwhile_fences_nothing() {
     check(
         &mut protocol(Kind::Assigned),
         [
-            (undecided(), "querying the last writer"),
-            (
-                last_commit("engine-events-slow"),
-                "querying the offset again",
-            ),
+            (undecided(), "probing for a transaction"),
             (Observed(Observation::Offset(None)), "querying the ends"),
         ],
     );
@@ -300,14 +285,11 @@ fn without_a_copy_all_of_the_changelog_is_read() {
         &mut at_copy(Kind::Assigned, None),
         [
             (
-                Observed(Observation::Copy {
-                    place: None,
-                    now_ms: NOW_MS,
-                }),
+                Observed(Observation::Copy(None, NOW_MS)),
                 "forgetting the copy",
             ),
             (
-                Observed(Observation::Forgotten { now_ms: NOW_MS }),
+                Observed(Observation::Forgotten(NOW_MS)),
                 "reading the changelog from 10 to 50",
             ),
             // Records of earlier and later owners, also of a rebuilt partition.
@@ -323,11 +305,7 @@ fn without_a_copy_all_of_the_changelog_is_read() {
                 Read(47, assignment(LINEAGE)),
                 "reading the changelog from 48 to 50",
             ),
-            (end(), "completing the copy up to 50"),
-            (
-                Observed(Observation::Completed),
-                "taken up to 50 of lineage 7",
-            ),
+            (End, "taken up to 50 of lineage 7"),
         ],
     );
 }
@@ -342,8 +320,7 @@ fn a_copy_is_continued_where_the_last_ownership_record_is_in_its_place() {
                 Observed(Observation::LastRecord(Some(record_of(LINEAGE)))),
                 "reading the changelog from 45 to 50",
             ),
-            (end(), "completing the copy up to 50"),
-            (Observed(Observation::Completed), "comparing the events"),
+            (End, "comparing the events"),
             (
                 Observed(Observation::Compared(Some(Offset(12)))),
                 "taken up to 50 of lineage 7, events lost from 12",
@@ -362,7 +339,7 @@ fn a_copy_that_was_never_complete_is_continued_without_a_check() {
                 Read(46, assignment(LINEAGE)),
                 "reading the changelog from 47 to 50",
             ),
-            (end(), "completing the copy up to 50"),
+            (End, "taken up to 50 of lineage 7"),
         ],
     );
 }
@@ -384,7 +361,7 @@ fn a_newer_ownership_record_must_follow_one_that_is_not_in_its_place() {
                 Read(47, assignment(LINEAGE)),
                 "reading the changelog from 48 to 50",
             ),
-            (end(), "completing the copy up to 50"),
+            (End, "comparing the events"),
         ],
     );
     let mut takeover = at_copy(Kind::Assigned, Some(LINEAGE));
@@ -403,7 +380,7 @@ fn a_newer_ownership_record_must_follow_one_that_is_not_in_its_place() {
     let mut takeover = at_copy(Kind::Assigned, Some(LINEAGE));
     check(
         &mut takeover,
-        [(copy(Some(LINEAGE), 9), reads), (end(), of_another)],
+        [(copy(Some(LINEAGE), 9), reads), (End, of_another)],
     );
     // Without the group's offset it is not known which changelog this is.
     let mut takeover = at_copy(Kind::Assigned, None);
@@ -449,8 +426,7 @@ fn events_are_compared_only_where_the_previous_owner_read_the_same_topic() {
                     Observed(Observation::LastRecord(Some(record))),
                     "reading the changelog from 45 to 50",
                 ),
-                (end(), "completing the copy up to 50"),
-                (Observed(Observation::Completed), expected),
+                (End, expected),
             ],
         );
     }
@@ -461,7 +437,7 @@ fn a_place_keeps_the_highest_epoch_and_the_time_of_the_last_completion() {
     let mut takeover = at_copy(Kind::Assigned, None);
     after(&mut takeover, copy(None, 0));
     after(&mut takeover, Read(46, assignment(LINEAGE)));
-    let State::ReadingChangelog { reading, .. } = &takeover.state else {
+    let State::ReadingChangelog(reading) = &takeover.state else {
         panic!("{}", takeover.state);
     };
     let expected = CachePlace {
@@ -480,7 +456,7 @@ fn an_observation_of_another_state_changes_nothing() {
     check(
         &mut protocol(Kind::Assigned),
         [
-            (end(), "querying the offset"),
+            (Observed(Observation::EndOfChangelog), "querying the offset"),
             (Observed(Observation::SetAside), "querying the offset"),
         ],
     );
