@@ -24,7 +24,6 @@ use serde::Deserialize;
 use tempfile::TempDir;
 use workspace_engine_core::disk::{DataDir, DataDirSpec};
 use workspace_engine_core::log::{Append, EmbeddedLog, EmbeddedLogConfig, EventLog, ReadLimit};
-use workspace_engine_core::populate::BeginEmpty;
 use workspace_engine_core::store::{LsmStore, MemoryStore, Store};
 use workspace_engine_core::{Engine, EngineConfig};
 use workspace_lifecycle::{Offset, PartitionId};
@@ -274,8 +273,11 @@ fn until_ready(data: &DataDir, log: Arc<dyn EventLog>, stores: Stores, workspace
     let tracker = Tracker::new();
     let watch = Watch::start();
     let config = EngineConfig::default();
-    let engine: Engine =
-        Engine::start(config, log, store, tracker.clone(), Arc::new(BeginEmpty)).expect("starts");
+    let engine: Engine = Engine::builder()
+        .config(config)
+        .tracker(tracker.clone())
+        .start_on(log, store)
+        .expect("starts");
     while tracker.count_by_state()[State::Ready] < workspaces {
         std::thread::sleep(Duration::from_millis(1));
     }

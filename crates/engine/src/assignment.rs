@@ -58,9 +58,9 @@ impl View {
 }
 
 /// One assignment of a partition.
-pub(crate) struct Assignment<W> {
+pub(crate) struct Assignment {
     id: PartitionId,
-    messages: Sender<Message<W>>,
+    messages: Sender<Message>,
     /// True until the driver has ended: after that no thread reads the channel.
     is_open: RwLock<bool>,
     /// True until the driver ends; read-locked while the store saves for it.
@@ -80,10 +80,10 @@ pub(crate) struct Assignment<W> {
     passes: watch::Sender<u64>,
 }
 
-impl<W> Assignment<W> {
+impl Assignment {
     /// A new assignment, and the receiver that its driver reads. The channel is unbounded: its messages are at most one
     /// save, one load per permit, one wake, and a limited number of commands.
-    pub(crate) fn new(id: PartitionId, now: Duration) -> (Arc<Self>, Receiver<Message<W>>) {
+    pub(crate) fn new(id: PartitionId, now: Duration) -> (Arc<Self>, Receiver<Message>) {
         let (messages, receiver) = unbounded();
         let assignment = Self {
             id,
@@ -108,7 +108,7 @@ impl<W> Assignment<W> {
     }
 
     /// Sends a message to the driver; returns it if the driver has ended.
-    pub(crate) fn send(&self, message: Message<W>) -> Result<(), Message<W>> {
+    pub(crate) fn send(&self, message: Message) -> Result<(), Message> {
         let is_open = self.is_open.read();
         if !*is_open {
             return Err(message);
@@ -235,33 +235,24 @@ impl<W> Assignment<W> {
 }
 
 /// A request for a load permit, by a workspace of one assignment.
-pub(crate) struct Permit<W> {
-    pub(crate) assignment: Arc<Assignment<W>>,
+#[derive(Clone)]
+pub(crate) struct Permit {
+    pub(crate) assignment: Arc<Assignment>,
     pub(crate) slot: Slot,
     pub(crate) id: WorkspaceId,
 }
 
-impl<W> PartialEq for Permit<W> {
+impl PartialEq for Permit {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.assignment, &other.assignment) && self.slot == other.slot
     }
 }
 
-impl<W> Eq for Permit<W> {}
+impl Eq for Permit {}
 
-impl<W> Hash for Permit<W> {
+impl Hash for Permit {
     fn hash<H: Hasher>(&self, state: &mut H) {
         Arc::as_ptr(&self.assignment).hash(state);
         self.slot.hash(state);
-    }
-}
-
-impl<W> Clone for Permit<W> {
-    fn clone(&self) -> Self {
-        Self {
-            assignment: Arc::clone(&self.assignment),
-            id: self.id.clone(),
-            slot: self.slot,
-        }
     }
 }

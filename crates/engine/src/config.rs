@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use workspace_lifecycle::{AdmissionLimits, Limits};
 
+/// Most concurrent loads.
+pub const MAX_PERMITS: usize = 1024;
+
 /// The engine's configuration.
 #[derive(Debug, Clone)]
 pub struct EngineConfig {

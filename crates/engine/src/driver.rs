@@ -30,13 +30,12 @@ use workspace_status::{Attempt, Epoch, Progress, WorkspaceStatus};
 use self::apply::{Grouped, OwnPartition, Source, panic_text};
 use crate::assignment::{Assignment, Permit};
 use crate::jobs::{EraseJob, LoadJob, SaveJob};
-use crate::loaded::{Following, LivePosition, LoadedWorkspace};
+use crate::loaded::{Following, LivePosition, Resident};
 use crate::log::{DeletedDeadLetters, ReadError, ReadLimit};
 use crate::message::{CommandReply, LoadDone, Message};
 use crate::misrouted::{MAX_MISROUTED, Noted};
 use crate::shared::{Asked, Opened, Shared};
 use crate::store::{Change, Deletion, Opening, Save, StoreError, StoredWorkspace};
-use crate::workspace::Workspace;
 
 /// Longest sleep of an idle partition, and so the longest time between two of its heartbeats.
 const LONGEST_SLEEP: Duration = Duration::from_millis(500);
@@ -54,10 +53,11 @@ const MAX_PURGES: usize = 100;
 const MAX_TICKETS: usize = 1024;
 
 /// What a partition keeps of a workspace besides the machine's own state.
-pub(super) struct Local<W> {
+#[derive(Default)]
+pub(super) struct Local {
     pub(super) status: Option<Arc<WorkspaceStatus>>,
     pub(super) attempt: Option<Attempt>,
-    pub(super) workspace: Option<Arc<LoadedWorkspace<W>>>,
+    pub(super) workspace: Option<Arc<Resident>>,
     pub(super) progress: Option<Progress>,
     pub(super) replay_from: Offset,
     pub(super) replay_target: Offset,
@@ -72,26 +72,6 @@ pub(super) struct Local<W> {
     broken: Option<String>,
     load_ms: Option<u64>,
     pub(super) load_began: Option<Instant>,
-}
-
-impl<W> Default for Local<W> {
-    fn default() -> Self {
-        Self {
-            status: None,
-            attempt: None,
-            workspace: None,
-            progress: None,
-            replay_from: Offset::ZERO,
-            replay_target: Offset::ZERO,
-            applied_before_replay: 0,
-            reported_offset: None,
-            taken: Vec::new(),
-            being_saved: None,
-            broken: None,
-            load_ms: None,
-            load_began: None,
-        }
-    }
 }
 
 /// Whether log and store are ready for a partition.
@@ -109,12 +89,12 @@ enum Step {
 }
 
 /// The driver of one partition.
-pub(crate) struct Driver<W: Workspace> {
-    pub(super) shared: Arc<Shared<W>>,
+pub(crate) struct Driver {
+    pub(super) shared: Arc<Shared>,
     pub(super) machine: Partition,
     pub(super) id: PartitionId,
-    pub(super) assignment: Arc<Assignment<W>>,
-    pub(super) locals: Vec<Local<W>>,
+    pub(super) assignment: Arc<Assignment>,
+    pub(super) locals: Vec<Local>,
     live: Arc<LivePosition>,
     batches: HashMap<Lane, (Grouped, Offset)>,
     fetches: VecDeque<(Lane, Offset, Offset)>,
@@ -130,8 +110,8 @@ pub(crate) struct Driver<W: Workspace> {
     released: bool,
 }
 
-impl<W: Workspace> Driver<W> {
-    pub(crate) fn new(shared: Arc<Shared<W>>, assignment: Arc<Assignment<W>>) -> Self {
+impl Driver {
+    pub(crate) fn new(shared: Arc<Shared>, assignment: Arc<Assignment>) -> Self {
         let id = assignment.id();
         let machine = Partition::new(id, shared.config.limits);
         Self {
@@ -156,7 +136,7 @@ impl<W: Workspace> Driver<W> {
 
     /// Runs until the partition is released. If the log was replaced under it, this returns a new assignment, whose
     /// driver starts the partition again.
-    pub(crate) fn run(mut self, messages: &Receiver<Message<W>>) -> Option<Opened<W>> {
+    pub(crate) fn run(mut self, messages: &Receiver<Message>) -> Option<Opened> {
         let mut begins_again = false;
         if self.open(messages) == Readiness::Yes {
             self.input(Input::Assigned);
@@ -238,7 +218,7 @@ impl<W: Workspace> Driver<W> {
     }
 
     /// Opens log and store for the partition. Failures are retried until the partition is revoked or lost.
-    fn open(&mut self, messages: &Receiver<Message<W>>) -> Readiness {
+    fn open(&mut self, messages: &Receiver<Message>) -> Readiness {
         let mut log_is_open = false;
         loop {
             self.assignment.beat(self.shared.now());
@@ -327,7 +307,7 @@ impl<W: Workspace> Driver<W> {
         Time(self.shared.now())
     }
 
-    fn message(&mut self, message: Message<W>) {
+    fn message(&mut self, message: Message) {
         match message {
             Message::Input(input) => self.input(input),
             Message::Loaded(done) => self.loaded(*done),
@@ -375,7 +355,7 @@ impl<W: Workspace> Driver<W> {
         }
     }
 
-    fn loaded(&mut self, done: LoadDone<W>) {
+    fn loaded(&mut self, done: LoadDone) {
         let slot = done.slot;
         // A late result must not replace what is in memory now.
         if !self.machine.awaits_load(slot, done.epoch) {
@@ -399,7 +379,7 @@ impl<W: Workspace> Driver<W> {
         });
     }
 
-    pub(super) fn local(&mut self, slot: Slot) -> &mut Local<W> {
+    pub(super) fn local(&mut self, slot: Slot) -> &mut Local {
         let index = slot.index();
         if index >= self.locals.len() {
             self.locals.resize_with(index + 1, Local::default);
@@ -870,7 +850,7 @@ impl<W: Workspace> Driver<W> {
         }
     }
 
-    fn permit(&self, slot: Slot) -> Permit<W> {
+    fn permit(&self, slot: Slot) -> Permit {
         Permit {
             assignment: Arc::clone(&self.assignment),
             slot,

@@ -4,6 +4,7 @@
 //! and periodic upkeep. They communicate by channels; none waits for a reader.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -16,8 +17,9 @@ use workspace_lifecycle::{Command, Input, Offset, PartitionId};
 use workspace_status::{Absence, Tracker, WorkspaceId};
 
 use crate::absent::{AbsentWorkspace, AbsentWorkspaces};
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, MAX_PERMITS};
 use crate::counters::EngineCounters;
+use crate::disk::DiskError;
 use crate::driver::{Driver, apply, eraser, history, load_watch, loader, saver, upkeep};
 use crate::entities::Entities;
 use crate::event::Event;
@@ -30,11 +32,20 @@ use crate::populate::Populate;
 use crate::report::{Health, PartitionReport};
 use crate::shared::{Queues, Shared};
 use crate::store::{HistoryCursor, HistoryRecord, Store, StoreError, StoredWorkspace};
-use crate::workspace::{Rejection, Workspace};
+use crate::workspace::{Rejection, Workspace, WorkspaceType};
 
 /// Why the engine cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The builder has no data directory.
+    #[error("no data directory is set: call `data_dir` before `start`")]
+    NoDataDir,
+    /// The number of permits is out of its range.
+    #[error("permits is 1 to {MAX_PERMITS}, not {0}")]
+    Permits(usize),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The operating system cannot start a thread.
     #[error("cannot start thread {name}: {source}")]
     Thread {
@@ -147,45 +158,28 @@ struct Threads {
     others: Vec<JoinHandle<()>>,
 }
 
-/// A running engine. A clone is another handle to the same engine.
-pub struct Engine<W: Workspace = Entities> {
-    shared: Arc<Shared<W>>,
+/// A running engine of workspaces of type `W`; `Engine<dyn Workspace>` where their type is not known. A clone is another
+/// handle to the same engine.
+pub struct Engine<W: ?Sized = Entities> {
+    shared: Arc<Shared>,
     threads: Arc<Mutex<Option<Threads>>>,
+    workspaces: PhantomData<W>,
 }
 
-impl<W: Workspace> Clone for Engine<W> {
+impl<W: ?Sized> Clone for Engine<W> {
     fn clone(&self) -> Self {
         Self {
             shared: Arc::clone(&self.shared),
             threads: Arc::clone(&self.threads),
+            workspaces: PhantomData,
         }
     }
 }
 
-impl<W: Workspace> Engine<W> {
-    /// Starts the engine with every partition of the log assigned to it: the workspaces in the store begin to load.
-    ///
-    /// # Errors
-    /// [`StartError`] when a thread cannot be started, or when the store does not belong to the log.
-    pub fn start(
-        config: EngineConfig,
-        log: Arc<dyn EventLog>,
-        store: Arc<dyn Store>,
-        tracker: Tracker,
-        populate: Arc<dyn Populate>,
-    ) -> Result<Self, StartError> {
-        let engine = Self::start_unassigned(config, log, store, tracker, populate)?;
-        for partition in (0..engine.shared.log.partitions()).map(PartitionId) {
-            engine.assign(partition)?;
-        }
-        Ok(engine)
-    }
-
-    /// Starts the engine without partitions; [`Engine::assign`] adds them.
-    ///
-    /// # Errors
-    /// As [`Engine::start`].
-    pub fn start_unassigned(
+impl<W: ?Sized> Engine<W> {
+    /// Starts the threads; no partition is assigned yet.
+    pub(crate) fn start(
+        workspace_type: WorkspaceType,
         config: EngineConfig,
         log: Arc<dyn EventLog>,
         store: Arc<dyn Store>,
@@ -205,7 +199,15 @@ impl<W: Workspace> Engine<W> {
             saves,
             erasures,
         };
-        let shared = Shared::new(config, log, store, tracker, populate, queues);
+        let shared = Shared::new(
+            workspace_type,
+            config,
+            log,
+            store,
+            tracker,
+            populate,
+            queues,
+        );
         let shared = Arc::new(shared);
         let listener = Arc::downgrade(&shared);
         shared.log.set_listener(Arc::new(move |partition, _| {
@@ -223,7 +225,17 @@ impl<W: Workspace> Engine<W> {
                 partitions: BTreeMap::new(),
                 others,
             }))),
+            workspaces: PhantomData,
         })
+    }
+
+    /// The same engine, for a caller that does not know its workspace type.
+    pub fn untyped(&self) -> Engine<dyn Workspace> {
+        Engine {
+            shared: Arc::clone(&self.shared),
+            threads: Arc::clone(&self.threads),
+            workspaces: PhantomData,
+        }
     }
 
     /// This process owns a partition from now on. Nothing changes if it does already, or while the engine is shutting
@@ -359,8 +371,9 @@ impl<W: Workspace> Engine<W> {
     }
 
     /// A workspace in memory that has been ready since it was loaded, or is parked at an event that it cannot apply.
-    pub fn workspace(&self, id: &WorkspaceId) -> Option<Arc<LoadedWorkspace<W>>> {
-        self.shared.workspaces.read().get(id).cloned()
+    pub fn workspace(&self, id: &WorkspaceId) -> Option<LoadedWorkspace<W>> {
+        let resident = self.shared.workspaces.read().get(id).cloned();
+        resident.map(LoadedWorkspace::new)
     }
 
     /// What the store holds of a workspace, in memory or not. Blocks on the store.
@@ -389,7 +402,7 @@ impl<W: Workspace> Engine<W> {
     /// # Errors
     /// [`Rejection`] with the reason why no workspace could.
     pub fn check(&self, event: &Event<'_>) -> Result<(), Rejection> {
-        apply::check::<W>(event)
+        apply::check(self.shared.workspace_type, event)
     }
 
     /// Shows workspaces whose events were appended before their partitions have read them: each one that has no status
@@ -434,7 +447,7 @@ impl<W: Workspace> Engine<W> {
     }
 
     /// Waits until the workspace is in memory and has applied `offset`. It has no deadline of its own.
-    pub async fn wait_applied(&self, id: &WorkspaceId, offset: Offset) -> Arc<LoadedWorkspace<W>> {
+    pub async fn wait_applied(&self, id: &WorkspaceId, offset: Offset) -> LoadedWorkspace<W> {
         let partition = self.partition_of(id);
         loop {
             let mut passes = self
@@ -537,11 +550,11 @@ fn join(thread: JoinHandle<()>) {
     }
 }
 
-fn start_threads<W: Workspace>(
-    shared: &Arc<Shared<W>>,
-    load_jobs: &Receiver<LoadJob<W>>,
-    save_jobs: Receiver<SaveJob<W>>,
-    erase_jobs: Receiver<EraseJob<W>>,
+fn start_threads(
+    shared: &Arc<Shared>,
+    load_jobs: &Receiver<LoadJob>,
+    save_jobs: Receiver<SaveJob>,
+    erase_jobs: Receiver<EraseJob>,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
     let mut others = Vec::new();
     let history_of = Arc::clone(shared);
@@ -584,7 +597,7 @@ fn start_threads<W: Workspace>(
     Ok(others)
 }
 
-fn load_until_replaced<W: Workspace>(shared: &Shared<W>, jobs: &Receiver<LoadJob<W>>) {
+fn load_until_replaced(shared: &Shared, jobs: &Receiver<LoadJob>) {
     while !shared.ending.load(Ordering::Acquire) {
         if let Ok(job) = jobs.recv_timeout(JOB_LOOK)
             && loader::load(shared, job) == loader::Then::Ends

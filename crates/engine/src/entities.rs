@@ -6,13 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use workspace_lifecycle::Offset;
 use workspace_status::WorkspaceId;
 
 use self::kind::{Changed, Kind, Value};
 use crate::event::{EntityEvent, Event};
 use crate::store::{Change, StoredEntry};
-use crate::workspace::{Rejection, Workspace};
+use crate::workspace::{EntityRef, ReadEntities, Rejection, Workspace};
 
 /// Entities of one workspace, ordered by type and, within a type, by id, bytewise.
 #[derive(Debug, Default)]
@@ -28,45 +27,28 @@ pub struct Entities {
 /// Bytes that a store adds to an entry: offset, checksum, lengths.
 const ENTRY_BYTES: usize = 64;
 
-/// One entity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EntityRef<'a> {
-    /// Its id.
-    pub id: &'a str,
-    /// Its value as raw JSON.
-    pub data: &'a [u8],
-    /// Offset of the event that set it.
-    pub offset: Offset,
-}
-
-impl Entities {
-    /// Number of entities of each type that has any, ordered by type.
-    pub fn counts(&self) -> impl Iterator<Item = (&str, usize)> {
+impl ReadEntities for Entities {
+    fn counts(&self) -> Vec<(&str, usize)> {
         self.kinds
             .iter()
             .map(|(kind, entities)| (&**kind, entities.len()))
             .filter(|(_, count)| *count > 0)
+            .collect()
     }
 
-    /// At most `limit` entities of a type in id order, beginning after the id `after`.
-    pub fn page<'a>(
-        &'a self,
-        kind: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> impl Iterator<Item = EntityRef<'a>> + use<'a> {
+    fn page(&self, kind: &str, after: Option<&str>, limit: usize) -> Vec<EntityRef<'_>> {
         let entities = self.kinds.get(kind);
         entities
             .map(|entities| entities.page(after, limit))
-            .into_iter()
-            .flatten()
+            .unwrap_or_default()
     }
 
-    /// One entity.
-    pub fn get(&self, kind: &str, id: &str) -> Option<EntityRef<'_>> {
+    fn get(&self, kind: &str, id: &str) -> Option<EntityRef<'_>> {
         self.kinds.get(kind)?.get(id)
     }
+}
 
+impl Entities {
     /// Changes an entity of a type, which may be a new one.
     fn change<T>(&mut self, kind: &str, change: impl FnOnce(&mut Kind) -> T) -> T {
         if let Some(entities) = self.kinds.get_mut(kind) {
@@ -155,6 +137,10 @@ impl Workspace for Entities {
         let count: usize = self.kinds.values().map(Kind::len).sum();
         u64::try_from(count).unwrap_or(u64::MAX)
     }
+
+    fn entities(&self) -> Option<&dyn ReadEntities> {
+        Some(self)
+    }
 }
 
 fn entity<'a>(event: &'a Event<'_>) -> Result<EntityEvent<'a>, Rejection> {
@@ -164,6 +150,7 @@ fn entity<'a>(event: &'a Event<'_>) -> Result<EntityEvent<'a>, Rejection> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use workspace_lifecycle::Offset;
 
     fn apply(
         entities: &mut Entities,
@@ -246,7 +233,7 @@ mod tests {
             );
             applied.unwrap_err();
         }
-        assert_eq!(entities.counts().count(), 0);
+        assert!(entities.counts().is_empty());
         assert!(entities.take_changes().is_empty());
     }
 
@@ -265,6 +252,7 @@ mod tests {
         let ids = |after, limit| {
             entities
                 .page("r", after, limit)
+                .into_iter()
                 .map(|entity| entity.id)
                 .collect::<Vec<_>>()
         };
@@ -286,7 +274,7 @@ mod tests {
                 .unwrap();
         }
         entities.restored();
-        assert_eq!(entities.counts().collect::<Vec<_>>(), [("a", 2), ("b", 1)]);
+        assert_eq!(entities.counts(), [("a", 2), ("b", 1)]);
         assert!(entities.take_changes().is_empty());
     }
 }

@@ -11,8 +11,8 @@ use crate::log::DeletedDeadLetters;
 use crate::store::Save;
 
 /// One load to do.
-pub(crate) struct LoadJob<W> {
-    pub(crate) assignment: Arc<Assignment<W>>,
+pub(crate) struct LoadJob {
+    pub(crate) assignment: Arc<Assignment>,
     pub(crate) slot: Slot,
     pub(crate) id: WorkspaceId,
     pub(crate) epoch: Epoch,
@@ -22,10 +22,10 @@ pub(crate) struct LoadJob<W> {
 }
 
 /// Something to erase.
-pub(crate) enum EraseJob<W> {
+pub(crate) enum EraseJob {
     /// The stored state of a workspace.
     Workspace {
-        assignment: Arc<Assignment<W>>,
+        assignment: Arc<Assignment>,
         slot: Slot,
         id: WorkspaceId,
         epoch: Epoch,
@@ -36,8 +36,8 @@ pub(crate) enum EraseJob<W> {
 }
 
 /// The save that one partition requests.
-pub(crate) struct SaveJob<W> {
-    pub(crate) assignment: Arc<Assignment<W>>,
+pub(crate) struct SaveJob {
+    pub(crate) assignment: Arc<Assignment>,
     pub(crate) saves: Vec<(Slot, Save)>,
     /// Workspaces whose changes could not be taken.
     pub(crate) refused: Vec<Refused>,

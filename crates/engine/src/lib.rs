@@ -30,12 +30,15 @@ mod shared;
 mod driver;
 pub mod engine;
 
+mod builder;
+
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use builder::{EngineBuilder, StoreKind};
 pub use config::EngineConfig;
 pub use engine::{Engine, ShutdownReport, StartError};
 pub use entities::Entities;
 pub use message::ActionError;
-pub use workspace::{Rejection, Workspace};
+pub use workspace::{EntityRef, ReadEntities, Rejection, Workspace, WorkspaceType};
 pub use workspace_lifecycle as lifecycle;

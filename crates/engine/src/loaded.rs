@@ -1,11 +1,16 @@
 //! A workspace in memory, as readers see it.
 
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 use workspace_lifecycle::Offset;
 use workspace_status::WorkspaceId;
+
+use crate::workspace::Workspace;
 
 /// Position of a partition's live lane, shared by the workspaces that follow it.
 #[derive(Debug, Default)]
@@ -30,20 +35,75 @@ pub struct Applied {
     pub events_applied: u64,
 }
 
-/// A workspace in memory. A read waits at most for one batch of its own events to be applied, and for an earlier read
-/// that this batch waits for.
-#[derive(Debug)]
-pub struct LoadedWorkspace<W> {
+/// A workspace of type `W` in memory; `dyn Workspace` where its type is not known. A read waits at most for one batch of
+/// its own events to be applied, and for an earlier read that this batch waits for.
+pub struct LoadedWorkspace<W: ?Sized> {
+    resident: Arc<Resident>,
+    workspace_type: PhantomData<W>,
+}
+
+impl<W: ?Sized> fmt::Debug for LoadedWorkspace<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LoadedWorkspace").field(self.id()).finish()
+    }
+}
+
+impl<W: ?Sized> LoadedWorkspace<W> {
+    /// `resident` is of type `W`.
+    pub(crate) fn new(resident: Arc<Resident>) -> Self {
+        Self {
+            resident,
+            workspace_type: PhantomData,
+        }
+    }
+
+    /// Id of the workspace.
+    pub fn id(&self) -> &WorkspaceId {
+        &self.resident.id
+    }
+
+    /// What it has applied.
+    pub fn applied(&self) -> Applied {
+        self.resident.read(|_, applied| applied)
+    }
+}
+
+impl<W: Workspace> LoadedWorkspace<W> {
+    /// Reads the state together with what it has applied.
+    ///
+    /// # Panics
+    /// If `read` does.
+    pub fn read<T>(&self, read: impl FnOnce(&W, Applied) -> T) -> T {
+        self.resident.read(|workspace, applied| {
+            let workspace = (workspace as &dyn Any).downcast_ref();
+            #[expect(
+                clippy::expect_used,
+                reason = "an `Engine<W>` makes each workspace by `W::new`"
+            )]
+            read(workspace.expect("of type W"), applied)
+        })
+    }
+}
+
+impl LoadedWorkspace<dyn Workspace> {
+    /// Reads the state together with what it has applied.
+    pub fn read_any<T>(&self, read: impl FnOnce(&dyn Workspace, Applied) -> T) -> T {
+        self.resident.read(read)
+    }
+}
+
+/// A workspace in memory, shared by its driver and its readers.
+pub(crate) struct Resident {
     id: WorkspaceId,
-    state: RwLock<(W, Applied)>,
+    state: RwLock<(Box<dyn Workspace>, Applied)>,
     live: Arc<LivePosition>,
     follows_live: AtomicBool,
 }
 
-impl<W> LoadedWorkspace<W> {
+impl Resident {
     pub(crate) fn new(
         id: WorkspaceId,
-        workspace: W,
+        workspace: Box<dyn Workspace>,
         applied: Applied,
         live: Arc<LivePosition>,
     ) -> Self {
@@ -55,18 +115,16 @@ impl<W> LoadedWorkspace<W> {
         }
     }
 
-    /// Id of the workspace.
-    pub fn id(&self) -> &WorkspaceId {
+    pub(crate) fn id(&self) -> &WorkspaceId {
         &self.id
     }
 
-    /// Reads the state together with what it has applied.
-    pub fn read<T>(&self, read: impl FnOnce(&W, Applied) -> T) -> T {
+    fn read<T>(&self, read: impl FnOnce(&dyn Workspace, Applied) -> T) -> T {
         let passed = self.passed();
         let state = self.state.read();
         let (workspace, applied) = &*state;
         read(
-            workspace,
+            &**workspace,
             Applied {
                 next_offset: applied.next_offset.max(passed),
                 ..*applied
@@ -75,7 +133,7 @@ impl<W> LoadedWorkspace<W> {
     }
 
     /// What it has applied.
-    pub fn applied(&self) -> Applied {
+    pub(crate) fn applied(&self) -> Applied {
         self.read(|_, applied| applied)
     }
 
@@ -96,10 +154,10 @@ impl<W> LoadedWorkspace<W> {
             .store(follows == Following::Live, Ordering::Release);
     }
 
-    pub(crate) fn write<T>(&self, write: impl FnOnce(&mut W, &mut Applied) -> T) -> T {
+    pub(crate) fn write<T>(&self, write: impl FnOnce(&mut dyn Workspace, &mut Applied) -> T) -> T {
         let mut state = self.state.write();
         let (workspace, applied) = &mut *state;
-        write(workspace, applied)
+        write(&mut **workspace, applied)
     }
 }
 

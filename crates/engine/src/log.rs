@@ -107,6 +107,16 @@ pub struct Append {
     pub events: Vec<(WorkspaceId, Bytes)>,
 }
 
+impl Append {
+    /// A request of no named producer.
+    pub fn new(events: Vec<(WorkspaceId, Bytes)>) -> Self {
+        Self {
+            producer: None,
+            events,
+        }
+    }
+}
+
 /// The producer of a request, and the number of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProducerSequence {

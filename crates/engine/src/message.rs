@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use workspace_lifecycle::{Command, CommandError, Input, Offset, PartitionId, Slot};
 use workspace_status::{Epoch, WorkspaceId};
 
-use crate::loaded::{Applied, LoadedWorkspace};
+use crate::loaded::{Applied, Resident};
 use crate::store::{Change, Save};
 
 /// Why an operator's command was refused or failed.
@@ -39,9 +39,9 @@ pub enum ActionError {
 pub(crate) type CommandReply = oneshot::Sender<Result<(), CommandError>>;
 
 /// A message to a partition's driver.
-pub(crate) enum Message<W> {
+pub(crate) enum Message {
     Input(Input),
-    Loaded(Box<LoadDone<W>>),
+    Loaded(Box<LoadDone>),
     /// A save failed; its changes are returned.
     SaveFailed {
         back: Vec<(Slot, Save)>,
@@ -57,10 +57,10 @@ pub(crate) enum Message<W> {
 }
 
 /// A load that succeeded.
-pub(crate) struct LoadDone<W> {
+pub(crate) struct LoadDone {
     pub(crate) slot: Slot,
     pub(crate) epoch: Epoch,
-    pub(crate) workspace: Arc<LoadedWorkspace<W>>,
+    pub(crate) workspace: Arc<Resident>,
     pub(crate) first_offset: Offset,
     pub(crate) applied: Applied,
     /// Entries that are not in the store yet.

@@ -18,14 +18,14 @@ use crate::counters::EngineCounters;
 use crate::driver::load_watch::RunningLoads;
 use crate::history_passes::HistoryPasses;
 use crate::jobs::{EraseJob, LoadJob, SaveJob};
-use crate::loaded::LoadedWorkspace;
+use crate::loaded::Resident;
 use crate::log::EventLog;
 use crate::message::{ActionError, CommandReply, Message};
 use crate::misrouted::MisroutedRecords;
 use crate::populate::Populate;
 use crate::report::{Health, PartitionReport};
 use crate::store::Store;
-use crate::workspace::Workspace;
+use crate::workspace::WorkspaceType;
 
 /// What was requested of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,24 +39,25 @@ pub(crate) enum Asked {
 }
 
 /// A new assignment, and the receiver that its driver reads.
-pub(crate) type Opened<W> = (Arc<Assignment<W>>, Receiver<Message<W>>);
+pub(crate) type Opened = (Arc<Assignment>, Receiver<Message>);
 
 /// Queues of the jobs that partitions send to other threads.
-pub(crate) struct Queues<W> {
-    pub(crate) loads: Sender<LoadJob<W>>,
-    pub(crate) saves: Sender<SaveJob<W>>,
-    pub(crate) erasures: Sender<EraseJob<W>>,
+pub(crate) struct Queues {
+    pub(crate) loads: Sender<LoadJob>,
+    pub(crate) saves: Sender<SaveJob>,
+    pub(crate) erasures: Sender<EraseJob>,
 }
 
 /// State that all threads of the engine share.
-pub(crate) struct Shared<W> {
+pub(crate) struct Shared {
+    pub(crate) workspace_type: WorkspaceType,
     pub(crate) config: EngineConfig,
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) tracker: Tracker,
     pub(crate) populate: Arc<dyn Populate>,
     pub(crate) counters: EngineCounters,
-    pub(crate) workspaces: RwLock<HashMap<WorkspaceId, Arc<LoadedWorkspace<W>>>>,
+    pub(crate) workspaces: RwLock<HashMap<WorkspaceId, Arc<Resident>>>,
     /// Workspaces that are known and not in memory.
     pub(crate) absent: AbsentWorkspaces,
     /// Statuses that left the tracker, until their last transitions are written to the history.
@@ -66,19 +67,19 @@ pub(crate) struct Shared<W> {
     pub(crate) began: Instant,
     pub(crate) ending: AtomicBool,
     /// The assignments of partitions to this process.
-    assignments: RwLock<BTreeMap<PartitionId, Arc<Assignment<W>>>>,
+    assignments: RwLock<BTreeMap<PartitionId, Arc<Assignment>>>,
     /// Partitions that this process lost and that were not assigned to it again.
     lost: Mutex<BTreeSet<PartitionId>>,
     /// The highest epoch of a load that this process began, for each partition it has had. Transitions of loads that
     /// the store never heard of may still be on their way into the history, so no later load may reuse their epoch.
     begun: Mutex<HashMap<PartitionId, Epoch>>,
-    admission: Mutex<Admission<Permit<W>>>,
-    loads: Sender<LoadJob<W>>,
-    saves: Sender<SaveJob<W>>,
-    erasures: Sender<EraseJob<W>>,
+    admission: Mutex<Admission<Permit>>,
+    loads: Sender<LoadJob>,
+    saves: Sender<SaveJob>,
+    erasures: Sender<EraseJob>,
     /// Held from reading the partitions' floors until the log is trimmed to them.
     pub(crate) trimming: Mutex<()>,
-    pub(crate) running_loads: RunningLoads<W>,
+    pub(crate) running_loads: RunningLoads,
     /// Threads that replace those whose loads hang.
     pub(crate) replacements: Mutex<Vec<JoinHandle<()>>>,
     /// The last error of the store for each request that fails now.
@@ -87,8 +88,9 @@ pub(crate) struct Shared<W> {
     log_failures: Mutex<BTreeMap<PartitionId, String>>,
 }
 
-impl<W: Workspace> Shared<W> {
+impl Shared {
     pub(crate) fn new(
+        workspace_type: WorkspaceType,
         config: EngineConfig,
         log: Arc<dyn EventLog>,
         store: Arc<dyn Store>,
@@ -98,10 +100,11 @@ impl<W: Workspace> Shared<W> {
             loads,
             saves,
             erasures,
-        }: Queues<W>,
+        }: Queues,
     ) -> Self {
         Self {
             admission: Mutex::new(Admission::new(config.admission)),
+            workspace_type,
             config,
             log,
             store,
@@ -144,17 +147,17 @@ impl<W: Workspace> Shared<W> {
     }
 
     /// The current assignment of a partition to this process.
-    pub(crate) fn assignment(&self, partition: PartitionId) -> Option<Arc<Assignment<W>>> {
+    pub(crate) fn assignment(&self, partition: PartitionId) -> Option<Arc<Assignment>> {
         self.assignments.read().get(&partition).cloned()
     }
 
     /// Every assignment, ordered by partition.
-    pub(crate) fn assignments(&self) -> Vec<Arc<Assignment<W>>> {
+    pub(crate) fn assignments(&self) -> Vec<Arc<Assignment>> {
         self.assignments.read().values().cloned().collect()
     }
 
     /// Opens a new assignment; `None` if the partition has one already.
-    pub(crate) fn open(&self, partition: PartitionId) -> Option<Opened<W>> {
+    pub(crate) fn open(&self, partition: PartitionId) -> Option<Opened> {
         let mut assignments = self.assignments.write();
         if assignments.contains_key(&partition) {
             return None;
@@ -167,7 +170,7 @@ impl<W: Workspace> Shared<W> {
 
     /// Replaces an assignment that ends by itself with a new one; `None` if the partition was revoked or lost
     /// meanwhile.
-    pub(crate) fn renew(&self, assignment: &Arc<Assignment<W>>) -> Option<Opened<W>> {
+    pub(crate) fn renew(&self, assignment: &Arc<Assignment>) -> Option<Opened> {
         let mut assignments = self.assignments.write();
         let now = assignments.get_mut(&assignment.id())?;
         if !Arc::ptr_eq(now, assignment) {
@@ -193,13 +196,13 @@ impl<W: Workspace> Shared<W> {
     }
 
     /// Removes the current assignment of a partition, so that a new one may be opened.
-    pub(crate) fn withdraw(&self, partition: PartitionId) -> Option<Arc<Assignment<W>>> {
+    pub(crate) fn withdraw(&self, partition: PartitionId) -> Option<Arc<Assignment>> {
         self.assignments.write().remove(&partition)
     }
 
     /// Ends an assignment whose driver reads no more. Permits that were granted and not received are released, and
     /// pending commands get no reply.
-    pub(crate) fn close(&self, assignment: &Arc<Assignment<W>>, messages: &Receiver<Message<W>>) {
+    pub(crate) fn close(&self, assignment: &Arc<Assignment>, messages: &Receiver<Message>) {
         assignment.close();
         assignment.announced().close(&self.tracker);
         for message in messages.try_iter() {
@@ -249,13 +252,13 @@ impl<W: Workspace> Shared<W> {
     }
 
     /// Records that this process lost a partition, and removes its assignment.
-    pub(crate) fn lose(&self, partition: PartitionId) -> Option<Arc<Assignment<W>>> {
+    pub(crate) fn lose(&self, partition: PartitionId) -> Option<Arc<Assignment>> {
         self.lost.lock().insert(partition);
         self.withdraw(partition)
     }
 
     /// Whether an assignment is the current one of its partition.
-    pub(crate) fn is_current(&self, assignment: &Arc<Assignment<W>>) -> bool {
+    pub(crate) fn is_current(&self, assignment: &Arc<Assignment>) -> bool {
         self.assignment(assignment.id())
             .is_some_and(|now| Arc::ptr_eq(&now, assignment))
     }
@@ -270,12 +273,12 @@ impl<W: Workspace> Shared<W> {
         }
     }
 
-    pub(crate) fn ask_permit(&self, permit: Permit<W>, urgency: Urgency) {
+    pub(crate) fn ask_permit(&self, permit: Permit, urgency: Urgency) {
         self.admission.lock().ask(permit, urgency);
         self.grant_permits();
     }
 
-    pub(crate) fn cancel_permit(&self, permit: &Permit<W>) {
+    pub(crate) fn cancel_permit(&self, permit: &Permit) {
         self.admission.lock().cancel(permit);
     }
 
@@ -315,13 +318,13 @@ impl<W: Workspace> Shared<W> {
     }
 
     /// Never blocks: no more jobs exist than permits.
-    pub(crate) fn load(&self, job: LoadJob<W>) {
+    pub(crate) fn load(&self, job: LoadJob) {
         let _ = self.loads.send(job);
     }
 
     /// Never blocks: if the store is so slow that jobs of earlier assignments fill the queue, the partition gets the
     /// job back as a failed save.
-    pub(crate) fn save(&self, job: SaveJob<W>) {
+    pub(crate) fn save(&self, job: SaveJob) {
         if let Err(refused) = self.saves.try_send(job) {
             let job = refused.into_inner();
             let _ = job.assignment.send(Message::SaveFailed {
@@ -333,7 +336,7 @@ impl<W: Workspace> Shared<W> {
 
     /// Never blocks: the queue is unbounded, but holds at most one job for each waiting operator and one for each
     /// assigned partition.
-    pub(crate) fn erase(&self, job: EraseJob<W>) {
+    pub(crate) fn erase(&self, job: EraseJob) {
         let _ = self.erasures.send(job);
     }
 

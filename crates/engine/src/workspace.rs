@@ -1,5 +1,10 @@
 //! The seam for a workspace type's state: what the engine restores, applies events to and saves.
 
+use std::any::Any;
+use std::borrow::Cow;
+use std::fmt;
+
+use workspace_lifecycle::Offset;
 use workspace_status::WorkspaceId;
 
 use crate::event::Event;
@@ -10,6 +15,12 @@ use crate::store::{Change, StoredEntry};
 #[error("{0}")]
 pub struct Rejection(pub String);
 
+impl From<serde_json::Error> for Rejection {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 /// The state of one workspace in memory.
 ///
 /// The engine calls [`restore`](Workspace::restore) for each stored entry and
@@ -18,9 +29,11 @@ pub struct Rejection(pub String);
 /// [`take_changes`](Workspace::take_changes), whose result it saves together
 /// with the offset reached. An event is never applied twice to a state that
 /// was saved after it.
-pub trait Workspace: Send + Sync + Sized + 'static {
+pub trait Workspace: Any + Send + Sync {
     /// An empty workspace.
-    fn new(id: &WorkspaceId) -> Self;
+    fn new(id: &WorkspaceId) -> Self
+    where
+        Self: Sized;
 
     /// Adds one stored entry. Entries arrive ordered by type, then id.
     ///
@@ -39,7 +52,10 @@ pub trait Workspace: Send + Sync + Sized + 'static {
     ///
     /// # Errors
     /// No state of a workspace could apply the event; the sender gets the reason.
-    fn check(event: &Event<'_>) -> Result<(), Rejection> {
+    fn check(event: &Event<'_>) -> Result<(), Rejection>
+    where
+        Self: Sized,
+    {
         let _ = event;
         Ok(())
     }
@@ -65,4 +81,56 @@ pub trait Workspace: Send + Sync + Sized + 'static {
     /// [`take_changes`](Workspace::take_changes) and saves it with them. A load that finds another number parks the
     /// workspace.
     fn entries(&self) -> u64;
+
+    /// Its entities, for readers that do not know its type, such as `GET /api/v1/workspaces/{id}/entities`. `None`, the
+    /// default, refuses such reads.
+    fn entities(&self) -> Option<&dyn ReadEntities> {
+        None
+    }
+}
+
+/// The entities of a workspace, as readers see them that do not know its type.
+pub trait ReadEntities {
+    /// Number of entities of each type that has any, ordered by type.
+    fn counts(&self) -> Vec<(&str, usize)>;
+
+    /// At most `limit` entities of a type in bytewise order of their ids, beginning after the id `after`.
+    fn page(&self, kind: &str, after: Option<&str>, limit: usize) -> Vec<EntityRef<'_>>;
+
+    /// One entity.
+    fn get(&self, kind: &str, id: &str) -> Option<EntityRef<'_>>;
+}
+
+/// One entity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntityRef<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Its value as JSON.
+    pub data: Cow<'a, [u8]>,
+    /// Offset of the event that set it.
+    pub offset: Offset,
+}
+
+/// A workspace type as a value: the engine's threads and its HTTP server are compiled once for all types.
+#[derive(Clone, Copy)]
+pub struct WorkspaceType {
+    pub(crate) new: fn(&WorkspaceId) -> Box<dyn Workspace>,
+    pub(crate) check: fn(&Event<'_>) -> Result<(), Rejection>,
+}
+
+impl WorkspaceType {
+    /// The type `W`.
+    pub fn of<W: Workspace>() -> Self {
+        Self {
+            new: |id| Box::new(W::new(id)),
+            check: W::check,
+        }
+    }
+}
+
+impl fmt::Debug for WorkspaceType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkspaceType").finish_non_exhaustive()
+    }
 }

@@ -24,7 +24,6 @@ use rdkafka::{ClientConfig, Offset as At, TopicPartitionList};
 use tempfile::TempDir;
 use workspace_engine_core::disk::{DataDir, DataDirSpec};
 use workspace_engine_core::log::{EventLog, ReadLimit};
-use workspace_engine_core::populate::BeginEmpty;
 use workspace_engine_core::routing::partition_of;
 use workspace_engine_core::store::{LsmStore, Store};
 use workspace_engine_core::{Engine, EngineConfig, Entities};
@@ -280,17 +279,17 @@ fn engine(config: &KafkaConfig, workspaces: usize) -> (Took, Took) {
     let copy = LocalCopy::open(directory.path().join("copy"), open).expect("opens");
     let cluster = Cluster::new(config, PARTITIONS, copy, "bench").expect("clients");
     let tracker = Tracker::new();
-    let engine = Engine::start_unassigned(
-        EngineConfig {
+    let engine = Engine::builder()
+        .config(EngineConfig {
             owner: "bench".to_owned(),
             ..EngineConfig::default()
-        },
-        Arc::clone(&cluster.log) as Arc<dyn EventLog>,
-        Arc::clone(&cluster.store) as Arc<dyn Store>,
-        tracker.clone(),
-        Arc::new(BeginEmpty),
-    )
-    .expect("starts");
+        })
+        .tracker(tracker.clone())
+        .start_unassigned(
+            Arc::clone(&cluster.log) as Arc<dyn EventLog>,
+            Arc::clone(&cluster.store) as Arc<dyn Store>,
+        )
+        .expect("starts");
     let watch = Arc::new(Mutex::new(None));
     cluster
         .membership

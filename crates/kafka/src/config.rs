@@ -179,6 +179,14 @@ impl fmt::Debug for KafkaConfig {
 }
 
 impl KafkaConfig {
+    /// A cluster by `host:port` of some of its brokers, separated by commas; all else has its default.
+    pub fn bootstrap(brokers: impl Into<String>) -> Self {
+        Self {
+            brokers: brokers.into(),
+            ..Self::default()
+        }
+    }
+
     /// The compacted topic that keeps the workspaces; it has as many partitions as the topic of the events.
     pub fn changelog_topic(&self) -> String {
         format!("{}-{}-changelog", self.group, self.topic)

@@ -38,6 +38,9 @@ mod changelog;
 
 mod cluster;
 
+mod builder;
+
+pub use builder::{KafkaBuilder, KafkaEngine, KafkaStartError, OnKafka};
 pub use changelog::{ChangelogCounts, ChangelogError, ChangelogStore};
 pub use cluster::{Cluster, ClusterError};
 pub use config::{AcceptLoss, GroupProtocol, KafkaConfig, PropertyError, read_properties};

@@ -4,8 +4,7 @@
 //! status is `unknown` instead of a refused connection.
 
 use crate::{
-    config::HttpLimits, http_counters::HttpCounters, memory::Budget, operations::Operations,
-    problems,
+    config::HttpLimits, group::Group, http_counters::HttpCounters, memory::Budget, problems,
 };
 use parking_lot::Mutex;
 use std::{
@@ -15,14 +14,16 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
-use workspace_engine_core::{Engine, Entities, loaded::LoadedWorkspace};
-use workspace_engine_kafka::Cluster;
+use workspace_engine_core::{Workspace, loaded::LoadedWorkspace};
 use workspace_lifecycle::PartitionId;
 use workspace_status::Tracker;
 use workspace_status_http::Problem;
 
+/// An engine whose workspace type is not known here: handlers need ids, statuses, and entities as JSON.
+pub(crate) type Engine = workspace_engine_core::Engine<dyn Workspace>;
+
 /// A workspace in memory.
-pub(crate) type Loaded = Arc<LoadedWorkspace<Entities>>;
+pub(crate) type Loaded = LoadedWorkspace<dyn Workspace>;
 
 /// Interval between two reads of the last writer of each partition; one request each.
 const WRITERS_EVERY: Duration = Duration::from_secs(3);
@@ -44,15 +45,14 @@ struct Inner {
     event_memory: Budget,
     answer_memory: Budget,
     http: HttpCounters,
-    operations: Operations,
 }
 
 /// Available once the engine is open.
 struct Up {
     engine: Engine,
     /// Assigns partitions to the engine; `None` where it owns all of them.
-    cluster: Option<Arc<Cluster>>,
-    /// The last writer of each partition of the cluster, as of the last read.
+    group: Option<Group>,
+    /// The last writer of each partition of the topic, as of the last read.
     last_writers: Mutex<BTreeMap<PartitionId, String>>,
 }
 
@@ -73,17 +73,16 @@ impl App {
             limits,
             opening: Mutex::new("the engine is opening its data directory".into()),
             engine: OnceLock::new(),
-            operations: Operations::default(),
             stopping: watch::Sender::new(false),
         }))
     }
 
     /// Sets the opened engine; only the first call counts.
-    pub(crate) fn set_engine(&self, engine: Engine, cluster: Option<Arc<Cluster>>) {
+    pub(crate) fn set_engine(&self, engine: Engine, group: Option<Group>) {
         // A process has one engine.
         let _ = self.0.engine.set(Up {
             engine,
-            cluster,
+            group,
             last_writers: Mutex::default(),
         });
     }
@@ -91,10 +90,10 @@ impl App {
     /// Keeps the last writers of the partitions up to date until the engine stops; runs on its own thread.
     pub(crate) fn follow_last_writers(&self) {
         while let Some(up) = self.0.engine.get()
-            && let Some(cluster) = &up.cluster
+            && let Some(group) = &up.group
             && !self.is_stopping()
         {
-            match cluster.last_writers(WRITERS_TIMEOUT) {
+            match group.last_writers(WRITERS_TIMEOUT) {
                 Ok(writers) => *up.last_writers.lock() = writers,
                 // The previous result stays: the text that shows it says how old a name may be.
                 Err(error) => tracing::debug!(error, "the last writers cannot be read"),
@@ -122,8 +121,8 @@ impl App {
     }
 
     /// Assigns partitions to the engine; `None` where it owns all of them, or is not open yet.
-    pub(crate) fn cluster(&self) -> Option<&Cluster> {
-        self.0.engine.get()?.cluster.as_deref()
+    pub(crate) fn group(&self) -> Option<&Group> {
+        self.0.engine.get()?.group.as_ref()
     }
 
     /// Marks the engine as stopping: it accepts nothing new, and waiting requests are answered.
@@ -153,11 +152,6 @@ impl App {
 
     pub(crate) fn tracker(&self) -> &Tracker {
         &self.0.tracker
-    }
-
-    /// Actions on many workspaces.
-    pub(crate) fn operations(&self) -> &Operations {
-        &self.0.operations
     }
 
     pub(crate) fn limits(&self) -> &HttpLimits {

@@ -25,8 +25,9 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::Re
 use demo::DemoError;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use std::{collections::BTreeSet, env, io, path::PathBuf};
+use workspace_engine_core::WorkspaceType;
 
-/// Thousands of workspaces in memory, rebuilt from a store and an event log, and the state of each.
+/// Thousands of workspaces in memory, rebuilt from a store and an event log, and the state of each of them.
 #[derive(Debug, Parser)]
 #[command(version, after_help = format!("{VARIABLES}\n\n{EXIT_CODES}"), arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -45,7 +46,7 @@ enum Command {
     /// Run an engine with its HTTP server
     #[command(after_help = VARIABLES)]
     Serve(ServeFlags),
-    /// Run an engine in a temporary directory and watch its states move
+    /// Run an engine in a temporary directory and watch its states change
     Demo(demo::Arguments),
     /// Send events, one JSON object a line, to a running engine
     Produce(produce::Arguments),
@@ -73,7 +74,7 @@ enum Command {
     Delete(act::DeleteArguments),
 }
 
-/// Which engine a command talks to, and how its answers are shown.
+/// Which engine receives the requests, and how its answers are shown.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Remote {
     /// URL of the engine
@@ -83,7 +84,7 @@ pub(crate) struct Remote {
         default_value = "http://127.0.0.1:8081"
     )]
     url: String,
-    /// Token that names the caller, as `workspace-engine token` prints it; the variable keeps it out of the process list
+    /// Token of the caller, as printed by `workspace-engine token`; the variable keeps it out of the list of processes
     #[arg(
         long,
         env = "WORKSPACE_ENGINE_TOKEN",
@@ -94,7 +95,7 @@ pub(crate) struct Remote {
     /// PEM file of the authorities that the engine's certificate must be signed by, instead of the public ones
     #[arg(long, env = "WORKSPACE_ENGINE_CA_FILE", value_name = "FILE")]
     ca_file: Option<PathBuf>,
-    /// PEM file of a client certificate that names the caller
+    /// PEM file of the caller's client certificate
     #[arg(
         long,
         env = "WORKSPACE_ENGINE_CLIENT_CERT",
@@ -198,9 +199,9 @@ impl Cli {
     ///
     /// # Errors
     /// [`CommandError`] determines the exit code.
-    pub(crate) fn run(self) -> Result<Exit, CommandError> {
+    pub(crate) fn run(self, workspace_type: WorkspaceType) -> Result<Exit, CommandError> {
         match self.command {
-            Command::Serve(flags) => serve::run(&flags),
+            Command::Serve(flags) => serve::run(&flags, workspace_type),
             Command::Demo(arguments) => demo::run(&arguments),
             Command::Produce(arguments) => produce::run(&arguments),
             Command::List(arguments) => list::run(&arguments),

@@ -11,17 +11,23 @@ pub(crate) use layers::{ConfigError, ServeFlags, misspelt_variables};
 
 use crate::{
     access::AccessSettings,
+    group::KafkaConfig,
     values::{
         Bytes, Conflict, OrOff, at_least, bytes, directory, number, or_off, owner, path, positive,
         threads,
     },
 };
 use bytesize::ByteSize;
-use clap::{Args, ValueEnum};
+use clap::{
+    Args, ValueEnum,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use kafka::KafkaSettings;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
-use workspace_engine_core::disk::{DataDirSpec, MAX_PARTITIONS};
-use workspace_engine_kafka::KafkaConfig;
+use workspace_engine_core::{
+    StoreKind,
+    disk::{DataDirSpec, MAX_PARTITIONS},
+};
 use workspace_lifecycle::Limits;
 use workspace_status_http::parse_duration;
 
@@ -58,7 +64,7 @@ pub(crate) struct EngineSettings {
     pub(crate) data_dir: PathBuf,
     /// Where workspaces are kept: an embedded database, readable JSON lines, or memory only; with --kafka in a changelog
     /// topic, and the database is a copy of it
-    #[arg(long, default_value = "lsm")]
+    #[arg(long, default_value = "lsm", value_parser = store())]
     pub(crate) store: StoreKind,
     /// Partitions of the embedded event log, 1 to 256; fixed when the data directory is created
     #[arg(long, value_name = "N", default_value = "12", value_parser = number::<u32>(1, MAX_PARTITIONS.into()))]
@@ -109,17 +115,6 @@ pub(crate) struct EngineSettings {
     /// Directory of WORKSPACE.ndjson files with the first entities of workspaces that the store does not know
     #[arg(long, value_name = "DIR", default_value = "off", value_parser = or_off(path))]
     pub(crate) populate_dir: OrOff<PathBuf>,
-}
-
-/// Where workspaces are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum StoreKind {
-    /// The embedded database that also holds the log.
-    Lsm,
-    /// Human-readable JSON lines.
-    File,
-    /// Memory only: a restart replays the log from its beginning.
-    Memory,
 }
 
 /// The HTTP server's limits for one client.
@@ -182,6 +177,20 @@ pub(crate) enum Colour {
     Auto,
     Always,
     Never,
+}
+
+fn store() -> impl TypedValueParser<Value = StoreKind> {
+    let kinds = [
+        PossibleValue::new("lsm").help("The embedded database that also holds the log"),
+        PossibleValue::new("file").help("Human-readable JSON lines"),
+        PossibleValue::new("memory")
+            .help("Memory only: a restart replays the log from its beginning"),
+    ];
+    PossibleValuesParser::new(kinds).map(|name| match name.as_str() {
+        "file" => StoreKind::File,
+        "memory" => StoreKind::Memory,
+        _ => StoreKind::Lsm,
+    })
 }
 
 impl ServeConfig {

@@ -4,10 +4,12 @@
 //! for each of them; a page reads as many entries of it as it shows, or all of them where a filter
 //! uses more than state and id.
 
-use crate::{app::App, values::rounded};
-use std::{collections::HashMap, sync::Arc, time::Duration};
-use workspace_engine_core::{Engine, absent::AbsentWorkspace};
-use workspace_engine_kafka::{MemberFailure, MemberReport};
+use crate::{
+    app::{App, Engine},
+    group::Group,
+};
+use std::{collections::HashMap, sync::Arc};
+use workspace_engine_core::absent::AbsentWorkspace;
 use workspace_lifecycle::PartitionId;
 use workspace_status::{
     Absence, AbsentStatus, IdPage, Message, Page, PageQuery, Snapshot, State, StateCounts, Value,
@@ -207,9 +209,7 @@ impl<'a> Reasons<'a> {
 
 impl Elsewhere {
     fn of(app: &App, partition: PartitionId, reason: Absence) -> Self {
-        let last_error = app
-            .cluster()
-            .and_then(|cluster| group_failure(&cluster.membership.report()));
+        let last_error = app.group().and_then(Group::failure);
         let owner = app.last_writer(partition);
         let message = match (last_error, &owner, reason) {
             (Some(last_error), _, _) => last_error,
@@ -239,7 +239,7 @@ fn unloaded(id: &WorkspaceId) -> String {
 
 /// Why a workspace is not on this engine, by its id alone; `None` where it should be here.
 pub(crate) fn not_here(app: &App, id: &WorkspaceId) -> Option<String> {
-    let (_, engine) = (app.cluster()?, app.engine_if_up()?);
+    let (_, engine) = (app.group()?, app.engine_if_up()?);
     let partition = engine.partition_of(id);
     if engine.is_assigned(partition) {
         let opening = engine.opening(partition)?;
@@ -248,23 +248,6 @@ pub(crate) fn not_here(app: &App, id: &WorkspaceId) -> Option<String> {
         ));
     }
     Some(Elsewhere::of(app, partition, Absence::OwnedElsewhere).message)
-}
-
-/// Why this process gets no partitions; `None` where it is a member of the group.
-pub(crate) fn group_failure(member: &MemberReport) -> Option<String> {
-    let waiting = member.joining_for.map(|since| {
-        let since = rounded(Duration::from_secs(since.as_secs()));
-        format!("waiting for the group coordinator for {since}")
-    });
-    match (waiting, &member.last_error) {
-        (Some(waiting), Some(last_error)) => {
-            Some(format!("{waiting}: {}", last_error.error_text()))
-        }
-        (Some(waiting), None) => Some(waiting),
-        (None, Some(MemberFailure::Group(error_text))) => Some(error_text.clone()),
-        // The coordinator is another broker, or it will soon revoke the member's partitions.
-        (None, Some(MemberFailure::Connections(_)) | None) => None,
-    }
 }
 
 #[cfg(test)]
@@ -290,36 +273,5 @@ mod tests {
         check("a c a b", 9, false, "a b c");
         check("a b", 2, true, "a b > b");
         check("b a", 0, false, "a > a");
-    }
-
-    #[test]
-    fn a_member_that_misses_a_broker_is_ready_and_one_that_waits_says_what_for() {
-        let connections = || Some(MemberFailure::Connections("a broker is gone".to_owned()));
-        let refusal = || Some(MemberFailure::Group("not authorized".to_owned()));
-        let waited = Some(Duration::from_secs(61));
-        for (joining_for, last_error, expected) in [
-            (None, None, None),
-            (None, connections(), None),
-            (None, refusal(), Some("not authorized")),
-            (
-                waited,
-                None,
-                Some("waiting for the group coordinator for 1m1s"),
-            ),
-            (
-                waited,
-                connections(),
-                Some("waiting for the group coordinator for 1m1s: a broker is gone"),
-            ),
-        ] {
-            let member = MemberReport {
-                joining_for,
-                last_error,
-                partitions: 0,
-                rebalances: 0,
-                losses: 0,
-            };
-            assert_eq!(group_failure(&member).as_deref(), expected);
-        }
     }
 }

@@ -9,6 +9,9 @@ const UNIT_BYTES: usize = 1024;
 /// Buffers grow in multiples of this.
 const STEP_BYTES: usize = 64 << 10;
 
+/// Answers up to this size are not counted.
+pub(crate) const UNCOUNTED_BYTES: usize = 64 << 10;
+
 /// A number of bytes shared by all holders.
 #[derive(Debug)]
 pub(crate) struct Budget {
@@ -19,6 +22,20 @@ pub(crate) struct Budget {
 /// A part of a budget, returned when dropped.
 #[derive(Debug)]
 pub(crate) struct Reserved(OwnedSemaphorePermit);
+
+/// Memory held by an answer; the handler that reserved it attaches it to its response as an extension.
+#[derive(Debug, Clone)]
+pub(crate) struct HeldMemory {
+    _reserved: Arc<Reserved>,
+}
+
+impl HeldMemory {
+    pub(crate) fn new(reserved: Reserved) -> Self {
+        Self {
+            _reserved: Arc::new(reserved),
+        }
+    }
+}
 
 impl Budget {
     /// A budget of this many bytes.

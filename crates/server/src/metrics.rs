@@ -1,4 +1,4 @@
-//! The engine's own metrics, in addition to those of the status; this file has every name.
+//! The engine's own metrics, in addition to those of the status; this file and `group.rs` have every name.
 //!
 //! Invariant: no label names a workspace.
 
@@ -14,7 +14,6 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 use workspace_engine_core::{counters::Counter, counters::EngineCounters, report::PartitionReport};
-use workspace_engine_kafka::{ChangelogCounts, Cluster, MemberReport};
 
 /// A counter: its name without the suffix that the format adds, its help, and its source.
 type CounterRow = (
@@ -160,82 +159,6 @@ const PARTITION_GAUGES: [PartitionRow; 5] = [
     ),
 ];
 
-/// A counter of the cluster, with the fields of [`CounterRow`].
-type ClusterRow = (
-    &'static str,
-    &'static str,
-    Option<Unit>,
-    fn(&MemberReport, &ChangelogCounts) -> u64,
-);
-
-const CLUSTER_COUNTERS: [ClusterRow; 10] = [
-    (
-        "workspace_engine_group_rebalances",
-        "How often the group gave or took partitions",
-        None,
-        |member, _| member.rebalances,
-    ),
-    (
-        "workspace_engine_group_losses",
-        "How often partitions were gone before they could be handed over",
-        None,
-        |member, _| member.losses,
-    ),
-    (
-        "workspace_engine_changelog_transactions_committed",
-        "Transactions of saves that were committed",
-        None,
-        |_, changelog| changelog.transactions_committed,
-    ),
-    (
-        "workspace_engine_changelog_transactions_aborted",
-        "Transactions of saves that were aborted: nothing of them is visible",
-        None,
-        |_, changelog| changelog.transactions_aborted,
-    ),
-    (
-        "workspace_engine_changelog_transactions_unknown",
-        "Transactions of saves of which it was not known at first whether they were committed",
-        None,
-        |_, changelog| changelog.transactions_unknown,
-    ),
-    (
-        "workspace_engine_changelog_records_written",
-        "Records written in committed transactions",
-        None,
-        |_, changelog| changelog.records_written,
-    ),
-    (
-        "workspace_engine_changelog_written",
-        "Bytes of keys and values written in committed transactions",
-        Some(Unit::Bytes),
-        |_, changelog| changelog.bytes_written,
-    ),
-    (
-        "workspace_engine_changelog_records_read",
-        "Records read when partitions were taken over",
-        None,
-        |_, changelog| changelog.records_read,
-    ),
-    (
-        "workspace_engine_changelog_read",
-        "Bytes of keys and values read when partitions were taken over",
-        Some(Unit::Bytes),
-        |_, changelog| changelog.bytes_read,
-    ),
-    (
-        "workspace_engine_changelog_partitions_rebuilt",
-        "Partitions of which all of the changelog was read, because no copy on this disk fitted it",
-        None,
-        |_, changelog| changelog.partitions_rebuilt,
-    ),
-];
-
-/// Partitions that the group has assigned to this process.
-const GROUP_PARTITIONS: &str = "workspace_engine_group_partitions";
-/// How long this process has waited for the coordinator of its group.
-const GROUP_JOINING: &str = "workspace_engine_group_joining";
-
 /// Reads the engine's counters at each scrape, so that the metrics cannot drift from them.
 pub(crate) struct EngineMetrics(App);
 
@@ -354,33 +277,11 @@ impl Collector for EngineMetrics {
                 ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
             }
         }
-        match self.0.cluster() {
-            Some(cluster) => encode_cluster(cluster, encoder),
+        match self.0.group() {
+            Some(group) => group.encode(encoder),
             None => Ok(()),
         }
     }
-}
-
-fn encode_cluster(cluster: &Cluster, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-    let (member, changelog) = (cluster.membership.report(), cluster.store.counts());
-    for (name, help, unit, read) in &CLUSTER_COUNTERS {
-        let encoder = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
-        ConstCounter::new(read(&member, &changelog)).encode(encoder)?;
-    }
-    let partitions = i64::try_from(member.partitions).unwrap_or(i64::MAX);
-    ConstGauge::new(partitions).encode(encoder.encode_descriptor(
-        GROUP_PARTITIONS,
-        "Partitions that the group has given to this engine",
-        None,
-        MetricType::Gauge,
-    )?)?;
-    let joining = member.joining_for.unwrap_or_default().as_secs_f64();
-    ConstGauge::new(joining).encode(encoder.encode_descriptor(
-        GROUP_JOINING,
-        "How long this engine has waited for the coordinator of its group; 0 where it is a member",
-        Some(&Unit::Seconds),
-        MetricType::Gauge,
-    )?)
 }
 
 /// Requests refused by access control.

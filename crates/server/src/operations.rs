@@ -6,7 +6,7 @@
 
 use crate::{
     access::{AUDIT_TARGET, Caller},
-    app::App,
+    app::{App, Engine},
     lists,
 };
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ use std::{
 };
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tracing::info;
-use workspace_engine_core::{ActionError, Engine};
+use workspace_engine_core::ActionError;
 use workspace_lifecycle::{Command, CommandError, PartitionId};
 use workspace_status::{Absence, PageQuery, Snapshot, State, WorkspaceId};
 

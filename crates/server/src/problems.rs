@@ -41,6 +41,7 @@ problem_types! {
     ACTION_TIMEOUT: GATEWAY_TIMEOUT "/problems/action-timeout" "Action not done in time";
     COUNT_CHANGED: CONFLICT "/problems/count-changed" "Another number of workspaces";
     OPERATION_UNKNOWN: NOT_FOUND "/problems/operation-unknown" "Unknown operation";
+    NO_ENTITIES: NOT_FOUND "/problems/no-entities" "No entities";
     ENTITY_UNKNOWN: NOT_FOUND "/problems/entity-unknown" "Unknown entity";
     FOREIGN_HOST: FORBIDDEN "/problems/foreign-host" "Foreign host";
     FOREIGN_ORIGIN: FORBIDDEN "/problems/foreign-origin" "Foreign origin";
@@ -376,6 +377,15 @@ pub(crate) fn not_read_yet(id: &WorkspaceId, end: Offset, position: Offset) -> P
         .with("position", position.0)
         .with("end", end.0)
         .retry_after(SOON)
+}
+
+/// The workspace type implements no reads of entities.
+pub(crate) fn no_entities(id: &WorkspaceId) -> Problem {
+    Problem::new(
+        &NO_ENTITIES,
+        "the workspace type of this engine offers no entities to readers",
+    )
+    .with("workspaceId", id.as_str())
 }
 
 pub(crate) fn unknown_entity(id: &WorkspaceId, kind: &str, entity_id: &str) -> Problem {

@@ -3,10 +3,13 @@
 //! An event is acknowledged before its partition has read it. So an unlisted workspace is reported as
 //! unknown only once its partition has passed what the reader may have written.
 
-use crate::{app::Loaded, problems, routes::Api};
+use crate::{
+    app::{Engine, Loaded},
+    problems,
+    routes::Api,
+};
 use std::time::{Duration, Instant};
 use tokio::time::timeout_at;
-use workspace_engine_core::Engine;
 use workspace_lifecycle::{Command, Offset, PartitionId};
 use workspace_status::{Condition, State, StateSet, WaitOutcome, WorkspaceId};
 use workspace_status_http::Problem;
@@ -209,9 +212,8 @@ mod tests {
     use axum::http::StatusCode;
     use std::sync::Arc;
     use workspace_engine_core::{
-        EngineConfig,
+        Entities, WorkspaceType,
         log::{Appended, AppendedRange, EventLog},
-        populate::BeginEmpty,
         store::{MemoryStore, Store},
     };
     use workspace_status::Tracker;
@@ -232,13 +234,9 @@ mod tests {
         let app = App::new(tracker.clone(), HttpLimits::for_tests());
         let log: Arc<dyn EventLog> = Arc::new(log.clone());
         let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
-        let engine = Engine::start(
-            EngineConfig::default(),
-            log,
-            store,
-            tracker,
-            Arc::new(BeginEmpty),
-        );
+        let engine = Engine::builder_of(WorkspaceType::of::<Entities>())
+            .tracker(tracker)
+            .start_on(log, store);
         app.set_engine(engine.unwrap(), None);
         let status = StatusApi::new(EngineSource::new(app.clone()), limits, Registry::default());
         Api::new(app, status)

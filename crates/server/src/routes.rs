@@ -11,8 +11,9 @@ mod paging;
 mod partitions;
 mod workspaces;
 
-use crate::app::App;
+use crate::{app::App, operations::Operations};
 use axum::{extract::FromRef, routing};
+use std::sync::Arc;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use workspace_status_http::StatusApi;
@@ -31,11 +32,17 @@ struct Base;
 pub(crate) struct Api {
     pub(crate) app: App,
     pub(crate) status: StatusApi,
+    /// Actions on many workspaces.
+    operations: Arc<Operations>,
 }
 
 impl Api {
     pub(crate) fn new(app: App, status: StatusApi) -> Self {
-        Self { app, status }
+        Self {
+            app,
+            status,
+            operations: Arc::default(),
+        }
     }
 }
 

@@ -13,14 +13,14 @@ mod places;
 mod signals;
 mod stream;
 
-pub(crate) use answer::{HeldMemory, UNCOUNTED_BYTES};
 pub(crate) use opening::OpenError;
 
 use crate::{
     access::{Access, AccessError, Scheme, document_access},
-    app::App,
+    app::{App, Engine},
     config::ServeConfig,
     exit::Exit,
+    group::Group,
     metrics::{AccessMetrics, EngineMetrics},
     routes::{self, Api},
     source::EngineSource,
@@ -38,8 +38,7 @@ use std::{
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::{error, info, warn};
-use workspace_engine_core::{Engine, ShutdownReport};
-use workspace_engine_kafka::Cluster;
+use workspace_engine_core::{ShutdownReport, WorkspaceType};
 use workspace_status::Tracker;
 use workspace_status_http::{Limits, Registry, StatusApi, document_routes, with_problems};
 
@@ -136,6 +135,7 @@ pub(crate) enum Ended {
 /// [`ServeError`] says what to correct.
 pub(crate) fn serve(
     config: &ServeConfig,
+    workspace_type: WorkspaceType,
     running: impl FnOnce(Running) + Send,
 ) -> Result<Ended, ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -144,7 +144,7 @@ pub(crate) fn serve(
         .enable_all()
         .build()
         .map_err(ServeError::Runtime)?;
-    let result = runtime.block_on(run(&descriptors::fit(config), running));
+    let result = runtime.block_on(run(&descriptors::fit(config), workspace_type, running));
     // A request that waits for a disk must not delay the exit.
     runtime.shutdown_background();
     result
@@ -152,6 +152,7 @@ pub(crate) fn serve(
 
 async fn run(
     config: &ServeConfig,
+    workspace_type: WorkspaceType,
     running: impl FnOnce(Running) + Send,
 ) -> Result<Ended, ServeError> {
     let mut signals = Signals::install().map_err(ServeError::Signals)?;
@@ -177,10 +178,10 @@ async fn run(
     info!(
         %address,
         directory = %config.engine.data_dir.display(),
-        "opening the data directory; requests are told so meanwhile"
+        "opening the data directory; requests are answered with that meanwhile"
     );
-    let opening = opening::open(config, app.clone());
-    let Opened { engine, cluster } = tokio::select! {
+    let opening = opening::open(config, workspace_type, app.clone());
+    let Opened { engine, group } = tokio::select! {
         opened = opening => opened?,
         signal = signals.next() => {
             info!(signal, "stopped before the engine was open");
@@ -190,8 +191,8 @@ async fn run(
         }
     };
     info!(owner = config.engine.owner, "the engine is open");
-    app.set_engine(engine.clone(), cluster.clone());
-    if cluster.is_some() {
+    app.set_engine(engine.clone(), group.clone());
+    if group.is_some() {
         let app = app.clone();
         // The thread ends with the process: nothing waits for what it reads.
         std::thread::Builder::new()
@@ -212,7 +213,7 @@ async fn run(
             info!(signal, "stopping; a second signal ends the process at once");
             Ok(Ended::Signal)
         }
-        refusal = refused(cluster.as_ref()) => {
+        refusal = refused(group.as_ref()) => {
             error!("{refusal}");
             Err(ServeError::Refused(refusal))
         }
@@ -225,7 +226,7 @@ async fn run(
     let deadline = Instant::now() + config.shutdown_timeout;
     let end = async {
         app.stop();
-        let report = shut_down(engine, cluster, deadline).await;
+        let report = shut_down(engine, group, deadline).await;
         http.shutdown(deadline.min(Instant::now() + DRAIN)).await;
         report
     };
@@ -242,12 +243,12 @@ async fn run(
 }
 
 /// Resolves once the group has permanently refused this engine; without a group, never.
-async fn refused(cluster: Option<&Arc<Cluster>>) -> String {
-    let Some(cluster) = cluster else {
+async fn refused(group: Option<&Group>) -> String {
+    let Some(group) = group else {
         return std::future::pending().await;
     };
     loop {
-        if let Some(refusal) = cluster.store.refusal() {
+        if let Some(refusal) = group.refusal() {
             return refusal.to_owned();
         }
         tokio::time::sleep(REFUSAL_LOOK).await;
@@ -256,16 +257,10 @@ async fn refused(cluster: Option<&Arc<Cluster>>) -> String {
 
 /// Saves and releases every workspace, on a thread that may block. In a group, leaves the group first,
 /// which hands over the partitions.
-async fn shut_down(
-    engine: Engine,
-    cluster: Option<Arc<Cluster>>,
-    deadline: Instant,
-) -> ShutdownReport {
-    let ending = tokio::task::spawn_blocking(move || {
-        if let Some(cluster) = cluster {
-            cluster.membership.leave(deadline);
-        }
-        engine.shutdown(deadline)
+async fn shut_down(engine: Engine, group: Option<Group>, deadline: Instant) -> ShutdownReport {
+    let ending = tokio::task::spawn_blocking(move || match group {
+        Some(group) => group.shutdown(deadline),
+        None => engine.shutdown(deadline),
     });
     // A shutdown thread that panicked saves nothing more; the next start replays what is missing.
     ending.await.unwrap_or_default()

@@ -1,18 +1,15 @@
 //! The source of the status routes: the tracker's statuses, the store's history, the engine's health.
 
 use crate::{
-    app::App,
-    lists::{self, STOPPING, group_failure, not_here},
+    app::{App, Engine},
+    group::Group,
+    lists::{self, STOPPING, not_here},
 };
 use std::{
     borrow::Cow,
     time::{Duration, SystemTime},
 };
-use workspace_engine_core::{
-    Engine,
-    store::{HistoryCursor, HistoryRecord, StoreError, StoredWorkspace},
-};
-use workspace_engine_kafka::MemberReport;
+use workspace_engine_core::store::{HistoryCursor, HistoryRecord, StoreError, StoredWorkspace};
 use workspace_status::{
     Check, Epoch, Page, PageQuery, Snapshot, StateCounts, Tracker, WaitOutcome, WorkspaceId,
 };
@@ -92,7 +89,7 @@ impl StatusSource for EngineSource {
             let after = query
                 .after
                 .as_deref()
-                .map(|text| Place::read(text).ok_or(HistoryError::UnknownPlace))
+                .map(|text| HistoryPosition::read(text).ok_or(HistoryError::UnknownPlace))
                 .transpose()?;
             let snapshot = app.tracker().snapshot(query.id.as_str());
             app.blocking(move |engine| page(engine, &query, after, snapshot.as_ref()))
@@ -110,10 +107,7 @@ impl StatusSource for EngineSource {
             return vec![Check::failed("engine", STOPPING)];
         }
         let checks = engine.health().ready;
-        let group = self
-            .0
-            .cluster()
-            .map(|cluster| group_check(&cluster.membership.report()));
+        let group = self.0.group().map(group_check);
         [Check::ok("engine")]
             .into_iter()
             .chain(checks)
@@ -130,8 +124,8 @@ impl StatusSource for EngineSource {
 }
 
 /// Whether this process is a member of its group.
-fn group_check(member: &MemberReport) -> Check {
-    match group_failure(member) {
+fn group_check(group: &Group) -> Check {
+    match group.failure() {
         None => Check::ok("group"),
         Some(last_error) => Check::failed("group", last_error),
     }
@@ -147,22 +141,22 @@ fn not_listed(stored: &StoredWorkspace) -> String {
 
 /// The end of a page of a history: the transition, and its number in the whole history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
+struct HistoryPosition {
     epoch: Epoch,
     sequence: u64,
     number: u64,
 }
 
-impl Place {
+impl HistoryPosition {
     fn read(text: &str) -> Option<Self> {
         let mut parts = text.split(':').map(str::parse);
         let mut next = || parts.next()?.ok();
-        let place = Self {
+        let position = Self {
             epoch: Epoch::new(next()?),
             sequence: next()?,
             number: next()?,
         };
-        parts.next().is_none().then_some(place)
+        parts.next().is_none().then_some(position)
     }
 
     fn text(self) -> String {
@@ -178,49 +172,53 @@ impl Place {
 fn page(
     engine: &Engine,
     query: &HistoryQuery,
-    after: Option<Place>,
+    after: Option<HistoryPosition>,
     snapshot: Option<&Snapshot>,
 ) -> Result<Option<HistoryPage>, StoreError> {
-    let mut records = engine.history(&query.id, after.map(Place::cursor), query.limit + 1)?;
+    let mut records = engine.history(
+        &query.id,
+        after.map(HistoryPosition::cursor),
+        query.limit + 1,
+    )?;
     if records.len() <= query.limit {
         let last = records
             .last()
             .map(|record| (record.epoch, record.sequence))
-            .or(after.map(Place::cursor));
+            .or(after.map(HistoryPosition::cursor));
         records.extend(unsaved(snapshot, last));
     }
     if records.is_empty() && after.is_none() && snapshot.is_none() {
         return Ok(engine.stored(&query.id)?.map(|_| HistoryPage::default()));
     }
-    let number_before = after.map_or(0, |place| place.number);
+    let number_before = after.map_or(0, |position| position.number);
     let has_more = records.len() > query.limit;
     records.truncate(query.limit);
     let number = number_before + count(records.len());
-    let end = records.last().map(|last| Place {
+    let end = records.last().map(|last| HistoryPosition {
         epoch: last.epoch,
         sequence: last.sequence,
         number,
     });
     let next = end.filter(|_| has_more);
     let rest = match next {
-        Some(place) => count_after(engine, query, place, snapshot)?,
+        Some(position) => count_after(engine, query, position, snapshot)?,
         None => 0,
     };
     Ok(Some(HistoryPage {
         entries: (number_before + 1..).zip(records).map(entry).collect(),
         total: number + rest,
-        next: next.map(Place::text),
+        next: next.map(HistoryPosition::text),
     }))
 }
 
-/// Number of transitions after a place; the store keeps a bounded number of them.
+/// Number of transitions after a position; the store keeps a bounded number of them.
 fn count_after(
     engine: &Engine,
     query: &HistoryQuery,
-    place: Place,
+    position: HistoryPosition,
     snapshot: Option<&Snapshot>,
 ) -> Result<u64, StoreError> {
-    let mut last = place.cursor();
+    let mut last = position.cursor();
     let mut counted = 0;
     loop {
         let records = engine.history(&query.id, Some(last), COUNTED_AT_ONCE)?;
@@ -232,7 +230,7 @@ fn count_after(
     }
 }
 
-/// Transitions in memory after a place: the store receives them a moment later.
+/// Transitions in memory after a position: the store receives them a moment later.
 fn unsaved(
     snapshot: Option<&Snapshot>,
     after: Option<HistoryCursor>,
@@ -288,15 +286,15 @@ mod tests {
     use crate::config::HttpLimits;
 
     #[test]
-    fn a_place_comes_back_as_it_was() {
-        let place = Place {
+    fn a_history_position_is_read_as_it_was_written() {
+        let position = HistoryPosition {
             epoch: Epoch::new(3),
             sequence: 17,
             number: 250,
         };
-        assert_eq!(Place::read(&place.text()), Some(place));
+        assert_eq!(HistoryPosition::read(&position.text()), Some(position));
         for text in ["", "1", "1:2", "1:2:x", "1:2:3:4", "1:2:3:"] {
-            assert_eq!(Place::read(text), None, "{text}");
+            assert_eq!(HistoryPosition::read(text), None, "{text}");
         }
     }
 

@@ -7,11 +7,11 @@ use workspace_lifecycle::{AppliedTo, ApplyTo, Offset, PartitionId, Poison, State
 use workspace_status::WorkspaceId;
 
 use crate::event::Event;
-use crate::loaded::{Applied, LoadedWorkspace};
+use crate::loaded::{Applied, Resident};
 use crate::log::{Batch, Record};
 use crate::misrouted::Misrouted;
 use crate::routing::Partitioner;
-use crate::workspace::{Rejection, Workspace};
+use crate::workspace::{Rejection, Workspace, WorkspaceType};
 
 /// A batch whose records are grouped by workspace. The records are not moved: those of a group are linked by their
 /// index.
@@ -194,8 +194,8 @@ pub(crate) struct Source<'a> {
 
 /// Applies the records that the plan covers to their workspace, up to the first event that cannot be applied. Without
 /// such an event the workspace is then at `end`, or where the plan ends.
-pub(crate) fn apply<'a, W: Workspace>(
-    loaded: &LoadedWorkspace<W>,
+pub(crate) fn apply<'a>(
+    loaded: &Resident,
     records: impl Iterator<Item = &'a Record>,
     plan: ApplyTo,
     end: Offset,
@@ -246,7 +246,7 @@ pub(crate) fn apply<'a, W: Workspace>(
 }
 
 /// `None` also if the user's workspace type panics.
-fn changed_bytes<W: Workspace>(workspace: &W) -> Option<u64> {
+fn changed_bytes(workspace: &dyn Workspace) -> Option<u64> {
     catch_unwind(AssertUnwindSafe(|| workspace.changed_bytes())).ok()?
 }
 
@@ -255,15 +255,17 @@ enum Effect {
     SaveRequested,
 }
 
-/// Whether a workspace of type `W` could ever apply an event.
-pub(crate) fn check<W: Workspace>(event: &Event<'_>) -> Result<(), Rejection> {
+/// Whether a workspace of a type could ever apply an event.
+pub(crate) fn check(workspace_type: WorkspaceType, event: &Event<'_>) -> Result<(), Rejection> {
     match event.event_type() {
         SAVE | TICK => Ok(()),
         // A panic of a user's workspace type is a bug in that type; it must not fail the request.
-        _ => catch_unwind(AssertUnwindSafe(|| W::check(event))).unwrap_or_else(|panic| {
-            let reason = format!("checking it panicked: {}", panic_text(&*panic));
-            Err(Rejection(reason))
-        }),
+        _ => catch_unwind(AssertUnwindSafe(|| (workspace_type.check)(event))).unwrap_or_else(
+            |panic| {
+                let reason = format!("checking it panicked: {}", panic_text(&*panic));
+                Err(Rejection(reason))
+            },
+        ),
     }
 }
 
@@ -271,8 +273,8 @@ pub(crate) fn check<W: Workspace>(event: &Event<'_>) -> Result<(), Rejection> {
 const SAVE: &str = "workspace.save";
 const TICK: &str = "workspace.tick";
 
-fn apply_one<W: Workspace>(
-    workspace: &mut W,
+fn apply_one(
+    workspace: &mut dyn Workspace,
     id: &WorkspaceId,
     record: &Record,
 ) -> Result<Effect, (String, StateAfter)> {

@@ -7,7 +7,6 @@ use workspace_lifecycle::{Input, Offset, Slot};
 
 use super::Driver;
 use crate::log::{Batch, DeadLetter, ReadError, ReadLimit};
-use crate::workspace::Workspace;
 
 /// Longest wait of a skip for the log to return the record; its partition waits with it.
 const READ_WAIT: Duration = Duration::from_secs(2);
@@ -22,7 +21,7 @@ struct Contents {
     value: Option<Bytes>,
 }
 
-impl<W: Workspace> Driver<W> {
+impl Driver {
     pub(super) fn dead_letter(&mut self, slot: Slot, offset: Offset, reason: String) -> Input {
         let workspace_id = self.machine.workspace_id(slot).clone();
         let limit = ReadLimit {

@@ -11,7 +11,6 @@ use crate::log::DeletedDeadLetters;
 use crate::message::Message;
 use crate::shared::Shared;
 use crate::store::{Erase, StoreError};
-use crate::workspace::Workspace;
 
 /// Result of an erasure.
 struct Erased {
@@ -23,7 +22,7 @@ struct Erased {
 }
 
 /// Does one erasure and sends the result to the partition.
-pub(crate) fn erase<W: Workspace>(shared: &Shared<W>, job: EraseJob<W>) {
+pub(crate) fn erase(shared: &Shared, job: EraseJob) {
     match job {
         EraseJob::DeadLetters(deleted) => {
             let erased = catch_unwind(AssertUnwindSafe(|| {
@@ -84,8 +83,8 @@ pub(crate) fn erase<W: Workspace>(shared: &Shared<W>, job: EraseJob<W>) {
     }
 }
 
-fn erase_one<W: Workspace>(
-    shared: &Shared<W>,
+fn erase_one(
+    shared: &Shared,
     partition: PartitionId,
     id: &WorkspaceId,
     epoch: Epoch,
@@ -153,8 +152,8 @@ fn erase_one<W: Workspace>(
 }
 
 /// Whether the stored state covers the event at `offset`. A damaged record counts as if it did.
-fn is_saved_beyond<W: Workspace>(
-    shared: &Shared<W>,
+fn is_saved_beyond(
+    shared: &Shared,
     id: &WorkspaceId,
     offset: Offset,
 ) -> Result<bool, EraseFailure> {

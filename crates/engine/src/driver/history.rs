@@ -10,7 +10,6 @@ use super::history_waiting::Waiting;
 use super::saver::micros;
 use crate::shared::Shared;
 use crate::store::HistoryRecord;
-use crate::workspace::Workspace;
 
 /// How long transitions are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(100);
@@ -24,7 +23,7 @@ struct Taken(HashMap<WorkspaceId, (Epoch, u64)>);
 
 /// Writes until the engine ends, and once more after that. The watcher must be created before the first partition is
 /// assigned: the feed keeps nothing before it has a watcher.
-pub(crate) fn run<W: Workspace>(shared: &Shared<W>, mut watcher: Watcher) {
+pub(crate) fn run(shared: &Shared, mut watcher: Watcher) {
     let mut taken = Taken::default();
     let mut waiting = Waiting::default();
     loop {

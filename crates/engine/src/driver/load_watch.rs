@@ -16,7 +16,6 @@ use workspace_status::{Epoch, WorkspaceId};
 use crate::assignment::Assignment;
 use crate::message::Message;
 use crate::shared::Shared;
-use crate::workspace::Workspace;
 
 /// Most threads that hang in abandoned loads and were replaced. Further ones keep their permits until they return.
 pub(crate) const MAX_ABANDONED_LOADS: usize = 64;
@@ -39,8 +38,8 @@ pub(crate) enum Returned {
 }
 
 /// A load under way, shared by its thread and the watch.
-pub(crate) struct RunningLoad<W> {
-    assignment: Arc<Assignment<W>>,
+pub(crate) struct RunningLoad {
+    assignment: Arc<Assignment>,
     id: WorkspaceId,
     slot: Slot,
     epoch: Epoch,
@@ -51,7 +50,7 @@ pub(crate) struct RunningLoad<W> {
     is_claimed: AtomicBool,
 }
 
-impl<W> RunningLoad<W> {
+impl RunningLoad {
     /// Begins the next step of the load; the text completes "made no progress while …".
     pub(crate) fn begin_step(&self, step: &'static str) {
         *self.step.lock() = step;
@@ -85,31 +84,23 @@ impl<W> RunningLoad<W> {
 }
 
 /// The loads under way, each by its own number.
-pub(crate) struct RunningLoads<W> {
-    loads: Mutex<HashMap<u64, Arc<RunningLoad<W>>>>,
+#[derive(Default)]
+pub(crate) struct RunningLoads {
+    loads: Mutex<HashMap<u64, Arc<RunningLoad>>>,
     next: AtomicU64,
 }
 
-impl<W> Default for RunningLoads<W> {
-    fn default() -> Self {
-        Self {
-            loads: Mutex::default(),
-            next: AtomicU64::new(0),
-        }
-    }
-}
-
-impl<W> RunningLoads<W> {
+impl RunningLoads {
     /// Registers a load that begins; `None` if an earlier one of the same workspace still hangs.
     pub(crate) fn begin(
         &self,
-        assignment: &Arc<Assignment<W>>,
+        assignment: &Arc<Assignment>,
         id: &WorkspaceId,
         slot: Slot,
         epoch: Epoch,
-    ) -> Option<(u64, Arc<RunningLoad<W>>)> {
+    ) -> Option<(u64, Arc<RunningLoad>)> {
         let mut loads = self.loads.lock();
-        let hangs = |load: &&Arc<RunningLoad<W>>| load.id == *id && load.is_abandoned();
+        let hangs = |load: &&Arc<RunningLoad>| load.id == *id && load.is_abandoned();
         if loads.values().any(|load| hangs(&load)) {
             return None;
         }
@@ -129,7 +120,7 @@ impl<W> RunningLoads<W> {
     }
 
     /// A load has returned.
-    pub(crate) fn end(&self, number: u64, load: &RunningLoad<W>) -> Returned {
+    pub(crate) fn end(&self, number: u64, load: &RunningLoad) -> Returned {
         let in_time = load.leave(RUNS, DONE);
         self.loads.lock().remove(&number);
         if in_time {
@@ -141,7 +132,7 @@ impl<W> RunningLoads<W> {
         }
     }
 
-    fn under_way(&self) -> Vec<(u64, Arc<RunningLoad<W>>)> {
+    fn under_way(&self) -> Vec<(u64, Arc<RunningLoad>)> {
         let loads = self.loads.lock();
         let running = loads.iter().filter(|(_, load)| !load.is_abandoned());
         running
@@ -166,7 +157,7 @@ impl<W> RunningLoads<W> {
 }
 
 /// Watches until the engine ends; `replace` starts a thread to replace one that hangs.
-pub(crate) fn run<W: Workspace>(shared: &Shared<W>, replace: impl Fn() -> bool) {
+pub(crate) fn run(shared: &Shared, replace: impl Fn() -> bool) {
     let timeout = shared.config.load_timeout;
     let look_every = (timeout / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
     let mut seen: HashMap<u64, (u64, Instant)> = HashMap::new();
@@ -187,12 +178,7 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, replace: impl Fn() -> bool) 
     }
 }
 
-fn abandon<W: Workspace>(
-    shared: &Shared<W>,
-    load: &RunningLoad<W>,
-    timeout: Duration,
-    replace: &impl Fn() -> bool,
-) {
+fn abandon(shared: &Shared, load: &RunningLoad, timeout: Duration, replace: &impl Fn() -> bool) {
     let may_replace = shared.running_loads.replaced() < MAX_ABANDONED_LOADS;
     let to = if may_replace {
         ABANDONED

@@ -12,7 +12,7 @@ use workspace_status::{State, Unit, Value};
 use super::apply::panic_text;
 use super::load_watch::{Returned, RunningLoad};
 use crate::jobs::LoadJob;
-use crate::loaded::{Applied, LoadedWorkspace};
+use crate::loaded::{Applied, Resident};
 use crate::message::{LoadDone, Message};
 use crate::populate::PopulateError;
 use crate::shared::Shared;
@@ -31,7 +31,7 @@ pub(crate) enum Then {
 }
 
 /// Does one load and sends the result to the partition.
-pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
+pub(crate) fn load(shared: &Shared, job: LoadJob) -> Then {
     let (assignment, slot, epoch) = (Arc::clone(&job.assignment), job.slot, job.epoch);
     let partition = assignment.id();
     let Some((number, running)) = shared
@@ -93,11 +93,11 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
     Then::TakesTheNext
 }
 
-fn try_load<W: Workspace>(
-    shared: &Shared<W>,
-    job: &LoadJob<W>,
-    running: &RunningLoad<W>,
-) -> Result<LoadDone<W>, LoadFailure> {
+fn try_load(
+    shared: &Shared,
+    job: &LoadJob,
+    running: &RunningLoad,
+) -> Result<LoadDone, LoadFailure> {
     let began = Instant::now();
     let claimed = shared
         .store
@@ -110,7 +110,7 @@ fn try_load<W: Workspace>(
         })
         .map_err(|error| failure(&error))?;
     running.claimed();
-    let mut workspace = W::new(&job.id);
+    let mut workspace = (shared.workspace_type.new)(&job.id);
     let mut populated = Vec::new();
     let nothing_stored = claimed.entries == 0 && claimed.events_applied == 0;
     let entries = if nothing_stored {
@@ -121,7 +121,7 @@ fn try_load<W: Workspace>(
             State::PopulatingInitialState,
             "the store has nothing of it",
         )?;
-        populate(shared, job, running, &mut workspace, &mut populated)?
+        populate(shared, job, running, &mut *workspace, &mut populated)?
     } else {
         running.begin_step("its entries were read");
         enter(
@@ -130,7 +130,7 @@ fn try_load<W: Workspace>(
             State::RestoringFromSnapshot,
             format!("restoring {} entries", claimed.entries),
         )?;
-        restore(shared, job, running, &claimed, &mut workspace)?
+        restore(shared, job, running, &claimed, &mut *workspace)?
     };
     running.begin_step("its workspace type completed it");
     workspace.restored();
@@ -144,7 +144,7 @@ fn try_load<W: Workspace>(
     Ok(LoadDone {
         slot: job.slot,
         epoch: job.epoch,
-        workspace: Arc::new(LoadedWorkspace::new(
+        workspace: Arc::new(Resident::new(
             job.id.clone(),
             workspace,
             applied,
@@ -158,9 +158,9 @@ fn try_load<W: Workspace>(
     })
 }
 
-fn enter<W>(
-    job: &LoadJob<W>,
-    running: &RunningLoad<W>,
+fn enter(
+    job: &LoadJob,
+    running: &RunningLoad,
     state: State,
     message: impl Into<workspace_status::Message>,
 ) -> Result<(), LoadFailure> {
@@ -172,12 +172,12 @@ fn enter<W>(
         .map_err(|error| LoadFailure::Retry(error.to_string()))
 }
 
-fn restore<W: Workspace>(
-    shared: &Shared<W>,
-    job: &LoadJob<W>,
-    running: &RunningLoad<W>,
+fn restore(
+    shared: &Shared,
+    job: &LoadJob,
+    running: &RunningLoad,
     claimed: &StoredWorkspace,
-    workspace: &mut W,
+    workspace: &mut dyn Workspace,
 ) -> Result<u64, LoadFailure> {
     let progress = job
         .attempt
@@ -215,11 +215,11 @@ fn restore<W: Workspace>(
     Ok(entries)
 }
 
-fn populate<W: Workspace>(
-    shared: &Shared<W>,
-    job: &LoadJob<W>,
-    running: &RunningLoad<W>,
-    workspace: &mut W,
+fn populate(
+    shared: &Shared,
+    job: &LoadJob,
+    running: &RunningLoad,
+    workspace: &mut dyn Workspace,
     populated: &mut Vec<Change>,
 ) -> Result<u64, LoadFailure> {
     shared

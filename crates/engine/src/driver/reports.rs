@@ -9,12 +9,11 @@ use workspace_status::{Attempt, AttemptError, Epoch, State, Unit, Value};
 use super::Driver;
 use crate::absent::AbsentWorkspace;
 use crate::loaded::Following;
-use crate::workspace::Workspace;
 
 /// Shortest time between two updates of replay metadata; progress is always current.
 const METADATA_EVERY: Duration = Duration::from_millis(250);
 
-impl<W: Workspace> Driver<W> {
+impl Driver {
     pub(super) fn report(&mut self, slot: Slot, report: Report) {
         let reported = match report {
             Report::Begin { epoch } => {

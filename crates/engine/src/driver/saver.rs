@@ -14,13 +14,12 @@ use crate::jobs::SaveJob;
 use crate::message::Message;
 use crate::shared::{Asked, Shared};
 use crate::store::{Change, Save, SaveRefused, StoreError};
-use crate::workspace::Workspace;
 
 /// Most partitions whose saves are written together.
 const PARTITIONS_PER_WRITE: usize = 64;
 
 /// Saves until the engine ends.
-pub(crate) fn run<W: Workspace>(shared: &Shared<W>, jobs: &Receiver<SaveJob<W>>) {
+pub(crate) fn run(shared: &Shared, jobs: &Receiver<SaveJob>) {
     shared.work(jobs, |first| {
         let mut gathered = vec![first];
         gathered.extend(jobs.try_iter().take(PARTITIONS_PER_WRITE - 1));
@@ -28,7 +27,7 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, jobs: &Receiver<SaveJob<W>>)
     });
 }
 
-fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
+fn save(shared: &Shared, jobs: Vec<SaveJob>) {
     let began = Instant::now();
     let assignments: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.assignment)).collect();
     // Held until the store has answered, so that an assignment does not end in the middle of its save.
@@ -110,17 +109,17 @@ fn save<W: Workspace>(shared: &Shared<W>, jobs: Vec<SaveJob<W>>) {
     }
 }
 
-fn report_failure<W: Workspace>(shared: &Shared<W>, asked: Asked, error: &StoreError) {
+fn report_failure(shared: &Shared, asked: Asked, error: &StoreError) {
     if shared.store_answered(asked, Err(error.to_string())) {
         tracing::error!(%error, "save failed; it is tried again");
     }
 }
 
-fn answer<W>(
+fn answer(
     saves: impl Iterator<Item = (Slot, Save)>,
     mut refused: Vec<Refused>,
     refusals: &HashMap<(WorkspaceId, Epoch), StoreError>,
-) -> Message<W> {
+) -> Message {
     for (slot, save) in saves {
         if let Some(error) = refusals.get(&(save.id.clone(), save.epoch)) {
             tracing::error!(workspace = %save.id, %error, "the store refused to save a workspace");
@@ -144,7 +143,7 @@ fn refusal(error: &StoreError) -> Refusal {
     }
 }
 
-fn count<W: Workspace>(shared: &Shared<W>, saves: &[Save]) {
+fn count(shared: &Shared, saves: &[Save]) {
     let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let (mut changes, mut bytes) = (0, 0);
     for save in saves {
@@ -177,15 +176,17 @@ mod tests {
     use crate::populate::BeginEmpty;
     use crate::shared::Queues;
     use crate::store::{MemoryStore, Store};
+    use crate::workspace::WorkspaceType;
     use crossbeam_channel::bounded;
     use workspace_lifecycle::{Offset, PartitionId};
     use workspace_status::Tracker;
 
-    fn shared(store: Arc<dyn Store>) -> (tempfile::TempDir, Shared<Entities>) {
+    fn shared(store: Arc<dyn Store>) -> (tempfile::TempDir, Shared) {
         let path = tempfile::tempdir().expect("a directory");
         let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
         let log = EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened");
         let shared = Shared::new(
+            WorkspaceType::of::<Entities>(),
             EngineConfig::default(),
             Arc::new(log),
             store,
@@ -200,7 +201,7 @@ mod tests {
         (path, shared)
     }
 
-    fn job(assignment: &Arc<Assignment<Entities>>, committed: u64) -> SaveJob<Entities> {
+    fn job(assignment: &Arc<Assignment>, committed: u64) -> SaveJob {
         SaveJob {
             assignment: Arc::clone(assignment),
             saves: Vec::new(),

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use workspace_status::{State, Value};
 
 use crate::shared::{Asked, Shared};
-use crate::workspace::Workspace;
 
 /// Time between two samples of every workspace's progress.
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
@@ -15,7 +14,7 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 const POSITIONS_SHOWN: usize = 1000;
 
 /// Runs until the engine ends.
-pub(crate) fn run<W: Workspace>(shared: &Shared<W>) {
+pub(crate) fn run(shared: &Shared) {
     let mut trimmed_at = Instant::now();
     let mut last_sync = Synced::Yes;
     while !shared.ending.load(Ordering::Acquire) {
@@ -32,7 +31,7 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>) {
     }
 }
 
-fn show_queue<W: Workspace>(shared: &Shared<W>) {
+fn show_queue(shared: &Shared) {
     for (position, id) in shared.queue(POSITIONS_SHOWN).into_iter().enumerate() {
         if let Some(status) = shared.tracker.get(&id)
             && status.state() == State::LoadingKafkaPartitions
@@ -51,7 +50,7 @@ enum Synced {
 }
 
 /// Lets the log remove what is durable in the store. The floors are taken before the sync, so that it covers them.
-fn trim<W: Workspace>(shared: &Shared<W>, last_sync: Synced) -> Synced {
+fn trim(shared: &Shared, last_sync: Synced) -> Synced {
     if !shared.store.is_durable() {
         return Synced::Yes;
     }
@@ -85,6 +84,7 @@ mod tests {
     use crate::log::{EmbeddedLog, EmbeddedLogConfig};
     use crate::populate::BeginEmpty;
     use crate::store::FileStore;
+    use crate::workspace::WorkspaceType;
     use std::sync::Arc;
     use workspace_lifecycle::{Offset, PartitionId};
     use workspace_status::Tracker;
@@ -101,7 +101,8 @@ mod tests {
             saves: crossbeam_channel::bounded(1).0,
             erasures: crossbeam_channel::bounded(1).0,
         };
-        let shared = Shared::<Entities>::new(
+        let shared = Shared::new(
+            WorkspaceType::of::<Entities>(),
             EngineConfig::default(),
             Arc::new(log),
             Arc::new(store),
@@ -109,7 +110,7 @@ mod tests {
             Arc::new(BeginEmpty),
             queues,
         );
-        let ready = |shared: &Shared<Entities>| {
+        let ready = |shared: &Shared| {
             let health = shared.health();
             health.ready.iter().all(|check| check.outcome.is_ok())
         };

@@ -4,6 +4,7 @@
 //! Only readers need the order, so a list request sorts what was added since the last one: a million new entities take
 //! that reader about a second. Restored entries arrive in order, and are hashed only when the first event arrives.
 
+use std::borrow::Cow;
 use std::hash::BuildHasher;
 
 use bytes::Bytes;
@@ -12,11 +13,10 @@ use hashbrown::HashTable;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use workspace_lifecycle::Offset;
 
-use super::EntityRef;
-use crate::workspace::Rejection;
+use crate::workspace::{EntityRef, Rejection};
 
 /// Index of an entity's slot. A `u32`, because that takes half the memory of a `usize`.
-type Place = u32;
+type SlotIndex = u32;
 
 /// Slots of deleted entities that are kept after a save: this many, and one for each [`GONE_SHARE`] live entities.
 const MIN_GONE: usize = 64;
@@ -27,14 +27,14 @@ pub(super) struct Kind {
     slots: Vec<EntitySlot>,
     /// Places of all slots by the hash of their id. Empty while all slots were restored in id order and no event has
     /// arrived.
-    table: HashTable<Place>,
+    table: HashTable<SlotIndex>,
     hasher: RandomState,
     /// Places of the first `order.len()` slots, in id order; later slots were added since it was sorted.
-    order: RwLock<Vec<Place>>,
+    order: RwLock<Vec<SlotIndex>>,
     /// Slots whose entity exists.
     live: usize,
     /// Slots that changed since the last save, in the order of their first change.
-    changed: Vec<Place>,
+    changed: Vec<SlotIndex>,
 }
 
 /// An entity, or the id of a deleted one.
@@ -151,7 +151,7 @@ impl Kind {
         }
         // New place of each slot that stays; they keep their order.
         let mut next = 0;
-        let moved: Vec<Option<Place>> = self
+        let moved: Vec<Option<SlotIndex>> = self
             .slots
             .iter()
             .map(|slot| {
@@ -189,20 +189,20 @@ impl Kind {
             .collect()
     }
 
-    fn entity(&self, place: Place) -> Option<EntityRef<'_>> {
+    fn entity(&self, place: SlotIndex) -> Option<EntityRef<'_>> {
         self.slots.get(index(place))?.entity()
     }
 
-    fn id(&self, place: Place) -> &str {
+    fn id(&self, place: SlotIndex) -> &str {
         self.slots.get(index(place)).map_or("", |slot| &slot.id)
     }
 
-    fn slot_mut(&mut self, place: Place) -> Option<&mut EntitySlot> {
+    fn slot_mut(&mut self, place: SlotIndex) -> Option<&mut EntitySlot> {
         self.slots.get_mut(index(place))
     }
 
     /// Returns whether it is the first change of the entity since the last save.
-    fn note_change(&mut self, place: Place) -> bool {
+    fn note_change(&mut self, place: SlotIndex) -> bool {
         let slot = self.slots.get_mut(index(place));
         let is_first = slot.is_some_and(|slot| !std::mem::replace(&mut slot.is_changed, true));
         if is_first {
@@ -211,9 +211,9 @@ impl Kind {
         is_first
     }
 
-    fn push(&mut self, id: Box<str>, value: Value, hash: Hash) -> Result<Place, Rejection> {
-        let place = Place::try_from(self.slots.len())
-            .map_err(|_| Rejection(format!("a type has at most {} entities", Place::MAX)))?;
+    fn push(&mut self, id: Box<str>, value: Value, hash: Hash) -> Result<SlotIndex, Rejection> {
+        let place = SlotIndex::try_from(self.slots.len())
+            .map_err(|_| Rejection(format!("a type has at most {} entities", SlotIndex::MAX)))?;
         self.slots.push(EntitySlot {
             id,
             value: Some(value),
@@ -225,7 +225,7 @@ impl Kind {
     }
 
     /// Sets an entity. Returns its place, and the bytes of its previous value.
-    fn put(&mut self, id: &str, value: Value) -> Result<(Place, usize), Rejection> {
+    fn put(&mut self, id: &str, value: Value) -> Result<(SlotIndex, usize), Rejection> {
         self.fill_table();
         let hash = Hash::of(id, &self.hasher);
         if let Some(place) = self.find(id, hash) {
@@ -241,7 +241,7 @@ impl Kind {
         Ok((place, 0))
     }
 
-    fn find(&self, id: &str, hash: Hash) -> Option<Place> {
+    fn find(&self, id: &str, hash: Hash) -> Option<SlotIndex> {
         self.table
             .find(hash.whole(), |place| self.id(*place) == id)
             .copied()
@@ -259,14 +259,14 @@ impl Kind {
     }
 
     /// The places of all slots in id order; sorts those added since the last call.
-    fn order(&self) -> RwLockReadGuard<'_, Vec<Place>> {
+    fn order(&self) -> RwLockReadGuard<'_, Vec<SlotIndex>> {
         let order = self.order.read();
         if order.len() == self.slots.len() {
             return order;
         }
         drop(order);
         let mut order = self.order.write();
-        let mut new: Vec<Place> = (0..).take(self.slots.len()).skip(order.len()).collect();
+        let mut new: Vec<SlotIndex> = (0..).take(self.slots.len()).skip(order.len()).collect();
         new.sort_unstable_by(|one, other| self.id(*one).cmp(self.id(*other)));
         let comes_last = match (order.last(), new.first()) {
             (Some(last), Some(first)) => self.id(*last) < self.id(*first),
@@ -281,7 +281,7 @@ impl Kind {
     }
 
     /// Merges two lists that are each in id order.
-    fn merged(&self, old: &[Place], new: Vec<Place>) -> Vec<Place> {
+    fn merged(&self, old: &[SlotIndex], new: Vec<SlotIndex>) -> Vec<SlotIndex> {
         let mut merged = Vec::with_capacity(old.len() + new.len());
         let mut rest = old;
         for place in new {
@@ -301,14 +301,14 @@ impl EntitySlot {
         let value = self.value.as_ref()?;
         Some(EntityRef {
             id: &self.id,
-            data: &value.data,
+            data: Cow::Borrowed(&value.data),
             offset: value.offset,
         })
     }
 }
 
 /// All slots by their hashes.
-fn table_of(slots: &[EntitySlot]) -> HashTable<Place> {
+fn table_of(slots: &[EntitySlot]) -> HashTable<SlotIndex> {
     let mut table = HashTable::with_capacity(slots.len());
     for (place, slot) in (0..).zip(slots) {
         table.insert_unique(slot.hash.whole(), place, |place| whole_hash(slots, *place));
@@ -316,11 +316,11 @@ fn table_of(slots: &[EntitySlot]) -> HashTable<Place> {
     table
 }
 
-fn whole_hash(slots: &[EntitySlot], place: Place) -> u64 {
+fn whole_hash(slots: &[EntitySlot], place: SlotIndex) -> u64 {
     slots.get(index(place)).map_or(0, |slot| slot.hash.whole())
 }
 
-fn index(place: Place) -> usize {
+fn index(place: SlotIndex) -> usize {
     usize::try_from(place).unwrap_or(usize::MAX)
 }
 

@@ -11,7 +11,7 @@ use workspace_engine_core::routing::partition_of;
 use workspace_engine_core::store::{EntrySink, LsmStore, Store};
 use workspace_engine_core::{Engine, EngineConfig, Entities};
 use workspace_lifecycle::{AdmissionLimits, Limits, PartitionId};
-use workspace_status::{State, Tracker, WorkspaceId};
+use workspace_status::{State, WorkspaceId};
 
 use super::{PATIENCE, Service, data_dir, id};
 
@@ -50,14 +50,11 @@ impl Cluster {
             },
             ..EngineConfig::default()
         };
-        let engine: Engine<Entities> = Engine::start_unassigned(
-            config,
-            Arc::clone(&self.log),
-            Arc::clone(&self.store),
-            Tracker::new(),
-            populate,
-        )
-        .unwrap();
+        let engine: Engine<Entities> = Engine::builder()
+            .config(config)
+            .populate(populate)
+            .start_unassigned(Arc::clone(&self.log), Arc::clone(&self.store))
+            .unwrap();
         let log = Arc::clone(&self.log);
         Service { engine, log }
     }

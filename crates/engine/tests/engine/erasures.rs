@@ -10,7 +10,7 @@ use workspace_engine_core::populate::BeginEmpty;
 use workspace_engine_core::store::{Claim, FileStore, LsmStore, Save, Store};
 use workspace_engine_core::{Engine, Entities};
 use workspace_lifecycle::{Command, Limits, Offset, PartitionId};
-use workspace_status::{Epoch, State, Tracker};
+use workspace_status::{Epoch, State};
 
 use super::{PATIENCE, Service, data_dir, id};
 
@@ -276,14 +276,10 @@ fn a_reset_is_refused_where_the_log_begins_later_and_done_by_force() {
         },
         ..EngineConfig::default()
     };
-    let engine = Engine::<Entities>::start(
-        config,
-        Arc::clone(&log),
-        Arc::clone(&store),
-        Tracker::new(),
-        Arc::new(BeginEmpty),
-    )
-    .unwrap();
+    let engine = Engine::<Entities>::builder()
+        .config(config)
+        .start_on(Arc::clone(&log), Arc::clone(&store))
+        .unwrap();
     let service = Service { engine, log };
     let last = fill(&service, "a");
     service.wait_for("a", State::Ready);

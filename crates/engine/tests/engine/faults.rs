@@ -17,9 +17,9 @@ use workspace_engine_core::store::{
     Claim, Deletion, EntrySink, Erase, HistoryCursor, HistoryRecord, LsmStore, MemoryStore,
     Ownership, Save, SaveRefused, Store, StoreError, StoredWorkspace,
 };
-use workspace_engine_core::{Engine, EngineConfig};
+use workspace_engine_core::{Engine, EngineConfig, Entities};
 use workspace_lifecycle::{AdmissionLimits, Command, Limits, Offset, PartitionId};
-use workspace_status::{ErrorInfo, ErrorKind, State, Tracker, WorkspaceId};
+use workspace_status::{ErrorInfo, ErrorKind, State, WorkspaceId};
 
 use super::{PATIENCE, Service, data_dir, id};
 
@@ -266,14 +266,11 @@ fn a_panic_while_loading_parks_one_workspace_and_gives_its_permit_back() {
         },
         ..EngineConfig::default()
     };
-    let engine = Engine::start(
-        config,
-        Arc::clone(&log),
-        Arc::new(MemoryStore::new()),
-        Tracker::new(),
-        Arc::new(Panics),
-    )
-    .unwrap();
+    let engine = Engine::builder()
+        .config(config)
+        .populate(Arc::new(Panics))
+        .start_on(Arc::clone(&log), Arc::new(MemoryStore::new()))
+        .unwrap();
     let service: Service = Service { engine, log };
     service.append("bad", "resource.created", r#"{"id":"x"}"#);
     service.wait_for_stop("bad");
@@ -296,15 +293,8 @@ fn a_store_that_misses_what_the_log_has_forgotten_is_refused() {
         ..EmbeddedLogConfig::default()
     };
     let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::open(&data, config).unwrap());
-    let start = |store: Arc<dyn Store>| {
-        Engine::<workspace_engine_core::Entities>::start(
-            EngineConfig::default(),
-            Arc::clone(&log),
-            store,
-            Tracker::new(),
-            Arc::new(BeginEmpty),
-        )
-    };
+    let start =
+        |store: Arc<dyn Store>| Engine::<Entities>::builder().start_on(Arc::clone(&log), store);
     let store: Arc<dyn Store> = Arc::new(LsmStore::open(&data).unwrap());
     let service: Service = Service {
         engine: start(Arc::clone(&store)).unwrap(),
@@ -368,14 +358,10 @@ fn loads_that_hang_give_their_places_to_the_next() {
         ..EngineConfig::default()
     };
     let permits = config.admission.permits;
-    let engine = Engine::start(
-        config,
-        Arc::clone(&log),
-        Arc::clone(&store) as Arc<dyn Store>,
-        Tracker::new(),
-        Arc::new(BeginEmpty),
-    )
-    .unwrap();
+    let engine = Engine::builder()
+        .config(config)
+        .start_on(Arc::clone(&log), Arc::clone(&store) as Arc<dyn Store>)
+        .unwrap();
     let service: Service = Service { engine, log };
     let hung: Vec<String> = (0..=permits)
         .map(|number| format!("hangs-{number}"))
@@ -425,14 +411,11 @@ fn an_engine_whose_loads_hang_stops_in_time() {
         ..EngineConfig::default()
     };
     let populate = Arc::new(Hangs::default());
-    let engine = Engine::start(
-        config,
-        Arc::clone(&log),
-        Arc::new(MemoryStore::new()),
-        Tracker::new(),
-        Arc::clone(&populate) as Arc<dyn Populate>,
-    )
-    .unwrap();
+    let engine = Engine::builder()
+        .config(config)
+        .populate(Arc::clone(&populate) as Arc<dyn Populate>)
+        .start_on(Arc::clone(&log), Arc::new(MemoryStore::new()))
+        .unwrap();
     let service: Service = Service { engine, log };
     service.append("hangs", "resource.created", r#"{"id":"x"}"#);
     service.wait_for("hangs", State::Error);
@@ -457,14 +440,10 @@ fn a_command_is_answered_in_time_where_the_store_hangs_and_may_still_take_effect
         command_timeout: Duration::from_millis(300),
         ..EngineConfig::default()
     };
-    let engine = Engine::start(
-        config,
-        Arc::clone(&log),
-        Arc::clone(&store) as Arc<dyn Store>,
-        Tracker::new(),
-        Arc::new(BeginEmpty),
-    )
-    .unwrap();
+    let engine = Engine::builder()
+        .config(config)
+        .start_on(Arc::clone(&log), Arc::clone(&store) as Arc<dyn Store>)
+        .unwrap();
     let service: Service = Service { engine, log };
     service.append("a", "resource.created", r#"{"id":"x"}"#);
     service.wait_for("a", State::Ready);
@@ -500,13 +479,9 @@ fn retention_is_not_held_back_by_a_workspace_that_is_unloaded_and_has_no_events(
         ..EngineConfig::default()
     };
     let start = || {
-        let engine = Engine::<workspace_engine_core::Entities>::start(
-            config(),
-            Arc::clone(&log),
-            Arc::clone(&store),
-            Tracker::new(),
-            Arc::new(BeginEmpty),
-        );
+        let engine = Engine::<Entities>::builder()
+            .config(config())
+            .start_on(Arc::clone(&log), Arc::clone(&store));
         Service {
             engine: engine.unwrap(),
             log: Arc::clone(&log),

@@ -26,9 +26,9 @@ use workspace_engine_core::event::Event;
 use workspace_engine_core::log::{Append, EmbeddedLog, EmbeddedLogConfig, EventLog};
 use workspace_engine_core::populate::{BeginEmpty, NdjsonDirectory, Populate};
 use workspace_engine_core::store::{Change, FileStore, LsmStore, MemoryStore, Store, StoredEntry};
-use workspace_engine_core::{Engine, EngineConfig, Entities, Rejection, Workspace};
+use workspace_engine_core::{Engine, EngineConfig, Entities, ReadEntities, Rejection, Workspace};
 use workspace_lifecycle::{Command, Limits, Offset};
-use workspace_status::{ErrorInfo, ErrorKind, Revision, State, Tracker, WaitOutcome, WorkspaceId};
+use workspace_status::{ErrorInfo, ErrorKind, Revision, State, WaitOutcome, WorkspaceId};
 
 /// Deadline for anything that must happen, also on a machine that is busy with other work.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -55,8 +55,11 @@ impl<W: Workspace> Service<W> {
             },
             ..EngineConfig::default()
         };
-        let engine =
-            Engine::start(config, Arc::clone(&log), store, Tracker::new(), populate).unwrap();
+        let engine = Engine::builder()
+            .config(config)
+            .populate(populate)
+            .start_on(Arc::clone(&log), store)
+            .unwrap();
         Self { engine, log }
     }
 
@@ -155,7 +158,11 @@ impl Service {
     fn contents(&self, workspace: &str) -> (u64, BTreeMap<String, String>) {
         let loaded = self.engine.workspace(&id(workspace)).expect("in memory");
         loaded.read(|entities, applied| {
-            let kinds: Vec<String> = entities.counts().map(|(kind, _)| kind.to_owned()).collect();
+            let kinds: Vec<String> = entities
+                .counts()
+                .into_iter()
+                .map(|(kind, _)| kind.to_owned())
+                .collect();
             let mut all = BTreeMap::new();
             for kind in kinds {
                 for entity in entities.page(&kind, None, usize::MAX) {

@@ -8,14 +8,13 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 use workspace_engine_core::disk::{DataDir, DataDirSpec};
 use workspace_engine_core::log::DeadLetter;
-use workspace_engine_core::populate::BeginEmpty;
 use workspace_engine_core::store::{LsmStore, Store};
-use workspace_engine_core::{Engine, EngineConfig, Entities};
+use workspace_engine_core::{Engine, EngineConfig, Entities, ReadEntities};
 use workspace_engine_kafka::{
     Assignments, ChangelogStore, Cluster, LocalCopy, MemberReport, prepare,
 };
 use workspace_lifecycle::{AdmissionLimits, Command, Limits, PartitionId};
-use workspace_status::{ErrorInfo, ErrorKind, Snapshot, State, Tracker, WorkspaceId};
+use workspace_status::{ErrorInfo, ErrorKind, Snapshot, State, WorkspaceId};
 
 use crate::testing::{PATIENCE, TestTopic, until};
 
@@ -121,14 +120,10 @@ impl Node {
         };
         let cluster = Arc::new(cluster);
         let store: Arc<dyn Store> = Arc::clone(&cluster.store) as Arc<dyn Store>;
-        let engine = Engine::start_unassigned(
-            config,
-            Arc::clone(&cluster.log) as Arc<_>,
-            (start.store)(store),
-            Tracker::new(),
-            Arc::new(BeginEmpty),
-        )
-        .expect("started");
+        let engine = Engine::builder()
+            .config(config)
+            .start_unassigned(Arc::clone(&cluster.log) as Arc<_>, (start.store)(store))
+            .expect("started");
         let to_engine = ToEngine {
             engine: Arc::new(Mutex::new(Some(engine.clone()))),
             store: Arc::downgrade(&cluster.store),
@@ -185,7 +180,7 @@ impl Node {
     pub(crate) fn contents(&self, workspace: &str) -> Option<(u64, usize)> {
         let loaded = self.engine.workspace(&id(workspace))?;
         Some(loaded.read(|entities, applied| {
-            let entities = entities.counts().map(|(_, count)| count).sum();
+            let entities = entities.counts().iter().map(|(_, count)| count).sum();
             (applied.events_applied, entities)
         }))
     }

@@ -4,25 +4,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use workspace_engine_core::log::conformance::{append, id, request};
-use workspace_engine_core::populate::BeginEmpty;
 use workspace_engine_core::store::MemoryStore;
-use workspace_engine_core::{Engine, EngineConfig, Entities};
+use workspace_engine_core::{Engine, Entities};
 use workspace_engine_kafka::KafkaLog;
-use workspace_status::Tracker;
 
 use crate::support::Mock;
 use crate::testing::{PATIENCE, until};
 
 fn engine(mock: &Mock) -> Engine<Entities> {
     let log = KafkaLog::open(&mock.config, mock.partitions).expect("opened");
-    Engine::start(
-        EngineConfig::default(),
-        Arc::new(log),
-        Arc::new(MemoryStore::new()),
-        Tracker::new(),
-        Arc::new(BeginEmpty),
-    )
-    .expect("started")
+    Engine::builder()
+        .start_on(Arc::new(log), Arc::new(MemoryStore::new()))
+        .expect("started")
 }
 
 fn applied(engine: &Engine<Entities>, workspace: &str) -> u64 {

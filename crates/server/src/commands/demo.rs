@@ -24,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
+use workspace_engine_core::{Entities, WorkspaceType};
 use workspace_status::{PageQuery, State, StateSet, Tracker};
 
 /// Timeout for each step of the demonstration.
@@ -112,7 +113,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
     let events = Events::find(&arguments.repository, arguments.commits);
     let stays = !arguments.exit_when_ready;
     let (report, reported) = mpsc::channel();
-    let served = serve(&config, move |running| {
+    let served = serve(&config, WorkspaceType::of::<Entities>(), move |running| {
         let stage = Stage {
             running,
             report,

@@ -9,8 +9,9 @@ use crate::{
     telemetry,
 };
 use std::env;
+use workspace_engine_core::WorkspaceType;
 
-pub(super) fn run(flags: &ServeFlags) -> Result<Exit, CommandError> {
+pub(super) fn run(flags: &ServeFlags, workspace_type: WorkspaceType) -> Result<Exit, CommandError> {
     let resolved = ServeConfig::resolve(flags)?;
     let set: Vec<String> = env::vars_os()
         .filter_map(|(name, _)| name.into_string().ok())
@@ -24,14 +25,14 @@ pub(super) fn run(flags: &ServeFlags) -> Result<Exit, CommandError> {
         settings = resolved.set.join(" "),
         "workspace-engine begins"
     );
-    let ended = serve(&resolved.config, |running| {
+    let ended = serve(&resolved.config, workspace_type, |running| {
         // The first line on standard output, for scripts that let the system choose the port.
-        let said = output::try_line(format_args!(
+        let printed = output::try_line(format_args!(
             "workspace-engine listens on {}",
             running.url()
         ));
-        if let Err(error) = said {
-            tracing::warn!(%error, url = running.url(), "nobody reads where it listens");
+        if let Err(error) = printed {
+            tracing::warn!(%error, url = running.url(), "the line with the address cannot be written to standard output");
         }
     })?;
     Ok(match ended {

@@ -1,23 +1,39 @@
 //! The settings of a Kafka cluster.
 
-use crate::values::{Conflict, OrAuto, OrOff, number, or_auto, or_off, path, positive};
+use crate::{
+    group::KafkaConfig,
+    values::{Conflict, OrAuto, OrOff, number, or_auto, or_off, path, positive},
+};
 use clap::{
     Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+#[cfg(feature = "kafka")]
+use std::{collections::BTreeMap, fs};
+use std::{path::PathBuf, time::Duration};
 use workspace_engine_core::{disk::MAX_PARTITIONS, routing::Partitioner};
-use workspace_engine_kafka::{AcceptLoss, GroupProtocol, KafkaConfig, read_properties};
+#[cfg(feature = "kafka")]
+use workspace_engine_kafka::{AcceptLoss, GroupProtocol, read_properties};
 
 /// Kafka's longest topic name; the engine's own topics have longer names than the events' topic.
+#[cfg(feature = "kafka")]
 const MAX_NAME_BYTES: usize = 249;
 
 /// Bounds of a session: with a shorter one, a hiccup loses partitions; with a longer one, a dead engine is not noticed.
 const MIN_SESSION: Duration = Duration::from_secs(1);
 const MAX_SESSION: Duration = Duration::from_mins(30);
 
+/// Why a build without Kafka refuses a cluster.
+#[cfg(any(test, not(feature = "kafka")))]
+const WITHOUT_KAFKA: &str =
+    "this program was built without Kafka: build it with the feature `kafka` of workspace-engine";
+
 /// The settings of a Kafka cluster.
 #[derive(Debug, Clone, Args)]
+#[cfg_attr(
+    not(feature = "kafka"),
+    expect(dead_code, reason = "a build without Kafka only refuses a cluster")
+)]
 pub(crate) struct KafkaSettings {
     /// Brokers (HOST:PORT,...) of the Kafka cluster whose topic is the event log, shared with the other engines of the
     /// group; off keeps the log in the data directory
@@ -64,6 +80,23 @@ pub(crate) struct KafkaSettings {
     kafka_config: OrOff<PathBuf>,
 }
 
+#[cfg(not(feature = "kafka"))]
+impl KafkaSettings {
+    /// Refuses a cluster.
+    pub(super) fn cluster(&self) -> Result<Option<KafkaConfig>, Conflict> {
+        without_kafka(&self.brokers)
+    }
+}
+
+#[cfg(any(test, not(feature = "kafka")))]
+fn without_kafka<T>(brokers: &OrOff<String>) -> Result<Option<T>, Conflict> {
+    match brokers {
+        None => Ok(None),
+        Some(_) => Err(Conflict::new("kafka", WITHOUT_KAFKA)),
+    }
+}
+
+#[cfg(feature = "kafka")]
 impl KafkaSettings {
     /// The configured cluster, if any.
     pub(super) fn cluster(&self) -> Result<Option<KafkaConfig>, Conflict> {
@@ -158,4 +191,20 @@ fn session(text: &str) -> Result<Duration, String> {
 fn partitioner() -> impl TypedValueParser<Value = Partitioner> {
     let names = Partitioner::ALL.map(Partitioner::name);
     PossibleValuesParser::new(names).try_map(|name| name.parse::<Partitioner>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_without_kafka_refuses_a_cluster_and_names_the_feature() {
+        assert_eq!(without_kafka::<()>(&None), Ok(None));
+        let refused = without_kafka::<()>(&Some("broker:9092".to_owned())).unwrap_err();
+        assert_eq!(
+            (refused.setting, &*refused.reason),
+            ("kafka", WITHOUT_KAFKA)
+        );
+        assert!(WITHOUT_KAFKA.contains("`kafka`"));
+    }
 }

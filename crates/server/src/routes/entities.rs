@@ -3,9 +3,8 @@
 use super::{Api, paging};
 use crate::{
     app::{App, Loaded},
-    memory::{Budget, Buffer, Reserved},
+    memory::{Budget, Buffer, HeldMemory, Reserved, UNCOUNTED_BYTES},
     problems,
-    serve::{HeldMemory, UNCOUNTED_BYTES},
 };
 use axum::{
     extract::{Path, RawQuery, State as Extract},
@@ -20,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 use utoipa::{IntoParams, ToSchema};
-use workspace_engine_core::entities::EntityRef;
+use workspace_engine_core::{EntityRef, ReadEntities, loaded::Applied};
 use workspace_lifecycle::Offset;
 use workspace_status::WorkspaceId;
 use workspace_status_http::{
@@ -84,7 +83,7 @@ struct SummaryDocument<'a> {
     responses(
         (status = 200, description = "Counts, and what is applied", body = SummaryDocument),
         (status = 400, description = "An invalid id or parameter", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "Nobody knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "The workspace is not known, or its type offers no entities", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "It is not in memory yet, or has not applied the offset: `workspaceStatus` says where it stands", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
@@ -103,16 +102,27 @@ pub(super) async fn summary(
         (None, Some(_)) => return Err(meaningless_without(TIMEOUT, AT_LEAST)),
         (None, None) => api.loaded(&id, api.cold_read_deadline()).await?,
     };
-    let document = loaded.read(|entities, applied| SummaryDocument {
+    let document = read(&loaded, |entities, applied| SummaryDocument {
         workspace_id: loaded.id().as_str(),
         next_offset: applied.next_offset.0,
         events_applied: applied.events_applied,
         counts: entities
             .counts()
+            .into_iter()
             .map(|(kind, count)| (kind.to_owned(), count))
             .collect(),
-    });
+    })?;
     Ok(answer_document(StatusCode::OK, &document))
+}
+
+/// Reads the entities of a workspace, if its type has any.
+fn read<T>(
+    loaded: &Loaded,
+    read: impl FnOnce(&dyn ReadEntities, Applied) -> T,
+) -> Result<T, Problem> {
+    loaded
+        .read_any(|workspace, applied| Some(read(workspace.entities()?, applied)))
+        .ok_or_else(|| problems::no_entities(loaded.id()))
 }
 
 /// Which page.
@@ -166,7 +176,7 @@ struct EntityOfPage {
     responses(
         (status = 200, description = "A page of entities; none where there is none of the type", body = PageDocument),
         (status = 400, description = "An invalid id or parameter", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "Nobody knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "The workspace is not known, or its type offers no entities", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "It is not in memory yet: `workspaceStatus` says where it stands; or the answers under way hold all memory for them", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
@@ -188,13 +198,13 @@ pub(super) async fn page(
 
 fn page_of(app: &App, loaded: &Loaded, kind: &str, paging: &Paging) -> Result<Response, Problem> {
     let (after, limit) = (paging.after.as_deref(), paging.limit);
-    let page = loaded.read(|entities, _| {
+    let page = read(loaded, |entities, _| {
         write_page(
-            entities.page(kind, after, limit + 1),
+            &entities.page(kind, after, limit + 1),
             paging,
             app.answer_memory(),
         )
-    });
+    })?;
     let page = page.map_err(|_| problems::failed())?;
     if page.ended != Ended::ByItself {
         app.http().answers_limited.add(1);
@@ -228,8 +238,8 @@ enum Ended {
 }
 
 /// Serialises a page of entities; one entity beyond the limit means that there are more.
-fn write_page<'a>(
-    entities: impl Iterator<Item = EntityRef<'a>>,
+fn write_page(
+    entities: &[EntityRef<'_>],
     paging: &Paging,
     memory: &Budget,
 ) -> Result<Page, serde_json::Error> {
@@ -238,7 +248,7 @@ fn write_page<'a>(
     let mut last = None;
     let mut next_cursor = None;
     let mut ended = Ended::ByItself;
-    for (place, entity) in entities.enumerate() {
+    for (place, entity) in entities.iter().enumerate() {
         let is_full = place == paging.limit || (place > 0 && buffer.len() > PAGE_BYTES);
         let bytes = ENTITY_BYTES + entity.id.len() * ESCAPED_CHARACTER_BYTES + entity.data.len();
         if is_full || !buffer.make_room(bytes) {
@@ -257,7 +267,7 @@ fn write_page<'a>(
         document.extend_from_slice(br#"{"id":"#);
         serde_json::to_writer(&mut *document, entity.id)?;
         document.extend_from_slice(br#","data":"#);
-        document.extend_from_slice(entity.data);
+        document.extend_from_slice(&entity.data);
         document.push(b'}');
         last = Some(entity.id);
     }
@@ -303,7 +313,7 @@ struct EntityDocument<'a> {
     ),
     responses(
         (status = 200, description = "The entity", body = EntityDocument),
-        (status = 404, description = "There is no such workspace or entity", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such workspace or entity, or its type offers none", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "It is not in memory yet: `workspaceStatus` says where it stands", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
@@ -313,16 +323,16 @@ pub(super) async fn one(
 ) -> Result<Response, Problem> {
     let id = workspace_id(&id)?;
     let loaded = api.loaded(&id, api.cold_read_deadline()).await?;
-    let document = loaded.read(|entities, _| {
+    let document = read(&loaded, |entities, _| {
         let entity = entities.get(&kind, &entity_id)?;
         serde_json::to_vec(&EntityDocument {
             r#type: &kind,
             id: entity.id,
-            data: raw(entity.data)?,
+            data: raw(&entity.data)?,
             offset: entity.offset.0,
         })
         .ok()
-    });
+    })?;
     match document {
         Some(bytes) => Ok(answer_json(StatusCode::OK, bytes)),
         None => Err(problems::unknown_entity(&id, &kind, &entity_id)),
@@ -342,19 +352,23 @@ fn raw(data: &[u8]) -> Option<&RawValue> {
 mod tests {
     use super::*;
 
-    fn check(ids: &[&str], limit: usize, expected: &str, next: Option<&str>) {
-        let entities = ids.iter().map(|id| EntityRef {
+    fn entity<'a>(id: &'a str, data: &'a [u8]) -> EntityRef<'a> {
+        EntityRef {
             id,
-            data: br#"{"a":1}"#,
+            data: data.into(),
             offset: Offset(7),
-        });
+        }
+    }
+
+    fn check(ids: &[&str], limit: usize, expected: &str, next: Option<&str>) {
+        let entities: Vec<_> = ids.iter().map(|id| entity(id, br#"{"a":1}"#)).collect();
         let size = paging::Size {
             usual: limit,
             most: limit,
         };
         let parameters = Parameters::read(None, &[]).unwrap();
         let paging = Paging::read(&parameters, "pages".to_owned(), size).unwrap();
-        let page = write_page(entities, &paging, &Budget::new(0)).unwrap();
+        let page = write_page(&entities, &paging, &Budget::new(0)).unwrap();
         let cursor = next.map(|id| paging.cursor(id));
         let next = serde_json::to_string(&cursor).unwrap();
         assert_eq!(
@@ -378,26 +392,20 @@ mod tests {
     #[test]
     fn a_page_ends_where_the_memory_for_answers_is_spent() {
         let data = format!("\"{}\"", "x".repeat(40 << 10)).into_bytes();
-        let entities = || {
-            ["a", "b", "c"].iter().map(|id| EntityRef {
-                id,
-                data: &data,
-                offset: Offset(7),
-            })
-        };
+        let entities = ["a", "b", "c"].map(|id| entity(id, &data));
         let size = paging::Size { usual: 9, most: 9 };
         let parameters = Parameters::read(None, &[]).unwrap();
         let paging = Paging::read(&parameters, "pages".to_owned(), size).unwrap();
         let memory = Budget::new(64 << 10);
-        let held = write_page(entities(), &paging, &memory).unwrap();
+        let held = write_page(&entities, &paging, &memory).unwrap();
         assert_eq!(held.ended, Ended::ByItself);
-        let short = write_page(entities(), &paging, &memory).unwrap();
+        let short = write_page(&entities, &paging, &memory).unwrap();
         assert_eq!(short.ended, Ended::NoMemory);
         let document: serde_json::Value = serde_json::from_slice(&short.document).unwrap();
         assert_eq!(document["entities"].as_array().unwrap().len(), 1);
         assert_eq!(document["nextCursor"], paging.cursor("a"));
         drop(held);
-        let whole = write_page(entities(), &paging, &memory).unwrap();
+        let whole = write_page(&entities, &paging, &memory).unwrap();
         assert_eq!(whole.ended, Ended::ByItself);
     }
 }

@@ -4,7 +4,11 @@ mod parse;
 mod producer;
 
 use super::body;
-use crate::{access::Caller, app::App, problems};
+use crate::{
+    access::Caller,
+    app::{App, Engine},
+    problems,
+};
 use axum::{
     Extension,
     body::Body,
@@ -16,10 +20,7 @@ use bytes::Bytes;
 use parse::{MediaType, parse};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
-use workspace_engine_core::{
-    Engine,
-    log::{Append, Appended},
-};
+use workspace_engine_core::log::{Append, Appended};
 use workspace_status::WorkspaceId;
 use workspace_status_http::{
     Parameters, Problem, ProblemDocument, WorkspaceIdPath, answer_document, invalid_parameter,

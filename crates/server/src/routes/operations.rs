@@ -3,6 +3,7 @@
 use super::{Api, body};
 use crate::{
     access::{ActionDetails, Caller},
+    app::Engine,
     operations::{Action, Operation, OperationState, Progress, Refused, Request, TooMany},
     problems,
 };
@@ -21,7 +22,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 use utoipa::ToSchema;
-use workspace_engine_core::Engine;
 use workspace_status_http::{
     Checked, FILTER_PARAMETERS, Parameters, Problem, ProblemDocument, answer_document,
 };
@@ -240,8 +240,7 @@ async fn decide(
         return Err(problems::count_changed(expected, matched));
     }
     let operation = api
-        .app
-        .operations()
+        .operations
         .begin(&api.app, &engine, request, foreseen.matched)
         .map_err(|TooMany { maximum }| problems::too_many_operations(maximum))?;
     let document = BegunDocument {
@@ -303,8 +302,7 @@ pub(super) async fn stop(
 }
 
 fn find(api: &Api, id: &str) -> Result<Arc<Operation>, Problem> {
-    api.app
-        .operations()
+    api.operations
         .get(id)
         .ok_or_else(|| problems::unknown_operation(id))
 }

@@ -1,7 +1,11 @@
 //! The body of an answer, with the memory and the connection that it holds until the client has read it.
 
 use super::places::Place;
-use crate::{app::App, memory::Reserved, problems};
+use crate::{
+    app::App,
+    memory::{HeldMemory, UNCOUNTED_BYTES},
+    problems,
+};
 use axum::{
     body::{Body, Bytes, HttpBody},
     response::{IntoResponse, Response},
@@ -12,23 +16,6 @@ use std::{
     sync::Arc,
     task::{Context, Poll},
 };
-
-/// Answers up to this size are not counted.
-pub(crate) const UNCOUNTED_BYTES: usize = 64 << 10;
-
-/// Memory held by an answer; the handler that reserved it attaches it to its response as an extension.
-#[derive(Debug, Clone)]
-pub(crate) struct HeldMemory {
-    _reserved: Arc<Reserved>,
-}
-
-impl HeldMemory {
-    pub(crate) fn new(reserved: Reserved) -> Self {
-        Self {
-            _reserved: Arc::new(reserved),
-        }
-    }
-}
 
 /// The body of an answer.
 pub(crate) struct AnswerBody {

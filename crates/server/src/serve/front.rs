@@ -179,7 +179,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn probes_are_told_from_other_requests() {
+    fn probes_are_distinguished_from_other_requests() {
         for (method, uri, expected) in [
             (Method::GET, "/livez", true),
             (Method::HEAD, "/readyz?verbose", true),
