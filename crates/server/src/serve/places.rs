@@ -9,9 +9,12 @@
 //! one whose last request needed no right, else the one that was idle longest. So a client without a right
 //! can neither keep such a caller out nor cause other callers' connections to be closed.
 
+mod idle;
+
 use crate::app::App;
+use idle::{IdleConnections, IdleGroup};
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::Notify,
     time::{Instant, timeout},
@@ -54,18 +57,8 @@ struct Table {
     reserved: usize,
     /// Requests that wait for an ordinary place: new connections must not take it.
     waiting: usize,
-    idle_number: u64,
-    /// Connections without a request in progress, ordered by how long they are idle, longest first.
-    idle_strangers: BTreeMap<u64, Idle>,
-    idle_known: BTreeMap<u64, Idle>,
-    idle_reserved: BTreeMap<u64, Idle>,
+    idle: IdleConnections,
     warned: Option<Instant>,
-}
-
-struct Idle {
-    /// It cannot be closed before this instant.
-    keeps_until: Instant,
-    close: Arc<Notify>,
 }
 
 /// The place of one connection; dropping it frees the place.
@@ -87,17 +80,6 @@ struct Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Ordinary,
-    Reserved,
-}
-
-/// Idle connections of equal priority when one has to be closed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Group {
-    /// On an ordinary place, without a request that needed a right.
-    Strangers,
-    /// On an ordinary place, the last request needed a right and had it.
-    Known,
-    /// On a reserved place.
     Reserved,
 }
 
@@ -126,53 +108,21 @@ pub(super) enum Turn {
 }
 
 impl Held {
-    fn group(self) -> Group {
+    fn idle_group(self) -> IdleGroup {
         match (self.kind, self.is_known) {
-            (Kind::Reserved, _) => Group::Reserved,
-            (Kind::Ordinary, false) => Group::Strangers,
-            (Kind::Ordinary, true) => Group::Known,
+            (Kind::Reserved, _) => IdleGroup::Reserved,
+            (Kind::Ordinary, false) => IdleGroup::Strangers,
+            (Kind::Ordinary, true) => IdleGroup::Known,
         }
     }
 }
 
 impl Table {
-    fn idle(&mut self, group: Group) -> &mut BTreeMap<u64, Idle> {
-        match group {
-            Group::Strangers => &mut self.idle_strangers,
-            Group::Known => &mut self.idle_known,
-            Group::Reserved => &mut self.idle_reserved,
-        }
-    }
-
     fn count(&mut self, kind: Kind) -> &mut usize {
         match kind {
             Kind::Ordinary => &mut self.ordinary,
             Kind::Reserved => &mut self.reserved,
         }
-    }
-
-    fn begin_idle(&mut self, group: Group, close: &Arc<Notify>, keeps_until: Instant) -> u64 {
-        self.idle_number += 1;
-        let number = self.idle_number;
-        let idle = Idle {
-            keeps_until,
-            close: Arc::clone(close),
-        };
-        self.idle(group).insert(number, idle);
-        number
-    }
-
-    /// Closes the connection of a group that was idle longest, if one may be closed.
-    fn close_idle(&mut self, group: Group, now: Instant) -> bool {
-        let idle = self.idle(group);
-        let mut numbers = idle.iter();
-        let Some((&number, _)) = numbers.find(|(_, idle)| idle.keeps_until <= now) else {
-            return false;
-        };
-        if let Some(idle) = idle.remove(&number) {
-            idle.close.notify_one();
-        }
-        true
     }
 }
 
@@ -207,7 +157,7 @@ impl Places {
         } else if table.reserved < RESERVED_CONNECTIONS {
             Kind::Reserved
         } else {
-            table.close_idle(Group::Reserved, now);
+            table.idle.close_longest(IdleGroup::Reserved, now);
             return None;
         };
         *table.count(kind) += 1;
@@ -217,7 +167,11 @@ impl Places {
             idle: None,
         };
         let close = Arc::new(Notify::new());
-        held.idle = Some(table.begin_idle(held.group(), &close, now + FIRST_REQUEST_WITHIN));
+        held.idle = Some(
+            table
+                .idle
+                .add(held.idle_group(), &close, now + FIRST_REQUEST_WITHIN),
+        );
         drop(table);
         self.0.app.http().opened();
         Some(Place {
@@ -243,7 +197,7 @@ impl Place {
     /// its client. Otherwise it ends after the request that has just arrived, or after the answer in progress.
     pub(super) fn ends_at_once(&self) -> bool {
         let held = self.held.lock();
-        held.idle.is_some() && held.group() != Group::Known
+        held.idle.is_some() && held.idle_group() != IdleGroup::Known
     }
 
     /// Registers a request that has arrived on the connection.
@@ -287,13 +241,13 @@ impl Place {
             return;
         }
         let now = Instant::now();
-        let group = held.group();
+        let group = held.idle_group();
         let keeps_until = match group {
-            Group::Known => now + IDLE_FOR,
-            Group::Strangers | Group::Reserved => now,
+            IdleGroup::Known => now + IDLE_FOR,
+            IdleGroup::Strangers | IdleGroup::Reserved => now,
         };
         let mut table = self.shared.table.lock();
-        held.idle = Some(table.begin_idle(group, &self.close, keeps_until));
+        held.idle = Some(table.idle.add(group, &self.close, keeps_until));
     }
 
     /// Ends the idle time; returns whether the connection has an ordinary place now.
@@ -301,7 +255,7 @@ impl Place {
         let mut held = self.held.lock();
         let mut table = self.shared.table.lock();
         if let Some(number) = held.idle.take() {
-            table.idle(held.group()).remove(&number);
+            table.idle.remove(held.idle_group(), number);
         }
         held.is_known = claim == Claim::Right;
         let waiting_before = if held.is_known { 0 } else { table.waiting };
@@ -338,8 +292,8 @@ impl Shared {
     /// Closes an idle connection on an ordinary place, if one may be closed.
     fn makes_room(&self, now: Instant) -> bool {
         let mut table = self.table.lock();
-        let is_closing =
-            table.close_idle(Group::Strangers, now) || table.close_idle(Group::Known, now);
+        let is_closing = table.idle.close_longest(IdleGroup::Strangers, now)
+            || table.idle.close_longest(IdleGroup::Known, now);
         if is_closing {
             self.app.http().idle_closed.add(1);
         }
@@ -369,7 +323,7 @@ impl Drop for Place {
         let held = *self.held.get_mut();
         let mut table = self.shared.table.lock();
         if let Some(number) = held.idle {
-            table.idle(held.group()).remove(&number);
+            table.idle.remove(held.idle_group(), number);
         }
         *table.count(held.kind) -= 1;
         drop(table);
@@ -450,7 +404,15 @@ mod tests {
             // Another stranger's request closes nothing.
             let other = places.admit().await;
             assert!(other.begin(claim).await != Turn::Served, "{claim:?}");
-            assert!(stranger.shared.table.lock().idle_strangers.len() == 1);
+            assert!(
+                stranger
+                    .shared
+                    .table
+                    .lock()
+                    .idle
+                    .count(IdleGroup::Strangers)
+                    == 1
+            );
             let caller = places.admit().await;
             let closed = async {
                 stranger.closing().await;
