@@ -74,6 +74,21 @@ fn refusal(topic: &str, own: Partitioner, of_group: Partitioner) -> String {
     )
 }
 
+/// Refuses a partition whose previous owner distributed workspaces by another partitioner.
+fn check_partitioner(
+    store: &ChangelogStore,
+    own: Partitioner,
+    record: Option<&OwnershipRecord>,
+) -> Result<(), StoreError> {
+    let Some(record) = record.filter(|record| record.partitioner != own) else {
+        return Ok(());
+    };
+    let reason = store
+        .refusal
+        .get_or_init(|| refusal(&store.shared.topic, own, record.partitioner));
+    Err(StoreError::Unavailable(reason.clone()))
+}
+
 /// Decides how the partition begins, and sends the ownership record to the writer.
 fn assign(
     store: &ChangelogStore,
@@ -83,13 +98,7 @@ fn assign(
 ) -> Result<OpeningPartition, StoreError> {
     let shared = &store.shared;
     let partitioner = shared.cache().partitioner();
-    if let Some(before) = &taken.record
-        && before.partitioner != partitioner
-    {
-        let reason = refusal(&shared.topic, partitioner, before.partitioner);
-        let reason = store.refusal.get_or_init(|| reason);
-        return Err(StoreError::Unavailable(reason.clone()));
-    }
+    check_partitioner(store, partitioner, taken.record.as_ref())?;
     let facts = Facts {
         partition,
         topic: &shared.topic,

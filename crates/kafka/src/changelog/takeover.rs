@@ -249,15 +249,15 @@ fn is_undecided(error: &KafkaError) -> bool {
 /// Queries the offset again, and what was committed before open transactions, before and after.
 fn probe_transaction(shared: &Shared, partition: PartitionId) -> Result<Observation, Failure> {
     let before = query_last_commit(shared, partition);
-    Ok(
-        match query_offset(shared, partition, TRANSACTION_TIMEOUT)? {
-            Observation::OffsetUndecided(_) if before.is_some() => {
-                Observation::LastCommits(before, query_last_commit(shared, partition))
-            }
-            Observation::OffsetUndecided(_) => Observation::LastCommits(None, None),
-            offset => offset,
-        },
-    )
+    let observation = query_offset(shared, partition, TRANSACTION_TIMEOUT)?;
+    if !matches!(observation, Observation::OffsetUndecided(_)) {
+        return Ok(observation);
+    }
+    let after = before
+        .is_some()
+        .then(|| query_last_commit(shared, partition))
+        .flatten();
+    Ok(Observation::LastCommits(before, after))
 }
 
 /// What was committed before open transactions; none where the group does not answer at once.

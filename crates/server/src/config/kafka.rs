@@ -84,12 +84,12 @@ pub(crate) struct KafkaSettings {
 impl KafkaSettings {
     /// Refuses a cluster.
     pub(super) fn cluster(&self) -> Result<Option<KafkaConfig>, Conflict> {
-        without_kafka(&self.brokers)
+        without_kafka(self.brokers.as_deref())
     }
 }
 
 #[cfg(any(test, not(feature = "kafka")))]
-fn without_kafka<T>(brokers: &OrOff<String>) -> Result<Option<T>, Conflict> {
+fn without_kafka<T>(brokers: Option<&str>) -> Result<Option<T>, Conflict> {
     match brokers {
         None => Ok(None),
         Some(_) => Err(Conflict::new("kafka", WITHOUT_KAFKA)),
@@ -199,8 +199,8 @@ mod tests {
 
     #[test]
     fn a_build_without_kafka_refuses_a_cluster_and_names_the_feature() {
-        assert_eq!(without_kafka::<()>(&None), Ok(None));
-        let refused = without_kafka::<()>(&Some("broker:9092".to_owned())).unwrap_err();
+        assert_eq!(without_kafka::<()>(None), Ok(None));
+        let refused = without_kafka::<()>(Some("broker:9092")).unwrap_err();
         assert_eq!(
             (refused.setting, &*refused.reason),
             ("kafka", WITHOUT_KAFKA)
