@@ -25,6 +25,7 @@ mod assignment;
 mod history_passes;
 mod jobs;
 mod message;
+mod running_loads;
 mod shared;
 
 mod driver;

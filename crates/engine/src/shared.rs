@@ -15,7 +15,6 @@ use crate::absent::{AbsentWorkspace, AbsentWorkspaces};
 use crate::assignment::{Assignment, Permit};
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
-use crate::driver::load_watch::RunningLoads;
 use crate::history_passes::HistoryPasses;
 use crate::jobs::{EraseJob, LoadJob, SaveJob};
 use crate::loaded::LoadedWorkspace;
@@ -24,6 +23,7 @@ use crate::message::{ActionError, CommandReply, Message};
 use crate::misrouted::MisroutedRecords;
 use crate::populate::Populate;
 use crate::report::{Health, PartitionReport};
+use crate::running_loads::RunningLoads;
 use crate::store::Store;
 use crate::workspace::Workspace;
 

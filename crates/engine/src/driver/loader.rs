@@ -10,11 +10,11 @@ use workspace_lifecycle::{Input, LoadFailure};
 use workspace_status::{State, Unit, Value};
 
 use super::apply::panic_text;
-use super::load_watch::{Returned, RunningLoad};
 use crate::jobs::LoadJob;
 use crate::loaded::{Applied, LoadedWorkspace};
 use crate::message::{LoadDone, Message};
 use crate::populate::PopulateError;
+use crate::running_loads::{HungThread, RunningLoad};
 use crate::shared::Shared;
 use crate::store::{Change, Claim, StoreError, StoredEntry, StoredWorkspace};
 use crate::workspace::Workspace;
@@ -56,17 +56,14 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
         let text = format!("loading it panicked: {}", panic_text(&*panic));
         Err(LoadFailure::Park(text))
     });
-    match shared.running_loads.end(number, &running) {
-        Returned::InTime => {}
-        returned @ (Returned::Replaced | Returned::Late) => {
-            tracing::warn!(workspace = %job.id, %partition, %epoch, "a load that was abandoned has returned; its result is dropped");
-            drop((loaded, job));
-            if returned == Returned::Replaced {
-                return Then::Ends;
-            }
-            shared.release_permit();
-            return Then::TakesTheNext;
+    if let Some(thread) = shared.running_loads.end(number) {
+        tracing::warn!(workspace = %job.id, %partition, %epoch, "a load that was abandoned has returned; its result is dropped");
+        drop((loaded, job));
+        match thread {
+            HungThread::Replaced => return Then::Ends,
+            HungThread::KeepsPermit => shared.release_permit(),
         }
+        return Then::TakesTheNext;
     }
     let message = match loaded {
         Ok(done) => {
@@ -114,19 +111,19 @@ fn try_load<W: Workspace>(
     let mut populated = Vec::new();
     let nothing_stored = claimed.entries == 0 && claimed.events_applied == 0;
     let entries = if nothing_stored {
-        running.begin_step("it was populated");
         enter(
             job,
             running,
+            "it was populated",
             State::PopulatingInitialState,
             "the store has nothing of it",
         )?;
         populate(shared, job, running, &mut workspace, &mut populated)?
     } else {
-        running.begin_step("its entries were read");
         enter(
             job,
             running,
+            "its entries were read",
             State::RestoringFromSnapshot,
             format!("restoring {} entries", claimed.entries),
         )?;
@@ -161,10 +158,11 @@ fn try_load<W: Workspace>(
 fn enter<W>(
     job: &LoadJob<W>,
     running: &RunningLoad<W>,
+    step: &'static str,
     state: State,
     message: impl Into<workspace_status::Message>,
 ) -> Result<(), LoadFailure> {
-    if running.is_abandoned() {
+    if !running.begin_step(step) {
         return Err(LoadFailure::Retry("it was abandoned".to_owned()));
     }
     job.attempt
