@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use workspace_lifecycle::{Erasure, Offset, Refused, Slot};
 use workspace_status::{Attempt, Epoch, WorkspaceId};
 
@@ -42,4 +43,39 @@ pub(crate) struct SaveJob<W> {
     /// Workspaces whose changes could not be taken.
     pub(crate) refused: Vec<Refused>,
     pub(crate) committed: Offset,
+}
+
+/// Queues of the jobs that partitions send to other threads.
+pub(crate) struct Queues<W> {
+    pub(crate) loads: Sender<LoadJob<W>>,
+    pub(crate) saves: Sender<SaveJob<W>>,
+    pub(crate) erasures: Sender<EraseJob<W>>,
+}
+
+/// The other ends of the queues.
+pub(crate) struct Jobs<W> {
+    pub(crate) loads: Receiver<LoadJob<W>>,
+    pub(crate) saves: Receiver<SaveJob<W>>,
+    pub(crate) erasures: Receiver<EraseJob<W>>,
+}
+
+impl<W> Queues<W> {
+    pub(crate) fn new(permits: usize, partitions: u32) -> (Self, Jobs<W>) {
+        let (loads, load_jobs) = bounded(permits.max(1));
+        // For each partition: one save under way, and one left by the previous assignment.
+        let partitions = usize::try_from(partitions).unwrap_or(1).max(1);
+        let (saves, save_jobs) = bounded(partitions * 2);
+        let (erasures, erase_jobs) = unbounded();
+        let queues = Self {
+            loads,
+            saves,
+            erasures,
+        };
+        let jobs = Jobs {
+            loads: load_jobs,
+            saves: save_jobs,
+            erasures: erase_jobs,
+        };
+        (queues, jobs)
+    }
 }

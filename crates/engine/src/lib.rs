@@ -22,21 +22,27 @@ pub mod report;
 
 mod announced;
 mod assignment;
+mod failures;
 mod history_passes;
 mod jobs;
 mod message;
+mod panics;
+mod permits;
 mod running_loads;
 mod shared;
+mod start_error;
 
 mod driver;
 pub mod engine;
+mod threads;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use config::EngineConfig;
-pub use engine::{Engine, ShutdownReport, StartError};
+pub use engine::{Engine, ShutdownReport};
 pub use entities::Entities;
 pub use message::ActionError;
+pub use start_error::StartError;
 pub use workspace::{Rejection, Workspace};
 pub use workspace_lifecycle as lifecycle;

@@ -5,21 +5,25 @@
 //! the hung thread still returns is dropped.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
 use workspace_lifecycle::{Input, LoadFailure};
 
+use super::loader;
+use crate::jobs::LoadJob;
 use crate::message::Message;
 use crate::running_loads::{HungThread, RunningLoad};
-use crate::shared::Shared;
+use crate::shared::EngineShared;
 use crate::workspace::Workspace;
 
 /// Most threads that hang in abandoned loads and were replaced. Further ones keep their permits until they return.
 const MAX_REPLACED_THREADS: usize = 64;
 
-/// Watches until the engine ends; `replace` starts a thread to replace one that hangs, and returns whether it could.
-pub(crate) fn run<W: Workspace>(shared: &Shared<W>, replace: impl Fn() -> bool) {
+/// Watches until the engine ends.
+pub(super) fn run<W: Workspace>(shared: &Arc<EngineShared<W>>, jobs: &Receiver<LoadJob<W>>) {
     let timeout = shared.config.load_timeout;
     let look_every = (timeout / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
     let mut seen: HashMap<u64, (u64, Instant)> = HashMap::new();
@@ -34,23 +38,23 @@ pub(crate) fn run<W: Workspace>(shared: &Shared<W>, replace: impl Fn() -> bool) 
             if *last != ticks {
                 (*last, *since) = (ticks, now);
             } else if now.duration_since(*since) >= timeout {
-                abandon(shared, &load, timeout, &replace);
+                abandon(shared, jobs, &load, timeout);
             }
         }
     }
 }
 
 fn abandon<W: Workspace>(
-    shared: &Shared<W>,
+    shared: &Arc<EngineShared<W>>,
+    jobs: &Receiver<LoadJob<W>>,
     load: &RunningLoad<W>,
     timeout: Duration,
-    replace: &impl Fn() -> bool,
 ) {
     let hung = shared.running_loads.hung_threads();
     let replaced = hung.iter().filter(|one| **one == HungThread::Replaced);
     let may_replace = replaced.count() < MAX_REPLACED_THREADS;
     let Some((step, thread)) = load.abandon(|| {
-        if may_replace && replace() {
+        if may_replace && start_replacement(shared, jobs) {
             HungThread::Replaced
         } else {
             HungThread::KeepsPermit
@@ -74,7 +78,26 @@ fn abandon<W: Workspace>(
         failure: LoadFailure::Retry(reason),
     }));
     match thread {
-        HungThread::Replaced => shared.release_permit(),
+        HungThread::Replaced => shared.permits.release(),
         HungThread::KeepsPermit => {}
     }
+}
+
+/// Whether another thread takes the next loads.
+fn start_replacement<W: Workspace>(
+    shared: &Arc<EngineShared<W>>,
+    jobs: &Receiver<LoadJob<W>>,
+) -> bool {
+    let jobs = jobs.clone();
+    let thread = super::spawn(shared, "load-again", move |shared| {
+        loader::run(shared, &jobs);
+    });
+    let thread = thread.inspect_err(|error| {
+        tracing::error!(%error, "no thread takes the place of one whose load hangs");
+    });
+    let is_started = thread.is_ok();
+    let mut replacements = shared.replacements.lock();
+    replacements.retain(|thread| !thread.is_finished());
+    replacements.extend(thread);
+    is_started
 }

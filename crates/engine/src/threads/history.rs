@@ -8,7 +8,7 @@ use workspace_status::{ChangeKind, Epoch, FeedItem, Watcher, WorkspaceId, Worksp
 
 use super::history_waiting::Waiting;
 use super::saver::micros;
-use crate::shared::Shared;
+use crate::shared::EngineShared;
 use crate::store::HistoryRecord;
 use crate::workspace::Workspace;
 
@@ -24,7 +24,7 @@ struct Taken(HashMap<WorkspaceId, (Epoch, u64)>);
 
 /// Writes until the engine ends, and once more after that. The watcher must be created before the first partition is
 /// assigned: the feed keeps nothing before it has a watcher.
-pub(crate) fn run<W: Workspace>(shared: &Shared<W>, mut watcher: Watcher) {
+pub(crate) fn run<W: Workspace>(shared: &EngineShared<W>, mut watcher: Watcher) {
     let mut taken = Taken::default();
     let mut waiting = Waiting::default();
     loop {

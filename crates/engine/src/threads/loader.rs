@@ -2,36 +2,51 @@
 //!
 //! A load blocks on the store, so there are as many load threads as permits.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
 use workspace_lifecycle::{Input, LoadFailure};
 use workspace_status::{State, Unit, Value};
 
-use super::apply::panic_text;
 use crate::jobs::LoadJob;
 use crate::loaded::{Applied, LoadedWorkspace};
 use crate::message::{LoadDone, Message};
+use crate::panics::caught;
 use crate::populate::PopulateError;
 use crate::running_loads::{HungThread, RunningLoad};
-use crate::shared::Shared;
+use crate::shared::EngineShared;
 use crate::store::{Change, Claim, StoreError, StoredEntry, StoredWorkspace};
 use crate::workspace::Workspace;
+
+/// Time between two checks whether the engine is shutting down.
+const JOB_LOOK: Duration = Duration::from_millis(100);
 
 /// Entries between two updates of the progress.
 const PROGRESS_EVERY_ENTRIES: u64 = 256;
 
 /// What a load thread does after a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
+enum Then {
     TakesTheNext,
     /// A replacement thread runs, because the load hung.
     Ends,
 }
 
+/// Loads until the engine ends, or another thread has replaced this one.
+pub(super) fn run<W: Workspace>(shared: &EngineShared<W>, jobs: &Receiver<LoadJob<W>>) {
+    while !shared.ending.load(Ordering::Acquire) {
+        if let Ok(job) = jobs.recv_timeout(JOB_LOOK)
+            && load(shared, job) == Then::Ends
+        {
+            return;
+        }
+    }
+}
+
 /// Does one load and sends the result to the partition.
-pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
+fn load<W: Workspace>(shared: &EngineShared<W>, job: LoadJob<W>) -> Then {
     let (assignment, slot, epoch) = (Arc::clone(&job.assignment), job.slot, job.epoch);
     let partition = assignment.id();
     let Some((number, running)) = shared
@@ -47,21 +62,18 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
             claimed: false,
             failure: LoadFailure::Retry(reason),
         }));
-        shared.release_permit();
+        shared.permits.release();
         return Then::TakesTheNext;
     };
     // The workspace type, the populate source and the database may all panic on bad data.
-    let loaded = catch_unwind(AssertUnwindSafe(|| try_load(shared, &job, &running)));
-    let loaded = loaded.unwrap_or_else(|panic| {
-        let text = format!("loading it panicked: {}", panic_text(&*panic));
-        Err(LoadFailure::Park(text))
-    });
+    let loaded = caught("loading it", || try_load(shared, &job, &running))
+        .unwrap_or_else(|reason| Err(LoadFailure::Park(reason)));
     if let Some(thread) = shared.running_loads.end(number) {
         tracing::warn!(workspace = %job.id, %partition, %epoch, "a load that was abandoned has returned; its result is dropped");
         drop((loaded, job));
         match thread {
             HungThread::Replaced => return Then::Ends,
-            HungThread::KeepsPermit => shared.release_permit(),
+            HungThread::KeepsPermit => shared.permits.release(),
         }
         return Then::TakesTheNext;
     }
@@ -86,12 +98,12 @@ pub(crate) fn load<W: Workspace>(shared: &Shared<W>, job: LoadJob<W>) -> Then {
     drop(job);
     // A closed assignment needs no answer; the loaded workspace is dropped with the message.
     let _ = assignment.send(message);
-    shared.release_permit();
+    shared.permits.release();
     Then::TakesTheNext
 }
 
 fn try_load<W: Workspace>(
-    shared: &Shared<W>,
+    shared: &EngineShared<W>,
     job: &LoadJob<W>,
     running: &RunningLoad<W>,
 ) -> Result<LoadDone<W>, LoadFailure> {
@@ -141,6 +153,7 @@ fn try_load<W: Workspace>(
     Ok(LoadDone {
         slot: job.slot,
         epoch: job.epoch,
+        attempt: job.attempt.clone(),
         workspace: Arc::new(LoadedWorkspace::new(
             job.id.clone(),
             workspace,
@@ -171,7 +184,7 @@ fn enter<W>(
 }
 
 fn restore<W: Workspace>(
-    shared: &Shared<W>,
+    shared: &EngineShared<W>,
     job: &LoadJob<W>,
     running: &RunningLoad<W>,
     claimed: &StoredWorkspace,
@@ -214,7 +227,7 @@ fn restore<W: Workspace>(
 }
 
 fn populate<W: Workspace>(
-    shared: &Shared<W>,
+    shared: &EngineShared<W>,
     job: &LoadJob<W>,
     running: &RunningLoad<W>,
     workspace: &mut W,
