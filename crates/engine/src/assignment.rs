@@ -3,7 +3,6 @@
 //! A partition may be assigned again while answers for the previous assignment are still under way. So a thread that
 //! answers keeps the assignment that requested the work; an answer that is late finds it closed.
 
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -11,8 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
-use workspace_lifecycle::{Offset, Partition, PartitionId, Position, Slot};
-use workspace_status::WorkspaceId;
+use workspace_lifecycle::{Offset, Partition, PartitionId, Position};
 
 use crate::announced::Announced;
 use crate::message::Message;
@@ -231,28 +229,5 @@ impl Assignment {
     pub(crate) fn is_stuck(&self, now: Duration) -> bool {
         let beat = Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
         now.saturating_sub(beat) > HEARTBEAT_LATE
-    }
-}
-
-/// A request for a load permit, by a workspace of one assignment.
-#[derive(Clone)]
-pub(crate) struct Permit {
-    pub(crate) assignment: Arc<Assignment>,
-    pub(crate) slot: Slot,
-    pub(crate) id: WorkspaceId,
-}
-
-impl PartialEq for Permit {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.assignment, &other.assignment) && self.slot == other.slot
-    }
-}
-
-impl Eq for Permit {}
-
-impl Hash for Permit {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Arc::as_ptr(&self.assignment).hash(state);
-        self.slot.hash(state);
     }
 }

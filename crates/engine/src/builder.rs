@@ -10,10 +10,11 @@ use workspace_status::Tracker;
 
 use crate::config::{EngineConfig, MAX_PERMITS};
 use crate::disk::{DataDir, DataDirSpec};
-use crate::engine::{Engine, StartError};
+use crate::engine::Engine;
 use crate::entities::Entities;
 use crate::log::{EmbeddedLog, EmbeddedLogConfig, EventLog, RetentionConfig};
 use crate::populate::{BeginEmpty, Populate};
+use crate::start_error::StartError;
 use crate::store::{FileStore, LsmStore, MemoryStore, Store};
 use crate::workspace::{Workspace, WorkspaceType};
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use workspace_lifecycle::{Erasure, Offset, Refused, Slot};
 use workspace_status::{Attempt, Epoch, WorkspaceId};
 
@@ -42,4 +43,39 @@ pub(crate) struct SaveJob {
     /// Workspaces whose changes could not be taken.
     pub(crate) refused: Vec<Refused>,
     pub(crate) committed: Offset,
+}
+
+/// Queues of the jobs that partitions send to other threads.
+pub(crate) struct Queues {
+    pub(crate) loads: Sender<LoadJob>,
+    pub(crate) saves: Sender<SaveJob>,
+    pub(crate) erasures: Sender<EraseJob>,
+}
+
+/// The other ends of the queues.
+pub(crate) struct Jobs {
+    pub(crate) loads: Receiver<LoadJob>,
+    pub(crate) saves: Receiver<SaveJob>,
+    pub(crate) erasures: Receiver<EraseJob>,
+}
+
+impl Queues {
+    pub(crate) fn new(permits: usize, partitions: u32) -> (Self, Jobs) {
+        let (loads, load_jobs) = bounded(permits.max(1));
+        // For each partition: one save under way, and one left by the previous assignment.
+        let partitions = usize::try_from(partitions).unwrap_or(1).max(1);
+        let (saves, save_jobs) = bounded(partitions * 2);
+        let (erasures, erase_jobs) = unbounded();
+        let queues = Self {
+            loads,
+            saves,
+            erasures,
+        };
+        let jobs = Jobs {
+            loads: load_jobs,
+            saves: save_jobs,
+            erasures: erase_jobs,
+        };
+        (queues, jobs)
+    }
 }

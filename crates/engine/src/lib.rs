@@ -22,13 +22,19 @@ pub mod report;
 
 mod announced;
 mod assignment;
+mod failures;
 mod history_passes;
 mod jobs;
 mod message;
+mod panics;
+mod permits;
+mod running_loads;
 mod shared;
+mod start_error;
 
 mod driver;
 pub mod engine;
+mod threads;
 
 mod builder;
 
@@ -37,8 +43,9 @@ pub mod testing;
 
 pub use builder::{EngineBuilder, StoreKind};
 pub use config::EngineConfig;
-pub use engine::{Engine, ShutdownReport, StartError};
+pub use engine::{Engine, ShutdownReport};
 pub use entities::Entities;
 pub use message::ActionError;
+pub use start_error::StartError;
 pub use workspace::{EntityRef, ReadEntities, Rejection, Workspace, WorkspaceType};
 pub use workspace_lifecycle as lifecycle;

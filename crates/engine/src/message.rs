@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use workspace_lifecycle::{Command, CommandError, Input, Offset, PartitionId, Slot};
-use workspace_status::{Epoch, WorkspaceId};
+use workspace_status::{Attempt, Epoch, WorkspaceId};
 
 use crate::loaded::{Applied, Resident};
 use crate::store::{Change, Save};
@@ -60,6 +60,7 @@ pub(crate) enum Message {
 pub(crate) struct LoadDone {
     pub(crate) slot: Slot,
     pub(crate) epoch: Epoch,
+    pub(crate) attempt: Attempt,
     pub(crate) workspace: Arc<Resident>,
     pub(crate) first_offset: Offset,
     pub(crate) applied: Applied,

@@ -6,50 +6,33 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use parking_lot::{Mutex, RwLock};
-use workspace_lifecycle::{Admission, Command, Input, Offset, PartitionId, Urgency};
-use workspace_status::{Absence, Check, Epoch, Tracker, WorkspaceId, WorkspaceStatus};
+use workspace_lifecycle::{Input, Offset, PartitionId};
+use workspace_status::{Epoch, Tracker, WorkspaceId, WorkspaceStatus};
 
-use crate::absent::{AbsentWorkspace, AbsentWorkspaces};
-use crate::assignment::{Assignment, Permit};
+use crate::absent::AbsentWorkspaces;
+use crate::assignment::Assignment;
 use crate::config::EngineConfig;
 use crate::counters::EngineCounters;
-use crate::driver::load_watch::RunningLoads;
+use crate::failures::Failures;
 use crate::history_passes::HistoryPasses;
-use crate::jobs::{EraseJob, LoadJob, SaveJob};
+use crate::jobs::{EraseJob, Jobs, LoadJob, Queues, SaveJob};
 use crate::loaded::Resident;
 use crate::log::EventLog;
-use crate::message::{ActionError, CommandReply, Message};
+use crate::message::Message;
 use crate::misrouted::MisroutedRecords;
+use crate::permits::Permits;
 use crate::populate::Populate;
-use crate::report::{Health, PartitionReport};
+use crate::running_loads::RunningLoads;
 use crate::store::Store;
 use crate::workspace::WorkspaceType;
-
-/// What was requested of the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Asked {
-    /// To save, or to sync what was saved.
-    Saves,
-    /// To save a partition whose saves it does not accept now, while it may accept those of others.
-    SavesOf(PartitionId),
-    /// To open or to list a partition.
-    Partition(PartitionId),
-}
 
 /// A new assignment, and the receiver that its driver reads.
 pub(crate) type Opened = (Arc<Assignment>, Receiver<Message>);
 
-/// Queues of the jobs that partitions send to other threads.
-pub(crate) struct Queues {
-    pub(crate) loads: Sender<LoadJob>,
-    pub(crate) saves: Sender<SaveJob>,
-    pub(crate) erasures: Sender<EraseJob>,
-}
-
 /// State that all threads of the engine share.
-pub(crate) struct Shared {
+pub(crate) struct EngineShared {
     pub(crate) workspace_type: WorkspaceType,
     pub(crate) config: EngineConfig,
     pub(crate) log: Arc<dyn EventLog>,
@@ -73,22 +56,17 @@ pub(crate) struct Shared {
     /// The highest epoch of a load that this process began, for each partition it has had. Transitions of loads that
     /// the store never heard of may still be on their way into the history, so no later load may reuse their epoch.
     begun: Mutex<HashMap<PartitionId, Epoch>>,
-    admission: Mutex<Admission<Permit>>,
-    loads: Sender<LoadJob>,
-    saves: Sender<SaveJob>,
-    erasures: Sender<EraseJob>,
+    pub(crate) permits: Permits,
+    pub(crate) failures: Failures,
+    queues: Queues,
     /// Held from reading the partitions' floors until the log is trimmed to them.
     pub(crate) trimming: Mutex<()>,
     pub(crate) running_loads: RunningLoads,
     /// Threads that replace those whose loads hang.
     pub(crate) replacements: Mutex<Vec<JoinHandle<()>>>,
-    /// The last error of the store for each request that fails now.
-    store_failures: Mutex<BTreeMap<Asked, String>>,
-    /// The last error of the log for each partition that cannot be read now.
-    log_failures: Mutex<BTreeMap<PartitionId, String>>,
 }
 
-impl Shared {
+impl EngineShared {
     pub(crate) fn new(
         workspace_type: WorkspaceType,
         config: EngineConfig,
@@ -96,15 +74,12 @@ impl Shared {
         store: Arc<dyn Store>,
         tracker: Tracker,
         populate: Arc<dyn Populate>,
-        Queues {
-            loads,
-            saves,
-            erasures,
-        }: Queues,
-    ) -> Self {
-        Self {
-            admission: Mutex::new(Admission::new(config.admission)),
+    ) -> (Self, Jobs) {
+        let (queues, jobs) = Queues::new(config.admission.permits, log.partitions());
+        let shared = Self {
             workspace_type,
+            permits: Permits::new(config.admission),
+            failures: Failures::default(),
             config,
             log,
             store,
@@ -121,15 +96,12 @@ impl Shared {
             ending: AtomicBool::new(false),
             assignments: RwLock::default(),
             lost: Mutex::default(),
-            loads,
-            saves,
-            erasures,
+            queues,
             trimming: Mutex::default(),
             running_loads: RunningLoads::default(),
             replacements: Mutex::default(),
-            store_failures: Mutex::default(),
-            log_failures: Mutex::default(),
-        }
+        };
+        (shared, jobs)
     }
 
     /// Takes jobs until the engine ends.
@@ -207,14 +179,10 @@ impl Shared {
         assignment.announced().close(&self.tracker);
         for message in messages.try_iter() {
             if let Message::Input(Input::PermitGranted { .. }) = message {
-                self.release_permit();
+                self.permits.release();
             }
         }
-        // The next owner of the partition, here or elsewhere, finds out by itself how log and store answer.
-        self.log_failures.lock().remove(&assignment.id());
-        let mut failures = self.store_failures.lock();
-        failures.remove(&Asked::Partition(assignment.id()));
-        failures.remove(&Asked::SavesOf(assignment.id()));
+        self.failures.forget(assignment.id());
         let mut assignments = self.assignments.write();
         if assignments
             .get(&assignment.id())
@@ -223,32 +191,8 @@ impl Shared {
             assignments.remove(&assignment.id());
         }
         if assignments.is_empty() {
-            // No partition is left whose save could clear the last error.
-            failures.clear();
+            self.failures.forget_saves();
         }
-    }
-
-    /// Shows a workspace whose event was appended at `offset` or before, unless it has a status or is in the store.
-    pub(crate) fn announce(&self, id: &WorkspaceId, partition: PartitionId, offset: Offset) {
-        let Some(assignment) = self.assignment(partition) else {
-            return;
-        };
-        if self.tracker.get(id).is_some() || self.absent.get(id).is_some() {
-            return;
-        }
-        // While a partition is being opened, it is not known yet what the store has of it.
-        if assignment.opening().is_none() && !matches!(self.store.workspace(id), Ok(None)) {
-            return;
-        }
-        let mut announced = assignment.announced();
-        let discovered = assignment.view().position.discovered;
-        announced.announce(&self.tracker, id, offset, discovered);
-    }
-
-    /// Whether a workspace has a status only because its first event was acknowledged.
-    pub(crate) fn is_announced(&self, id: &WorkspaceId, partition: PartitionId) -> bool {
-        self.assignment(partition)
-            .is_some_and(|assignment| assignment.announced().contains(id))
     }
 
     /// Records that this process lost a partition, and removes its assignment.
@@ -257,75 +201,26 @@ impl Shared {
         self.withdraw(partition)
     }
 
+    /// Whether this process lost a partition that was not assigned to it again.
+    pub(crate) fn is_lost(&self, partition: PartitionId) -> bool {
+        self.lost.lock().contains(&partition)
+    }
+
     /// Whether an assignment is the current one of its partition.
     pub(crate) fn is_current(&self, assignment: &Arc<Assignment>) -> bool {
         self.assignment(assignment.id())
             .is_some_and(|now| Arc::ptr_eq(&now, assignment))
     }
 
-    /// Why a workspace is not in memory here.
-    pub(crate) fn absence(&self, absent: &AbsentWorkspace) -> Absence {
-        match self.assignment(absent.partition) {
-            Some(assignment) if assignment.is_listed() && absent.is_unloaded => Absence::Unloaded,
-            Some(_) => Absence::Opening,
-            None if self.lost.lock().contains(&absent.partition) => Absence::OwnerLost,
-            None => Absence::OwnedElsewhere,
-        }
-    }
-
-    pub(crate) fn ask_permit(&self, permit: Permit, urgency: Urgency) {
-        self.admission.lock().ask(permit, urgency);
-        self.grant_permits();
-    }
-
-    pub(crate) fn cancel_permit(&self, permit: &Permit) {
-        self.admission.lock().cancel(permit);
-    }
-
-    pub(crate) fn release_permit(&self) {
-        self.admission.lock().release();
-        self.grant_permits();
-    }
-
-    fn grant_permits(&self) {
-        loop {
-            let granted = self.admission.lock().grant();
-            let Some(Permit {
-                assignment, slot, ..
-            }) = granted
-            else {
-                return;
-            };
-            let sent = assignment.send(Message::Input(Input::PermitGranted { slot }));
-            if sent.is_err() {
-                self.admission.lock().release();
-            }
-        }
-    }
-
-    pub(crate) fn queued(&self) -> usize {
-        self.admission.lock().queued()
-    }
-
-    /// The first workspaces that wait for a permit, in the order of service.
-    pub(crate) fn queue(&self, limit: usize) -> Vec<WorkspaceId> {
-        self.admission
-            .lock()
-            .waiting()
-            .take(limit)
-            .map(|permit| permit.id.clone())
-            .collect()
-    }
-
     /// Never blocks: no more jobs exist than permits.
     pub(crate) fn load(&self, job: LoadJob) {
-        let _ = self.loads.send(job);
+        let _ = self.queues.loads.send(job);
     }
 
     /// Never blocks: if the store is so slow that jobs of earlier assignments fill the queue, the partition gets the
     /// job back as a failed save.
     pub(crate) fn save(&self, job: SaveJob) {
-        if let Err(refused) = self.saves.try_send(job) {
+        if let Err(refused) = self.queues.saves.try_send(job) {
             let job = refused.into_inner();
             let _ = job.assignment.send(Message::SaveFailed {
                 back: job.saves,
@@ -337,49 +232,7 @@ impl Shared {
     /// Never blocks: the queue is unbounded, but holds at most one job for each waiting operator and one for each
     /// assigned partition.
     pub(crate) fn erase(&self, job: EraseJob) {
-        let _ = self.erasures.send(job);
-    }
-
-    /// What a command waits for, as text for the operator.
-    pub(crate) fn obstacle(&self, partition: PartitionId) -> String {
-        let Some(assignment) = self.assignment(partition) else {
-            return format!("partition {partition} is not assigned to this process any more");
-        };
-        if let Some(opening) = assignment.opening() {
-            return format!("partition {partition} is being opened: {opening}");
-        }
-        if assignment.is_stuck(self.now()) {
-            return format!("partition {partition} does not advance");
-        }
-        let failures = self.store_failures.lock();
-        let of_partition = [
-            Asked::SavesOf(partition),
-            Asked::Partition(partition),
-            Asked::Saves,
-        ];
-        let reason = of_partition.iter().find_map(|asked| failures.get(asked));
-        reason.map_or_else(
-            || "the store or the log has not answered yet".to_owned(),
-            Clone::clone,
-        )
-    }
-
-    /// Records how the store answered. True if that has changed.
-    pub(crate) fn store_answered(&self, asked: Asked, answer: Result<(), String>) -> bool {
-        let mut failures = self.store_failures.lock();
-        match answer {
-            Ok(()) => failures.remove(&asked).is_some(),
-            Err(reason) => failures.insert(asked, reason.clone()) != Some(reason),
-        }
-    }
-
-    /// Records how a read of the log went.
-    pub(crate) fn log_answered(&self, partition: PartitionId, answer: Result<(), String>) {
-        let mut failures = self.log_failures.lock();
-        match answer {
-            Ok(()) => drop(failures.remove(&partition)),
-            Err(reason) => drop(failures.insert(partition, reason)),
-        }
+        let _ = self.queues.erasures.send(job);
     }
 
     pub(crate) fn trim_floors(&self) -> Vec<(PartitionId, Offset)> {
@@ -388,99 +241,5 @@ impl Shared {
             .iter()
             .map(|assignment| (assignment.id(), assignment.view().trim_floor))
             .collect()
-    }
-
-    pub(crate) fn queue_position(&self, id: &WorkspaceId) -> Option<usize> {
-        self.admission
-            .lock()
-            .waiting()
-            .position(|permit| permit.id == *id)
-    }
-
-    /// Loads under way, and how many wait for a permit.
-    pub(crate) fn admission(&self) -> (usize, usize) {
-        let admission = self.admission.lock();
-        (admission.held(), admission.queued())
-    }
-
-    /// Sends a command to the partition of the workspace.
-    pub(crate) fn send_command(
-        &self,
-        id: &WorkspaceId,
-        command: Command,
-        reply: CommandReply,
-    ) -> Result<(), ActionError> {
-        let partition = self.log.partition_of(id);
-        let assignment = self
-            .assignment(partition)
-            .ok_or(ActionError::NotAssigned(partition))?;
-        if !assignment.has_place() {
-            return Err(ActionError::Busy);
-        }
-        let id = id.clone();
-        assignment
-            .send(Message::Command { id, command, reply })
-            .map_err(|_| ActionError::NotAssigned(partition))
-    }
-
-    /// Position and state of every partition that is assigned to this process.
-    pub(crate) fn partitions(&self) -> Vec<PartitionReport> {
-        let assignments = self.assignments();
-        assignments
-            .iter()
-            .map(|assignment| {
-                let (partition, view) = (assignment.id(), assignment.view());
-                let high_watermark = self.log.high_watermark(partition);
-                PartitionReport {
-                    partition,
-                    position: view.position.position,
-                    discovered: view.position.discovered,
-                    target: view.position.target,
-                    high_watermark,
-                    low_watermark: self.log.low_watermark(partition),
-                    lag: high_watermark.since(view.position.position),
-                    rate_per_second: view.rate_per_second,
-                    workspaces: view.position.workspaces,
-                    owner: self.config.owner.clone(),
-                    held_by: view.held_by,
-                    opening: assignment.opening(),
-                    notice: self.store.ownership().notice(partition),
-                }
-            })
-            .collect()
-    }
-
-    /// Whether the loops advance, and whether the log and the store answer.
-    pub(crate) fn health(&self) -> Health {
-        let now = self.now();
-        let assignments = self.assignments();
-        let stuck: Vec<String> = assignments
-            .iter()
-            .filter(|assignment| assignment.is_stuck(now))
-            .map(|assignment| assignment.id().to_string())
-            .collect();
-        let loops = Check::new(
-            "loops",
-            stuck
-                .is_empty()
-                .then_some(())
-                .ok_or_else(|| format!("partitions {} do not advance", stuck.join(", "))),
-        );
-        let failures = self.store_failures.lock();
-        let failures = failures.first_key_value().map(|(_, reason)| reason.clone());
-        let store = Check::new("store", failures.map_or(Ok(()), Err));
-        let unreadable = self
-            .log_failures
-            .lock()
-            .first_key_value()
-            .map(|(partition, reason)| format!("partition {partition} cannot be read: {reason}"));
-        let log = Check::new("log", unreadable.map_or_else(|| self.log.health(), Err));
-        let restart = |needed: Option<String>| needed.map_or(Ok(()), Err);
-        let log_lives = Check::new("log", restart(self.log.needs_restart()));
-        let store_lives = Check::new("store", restart(self.store.needs_restart()));
-        Health {
-            alive: vec![loops, log_lives, store_lives],
-            ready: vec![log, store],
-        }
     }
 }

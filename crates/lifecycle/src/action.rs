@@ -230,10 +230,10 @@ pub enum CommandError {
     /// There is no event to skip.
     #[error("the workspace is not stopped at an event that it cannot apply")]
     NotStopped,
-    /// Another command on it is under way, or the partition is still being listed.
+    /// Another command on it is under way.
     #[error("the workspace is busy with another command, try again")]
     Busy,
-    /// Log and store are not ready for the partition yet.
+    /// Log and store are not ready for the partition yet, or it is being listed.
     #[error("the partition is being taken over, try again")]
     Opening,
     /// The partition is being handed over.

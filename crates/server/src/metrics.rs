@@ -32,7 +32,7 @@ const COUNTERS: [CounterRow; 15] = [
     ),
     (
         "workspace_engine_events_passed",
-        "Records read for a workspace that had applied them, or that was not in memory",
+        "Records read for a workspace that had applied them, that was not in memory, or that stopped at a poison event before them",
         None,
         |counters| &counters.events_passed,
     ),

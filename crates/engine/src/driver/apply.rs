@@ -1,200 +1,73 @@
-//! Applies a batch to the workspaces of a partition: grouped by workspace, each in offset order.
+//! Applies a batch to the workspaces of a partition, each in offset order.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use workspace_lifecycle::{AppliedTo, ApplyTo, Offset, PartitionId, Poison, StateAfter, Touched};
+use workspace_lifecycle::{
+    AppliedTo, ApplyTo, Input, Lane, Offset, PartitionId, Poison, Slot, StateAfter,
+};
 use workspace_status::WorkspaceId;
 
+use super::Driver;
 use crate::event::Event;
 use crate::loaded::{Applied, Resident};
-use crate::log::{Batch, Record};
-use crate::misrouted::Misrouted;
-use crate::routing::Partitioner;
+use crate::log::Record;
+use crate::panics::caught;
 use crate::workspace::{Rejection, Workspace, WorkspaceType};
 
-/// A batch whose records are grouped by workspace. The records are not moved: those of a group are linked by their
-/// index.
-#[derive(Debug)]
-pub(crate) struct Grouped {
-    records: Vec<Record>,
-    /// Index of the next record of the same workspace; [`NONE`] after the last.
-    next: Vec<u32>,
-    groups: Vec<Group>,
-    pub(crate) unroutable: u64,
-    /// Workspaces that belong to another partition, each with its first record here.
-    pub(crate) misrouted: Vec<Misrouted>,
-    pub(crate) misrouted_records: u64,
-    pub(crate) bytes: u64,
-}
-
-/// The partition of a batch, and what decides which keys belong to it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct OwnPartition<'a> {
-    pub(crate) topic: &'a str,
-    pub(crate) partition: PartitionId,
-    pub(crate) partitions: u32,
-    pub(crate) partitioner: Partitioner,
-}
-
-#[derive(Debug)]
-struct Group {
-    id: WorkspaceId,
-    first: u32,
-    last: u32,
-}
-
-const NONE: u32 = u32::MAX;
-
-/// Where the records of a key go.
-#[derive(Debug, Clone, Copy)]
-enum Route {
-    Group(usize),
-    Misrouted,
-    /// The key is missing or is not a valid workspace id.
-    Nowhere,
-}
-
-impl Grouped {
-    /// Groups the records of a partition by key. Records without a valid key and records that belong to another
-    /// partition are counted and left out.
-    pub(crate) fn new(batch: Batch, own: OwnPartition<'_>) -> Self {
-        let records = batch.records;
-        let mut next = vec![NONE; records.len()];
-        let mut groups: Vec<Group> = Vec::new();
-        let (mut unroutable, mut misrouted_records, mut bytes) = (0, 0, 0);
-        let mut misrouted = Vec::new();
-        let mut by_key: HashMap<&[u8], Route> = HashMap::new();
-        let mut before: Option<(&[u8], usize)> = None;
-        for (place, record) in (0..NONE).zip(&records) {
-            bytes += u64::try_from(record.value().map_or(0, <[u8]>::len)).unwrap_or(0);
-            let mut route = |key| {
-                let Some(id) = workspace_of(key) else {
-                    return Route::Nowhere;
-                };
-                let expected = own.partitioner.partition_of(&id, own.partitions);
-                if expected != own.partition {
-                    misrouted.push(Misrouted {
-                        topic: own.topic.into(),
-                        found: own.partition,
-                        offset: record.offset,
-                        id,
-                        expected,
-                        partitioner: own.partitioner,
-                        partitions: own.partitions,
-                    });
-                    return Route::Misrouted;
-                }
-                groups.push(Group {
-                    id,
-                    first: place,
-                    last: place,
-                });
-                Route::Group(groups.len() - 1)
+impl Driver {
+    /// Applies the batch last fetched for the lane to the workspaces of the plan.
+    pub(super) fn apply(&mut self, lane: Lane, plan: &[ApplyTo]) -> Input {
+        let mut results = Vec::with_capacity(plan.len());
+        if let Some((grouped, end)) = self.batches.remove(&lane) {
+            let plan: HashMap<Slot, ApplyTo> =
+                plan.iter().map(|apply| (apply.slot, *apply)).collect();
+            let source = Source {
+                topic: self.shared.log.topic(),
+                partition: self.id,
             };
-            let route = record.key().map_or(Route::Nowhere, |key| match before {
-                Some((last_key, index)) if last_key == key => Route::Group(index),
-                _ => {
-                    let route = *by_key.entry(key).or_insert_with(|| route(key));
-                    if let Route::Group(index) = route {
-                        before = Some((key, index));
-                    }
-                    route
-                }
-            });
-            let group = match route {
-                Route::Group(index) => groups.get_mut(index),
-                Route::Misrouted => {
-                    misrouted_records += 1;
+            for (id, records) in grouped.groups() {
+                let planned = self.machine.slot(id).and_then(|slot| plan.get(&slot));
+                let Some(planned) = planned else { continue };
+                let Some(resident) = self.presences.resident(planned.slot) else {
                     continue;
+                };
+                let result = apply(&resident.workspace, records, *planned, end, source);
+                if let Some(poison) = &result.poison
+                    && poison.state == StateAfter::Broken
+                {
+                    // The machine drops it later; until then no reader may see half an event.
+                    self.shared.workspaces.write().remove(id);
                 }
-                Route::Nowhere => None,
-            };
-            let Some(group) = group else {
-                unroutable += 1;
-                continue;
-            };
-            if group.last != place
-                && let Some(link) = usize::try_from(group.last)
-                    .ok()
-                    .and_then(|last| next.get_mut(last))
-            {
-                *link = place;
-                group.last = place;
+                results.push(result);
             }
+            let counters = &self.shared.counters;
+            let applied: u64 = results.iter().map(|result| result.events).sum();
+            counters.events_applied.add(applied);
+            counters
+                .events_passed
+                .add(grouped.routable().saturating_sub(applied));
+            let poisoned = results
+                .iter()
+                .filter(|result| result.poison.is_some())
+                .count();
+            counters
+                .events_poisoned
+                .add(u64::try_from(poisoned).unwrap_or(0));
         }
-        Self {
-            records,
-            next,
-            groups,
-            unroutable,
-            misrouted,
-            misrouted_records,
-            bytes,
-        }
+        Input::Applied { lane, results }
     }
-
-    /// The workspaces of the batch, each with its first and last offset.
-    pub(crate) fn touched(&self) -> Vec<Touched> {
-        self.groups
-            .iter()
-            .filter_map(|group| {
-                Some(Touched {
-                    id: group.id.clone(),
-                    first_offset: self.record(group.first)?.offset,
-                    last_offset: self.record(group.last)?.offset,
-                })
-            })
-            .collect()
-    }
-
-    /// The workspaces of the batch, each with its records in offset order.
-    pub(crate) fn groups(
-        &self,
-    ) -> impl Iterator<Item = (&WorkspaceId, impl Iterator<Item = &Record>)> {
-        self.groups
-            .iter()
-            .map(|group| (&group.id, self.chain(group.first)))
-    }
-
-    fn chain(&self, first: u32) -> impl Iterator<Item = &Record> {
-        let mut place = first;
-        std::iter::from_fn(move || {
-            let record = self.record(place)?;
-            place = usize::try_from(place)
-                .ok()
-                .and_then(|place| self.next.get(place).copied())
-                .unwrap_or(NONE);
-            Some(record)
-        })
-    }
-
-    fn record(&self, place: u32) -> Option<&Record> {
-        self.records.get(usize::try_from(place).ok()?)
-    }
-
-    /// Records that belong to a workspace.
-    pub(crate) fn routable(&self) -> u64 {
-        u64::try_from(self.records.len())
-            .unwrap_or(0)
-            .saturating_sub(self.unroutable + self.misrouted_records)
-    }
-}
-
-fn workspace_of(key: &[u8]) -> Option<WorkspaceId> {
-    WorkspaceId::new(std::str::from_utf8(key).ok()?).ok()
 }
 
 /// Origin of an event, for the error text of a poison event.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Source<'a> {
-    pub(crate) topic: &'a str,
-    pub(crate) partition: PartitionId,
+struct Source<'a> {
+    topic: &'a str,
+    partition: PartitionId,
 }
 
 /// Applies the records that the plan covers to their workspace, up to the first event that cannot be applied. Without
 /// such an event the workspace is then at `end`, or where the plan ends.
-pub(crate) fn apply<'a>(
+fn apply<'a>(
     loaded: &Resident,
     records: impl Iterator<Item = &'a Record>,
     plan: ApplyTo,
@@ -207,12 +80,8 @@ pub(crate) fn apply<'a>(
         let before = changed_bytes(workspace);
         let mut stopped = None;
         for record in records.filter(|record| plan.covers(record.offset)) {
-            // A panic of a user's workspace type must not end the partition's thread.
-            let outcome = catch_unwind(AssertUnwindSafe(|| apply_one(workspace, loaded.id(), record)))
-                .unwrap_or_else(|panic| {
-                    let reason = format!("applying it panicked: {}", panic_text(&*panic));
-                    Err((reason, StateAfter::Broken))
-                });
+            let outcome = caught("applying it", || apply_one(workspace, loaded.id(), record))
+                .unwrap_or_else(|reason| Err((reason, StateAfter::Broken)));
             match outcome {
                 Ok(Effect::Applied) => {}
                 Ok(Effect::SaveRequested) => result.save_requested = true,
@@ -247,7 +116,7 @@ pub(crate) fn apply<'a>(
 
 /// `None` also if the user's workspace type panics.
 fn changed_bytes(workspace: &dyn Workspace) -> Option<u64> {
-    catch_unwind(AssertUnwindSafe(|| workspace.changed_bytes())).ok()?
+    caught("counting its changes", || workspace.changed_bytes()).ok()?
 }
 
 enum Effect {
@@ -259,13 +128,8 @@ enum Effect {
 pub(crate) fn check(workspace_type: WorkspaceType, event: &Event<'_>) -> Result<(), Rejection> {
     match event.event_type() {
         SAVE | TICK => Ok(()),
-        // A panic of a user's workspace type is a bug in that type; it must not fail the request.
-        _ => catch_unwind(AssertUnwindSafe(|| (workspace_type.check)(event))).unwrap_or_else(
-            |panic| {
-                let reason = format!("checking it panicked: {}", panic_text(&*panic));
-                Err(Rejection(reason))
-            },
-        ),
+        _ => caught("checking it", || (workspace_type.check)(event))
+            .unwrap_or_else(|reason| Err(Rejection(reason))),
     }
 }
 
@@ -287,72 +151,5 @@ fn apply_one(
             .apply(&event)
             .map(|()| Effect::Applied)
             .map_err(|rejection| (rejection.0, StateAfter::Intact)),
-    }
-}
-
-/// The message of a panic.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no message")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn records_of_another_partition_and_of_no_workspace_are_left_out_and_counted() {
-        let own = OwnPartition {
-            topic: "events",
-            partition: PartitionId(0),
-            partitions: 2,
-            partitioner: Partitioner::ConsistentRandom,
-        };
-        let id_on = |partition: u32| {
-            let by = own.partitioner;
-            (0..100)
-                .map(|number| format!("w{number}"))
-                .find(|id| by.partition_of_key(id.as_bytes(), own.partitions).0 == partition)
-                .unwrap()
-        };
-        let (here, elsewhere) = (id_on(0), id_on(1));
-        let keys: [Option<&[u8]>; 6] = [
-            Some(here.as_bytes()),
-            Some(elsewhere.as_bytes()),
-            None,
-            Some(b"no id"),
-            Some(elsewhere.as_bytes()),
-            Some(here.as_bytes()),
-        ];
-        let records = (10..)
-            .zip(keys)
-            .map(|(offset, key)| Record::new(Offset(offset), key, Some(b"{}")))
-            .collect();
-        let batch = Batch {
-            records,
-            next_offset: Offset(16),
-            high_watermark: Offset(16),
-        };
-        let grouped = Grouped::new(batch, own);
-        let offsets: Vec<Vec<u64>> = grouped
-            .groups()
-            .map(|(_, records)| records.map(|record| record.offset.0).collect())
-            .collect();
-        assert_eq!(offsets, [[10, 15]]);
-        assert_eq!((grouped.unroutable, grouped.misrouted_records), (2, 2));
-        let misrouted = Misrouted {
-            topic: "events".into(),
-            found: own.partition,
-            offset: Offset(11),
-            id: WorkspaceId::new(&elsewhere).unwrap(),
-            expected: PartitionId(1),
-            partitioner: own.partitioner,
-            partitions: 2,
-        };
-        assert_eq!(grouped.misrouted, [misrouted]);
-        assert_eq!(grouped.routable(), 2);
     }
 }

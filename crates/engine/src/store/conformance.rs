@@ -13,11 +13,10 @@
 )]
 
 use super::{
-    Change, Claim, Erase, HistoryRecord, Opening, Ownership, Save, SaveRefused, SoleOwner, Store,
-    StoreError, StoredEntry, StoredWorkspace,
+    Change, Claim, Erase, HistoryRecord, Save, SaveRefused, Store, StoreError, StoredEntry,
+    StoredWorkspace,
 };
 use bytes::Bytes;
-use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
@@ -157,39 +156,6 @@ pub fn load(
 pub fn save(store: &dyn Store, saves: &[Save]) -> Vec<SaveRefused> {
     let saves = saves.iter().map(|save| counted(store, save.clone()));
     store.save(&saves.collect::<Vec<_>>(), &[]).expect("saved")
-}
-
-/// An ownership that accepts no saves of one partition, where one is set.
-#[derive(Debug, Default)]
-pub struct HeldUp(pub Mutex<Option<PartitionId>>);
-
-impl Ownership for HeldUp {
-    fn takes_saves(&self, partition: PartitionId) -> Result<(), StoreError> {
-        if *self.0.lock() == Some(partition) {
-            return Err(StoreError::Unavailable("on purpose".to_owned()));
-        }
-        Ok(())
-    }
-
-    fn open(&self, partition: PartitionId) -> Result<Opening, StoreError> {
-        SoleOwner.open(partition)
-    }
-
-    fn close(&self, partition: PartitionId) {
-        SoleOwner.close(partition);
-    }
-
-    fn first_epoch(&self, partition: PartitionId) -> Epoch {
-        SoleOwner.first_epoch(partition)
-    }
-
-    fn notice(&self, partition: PartitionId) -> Option<String> {
-        SoleOwner.notice(partition)
-    }
-
-    fn note_misrouted(&self, partition: PartitionId, offset: Offset) {
-        SoleOwner.note_misrouted(partition, offset);
-    }
 }
 
 pub fn erase_of(text: &str, epoch: u64, next_offset: u64) -> Erase {

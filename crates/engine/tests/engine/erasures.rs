@@ -3,16 +3,13 @@
 use std::sync::Arc;
 
 use tempfile::TempDir;
-use workspace_engine_core::EngineConfig;
 use workspace_engine_core::disk::DataDir;
-use workspace_engine_core::log::{EmbeddedLog, EmbeddedLogConfig, EventLog, RetentionConfig};
-use workspace_engine_core::populate::BeginEmpty;
+use workspace_engine_core::log::EmbeddedLogConfig;
 use workspace_engine_core::store::{Claim, FileStore, LsmStore, Save, Store};
-use workspace_engine_core::{Engine, Entities};
-use workspace_lifecycle::{Command, Limits, Offset, PartitionId};
+use workspace_lifecycle::{Command, Offset, PartitionId};
 use workspace_status::{Epoch, State};
 
-use super::{PATIENCE, Service, data_dir, id};
+use super::support::{Service, Setup, data_dir, id, partition};
 
 const RESET: Command = Command::Reset { force: false };
 const FORCED: Command = Command::Reset { force: true };
@@ -26,12 +23,12 @@ const STORES: [Open; 2] = [
 ];
 
 /// A directory, and how its store is opened.
-struct Place {
+struct StoreDirectory {
     directory: TempDir,
     open: Open,
 }
 
-impl Place {
+impl StoreDirectory {
     fn new(open: Open) -> Self {
         Self {
             directory: TempDir::new().unwrap(),
@@ -41,7 +38,7 @@ impl Place {
 
     fn start(&self) -> Service {
         let data = data_dir(self.directory.path());
-        Service::start_on(&data, (self.open)(&data), Arc::new(BeginEmpty))
+        Setup::on(&data, EmbeddedLogConfig::default(), (self.open)(&data)).start()
     }
 
     /// Accesses the store while no engine runs.
@@ -95,27 +92,27 @@ fn check_filled(service: &Service, text: &str) {
 #[test]
 fn a_reset_is_the_way_out_of_a_damaged_store_entry() {
     for open in STORES {
-        let place = Place::new(open);
-        let service = place.start();
+        let stored = StoreDirectory::new(open);
+        let service = stored.start();
         let last = fill(&service, "a");
         fill(&service, "other");
         service.wait_for("a", State::Ready);
         service.wait_applied("a", last);
         service.stop();
-        place.damage("a");
+        stored.damage("a");
 
-        let service = place.start();
+        let service = stored.start();
         service.wait_for_stop("a");
-        let before = service.engine.tracker().snapshot("a").unwrap().epoch();
+        let before = service.snapshot("a").epoch();
         service.command("a", RESET).unwrap();
         check_filled(&service, "a");
         check_filled(&service, "other");
-        let after = service.engine.tracker().snapshot("a").unwrap().epoch();
+        let after = service.snapshot("a").epoch();
         assert!(after > before, "epochs go on growing");
         let history = service.engine.history(&id("a"), None, 1000).unwrap();
         assert!(history.iter().any(|record| record.epoch == Epoch::FIRST));
         service.stop();
-        let service = place.start();
+        let service = stored.start();
         check_filled(&service, "a");
         service.stop();
     }
@@ -123,8 +120,8 @@ fn a_reset_is_the_way_out_of_a_damaged_store_entry() {
 
 #[test]
 fn a_reset_works_on_what_is_ready_unloaded_or_stopped() {
-    let place = Place::new(STORES[0]);
-    let service = place.start();
+    let stored = StoreDirectory::new(STORES[0]);
+    let service = stored.start();
     let last = fill(&service, "a");
     service.wait_for("a", State::Ready);
     service.wait_applied("a", last);
@@ -139,8 +136,7 @@ fn a_reset_works_on_what_is_ready_unloaded_or_stopped() {
     service.wait_for_stop("a");
     service.command("a", RESET).unwrap();
     service.wait_for_stop("a");
-    let reason = service.engine.tracker().snapshot("a").unwrap();
-    let reason = reason.error_message().unwrap().to_owned();
+    let reason = service.error("a");
     assert!(
         reason.contains(&format!("offset {poison}")),
         "it is met again: {reason}"
@@ -155,10 +151,10 @@ fn a_reset_works_on_what_is_ready_unloaded_or_stopped() {
 }
 
 #[test]
-fn a_deleted_workspace_stays_deleted_over_restarts_while_the_log_has_its_events() {
+fn a_deleted_workspace_stays_deleted_while_the_log_has_its_events() {
     for open in STORES {
-        let place = Place::new(open);
-        let service = place.start();
+        let stored = StoreDirectory::new(open);
+        let service = stored.start();
         fill(&service, "a");
         let other = fill(&service, "other");
         service.append("a", "resource.exploded", r#"{"id":"x"}"#);
@@ -181,13 +177,13 @@ fn a_deleted_workspace_stays_deleted_over_restarts_while_the_log_has_its_events(
         service.stop();
 
         // It stays deleted even if every event is read again.
-        place.with_store(|store| {
+        stored.with_store(|store| {
             for partition in (0..3).map(PartitionId) {
                 store.save(&[], &[(partition, Offset::ZERO)]).unwrap();
             }
             store.sync().unwrap();
         });
-        let service = place.start();
+        let service = stored.start();
         check_filled(&service, "other");
         service.eventually(|| {
             let reports = service.engine.partitions();
@@ -197,10 +193,10 @@ fn a_deleted_workspace_stays_deleted_over_restarts_while_the_log_has_its_events(
         });
         check_deleted(&service, "a");
 
-        service.append("a", "resource.created", r#"{"id":"z"}"#);
+        service.create("a", "z");
         check_new(&service);
         service.stop();
-        let service = place.start();
+        let service = stored.start();
         check_new(&service);
         service.command("a", RESET).unwrap();
         check_new(&service);
@@ -228,8 +224,8 @@ fn check_new(service: &Service) {
 
 #[test]
 fn a_workspace_that_was_never_loaded_here_is_deleted_too() {
-    let place = Place::new(STORES[0]);
-    let service = place.start();
+    let stored = StoreDirectory::new(STORES[0]);
+    let service = stored.start();
     fill(&service, "unloaded");
     fill(&service, "damaged");
     for text in ["unloaded", "damaged"] {
@@ -237,8 +233,8 @@ fn a_workspace_that_was_never_loaded_here_is_deleted_too() {
     }
     service.command("unloaded", Command::Unload).unwrap();
     service.stop();
-    place.damage("damaged");
-    let service = place.start();
+    stored.damage("damaged");
+    let service = stored.start();
     service.wait_for_stop("damaged");
     for text in ["unloaded", "damaged"] {
         service.command(text, Command::Delete).unwrap();
@@ -249,7 +245,7 @@ fn a_workspace_that_was_never_loaded_here_is_deleted_too() {
         reports.iter().all(|report| report.workspaces == 0)
     });
     service.stop();
-    let service = place.start();
+    let service = stored.start();
     for text in ["unloaded", "damaged"] {
         check_deleted(&service, text);
     }
@@ -259,37 +255,22 @@ fn a_workspace_that_was_never_loaded_here_is_deleted_too() {
 #[test]
 fn a_reset_is_refused_where_the_log_begins_later_and_done_by_force() {
     let directory = TempDir::new().unwrap();
-    let data = data_dir(directory.path());
-    let config = EmbeddedLogConfig {
-        retention: RetentionConfig {
-            partition_bytes: Some(0),
-            age: None,
-        },
-        ..EmbeddedLogConfig::default()
-    };
-    let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::open(&data, config).unwrap());
-    let store: Arc<dyn Store> = Arc::new(LsmStore::open(&data).unwrap());
-    let config = EngineConfig {
-        limits: Limits {
-            save_every: std::time::Duration::from_millis(20),
-            ..Limits::default()
-        },
-        ..EngineConfig::default()
-    };
-    let engine = Engine::<Entities>::builder()
-        .config(config)
-        .start_on(Arc::clone(&log), Arc::clone(&store))
-        .unwrap();
-    let service = Service { engine, log };
+    let setup = Setup::without_retention(directory.path());
+    let service: Service = setup.start();
     let last = fill(&service, "a");
     service.wait_for("a", State::Ready);
     service.wait_applied("a", last);
-    let partition = service.engine.partition_of(&id("a"));
     service.eventually(|| {
-        let saved = store.workspace(&id("a")).unwrap().unwrap().next_offset;
+        let saved = setup
+            .store
+            .workspace(&id("a"))
+            .unwrap()
+            .unwrap()
+            .next_offset;
         saved > last
     });
     // Retention keeps the last event of a partition.
+    let partition = partition("a");
     service.log.trim(partition, last.next()).unwrap();
     assert_eq!(service.log.low_watermark(partition), last);
 
@@ -306,6 +287,5 @@ fn a_reset_is_refused_where_the_log_begins_later_and_done_by_force() {
     service.wait_for("a", State::Ready);
     let (events, entities) = service.contents("a");
     assert_eq!((events, entities.len()), (1, 0), "of the last event alone");
-    let deadline = std::time::Instant::now() + PATIENCE;
-    service.engine.shutdown(deadline);
+    service.stop();
 }

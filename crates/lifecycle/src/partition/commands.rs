@@ -19,7 +19,7 @@ impl Partition {
                 Some(slot) => self.command(slot, command, ticket, low_watermark),
                 None => Some(Err(CommandError::UnknownWorkspace)),
             },
-            Ownership::Listing | Ownership::ListAgain { .. } => Some(Err(CommandError::Busy)),
+            Ownership::Listing | Ownership::ListAgain { .. } => Some(Err(CommandError::Opening)),
             Ownership::New | Ownership::Leaving | Ownership::Over => {
                 Some(Err(CommandError::Leaving))
             }

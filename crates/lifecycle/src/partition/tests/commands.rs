@@ -36,6 +36,7 @@ fn a_command_at_the_wrong_moment_is_refused_with_the_reason() {
     let not_stopped = "the workspace is not stopped at an event that it cannot apply";
     let unknown = "no such workspace";
     let leaving = "the partition is being handed over";
+    let opening = "the partition is being taken over, try again";
     let after = |input| {
         let mut story = Story::owned(&[("a", 0)], 0, 0);
         story.send(input);
@@ -57,7 +58,7 @@ fn a_command_at_the_wrong_moment_is_refused_with_the_reason() {
         (ready(), "a", Command::Skip, not_stopped),
         (ready(), "b", Command::Load, unknown),
         (over(), "a", Command::Load, leaving),
-        (listing(), "a", Command::Load, busy),
+        (listing(), "a", Command::Load, opening),
     ] {
         story.check_command(id, command, &format!("reply to 0: {answer}"));
     }

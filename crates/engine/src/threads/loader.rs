@@ -2,36 +2,51 @@
 //!
 //! A load blocks on the store, so there are as many load threads as permits.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::Receiver;
 use workspace_lifecycle::{Input, LoadFailure};
 use workspace_status::{State, Unit, Value};
 
-use super::apply::panic_text;
-use super::load_watch::{Returned, RunningLoad};
 use crate::jobs::LoadJob;
 use crate::loaded::{Applied, Resident};
 use crate::message::{LoadDone, Message};
+use crate::panics::caught;
 use crate::populate::PopulateError;
-use crate::shared::Shared;
+use crate::running_loads::{HungThread, RunningLoad};
+use crate::shared::EngineShared;
 use crate::store::{Change, Claim, StoreError, StoredEntry, StoredWorkspace};
 use crate::workspace::Workspace;
+
+/// Time between two checks whether the engine is shutting down.
+const JOB_LOOK: Duration = Duration::from_millis(100);
 
 /// Entries between two updates of the progress.
 const PROGRESS_EVERY_ENTRIES: u64 = 256;
 
 /// What a load thread does after a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
+enum Then {
     TakesTheNext,
     /// A replacement thread runs, because the load hung.
     Ends,
 }
 
+/// Loads until the engine ends, or another thread has replaced this one.
+pub(super) fn run(shared: &EngineShared, jobs: &Receiver<LoadJob>) {
+    while !shared.ending.load(Ordering::Acquire) {
+        if let Ok(job) = jobs.recv_timeout(JOB_LOOK)
+            && load(shared, job) == Then::Ends
+        {
+            return;
+        }
+    }
+}
+
 /// Does one load and sends the result to the partition.
-pub(crate) fn load(shared: &Shared, job: LoadJob) -> Then {
+fn load(shared: &EngineShared, job: LoadJob) -> Then {
     let (assignment, slot, epoch) = (Arc::clone(&job.assignment), job.slot, job.epoch);
     let partition = assignment.id();
     let Some((number, running)) = shared
@@ -47,26 +62,20 @@ pub(crate) fn load(shared: &Shared, job: LoadJob) -> Then {
             claimed: false,
             failure: LoadFailure::Retry(reason),
         }));
-        shared.release_permit();
+        shared.permits.release();
         return Then::TakesTheNext;
     };
     // The workspace type, the populate source and the database may all panic on bad data.
-    let loaded = catch_unwind(AssertUnwindSafe(|| try_load(shared, &job, &running)));
-    let loaded = loaded.unwrap_or_else(|panic| {
-        let text = format!("loading it panicked: {}", panic_text(&*panic));
-        Err(LoadFailure::Park(text))
-    });
-    match shared.running_loads.end(number, &running) {
-        Returned::InTime => {}
-        returned @ (Returned::Replaced | Returned::Late) => {
-            tracing::warn!(workspace = %job.id, %partition, %epoch, "a load that was abandoned has returned; its result is dropped");
-            drop((loaded, job));
-            if returned == Returned::Replaced {
-                return Then::Ends;
-            }
-            shared.release_permit();
-            return Then::TakesTheNext;
+    let loaded = caught("loading it", || try_load(shared, &job, &running))
+        .unwrap_or_else(|reason| Err(LoadFailure::Park(reason)));
+    if let Some(thread) = shared.running_loads.end(number) {
+        tracing::warn!(workspace = %job.id, %partition, %epoch, "a load that was abandoned has returned; its result is dropped");
+        drop((loaded, job));
+        match thread {
+            HungThread::Replaced => return Then::Ends,
+            HungThread::KeepsPermit => shared.permits.release(),
         }
+        return Then::TakesTheNext;
     }
     let message = match loaded {
         Ok(done) => {
@@ -89,12 +98,12 @@ pub(crate) fn load(shared: &Shared, job: LoadJob) -> Then {
     drop(job);
     // A closed assignment needs no answer; the loaded workspace is dropped with the message.
     let _ = assignment.send(message);
-    shared.release_permit();
+    shared.permits.release();
     Then::TakesTheNext
 }
 
 fn try_load(
-    shared: &Shared,
+    shared: &EngineShared,
     job: &LoadJob,
     running: &RunningLoad,
 ) -> Result<LoadDone, LoadFailure> {
@@ -114,19 +123,19 @@ fn try_load(
     let mut populated = Vec::new();
     let nothing_stored = claimed.entries == 0 && claimed.events_applied == 0;
     let entries = if nothing_stored {
-        running.begin_step("it was populated");
         enter(
             job,
             running,
+            "it was populated",
             State::PopulatingInitialState,
             "the store has nothing of it",
         )?;
         populate(shared, job, running, &mut *workspace, &mut populated)?
     } else {
-        running.begin_step("its entries were read");
         enter(
             job,
             running,
+            "its entries were read",
             State::RestoringFromSnapshot,
             format!("restoring {} entries", claimed.entries),
         )?;
@@ -144,6 +153,7 @@ fn try_load(
     Ok(LoadDone {
         slot: job.slot,
         epoch: job.epoch,
+        attempt: job.attempt.clone(),
         workspace: Arc::new(Resident::new(
             job.id.clone(),
             workspace,
@@ -161,10 +171,11 @@ fn try_load(
 fn enter(
     job: &LoadJob,
     running: &RunningLoad,
+    step: &'static str,
     state: State,
     message: impl Into<workspace_status::Message>,
 ) -> Result<(), LoadFailure> {
-    if running.is_abandoned() {
+    if !running.begin_step(step) {
         return Err(LoadFailure::Retry("it was abandoned".to_owned()));
     }
     job.attempt
@@ -173,7 +184,7 @@ fn enter(
 }
 
 fn restore(
-    shared: &Shared,
+    shared: &EngineShared,
     job: &LoadJob,
     running: &RunningLoad,
     claimed: &StoredWorkspace,
@@ -216,7 +227,7 @@ fn restore(
 }
 
 fn populate(
-    shared: &Shared,
+    shared: &EngineShared,
     job: &LoadJob,
     running: &RunningLoad,
     workspace: &mut dyn Workspace,

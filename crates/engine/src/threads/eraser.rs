@@ -1,15 +1,13 @@
 //! Erasures that operators request: one thread does them, so that no partition waits for the store.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use workspace_lifecycle::{EraseFailure, Erasure, Input, Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
 
-use super::apply::panic_text;
 use crate::jobs::EraseJob;
 use crate::log::DeletedDeadLetters;
 use crate::message::Message;
-use crate::shared::Shared;
+use crate::panics::caught;
+use crate::shared::EngineShared;
 use crate::store::{Erase, StoreError};
 
 /// Result of an erasure.
@@ -22,12 +20,10 @@ struct Erased {
 }
 
 /// Does one erasure and sends the result to the partition.
-pub(crate) fn erase(shared: &Shared, job: EraseJob) {
+pub(crate) fn erase(shared: &EngineShared, job: EraseJob) {
     match job {
         EraseJob::DeadLetters(deleted) => {
-            let erased = catch_unwind(AssertUnwindSafe(|| {
-                shared.log.delete_dead_letters(&deleted)
-            }));
+            let erased = caught("deleting them", || shared.log.delete_dead_letters(&deleted));
             if let Ok(Err(error)) = erased {
                 tracing::warn!(%error, "dead letters of deleted workspaces may be left");
             }
@@ -48,13 +44,10 @@ pub(crate) fn erase(shared: &Shared, job: EraseJob) {
                         "the partition is handed over".to_owned(),
                     ))
                 } else {
-                    catch_unwind(AssertUnwindSafe(|| {
+                    caught("erasing it", || {
                         erase_one(shared, partition, &id, epoch, erasure)
-                    }))
-                    .unwrap_or_else(|panic| {
-                        let text = format!("erasing it panicked: {}", panic_text(&*panic));
-                        Err(EraseFailure::Failed(text))
                     })
+                    .unwrap_or_else(|reason| Err(EraseFailure::Failed(reason)))
                 }
             };
             let input = match erased {
@@ -84,7 +77,7 @@ pub(crate) fn erase(shared: &Shared, job: EraseJob) {
 }
 
 fn erase_one(
-    shared: &Shared,
+    shared: &EngineShared,
     partition: PartitionId,
     id: &WorkspaceId,
     epoch: Epoch,
@@ -153,7 +146,7 @@ fn erase_one(
 
 /// Whether the stored state covers the event at `offset`. A damaged record counts as if it did.
 fn is_saved_beyond(
-    shared: &Shared,
+    shared: &EngineShared,
     id: &WorkspaceId,
     offset: Offset,
 ) -> Result<bool, EraseFailure> {

@@ -8,7 +8,7 @@ use workspace_status::{ChangeKind, Epoch, FeedItem, Watcher, WorkspaceId, Worksp
 
 use super::history_waiting::Waiting;
 use super::saver::micros;
-use crate::shared::Shared;
+use crate::shared::EngineShared;
 use crate::store::HistoryRecord;
 
 /// How long transitions are gathered before they are written.
@@ -23,7 +23,7 @@ struct Taken(HashMap<WorkspaceId, (Epoch, u64)>);
 
 /// Writes until the engine ends, and once more after that. The watcher must be created before the first partition is
 /// assigned: the feed keeps nothing before it has a watcher.
-pub(crate) fn run(shared: &Shared, mut watcher: Watcher) {
+pub(crate) fn run(shared: &EngineShared, mut watcher: Watcher) {
     let mut taken = Taken::default();
     let mut waiting = Waiting::default();
     loop {

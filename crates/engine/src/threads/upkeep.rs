@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use workspace_status::{State, Value};
 
-use crate::shared::{Asked, Shared};
+use crate::failures::Asked;
+use crate::shared::EngineShared;
 
 /// Time between two samples of every workspace's progress.
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);
@@ -14,7 +15,7 @@ const SAMPLE_EVERY: Duration = Duration::from_millis(250);
 const POSITIONS_SHOWN: usize = 1000;
 
 /// Runs until the engine ends.
-pub(crate) fn run(shared: &Shared) {
+pub(crate) fn run(shared: &EngineShared) {
     let mut trimmed_at = Instant::now();
     let mut last_sync = Synced::Yes;
     while !shared.ending.load(Ordering::Acquire) {
@@ -31,8 +32,13 @@ pub(crate) fn run(shared: &Shared) {
     }
 }
 
-fn show_queue(shared: &Shared) {
-    for (position, id) in shared.queue(POSITIONS_SHOWN).into_iter().enumerate() {
+fn show_queue(shared: &EngineShared) {
+    for (position, id) in shared
+        .permits
+        .queue(POSITIONS_SHOWN)
+        .into_iter()
+        .enumerate()
+    {
         if let Some(status) = shared.tracker.get(&id)
             && status.state() == State::LoadingKafkaPartitions
         {
@@ -50,7 +56,7 @@ enum Synced {
 }
 
 /// Lets the log remove what is durable in the store. The floors are taken before the sync, so that it covers them.
-fn trim(shared: &Shared, last_sync: Synced) -> Synced {
+fn trim(shared: &EngineShared, last_sync: Synced) -> Synced {
     if !shared.store.is_durable() {
         return Synced::Yes;
     }
@@ -58,14 +64,17 @@ fn trim(shared: &Shared, last_sync: Synced) -> Synced {
     let _trimming = shared.trimming.lock();
     let floors = shared.trim_floors();
     if let Err(error) = shared.store.sync() {
-        if shared.store_answered(Asked::Saves, Err(error.to_string())) {
+        if shared
+            .failures
+            .store_answered(Asked::Saves, Err(error.to_string()))
+        {
             tracing::error!(%error, "the store cannot be synced; the log keeps everything");
         }
         return Synced::No;
     }
     // Clears only the error of a failed sync: a sync also succeeds while saves are refused because the disk is full.
     if last_sync == Synced::No {
-        shared.store_answered(Asked::Saves, Ok(()));
+        shared.failures.store_answered(Asked::Saves, Ok(()));
     }
     for (partition, floor) in floors {
         if let Err(error) = shared.log.trim(partition, floor) {
@@ -78,42 +87,18 @@ fn trim(shared: &Shared, last_sync: Synced) -> Synced {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::EngineConfig;
-    use crate::disk::{DataDir, DataDirSpec};
-    use crate::entities::Entities;
-    use crate::log::{EmbeddedLog, EmbeddedLogConfig};
-    use crate::populate::BeginEmpty;
     use crate::store::FileStore;
-    use crate::workspace::WorkspaceType;
+    use crate::testing;
     use std::sync::Arc;
     use workspace_lifecycle::{Offset, PartitionId};
-    use workspace_status::Tracker;
 
     #[test]
-    fn a_store_that_can_be_synced_again_is_ready_again_without_a_save() {
+    fn a_store_that_can_be_synced_again_is_ready_without_a_save() {
         let path = tempfile::tempdir().expect("a directory");
-        let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
-        let log = EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened");
-        let root = path.path().join("workspaces");
-        let store = FileStore::open(&root).expect("opened");
-        let queues = crate::shared::Queues {
-            loads: crossbeam_channel::bounded(1).0,
-            saves: crossbeam_channel::bounded(1).0,
-            erasures: crossbeam_channel::bounded(1).0,
-        };
-        let shared = Shared::new(
-            WorkspaceType::of::<Entities>(),
-            EngineConfig::default(),
-            Arc::new(log),
-            Arc::new(store),
-            Tracker::new(),
-            Arc::new(BeginEmpty),
-            queues,
-        );
-        let ready = |shared: &Shared| {
-            let health = shared.health();
-            health.ready.iter().all(|check| check.outcome.is_ok())
-        };
+        let root = path.path();
+        let store = FileStore::open(root).expect("opened");
+        let (_log, shared) = testing::shared(Arc::new(store));
+        let is_ready = || shared.failures.of_store().is_none();
 
         // Replace the index by a directory, which cannot be appended to.
         let index = root.join("index.jsonl");
@@ -123,18 +108,17 @@ mod tests {
         std::fs::rename(&index, &away).expect("renamed");
         std::fs::create_dir(&index).expect("created");
         let last_sync = trim(&shared, Synced::Yes);
-        assert!(last_sync == Synced::No && !ready(&shared));
+        assert!(last_sync == Synced::No && !is_ready());
 
         std::fs::remove_dir(&index).expect("removed");
         std::fs::rename(&away, &index).expect("renamed");
         assert_eq!(trim(&shared, last_sync), Synced::Yes);
-        assert!(ready(&shared));
+        assert!(is_ready());
 
-        shared.store_answered(Asked::Saves, Err("a save failed".to_owned()));
+        shared
+            .failures
+            .store_answered(Asked::Saves, Err("a save failed".to_owned()));
         trim(&shared, Synced::Yes);
-        assert!(
-            !ready(&shared),
-            "the trouble of saves is not a sync's to clear"
-        );
+        assert!(!is_ready(), "a sync does not clear the error of a save");
     }
 }

@@ -1,7 +1,6 @@
 //! Saves: one thread gathers the saves that partitions request and writes them together.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,17 +8,18 @@ use crossbeam_channel::Receiver;
 use workspace_lifecycle::{Input, Refusal, Refused, Slot};
 use workspace_status::{Epoch, WorkspaceId};
 
-use super::apply::panic_text;
+use crate::failures::Asked;
 use crate::jobs::SaveJob;
 use crate::message::Message;
-use crate::shared::{Asked, Shared};
+use crate::panics::caught;
+use crate::shared::EngineShared;
 use crate::store::{Change, Save, SaveRefused, StoreError};
 
 /// Most partitions whose saves are written together.
 const PARTITIONS_PER_WRITE: usize = 64;
 
 /// Saves until the engine ends.
-pub(crate) fn run(shared: &Shared, jobs: &Receiver<SaveJob>) {
+pub(crate) fn run(shared: &EngineShared, jobs: &Receiver<SaveJob>) {
     shared.work(jobs, |first| {
         let mut gathered = vec![first];
         gathered.extend(jobs.try_iter().take(PARTITIONS_PER_WRITE - 1));
@@ -27,7 +27,7 @@ pub(crate) fn run(shared: &Shared, jobs: &Receiver<SaveJob>) {
     });
 }
 
-fn save(shared: &Shared, jobs: Vec<SaveJob>) {
+fn save(shared: &EngineShared, jobs: Vec<SaveJob>) {
     let began = Instant::now();
     let assignments: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.assignment)).collect();
     // Held until the store has answered, so that an assignment does not end in the middle of its save.
@@ -55,7 +55,7 @@ fn save(shared: &Shared, jobs: Vec<SaveJob>) {
             });
             continue;
         }
-        shared.store_answered(asked, Ok(()));
+        shared.failures.store_answered(asked, Ok(()));
         let workspaces = job.saves.len();
         partitions.push((job.assignment, job.committed, job.refused, workspaces));
         for (slot, save) in job.saves {
@@ -71,16 +71,13 @@ fn save(shared: &Shared, jobs: Vec<SaveJob>) {
         .map(|(assignment, committed, ..)| (assignment.id(), *committed))
         .collect();
     // The database panics on some damage; a panic must not end the only thread that saves.
-    let saved = catch_unwind(AssertUnwindSafe(|| shared.store.save(&saves, &committed)))
-        .unwrap_or_else(|panic| {
-            let text = format!("it panicked: {}", panic_text(&*panic));
-            Err(StoreError::Unavailable(text))
-        });
+    let saved = caught("it", || shared.store.save(&saves, &committed))
+        .unwrap_or_else(|reason| Err(StoreError::Unavailable(reason)));
     drop(places);
     shared.counters.save_micros.add(micros(began.elapsed()));
     match &saved {
         Ok(_) => {
-            shared.store_answered(Asked::Saves, Ok(()));
+            shared.failures.store_answered(Asked::Saves, Ok(()));
             count(shared, &saves);
         }
         Err(error) => {
@@ -109,8 +106,11 @@ fn save(shared: &Shared, jobs: Vec<SaveJob>) {
     }
 }
 
-fn report_failure(shared: &Shared, asked: Asked, error: &StoreError) {
-    if shared.store_answered(asked, Err(error.to_string())) {
+fn report_failure(shared: &EngineShared, asked: Asked, error: &StoreError) {
+    if shared
+        .failures
+        .store_answered(asked, Err(error.to_string()))
+    {
         tracing::error!(%error, "save failed; it is tried again");
     }
 }
@@ -143,7 +143,7 @@ fn refusal(error: &StoreError) -> Refusal {
     }
 }
 
-fn count(shared: &Shared, saves: &[Save]) {
+fn count(shared: &EngineShared, saves: &[Save]) {
     let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let (mut changes, mut bytes) = (0, 0);
     for save in saves {
@@ -168,38 +168,9 @@ pub(crate) fn micros(duration: Duration) -> u64 {
 mod tests {
     use super::*;
     use crate::assignment::Assignment;
-    use crate::config::EngineConfig;
-    use crate::disk::{DataDir, DataDirSpec};
-    use crate::driver::history_waiting::tests::Choosy;
-    use crate::entities::Entities;
-    use crate::log::{EmbeddedLog, EmbeddedLogConfig};
-    use crate::populate::BeginEmpty;
-    use crate::shared::Queues;
     use crate::store::{MemoryStore, Store};
-    use crate::workspace::WorkspaceType;
-    use crossbeam_channel::bounded;
+    use crate::testing::{self, FaultyStore, Request};
     use workspace_lifecycle::{Offset, PartitionId};
-    use workspace_status::Tracker;
-
-    fn shared(store: Arc<dyn Store>) -> (tempfile::TempDir, Shared) {
-        let path = tempfile::tempdir().expect("a directory");
-        let dir = DataDir::open(path.path(), &DataDirSpec::default()).expect("opened");
-        let log = EmbeddedLog::open(&dir, EmbeddedLogConfig::default()).expect("opened");
-        let shared = Shared::new(
-            WorkspaceType::of::<Entities>(),
-            EngineConfig::default(),
-            Arc::new(log),
-            store,
-            Tracker::new(),
-            Arc::new(BeginEmpty),
-            Queues {
-                loads: bounded(1).0,
-                saves: bounded(1).0,
-                erasures: bounded(1).0,
-            },
-        );
-        (path, shared)
-    }
 
     fn job(assignment: &Arc<Assignment>, committed: u64) -> SaveJob {
         SaveJob {
@@ -211,17 +182,18 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_whose_saves_cannot_be_taken_holds_up_no_other_and_is_told_of() {
-        let store = Arc::new(Choosy::default());
-        let (_path, shared) = shared(Arc::clone(&store) as Arc<dyn Store>);
+    fn a_partition_whose_saves_are_not_accepted_holds_up_no_other() {
+        let store = Arc::new(FaultyStore::new(MemoryStore::new()));
+        let (_log, shared) = testing::shared(Arc::clone(&store) as Arc<dyn Store>);
         let (one, answered) = shared.open(PartitionId(0)).expect("not assigned before");
         let (other, _) = shared.open(PartitionId(1)).expect("not assigned before");
         let committed = || [0, 1].map(|partition| store.committed(PartitionId(partition)));
-        let failure = || {
-            let ready = shared.health().ready;
-            ready.into_iter().find_map(|check| check.outcome.err())
-        };
-        *store.ownership.0.lock() = Some(PartitionId(0));
+        store.fail(|request| {
+            if let Request::TakesSaves(PartitionId(0)) = request {
+                return Err(StoreError::Unavailable("held".to_owned()));
+            }
+            Ok(())
+        });
         save(&shared, vec![job(&one, 7), job(&other, 9)]);
         assert_eq!(committed(), [Ok(Offset::ZERO), Ok(Offset(9))]);
         assert!(matches!(
@@ -229,17 +201,20 @@ mod tests {
             Ok(Message::SaveFailed { .. })
         ));
         save(&shared, vec![job(&other, 10)]);
-        assert!(failure().is_some(), "also while others are saved");
+        assert!(
+            shared.failures.of_store().is_some(),
+            "also while others are saved"
+        );
 
-        *store.ownership.0.lock() = None;
+        store.recover();
         save(&shared, vec![job(&one, 7)]);
         assert_eq!(committed(), [Ok(Offset(7)), Ok(Offset(10))]);
-        assert_eq!(failure(), None);
+        assert_eq!(shared.failures.of_store(), None);
     }
 
     #[test]
     fn no_load_has_an_epoch_that_one_of_this_process_had() {
-        let (_path, shared) = shared(Arc::new(MemoryStore::new()));
+        let (_log, shared) = testing::shared(Arc::new(MemoryStore::new()));
         let partition = PartitionId(0);
         assert_eq!(shared.first_epoch(partition), Epoch::FIRST);
         shared.begun(partition, Epoch::new(7));
@@ -251,7 +226,7 @@ mod tests {
     #[test]
     fn what_an_assignment_leaves_behind_is_not_saved_after_its_end() {
         let store = Arc::new(MemoryStore::new());
-        let (_path, shared) = shared(Arc::clone(&store) as Arc<dyn Store>);
+        let (_log, shared) = testing::shared(Arc::clone(&store) as Arc<dyn Store>);
         let (over, unanswered) = shared.open(PartitionId(0)).expect("not assigned before");
         let (open, answered) = shared.open(PartitionId(1)).expect("not assigned before");
         let jobs = vec![job(&over, 7), job(&open, 9)];

@@ -1,0 +1,102 @@
+//! Load permits: which workspaces may load now, and which wait.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use workspace_lifecycle::{Admission, AdmissionLimits, Input, Slot, Urgency};
+use workspace_status::WorkspaceId;
+
+use crate::assignment::Assignment;
+use crate::message::Message;
+
+/// A request for a load permit, by a workspace of one assignment.
+pub(crate) struct Permit {
+    pub(crate) assignment: Arc<Assignment>,
+    pub(crate) slot: Slot,
+    pub(crate) id: WorkspaceId,
+}
+
+impl PartialEq for Permit {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.assignment, &other.assignment) && self.slot == other.slot
+    }
+}
+
+impl Eq for Permit {}
+
+impl Hash for Permit {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.assignment).hash(state);
+        self.slot.hash(state);
+    }
+}
+
+impl Clone for Permit {
+    fn clone(&self) -> Self {
+        Self {
+            assignment: Arc::clone(&self.assignment),
+            id: self.id.clone(),
+            slot: self.slot,
+        }
+    }
+}
+
+/// The permits of all partitions.
+pub(crate) struct Permits(Mutex<Admission<Permit>>);
+
+impl Permits {
+    pub(crate) fn new(limits: AdmissionLimits) -> Self {
+        Self(Mutex::new(Admission::new(limits)))
+    }
+
+    /// Requests a permit, or makes a pending request urgent. The assignment gets `PermitGranted`.
+    pub(crate) fn request(&self, permit: Permit, urgency: Urgency) {
+        self.0.lock().ask(permit, urgency);
+        self.grant();
+    }
+
+    pub(crate) fn cancel(&self, permit: &Permit) {
+        self.0.lock().cancel(permit);
+    }
+
+    pub(crate) fn release(&self) {
+        self.0.lock().release();
+        self.grant();
+    }
+
+    fn grant(&self) {
+        loop {
+            let granted = self.0.lock().grant();
+            let Some(Permit {
+                assignment, slot, ..
+            }) = granted
+            else {
+                return;
+            };
+            let sent = assignment.send(Message::Input(Input::PermitGranted { slot }));
+            if sent.is_err() {
+                self.0.lock().release();
+            }
+        }
+    }
+
+    /// Permits in use, and how many workspaces wait for one.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        let admission = self.0.lock();
+        (admission.held(), admission.queued())
+    }
+
+    /// The first workspaces that wait for a permit, in the order of service.
+    pub(crate) fn queue(&self, limit: usize) -> Vec<WorkspaceId> {
+        let admission = self.0.lock();
+        let waiting = admission.waiting().take(limit);
+        waiting.map(|permit| permit.id.clone()).collect()
+    }
+
+    /// How many workspaces wait before this one; `None` if it does not wait.
+    pub(crate) fn position(&self, id: &WorkspaceId) -> Option<usize> {
+        let admission = self.0.lock();
+        admission.waiting().position(|permit| permit.id == *id)
+    }
+}
