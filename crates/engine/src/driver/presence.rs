@@ -81,13 +81,8 @@ impl Replay {
 }
 
 /// The presence of each workspace of the partition.
+#[derive(Default)]
 pub(super) struct Presences(Vec<Presence>);
-
-impl Default for Presences {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
 
 impl Presences {
     pub(super) fn set(&mut self, slot: Slot, presence: Presence) {
