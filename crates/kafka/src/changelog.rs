@@ -33,7 +33,7 @@ pub use counts::ChangelogCounts;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use parking_lot::Mutex;
@@ -46,13 +46,13 @@ use workspace_engine_core::store::{
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
 
+use crate::clock::now_ms;
 use crate::config::{AcceptLoss, KafkaConfig};
 use crate::group::Group;
 use crate::local_copy::LocalCopy;
 use crate::seen::SeenRecords;
 use counts::Counters;
 use draft::{Job, Reply, save_bytes};
-pub(crate) use lineage::topic_of;
 use opening_partition::OpeningPartition;
 pub(crate) use ownership::producer_of;
 use partitions::{Partitions, Standing};
@@ -470,14 +470,6 @@ impl Drop for ChangelogStore {
 
 fn ended() -> StoreError {
     StoreError::Unavailable("the thread that writes the changelog has ended".to_owned())
-}
-
-pub(crate) fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        })
 }
 
 #[cfg(test)]

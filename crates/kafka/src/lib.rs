@@ -6,8 +6,10 @@
 )]
 mod bootstrap;
 mod client_errors;
+mod clock;
 mod config;
 mod context;
+mod copy_source;
 mod local_copy;
 #[expect(
     unsafe_code,

@@ -12,7 +12,8 @@ use parking_lot::{Mutex, RwLock};
 use workspace_engine_core::disk::DiskError;
 use workspace_engine_core::store::{LsmStore, StoreError};
 
-use crate::changelog::topic_of;
+use crate::clock::now_ms;
+use crate::copy_source::topic_of;
 
 /// Most damaged places that are rebuilt in the lifetime of a process: a disk with more damage will not recover.
 const MAX_DAMAGED_PLACES: usize = 1_000;
@@ -239,8 +240,7 @@ fn with_number(path: &Path, number: u32) -> PathBuf {
 /// Renames a directory to another name beside it.
 fn set_aside(path: &Path) -> Result<PathBuf, DiskError> {
     let name = file_name(path);
-    let now_ms = crate::changelog::now_ms();
-    let aside = path.with_file_name(format!("{name}-set-aside-{now_ms}"));
+    let aside = path.with_file_name(format!("{name}-set-aside-{}", now_ms()));
     std::fs::rename(path, &aside).map_err(|error| io("rename", path, error))?;
     Ok(aside)
 }

@@ -8,6 +8,7 @@ mod appends;
 mod dead_letter_codec;
 mod dead_letters;
 mod ends;
+mod fetches;
 #[expect(
     unsafe_code,
     reason = "rdkafka does not wrap fetching in batches without a group"
@@ -42,8 +43,8 @@ use crate::config::KafkaConfig;
 use crate::seen::SeenRecords;
 use appends::Appends;
 use dead_letters::DeadLetters;
+use fetches::READERS;
 use native::{Client, TopicHandle};
-use reader::READERS;
 use recovery::Recovery;
 use topic_state::{PartitionState, TopicState};
 use upkeep::Upkeep;

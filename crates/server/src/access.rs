@@ -10,22 +10,22 @@
 //!    still authenticate, else 403.
 
 mod audit;
-mod caller;
+pub(crate) mod caller;
 mod document;
 mod origin;
 mod reload;
-mod role;
+pub(crate) mod role;
 mod routes;
 mod settings;
 mod token;
-mod tokens;
+pub(crate) mod tokens;
 
 pub(crate) use audit::{AUDIT_TARGET, Action, ActionDetails};
 pub(crate) use caller::Caller;
 pub(crate) use document::document_access;
 pub(crate) use origin::{Scheme, is_loopback_address};
 pub(crate) use reload::ReloadError;
-pub(crate) use role::{Right, Role};
+pub(crate) use role::{Missing, Right, Role};
 pub(crate) use routes::Route;
 pub(crate) use settings::AccessSettings;
 pub(crate) use token::{NoRandomness, TokenHash, generate as generate_token};
@@ -429,19 +429,6 @@ enum Refusal {
     /// The caller did not authenticate, and the anonymous role lacks the right.
     Unknown(Caller, Missing),
     Forbidden(Caller, Missing),
-}
-
-/// What a caller lacks for a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Missing {
-    /// Any role.
-    Role,
-    /// A right.
-    Right(Right),
-    /// The workspace's id does not begin with the caller's prefix.
-    Workspace,
-    /// The route concerns all workspaces, and the caller is limited to a prefix.
-    AllWorkspaces,
 }
 
 /// What a caller lacks for a request; `None` where it may make it.

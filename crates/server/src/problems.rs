@@ -1,6 +1,9 @@
 //! The problems of the engine's own routes: the one place that maps errors to HTTP.
 
-use crate::access::{Caller, Missing, Right, Role};
+use crate::access::{
+    caller::Caller,
+    role::{Missing, Right, Role},
+};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use std::time::Duration;
 use workspace_engine_core::{

@@ -3,7 +3,7 @@
 //!
 //! The only crypto provider is ring, which ureq depends on: two providers in one process panic at run time.
 
-use crate::access::{Role, check_name};
+use crate::access::{role::Role, tokens::check_name};
 use jiff::Timestamp;
 use std::{sync::Arc, time::SystemTime};
 use tokio_rustls::rustls::{

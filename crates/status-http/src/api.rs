@@ -12,14 +12,12 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
-use utoipa_axum::router::OpenApiRouter;
 use workspace_status::{Page, PageQuery, Watcher};
 
 use crate::limits::{INLINE_SCAN, Limits};
 use crate::metrics::StatusMetrics;
 use crate::problem::{NO_STORE, Problem, types};
 use crate::source::StatusSource;
-use crate::{openapi, probes, routes};
 
 /// The API over one source, before its routes are mounted.
 ///
@@ -114,17 +112,6 @@ impl StatusApi {
             registry,
             feed,
         }))
-    }
-
-    /// The routes with their part of the `OpenAPI` document: statuses, probes and metrics.
-    ///
-    /// Merge routes of your own, then see [`document_routes`](crate::document_routes) and
-    /// [`with_problems`](crate::with_problems).
-    pub fn routes(&self) -> OpenApiRouter {
-        OpenApiRouter::with_openapi(openapi::document())
-            .merge(routes::routes())
-            .merge(probes::routes())
-            .with_state(Arc::clone(&self.0))
     }
 
     /// The future that feeds the histograms. It never ends; drop it to stop it. `None` if it was

@@ -1,7 +1,10 @@
 //! The routes mounted on a router, and the conversion of its errors into problems.
 
+use std::sync::Arc;
+
 use axum::Router;
 use prometheus_client::registry::Registry;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::api::StatusApi;
 use crate::limits::Limits;
@@ -9,6 +12,20 @@ use crate::openapi::document_routes;
 use crate::panics::CatchPanics;
 use crate::problem::{method_not_allowed, route_not_found};
 use crate::source::StatusSource;
+use crate::{openapi, probes, routes};
+
+impl StatusApi {
+    /// The routes with their part of the `OpenAPI` document: statuses, probes and metrics.
+    ///
+    /// Merge routes of your own, then see [`document_routes`] and
+    /// [`with_problems`].
+    pub fn routes(&self) -> OpenApiRouter {
+        OpenApiRouter::with_openapi(openapi::document())
+            .merge(routes::routes())
+            .merge(probes::routes())
+            .with_state(Arc::clone(&self.0))
+    }
+}
 
 /// All routes over `source`, to be merged into the router of a service:
 ///

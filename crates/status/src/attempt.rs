@@ -33,11 +33,31 @@ pub struct Attempt {
     epoch: Epoch,
 }
 
-impl Attempt {
-    pub(crate) fn new(status: Arc<WorkspaceStatus>, epoch: Epoch) -> Self {
-        Self { status, epoch }
+impl WorkspaceStatus {
+    /// Begins a load: enters `initializing` in `epoch`. Writes of attempts of earlier epochs
+    /// are refused from now on.
+    ///
+    /// # Errors
+    /// If `epoch` is not above the current one. A new status (empty history, no load begun)
+    /// accepts the current one once.
+    pub fn begin_attempt(
+        self: &Arc<Self>,
+        epoch: Epoch,
+        message: impl Into<Message>,
+    ) -> Result<Attempt, StaleEpoch> {
+        self.begin_epoch(epoch, message.into())
+            .map_err(|current| StaleEpoch {
+                attempt: epoch,
+                current,
+            })?;
+        Ok(Attempt {
+            status: Arc::clone(self),
+            epoch,
+        })
     }
+}
 
+impl Attempt {
     /// Its epoch.
     pub fn epoch(&self) -> Epoch {
         self.epoch
@@ -125,7 +145,13 @@ impl Attempt {
     }
 
     fn lock(&self) -> Result<Locked<'_>, AttemptError> {
-        self.status.lock_for(self.epoch)
+        let epoch = self.epoch;
+        self.status
+            .lock_for(epoch)
+            .map_err(|current| AttemptError::Stale {
+                attempt: epoch,
+                current,
+            })
     }
 }
 

@@ -20,7 +20,6 @@ use crate::page::{IdPage, Page, PageQuery};
 use crate::shared::{Shared, key_of};
 use crate::snapshot::Snapshot;
 use crate::state::{StateCounts, StateTotals};
-use crate::wait::WaitBuilder;
 use crate::workspace_status::WorkspaceStatus;
 
 /// The statuses of all workspaces of a process. Clones share the tracker.
@@ -312,11 +311,6 @@ impl Tracker {
     pub fn watch_from(&self, revision: Revision) -> Watcher {
         self.inner.shared.feed.keep();
         Watcher::after(Arc::clone(&self.inner.shared), revision)
-    }
-
-    /// Waits for a workspace, which need not exist yet, to be in a state.
-    pub fn wait(&self, id: &str) -> WaitBuilder {
-        WaitBuilder::new(self.clone(), id)
     }
 
     pub(crate) fn shared(&self) -> &Shared {

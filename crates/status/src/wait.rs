@@ -102,6 +102,13 @@ pub struct WaitBuilder {
     deadline: Option<Instant>,
 }
 
+impl Tracker {
+    /// Waits for a workspace, which need not exist yet, to be in a state.
+    pub fn wait(&self, id: &str) -> WaitBuilder {
+        WaitBuilder::new(self.clone(), id)
+    }
+}
+
 impl WaitBuilder {
     pub(crate) fn new(tracker: Tracker, id: &str) -> Self {
         Self {

@@ -8,7 +8,6 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::attempt::{Attempt, AttemptError, StaleEpoch};
 use crate::change::ChangeKind;
 use crate::clock::Moment;
 use crate::history::Core;
@@ -31,7 +30,7 @@ use crate::value::Value;
 /// - Entering `error` sets message and error; leaving it clears the error.
 /// - Entering `initializing` begins the next epoch and clears metadata and progress.
 ///
-/// A writer that a later load may replace uses an [`Attempt`].
+/// A writer that a later load may replace uses an [`Attempt`](crate::Attempt).
 ///
 /// ```
 /// use workspace_status::{State, Tracker};
@@ -211,48 +210,34 @@ impl WorkspaceStatus {
         self.replace_progress(self.core.lock(), phase, unit, total)
     }
 
-    /// Begins a load: enters `initializing` in `epoch`. Writes of attempts of earlier epochs
-    /// are refused from now on.
-    ///
-    /// # Errors
-    /// If `epoch` is not above the current one. A new status (empty history, no load begun)
-    /// accepts the current one once.
-    pub fn begin_attempt(
-        self: &Arc<Self>,
-        epoch: Epoch,
-        message: impl Into<Message>,
-    ) -> Result<Attempt, StaleEpoch> {
+    /// Enters `initializing` in `epoch`. Otherwise returns the current epoch, which `epoch` must be above; a new status
+    /// accepts its own once.
+    pub(crate) fn begin_epoch(&self, epoch: Epoch, message: Message) -> Result<(), Epoch> {
         let state_change = StateChange {
             epoch: Some(epoch),
-            ..StateChange::new(State::Initializing, message.into())
+            ..StateChange::new(State::Initializing, message)
         };
         let core = self.core.lock();
         let current = core.head().epoch;
         let is_new = core.head().sequence == 0 && self.word.load(Ordering::Relaxed) & BEGUN == 0;
         if epoch < current || (epoch == current && !is_new) {
-            return Err(StaleEpoch {
-                attempt: epoch,
-                current,
-            });
+            return Err(current);
         }
         self.word.fetch_or(BEGUN, Ordering::Relaxed);
         self.enter_locked(core, state_change);
-        Ok(Attempt::new(Arc::clone(self), epoch))
+        Ok(())
     }
 
     // The changes, for callers and for attempts.
 
-    /// The lock, if `epoch` is the current one.
-    pub(crate) fn lock_for(&self, epoch: Epoch) -> Result<Locked<'_>, AttemptError> {
+    /// The lock, if `epoch` is the current one; else the current one.
+    pub(crate) fn lock_for(&self, epoch: Epoch) -> Result<Locked<'_>, Epoch> {
         let core = self.core.lock();
         let current = core.head().epoch;
         if epoch == current {
             Ok(core)
         } else {
-            Err(AttemptError::Stale {
-                attempt: epoch,
-                current,
-            })
+            Err(current)
         }
     }
 

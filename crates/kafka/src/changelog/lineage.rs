@@ -8,6 +8,7 @@ use std::time::Duration;
 use workspace_engine_core::store::CachePlace;
 
 use super::reader::Ends;
+use crate::copy_source::{lineage_of, source};
 
 /// A cache that was complete longer ago may lack removals whose tombstones compaction has removed since: brokers keep
 /// a tombstone for a day by default (`delete.retention.ms`), and reading takes time too.
@@ -65,24 +66,6 @@ pub(super) fn fate(
         None if is_within && age <= MAX_UNFINISHED_AGE => Fate::Continue,
         None => Fate::Forget,
     }
-}
-
-/// The source that a cache records: topic and lineage.
-pub(super) fn source(topic: &str, lineage: Option<u64>) -> String {
-    lineage.map_or_else(
-        || format!("{topic}#"),
-        |lineage| format!("{topic}#{lineage:016x}"),
-    )
-}
-
-/// The topic of a copy, from its source.
-pub(crate) fn topic_of(source: &str) -> Option<&str> {
-    source.rsplit_once('#').map(|(topic, _)| topic)
-}
-
-pub(super) fn lineage_of(place: &CachePlace, topic: &str) -> Option<u64> {
-    let lineage = place.source.strip_prefix(topic)?.strip_prefix('#')?;
-    u64::from_str_radix(lineage, 16).ok()
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use workspace_engine_core::store::{
 };
 use workspace_lifecycle::PartitionId;
 
-use super::lineage::{Unusable, topic_of};
-use super::now_ms;
+use super::lineage::Unusable;
+use crate::clock::now_ms;
+use crate::copy_source::topic_of;
 
 /// Directory, within that of the copy, of what was set aside.
 const DIRECTORY: &str = "set-aside";

@@ -18,11 +18,12 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use workspace_engine_core::store::{LsmStore, StoreError};
 use workspace_lifecycle::{Offset, PartitionId};
 
+use super::Shared;
 use super::producer;
 use super::reader::{Ends, Found, Reader};
 use super::record::{self, DecodedRecord};
 use super::set_aside::SettingAside;
-use super::{Shared, now_ms};
+use crate::clock::now_ms;
 use crate::group::Committed;
 use crate::seen::{Seen, lost_from};
 use crate::topic_id::TopicId;

@@ -15,7 +15,6 @@ use workspace_lifecycle::PartitionId;
 use workspace_status::Epoch;
 
 use super::draft::{Draft, Job, Part, Positions};
-use super::lineage::source;
 use super::ownership::CommitMark;
 use super::partitions::Standing;
 use super::plan::GroupOffset;
@@ -23,6 +22,7 @@ use super::producer::{Outcome, Transactions};
 use super::reader::number;
 use super::takeover::{Step, Taken, Takeover, Takeovers};
 use super::{Shared, now_ms};
+use crate::copy_source::source;
 
 /// Most jobs that wait for the writer: of a saver, a history, and the loads. A caller blocks while the queue is full.
 pub(super) const MAX_JOBS_WAITING: usize = 256;

@@ -18,9 +18,10 @@ use workspace_status::WorkspaceId;
 
 use super::appends::Appends;
 use super::dead_letter_codec::{Address, address_of, decode, encode_within, key_of};
+use super::fetches::READERS;
 use super::native::TopicHandle;
 use super::pending::Outgoing;
-use super::reader::{self, READERS};
+use super::reader;
 use super::topic_state::TopicState;
 
 /// The only partition of the topic.

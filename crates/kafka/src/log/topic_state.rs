@@ -12,9 +12,9 @@ use workspace_engine_core::routing::Partitioner;
 use workspace_lifecycle::{Offset, PartitionId};
 
 use super::ends::{Change, Ends, Question};
+use super::fetches::Fetches;
 use super::native::Client;
 use super::queries::{Queries, left};
-use super::reader::Fetches;
 use crate::seen::SeenRecords;
 
 /// How long the brokers may take to answer where a partition ends, when a caller waits for it.

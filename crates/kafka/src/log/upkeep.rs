@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use workspace_lifecycle::PartitionId;
 
+use super::fetches::READERS;
 use super::native::TopicHandle;
 use super::queries::drain;
-use super::reader::READERS;
 use super::topic_state::{PartitionState, TopicState};
 
 /// Between two polls of the clients' events.

@@ -31,7 +31,7 @@ pub struct Holder {
 }
 
 impl Partition {
-    /// When [`Input::Tick`] is due at the latest; `None` if only another input can change anything.
+    /// When [`Input::Tick`](crate::Input::Tick) is due at the latest; `None` if only another input can change anything.
     pub fn wake_at(&self) -> Option<Time> {
         let list = if let Ownership::ListAgain { at } = self.ownership {
             Some(at)

@@ -15,6 +15,19 @@ pub(crate) enum Right {
     Operate,
 }
 
+/// What a caller lacks for a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Any role.
+    Role,
+    /// A right.
+    Right(Right),
+    /// The workspace's id does not begin with the caller's prefix.
+    Workspace,
+    /// The route concerns all workspaces, and the caller is limited to a prefix.
+    AllWorkspaces,
+}
+
 /// What a caller may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {

@@ -28,11 +28,12 @@ use workspace_engine_core::store::{CachePlace, Mutation, StoreError};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::Epoch;
 
-use super::super::lineage::{Fate, Unusable, fate, lineage_of, source};
+use super::super::lineage::{Fate, Unusable, fate};
 use super::super::ownership::{CommitMark, OwnershipRecord};
 use super::super::plan::GroupOffset;
 use super::super::reader::Ends;
 use super::super::record::{self, DecodedRecord};
+use crate::copy_source::{lineage_of, source};
 use crate::group::Committed;
 use crate::seen::Seen;
 use crate::topic_id::TopicId;

@@ -212,7 +212,7 @@ fn a_copy_of_another_changelog_or_of_long_ago_is_rebuilt() {
             source: {
                 let (topic, lineage) = place.source.split_once('#').expect("both");
                 let lineage = u64::from_str_radix(lineage, 16).expect("a number");
-                lineage::source(topic, Some(lineage ^ 1))
+                crate::copy_source::source(topic, Some(lineage ^ 1))
             },
             ..place
         }),
