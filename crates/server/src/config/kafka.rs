@@ -30,10 +30,6 @@ const WITHOUT_KAFKA: &str =
 
 /// The settings of a Kafka cluster.
 #[derive(Debug, Clone, Args)]
-#[cfg_attr(
-    not(feature = "kafka"),
-    expect(dead_code, reason = "a build without Kafka only refuses a cluster")
-)]
 pub(crate) struct KafkaSettings {
     /// Brokers (HOST:PORT,...) of the Kafka cluster whose topic is the event log, shared with the other engines of the
     /// group; off keeps the log in the data directory
