@@ -1,13 +1,13 @@
 //! Saves of a partition: what was changed since the last one, with the offset that it covers.
 //!
 //! The partition's thread takes the changes from memory ([`Driver::save`]) and goes on reading. The save thread writes
-//! them (`threads/saver.rs`): the store makes the changes, the `next_offset` and the committed offset of a save visible
-//! together or not at all. Then the machine gets `Saved` and lets the trim floor rise. What a `kill -9` leaves:
+//! them (`threads/saver.rs`): the store makes the changes and the `next_offset` of each workspace visible together or not
+//! at all, and the committed offset not before the last of them. Then the machine gets `Saved` and lets the trim floor rise. What a `kill -9` leaves:
 //!
 //! | killed | the store holds | the next start |
 //! |---|---|---|
 //! | before the write | the previous save | replays from the previous `next_offset` |
-//! | within the write | the previous save or this one, never a part | replays from the `next_offset` that it finds |
+//! | within the write | of each workspace the previous save or this one, never a part; workspaces of one save may differ | replays from the `next_offset` that it finds |
 //! | after the write, before `Saved` | this save | replays from this `next_offset` |
 //!
 //! So every event is in the store or is applied again, once. The events are still in the log: it is trimmed only below

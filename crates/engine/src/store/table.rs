@@ -110,8 +110,8 @@ pub trait Table: Send + Sync + 'static {
     /// As [`Store::history`].
     fn surplus(&self, id: &WorkspaceId, added: usize) -> Result<Vec<HistoryCursor>, StoreError>;
 
-    /// Writes mutations, those of one workspace atomically, and the committed offsets of partitions. Those of a
-    /// workspace follow each other. It survives a crash of the process, and one of the machine after [`Table::flush`].
+    /// Writes mutations, then the committed offsets of partitions. Mutations of one workspace are adjacent and become
+    /// visible together. What is written survives a crash of the process, and one of the machine after [`Table::flush`].
     ///
     /// # Errors
     /// [`StoreError::NoSpace`] and [`StoreError::Unavailable`], if it is not known what was written.

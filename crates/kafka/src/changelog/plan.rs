@@ -1,7 +1,7 @@
 //! What a takeover does: facts in, plan out.
 //!
-//! An offset of the group means that every event before it was applied to a workspace that the changelog holds. This is
-//! true only together with the ownership record under which it was committed: a changelog that was deleted, recreated
+//! An offset of the group means that the changelog knows every workspace with an event before it; each continues from its
+//! own `next_offset`. This is true only together with the ownership record under which it was committed: a changelog that was deleted, recreated
 //! or truncated has no such record, or an earlier one.
 
 use std::fmt;
@@ -58,7 +58,7 @@ pub(super) struct Facts<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Plan {
     Serve {
-        /// Every event before it was applied or no longer exists.
+        /// Discovery begins here: the changelog knows every workspace with an earlier event that still exists.
         committed: Offset,
         /// What the log has lost since the last takeover, and from which offset.
         loss: Option<(LossKind, Offset)>,

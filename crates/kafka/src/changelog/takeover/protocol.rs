@@ -20,7 +20,9 @@
 //! ```
 //!
 //! A changelog that turns out to be another one than the copy's leads from *checking the lineage* or *reading the
-//! changelog* to *setting the copy aside*. A failure leads back to the first state.
+//! changelog* to *setting the copy aside*. A failure leads back to querying the offset; in a
+//! re-read, or after a producer was fenced, to awaiting the offset. Where there is nothing to compare, *reading the
+//! changelog* leads to *taken*.
 
 use std::fmt;
 
