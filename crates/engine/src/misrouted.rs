@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workspace_is_shown_until_its_own_partition_or_another_owner_knows_more() {
+    fn a_misrouted_workspace_is_shown_until_its_owner_knows_more() {
         let (records, tracker) = (MisroutedRecords::default(), Tracker::new());
         assert_eq!(records.note(&record("acme", 2, 7), &tracker), Noted::First);
         assert_eq!(records.note(&record("acme", 2, 8), &tracker), Noted::Again);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bounded_number_is_remembered_and_it_is_said_once() {
+    fn a_bounded_number_is_remembered_and_logged_once() {
         let (records, tracker) = (MisroutedRecords::default(), Tracker::new());
         let noted: Vec<Noted> = (0..MAX_MISROUTED + 5)
             .map(|number| records.note(&record(&format!("w{number}"), 2, 0), &tracker))

@@ -220,7 +220,7 @@ pub enum StoreError {
     },
     /// The workspace was saved from another log than the current one.
     #[error(
-        "workspace {id} was saved from another {log} than the one that is there: it was made anew, and offsets of the one say nothing about the other; engines of another group begin from the one that is there"
+        "workspace {id} was saved from another {log} than the present one of that name: their offsets do not compare; reset the workspace, or start the engines with another group, to begin with the present one"
     )]
     OtherLog {
         /// The workspace.

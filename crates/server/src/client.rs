@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_behind_a_url_is_said_in_plain_words() {
+    fn a_url_without_a_server_is_a_plain_error() {
         // A port that was free a moment ago and has not been reused since.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_member_that_misses_a_broker_is_ready_and_one_that_waits_says_what_for() {
+    fn a_waiting_member_reports_what_it_waits_for() {
         let connections = || Some(MemberFailure::Connections("a broker is gone".to_owned()));
         let refusal = || Some(MemberFailure::Group("not authorized".to_owned()));
         let waited = Some(Duration::from_secs(61));

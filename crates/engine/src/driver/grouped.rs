@@ -187,7 +187,7 @@ mod tests {
     use workspace_lifecycle::Offset;
 
     #[test]
-    fn records_of_another_partition_and_of_no_workspace_are_left_out_and_counted() {
+    fn records_of_other_partitions_or_of_no_workspace_are_counted() {
         let own = OwnPartition {
             topic: "events",
             partition: PartitionId(0),

@@ -234,7 +234,7 @@ mod tests {
         save(&shared, jobs);
         let committed = [0, 1].map(|partition| store.committed(PartitionId(partition)));
         assert_eq!(committed, [Ok(Offset::ZERO), Ok(Offset(9))]);
-        assert!(unanswered.try_recv().is_err(), "nobody waits for it");
+        assert!(unanswered.try_recv().is_err(), "no caller waits for it");
         assert!(matches!(
             answered.try_recv(),
             Ok(Message::Input(Input::Saved { .. }))

@@ -73,7 +73,7 @@ fn a_partition_that_is_lost_is_dropped_without_a_save_and_can_come_back() {
 }
 
 #[test]
-fn an_owner_that_does_not_know_that_it_lost_the_partition_can_save_nothing() {
+fn an_owner_that_lost_the_partition_unknowingly_saves_nothing() {
     let directory = TempDir::new().unwrap();
     let mut setup = Setup::new(directory.path());
     let (zombie, owner) = (node(&mut setup, "zombie"), node(&mut setup, "owner"));

@@ -3,7 +3,7 @@ use std::path::Path;
 use workspace_engine_core::disk::{DataDir, DataDirSpec, DiskError};
 
 #[test]
-fn a_second_engine_on_a_directory_is_refused_with_the_process_of_the_first() {
+fn a_second_engine_is_refused_with_the_process_of_the_first() {
     let path = tempfile::tempdir().expect("a directory");
     let _open = open(path.path()).expect("opened");
     match DataDir::open(path.path(), &spec()) {

@@ -190,7 +190,7 @@ fn a_damaged_workspace_harms_no_other_and_is_still_listed() {
     }
     let store = FileStore::open(path.path()).expect("opened");
     store.purge(&id("acme")).expect("deleting is the way out");
-    store.claim(claim_of("acme", 1)).expect("claimed anew");
+    store.claim(claim_of("acme", 1)).expect("claimed again");
 }
 
 #[test]
@@ -414,7 +414,7 @@ fn a_damaged_history_harms_no_other() {
 }
 
 #[test]
-fn a_workspace_that_an_older_index_does_not_list_is_set_aside_by_its_next_claim() {
+fn a_workspace_missing_in_an_older_index_is_set_aside_by_a_claim() {
     let path = tempfile::tempdir().expect("a directory");
     let index = path.path().join("index.jsonl");
     let store = FileStore::open(path.path()).expect("opened");
@@ -448,7 +448,7 @@ fn a_workspace_that_an_older_index_does_not_list_is_set_aside_by_its_next_claim(
 }
 
 #[test]
-fn a_workspace_that_took_the_name_of_a_deleted_one_survives_an_older_index() {
+fn a_successor_of_a_deleted_workspace_survives_an_older_index() {
     let path = tempfile::tempdir().expect("a directory");
     let (index, entries) = (
         path.path().join("index.jsonl"),
@@ -473,7 +473,7 @@ fn a_workspace_that_took_the_name_of_a_deleted_one_survives_an_older_index() {
 }
 
 #[test]
-fn the_history_of_an_unknown_workspace_is_empty_and_of_an_unclaimed_one_there() {
+fn an_unknown_workspace_has_no_history_and_an_unclaimed_one_has() {
     let path = tempfile::tempdir().expect("a directory");
     let store = FileStore::open(path.path()).expect("opened");
     let one = transition("acme", 1, 1);

@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_of_the_log_is_told_and_read_again_from_where_it_is_known() {
+    fn a_loss_of_the_log_is_reported_and_read_again() {
         let (none, own) = (GroupOffset::None, engine(30, LINEAGE, 5));
         let (now, no_id) = (record(LINEAGE, 5, 1), record(LINEAGE, 5, 0));
         // Topic id, low and high offset of the events, lost from (by the epochs of the leaders).

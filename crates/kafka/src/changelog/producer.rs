@@ -106,7 +106,7 @@ impl ClientContext for Delivered {
         let mut reported_at = self.reported_at.lock();
         if reported_at.is_none_or(|at| now.duration_since(at) >= REPORT_INTERVAL) {
             *reported_at = Some(now);
-            tracing::warn!(%error, reason, "trouble with the changelog's producer");
+            tracing::warn!(%error, reason, "the changelog's producer reports an error");
         }
     }
 
@@ -523,7 +523,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_transaction_has_the_time_of_a_session_and_no_less_than_the_client_takes() {
+    fn a_transaction_lasts_a_session_or_the_clients_minimum() {
         for (session, property, expected) in [
             (6, None, 10),
             (20, None, 20),

@@ -273,7 +273,7 @@ impl Writer {
                 .map_err(|error| shared.seen(error))?,
             _ if nothing_written => {}
             _ => {
-                let error_text = "the brokers did not tell where its records are".to_owned();
+                let error_text = "the brokers did not report the offsets of its records".to_owned();
                 return Err(StoreError::Unavailable(error_text));
             }
         }

@@ -9,7 +9,7 @@ use crate::testing::{TestTopic, events, until};
 /// The error of a workspace of the deleted topic.
 fn of_another(topic: &TestTopic) -> String {
     format!(
-        "workspace old was saved from another topic {} than the one that is there: it was made anew, and offsets of the one say nothing about the other; engines of another group begin from the one that is there",
+        "workspace old was saved from another topic {} than the present one of that name: their offsets do not compare; reset the workspace, or start the engines with another group, to begin with the present one",
         topic.config.topic
     )
 }

@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_over_the_limit_is_told_and_not_kept() {
+    fn a_line_over_the_limit_is_reported_and_not_kept() {
         check_lines("a\nabcdefghi\nb\n", &["1:a@2", "2 is over 8"]);
     }
 }

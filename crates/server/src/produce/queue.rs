@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_does_not_wait_for_a_sender_that_gave_up() {
+    fn a_reader_does_not_wait_for_a_sender_that_has_ended() {
         let queue = Queue::new(1, 1000);
         assert!(queue.push(1, b"a", 1));
         queue.abandon();

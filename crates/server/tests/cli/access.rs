@@ -134,7 +134,7 @@ fn check_cell(engine: &Engine, route: &str, role: &str, token: &str, is_allowed:
 }
 
 #[test]
-fn the_caller_is_told_its_name_and_rights() {
+fn the_caller_can_query_its_name_and_rights() {
     let mut file = TokensFile::new();
     let token = file.add("ci.example", &["--role", "operator", "--prefix", "acme-"]);
     let path = file.text();
@@ -305,7 +305,7 @@ fn producers_of_a_prefix_take_no_place_from_others() {
 }
 
 #[test]
-fn elsewhere_than_on_loopback_nobody_is_let_in_by_default() {
+fn elsewhere_than_on_loopback_no_caller_has_a_role_by_default() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().join("data");
     let serve = [

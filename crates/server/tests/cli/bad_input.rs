@@ -175,7 +175,7 @@ fn every_wrong_question_has_its_own_answer() {
 }
 
 #[test]
-fn a_repeated_request_appends_nothing_and_a_gap_is_told() {
+fn a_repeated_request_appends_nothing_and_a_gap_is_refused() {
     let engine = Engine::start(&[]);
     let post = |producer: &[(&str, &str)], id: &str| {
         let headers = [&[("content-type", "application/x-ndjson")], producer].concat();

@@ -128,7 +128,7 @@ fn produce_splits_a_request_that_is_over_the_engines_limit() {
 }
 
 #[test]
-fn the_exit_code_of_a_wait_tells_how_it_ended() {
+fn the_exit_code_of_a_wait_is_its_outcome() {
     let engine = Engine::start(&[]);
     engine.produce(&event("good", "a"));
     engine.produce_unchecked("{\"eventType\":\"nonsense\",\"workspaceId\":\"bad\"}\n");
@@ -209,8 +209,8 @@ fn flags_can_be_given_as_variables_and_an_empty_one_is_none() {
 
 #[test]
 fn nothing_at_the_url_ends_with_a_code_of_its_own() {
-    let nobody = Reserved::new();
-    let url = &nobody.address.to_string();
+    let closed = Reserved::new();
+    let url = &closed.address.to_string();
     for arguments in [
         &["list"][..],
         &["get", "a"],
@@ -228,24 +228,24 @@ fn a_wait_whose_time_is_over_says_so_also_where_no_engine_ever_answered() {
     // The system accepts connections, and no program answers them.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let silent_url = silent.local_addr().unwrap().to_string();
-    let nobody = Reserved::new();
-    let nobody_url = nobody.address.to_string();
+    let closed = Reserved::new();
+    let closed_url = closed.address.to_string();
     for (url, reason) in [
         (silent_url, "no answer in time"),
-        (nobody_url, "connection refused"),
+        (closed_url, "connection refused"),
     ] {
         let ran = run(&["wait", "a", "--timeout", "10ms", "--url", &url], "");
         assert_eq!(ran.code, 2, "{ran:?}");
-        let told = ran.stderr.lines().last().unwrap();
+        let error_text = ran.stderr.lines().last().unwrap();
         assert!(
-            told.starts_with("error: timed out after ") && told.contains(reason),
+            error_text.starts_with("error: timed out after ") && error_text.contains(reason),
             "{ran:?}"
         );
     }
 }
 
 #[test]
-fn an_unknown_workspace_is_told_as_unknown() {
+fn an_unknown_workspace_is_shown_as_unknown() {
     let engine = Engine::start(&[]);
     let ran = engine.run(&["get", "nobody", "-o", "json"], "");
     assert_eq!(ran.code, 1, "{ran:?}");

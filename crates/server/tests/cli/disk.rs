@@ -139,7 +139,7 @@ fn refusal(engine: &Engine, flags: &[&str]) -> String {
 }
 
 /// Renames a file as an error text says: "rename FILE to NAME".
-fn rename_as_told(text: &str) {
+fn rename_as_advised(text: &str) {
     let (_, reported) = text.split_once("rename ").unwrap();
     let (from, reported) = reported.split_once(" to ").unwrap();
     let name = reported.split([':', ' ', '\n']).next().unwrap();
@@ -163,7 +163,7 @@ fn a_loss_that_is_accepted_gives_no_offset_twice_with_any_store() {
             text.contains("partition 0 ends at offset 10 and not at 30"),
             "{text}"
         );
-        rename_as_told(&text);
+        rename_as_advised(&text);
         engine.restart();
         for workspace in ["w", "other"] {
             engine.wait_for(workspace, "ready");
@@ -217,7 +217,7 @@ fn a_database_without_its_marker_is_not_deleted_and_can_be_mended() {
     assert!(engine.stop().success());
 
     // The second way out: start with an empty database; the old one is set aside.
-    for (round, accept) in [rename_as_told as fn(&str), |text| {
+    for (round, accept) in [rename_as_advised as fn(&str), |text| {
         // The way out that earlier versions named.
         let (_, reported) = text.split_once("rename ").unwrap();
         fs::remove_file(reported.split(' ').next().unwrap()).unwrap();

@@ -15,7 +15,7 @@ fn the_openapi_document_is_as_agreed() {
     let golden = std::fs::read_to_string(GOLDEN).unwrap();
     assert!(
         golden == text,
-        "UPDATE_GOLDEN=1 writes it anew; it is now:\n{text}"
+        "UPDATE_GOLDEN=1 writes it again; it is now:\n{text}"
     );
     assert_eq!(engine.get("/docs/").status, 200);
 }

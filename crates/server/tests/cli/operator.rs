@@ -95,7 +95,7 @@ fn a_read_of_an_unloaded_workspace_loads_it() {
 }
 
 #[test]
-fn partitions_tell_where_they_stand() {
+fn partitions_show_their_position() {
     let engine = Engine::start(&["--partitions", "3", "--owner", "node-1"]);
     engine.produce(&event("w", "a"));
     engine.wait_for("w", "ready");

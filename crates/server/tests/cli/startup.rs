@@ -25,7 +25,7 @@ fn a_second_engine_on_the_same_directory_is_refused() {
 }
 
 #[test]
-fn serve_goes_on_when_nobody_reads_where_it_listens() {
+fn serve_continues_when_its_output_is_closed() {
     let temporary = tempfile::tempdir().unwrap();
     let Reserved { address, .. } = &Reserved::new();
     let mut child = program()

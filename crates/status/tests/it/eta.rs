@@ -237,7 +237,7 @@ fn after_a_rate_halves_the_eta_is_right_again_at_once_or_absent() {
 }
 
 #[test]
-fn nothing_is_said_before_it_is_known() {
+fn no_estimate_is_shown_before_it_is_known() {
     let phase = phase(Some(1_000_000));
     for n in 0..200 {
         let report = phase.status.progress().unwrap();

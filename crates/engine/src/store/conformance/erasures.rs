@@ -197,7 +197,7 @@ pub(super) fn a_purged_workspace_leaves_nothing(store: &dyn Store) {
     store.purge(&id("acme")).expect("purged");
     check_unknown(store, "acme");
     assert_eq!(store.deletions(PartitionId(1)), Ok(Vec::new()));
-    let claimed = store.claim(claim_of("acme", 1)).expect("claimed anew");
+    let claimed = store.claim(claim_of("acme", 1)).expect("claimed again");
     assert_eq!((claimed.entries, claimed.events_applied), (0, 0));
     assert_eq!(load(store, "acme").expect("loaded").1, []);
     assert_eq!(

@@ -419,7 +419,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_listed_is_told_while_the_file_is_written() {
+    fn the_list_is_answered_while_the_file_is_written() {
         let path = tempfile::tempdir().expect("a directory");
         let index = Index::open(path.path()).expect("opened");
         let id = WorkspaceId::new("acme").expect("valid");

@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_become_names_that_every_file_system_tells_apart() {
+    fn ids_become_names_that_differ_on_every_file_system() {
         let check = |id: &str, expected: &str| assert_eq!(name(id), expected);
         check("acme", "acme");
         check("acme-2_b", "acme-2_b");

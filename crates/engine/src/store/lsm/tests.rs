@@ -74,7 +74,7 @@ fn an_entry_that_disappeared_is_damage() {
 }
 
 #[test]
-fn a_workspace_whose_record_is_damaged_is_listed_and_refuses_everything_but_deletion() {
+fn a_workspace_with_a_damaged_record_is_listed_and_only_deletable() {
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
     filled(&store);
@@ -117,7 +117,7 @@ fn a_workspace_whose_record_is_damaged_is_listed_and_refuses_everything_but_dele
         "{refused:?}"
     );
     store.purge(&id("acme")).expect("deleted");
-    store.claim(claim_of("acme", 1)).expect("claimed anew");
+    store.claim(claim_of("acme", 1)).expect("claimed again");
     assert_eq!(load(&store, "acme").expect("loaded").1, []);
     let listed = store.workspaces(PartitionId(1)).expect("listed");
     assert_eq!(listed.len(), 2, "where it was claimed, beside the other");
@@ -269,7 +269,7 @@ fn what_others_wrote_to_a_history_is_kept() {
 }
 
 #[test]
-fn a_deletion_that_cannot_be_finished_does_not_keep_the_others_from_opening() {
+fn an_unfinished_deletion_does_not_keep_others_from_opening() {
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
     filled(&store);
@@ -319,7 +319,7 @@ fn a_reset_that_was_cut_short_is_finished_when_the_store_is_opened() {
 }
 
 #[test]
-fn a_damaged_record_is_erased_under_a_later_epoch_than_its_history_tells_of() {
+fn a_damaged_record_is_erased_in_an_epoch_above_its_history() {
     for reset in [true, false] {
         let path = tempfile::tempdir().expect("a directory");
         let store = open(path.path());

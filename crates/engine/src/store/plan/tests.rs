@@ -94,7 +94,7 @@ fn a_claim_begins_a_workspace_or_continues_it_under_a_later_epoch() {
 }
 
 #[test]
-fn a_save_has_the_last_change_of_each_entry_in_order_and_the_workspace_last() {
+fn a_save_has_the_last_change_of_each_entry_then_the_workspace() {
     let changes = vec![
         set("k", "b", "1", 5),
         unset("k", "a"),
