@@ -85,7 +85,7 @@ fn a_poison_event_parks_its_workspace_alone_until_it_is_skipped() {
     assert_eq!(service.contents("bad").0, 1);
     assert_eq!(
         service.command("good", Command::Skip).unwrap_err(),
-        "the workspace does not stand at an event that it cannot apply"
+        "the workspace is not stopped at an event that it cannot apply"
     );
 
     service.command("bad", Command::Skip).unwrap();
