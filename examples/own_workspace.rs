@@ -3,7 +3,6 @@
 #![expect(clippy::print_stdout, clippy::indexing_slicing, reason = "an example")]
 
 use std::{collections::BTreeMap, error::Error, process::ExitCode, time::Instant};
-use tokio::runtime::Runtime;
 use workspace_engine::engine::log::Append;
 use workspace_engine::{Change, Engine, Event, Rejection, StoredEntry, Workspace, WorkspaceId};
 
@@ -52,7 +51,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         let append = Append::new(vec![(acme.clone(), event.into())]);
         let appended = engine.log().submit(append).blocking_recv()??;
         let applied = engine.wait_applied(&acme, appended.partitions[0].last_offset);
-        let ledger = Runtime::new()?.block_on(applied);
+        let ledger = tokio::runtime::Runtime::new()?.block_on(applied);
         ledger.read(|ledger, _| println!("{acme} has {:?}", ledger.balances));
         engine.shutdown(Instant::now() + std::time::Duration::from_secs(30));
     }
