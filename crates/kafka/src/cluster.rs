@@ -126,8 +126,7 @@ mod tests {
             ),
         ] {
             let mut config = KafkaConfig::default();
-            let secret = "hunter2".to_owned();
-            config.properties.insert(name.to_owned(), secret);
+            config.properties.set(name, "hunter2").unwrap();
             let dir = tempfile::tempdir().unwrap();
             let open = |path: &Path| LsmStore::open(&DataDir::open(path, &DataDirSpec::default())?);
             let copy = LocalCopy::open(dir.path().join("copy"), open).unwrap();

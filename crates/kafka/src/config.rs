@@ -1,13 +1,13 @@
 //! How the engine connects to a cluster: brokers, names, and any property of librdkafka.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 use workspace_engine_core::routing::Partitioner;
+
+use crate::properties::Properties;
 
 /// The protocol of the consumer group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,86 +33,8 @@ pub enum AcceptLoss {
 /// The client that is the member of the group.
 pub(crate) const MEMBER: &str = "group";
 
-/// Properties that the engine sets itself, and what to do instead, or why they are fixed.
-const RESERVED: [(&str, &str); 15] = [
-    ("bootstrap.servers", "name the brokers instead"),
-    ("metadata.broker.list", "name the brokers instead"),
-    ("group.id", "name the group instead"),
-    ("group.instance.id", "name the instance instead"),
-    ("group.protocol", "name the group protocol instead"),
-    ("session.timeout.ms", "set the session timeout instead"),
-    (
-        "partition.assignment.strategy",
-        "partitions must be handed over one by one, cooperatively",
-    ),
-    ("transactional.id", "the engine makes one"),
-    ("enable.idempotence", "nothing may be doubled"),
-    ("isolation.level", "what was aborted must not be read"),
-    (
-        "enable.auto.commit",
-        "offsets are committed with what was saved",
-    ),
-    (
-        "enable.auto.offset.store",
-        "offsets are committed with what was saved",
-    ),
-    ("auto.offset.reset", "the store knows where reading begins"),
-    ("enable.partition.eof", "the engine detects the end"),
-    ("client.id", "the engine names its clients by what they do"),
-];
-
-/// Why properties of librdkafka cannot be used. Never contains a value: it may be a credential.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PropertyError {
-    /// A line is not `name=value`.
-    #[error("line {line}: expected `name=value`, as in `security.protocol=SASL_SSL`")]
-    Syntax {
-        /// Its number, from 1.
-        line: usize,
-    },
-    /// The engine sets this property itself.
-    #[error("line {line}: {name} cannot be set: {why}")]
-    Reserved {
-        /// Its number, from 1.
-        line: usize,
-        /// The property.
-        name: String,
-        /// Why not, and what to do.
-        why: &'static str,
-    },
-}
-
-/// Reads properties of librdkafka, one `name=value` per line; empty lines and lines that begin with `#` or `!` are
-/// ignored.
-///
-/// # Errors
-/// [`PropertyError`] with the number of the line. An unknown property is refused later, when a client is created.
-pub fn read_properties(text: &str) -> Result<BTreeMap<String, String>, PropertyError> {
-    let mut properties = BTreeMap::new();
-    for (line, text) in (1..).zip(text.lines()) {
-        let text = text.trim();
-        if text.is_empty() || text.starts_with(['#', '!']) {
-            continue;
-        }
-        let (name, value) = text
-            .split_once('=')
-            .map(|(name, value)| (name.trim(), value.trim()))
-            .filter(|(name, _)| !name.is_empty())
-            .ok_or(PropertyError::Syntax { line })?;
-        if let Some((_, why)) = RESERVED.iter().find(|(reserved, _)| *reserved == name) {
-            return Err(PropertyError::Reserved {
-                line,
-                name: name.to_owned(),
-                why,
-            });
-        }
-        properties.insert(name.to_owned(), value.to_owned());
-    }
-    Ok(properties)
-}
-
 /// A cluster, and the names that the engine uses on it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KafkaConfig {
     /// `host:port` of some brokers, separated by commas.
     pub brokers: String,
@@ -137,8 +59,8 @@ pub struct KafkaConfig {
     pub replication: Option<u16>,
     /// Whether to serve a partition of which saved data is missing.
     pub accept_loss: AcceptLoss,
-    /// Any property of librdkafka, such as `security.protocol`; it overrides the engine's defaults.
-    pub properties: BTreeMap<String, String>,
+    /// Further properties of librdkafka, such as those of TLS and SASL.
+    pub properties: Properties,
 }
 
 impl Default for KafkaConfig {
@@ -154,27 +76,8 @@ impl Default for KafkaConfig {
             create_topic: None,
             replication: None,
             accept_loss: AcceptLoss::No,
-            properties: BTreeMap::new(),
+            properties: Properties::default(),
         }
-    }
-}
-
-impl fmt::Debug for KafkaConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Values may be credentials; their names are not.
-        f.debug_struct("KafkaConfig")
-            .field("brokers", &self.brokers)
-            .field("topic", &self.topic)
-            .field("group", &self.group)
-            .field("partitioner", &self.partitioner)
-            .field("protocol", &self.protocol)
-            .field("instance_id", &self.instance_id)
-            .field("session_timeout", &self.session_timeout)
-            .field("create_topic", &self.create_topic)
-            .field("replication", &self.replication)
-            .field("accept_loss", &self.accept_loss)
-            .field("properties", &self.properties.keys())
-            .finish()
     }
 }
 
@@ -199,6 +102,9 @@ impl KafkaConfig {
 
     /// The settings of a client: `defaults`, overridden by the properties of the configuration.
     pub(crate) fn client(&self, role: &str, defaults: &[(&str, &str)]) -> ClientConfig {
+        // A client's threads may use OpenSSL until the process has ended, and a C program's exit handlers would release
+        // what they use. This makes OpenSSL register none.
+        openssl_sys::init();
         let mut config = ClientConfig::new();
         config.set("client.id", format!("workspace-engine-{role}"));
         // The default of 10 s would delay reconnects after an outage.
@@ -206,7 +112,7 @@ impl KafkaConfig {
         for (name, value) in defaults {
             config.set(*name, *value);
         }
-        for (name, value) in &self.properties {
+        for (name, value) in self.properties.iter() {
             config.set(name, value);
         }
         if role != MEMBER {
@@ -237,41 +143,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn properties_are_read_a_line_each() {
-        let text = "# who we are\n\n! also a comment\nsasl.username = me\nsasl.password=a=b\n";
-        let read = read_properties(text).unwrap();
-        let shown: Vec<String> = read
-            .iter()
-            .map(|(name, value)| format!("{name}>{value}"))
-            .collect();
-        assert_eq!(shown, ["sasl.password>a=b", "sasl.username>me"]);
-    }
-
-    #[test]
-    fn a_refused_property_is_named_by_its_line_without_its_value() {
-        for (text, expected) in [
-            (
-                "\nsecret",
-                "line 2: expected `name=value`, as in `security.protocol=SASL_SSL`",
-            ),
-            (
-                "=secret",
-                "line 1: expected `name=value`, as in `security.protocol=SASL_SSL`",
-            ),
-            (
-                "group.id=secret",
-                "line 1: group.id cannot be set: name the group instead",
-            ),
-        ] {
-            let error = read_properties(text).unwrap_err();
-            assert_eq!(error.to_string(), expected);
-        }
-    }
-
-    #[test]
     fn the_poll_interval_is_that_of_the_member_alone() {
         let config = KafkaConfig {
-            properties: read_properties("max.poll.interval.ms=6000").unwrap(),
+            properties: "max.poll.interval.ms=6000".parse().unwrap(),
             ..KafkaConfig::default()
         };
         let of = |role| {
@@ -280,18 +154,5 @@ mod tests {
         };
         assert_eq!(of(MEMBER).as_deref(), Some("6000"));
         assert_eq!(of("changelog-reader"), None);
-    }
-
-    #[test]
-    fn credentials_are_not_shown() {
-        let config = KafkaConfig {
-            properties: read_properties("sasl.password=secret").unwrap(),
-            ..KafkaConfig::default()
-        };
-        let shown = format!("{config:?}");
-        assert!(
-            shown.contains("sasl.password") && !shown.contains("secret"),
-            "{shown}"
-        );
     }
 }

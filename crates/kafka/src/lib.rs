@@ -16,6 +16,7 @@ mod local_copy;
     reason = "functions of librdkafka that rdkafka does not wrap"
 )]
 mod polled;
+mod properties;
 mod seen;
 #[expect(
     unsafe_code,
@@ -45,8 +46,9 @@ mod builder;
 pub use builder::{KafkaBuilder, KafkaEngine, KafkaStartError, OnKafka};
 pub use changelog::{ChangelogCounts, ChangelogError, ChangelogStore};
 pub use cluster::{Cluster, ClusterError};
-pub use config::{AcceptLoss, GroupProtocol, KafkaConfig, PropertyError, read_properties};
+pub use config::{AcceptLoss, GroupProtocol, KafkaConfig};
 pub use local_copy::LocalCopy;
 pub use log::{KafkaLog, KafkaLogError};
 pub use membership::{Assignments, MemberFailure, MemberReport, Membership, MembershipError};
+pub use properties::{Properties, PropertyError, ReservedProperty};
 pub use topics::{TopicError, prepare};

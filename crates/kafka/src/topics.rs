@@ -433,8 +433,7 @@ mod tests {
             brokers: cluster.bootstrap_servers(),
             ..KafkaConfig::default()
         };
-        let (name, value) = ("security.protocol", "ssl");
-        config.properties.insert(name.to_owned(), value.to_owned());
+        config.properties.set("security.protocol", "ssl").unwrap();
         let error = prepare(&config).unwrap_err();
         assert!(error.is_passing());
         let error_text = error.to_string();

@@ -405,7 +405,7 @@ fn connect(config: &ClientConfig, brokers: &str, topic: &str) -> Result<Arc<Clie
 
 /// How long a transaction may take. The client accepts no time that is shorter than its other configured timeouts.
 fn transaction_timeout(config: &KafkaConfig) -> Duration {
-    let given = |name| milliseconds(config.properties.get(name).map(String::as_str));
+    let given = |name| milliseconds(config.properties.get(name));
     let others = [
         "socket.timeout.ms",
         "message.timeout.ms",
@@ -532,15 +532,14 @@ mod tests {
             (10, Some(("message.timeout.ms", "29000")), 29),
             (10, Some(("transaction.timeout.ms", "15000")), 15),
         ] {
-            let config = KafkaConfig {
+            let mut config = KafkaConfig {
                 brokers: "127.0.0.1:1".to_owned(),
                 session_timeout: Duration::from_secs(session),
-                properties: property
-                    .iter()
-                    .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                    .collect(),
                 ..KafkaConfig::default()
             };
+            if let Some((name, value)) = property {
+                config.properties.set(name, value).unwrap();
+            }
             let made = Transactions::new(&config, "id").expect("the client takes it");
             let whole = milliseconds(made.config().get("transaction.timeout.ms"));
             let whole = whole.expect("a number");

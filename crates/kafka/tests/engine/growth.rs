@@ -66,7 +66,8 @@ fn an_added_partition_is_not_served_and_the_others_continue() {
     topic
         .config
         .properties
-        .insert("topic.metadata.refresh.interval.ms".into(), "500".into());
+        .set("topic.metadata.refresh.interval.ms", "500")
+        .unwrap();
     let (a, b) = (topic.name_on(0, "a"), topic.name_on(1, "b"));
     topic.produce(0, events(&a, 0..5));
     topic.produce(1, events(&b, 0..5));

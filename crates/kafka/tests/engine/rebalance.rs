@@ -23,7 +23,8 @@ fn topic_with_workspaces(name: &str, protocol: GroupProtocol) -> (TestTopic, Vec
     topic
         .config
         .properties
-        .insert("max.poll.interval.ms".into(), "6000".into());
+        .set("max.poll.interval.ms", "6000")
+        .unwrap();
     let names: Vec<String> = (0..WORKSPACES).map(|number| format!("w{number}")).collect();
     for partition in 0..PARTITIONS {
         let of_it = names.iter().filter(|name| topic.home(name) == partition);

@@ -58,7 +58,8 @@ fn a_record_that_is_too_large_refuses_the_whole_request() {
     let mut mock = Mock::new(1);
     mock.config
         .properties
-        .insert("message.max.bytes".to_owned(), "10000".to_owned());
+        .set("message.max.bytes", "10000")
+        .unwrap();
     let log = mock.log();
     let small = Bytes::from_static(b"{}");
     let large = Bytes::from(vec![b'x'; 20_000]);
@@ -181,7 +182,8 @@ fn a_repeat_completes_a_request_that_was_appended_in_part() {
     }
     mock.config
         .properties
-        .insert("message.timeout.ms".to_owned(), "1500".to_owned());
+        .set("message.timeout.ms", "1500")
+        .unwrap();
     let log = mock.log();
     let name_in = |partition| {
         let names = (0..).map(|number| id(&format!("w{number}")));

@@ -47,9 +47,7 @@ fn a_log_opens_without_brokers_and_reports_the_client_error() {
 #[test]
 fn an_unknown_property_is_refused_at_once() {
     let mut config = KafkaConfig::default();
-    config
-        .properties
-        .insert("no.such.thing".to_owned(), "1".to_owned());
+    config.properties.set("no.such.thing", "1").unwrap();
     match KafkaLog::open(&config, 1) {
         Err(KafkaLogError::Client(error)) => assert!(error.contains("no.such.thing")),
         other => panic!("{other:?}"),
@@ -157,7 +155,8 @@ fn a_request_without_acknowledgement_is_refused_in_time() {
     let mut mock = Mock::new(1);
     mock.config
         .properties
-        .insert("message.timeout.ms".to_owned(), "1000".to_owned());
+        .set("message.timeout.ms", "1000")
+        .unwrap();
     let log = mock.log();
     insist_on(&log, || request("acme", 1, Some(("p", 1))));
     mock.cluster.broker_down(-1).expect("down");
@@ -192,7 +191,8 @@ fn a_producer_with_a_fatal_error_is_replaced() {
     let mut mock = Mock::new(1);
     mock.config
         .properties
-        .insert("message.timeout.ms".to_owned(), "3000".to_owned());
+        .set("message.timeout.ms", "3000")
+        .unwrap();
     mock.cluster.request_errors(
         RDKafkaApiKey::InitProducerId,
         &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED],

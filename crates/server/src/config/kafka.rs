@@ -9,11 +9,11 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 #[cfg(feature = "kafka")]
-use std::{collections::BTreeMap, fs};
+use std::fs;
 use std::{path::PathBuf, time::Duration};
 use workspace_engine_core::{disk::MAX_PARTITIONS, routing::Partitioner};
 #[cfg(feature = "kafka")]
-use workspace_engine_kafka::{AcceptLoss, GroupProtocol, read_properties};
+use workspace_engine_kafka::{AcceptLoss, GroupProtocol, Properties};
 
 /// Kafka's longest topic name; the engine's own topics have longer names than the events' topic.
 #[cfg(feature = "kafka")]
@@ -140,14 +140,15 @@ impl KafkaSettings {
         Ok(Some(config))
     }
 
-    fn properties(&self) -> Result<BTreeMap<String, String>, Conflict> {
+    fn properties(&self) -> Result<Properties, Conflict> {
         let Some(path) = &self.kafka_config else {
-            return Ok(BTreeMap::new());
+            return Ok(Properties::default());
         };
         let refuse = |reason: String| Conflict::new("kafka-config", reason);
         let text = fs::read_to_string(path)
             .map_err(|error| refuse(format!("cannot read {}: {error}", path.display())))?;
-        read_properties(&text).map_err(|error| refuse(format!("{}: {error}", path.display())))
+        text.parse()
+            .map_err(|error| refuse(format!("{}: {error}", path.display())))
     }
 }
 

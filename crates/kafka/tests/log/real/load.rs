@@ -124,8 +124,11 @@ fn events_appended_while_a_broker_is_killed_are_read_once_and_in_order() {
         assert!(status.expect("the script").success(), "{command}");
     };
     let mut topic = TestTopic::new("killed", 1, &[]);
-    let patient = ("message.timeout.ms".to_owned(), "120000".to_owned());
-    topic.config.properties.extend([patient]);
+    topic
+        .config
+        .properties
+        .set("message.timeout.ms", "120000")
+        .unwrap();
     let log = topic.log();
     let rounds = 300_u64;
     std::thread::scope(|scope| {
