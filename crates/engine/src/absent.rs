@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use parking_lot::RwLock;
 use workspace_lifecycle::PartitionId;
@@ -75,7 +75,7 @@ impl AbsentWorkspace {
         let last_known = last.map(|last| {
             LastKnown::of_transition(
                 (last.from, last.to),
-                SystemTime::UNIX_EPOCH + Duration::from_millis(last.at_ms),
+                last.at(),
                 last.epoch,
                 owners.shared(last.owner),
             )

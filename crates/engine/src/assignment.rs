@@ -91,7 +91,7 @@ impl Assignment {
             woken: AtomicBool::new(false),
             listed: AtomicBool::new(false),
             view: Mutex::default(),
-            opening: Mutex::new(Some("log and store are asked for it".to_owned())),
+            opening: Mutex::new(Some("opening the log and the store".to_owned())),
             beat_ms: AtomicU64::new(0),
             announced: Mutex::default(),
             passes: watch::Sender::new(0),

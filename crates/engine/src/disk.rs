@@ -131,7 +131,7 @@ impl DataDir {
         let path = path.as_ref();
         if spec.partitions == 0 || spec.partitions > MAX_PARTITIONS {
             return Err(DiskError::PartitionCount {
-                asked: spec.partitions,
+                requested: spec.partitions,
                 most: MAX_PARTITIONS,
             });
         }

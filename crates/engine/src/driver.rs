@@ -227,11 +227,7 @@ impl Driver {
                 self.fetches.push_back(Fetch { lane, from, until });
             }
             Action::Save(plan) => self.save(&plan),
-            Action::Erase {
-                slot,
-                epoch,
-                erasure,
-            } => {
+            Action::Erase { slot, epoch, scope } => {
                 // The log must keep the events that a reset applies again.
                 self.assignment.lower_floor(&self.machine);
                 self.shared.erase(EraseJob::Workspace {
@@ -239,7 +235,7 @@ impl Driver {
                     slot,
                     id: self.machine.workspace_id(slot).clone(),
                     epoch,
-                    erasure,
+                    scope,
                 });
             }
             Action::Drop { slot } => {

@@ -7,7 +7,7 @@ use workspace_lifecycle::PartitionId;
 
 /// What was requested of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Asked {
+pub(crate) enum StoreRequest {
     /// To save, or to sync what was saved.
     Saves,
     /// To save a partition whose saves it does not accept now, while it may accept those of others.
@@ -19,17 +19,17 @@ pub(crate) enum Asked {
 /// The last error of each request that fails now.
 #[derive(Debug, Default)]
 pub(crate) struct Failures {
-    store: Mutex<BTreeMap<Asked, String>>,
+    store: Mutex<BTreeMap<StoreRequest, String>>,
     log: Mutex<BTreeMap<PartitionId, String>>,
 }
 
 impl Failures {
     /// Records how the store answered. True if that has changed.
-    pub(crate) fn store_answered(&self, asked: Asked, answer: Result<(), String>) -> bool {
+    pub(crate) fn store_answered(&self, request: StoreRequest, answer: Result<(), String>) -> bool {
         let mut failures = self.store.lock();
         match answer {
-            Ok(()) => failures.remove(&asked).is_some(),
-            Err(reason) => failures.insert(asked, reason.clone()) != Some(reason),
+            Ok(()) => failures.remove(&request).is_some(),
+            Err(reason) => failures.insert(request, reason.clone()) != Some(reason),
         }
     }
 
@@ -46,8 +46,8 @@ impl Failures {
     pub(crate) fn forget(&self, partition: PartitionId) {
         self.log.lock().remove(&partition);
         let mut failures = self.store.lock();
-        failures.remove(&Asked::Partition(partition));
-        failures.remove(&Asked::SavesOf(partition));
+        failures.remove(&StoreRequest::Partition(partition));
+        failures.remove(&StoreRequest::SavesOf(partition));
     }
 
     /// No partition is left whose save could clear the last error.
@@ -65,13 +65,13 @@ impl Failures {
     pub(crate) fn of_store_for(&self, partition: PartitionId) -> Option<String> {
         let failures = self.store.lock();
         let of_partition = [
-            Asked::SavesOf(partition),
-            Asked::Partition(partition),
-            Asked::Saves,
+            StoreRequest::SavesOf(partition),
+            StoreRequest::Partition(partition),
+            StoreRequest::Saves,
         ];
         of_partition
             .iter()
-            .find_map(|asked| failures.get(asked).cloned())
+            .find_map(|request| failures.get(request).cloned())
     }
 
     /// A partition that cannot be read, and why.

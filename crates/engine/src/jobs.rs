@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-use workspace_lifecycle::{Erasure, Offset, Refused, Slot};
+use workspace_lifecycle::{EraseScope, Offset, Refused, Slot};
 use workspace_status::{Attempt, Epoch, WorkspaceId};
 
 use crate::assignment::Assignment;
@@ -30,7 +30,7 @@ pub(crate) enum EraseJob {
         slot: Slot,
         id: WorkspaceId,
         epoch: Epoch,
-        erasure: Erasure,
+        scope: EraseScope,
     },
     /// Dead letters that a crash may have left of workspaces that were deleted.
     DeadLetters(Vec<DeletedDeadLetters>),

@@ -22,6 +22,7 @@ pub mod report;
 
 mod announced;
 mod assignment;
+mod clock;
 mod failures;
 mod history_passes;
 mod jobs;
@@ -33,7 +34,7 @@ mod shared;
 mod start_error;
 
 mod driver;
-pub mod engine;
+mod engine;
 mod threads;
 
 mod builder;

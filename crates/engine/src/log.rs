@@ -208,35 +208,35 @@ pub enum AppendError {
 pub enum ReadError {
     /// Retention removed the requested offset.
     #[error(
-        "partition {partition} begins at offset {low_watermark}, offset {asked} was removed by retention"
+        "partition {partition} begins at offset {low_watermark}, offset {requested} was removed by retention"
     )]
     FellOut {
         /// The partition.
         partition: PartitionId,
         /// The requested offset.
-        asked: Offset,
+        requested: Offset,
         /// The first offset that is still in the log.
         low_watermark: Offset,
     },
     /// The partition ends before the requested offset.
-    #[error("partition {partition} ends at offset {high_watermark}, before offset {asked}")]
+    #[error("partition {partition} ends at offset {high_watermark}, before offset {requested}")]
     BeyondEnd {
         /// The partition.
         partition: PartitionId,
         /// The requested offset.
-        asked: Offset,
+        requested: Offset,
         /// The end of the partition.
         high_watermark: Offset,
     },
     /// The log has lost the records there: it was restored from an older copy, or lost its end.
     #[error(
-        "events of partition {partition} from offset {asked} to before {until} are lost: the log had lost its end"
+        "events of partition {partition} from offset {requested} to before {until} are lost: the log had lost its end"
     )]
     Lost {
         /// The partition.
         partition: PartitionId,
         /// The requested offset.
-        asked: Offset,
+        requested: Offset,
         /// The first offset after the lost ones.
         until: Offset,
     },

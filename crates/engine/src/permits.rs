@@ -52,7 +52,7 @@ impl Permits {
 
     /// Requests a permit, or makes a pending request urgent. The assignment gets `PermitGranted`.
     pub(crate) fn request(&self, permit: Permit, urgency: Urgency) {
-        self.0.lock().ask(permit, urgency);
+        self.0.lock().request(permit, urgency);
         self.grant();
     }
 

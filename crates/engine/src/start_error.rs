@@ -44,7 +44,7 @@ pub enum StartError {
     #[error("the store cannot be read: {0}")]
     Store(#[from] StoreError),
     /// The log ends before what the store has seen, and cannot be set to continue after it.
-    #[error("the event log of partition {partition} cannot go on behind what the store holds")]
+    #[error("the event log of partition {partition} cannot continue after what the store holds")]
     ContinueLog {
         /// The partition.
         partition: PartitionId,

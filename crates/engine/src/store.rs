@@ -19,10 +19,12 @@ pub use mutation::{Erasure, Key, Mutation};
 pub use ownership::{Opening, Ownership, SoleOwner};
 pub use table::{CommitRefused, Locks, Table, by_workspace};
 
+use crate::clock;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::{Epoch, State, WorkspaceId};
+use workspace_status::{Epoch, Snapshot, State, Transition, WorkspaceId};
 
 /// What the store holds of a workspace, without its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,6 +198,28 @@ pub struct HistoryRecord {
     pub message: String,
 }
 
+impl HistoryRecord {
+    /// The record of a transition in a snapshot of its workspace.
+    pub fn of(snapshot: &Snapshot, transition: &Transition) -> Self {
+        Self {
+            id: snapshot.id().clone(),
+            sequence: transition.sequence(),
+            epoch: transition.epoch(),
+            owner: snapshot.owner().unwrap_or_default().to_owned(),
+            from: transition.from_state(),
+            to: transition.to_state(),
+            at_ms: clock::unix_ms(transition.timestamp()),
+            time_in_from_us: clock::micros(transition.time_in_from()),
+            message: transition.message().to_owned(),
+        }
+    }
+
+    /// Time of the transition.
+    pub fn at(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.at_ms)
+    }
+}
+
 /// Most transitions that a store keeps of one workspace; beyond that the oldest are removed.
 pub const MAX_HISTORY_TRANSITIONS: usize = 10_000;
 
@@ -275,6 +299,35 @@ pub enum StoreError {
     /// The store cannot be reached or written now; try again.
     #[error("the store cannot be used: {0}")]
     Unavailable(String),
+}
+
+/// What the engine can do about a [`StoreError`] of one workspace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StoreErrorKind {
+    /// A load of the epoch `stored` has taken the workspace over.
+    Fenced { stored: Epoch },
+    /// The store does not know the workspace.
+    Unknown,
+    /// A retry does not help: an operator must act.
+    Permanent,
+    /// A retry may help.
+    Temporary,
+}
+
+impl StoreError {
+    pub(crate) fn kind(&self) -> StoreErrorKind {
+        match self {
+            Self::Fenced { stored, .. } => StoreErrorKind::Fenced { stored: *stored },
+            Self::UnknownWorkspace(_) => StoreErrorKind::Unknown,
+            Self::Corrupt { .. }
+            | Self::Refused { .. }
+            | Self::OtherLog { .. }
+            | Self::LostEnd { .. } => StoreErrorKind::Permanent,
+            Self::NoSpace(_) | Self::NotServed { .. } | Self::Unavailable(_) => {
+                StoreErrorKind::Temporary
+            }
+        }
+    }
 }
 
 impl StoreError {

@@ -75,7 +75,7 @@ pub enum Action {
         /// Epoch of the erasure. The store refuses loads and saves of an older epoch from then on.
         epoch: Epoch,
         /// What is erased.
-        erasure: Erasure,
+        scope: EraseScope,
     },
     /// Drop the workspace's memory.
     Drop {
@@ -102,7 +102,7 @@ pub enum Action {
 
 /// What an operator's command erases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Erasure {
+pub enum EraseScope {
     /// Its entries. An empty workspace that begins at `from` remains.
     ///
     /// Before it erases anything the driver checks that the log begins at or below `from` and will
@@ -293,11 +293,9 @@ impl fmt::Display for Action {
                 offset,
                 reason,
             } => write!(f, "dead-letter {offset} of {slot}: {reason}"),
-            Self::Erase {
-                slot,
-                epoch,
-                erasure,
-            } => write!(f, "erase {slot} at epoch {epoch}, {erasure}"),
+            Self::Erase { slot, epoch, scope } => {
+                write!(f, "erase {slot} at epoch {epoch}, {scope}")
+            }
             Self::Drop { slot } => write!(f, "drop {slot}"),
             Self::Report { slot, report } => write!(f, "report {slot} {report}"),
             Self::Reply {
@@ -313,7 +311,7 @@ impl fmt::Display for Action {
     }
 }
 
-impl fmt::Display for Erasure {
+impl fmt::Display for EraseScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Reset { from, force: false } => write!(f, "reset to {from}"),

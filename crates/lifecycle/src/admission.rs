@@ -53,7 +53,7 @@ impl<K: Eq + Hash + Clone> Admission<K> {
 
     /// Requests a permit. A requester that waits already keeps its place, or moves to
     /// the urgent queue if this request is urgent and that queue has room.
-    pub fn ask(&mut self, who: K, urgency: Urgency) {
+    pub fn request(&mut self, who: K, urgency: Urgency) {
         let new = self.waiting.insert(who.clone());
         match urgency {
             Urgency::Urgent if self.urgent.contains(&who) => {}
@@ -145,10 +145,10 @@ mod tests {
     fn an_urgent_wish_overtakes_and_the_position_shows_it() {
         let mut admission = admission(1, 4);
         for who in ["a", "b", "c"] {
-            admission.ask(who, Urgency::Ordinary);
+            admission.request(who, Urgency::Ordinary);
         }
         assert_eq!(admission.grant(), Some("a"));
-        admission.ask("c", Urgency::Urgent);
+        admission.request("c", Urgency::Urgent);
         assert!(admission.waiting().eq([&"c", &"b"]));
         assert_eq!(admission.grant(), None);
         admission.release();
@@ -158,16 +158,16 @@ mod tests {
     #[test]
     fn a_full_urgent_queue_sends_to_the_ordinary_one() {
         let mut admission = admission(1, 1);
-        admission.ask("a", Urgency::Urgent);
-        admission.ask("b", Urgency::Urgent);
-        admission.ask("b", Urgency::Urgent);
+        admission.request("a", Urgency::Urgent);
+        admission.request("b", Urgency::Urgent);
+        admission.request("b", Urgency::Urgent);
         assert_eq!(admission.waiting().copied().collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]
     fn a_cancelled_wish_is_not_granted() {
         let mut admission = admission(1, 1);
-        admission.ask("a", Urgency::Ordinary);
+        admission.request("a", Urgency::Ordinary);
         admission.cancel(&"a");
         assert_eq!(admission.grant(), None);
     }

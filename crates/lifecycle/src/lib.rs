@@ -24,7 +24,7 @@ mod retry;
 mod time;
 mod workspace;
 
-pub use action::{Action, Advance, ApplyTo, CommandError, Erasure, Report, SaveOne, SavePlan};
+pub use action::{Action, Advance, ApplyTo, CommandError, EraseScope, Report, SaveOne, SavePlan};
 pub use admission::{Admission, AdmissionLimits, Urgency};
 pub use input::{
     AppliedTo, Command, Deleted, EraseFailure, FetchFailure, Input, Known, Lane, Listing,

@@ -5,7 +5,7 @@ use std::fmt;
 use workspace_status::{Epoch, WorkspaceId};
 
 use crate::retry::Failures;
-use crate::{Erasure, Lane, Offset, Ticket, Time};
+use crate::{EraseScope, Lane, Offset, Ticket, Time};
 
 /// Identifies a workspace within its partition. Assigned when its id is first met, never reused for another id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,7 +63,7 @@ pub(crate) enum Phase {
 /// An erasure under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Erasing {
-    pub(crate) erasure: Erasure,
+    pub(crate) scope: EraseScope,
     /// The command to answer, if it was not answered yet.
     pub(crate) ticket: Option<Ticket>,
     pub(crate) before: BeforeErasing,
@@ -176,7 +176,7 @@ impl Workspace {
         match &self.phase {
             Phase::Deleted => None,
             Phase::Erasing(Erasing {
-                erasure: Erasure::Reset { from, .. },
+                scope: EraseScope::Reset { from, .. },
                 ..
             }) => Some(self.saved_next_offset.min(*from)),
             Phase::Erasing(erasing) if erasing.before == BeforeErasing::Deleted => {

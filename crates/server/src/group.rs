@@ -23,7 +23,7 @@ pub(crate) use workspace_engine_kafka::{KafkaConfig, KafkaStartError as GroupErr
 use workspace_lifecycle::PartitionId;
 
 /// Pause before querying brokers again that did not answer.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// The group of a running engine; clones share it.
 #[derive(Clone)]
@@ -51,7 +51,7 @@ pub(crate) fn start(
         let since = rounded(Duration::from_secs(began.elapsed().as_secs()));
         warn!(%error, "waiting for the brokers");
         what = format!("waiting for the brokers for {since}: {error}");
-        thread::sleep(ASK_AGAIN);
+        thread::sleep(RETRY_PAUSE);
     }
     Ok(None)
 }
@@ -127,7 +127,7 @@ const CLUSTER_COUNTERS: [ClusterRow; 10] = [
     ),
     (
         "workspace_engine_group_losses",
-        "How often partitions were gone before they could be handed over",
+        "How often the group took partitions away before they were handed over",
         None,
         |member, _| member.losses,
     ),

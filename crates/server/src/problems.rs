@@ -259,7 +259,7 @@ pub(crate) fn out_of_memory() -> Problem {
 pub(crate) fn answer_memory_spent() -> Problem {
     Problem::new(
         &BUSY,
-        "the answers under way hold all memory for them (answer-memory); try again, or ask for a smaller page",
+        "the answers under way hold all memory for them (answer-memory); try again, or request a smaller page",
     )
     .retry_after(SOON)
 }
@@ -413,19 +413,19 @@ pub(crate) fn not_loaded(id: &WorkspaceId, status: Option<&Snapshot>) -> Problem
 /// A workspace that did not apply an offset in time, with its status.
 pub(crate) fn not_applied(
     id: &WorkspaceId,
-    asked: Offset,
+    requested: Offset,
     reached: Option<Offset>,
     status: Option<&Snapshot>,
 ) -> Problem {
     let detail = match (status.and_then(Snapshot::error_message), reached) {
         (Some(message), _) => format!("the workspace is in error: {message}"),
         (None, Some(reached)) => {
-            format!("offset {asked} is not applied yet, {reached} is next")
+            format!("offset {requested} is not applied yet, {reached} is next")
         }
-        (None, None) => format!("offset {asked} is not applied yet"),
+        (None, None) => format!("offset {requested} is not applied yet"),
     };
     let problem = Problem::new(&NOT_APPLIED, detail)
-        .with("atLeast", asked.0)
+        .with("atLeast", requested.0)
         .with("nextOffset", reached.map(|reached| reached.0));
     with_status(problem, id, status).retry_after(SOON)
 }

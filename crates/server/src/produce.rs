@@ -86,7 +86,7 @@ pub(crate) enum ProduceError {
         source: io::Error,
         produced: Produced,
     },
-    #[error("gave up after {waited}: {source} ({sent}; lines {first} to {last} may be there as well)", waited = values::rounded(*.waited), sent = Sent(*.produced))]
+    #[error("abandoned after {waited}: {source} ({sent}; lines {first} to {last} may be there as well)", waited = values::rounded(*.waited), sent = Sent(*.produced))]
     Abandoned {
         source: Box<ClientError>,
         waited: Duration,

@@ -153,8 +153,8 @@ impl Api {
         let partition = engine.partition_of(id);
         let end = match written {
             Written::Anything => {
-                let asked = self.app.blocking(move |engine| engine.log().end(partition));
-                asked.await?.map_err(|error| problems::log_read(&error))?
+                let end = self.app.blocking(move |engine| engine.log().end(partition));
+                end.await?.map_err(|error| problems::log_read(&error))?
             }
             Written::At(offset) => offset.next(),
         };
@@ -178,9 +178,9 @@ impl Api {
     }
 
     async fn is_stored(&self, id: &WorkspaceId) -> Result<bool, Problem> {
-        let asked = id.clone();
+        let stored_id = id.clone();
         self.app
-            .blocking(move |engine| engine.stored(&asked))
+            .blocking(move |engine| engine.stored(&stored_id))
             .await?
             .map(|stored| stored.is_some())
             .map_err(|error| problems::store(&error))
@@ -308,8 +308,8 @@ mod tests {
         assert_eq!(loaded.unwrap().id(), &id("new"));
         assert!(!engine.is_announced(&id("new")));
         // A late announcement, as by a slow request.
-        engine.announce(&[id("new"), id("nobody")], &appended);
-        assert!(api.app.tracker().get("nobody").is_none());
+        engine.announce(&[id("new"), id("unknown")], &appended);
+        assert!(api.app.tracker().get("unknown").is_none());
     }
 
     #[tokio::test]
@@ -319,8 +319,8 @@ mod tests {
         log.append("other");
         let deadline = Instant::now() + PATIENCE;
         for read in [
-            api.loaded(&id("nobody"), deadline).await,
-            api.applied(&id("nobody"), Offset(0), deadline).await,
+            api.loaded(&id("unknown"), deadline).await,
+            api.applied(&id("unknown"), Offset(0), deadline).await,
         ] {
             assert_eq!(
                 refused(read),
@@ -331,7 +331,7 @@ mod tests {
             );
         }
         // The workspace is not reported as unknown before the log has reached the offset.
-        let ahead = api.applied(&id("nobody"), Offset(7), Instant::now()).await;
+        let ahead = api.applied(&id("unknown"), Offset(7), Instant::now()).await;
         assert_eq!(refused(ahead).0, StatusCode::SERVICE_UNAVAILABLE);
     }
 

@@ -5,10 +5,7 @@ use crate::{
     group::Group,
     lists::{self, STOPPING, not_here},
 };
-use std::{
-    borrow::Cow,
-    time::{Duration, SystemTime},
-};
+use std::{borrow::Cow, time::Duration};
 use workspace_engine_core::store::{HistoryCursor, HistoryRecord, StoreError, StoredWorkspace};
 use workspace_status::{
     Check, Epoch, Page, PageQuery, Snapshot, StateCounts, Tracker, WaitOutcome, WorkspaceId,
@@ -241,36 +238,18 @@ fn unsaved(
             .filter(move |transition| {
                 after.is_none_or(|after| (transition.epoch(), transition.sequence()) > after)
             })
-            .filter_map(move |transition| {
-                Some(HistoryRecord {
-                    id: WorkspaceId::new(snapshot.workspace_id()).ok()?,
-                    sequence: transition.sequence(),
-                    epoch: transition.epoch(),
-                    owner: snapshot.owner().unwrap_or_default().to_owned(),
-                    from: transition.from_state(),
-                    to: transition.to_state(),
-                    at_ms: transition
-                        .timestamp()
-                        .duration_since(SystemTime::UNIX_EPOCH)
-                        .map_or(0, |since| {
-                            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-                        }),
-                    time_in_from_us: u64::try_from(transition.time_in_from().as_micros())
-                        .unwrap_or(u64::MAX),
-                    message: transition.message().to_owned(),
-                })
-            })
+            .map(move |transition| HistoryRecord::of(snapshot, transition))
     })
 }
 
 fn entry((sequence, record): (u64, HistoryRecord)) -> HistoryEntry {
     HistoryEntry {
+        at: record.at(),
         sequence,
         epoch: record.epoch,
         owner: (!record.owner.is_empty()).then_some(record.owner),
         from: record.from,
         to: record.to,
-        at: SystemTime::UNIX_EPOCH + Duration::from_millis(record.at_ms),
         message: record.message,
         time_in_from: Duration::from_micros(record.time_in_from_us),
     }

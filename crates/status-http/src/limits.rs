@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What a request may ask for, and how many requests may run at once.
+/// What a request may request, and how many requests may run at once.
 ///
 /// Ids are bounded by [`WorkspaceId`](workspace_status::WorkspaceId) (255 bytes), metadata and
 /// messages by the tracker.

@@ -50,7 +50,7 @@ impl LookupId {
     }
 }
 
-/// What a request for a status may ask besides.
+/// What a request for a status may contain besides.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the query; Parameters reads it")]

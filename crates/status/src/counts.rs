@@ -56,7 +56,7 @@ impl Counts {
     }
 
     pub(crate) fn by_state(&self) -> StateCounts {
-        let counts = self.moves.read_steady().standing();
+        let counts = self.moves.read_steady().current();
         StateCounts::new(counts.map(|count| usize::try_from(count).unwrap_or(usize::MAX)))
     }
 
@@ -208,7 +208,7 @@ impl<const N: usize> Reading<N> {
     }
 
     /// Number of workspaces in each state. The sum is creations minus removals.
-    fn standing(&self) -> [u64; N] {
+    fn current(&self) -> [u64; N] {
         let mut counts = [0; N];
         let mut excess = 0;
         let created = self.entered.iter().zip(&self.created);
@@ -244,7 +244,7 @@ mod tests {
                 entered,
                 created: [3, 0, 0],
             };
-            assert_eq!(torn.standing(), expected);
+            assert_eq!(torn.current(), expected);
         };
         check([1, 500, 500], [0, 501, 500], [2, 1, 0]);
         check([1, 500, 0], [0, 1, 500], [2, 0, 1]);
@@ -331,10 +331,10 @@ mod loom_tests {
                 other.take(1, 0);
                 other.remove(0);
             });
-            let [first, second] = moves.read_steady().standing();
+            let [first, second] = moves.read_steady().current();
             assert!(second <= 1 && (1..=2).contains(&(first + second)));
             mover.join().unwrap();
-            assert_eq!(moves.read_steady().standing(), [1, 0]);
+            assert_eq!(moves.read_steady().current(), [1, 0]);
         });
     }
 }

@@ -30,20 +30,20 @@ pub enum DiskError {
         expected: u64,
     },
     /// The directory was created with another number of partitions.
-    #[error("the data directory {} was created with {found} partitions, not {asked}; start with {found} partitions, or with an empty directory", .path.display())]
+    #[error("the data directory {} was created with {found} partitions, not {requested}; start with {found} partitions, or with an empty directory", .path.display())]
     Partitions {
         /// The directory.
         path: PathBuf,
         /// Its number of partitions.
         found: u32,
         /// The requested number.
-        asked: u32,
+        requested: u32,
     },
     /// The requested number of partitions is not possible.
-    #[error("{asked} partitions were asked for; between 1 and {most} are possible")]
+    #[error("{requested} partitions were requested; between 1 and {most} are possible")]
     PartitionCount {
         /// The requested number.
-        asked: u32,
+        requested: u32,
         /// The largest possible number.
         most: u32,
     },

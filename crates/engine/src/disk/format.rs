@@ -51,7 +51,7 @@ pub(crate) fn check(dir: &Path, spec: &DataDirSpec) -> Result<bool, DiskError> {
         return Err(DiskError::Partitions {
             path: dir.to_owned(),
             found: file.partitions,
-            asked: spec.partitions,
+            requested: spec.partitions,
         });
     }
     Ok(true)

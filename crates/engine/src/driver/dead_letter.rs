@@ -1,11 +1,12 @@
 //! Writes an event that an operator skips to the dead-letter log.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use workspace_lifecycle::{Input, Offset, Slot};
 
 use super::Driver;
+use crate::clock::now_ms;
 use crate::log::{Batch, DeadLetter, ReadError, ReadLimit};
 
 /// Longest wait of a skip for the log to return the record; its partition waits with it.
@@ -40,11 +41,6 @@ impl Driver {
                 Err(reason) => return Input::DeadLetterFailed { slot, reason },
             }
         };
-        let skipped_at_ms = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| {
-                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-            });
         let dead_letter = DeadLetter {
             topic: log.topic().to_owned(),
             partition: self.id,
@@ -53,7 +49,7 @@ impl Driver {
             key,
             value,
             reason,
-            skipped_at_ms,
+            skipped_at_ms: now_ms(),
         };
         match log.append_dead_letter(dead_letter) {
             Ok(()) => {
@@ -116,7 +112,7 @@ mod tests {
     use crate::log::Record;
     use workspace_lifecycle::PartitionId;
 
-    const ASKED: Offset = Offset(5);
+    const REQUESTED: Offset = Offset(5);
 
     #[test]
     fn a_letter_without_its_event_is_written_only_where_the_event_is_gone() {
@@ -141,17 +137,17 @@ mod tests {
         let partition = PartitionId(1);
         let fell_out = ReadError::FellOut {
             partition,
-            asked: ASKED,
+            requested: REQUESTED,
             low_watermark: Offset(7),
         };
         let damaged = ReadError::Corrupt {
             partition,
-            offset: ASKED,
+            offset: REQUESTED,
             reason: "on purpose".to_owned(),
         };
         let lost = ReadError::Lost {
             partition,
-            asked: ASKED,
+            requested: REQUESTED,
             until: Offset(6),
         };
         let not_yet = "the event log has not given the event at offset 5 yet, try again";
@@ -177,7 +173,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                contents(read, ASKED, Offset(low_watermark)),
+                contents(read, REQUESTED, Offset(low_watermark)),
                 expected,
                 "{name}"
             );

@@ -4,7 +4,7 @@ use workspace_lifecycle::{Deleted, Input, Known, Listing, Offset};
 use workspace_status::Epoch;
 
 use super::Driver;
-use crate::failures::Asked;
+use crate::failures::StoreRequest;
 use crate::jobs::EraseJob;
 use crate::log::DeletedDeadLetters;
 use crate::store::{Deletion, StoreError, StoredWorkspace};
@@ -19,7 +19,7 @@ impl Driver {
         let is_new = self
             .shared
             .failures
-            .store_answered(Asked::Partition(self.id), answer);
+            .store_answered(StoreRequest::Partition(self.id), answer);
         match listed {
             Ok(listing) => {
                 self.assignment.set_listed();
@@ -27,7 +27,7 @@ impl Driver {
             }
             Err(error) => {
                 if is_new {
-                    tracing::error!(partition = %self.id, %error, "the store cannot list the partition; it is asked again");
+                    tracing::error!(partition = %self.id, %error, "the store cannot list the partition; the engine retries");
                 }
                 Input::ListFailed {
                     reason: error.to_string(),

@@ -6,7 +6,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use workspace_lifecycle::{CommandError, Input, PartitionId};
 
 use crate::assignment::Assignment;
-use crate::failures::Asked;
+use crate::failures::StoreRequest;
 use crate::log::ReadError;
 use crate::message::Message;
 use crate::shared::EngineShared;
@@ -63,10 +63,10 @@ fn open_store(shared: &EngineShared, id: PartitionId) -> Result<(), NotOpen> {
     let answer = opened.map(|_| ()).map_err(|error| error.to_string());
     let is_new = shared
         .failures
-        .store_answered(Asked::Partition(id), answer.clone());
+        .store_answered(StoreRequest::Partition(id), answer.clone());
     answer.map_err(|reason| {
         if is_new {
-            tracing::error!(partition = %id, error = %reason, "the store cannot take the partition over; it is asked again");
+            tracing::error!(partition = %id, error = %reason, "the store cannot take the partition over; the engine retries");
         }
         (reason, OPEN_AGAIN)
     })

@@ -71,6 +71,10 @@ impl<W: ?Sized> Engine<W> {
     }
 
     /// The log, for appends and dead letters.
+    ///
+    /// An append to it is neither checked nor shown. Call [`Engine::check`] for each event before: one that no workspace
+    /// can apply parks its workspace. Call [`Engine::announce`] after: a new workspace has no status until its partition
+    /// has read its first event. `POST /api/v1/events` of the server does both.
     pub fn log(&self) -> &Arc<dyn EventLog> {
         &self.shared.log
     }
@@ -161,7 +165,12 @@ impl<W: ?Sized> Engine<W> {
             .is_some_and(|assignment| assignment.announced().contains(id))
     }
 
-    /// Waits until the workspace is in memory and has applied `offset`. It has no deadline of its own.
+    /// Waits until the workspace is served from memory and has applied `offset`, and returns it.
+    ///
+    /// It requests no load, returns no error and has no deadline: it waits on while the workspace is unloaded, parked
+    /// before `offset` or owned by another process, and while the engine is shutting down. Limit it with
+    /// `tokio::time::timeout`; after a timeout [`Engine::tracker`] has the status. Dropping the future cancels nothing but
+    /// the wait.
     pub async fn wait_applied(&self, id: &WorkspaceId, offset: Offset) -> LoadedWorkspace<W> {
         let partition = self.partition_of(id);
         loop {

@@ -343,14 +343,14 @@ fn a_read_at_the_end_is_empty_and_beyond_it_an_error(log: &dyn EventLog) {
     let batch = read(log, partition, end, EVERYTHING).expect("the end is readable");
     assert!(batch.records.is_empty());
     assert_eq!((batch.next_offset, batch.high_watermark), (end, end));
-    let asked = end.next();
-    match read(log, partition, asked, EVERYTHING) {
+    let requested = end.next();
+    match read(log, partition, requested, EVERYTHING) {
         Err(ReadError::BeyondEnd {
             partition: p,
-            asked: a,
+            requested: a,
             high_watermark,
         }) => {
-            assert_eq!((p, a, high_watermark), (partition, asked, end));
+            assert_eq!((p, a, high_watermark), (partition, requested, end));
         }
         other => panic!("{other:?}"),
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fjall::Keyspace;
 use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use workspace_lifecycle::{Offset, PartitionId};
 
 /// What may be removed from each partition once the store holds it durably.
@@ -109,7 +109,7 @@ impl Partition {
         if from > high_watermark {
             return Err(ReadError::BeyondEnd {
                 partition: self.id,
-                asked: from,
+                requested: from,
                 high_watermark,
             });
         }
@@ -131,7 +131,7 @@ impl Partition {
                 Some(gap) => {
                     return Err(ReadError::Lost {
                         partition: self.id,
-                        asked: batch.next_offset,
+                        requested: batch.next_offset,
                         until: gap.until.min(until),
                     });
                 }
@@ -185,12 +185,12 @@ impl Partition {
         Ok(true)
     }
 
-    fn not_removed(&self, asked: Offset) -> Result<(), ReadError> {
+    fn not_removed(&self, requested: Offset) -> Result<(), ReadError> {
         let low_watermark = self.low_watermark();
-        if asked < low_watermark {
+        if requested < low_watermark {
             return Err(ReadError::FellOut {
                 partition: self.id,
-                asked,
+                requested,
                 low_watermark,
             });
         }
@@ -229,12 +229,4 @@ pub(super) fn append_error(error: WriteError) -> AppendError {
         WriteError::NoSpace(text) => AppendError::NoSpace(text),
         broken @ WriteError::Broken(_) => AppendError::Unavailable(broken.to_string()),
     }
-}
-
-/// Milliseconds since the Unix epoch; 0 if the clock is before it.
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -13,6 +13,7 @@ pub(super) use stored::{AnsweredProducers, Staged};
 pub use window::{ANSWERS_KEPT, Verdict};
 
 use super::{AppendError, Appended, ProducerSequence};
+use crate::clock::micros;
 use by_use::{ProducersByUse, producer_prefix};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -95,36 +96,36 @@ impl<P> Producers<P> {
     /// [`AppendError::Producers`] if one more producer cannot be remembered.
     pub fn judge(
         &self,
-        asked: &ProducerSequence,
+        request: &ProducerSequence,
         now: Duration,
     ) -> Result<Verdict<P>, AppendError> {
-        if let Some(producer) = self.by_id.get(&asked.producer_id) {
-            return producer.window.judge(asked);
+        if let Some(producer) = self.by_id.get(&request.producer_id) {
+            return producer.window.judge(request);
         }
         // A gap is refused as a gap, with or without room.
-        if self.first == FirstRequest::One && asked.sequence != 1 {
-            return Err(out_of_sequence(asked, 1));
+        if self.first == FirstRequest::One && request.sequence != 1 {
+            return Err(out_of_sequence(request, 1));
         }
-        self.check_room(&asked.producer_id, now)?;
+        self.check_room(&request.producer_id, now)?;
         Ok(Verdict::New)
     }
 
     /// Whether a request can be judged by what is remembered here. If not, the topic may hold records of it.
-    pub fn knows(&self, asked: &ProducerSequence) -> bool {
+    pub fn knows(&self, request: &ProducerSequence) -> bool {
         self.by_id
-            .get(&asked.producer_id)
-            .is_some_and(|producer| producer.window.knows(asked.sequence))
+            .get(&request.producer_id)
+            .is_some_and(|producer| producer.window.knows(request.sequence))
     }
 
     /// Notes that a request that was judged to be new is under way.
-    pub fn begin(&mut self, asked: &ProducerSequence, pending: Arc<P>, now: Duration) {
-        self.set(asked, RequestState::Pending(pending), now);
+    pub fn begin(&mut self, request: &ProducerSequence, pending: Arc<P>, now: Duration) {
+        self.set(request, RequestState::Pending(pending), now);
     }
 
     /// Notes that a request has ended; without an answer it failed and may be repeated.
-    pub fn end(&mut self, asked: &ProducerSequence, answer: Option<&Appended>) {
-        if let Some(producer) = self.by_id.get_mut(&asked.producer_id) {
-            producer.window.end(asked.sequence, answer);
+    pub fn end(&mut self, request: &ProducerSequence, answer: Option<&Appended>) {
+        if let Some(producer) = self.by_id.get_mut(&request.producer_id) {
+            producer.window.end(request.sequence, answer);
         }
     }
 
@@ -146,12 +147,12 @@ impl<P> Producers<P> {
     /// Remembers a request. Returns the producer that was forgotten for it.
     fn set(
         &mut self,
-        asked: &ProducerSequence,
+        request: &ProducerSequence,
         state: RequestState<P>,
         now: Duration,
     ) -> Option<(String, Producer<P>)> {
-        let (producer, forgotten) = self.touch(&asked.producer_id, now);
-        producer.window.set(asked.sequence, state);
+        let (producer, forgotten) = self.touch(&request.producer_id, now);
+        producer.window.set(request.sequence, state);
         forgotten
     }
 
@@ -224,10 +225,6 @@ impl<P> Producers<P> {
             retry_after: PRODUCER_IDLE.saturating_sub(silence),
         })
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 //! The low watermark moves first, then the records are removed. A crash in between leaves records that no reader sees;
 //! the next removal deletes them.
 
-use super::partitions::{OpenLog, Partition, RetentionConfig, now_ms, offset_of};
+use super::partitions::{OpenLog, Partition, RetentionConfig, offset_of};
 use super::record;
 use super::{Offset, PartitionId, ReadError};
+use crate::clock::now_ms;
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{WriteError, describe};
 use fjall::Keyspace;

@@ -4,10 +4,11 @@
 //! one sync.
 
 use super::gaps::Gap;
-use super::partitions::{OpenLog, append_error, now_ms, record_bytes};
+use super::partitions::{OpenLog, append_error, record_bytes};
 use super::producers::{AnsweredProducers, Staged};
 use super::record::{self, RECORD_OVERHEAD_BYTES, Stamp};
 use super::{Append, AppendError, Appended, AppendedRange};
+use crate::clock::now_ms;
 use crate::routing::partition_of;
 use crossbeam_channel::{Receiver, Sender};
 use fjall::OwnedWriteBatch;
@@ -74,10 +75,10 @@ impl Writer {
         while let Some(work) = after_group.take().or_else(|| self.queue.recv().ok()) {
             let first = match work {
                 Work::Append(first) => first,
-                Work::ContinueAt(asked) => {
-                    let result = self.continue_at(asked.partition, asked.next);
+                Work::ContinueAt(request) => {
+                    let result = self.continue_at(request.partition, request.next);
                     // The send fails only if the requester stopped waiting, and then it needs no answer.
-                    let _ = asked.answer.send(result);
+                    let _ = request.answer.send(result);
                     continue;
                 }
             };

@@ -1,6 +1,6 @@
 //! Erasures that operators request: one thread does them, so that no partition waits for the store.
 
-use workspace_lifecycle::{EraseFailure, Erasure, Input, Offset, PartitionId};
+use workspace_lifecycle::{EraseFailure, EraseScope, Input, Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
 
 use crate::jobs::EraseJob;
@@ -8,7 +8,7 @@ use crate::log::DeletedDeadLetters;
 use crate::message::Message;
 use crate::panics::caught;
 use crate::shared::EngineShared;
-use crate::store::{Erase, StoreError};
+use crate::store::{Erase, StoreError, StoreErrorKind};
 
 /// Result of an erasure.
 struct Erased {
@@ -33,7 +33,7 @@ pub(crate) fn erase(shared: &EngineShared, job: EraseJob) {
             slot,
             id,
             epoch,
-            erasure,
+            scope,
         } => {
             let partition = assignment.id();
             let erased = {
@@ -45,14 +45,14 @@ pub(crate) fn erase(shared: &EngineShared, job: EraseJob) {
                     ))
                 } else {
                     caught("erasing it", || {
-                        erase_one(shared, partition, &id, epoch, erasure)
+                        erase_one(shared, partition, &id, epoch, scope)
                     })
                     .unwrap_or_else(|reason| Err(EraseFailure::Failed(reason)))
                 }
             };
             let input = match erased {
                 Ok(erased) => {
-                    tracing::warn!(workspace = %id, %partition, epoch = %erased.stored, "erased: {erasure}");
+                    tracing::warn!(workspace = %id, %partition, epoch = %erased.stored, "erased: {scope}");
                     Input::Erased {
                         slot,
                         epoch,
@@ -62,7 +62,7 @@ pub(crate) fn erase(shared: &EngineShared, job: EraseJob) {
                     }
                 }
                 Err(failure) => {
-                    tracing::error!(workspace = %id, %partition, %epoch, ?failure, "not erased: {erasure}");
+                    tracing::error!(workspace = %id, %partition, %epoch, ?failure, "not erased: {scope}");
                     Input::EraseFailed {
                         slot,
                         epoch,
@@ -81,7 +81,7 @@ fn erase_one(
     partition: PartitionId,
     id: &WorkspaceId,
     epoch: Epoch,
-    erasure: Erasure,
+    scope: EraseScope,
 ) -> Result<Erased, EraseFailure> {
     let erase = |next_offset| Erase {
         id: id.clone(),
@@ -90,8 +90,8 @@ fn erase_one(
         owner: shared.config.owner.clone(),
         next_offset,
     };
-    match erasure {
-        Erasure::Reset { from, force } => {
+    match scope {
+        EraseScope::Reset { from, force } => {
             // After this lock, every trim whose floor was taken before the reset has ended; later trims keep what the
             // reset needs.
             let low_watermark = {
@@ -120,7 +120,7 @@ fn erase_one(
                 left_over: None,
             })
         }
-        Erasure::Delete { below } => {
+        EraseScope::Delete { below } => {
             let deletion = shared
                 .store
                 .delete(erase(below))
@@ -158,15 +158,10 @@ fn is_saved_beyond(
 }
 
 fn failure(error: &StoreError) -> EraseFailure {
-    match error {
-        StoreError::Fenced { stored, .. } => EraseFailure::Fenced { stored: *stored },
-        StoreError::UnknownWorkspace(_)
-        | StoreError::OtherLog { .. }
-        | StoreError::Corrupt { .. }
-        | StoreError::Refused { .. }
-        | StoreError::NoSpace(_)
-        | StoreError::LostEnd { .. }
-        | StoreError::NotServed { .. }
-        | StoreError::Unavailable(_) => EraseFailure::Failed(error.to_string()),
+    match error.kind() {
+        StoreErrorKind::Fenced { stored } => EraseFailure::Fenced { stored },
+        StoreErrorKind::Unknown | StoreErrorKind::Permanent | StoreErrorKind::Temporary => {
+            EraseFailure::Failed(error.to_string())
+        }
     }
 }

@@ -2,12 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use workspace_status::{ChangeKind, Epoch, FeedItem, Watcher, WorkspaceId, WorkspaceStatus};
 
 use super::history_waiting::Waiting;
-use super::saver::micros;
 use crate::shared::EngineShared;
 use crate::store::HistoryRecord;
 
@@ -90,27 +89,12 @@ impl Taken {
         let id = status.id();
         let taken = self.0.entry(id.clone()).or_insert((Epoch::new(0), 0));
         for transition in snapshot.state_history() {
-            let place = (transition.epoch(), transition.sequence());
-            if place <= *taken {
+            let cursor = (transition.epoch(), transition.sequence());
+            if cursor <= *taken {
                 continue;
             }
-            *taken = place;
-            waiting.push(HistoryRecord {
-                id: id.clone(),
-                sequence: transition.sequence(),
-                epoch: transition.epoch(),
-                owner: snapshot.owner().unwrap_or_default().to_owned(),
-                from: transition.from_state(),
-                to: transition.to_state(),
-                at_ms: transition
-                    .timestamp()
-                    .duration_since(SystemTime::UNIX_EPOCH)
-                    .map_or(0, |since| {
-                        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-                    }),
-                time_in_from_us: micros(transition.time_in_from()),
-                message: transition.message().to_owned(),
-            });
+            *taken = cursor;
+            waiting.push(HistoryRecord::of(&snapshot, transition));
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::panics::caught;
 use crate::populate::PopulateError;
 use crate::running_loads::{HungThread, RunningLoad};
 use crate::shared::EngineShared;
-use crate::store::{Change, Claim, StoreError, StoredEntry, StoredWorkspace};
+use crate::store::{Change, Claim, StoreError, StoreErrorKind, StoredEntry, StoredWorkspace};
 use crate::workspace::Workspace;
 
 /// Time between two checks whether the engine is shutting down.
@@ -248,15 +248,11 @@ fn populate(
 }
 
 fn failure(error: &StoreError) -> LoadFailure {
-    match error {
-        StoreError::Fenced { stored, .. } => LoadFailure::Fenced { stored: *stored },
-        StoreError::Corrupt { .. }
-        | StoreError::Refused { .. }
-        | StoreError::OtherLog { .. }
-        | StoreError::LostEnd { .. } => LoadFailure::Park(error.to_string()),
-        StoreError::UnknownWorkspace(_)
-        | StoreError::NoSpace(_)
-        | StoreError::NotServed { .. }
-        | StoreError::Unavailable(_) => LoadFailure::Retry(error.to_string()),
+    match error.kind() {
+        StoreErrorKind::Fenced { stored } => LoadFailure::Fenced { stored },
+        StoreErrorKind::Permanent => LoadFailure::Park(error.to_string()),
+        StoreErrorKind::Unknown | StoreErrorKind::Temporary => {
+            LoadFailure::Retry(error.to_string())
+        }
     }
 }

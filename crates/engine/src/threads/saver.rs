@@ -2,18 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 use workspace_lifecycle::{Input, Refusal, Refused, Slot};
 use workspace_status::{Epoch, WorkspaceId};
 
-use crate::failures::Asked;
+use crate::clock::micros;
+use crate::failures::StoreRequest;
 use crate::jobs::SaveJob;
 use crate::message::Message;
 use crate::panics::caught;
 use crate::shared::EngineShared;
-use crate::store::{Change, Save, SaveRefused, StoreError};
+use crate::store::{Change, Save, SaveRefused, StoreError, StoreErrorKind};
 
 /// Most partitions whose saves are written together.
 const PARTITIONS_PER_WRITE: usize = 64;
@@ -31,31 +32,31 @@ fn save(shared: &EngineShared, jobs: Vec<SaveJob>) {
     let began = Instant::now();
     let assignments: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.assignment)).collect();
     // Held until the store has answered, so that an assignment does not end in the middle of its save.
-    let places: Vec<_> = assignments
+    let guards: Vec<_> = assignments
         .iter()
         .map(|assignment| assignment.begin_save())
         .collect();
     let mut partitions = Vec::with_capacity(jobs.len());
     let mut slots = Vec::new();
     let mut saves = Vec::new();
-    for (job, place) in jobs.into_iter().zip(&places) {
+    for (job, guard) in jobs.into_iter().zip(&guards) {
         // The assignment has ended and the partition may be assigned again: its committed offset is outdated.
-        if place.is_none() {
+        if guard.is_none() {
             continue;
         }
-        let asked = Asked::SavesOf(job.assignment.id());
+        let request = StoreRequest::SavesOf(job.assignment.id());
         let ownership = shared.store.ownership();
         if let Err(error) = ownership.takes_saves(job.assignment.id()) {
             let reason = error.to_string();
             shared.counters.save_failures.add(1);
-            report_failure(shared, asked, &error);
+            report_failure(shared, request, &error);
             let _ = job.assignment.send(Message::SaveFailed {
                 back: job.saves,
                 reason,
             });
             continue;
         }
-        shared.failures.store_answered(asked, Ok(()));
+        shared.failures.store_answered(request, Ok(()));
         let workspaces = job.saves.len();
         partitions.push((job.assignment, job.committed, job.refused, workspaces));
         for (slot, save) in job.saves {
@@ -73,16 +74,16 @@ fn save(shared: &EngineShared, jobs: Vec<SaveJob>) {
     // The database panics on some damage; a panic must not end the only thread that saves.
     let saved = caught("it", || shared.store.save(&saves, &committed))
         .unwrap_or_else(|reason| Err(StoreError::Unavailable(reason)));
-    drop(places);
+    drop(guards);
     shared.counters.save_micros.add(micros(began.elapsed()));
     match &saved {
         Ok(_) => {
-            shared.failures.store_answered(Asked::Saves, Ok(()));
+            shared.failures.store_answered(StoreRequest::Saves, Ok(()));
             count(shared, &saves);
         }
         Err(error) => {
             shared.counters.save_failures.add(1);
-            report_failure(shared, Asked::Saves, error);
+            report_failure(shared, StoreRequest::Saves, error);
         }
     }
     let mut saves = slots.into_iter().zip(saves);
@@ -106,10 +107,10 @@ fn save(shared: &EngineShared, jobs: Vec<SaveJob>) {
     }
 }
 
-fn report_failure(shared: &EngineShared, asked: Asked, error: &StoreError) {
+fn report_failure(shared: &EngineShared, request: StoreRequest, error: &StoreError) {
     if shared
         .failures
-        .store_answered(asked, Err(error.to_string()))
+        .store_answered(request, Err(error.to_string()))
     {
         tracing::error!(%error, "save failed; it is tried again");
     }
@@ -131,15 +132,10 @@ fn answer(
 }
 
 fn refusal(error: &StoreError) -> Refusal {
-    match error {
-        StoreError::Fenced { .. } | StoreError::UnknownWorkspace(_) => Refusal::TakenOver,
-        StoreError::Corrupt { .. }
-        | StoreError::Refused { .. }
-        | StoreError::OtherLog { .. }
-        | StoreError::LostEnd { .. } => Refusal::ForGood(error.to_string()),
-        StoreError::NoSpace(_) | StoreError::NotServed { .. } | StoreError::Unavailable(_) => {
-            Refusal::ForNow(error.to_string())
-        }
+    match error.kind() {
+        StoreErrorKind::Fenced { .. } | StoreErrorKind::Unknown => Refusal::TakenOver,
+        StoreErrorKind::Permanent => Refusal::ForGood(error.to_string()),
+        StoreErrorKind::Temporary => Refusal::ForNow(error.to_string()),
     }
 }
 
@@ -158,10 +154,6 @@ fn count(shared: &EngineShared, saves: &[Save]) {
     counters.workspaces_saved.add(number(saves.len()));
     counters.changes_saved.add(number(changes));
     counters.bytes_saved.add(number(bytes));
-}
-
-pub(crate) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

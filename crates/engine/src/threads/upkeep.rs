@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use workspace_status::{State, Value};
 
-use crate::failures::Asked;
+use crate::failures::StoreRequest;
 use crate::shared::EngineShared;
 
 /// Time between two samples of every workspace's progress.
@@ -66,7 +66,7 @@ fn trim(shared: &EngineShared, last_sync: Synced) -> Synced {
     if let Err(error) = shared.store.sync() {
         if shared
             .failures
-            .store_answered(Asked::Saves, Err(error.to_string()))
+            .store_answered(StoreRequest::Saves, Err(error.to_string()))
         {
             tracing::error!(%error, "the store cannot be synced; the log keeps everything");
         }
@@ -74,7 +74,7 @@ fn trim(shared: &EngineShared, last_sync: Synced) -> Synced {
     }
     // Clears only the error of a failed sync: a sync also succeeds while saves are refused because the disk is full.
     if last_sync == Synced::No {
-        shared.failures.store_answered(Asked::Saves, Ok(()));
+        shared.failures.store_answered(StoreRequest::Saves, Ok(()));
     }
     for (partition, floor) in floors {
         if let Err(error) = shared.log.trim(partition, floor) {
@@ -117,7 +117,7 @@ mod tests {
 
         shared
             .failures
-            .store_answered(Asked::Saves, Err("a save failed".to_owned()));
+            .store_answered(StoreRequest::Saves, Err("a save failed".to_owned()));
         trim(&shared, Synced::Yes);
         assert!(!is_ready(), "a sync does not clear the error of a save");
     }

@@ -144,7 +144,7 @@ fn a_reset_works_on_what_is_ready_unloaded_or_stopped() {
     service.command("a", Command::Skip).unwrap();
     check_filled(&service, "a");
     assert_eq!(
-        service.command("nobody", RESET).unwrap_err(),
+        service.command("unknown", RESET).unwrap_err(),
         "no such workspace"
     );
     service.stop();

@@ -127,7 +127,7 @@ fn an_unloaded_workspace_is_loaded_on_request_and_has_missed_nothing() {
 
     let service: Service = Service::start(directory.path());
     assert_eq!(
-        service.command("nobody", Command::Load).unwrap_err(),
+        service.command("unknown", Command::Load).unwrap_err(),
         "no such workspace"
     );
     assert!(

@@ -218,7 +218,7 @@ fn a_journal_cut_short_is_refused_with_partition_and_offsets() {
         assert_eq!(
             again.to_string(),
             text,
-            "asking again gives the same answer"
+            "a repeated request gets the same answer"
         );
     }
 }

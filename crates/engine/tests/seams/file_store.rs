@@ -480,6 +480,6 @@ fn an_unknown_workspace_has_no_history_and_an_unclaimed_one_has() {
     store.append_history(vec![one.clone()]).expect("kept");
     drop(store);
     let store = FileStore::open(path.path()).expect("opened");
-    assert_eq!(store.history(&id("nobody"), None, 10), Ok(Vec::new()));
+    assert_eq!(store.history(&id("unknown"), None, 10), Ok(Vec::new()));
     assert_eq!(store.history(&id("acme"), None, 10), Ok(vec![one]));
 }

@@ -55,13 +55,13 @@ fn a_reader_gets_what_is_before_a_gap_then_its_bounds_then_the_rest() {
         .read(partition, Offset(4), EVERYTHING)
         .expect("readable");
     assert_eq!((before.records.len(), before.next_offset), (6, Offset(10)));
-    for asked in [10, 29] {
+    for requested in [10, 29] {
         let lost = ReadError::Lost {
             partition,
-            asked: Offset(asked),
+            requested: Offset(requested),
             until: Offset(30),
         };
-        let read = log.read(partition, Offset(asked), EVERYTHING);
+        let read = log.read(partition, Offset(requested), EVERYTHING);
         assert_eq!(read.expect_err("lost"), lost);
     }
     // A read with a limit inside the gap does not skip beyond its limit.

@@ -54,10 +54,10 @@ fn a_reader_below_the_low_watermark_gets_the_offset_where_it_begins() {
     log.trim(partition, Offset(40)).expect("trimmed");
     match log.read(partition, Offset(39), EVERYTHING) {
         Err(ReadError::FellOut {
-            asked,
+            requested,
             low_watermark,
             ..
-        }) => assert_eq!((asked, low_watermark), (Offset(39), Offset(40))),
+        }) => assert_eq!((requested, low_watermark), (Offset(39), Offset(40))),
         other => panic!("{other:?}"),
     }
 }

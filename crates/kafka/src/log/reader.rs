@@ -96,7 +96,7 @@ fn check(
     if asked < low_watermark {
         return Err(ReadError::FellOut {
             partition,
-            asked,
+            requested: asked,
             low_watermark,
         });
     }
@@ -104,7 +104,7 @@ fn check(
     if asked > high_watermark && asked > part.ends.lock().written() {
         return Err(ReadError::BeyondEnd {
             partition,
-            asked,
+            requested: asked,
             high_watermark,
         });
     }

@@ -114,7 +114,7 @@ fn a_read_of_an_empty_topic_is_empty_and_short() {
         log.read(P0, Offset(1), EVERYTHING).err(),
         Some(ReadError::BeyondEnd {
             partition: P0,
-            asked: Offset(1),
+            requested: Offset(1),
             high_watermark: Offset(0)
         })
     );
@@ -177,10 +177,10 @@ fn events_that_the_cluster_removed_are_reported() {
         match log.read(P0, Offset(0), EVERYTHING) {
             Err(ReadError::FellOut {
                 partition,
-                asked,
+                requested,
                 low_watermark,
             }) => {
-                assert_eq!((partition, asked), (P0, Offset(0)));
+                assert_eq!((partition, requested), (P0, Offset(0)));
                 Some(low_watermark)
             }
             Ok(batch) => {

@@ -8,7 +8,7 @@ use workspace_status::Epoch;
 
 use super::{Ownership, Partition};
 use crate::workspace::{BeforeErasing, Erasing, Phase, Quiet, StoredEpoch};
-use crate::{Action, CommandError, EraseFailure, Erasure, Offset, Report, Slot, Ticket};
+use crate::{Action, CommandError, EraseFailure, EraseScope, Offset, Report, Slot, Ticket};
 
 impl Partition {
     pub(super) fn reset(
@@ -26,7 +26,7 @@ impl Partition {
             }));
         }
         let from = first_offset.max(low_watermark);
-        self.erase(slot, Erasure::Reset { from, force }, ticket);
+        self.erase(slot, EraseScope::Reset { from, force }, ticket);
         None
     }
 
@@ -36,14 +36,14 @@ impl Partition {
         ticket: Ticket,
     ) -> Option<Result<(), CommandError>> {
         let below = self.high_watermark;
-        self.erase(slot, Erasure::Delete { below }, ticket);
+        self.erase(slot, EraseScope::Delete { below }, ticket);
         None
     }
 
-    fn erase(&mut self, slot: Slot, erasure: Erasure, ticket: Ticket) {
-        let why = match erasure {
-            Erasure::Reset { .. } => "an operator resets it",
-            Erasure::Delete { .. } => "an operator deletes it",
+    fn erase(&mut self, slot: Slot, scope: EraseScope, ticket: Ticket) {
+        let why = match scope {
+            EraseScope::Reset { .. } => "an operator resets it",
+            EraseScope::Delete { .. } => "an operator deletes it",
         };
         self.refuse_ticket(slot, CommandError::Failed(why.to_owned()));
         let before = match self.workspaces.at(slot).phase {
@@ -84,7 +84,7 @@ impl Partition {
         workspace.urgent = false;
         workspace.epoch = workspace.epoch.next();
         workspace.phase = Phase::Erasing(Erasing {
-            erasure,
+            scope,
             ticket: Some(ticket),
             before,
             was_unclaimed,
@@ -94,11 +94,7 @@ impl Partition {
         if before == BeforeErasing::Loadable {
             self.report(slot, Report::Unloading { why });
         }
-        self.out.push(Action::Erase {
-            slot,
-            epoch,
-            erasure,
-        });
+        self.out.push(Action::Erase { slot, epoch, scope });
     }
 
     pub(super) fn erased(
@@ -123,8 +119,8 @@ impl Partition {
         workspace.failures.clear();
         self.set_quiet(slot, Quiet::Until(next_offset));
         let workspace = self.workspaces.at_mut(slot);
-        match erasing.erasure {
-            Erasure::Reset { .. } => {
+        match erasing.scope {
+            EraseScope::Reset { .. } => {
                 workspace.first_offset = next_offset;
                 if self.ownership == Ownership::Owned {
                     workspace.urgent = true;
@@ -133,7 +129,7 @@ impl Partition {
                     self.report(slot, Report::Removed);
                 }
             }
-            Erasure::Delete { .. } => {
+            EraseScope::Delete { .. } => {
                 workspace.phase = Phase::Deleted;
                 self.deleted += 1;
                 if erasing.before == BeforeErasing::Loadable {
@@ -157,17 +153,17 @@ impl Partition {
         // The erasure may have happened all the same; only a load finds out. Until then the log keeps the events
         // that a reset would apply again, and a deleted workspace counts as unknown to the store.
         let may_have_happened = matches!(failure, EraseFailure::Failed(_));
-        match erasing.erasure {
-            Erasure::Reset { from, .. } if may_have_happened => {
+        match erasing.scope {
+            EraseScope::Reset { from, .. } if may_have_happened => {
                 let workspace = self.workspaces.at_mut(slot);
                 workspace.saved_next_offset = workspace.saved_next_offset.min(from);
             }
-            Erasure::Delete { .. }
+            EraseScope::Delete { .. }
                 if may_have_happened && erasing.before != BeforeErasing::Deleted =>
             {
                 self.unclaimed.insert(slot);
             }
-            Erasure::Reset { .. } | Erasure::Delete { .. } => {}
+            EraseScope::Reset { .. } | EraseScope::Delete { .. } => {}
         }
         if may_have_happened || erasing.before == BeforeErasing::Loadable {
             let saved = self.workspaces.at(slot).saved_next_offset;

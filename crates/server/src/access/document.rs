@@ -19,7 +19,7 @@ pub(crate) fn document_access(document: &mut OpenApi) {
     let routes = Routes::new();
     let mut scheme = Http::new(HttpAuthScheme::Bearer);
     scheme.description = Some(
-        "A token that `workspace-engine token` made. A client certificate says as well who asks, and a caller with neither has the role that `serve --anonymous` gives. The names listed with an operation are the roles that may call it.".to_owned(),
+        "A token that `workspace-engine token` made. A client certificate also names the caller, and a caller with neither has the role that `serve --anonymous` gives. The names listed with an operation are the roles that may call it.".to_owned(),
     );
     document
         .components
@@ -60,7 +60,7 @@ fn describe(operation: &mut Operation, need: Need) {
         ("401", "The caller is not known, and none may do this"),
         (
             "403",
-            "The caller may not do this, or a page of another site asks",
+            "The caller may not do this, or the request is from a page of another site",
         ),
     ] {
         operation

@@ -73,7 +73,7 @@ pub(super) struct Arguments {
     id: Option<WorkspaceId>,
     #[command(flatten)]
     filter: Filter,
-    /// Do not ask before the action on all that match
+    /// Act on all that match without a confirmation
     #[arg(long)]
     yes: bool,
     /// Why, for the log of the engine
@@ -108,7 +108,7 @@ pub(crate) enum ActError {
     #[error("an id and a filter exclude each other: leave out one of them")]
     TwoTargets,
     #[error(
-        "{matched} workspaces match, and there is no terminal to ask on: nothing was done; add --yes to {action} them"
+        "{matched} workspaces match, and there is no terminal to confirm on: nothing was done; add --yes to {action} them"
     )]
     NotAsked { matched: u64, action: &'static str },
 }
@@ -164,9 +164,9 @@ fn one(action: Action, id: &str, remote: &Remote) -> Result<Exit, CommandError> 
         Format::Json => output::document(&answer.body),
         Format::Table => {
             let status: Status = answer.read(client.url())?;
-            let said = status.error_message.as_ref().unwrap_or(&status.message);
+            let text = status.error_message.as_ref().unwrap_or(&status.message);
             output::line(format_args!(
-                "{id}: {}; it is {} now: {said}",
+                "{id}: {}; it is {} now: {text}",
                 action.outcome(),
                 status.state
             ));
@@ -199,7 +199,7 @@ fn many(action: Action, arguments: &Arguments) -> Result<Exit, CommandError> {
             }
             .into());
         }
-        if !asked(&format!("{name} {matched} workspaces?")) {
+        if !confirmed(&format!("{name} {matched} workspaces?")) {
             output::notice("nothing was done");
             return Ok(Exit::Failed);
         }
@@ -240,8 +240,8 @@ fn count(
         .read(client.url())
 }
 
-/// Asks for confirmation; only a yes counts as one.
-fn asked(question: &str) -> bool {
+/// Requests confirmation; only a yes counts as one.
+fn confirmed(question: &str) -> bool {
     // If the question cannot be printed, it was not seen.
     if write!(io::stderr(), "{question} [y/N] ").is_err() {
         return false;

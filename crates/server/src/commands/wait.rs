@@ -140,10 +140,10 @@ impl End {
             text.push_str(", ");
             text.push_str(&progress.summary());
         }
-        let said = status.error_message.as_ref().unwrap_or(&status.message);
-        if !said.is_empty() && self.exit != Exit::Done {
+        let message = status.error_message.as_ref().unwrap_or(&status.message);
+        if !message.is_empty() && self.exit != Exit::Done {
             text.push_str(": ");
-            text.push_str(said);
+            text.push_str(message);
         }
         if let Some(known) = &status.last_known
             && self.exit != Exit::Done
@@ -174,7 +174,7 @@ fn wait(
         last_error: None,
     };
     loop {
-        match ask(client, id, wanted, deadline) {
+        match poll(client, id, wanted, deadline) {
             Ok((status, answer)) => {
                 show(bar, &status);
                 let verdict = wanted.verdict(&status.state);
@@ -207,7 +207,7 @@ fn wait(
 }
 
 /// One request, which the engine answers when the wait is decided, or at the end of the round.
-fn ask(
+fn poll(
     client: &Client,
     id: &str,
     wanted: &Wanted,
@@ -228,7 +228,7 @@ fn ask(
         query.push_str("&failOn=");
         query.push_str(&wanted.fail_on.join(","));
     }
-    let asked = Instant::now();
+    let sent = Instant::now();
     let answer = client.get(&workspace_path(id, &query), round + GRACE)?;
     if !answer.is_success() && answer.status != 404 {
         return Err(answer.refused(client.url()));
@@ -238,7 +238,7 @@ fn ask(
     if status.timed_out != Some(true) && wanted.verdict(&status.state) == Verdict::Open {
         thread::sleep(
             RETRY_PAUSE
-                .saturating_sub(asked.elapsed())
+                .saturating_sub(sent.elapsed())
                 .min(left(deadline)),
         );
     }
@@ -318,8 +318,8 @@ fn show(bar: &ProgressBar, status: &Status) {
         .filter(|eta| !eta.is_empty())
         .map(|eta| format!(" eta {eta}"))
         .unwrap_or_default();
-    let said = status.error_message.as_ref().unwrap_or(&status.message);
-    bar.set_message(format!("{} {said}{eta}", status.state));
+    let message = status.error_message.as_ref().unwrap_or(&status.message);
+    bar.set_message(format!("{} {message}{eta}", status.state));
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ impl<'a> Sender<'a> {
             });
             retries += 1;
             let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
-            let next_pause = wanted_pause.map_or(jittered, |asked| asked.min(LONGEST_PAUSE));
+            let next_pause = wanted_pause.map_or(jittered, |wanted| wanted.min(LONGEST_PAUSE));
             thread::sleep(next_pause.min(self.retry_for.saturating_sub(waited)));
             pause = (pause * 2).min(LONGEST_PAUSE);
         }

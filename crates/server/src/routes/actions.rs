@@ -56,7 +56,7 @@ actions! {
 
     /// Save a workspace and take it out of memory
     ///
-    /// It stays out, also over a restart, until a request asks for it; its events wait in the log. One that
+    /// It stays out, also over a restart, until a request needs it; its events wait in the log. One that
     /// is not in memory (it waits, is retried or parked) stays out until the next start at the latest.
     /// Answered when it is out.
     unload at "/api/v1/workspaces/{id}/unload" as "unloadWorkspace" does Command::Unload,

@@ -104,7 +104,7 @@ impl From<DeadLetter> for DeadLetterDocument {
     responses(
         (status = 200, description = "A page of skipped events", body = DeadLettersDocument),
         (status = 400, description = "An invalid id or parameter", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 404, description = "Nobody knows the workspace", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "The workspace is unknown", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "The engine is starting, or too many lists are made", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]

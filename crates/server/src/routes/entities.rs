@@ -84,7 +84,7 @@ struct SummaryDocument<'a> {
         (status = 200, description = "Counts, and what is applied", body = SummaryDocument),
         (status = 400, description = "An invalid id or parameter", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "The workspace is not known, or its type offers no entities", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "It is not in memory yet, or has not applied the offset: `workspaceStatus` says where it stands", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It is not in memory yet, or has not applied the offset: `workspaceStatus` is its status", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn summary(
@@ -177,7 +177,7 @@ struct EntityOfPage {
         (status = 200, description = "A page of entities; none where there is none of the type", body = PageDocument),
         (status = 400, description = "An invalid id or parameter", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "The workspace is not known, or its type offers no entities", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "It is not in memory yet: `workspaceStatus` says where it stands; or the answers under way hold all memory for them", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It is not in memory yet: `workspaceStatus` is its status; or the answers under way hold all memory for them", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn page(
@@ -314,7 +314,7 @@ struct EntityDocument<'a> {
     responses(
         (status = 200, description = "The entity", body = EntityDocument),
         (status = 404, description = "There is no such workspace or entity, or its type offers none", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "It is not in memory yet: `workspaceStatus` says where it stands", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It is not in memory yet: `workspaceStatus` is its status", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn one(

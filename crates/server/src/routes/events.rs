@@ -70,7 +70,7 @@ struct AcceptedRange {
     last_offset: u64,
 }
 
-/// Whether the workspace type is asked.
+/// Whether the check of the workspace type is called.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "describes the query; Parameters reads it")]

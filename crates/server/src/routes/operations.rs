@@ -97,7 +97,7 @@ struct OperationDocument<'a> {
     operation: &'a str,
     /// What it does to each workspace.
     action: Action,
-    /// Why, as its request said.
+    /// The reason that its request gave.
     #[schema(required)]
     reason: Option<&'a str>,
     /// How many workspaces matched when it began.

@@ -1,4 +1,4 @@
-//! Parses which page of a list a request asks for, and makes the cursor of the next page.
+//! Parses which page of a list is requested, and makes the cursor of the next page.
 
 use workspace_status_http::{Parameters, Problem, encode_cursor};
 

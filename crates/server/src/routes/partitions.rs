@@ -25,7 +25,7 @@ struct PartitionsDocument {
     partitions: Vec<PartitionDocument>,
 }
 
-/// Where a partition stands.
+/// The progress of a partition.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Partition)]

@@ -1,6 +1,8 @@
 //! Access control: each route with each role, and token files that change.
 
-use crate::support::{Engine, Ran, TokensFile, bearer, event, program, run};
+use crate::support::{
+    Engine, Ran, TokensFile, bearer, event, eventually, program, run, wait_until,
+};
 use serde_json::Value;
 use std::fs;
 
@@ -48,16 +50,13 @@ const ROUTES: &[(&str, &[&str])] = &[
 
 /// Waits until a request with a token gets a status.
 fn wait_for_status(engine: &Engine, token: &str, expected: u16) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
-    loop {
-        let headers = [("authorization", bearer(token))];
-        let status = engine.send("GET", "/api/v1/me", &headers, b"").status;
-        if status == expected {
-            return;
+    let headers = [("authorization", bearer(token))];
+    eventually("the status of a caller", || {
+        match engine.send("GET", "/api/v1/me", &headers, b"").status {
+            status if status == expected => Ok(()),
+            other => Err(other),
         }
-        assert!(std::time::Instant::now() < deadline, "still {status}");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    });
 }
 
 #[test]
@@ -178,16 +177,11 @@ fn tokens_that_change_count_and_a_bad_file_keeps_those_before() {
     fs::write(file.path(), "kept = { role = \"root\" }\n").unwrap();
     let failures = |expected: &str| {
         let line = format!("workspace_engine_reloads_failed_total{{file=\"tokens\"}} {expected}");
-        let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
-        loop {
-            let headers = [("authorization", bearer(&added))];
+        let headers = [("authorization", bearer(&added))];
+        wait_until(&line, || {
             let metrics = engine.send("GET", "/metrics", &headers, b"").text;
-            if metrics.contains(&line) {
-                return;
-            }
-            assert!(std::time::Instant::now() < deadline, "{metrics}");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+            metrics.contains(&line)
+        });
     };
     failures("1");
     fs::remove_file(file.path()).unwrap();

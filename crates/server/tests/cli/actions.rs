@@ -189,7 +189,7 @@ fn actions_are_commands_too() {
     assert_eq!((ran.code, &ran.json()["state"]), (0, &json!("unknown")));
     let ran = engine.run(&["reload", "good-2"], "");
     assert_eq!(ran.code, 0, "{ran:?}");
-    let ran = engine.run(&["load", "nobody"], "");
+    let ran = engine.run(&["load", "unknown"], "");
     assert_eq!(ran.code, 1, "{ran:?}");
 
     // On all that match.
@@ -300,7 +300,7 @@ fn a_reset_rebuilds_and_a_delete_ends_a_workspace_also_over_a_restart() {
     engine.restart();
     engine.wait_for("a", "ready");
     check(&engine);
-    let ran = engine.run(&["delete", "nobody", "-o", "json"], "");
+    let ran = engine.run(&["delete", "unknown", "-o", "json"], "");
     assert_eq!(ran.code, 1, "{ran:?}");
 
     // A later event creates a new workspace.

@@ -89,12 +89,12 @@ fn every_wrong_question_has_its_own_answer() {
             "a workspace id consists of letters, digits and any of . _ : - only, but byte 1 of this one is '/'",
         ),
         (
-            "/api/v1/workspaces/nobody/entities",
+            "/api/v1/workspaces/unknown/entities",
             404,
             "neither the store nor the log knows the workspace",
         ),
         (
-            "/api/v1/workspaces/nobody/dead-letters",
+            "/api/v1/workspaces/unknown/dead-letters",
             404,
             "neither the store nor the log knows the workspace",
         ),

@@ -2,7 +2,7 @@
 
 use crate::{
     authority::{Authority, Valid, begin, replace, ureq_with},
-    support::Engine,
+    support::{Engine, eventually},
 };
 use rcgen::DnType;
 use std::{
@@ -72,7 +72,7 @@ fn a_client_certificate_says_who_asks() {
     flags.extend(["--tls-client-ca".to_owned(), client_ca.clone()]);
     let with_tokens = ["--tokens", tokens.as_str(), "--anonymous", "none"];
     let engine = begin(&flags, &with_tokens);
-    let ask = |engine: &Engine, from: &Authority, name: &str| {
+    let request = |engine: &Engine, from: &Authority, name: &str| {
         let (certificate, key) = (
             from.text(&format!("{name}.pem")),
             from.text(&format!("{name}.key")),
@@ -102,7 +102,7 @@ fn a_client_certificate_says_who_asks() {
             "it refuses the certificate of this client",
         ),
     ] {
-        let ran = ask(&engine, from, name);
+        let ran = request(&engine, from, name);
         assert_eq!(ran.code, code, "{name} {ran:?}");
         let shown = format!("{}{}", ran.stdout, ran.stderr);
         assert!(shown.contains(expected), "{name} {ran:?}");
@@ -119,14 +119,14 @@ fn a_client_certificate_says_who_asks() {
 
     // Without a client CA, a client certificate has no effect.
     let engine = begin(&authority.server_flags("server"), &with_tokens);
-    let ran = ask(&engine, &authority, "listed");
+    let ran = request(&engine, &authority, "listed");
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.stderr.contains("401"), "{ran:?}");
     drop(engine);
 
     // A client CA alone allows an engine to listen on a non-loopback address.
     let engine = begin(&flags, &["--listen", "0.0.0.0:0"]);
-    let ran = ask(&engine, &authority, "unit");
+    let ran = request(&engine, &authority, "unit");
     assert!(format!("{ran:?}").contains("unknown"), "{ran:?}");
     let key_of_another = engine.run(
         &[
@@ -176,7 +176,7 @@ impl Connection {
     }
 
     /// The status and body of an answer, and whether the connection is closed after it.
-    fn ask(&mut self, request: &str) -> (u16, String, bool) {
+    fn request(&mut self, request: &str) -> (u16, String, bool) {
         let request = format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         self.0.get_mut().write_all(request.as_bytes()).unwrap();
         let (mut head, mut length, mut closes) = (String::new(), 0, false);
@@ -202,17 +202,15 @@ impl Connection {
     }
 
     /// Sends `GET /api/v1/me` until the connection is closed; returns the last status.
-    fn ask_until_closed(&mut self) -> u16 {
-        let deadline = Instant::now() + Duration::from_mins(1);
-        loop {
-            let (status, body, closes) = self.ask("GET /api/v1/me");
+    fn request_until_closed(&mut self) -> u16 {
+        eventually("a closed connection", || {
+            let (status, body, closes) = self.request("GET /api/v1/me");
             if closes {
-                return status;
+                return Ok(status);
             }
             assert_eq!(status, 200, "{body}");
-            assert!(Instant::now() < deadline, "it stays {body}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            Err(body)
+        })
     }
 }
 
@@ -234,7 +232,7 @@ fn a_right_ends_with_the_client_certificate_or_its_authority() {
     let engine = begin(&flags, &["--anonymous", "none"]);
     let open = |name: &str| {
         let mut connection = Connection::open(&engine, &authority, name);
-        let (status, body, closes) = connection.ask("GET /api/v1/me");
+        let (status, body, closes) = connection.request("GET /api/v1/me");
         assert_eq!((status, closes), (200, false), "{name} {body}");
         connection
     };
@@ -243,14 +241,14 @@ fn a_right_ends_with_the_client_certificate_or_its_authority() {
     authority.sign("short", &subject, &[], Valid::For(short));
     let begun = Instant::now();
     let mut connection = open("short");
-    assert_eq!(connection.ask_until_closed(), 401, "it has expired");
+    assert_eq!(connection.request_until_closed(), 401, "it has expired");
     assert!(begun.elapsed() < short * 3, "long after its end");
 
     // If only the engine's certificate changes, a client keeps its right and makes a new handshake.
     let mut connection = open("long");
     authority.sign_server("server", Valid::Now);
     assert_eq!(
-        connection.ask_until_closed(),
+        connection.request_until_closed(),
         200,
         "the authority is the same"
     );
@@ -258,5 +256,5 @@ fn a_right_ends_with_the_client_certificate_or_its_authority() {
     let mut connection = open("long");
     let replaced = fs::read_to_string(other.path("ca.pem")).unwrap();
     replace(&client_ca, &replaced);
-    assert_eq!(connection.ask_until_closed(), 401, "another authority");
+    assert_eq!(connection.request_until_closed(), 401, "another authority");
 }

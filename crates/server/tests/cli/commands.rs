@@ -143,7 +143,7 @@ fn the_exit_code_of_a_wait_is_its_outcome() {
             "error: timed out after ",
         ),
         (
-            &["wait", "nobody", "--timeout", "50ms"],
+            &["wait", "unknown", "--timeout", "50ms"],
             2,
             "error: timed out after ",
         ),
@@ -178,7 +178,7 @@ fn flags_can_be_given_as_variables_and_an_empty_one_is_none() {
     let engine = Engine::start(&[]);
     let run = |variables: &[(&str, &str)]| {
         let output = program()
-            .args(["wait", "nobody"])
+            .args(["wait", "unknown"])
             .envs(variables.iter().copied())
             .output()
             .unwrap();
@@ -193,7 +193,7 @@ fn flags_can_be_given_as_variables_and_an_empty_one_is_none() {
     ]);
     assert_eq!(code, 2, "{stderr}");
     assert!(
-        stdout.starts_with(b"{\"workspaceId\":\"nobody\""),
+        stdout.starts_with(b"{\"workspaceId\":\"unknown\""),
         "{stderr}"
     );
 
@@ -247,9 +247,9 @@ fn a_wait_whose_time_is_over_says_so_also_where_no_engine_ever_answered() {
 #[test]
 fn an_unknown_workspace_is_shown_as_unknown() {
     let engine = Engine::start(&[]);
-    let ran = engine.run(&["get", "nobody", "-o", "json"], "");
+    let ran = engine.run(&["get", "unknown", "-o", "json"], "");
     assert_eq!(ran.code, 1, "{ran:?}");
     assert_eq!(ran.json()["state"], "unknown");
-    let ran = engine.run(&["history", "nobody"], "");
+    let ran = engine.run(&["history", "unknown"], "");
     assert_eq!(ran.code, 1, "{ran:?}");
 }

@@ -36,7 +36,7 @@ fn probes_are_answered_while_every_connection_is_taken() {
         .collect();
     let refused = until("a refusal", || {
         let mut connection = Raw::open(&engine);
-        let answer = connection.ask("GET /api/v1/workspaces");
+        let answer = connection.request("GET /api/v1/workspaces");
         (answer.status == 503).then_some(answer)
     });
     assert_eq!(refused.header("retry-after"), Some("1"));
@@ -51,7 +51,7 @@ fn probes_are_answered_while_every_connection_is_taken() {
     let _silent: Vec<Raw> = (0..100).map(|_| Raw::open(&engine)).collect();
     for _ in 0..3 {
         for path in ["/livez", "/readyz"] {
-            let answer = Raw::open(&engine).ask(&format!("GET {path}"));
+            let answer = Raw::open(&engine).request(&format!("GET {path}"));
             assert_eq!((answer.status, &*answer.body), (200, "ok"));
             assert_eq!(answer.header("connection"), Some("close"));
         }
@@ -68,7 +68,7 @@ fn probes_are_answered_while_every_connection_is_taken() {
 
     drop(slow);
     until("a free place", || {
-        let answer = Raw::open(&engine).ask("GET /api/v1/workspaces");
+        let answer = Raw::open(&engine).request("GET /api/v1/workspaces");
         (answer.status == 200).then_some(())
     });
     assert!(metric(&engine, "workspace_engine_http_requests_refused_total") >= 2.0);
@@ -80,12 +80,12 @@ fn an_idle_connection_gives_its_place_to_a_new_one() {
     let mut idle: Vec<Raw> = (0..4)
         .map(|_| {
             let mut connection = Raw::open(&engine);
-            assert_eq!(connection.ask("GET /livez").status, 200);
+            assert_eq!(connection.request("GET /livez").status, 200);
             connection
         })
         .collect();
     until("a place for a new connection", || {
-        let answer = Raw::open(&engine).ask("GET /api/v1/workspaces");
+        let answer = Raw::open(&engine).request("GET /api/v1/workspaces");
         (answer.status == 200).then_some(())
     });
     assert!(
@@ -97,7 +97,7 @@ fn an_idle_connection_gives_its_place_to_a_new_one() {
     // The other connections still work.
     let alive = idle
         .iter_mut()
-        .filter_map(|connection| connection.try_ask("GET /livez"))
+        .filter_map(|connection| connection.try_request("GET /livez"))
         .filter(|answer| answer.status == 200)
         .count();
     assert!(alive >= 1, "all idle connections were closed");
@@ -129,7 +129,7 @@ fn clients_without_a_right_do_not_delay_probes() {
             .collect();
         let begun = Instant::now();
         for _ in 0..5 {
-            let answer = Raw::open(&engine).try_ask("GET /livez");
+            let answer = Raw::open(&engine).try_request("GET /livez");
             let status = answer.map(|answer| answer.status);
             assert_eq!(status, Some(200), "a probe was cut off");
         }
@@ -174,7 +174,7 @@ fn clients_without_a_right_keep_no_place_from_one_with() {
                     let _ = held.send(());
                     while !is_over.load(Ordering::Relaxed) {
                         if what == "a probe that is repeated" {
-                            let _ = connection.try_ask("GET /livez");
+                            let _ = connection.try_request("GET /livez");
                         }
                         thread::sleep(Duration::from_millis(20));
                     }
@@ -185,7 +185,7 @@ fn clients_without_a_right_keep_no_place_from_one_with() {
             }
             let answers: Vec<Option<u16>> = (0..10)
                 .map(|_| {
-                    let answer = Raw::open(&engine).try_ask_as(&token, "GET /api/v1/me");
+                    let answer = Raw::open(&engine).try_request_as(&token, "GET /api/v1/me");
                     answer.map(|answer| answer.status)
                 })
                 .collect();
@@ -254,7 +254,7 @@ fn a_body_that_is_refused_is_read_to_its_end() {
             Some("application/problem+json")
         );
         assert_eq!(
-            connection.ask("GET /livez").status,
+            connection.request("GET /livez").status,
             200,
             "the connection goes on"
         );

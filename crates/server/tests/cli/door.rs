@@ -83,21 +83,21 @@ fn a_workspace_is_in_every_list_once_its_event_is_acknowledged() {
             .as_bytes(),
         );
         assert_eq!(connection.answer().status, 202);
-        let mut ask = |path: &str| -> serde_json::Value {
-            let answer = connection.ask(&format!("GET {path}"));
+        let mut request = |path: &str| -> serde_json::Value {
+            let answer = connection.request(&format!("GET {path}"));
             assert_eq!(answer.status, 200, "{path} {answer:?}");
             serde_json::from_str(&answer.body).unwrap()
         };
-        let ids = ask(&format!("/api/v1/workspaces?prefix={id}"));
+        let ids = request(&format!("/api/v1/workspaces?prefix={id}"));
         assert_eq!(ids["workspaces"], serde_json::json!([id]));
         assert_eq!(ids["totalCount"], number);
-        let statuses = ask(&format!("/api/v1/workspaces/statuses?prefix={id}"));
+        let statuses = request(&format!("/api/v1/workspaces/statuses?prefix={id}"));
         assert_eq!(statuses["workspaces"][0]["workspaceId"], id);
         assert_eq!(statuses["totalCount"], number);
         let counts = statuses["stateCounts"].as_object().unwrap();
         let counted: u64 = counts.values().filter_map(serde_json::Value::as_u64).sum();
         assert_eq!(counted, number, "{counts:?}");
-        let status = ask(&format!("/api/v1/workspaces/{id}/status"));
+        let status = request(&format!("/api/v1/workspaces/{id}/status"));
         assert_ne!(status["state"], "unknown");
     }
     until("100 ready workspaces", || {

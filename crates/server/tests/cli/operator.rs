@@ -59,12 +59,12 @@ fn a_read_of_an_unloaded_workspace_loads_it() {
     engine.wait_for("w", "ready");
     let unloaded = engine.post("/api/v1/workspaces/w/unload", &[], b"");
     assert_eq!(unloaded.status, 200, "{unloaded:?}");
-    let asked = engine.get("/api/v1/workspaces/w/status").json();
+    let requested = engine.get("/api/v1/workspaces/w/status").json();
     let members = |document: &Value| -> Vec<String> {
         document.as_object().unwrap().keys().cloned().collect()
     };
-    assert_eq!(members(&unloaded.json()), members(&asked));
-    assert_eq!(unloaded.json()["message"], asked["message"]);
+    assert_eq!(members(&unloaded.json()), members(&requested));
+    assert_eq!(unloaded.json()["message"], requested["message"]);
 
     // It stays unloaded across a restart.
     assert!(engine.stop().success());
@@ -89,7 +89,7 @@ fn a_read_of_an_unloaded_workspace_loads_it() {
         assert_eq!(answer.json()["workspaceId"], "w");
     }
     for action in ["load", "unload", "reload", "skip"] {
-        let answer = engine.post(&format!("/api/v1/workspaces/nobody/{action}"), &[], b"");
+        let answer = engine.post(&format!("/api/v1/workspaces/unknown/{action}"), &[], b"");
         assert_eq!(answer.status, 404, "{action} {answer:?}");
     }
 }

@@ -1,10 +1,9 @@
 //! Startup and shutdown of an engine: invalid configuration, directories and ports in use, signals.
 
-use crate::support::{Engine, PATIENCE, Reserved, event, program, run, try_get};
+use crate::support::{Engine, Reserved, event, program, run, try_get, until};
 use std::{
     fs,
     process::{Child, Stdio},
-    time::{Duration, Instant},
 };
 
 #[test]
@@ -21,7 +20,7 @@ fn a_second_engine_on_the_same_directory_is_refused() {
         ran.stderr.contains("is in use by another engine (process "),
         "{ran:?}"
     );
-    assert_eq!(ran.stdout, "", "it never said that it listens");
+    assert_eq!(ran.stdout, "", "it never reported that it listens");
 }
 
 #[test]
@@ -37,14 +36,12 @@ fn serve_continues_when_its_output_is_closed() {
         .unwrap();
     drop(child.stdout.take());
     let url = format!("http://{address}/readyz");
-    let deadline = Instant::now() + PATIENCE;
     let is_ready = || try_get(&url).is_some_and(|answer| answer.status == 200);
     let is_alive = |child: &mut Child| child.try_wait().unwrap().is_none();
-    let mut ready = false;
-    while !ready && is_alive(&mut child) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
-        ready = is_ready();
-    }
+    let ready = until("it is ready or has ended", || {
+        let ready = is_ready();
+        (ready || !is_alive(&mut child)).then_some(ready)
+    });
     let alive = is_alive(&mut child);
     child.kill().unwrap();
     child.wait().unwrap();

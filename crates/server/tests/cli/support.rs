@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
+    fmt::{Debug, Write as _},
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
@@ -173,13 +173,10 @@ impl Engine {
 
     /// The socket answers before the log is open.
     fn wait_until_open(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.get("/readyz").status != 200 {
+        wait_until("the engine is ready", || {
             assert!(self.child.try_wait().unwrap().is_none(), "the engine ended");
-            assert!(Instant::now() < deadline, "it does not become ready");
-            // Polling without a pause would take CPU time from the engine.
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            self.get("/readyz").status == 200
+        });
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -270,15 +267,14 @@ impl Engine {
 
     /// Polls until a document is as expected, and returns it.
     pub(crate) fn until(&self, path: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        eventually(path, || {
             let document = self.get(path).json();
             if is_so(&document) {
-                return document;
+                Ok(document)
+            } else {
+                Err(document)
             }
-            assert!(Instant::now() < deadline, "{path} stays {document}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        })
     }
 
     pub(crate) fn post_events(&self, body: &str) -> Answer {
@@ -336,13 +332,13 @@ impl Raw {
     }
 
     /// The answer to a request without a body, such as `GET /livez`.
-    pub(crate) fn ask(&mut self, request: &str) -> RawAnswer {
+    pub(crate) fn request(&mut self, request: &str) -> RawAnswer {
         self.send(format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         self.answer()
     }
 
-    /// As [`Raw::ask`], with a token; `None` where the connection is closed.
-    pub(crate) fn try_ask_as(&mut self, token: &str, request: &str) -> Option<RawAnswer> {
+    /// As [`Raw::request`], with a token; `None` where the connection is closed.
+    pub(crate) fn try_request_as(&mut self, token: &str, request: &str) -> Option<RawAnswer> {
         let request = format!(
             "{request} HTTP/1.1\r\nHost: localhost\r\nAuthorization: {}\r\n\r\n",
             bearer(token)
@@ -356,8 +352,8 @@ impl Raw {
         assert!(!self.0.fill_buf().unwrap().is_empty(), "no answer");
     }
 
-    /// As [`Raw::ask`]; `None` where the connection is closed.
-    pub(crate) fn try_ask(&mut self, request: &str) -> Option<RawAnswer> {
+    /// As [`Raw::request`]; `None` where the connection is closed.
+    pub(crate) fn try_request(&mut self, request: &str) -> Option<RawAnswer> {
         let request = format!("{request} HTTP/1.1\r\nHost: localhost\r\n\r\n");
         self.0.get_mut().write_all(request.as_bytes()).ok()?;
         self.try_answer()
@@ -577,16 +573,22 @@ pub(crate) fn event(workspace: &str, id: &str) -> String {
     )
 }
 
-/// Polls until an answer is as expected.
-pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+/// Polls until `poll` succeeds; its last error is shown where it never does.
+pub(crate) fn eventually<T, E: Debug>(what: &str, mut poll: impl FnMut() -> Result<T, E>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(found) = ask() {
-            return found;
+        match poll() {
+            Ok(found) => return found,
+            Err(last) => assert!(Instant::now() < deadline, "never: {what}: {last:?}"),
         }
-        assert!(Instant::now() < deadline, "never: {what}");
+        // Polling without a pause would take CPU time from the engine.
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// As [`eventually`], for an answer that is as expected or not.
+pub(crate) fn until<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    eventually(what, || poll().ok_or("it is not so"))
 }
 
 /// As [`until`], for a condition.

@@ -2,7 +2,7 @@
 
 use crate::{
     authority::{Authority, Valid, begin, replace, ureq_with},
-    support::{Engine, Ran, event, run},
+    support::{Engine, Ran, event, eventually, run, wait_until},
 };
 use std::{
     fs,
@@ -13,15 +13,10 @@ use std::{
 
 /// Repeats a command until it ends as expected; its engine may still be opening its log.
 fn run_until(engine: &Engine, arguments: &[&str], input: &str, is_expected: impl Fn(&Ran) -> bool) {
-    let deadline = Instant::now() + Duration::from_mins(1);
-    loop {
+    eventually(&arguments.join(" "), || {
         let ran = engine.run(arguments, input);
-        if is_expected(&ran) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{arguments:?} {ran:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        if is_expected(&ran) { Ok(()) } else { Err(ran) }
+    });
 }
 
 #[test]
@@ -143,11 +138,7 @@ fn a_certificate_that_changes_while_serving_is_the_new_one() {
             .unwrap();
         metrics.contains("workspace_engine_reloads_failed_total{file=\"tls\"} 1")
     };
-    let deadline = Instant::now() + Duration::from_mins(1);
-    while !failed() {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("the failed reload is counted", failed);
     trusts(&old_ca, 0);
 
     new.sign_server("server", Valid::Now);
@@ -185,8 +176,7 @@ fn clients_that_never_finish_a_handshake_delay_no_other() {
         "they were waited for"
     );
     // A connection is closed before its failure is counted.
-    let deadline = Instant::now() + Duration::from_mins(1);
-    loop {
+    wait_until("the failed handshakes are counted", || {
         let metrics = ureq_with(&ca)
             .get(format!("{}/metrics", engine.url))
             .call()
@@ -194,12 +184,8 @@ fn clients_that_never_finish_a_handshake_delay_no_other() {
             .body_mut()
             .read_to_string()
             .unwrap();
-        if metrics.contains("workspace_engine_tls_handshakes_failed_total 50") {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{metrics}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        metrics.contains("workspace_engine_tls_handshakes_failed_total 50")
+    });
 }
 
 #[test]

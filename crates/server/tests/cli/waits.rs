@@ -1,18 +1,18 @@
 //! Requests that wait: the limit of their number, and how a stop ends them.
 
-use crate::support::Engine;
-use std::{thread, time::Duration};
+use crate::support::{Engine, until};
+use std::thread;
 
 #[test]
 fn waiting_requests_block_no_probe_and_end_with_the_engine() {
     let mut engine = Engine::start(&["--max-connections", "4"]);
     let url = engine.url.clone();
-    let wait = "/api/v1/workspaces/nobody/status?waitFor=ready";
+    let wait = "/api/v1/workspaces/unknown/status?waitFor=ready";
     let waits = [0, 1].map(|_| {
-        let asked = format!("{url}{wait}&timeout=10m");
+        let requested = format!("{url}{wait}&timeout=10m");
         thread::spawn(move || {
             loop {
-                let answer = crate::support::get(&asked);
+                let answer = crate::support::get(&requested);
                 // The request below may hold its place for a moment.
                 if answer.json()["type"] != "/problems/too-many-at-once" {
                     return answer;
@@ -21,16 +21,13 @@ fn waiting_requests_block_no_probe_and_end_with_the_engine() {
         })
     });
     // Both are waiting when a third one is refused.
-    let refused = loop {
+    let refused = until("a refused wait", || {
         let answer = engine.get(&format!("{wait}&timeout=1ms"));
-        if answer.status != 404 {
-            break answer;
-        }
-        thread::sleep(Duration::from_millis(5));
-    };
+        (answer.status != 404).then_some(answer)
+    });
     assert_eq!(refused.status, 503, "{refused:?}");
     assert_eq!(refused.json()["maximum"], 2, "{refused:?}");
-    let read = engine.get("/api/v1/workspaces/nobody/entities?atLeast=0");
+    let read = engine.get("/api/v1/workspaces/unknown/entities?atLeast=0");
     assert_eq!(
         read.json()["type"],
         "/problems/too-many-at-once",

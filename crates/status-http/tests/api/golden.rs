@@ -61,7 +61,7 @@ async fn the_documents_are_as_they_were() {
     for (name, uri) in [
         ("status_replaying.json", "eu:replaying/status"),
         ("status_failed.json", "eu:failed/status"),
-        ("status_unknown.json", "nobody/status"),
+        ("status_unknown.json", "unknown/status"),
         ("history.json", "eu:replaying/history"),
         ("ready.json", "eu:replaying/ready"),
         ("statuses.json", "statuses?limit=1"),

@@ -84,9 +84,9 @@ async fn a_new_workspace_has_one_phase_and_no_transition() {
 
 #[tokio::test]
 async fn the_history_of_an_unknown_workspace_is_a_problem() {
-    let answer = World::new().get("/api/v1/workspaces/nobody/history").await;
+    let answer = World::new().get("/api/v1/workspaces/unknown/history").await;
     assert_eq!(answer.status, StatusCode::NOT_FOUND);
     let problem = answer.problem();
     assert_eq!(problem["type"], "/problems/workspace-unknown");
-    assert_eq!(problem["workspaceId"], "nobody");
+    assert_eq!(problem["workspaceId"], "unknown");
 }

@@ -59,11 +59,11 @@ async fn an_unknown_workspace_is_404_with_the_status_document() {
     let world = World::new();
     world.tracker.get_or_create("known");
     let known = world.get("/api/v1/workspaces/known/status").await.json();
-    let answer = world.get("/api/v1/workspaces/nobody/status").await;
+    let answer = world.get("/api/v1/workspaces/unknown/status").await;
     assert_eq!(answer.status, StatusCode::NOT_FOUND);
     assert_eq!(answer.content_type(), "application/json");
     let document = answer.json();
-    assert_eq!(document["workspaceId"], "nobody");
+    assert_eq!(document["workspaceId"], "unknown");
     assert_eq!(document["state"], "unknown");
     assert_eq!(document["healthy"], false);
     assert_eq!(document["metadata"], json!({}));
@@ -178,7 +178,7 @@ async fn ready_is_200_in_state_ready_alone() {
             json!({"workspaceId": name, "state": name, "ready": is_ready})
         );
     }
-    let answer = world.get("/api/v1/workspaces/nobody/ready").await;
+    let answer = world.get("/api/v1/workspaces/unknown/ready").await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.json()["state"], "unknown");
 }
@@ -212,7 +212,7 @@ async fn a_wait_for_unknown_is_met_by_a_workspace_that_does_not_exist() {
         "waitFor=unknown&timeout=9m",
         "waitFor=ready&failOn=unknown&timeout=9m",
     ] {
-        let uri = format!("/api/v1/workspaces/nobody/status?{query}");
+        let uri = format!("/api/v1/workspaces/unknown/status?{query}");
         let answer = world.get(&uri).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND, "{query}");
         assert_eq!(answer.json()["state"], "unknown", "{query}");
@@ -259,7 +259,7 @@ async fn a_wait_that_is_over_says_so() {
     assert_eq!(answer.json()["timedOut"], true);
 
     let answer = world
-        .get("/api/v1/workspaces/nobody/status?waitFor=ready&timeout=1ms")
+        .get("/api/v1/workspaces/unknown/status?waitFor=ready&timeout=1ms")
         .await;
     assert_eq!(answer.status, StatusCode::NOT_FOUND);
     assert_eq!(answer.json()["state"], "unknown");

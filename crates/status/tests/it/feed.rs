@@ -110,7 +110,7 @@ fn a_revision_overwritten_never_kept_or_in_the_future_gets_a_resync() {
 }
 
 #[test]
-fn what_follows_a_revision_that_was_asked_for_is_kept() {
+fn what_follows_a_requested_revision_is_kept() {
     let tracker = Tracker::new();
     let status = tracker.get_or_create("a");
     let listed_at = tracker.revision();

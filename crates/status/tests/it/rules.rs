@@ -53,15 +53,15 @@ fn entering_error_sets_it_and_leaving_clears_it() {
     assert_eq!(attempt, 3);
     assert_eq!(next_retry_at, error.at() + 4 * SECOND);
 
-    status.set_state(State::Error, "given up");
+    status.set_state(State::Error, "abandoned");
     let snapshot = status.snapshot();
     assert_eq!(snapshot.error().unwrap().kind(), ErrorKind::Parked);
-    assert_eq!(snapshot.error_message(), Some("given up"));
+    assert_eq!(snapshot.error_message(), Some("abandoned"));
     assert_eq!(snapshot.state_history().len(), 1);
 
     status.set_state(State::Ready, "ok");
     assert_eq!(status.snapshot().error(), None);
-    assert_eq!(snapshot.error_message(), Some("given up"), "a copy stays");
+    assert_eq!(snapshot.error_message(), Some("abandoned"), "a copy stays");
 }
 
 #[test]

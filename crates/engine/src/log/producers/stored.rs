@@ -71,8 +71,11 @@ pub(crate) struct Changes {
 
 impl Staged<'_> {
     /// The answer to a repeated request; `None` for a new one.
-    pub(crate) fn judge(&self, asked: &ProducerSequence) -> Result<Option<Appended>, AppendError> {
-        match self.producers.judge(asked, self.now)? {
+    pub(crate) fn judge(
+        &self,
+        request: &ProducerSequence,
+    ) -> Result<Option<Appended>, AppendError> {
+        match self.producers.judge(request, self.now)? {
             Verdict::New => Ok(None),
             Verdict::Answered(answer) => Ok(Some(Appended {
                 repeated: true,
@@ -83,15 +86,15 @@ impl Staged<'_> {
     }
 
     /// Records the answer to a request that was judged to be new.
-    pub(crate) fn answered(&mut self, asked: &ProducerSequence, answer: Appended) {
-        let id = &asked.producer_id;
+    pub(crate) fn answered(&mut self, request: &ProducerSequence, answer: Appended) {
+        let id = &request.producer_id;
         if !self.before.contains_key(id) {
             let before = self.producers.by_id.get(id).cloned();
             self.before.insert(id.clone(), before);
         }
         let forgotten = self
             .producers
-            .set(asked, RequestState::Answered(answer), self.now);
+            .set(request, RequestState::Answered(answer), self.now);
         if let Some((id, forgotten)) = forgotten {
             self.before.entry(id).or_insert(Some(forgotten));
         }

@@ -5,7 +5,7 @@ use workspace_lifecycle::{Offset, PartitionId};
 
 const NOW: Duration = Duration::from_secs(1_700_000_000);
 
-fn asked(id: &str, sequence: u64) -> ProducerSequence {
+fn request(id: &str, sequence: u64) -> ProducerSequence {
     ProducerSequence {
         producer_id: id.to_owned(),
         sequence,
@@ -33,25 +33,25 @@ enum Step {
     /// The topic holds records up to this request, and all of those that failed.
     Reach(u64),
     /// The verdict on this request.
-    Ask(u64, &'static str),
+    Judge(u64, &'static str),
     /// Whether this request can be judged without the topic.
     Knows(u64, bool),
 }
-use Step::{Answer, Ask, Begin, Fail, Knows, Reach};
+use Step::{Answer, Begin, Fail, Judge, Knows, Reach};
 
 fn check(first: FirstRequest, steps: &[Step]) {
     let mut producers = Producers::new(first);
     for (place, step) in steps.iter().enumerate() {
         match *step {
-            Begin(n) => producers.begin(&asked("p", n), Arc::new(n), NOW),
-            Answer(n) => producers.end(&asked("p", n), Some(&answer(n))),
-            Fail(n) => producers.end(&asked("p", n), None),
+            Begin(n) => producers.begin(&request("p", n), Arc::new(n), NOW),
+            Answer(n) => producers.end(&request("p", n), Some(&answer(n))),
+            Fail(n) => producers.end(&request("p", n), None),
             Reach(highest) => producers.reach("p", highest, NOW, |_, _| true),
-            Ask(n, expected) => {
+            Judge(n, expected) => {
                 assert_eq!(verdict(&producers, "p", n), expected, "step {place}: {n}");
             }
             Knows(n, expected) => {
-                let knows = producers.knows(&asked("p", n));
+                let knows = producers.knows(&request("p", n));
                 assert_eq!(knows, expected, "step {place}: {n}");
             }
         }
@@ -59,7 +59,7 @@ fn check(first: FirstRequest, steps: &[Step]) {
 }
 
 fn verdict(producers: &Producers<u64>, id: &str, sequence: u64) -> String {
-    match producers.judge(&asked(id, sequence), NOW) {
+    match producers.judge(&request(id, sequence), NOW) {
         Ok(Verdict::New) => "new".to_owned(),
         Ok(Verdict::Again(failed)) => format!("again {failed}"),
         Ok(Verdict::Pending(pending)) => format!("pending {pending}"),
@@ -75,31 +75,34 @@ fn verdict(producers: &Producers<u64>, id: &str, sequence: u64) -> String {
 
 /// The steps of requests that are answered one after the other.
 fn answered(requests: std::ops::RangeInclusive<u64>) -> impl Iterator<Item = Step> {
-    requests.flat_map(|n| [Ask(n, "new"), Begin(n), Answer(n)])
+    requests.flat_map(|n| [Judge(n, "new"), Begin(n), Answer(n)])
 }
 
 #[test]
 fn a_repeat_gets_the_first_answer_as_long_as_it_is_kept() {
     for first in [FirstRequest::One, FirstRequest::Any] {
         let mut steps: Vec<Step> = answered(1..=20).collect();
-        steps.extend([Ask(13, "answered 13"), Ask(20, "answered 20")]);
-        steps.extend([0, 12, 22, u64::MAX].map(|n| Ask(n, "expected 21")));
-        steps.push(Ask(21, "new"));
+        steps.extend([Judge(13, "answered 13"), Judge(20, "answered 20")]);
+        steps.extend([0, 12, 22, u64::MAX].map(|n| Judge(n, "expected 21")));
+        steps.push(Judge(21, "new"));
         check(first, &steps);
     }
 }
 
 #[test]
 fn an_unknown_producer_begins_with_1_or_where_another_process_ended() {
-    check(FirstRequest::One, &[Ask(7, "expected 1"), Ask(1, "new")]);
+    check(
+        FirstRequest::One,
+        &[Judge(7, "expected 1"), Judge(1, "new")],
+    );
     let mut steps: Vec<Step> = answered(7..=8).collect();
-    steps.push(Ask(6, "expected 9"));
+    steps.push(Judge(6, "expected 9"));
     check(FirstRequest::Any, &steps);
 }
 
 #[test]
 fn a_repeat_of_a_request_under_way_is_that_one() {
-    let steps = [Begin(1), Ask(1, "pending 1"), Ask(2, "new")];
+    let steps = [Begin(1), Judge(1, "pending 1"), Judge(2, "new")];
     check(FirstRequest::Any, &steps);
 }
 
@@ -107,7 +110,7 @@ fn a_repeat_of_a_request_under_way_is_that_one() {
 fn a_request_that_failed_is_repeated_before_any_later_one() {
     let mut steps: Vec<Step> = answered(1..=1).collect();
     steps.extend([Begin(2), Begin(3), Answer(3), Fail(2)]);
-    steps.extend([Ask(4, "expected 2"), Ask(2, "again 2")]);
+    steps.extend([Judge(4, "expected 2"), Judge(2, "again 2")]);
     steps.extend([Begin(2), Answer(2)]);
     steps.extend(answered(4..=4));
     check(FirstRequest::Any, &steps);
@@ -115,7 +118,7 @@ fn a_request_that_failed_is_repeated_before_any_later_one() {
 
 #[test]
 fn a_producer_whose_requests_all_failed_may_begin_anywhere() {
-    let mut steps = vec![Begin(9), Fail(9), Ask(9, "again 9")];
+    let mut steps = vec![Begin(9), Fail(9), Judge(9, "again 9")];
     steps.extend(answered(1..=2));
     check(FirstRequest::Any, &steps);
 }
@@ -123,7 +126,7 @@ fn a_producer_whose_requests_all_failed_may_begin_anywhere() {
 #[test]
 fn no_more_requests_are_under_way_than_answers_are_kept() {
     let mut steps: Vec<Step> = (1..=8).map(Begin).collect();
-    steps.extend([Ask(9, "busy"), Answer(1)]);
+    steps.extend([Judge(9, "busy"), Answer(1)]);
     steps.extend(answered(9..=9));
     check(FirstRequest::Any, &steps);
 }
@@ -138,15 +141,15 @@ fn requests_that_another_process_received_are_searched_in_the_topic() {
         (21, true, "new"),
         (22, false, "expected 21"),
     ] {
-        steps.extend([Knows(n, knows), Ask(n, verdict)]);
+        steps.extend([Knows(n, knows), Judge(n, verdict)]);
     }
     steps.extend(answered(19..=19));
-    steps.extend([Knows(19, true), Ask(19, "answered 19")]);
-    steps.extend([Knows(20, false), Ask(20, "new")]);
+    steps.extend([Knows(19, true), Judge(19, "answered 19")]);
+    steps.extend([Knows(20, false), Judge(20, "new")]);
     steps.extend(answered(21..=21));
-    steps.extend([Reach(24), Knows(22, false), Ask(22, "new")]);
-    steps.extend([Knows(25, true), Ask(25, "new")]);
-    steps.extend([Reach(3), Knows(25, true), Ask(25, "new"), Reach(u64::MAX)]);
+    steps.extend([Reach(24), Knows(22, false), Judge(22, "new")]);
+    steps.extend([Knows(25, true), Judge(25, "new")]);
+    steps.extend([Reach(3), Knows(25, true), Judge(25, "new"), Reach(u64::MAX)]);
     check(FirstRequest::Any, &steps);
 }
 
@@ -155,12 +158,12 @@ fn a_failed_request_is_searched_in_the_topic_before_it_is_sent_again() {
     let mut steps: Vec<Step> = answered(1..=1).collect();
     steps.extend([Begin(2), Begin(3), Fail(2)]);
     steps.extend([Knows(2, false), Knows(3, true), Knows(4, false)]);
-    steps.extend([Ask(4, "expected 2"), Answer(3), Reach(3), Knows(4, true)]);
+    steps.extend([Judge(4, "expected 2"), Answer(3), Reach(3), Knows(4, true)]);
     check(FirstRequest::Any, &steps);
 
     let mut producers = Producers::new(FirstRequest::Any);
-    producers.begin(&asked("p", 1), Arc::new(1), NOW);
-    producers.end(&asked("p", 1), None);
+    producers.begin(&request("p", 1), Arc::new(1), NOW);
+    producers.end(&request("p", 1), None);
     producers.reach("p", 1, NOW, |_, _| false);
     assert_eq!(verdict(&producers, "p", 1), "again 1", "not whole there");
 }
@@ -172,7 +175,7 @@ fn empty() -> AnsweredProducers {
 /// Sends the next request of a producer, in a group of its own.
 fn send(producers: &mut AnsweredProducers, now: Duration, id: &str) -> Result<(), AppendError> {
     let known = producers.by_id.get(id);
-    let next = asked(id, known.map_or(1, |known| known.window.next()));
+    let next = request(id, known.map_or(1, |known| known.window.next()));
     let mut staged = producers.stage(now);
     assert_eq!(staged.judge(&next)?, None);
     staged.answered(&next, answer(1));
@@ -211,13 +214,13 @@ fn a_new_producer_is_refused_while_all_others_sent_recently() {
     // What a topic holds of it replaces no other producer either.
     producers.reach("one more", 3, now, |_, never| match *never {});
     // A gap is refused as a gap, with or without room, and known producers continue.
-    let gap = producers.stage(NOW).judge(&asked("one more", 2));
+    let gap = producers.stage(NOW).judge(&request("one more", 2));
     assert!(matches!(
         gap,
         Err(AppendError::Sequence { expected: 1, .. })
     ));
     send(&mut producers, now, "p0").expect("known");
-    let repeat = producers.stage(NOW).judge(&asked("p1", 1));
+    let repeat = producers.stage(NOW).judge(&request("p1", 1));
     assert!(repeat.is_ok_and(|answer| answer.is_some_and(|answer| answer.repeated)));
     assert_eq!(by_use(&producers).len(), MAX_PRODUCERS);
 }
@@ -252,10 +255,10 @@ fn the_producer_that_was_silent_the_longest_is_forgotten_first() {
     // Of the others, only p1 and p2 are idle.
     let mut staged = producers.stage(NOW + Duration::from_millis(2) + PRODUCER_IDLE);
     for id in ["one more", "another"] {
-        assert_eq!(staged.judge(&asked(id, 1)), Ok(None));
-        staged.answered(&asked(id, 1), answer(1));
+        assert_eq!(staged.judge(&request(id, 1)), Ok(None));
+        staged.answered(&request(id, 1), answer(1));
     }
-    let refused = staged.judge(&asked("a third", 1));
+    let refused = staged.judge(&request("a third", 1));
     assert!(matches!(refused, Err(AppendError::Producers { .. })));
     let changes = staged.changes();
     assert_eq!((changes.written.len(), changes.removed.len()), (2, 2));
@@ -277,13 +280,13 @@ fn a_clock_that_was_set_back_leaves_room() {
 fn a_repeat_in_the_same_group_gets_the_answer_of_the_first() {
     let mut producers = empty();
     let mut staged = producers.stage(NOW);
-    staged.answered(&asked("p", 1), answer(1));
+    staged.answered(&request("p", 1), answer(1));
     let repeated = Appended {
         repeated: true,
         ..answer(1)
     };
-    assert_eq!(staged.judge(&asked("p", 1)), Ok(Some(repeated)));
-    assert_eq!(staged.judge(&asked("p", 2)), Ok(None));
+    assert_eq!(staged.judge(&request("p", 1)), Ok(Some(repeated)));
+    assert_eq!(staged.judge(&request("p", 2)), Ok(None));
 }
 
 #[test]
@@ -291,7 +294,7 @@ fn a_group_that_failed_leaves_no_trace() {
     let mut producers = full();
     let before = by_use(&producers);
     let mut staged = producers.stage(NOW + PRODUCER_IDLE);
-    for request in [asked("one more", 1), asked("p5", 2), asked("p5", 3)] {
+    for request in [request("one more", 1), request("p5", 2), request("p5", 3)] {
         staged.answered(&request, answer(7));
     }
     assert_eq!(staged.changes().removed.len(), 1, "p0 is forgotten");
@@ -299,8 +302,8 @@ fn a_group_that_failed_leaves_no_trace() {
     assert_eq!(by_use(&producers), before);
     let staged = producers.stage(NOW);
     for id in ["p0", "p5"] {
-        assert_eq!(staged.judge(&asked(id, 2)), Ok(None), "{id}");
-        assert!(staged.judge(&asked(id, 3)).is_err(), "{id}");
+        assert_eq!(staged.judge(&request(id, 2)), Ok(None), "{id}");
+        assert!(staged.judge(&request(id, 3)).is_err(), "{id}");
     }
 }
 
@@ -330,7 +333,7 @@ fn producers_read_as_they_were_written_also_after_many_groups() {
             if round % (requests + 1) == 0 {
                 for _ in 0..requests {
                     let sequence = next.entry(id).or_insert(1);
-                    staged.answered(&asked(id, *sequence), answer(round));
+                    staged.answered(&request(id, *sequence), answer(round));
                     *sequence += 1;
                 }
             }
@@ -354,7 +357,7 @@ fn a_request_writes_its_own_answer_alone() {
     let mut producers = empty();
     for sequence in 1..=20 {
         let mut staged = producers.stage(NOW);
-        staged.answered(&asked("p", sequence), answer(sequence));
+        staged.answered(&request("p", sequence), answer(sequence));
         let changes = staged.changes();
         assert_eq!(changes.written.len(), 1);
         assert_eq!(changes.removed.len(), usize::from(sequence > 8));
@@ -366,7 +369,7 @@ fn an_answer_that_is_missing_between_others_is_noticed() {
     let mut producers = empty();
     let mut staged = producers.stage(NOW);
     for sequence in 1..=4 {
-        staged.answered(&asked("p", sequence), answer(sequence));
+        staged.answered(&request("p", sequence), answer(sequence));
     }
     let mut disk: BTreeMap<_, _> = staged.changes().written.into_iter().collect();
     let third = disk.keys().nth(2).expect("four answers").clone();

@@ -96,23 +96,23 @@ impl<P> Window<P> {
     }
 
     /// As [`Producers::judge`](super::Producers::judge).
-    pub(super) fn judge(&self, asked: &ProducerSequence) -> Result<Verdict<P>, AppendError> {
-        let kept = self.get(asked.sequence);
+    pub(super) fn judge(&self, request: &ProducerSequence) -> Result<Verdict<P>, AppendError> {
+        let kept = self.get(request.sequence);
         let expected = self.expected();
         match kept {
             Some(RequestState::Pending(pending)) => {
                 return Ok(Verdict::Pending(Arc::clone(pending)));
             }
             Some(RequestState::Answered(answer)) => return Ok(Verdict::Answered(answer.clone())),
-            Some(RequestState::Failed(earlier)) if asked.sequence == expected => {
+            Some(RequestState::Failed(earlier)) if request.sequence == expected => {
                 return Ok(Verdict::Again(Arc::clone(earlier)));
             }
             Some(RequestState::Elsewhere) => return Ok(Verdict::New),
             None if self.all_failed() => return Ok(Verdict::New),
             Some(RequestState::Failed(_)) | None => {}
         }
-        if asked.sequence != expected {
-            return Err(out_of_sequence(asked, expected));
+        if request.sequence != expected {
+            return Err(out_of_sequence(request, expected));
         }
         // The first answer would be dropped before it arrives.
         let is_full = self.requests.len() >= ANSWERS_KEPT;
@@ -192,10 +192,10 @@ impl<P> Window<P> {
     }
 }
 
-pub(super) fn out_of_sequence(asked: &ProducerSequence, expected: u64) -> AppendError {
+pub(super) fn out_of_sequence(request: &ProducerSequence, expected: u64) -> AppendError {
     AppendError::Sequence {
-        producer_id: asked.producer_id.clone(),
-        sequence: asked.sequence,
+        producer_id: request.producer_id.clone(),
+        sequence: request.sequence,
         expected,
     }
 }

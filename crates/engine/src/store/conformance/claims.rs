@@ -54,12 +54,12 @@ pub(super) fn a_claim_of_an_old_epoch_is_fenced(store: &dyn Store) {
 
 pub(super) fn an_unknown_workspace_is_an_error(store: &dyn Store) {
     assert!(matches!(
-        load(store, "nobody"),
+        load(store, "unknown"),
         Err(StoreError::UnknownWorkspace(_))
     ));
     let refused = save(
         store,
-        &[save_of("nobody", 1, 9, vec![set("k", "a", "1", 1)])],
+        &[save_of("unknown", 1, 9, vec![set("k", "a", "1", 1)])],
     );
     assert!(
         matches!(
@@ -71,8 +71,8 @@ pub(super) fn an_unknown_workspace_is_an_error(store: &dyn Store) {
         ),
         "{refused:?}"
     );
-    assert_eq!(store.workspace(&id("nobody")).expect("readable"), None);
-    store.purge(&id("nobody")).expect("nothing to purge");
+    assert_eq!(store.workspace(&id("unknown")).expect("readable"), None);
+    store.purge(&id("unknown")).expect("nothing to purge");
 }
 
 pub(super) fn workspaces_are_listed_by_partition(store: &dyn Store) {

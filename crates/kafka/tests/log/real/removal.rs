@@ -71,10 +71,10 @@ fn records_that_were_deleted_have_fallen_out() {
     topic.remove_below(0, 60);
     let fell_out = |error: Option<ReadError>| match error {
         Some(ReadError::FellOut {
-            asked,
+            requested,
             low_watermark,
             ..
-        }) => (asked, low_watermark),
+        }) => (requested, low_watermark),
         other => panic!("{other:?}"),
     };
     // A new reader gets the error at once; one that continues has fetched some of the records already.
@@ -118,11 +118,11 @@ fn a_recreated_topic_ends_before_its_readers() {
     });
     match beyond {
         Err(ReadError::BeyondEnd {
-            asked,
+            requested,
             high_watermark,
             ..
         }) => {
-            assert_eq!((asked, high_watermark), (Offset(100), Offset(5)));
+            assert_eq!((requested, high_watermark), (Offset(100), Offset(5)));
         }
         other => panic!("{other:?}"),
     }

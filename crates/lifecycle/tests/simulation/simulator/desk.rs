@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
 use workspace_lifecycle::{
-    Admission, Deleted, EraseFailure, Erasure, Input, Known, Listing, LoadFailure, Offset, Refusal,
-    Refused, Slot,
+    Admission, Deleted, EraseFailure, EraseScope, Input, Known, Listing, LoadFailure, Offset,
+    Refusal, Refused, Slot,
 };
 use workspace_status::Epoch;
 
@@ -64,7 +64,7 @@ pub(crate) struct EraseJob {
     pub(crate) slot: Slot,
     pub(crate) workspace: usize,
     pub(crate) epoch: Epoch,
-    pub(crate) erasure: Erasure,
+    pub(crate) scope: EraseScope,
 }
 
 /// An answer in flight to a partition.
@@ -375,8 +375,8 @@ impl Desk {
         } else {
             failed()
         };
-        let late = match job.erasure {
-            Erasure::Reset { from, force: false } => {
+        let late = match job.scope {
+            EraseScope::Reset { from, force: false } => {
                 let stored = env.store.now.records.get(&key);
                 let lost = log.lost_after(from.0).filter(|(lost, _)| {
                     stored.is_some_and(|stored| stored.next_offset > *lost)
@@ -385,7 +385,7 @@ impl Desk {
                 let (low, until) = (log.low, lost.map(|(_, until)| until));
                 (low > from.0).then_some(low).or(until)
             }
-            Erasure::Reset { .. } | Erasure::Delete { .. } => None,
+            EraseScope::Reset { .. } | EraseScope::Delete { .. } => None,
         };
         let result = if !owns {
             Err(EraseFailure::Failed("it is handed over".to_owned()))
@@ -396,12 +396,12 @@ impl Desk {
         } else if fails && (env.store_is_down || env.later.chance(500)) {
             Err(failed())
         } else {
-            let erased = env.store.erase(log, key, job.epoch.get(), job.erasure)?;
+            let erased = env.store.erase(log, key, job.epoch.get(), job.scope)?;
             match erased {
                 Err(stored) => Err(EraseFailure::Fenced {
                     stored: Epoch::new(stored),
                 }),
-                Ok(next_offset) if matches!(job.erasure, Erasure::Reset { .. }) => {
+                Ok(next_offset) if matches!(job.scope, EraseScope::Reset { .. }) => {
                     // The rebuilt workspace meets the lost parts of the log again.
                     let lost = env.logs[key.0].lost_between(next_offset, u64::MAX);
                     for last in lost {
@@ -421,14 +421,14 @@ impl Desk {
                 Ok(next_offset) => Ok(next_offset),
             }
         };
-        if result.is_ok() && matches!(job.erasure, Erasure::Delete { .. }) {
+        if result.is_ok() && matches!(job.scope, EraseScope::Delete { .. }) {
             env.store.gone.push(key);
         }
-        env.note(|| format!("erasure {} of {key:?}: {result:?}", job.erasure));
-        env.count(match (&result, job.erasure) {
+        env.note(|| format!("erasure {} of {key:?}: {result:?}", job.scope));
+        env.count(match (&result, job.scope) {
             (Err(_), _) => "erasures failed",
-            (Ok(_), Erasure::Reset { .. }) => "resets",
-            (Ok(_), Erasure::Delete { .. }) => "deletions",
+            (Ok(_), EraseScope::Reset { .. }) => "resets",
+            (Ok(_), EraseScope::Delete { .. }) => "deletions",
         });
         let input = match result {
             Ok(next_offset) => Input::Erased {

@@ -37,7 +37,7 @@ pub(crate) struct Local {
     pub(crate) memory: Option<Memory>,
     pub(crate) shown: Shown,
     /// An operator unloaded it, in this assignment or an earlier one.
-    pub(crate) asked_out: bool,
+    pub(crate) is_unload_requested: bool,
     taken: Vec<Change>,
     /// The load whose changes a save holds now.
     being_saved: Option<u64>,
@@ -127,7 +127,7 @@ impl Driver {
             let actions = self.machine.handle(env.now, input);
             for id in unloaded {
                 if let Some(slot) = self.machine.slot(&id) {
-                    self.local(slot).asked_out = true;
+                    self.local(slot).is_unload_requested = true;
                 }
             }
             let most = 16 * (self.machine.position().workspaces + 2);
@@ -159,7 +159,7 @@ impl Driver {
                 listed: None,
             }),
             Action::RequestPermit { slot, urgency } => {
-                desk.admission.ask((self.at, slot), urgency);
+                desk.admission.request((self.at, slot), urgency);
                 desk.grant();
             }
             Action::CancelPermit { slot } => desk.admission.cancel(&(self.at, slot)),
@@ -217,11 +217,7 @@ impl Driver {
                 offset,
                 reason: _,
             } => return self.dead_letter(env, slot, offset).map(Some),
-            Action::Erase {
-                slot,
-                epoch,
-                erasure,
-            } => {
+            Action::Erase { slot, epoch, scope } => {
                 let workspace = self.workspace(slot);
                 let local = self.local(slot);
                 ensure(local.memory.is_none(), Rule::Bounded, || {
@@ -239,7 +235,7 @@ impl Driver {
                     slot,
                     workspace,
                     epoch,
-                    erasure,
+                    scope,
                 });
             }
             Action::Drop { slot } => {

@@ -252,7 +252,7 @@ impl World {
             return cold(false);
         };
         match local.shown {
-            Shown::Nothing => cold(local.asked_out),
+            Shown::Nothing => cold(local.is_unload_requested),
             Shown::Ready => {
                 let complete = log.fold(workspace, begins, log.high());
                 match &local.memory {
@@ -378,8 +378,8 @@ impl World {
 }
 
 /// A workspace may only be out of memory because an operator unloaded it.
-fn cold(asked_out: bool) -> Rest {
-    if asked_out {
+fn cold(is_unload_requested: bool) -> Rest {
+    if is_unload_requested {
         Rest::Needs(Command::Load)
     } else {
         Rest::NotYet("is cold and no operator requested that".to_owned())

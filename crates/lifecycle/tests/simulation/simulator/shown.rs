@@ -64,7 +64,7 @@ impl Driver {
             format!("w{workspace} goes from {before:?} to {shown:?}")
         })?;
         match report {
-            Report::Begin { .. } => self.local(slot).asked_out = false,
+            Report::Begin { .. } => self.local(slot).is_unload_requested = false,
             Report::Load | Report::Replay { .. } => {}
             Report::Ready => {
                 env.count("ready");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use workspace_lifecycle::{Erasure, Refusal};
+use workspace_lifecycle::{EraseScope, Refusal};
 
 use super::log::{Fold, Log};
 use super::rules::{Rule, Violation, ensure};
@@ -332,15 +332,15 @@ impl Store {
         log: &mut Log,
         key: Key,
         epoch: u64,
-        erasure: Erasure,
+        scope: EraseScope,
     ) -> Result<Result<u64, u64>, Violation> {
         let stored = self.now.records.get(&key).map(|record| record.epoch);
         let deleted = self.now.deleted.get(&key).map(|mark| mark.epoch);
         if let Some(stored) = stored.max(deleted).filter(|stored| epoch <= *stored) {
             return Ok(Err(stored));
         }
-        let next_offset = match erasure {
-            Erasure::Reset { from, force } => {
+        let next_offset = match scope {
+            EraseScope::Reset { from, force } => {
                 let deleted = self.now.deleted.get(&key).map_or(0, |mark| mark.below);
                 let base = from.0.max(log.low).max(deleted);
                 if force {
@@ -368,7 +368,7 @@ impl Store {
                 self.write(Write::Record(key, Record::empty(epoch, base)));
                 base
             }
-            Erasure::Delete { below } => {
+            EraseScope::Delete { below } => {
                 let mark = Mark {
                     epoch,
                     below: below.0,

@@ -26,7 +26,7 @@ impl Driver {
                 })?;
             }
             Command::Unload => {
-                local.asked_out = true;
+                local.is_unload_requested = true;
                 let left = local.memory.is_none();
                 ensure(left, Rule::Replies, || {
                     format!("{key:?} is unloaded and in memory")
