@@ -1,4 +1,4 @@
-//! The door for a service that embeds the engine: opens log and store, and starts the engine on them.
+//! The entry point for a service that embeds the engine: opens log and store, and starts the engine on them.
 
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};

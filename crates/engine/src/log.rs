@@ -1,4 +1,4 @@
-//! The log seam: what the engine needs of an event log, whatever implements it.
+//! The interface of an event log ([`EventLog`]): appends, reads, dead letters and its health.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;

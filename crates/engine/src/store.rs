@@ -1,4 +1,4 @@
-//! The store seam: what the engine needs of the place where workspaces are saved.
+//! The interface of a store ([`Store`]): claims, loads, saves, histories and erasures of workspaces.
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;

@@ -1,4 +1,4 @@
-//! The seam for a workspace type's state: what the engine restores, applies events to and saves.
+//! The interface of a workspace type ([`Workspace`]): the state that the engine restores, applies events to and saves.
 
 use std::any::Any;
 use std::borrow::Cow;

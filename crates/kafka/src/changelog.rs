@@ -261,10 +261,7 @@ impl Ownership for ChangelogStore {
                     .partitions
                     .begin(partition, Instant::now() + BEFORE)?
                 {
-                    return Ok(Opening::Reading {
-                        position: 0,
-                        end: 0,
-                    });
+                    return Ok(Opening::Waiting);
                 }
                 OpeningPartition::Reading(Box::new(Takeover::new(&self.shared, partition)))
             }

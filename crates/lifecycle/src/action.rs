@@ -113,7 +113,7 @@ pub enum EraseScope {
         /// If the log begins after `from`, begin where the log begins.
         force: bool,
     },
-    /// Everything, including its dead letters. A mark remains, so that its events are never applied again.
+    /// Everything, including its dead letters. A deletion mark remains, so that its events are never applied again.
     Delete {
         /// Events at or above this offset are not deleted.
         below: Offset,

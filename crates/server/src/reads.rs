@@ -343,7 +343,7 @@ mod tests {
             ..Limits::default()
         };
         let api = api_with(&log, limits);
-        let place = api.status.admit_wait().unwrap();
+        let permit = api.status.admit_wait().unwrap();
         let deadline = Instant::now() + PATIENCE;
         for read in [
             api.loaded(&id("a"), deadline).await,
@@ -352,7 +352,7 @@ mod tests {
             let problem = read.map(|loaded| loaded.applied()).unwrap_err();
             assert_eq!(problem.kind(), &problem_types::TOO_MANY_REQUESTS_AT_ONCE);
         }
-        drop(place);
+        drop(permit);
         let read = api.loaded(&id("a"), deadline).await;
         assert_eq!(refused(read).0, StatusCode::NOT_FOUND);
     }

@@ -4,12 +4,12 @@
 //! as long as the process lives, a status is never a refused connection.
 
 mod answer;
+mod connection_permits;
 mod descriptors;
 mod front;
 mod leftover;
 mod listener;
 mod opening;
-mod places;
 mod signals;
 mod stream;
 

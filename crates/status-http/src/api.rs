@@ -77,7 +77,7 @@ impl Drop for Shared {
 }
 
 /// A permit for a request that waits. Dropping it releases it, also after the client has disconnected.
-#[must_use = "the place is given back when it is dropped"]
+#[must_use = "the permit is returned when it is dropped"]
 pub struct WaitPermit {
     metrics: Arc<StatusMetrics>,
     _permit: OwnedSemaphorePermit,

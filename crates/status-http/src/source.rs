@@ -1,4 +1,4 @@
-//! Source of the answers: the seam between the routes and the statuses that they serve.
+//! Source of the answers: the interface between the routes and the statuses that they serve.
 //!
 //! [`Tracker`] is a source itself, so a service mounts the router over its tracker. An engine
 //! implements the trait over its tracker, its store and its log.
@@ -145,7 +145,7 @@ pub struct HistoryEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HistoryError {
     /// [`HistoryQuery::after`] is not a position of this history: begin at its start.
-    #[error("the history has no such place")]
+    #[error("the history has no such position")]
     UnknownPlace,
     /// The record cannot be read at present: try again later.
     #[error("the history cannot be read at present: {0}")]

@@ -1,4 +1,4 @@
-//! Lists what the store holds of a partition: its workspaces and the marks of deleted ones.
+//! Lists what the store holds of a partition: its workspaces and its deletion marks.
 
 use workspace_lifecycle::{Deleted, Input, Known, Listing, Offset};
 use workspace_status::Epoch;
@@ -74,7 +74,7 @@ impl Driver {
         })
     }
 
-    /// Every deletion of the partition. Marks that are not needed any more (the log has removed the events, and the
+    /// Every deletion of the partition. Deletion marks that are not needed any more (the log has removed the events, and the
     /// name is not taken) are purged from the store, at most [`MAX_PURGES`] at each assignment.
     fn deleted(
         &self,
@@ -94,7 +94,7 @@ impl Driver {
             .take(MAX_PURGES)
         {
             if let Err(error) = self.shared.store.purge(&deletion.id) {
-                tracing::warn!(workspace = %deletion.id, %error, "the mark of a deletion cannot be removed");
+                tracing::warn!(workspace = %deletion.id, %error, "the deletion mark cannot be removed");
             }
         }
         if !deletions.is_empty() {

@@ -55,8 +55,14 @@ fn open_log(shared: &EngineShared, id: PartitionId) -> Result<(), NotOpen> {
 
 fn open_store(shared: &EngineShared, id: PartitionId) -> Result<(), NotOpen> {
     let opened = shared.store.ownership().open(id);
-    if let Ok(Opening::Reading { position, end }) = opened {
-        let reason = format!("reading what was saved, {position} of {end}");
+    let progress = match opened {
+        Ok(Opening::Waiting) => Some("waiting for an earlier write of the partition".to_owned()),
+        Ok(Opening::Reading { position, end }) => {
+            Some(format!("reading what was saved, {position} of {end}"))
+        }
+        Ok(Opening::Done) | Err(_) => None,
+    };
+    if let Some(reason) = progress {
         tracing::debug!(partition = %id, "{reason}");
         return Err((reason, Duration::ZERO));
     }

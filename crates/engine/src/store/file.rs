@@ -333,11 +333,11 @@ impl Table for FileStore {
         Ok(workspace)
     }
 
-    fn mark(&self, id: &WorkspaceId) -> Option<Deletion> {
+    fn deletion(&self, id: &WorkspaceId) -> Option<Deletion> {
         self.index.deletion(id)
     }
 
-    fn marks_of(&self, partition: PartitionId) -> Vec<Deletion> {
+    fn deletions_of(&self, partition: PartitionId) -> Vec<Deletion> {
         self.index.deletions(Some(partition))
     }
 
@@ -421,7 +421,7 @@ impl Table for FileStore {
                 slot.committed = Some(Committed { workspace, end });
                 return Ok(());
             }
-            Erasure::Delete(mark) => self.index.delete(mark).map_err(failed)?,
+            Erasure::Delete(deletion) => self.index.delete(deletion).map_err(failed)?,
             Erasure::Purge(id) => self.index.purge(id).map_err(failed)?,
         }
         *slot = Slot::default();

@@ -8,7 +8,7 @@ mod copy;
 mod erasing;
 mod history;
 mod layout;
-mod places;
+mod partition_index;
 
 pub use copy::CachePlace;
 pub(super) use layout::DAMAGED_AT_SOURCE;
@@ -24,7 +24,7 @@ use fjall::{Keyspace, KeyspaceCreateOptions, Readable};
 use history::History;
 use layout::Condition;
 use parking_lot::Mutex;
-use places::Places;
+use partition_index::PartitionIndex;
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::WorkspaceId;
@@ -36,7 +36,7 @@ pub struct LsmStore {
     workspaces: Keyspace,
     committed: Keyspace,
     history: History,
-    places: Mutex<Places>,
+    index: Mutex<PartitionIndex>,
     locks: Locks,
 }
 
@@ -64,7 +64,7 @@ impl LsmStore {
             workspaces: dir.keyspace("store-workspaces", points)?,
             committed: dir.keyspace("store-committed", plain)?,
             history: History::open(dir)?,
-            places: Mutex::default(),
+            index: Mutex::default(),
             locks: Locks::default(),
         };
         store.read_places().map_err(|error| {
@@ -103,13 +103,13 @@ impl LsmStore {
                 .into_inner()
                 .map_err(|error| read_error("the list of workspaces", &error))?;
             if let Some(id) = layout::deleted_workspace(&key) {
-                self.read_mark(id, value.into());
+                self.read_deletion(id, value.into());
                 continue;
             }
             match layout::decode_workspace(&key, value.into()) {
                 Ok((condition, workspace)) => {
                     let id = workspace.id.clone();
-                    self.places.lock().read(condition, &workspace);
+                    self.index.lock().read(condition, &workspace);
                     // Its record hides the remaining data, and a new claim retries.
                     if let Err(error) = self.finish(condition, &workspace) {
                         tracing::error!(workspace = %id, %error, "an erasure cannot be finished");
@@ -120,7 +120,7 @@ impl LsmStore {
                     tracing::error!(workspace = %key.escape_ascii(), %damage, "what the store knows of a workspace is damaged");
                     if let Some(id) = layout::id_of(&key) {
                         let partition = self.home_of(&id, self.dir.partitions());
-                        self.places.lock().put(&id, partition);
+                        self.index.lock().put(&id, partition);
                     }
                 }
             }
@@ -128,12 +128,12 @@ impl LsmStore {
         Ok(())
     }
 
-    fn read_mark(&self, id: &[u8], value: Bytes) {
+    fn read_deletion(&self, id: &[u8], value: Bytes) {
         let Some(id) = layout::id_of(id) else { return };
         match layout::decode_deletion(id.clone(), value) {
-            Ok(mark) => self.places.lock().note_mark(mark),
+            Ok(deletion) => self.index.lock().note_deletion(deletion),
             Err(damage) => {
-                tracing::error!(workspace = %id, %damage, "the mark of a deletion is damaged: events that were deleted may be applied again where the log still has them");
+                tracing::error!(workspace = %id, %damage, "the deletion mark is damaged: events that were deleted may be applied again where the log still has them");
             }
         }
     }
@@ -147,7 +147,7 @@ impl Table for LsmStore {
     }
 
     fn ids_of(&self, partition: PartitionId) -> Vec<WorkspaceId> {
-        self.places.lock().of(partition)
+        self.index.lock().of(partition)
     }
 
     fn stored(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
@@ -191,12 +191,12 @@ impl Table for LsmStore {
         Ok(workspace)
     }
 
-    fn mark(&self, id: &WorkspaceId) -> Option<Deletion> {
-        self.places.lock().mark(id)
+    fn deletion(&self, id: &WorkspaceId) -> Option<Deletion> {
+        self.index.lock().deletion(id)
     }
 
-    fn marks_of(&self, partition: PartitionId) -> Vec<Deletion> {
-        self.places.lock().marks_of(partition)
+    fn deletions_of(&self, partition: PartitionId) -> Vec<Deletion> {
+        self.index.lock().deletions_of(partition)
     }
 
     fn offset_of(&self, partition: PartitionId) -> Result<Offset, StoreError> {

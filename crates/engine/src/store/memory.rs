@@ -41,7 +41,9 @@ impl Contents {
             Mutation::Workspace(workspace) => {
                 self.workspaces.insert(workspace.id.clone(), workspace);
             }
-            Mutation::Deletion(mark) => drop(self.deletions.insert(mark.id.clone(), mark)),
+            Mutation::Deletion(deletion) => {
+                drop(self.deletions.insert(deletion.id.clone(), deletion))
+            }
             Mutation::Entry(id, entry) => {
                 let entries = self.entries.entry(id).or_default();
                 entries.insert((entry.kind.clone(), entry.id.clone()), entry);
@@ -113,15 +115,15 @@ impl Table for MemoryStore {
         Ok(workspace)
     }
 
-    fn mark(&self, id: &WorkspaceId) -> Option<Deletion> {
+    fn deletion(&self, id: &WorkspaceId) -> Option<Deletion> {
         self.contents.lock().deletions.get(id).cloned()
     }
 
-    fn marks_of(&self, partition: PartitionId) -> Vec<Deletion> {
+    fn deletions_of(&self, partition: PartitionId) -> Vec<Deletion> {
         let contents = self.contents.lock();
-        let marks = contents.deletions.values();
-        marks
-            .filter(|mark| mark.partition == partition)
+        let deletions = contents.deletions.values();
+        deletions
+            .filter(|deletion| deletion.partition == partition)
             .cloned()
             .collect()
     }
@@ -181,10 +183,10 @@ impl Table for MemoryStore {
         contents.entries.remove(id);
         match erasure {
             Erasure::Reset(workspace) => contents.apply(Mutation::Workspace(workspace.clone())),
-            Erasure::Delete(mark) => {
+            Erasure::Delete(deletion) => {
                 contents.workspaces.remove(id);
                 contents.history.remove(id);
-                contents.apply(Mutation::Deletion(mark.clone()));
+                contents.apply(Mutation::Deletion(deletion.clone()));
             }
             Erasure::Purge(_) => {
                 contents.workspaces.remove(id);

@@ -10,7 +10,7 @@ use workspace_status::{Epoch, WorkspaceId};
 pub enum Key {
     /// The record of a workspace.
     Workspace(WorkspaceId),
-    /// The mark of its deletion.
+    /// Its deletion mark.
     Deletion(WorkspaceId),
     /// One of its entries.
     Entry {
@@ -37,7 +37,7 @@ pub enum Key {
 pub enum Mutation {
     /// The new record of a workspace; its number of entries is stored as given.
     Workspace(StoredWorkspace),
-    /// The mark of a deleted workspace; other mutations remove its data.
+    /// The deletion mark of a workspace; other mutations remove its data.
     Deletion(Deletion),
     /// The new value of an entry.
     Entry(WorkspaceId, StoredEntry),
@@ -55,9 +55,9 @@ pub enum Mutation {
 pub enum Erasure {
     /// The entries are removed, and this is the workspace's record afterwards.
     Reset(StoredWorkspace),
-    /// Everything is removed except this mark.
+    /// Everything is removed except this deletion mark.
     Delete(Deletion),
-    /// Everything is removed, the mark of a deletion included.
+    /// Everything is removed, its deletion mark included.
     Purge(WorkspaceId),
 }
 

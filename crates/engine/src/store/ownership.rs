@@ -9,6 +9,8 @@ use workspace_status::Epoch;
 pub enum Opening {
     /// It serves the partition.
     Done,
+    /// An earlier write of the partition is still under way; the store must be called again.
+    Waiting,
     /// It is reading what others have saved, and must be called again.
     Reading {
         /// Position that it has read.

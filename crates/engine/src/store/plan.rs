@@ -35,7 +35,7 @@ pub fn claim(table: &impl Table, claim: Claim) -> Result<StoredWorkspace, StoreE
         });
     }
     let mut first_offset = first_offset;
-    if let Some(deletion) = table.mark(&id) {
+    if let Some(deletion) = table.deletion(&id) {
         above(&id, epoch, deletion.epoch)?;
         first_offset = first_offset.max(deletion.next_offset);
     }
@@ -78,16 +78,16 @@ pub fn save(table: &impl Table, save: &Save) -> Result<Vec<Mutation>, StoreError
     Ok(mutations)
 }
 
-/// The workspace after a reset. It never begins before the mark of a deletion, even if the caller does not know of the
+/// The workspace after a reset. It never begins before a deletion mark, even if the caller does not know of the
 /// deletion.
 ///
 /// # Errors
 /// [`StoreError::Fenced`], and those of [`Table::stored`], except damage.
 pub fn reset(table: &impl Table, erase: Erase) -> Result<StoredWorkspace, StoreError> {
     let epoch = erasure_epoch(table, &erase)?;
-    let mark = table.mark(&erase.id);
-    let next_offset = mark.map_or(erase.next_offset, |mark| {
-        erase.next_offset.max(mark.next_offset)
+    let deletion = table.deletion(&erase.id);
+    let next_offset = deletion.map_or(erase.next_offset, |deletion| {
+        erase.next_offset.max(deletion.next_offset)
     });
     Ok(StoredWorkspace {
         epoch,
@@ -98,7 +98,7 @@ pub fn reset(table: &impl Table, erase: Erase) -> Result<StoredWorkspace, StoreE
     })
 }
 
-/// The mark that a deletion leaves.
+/// The deletion mark that the workspace leaves.
 ///
 /// # Errors
 /// As [`reset`].
@@ -125,8 +125,8 @@ pub fn history(
     id: &WorkspaceId,
     mut records: Vec<HistoryRecord>,
 ) -> Result<Vec<Mutation>, StoreError> {
-    if let Some(mark) = table.mark(id) {
-        records.retain(|record| record.epoch > mark.epoch);
+    if let Some(deletion) = table.deletion(id) {
+        records.retain(|record| record.epoch > deletion.epoch);
     }
     let Some(first) = records.iter().map(cursor).min() else {
         return Ok(Vec::new());
@@ -241,8 +241,8 @@ fn erasure_epoch(table: &impl Table, erase: &Erase) -> Result<Epoch, StoreError>
         }
         Err(error) => return Err(error),
     }
-    if let Some(mark) = table.mark(&erase.id) {
-        above(&erase.id, erase.epoch, mark.epoch)?;
+    if let Some(deletion) = table.deletion(&erase.id) {
+        above(&erase.id, erase.epoch, deletion.epoch)?;
     }
     Ok(epoch)
 }

@@ -74,11 +74,11 @@ pub trait Table: Send + Sync + 'static {
     /// As [`Store::load`].
     fn read(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError>;
 
-    /// The mark of a deleted workspace.
-    fn mark(&self, id: &WorkspaceId) -> Option<Deletion>;
+    /// The deletion mark of a workspace.
+    fn deletion(&self, id: &WorkspaceId) -> Option<Deletion>;
 
-    /// The marks of a partition, ordered by id.
-    fn marks_of(&self, partition: PartitionId) -> Vec<Deletion>;
+    /// The deletion marks of a partition, ordered by id.
+    fn deletions_of(&self, partition: PartitionId) -> Vec<Deletion>;
 
     /// As [`Store::committed`].
     ///
@@ -213,13 +213,13 @@ impl<T: Table> Store for T {
 
     fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
         let _lock = self.locks().lock([&erase.id]);
-        let mark = plan::delete(self, erase)?;
-        self.erase(&Erasure::Delete(mark.clone()))?;
-        Ok(mark)
+        let deletion = plan::delete(self, erase)?;
+        self.erase(&Erasure::Delete(deletion.clone()))?;
+        Ok(deletion)
     }
 
     fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
-        Ok(self.marks_of(partition))
+        Ok(self.deletions_of(partition))
     }
 
     fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {

@@ -222,7 +222,7 @@ fn open(store: &ChangelogStore, partition: u32) {
     while began.elapsed() < LONG {
         match store.open(PartitionId(partition)) {
             Ok(Opening::Done) => return,
-            Ok(Opening::Reading { .. }) => {}
+            Ok(Opening::Waiting | Opening::Reading { .. }) => {}
             Err(error) => {
                 last = Some(error);
                 std::thread::sleep(Duration::from_millis(20));

@@ -185,7 +185,7 @@ const BROKEN_RULES: [(Sabotage, Rule, u64); 30] = [
     (Sabotage::SaveAnswerIsLost, Rule::Settles, 0),
     (Sabotage::RefusedCountsAsSaved, Rule::StoreIsFold, 0),
     (Sabotage::BrokenStateIsKept, Rule::MemoryIsFold, 0),
-    (Sabotage::MarkIsIgnored, Rule::DeletedStays, 200),
+    (Sabotage::DeletionMarkIsIgnored, Rule::DeletedStays, 200),
     (Sabotage::MarksAreNotListed, Rule::Settles, 200),
     (Sabotage::ErasureIsNotSynced, Rule::DeletedStays, 300),
     (Sabotage::ResetDoesNotWaitForTrim, Rule::Trim, 0),

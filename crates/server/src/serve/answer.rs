@@ -1,6 +1,6 @@
 //! The body of an answer, with the memory and the connection that it holds until the client has read it.
 
-use super::places::Place;
+use super::connection_permits::ConnectionPermit;
 use crate::{
     app::App,
     memory::{HeldMemory, UNCOUNTED_BYTES},
@@ -25,7 +25,7 @@ pub(crate) struct AnswerBody {
 }
 
 /// A connection with a request in progress.
-pub(super) struct Busy(pub(super) Arc<Place>);
+pub(super) struct Busy(pub(super) Arc<ConnectionPermit>);
 
 impl Drop for Busy {
     fn drop(&mut self) {

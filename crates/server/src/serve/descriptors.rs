@@ -3,7 +3,7 @@
 //! A database that cannot open a file in the middle of a flush accepts no more writes, so connections must
 //! never use up the files that it needs.
 
-use super::places::RESERVED_CONNECTIONS;
+use super::connection_permits::RESERVED_CONNECTIONS;
 use crate::config::ServeConfig;
 use tracing::{info, warn};
 

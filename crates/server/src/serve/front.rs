@@ -1,11 +1,11 @@
-//! The steps before a request is routed: the limit on its URI, access control, the place of its connection, and a
+//! The steps before a request is routed: the limit on its URI, access control, the permit of its connection, and a
 //! log line at level debug.
 //!
 //! As axum middleware, each of these would box the whole router once more.
 
 use super::answer::{AnswerBody, Busy, count_memory, uncounted};
+use super::connection_permits::{Claim, ConnectionPermit, Turn};
 use super::leftover::{Leftover, RequestBody};
-use super::places::{Claim, Place, Turn};
 use crate::access::{Access, Action, Caller, Peer};
 use crate::app::App;
 use crate::problems;
@@ -33,7 +33,7 @@ pub(super) struct Front {
     pub(super) router: Router,
     pub(super) access: Arc<Access>,
     pub(super) peer: Arc<Peer>,
-    pub(super) place: Arc<Place>,
+    pub(super) permit: Arc<ConnectionPermit>,
     pub(super) leftover: Arc<Leftover>,
 }
 
@@ -70,7 +70,7 @@ impl Front {
             Ok(checked) if checked.is_open => Claim::Open,
             Ok(_) => Claim::Right,
         };
-        let turn = self.place.begin(claim).await;
+        let turn = self.permit.begin(claim).await;
         let response = match checked {
             Err(refusal) => {
                 drop(request);
@@ -87,7 +87,9 @@ impl Front {
             Claim::Probe | Claim::Refusal | Claim::Open => uncounted(response),
             Claim::Right => count_memory(&self.app, response),
         };
-        response.body_mut().keep_busy(Busy(Arc::clone(&self.place)));
+        response
+            .body_mut()
+            .keep_busy(Busy(Arc::clone(&self.permit)));
         if turn != Turn::Served || needs_handshake {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);

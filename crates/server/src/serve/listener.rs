@@ -1,8 +1,8 @@
 //! Accepts connections and serves their requests, within the limits for one client.
 
+use super::connection_permits::{ConnectionPermit, ConnectionPermits, RESERVED_TIME};
 use super::front::Front;
 use super::leftover::Leftover;
-use super::places::{Place, Places, RESERVED_TIME};
 use super::stream::TimedStream;
 use crate::{
     access::{Access, Peer},
@@ -70,7 +70,7 @@ async fn accept(
     access: Arc<Access>,
     mut stopped: watch::Receiver<Option<Instant>>,
 ) {
-    let places = Places::new(app.clone());
+    let permits = ConnectionPermits::new(app.clone());
     let mut tasks = JoinSet::new();
     let mut accepted = None;
     let stopping = stopped.clone();
@@ -84,14 +84,14 @@ async fn accept(
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            place = places.admit(), if accepted.is_some() => {
+            permit = permits.admit(), if accepted.is_some() => {
                 if let Some((stream, remote)) = accepted.take() {
                     let connection = Connection {
                         app: app.clone(),
                         router: router.clone(),
                         access: Arc::clone(&access),
                         remote,
-                        place: Arc::new(place),
+                        permit: Arc::new(permit),
                         stopping: stopping.clone(),
                     };
                     tasks.spawn(connection.serve(stream));
@@ -125,7 +125,7 @@ struct Connection {
     router: Router,
     access: Arc<Access>,
     remote: SocketAddr,
-    place: Arc<Place>,
+    permit: Arc<ConnectionPermit>,
     stopping: watch::Receiver<Option<Instant>>,
 }
 
@@ -159,7 +159,7 @@ impl Connection {
         handshake: impl Future<Output = io::Result<TlsStream<TcpStream>>>,
     ) -> Option<TlsStream<TcpStream>> {
         let header_timeout = self.app.limits().header_timeout;
-        let timeout = if self.place.is_reserved() {
+        let timeout = if self.permit.is_reserved() {
             header_timeout.min(RESERVED_TIME)
         } else {
             header_timeout
@@ -170,7 +170,7 @@ impl Connection {
                 Ok(Err(error)) => error,
                 Err(_) => io::ErrorKind::TimedOut.into(),
             },
-            () = self.place.closing() => return None,
+            () = self.permit.closing() => return None,
             _ = reported(&mut self.stopping) => return None,
         };
         let failed = &self.access.counts.failed_handshakes;
@@ -192,7 +192,7 @@ impl Connection {
             router: self.router.clone(),
             access: Arc::clone(&self.access),
             peer: Arc::new(peer),
-            place: Arc::clone(&self.place),
+            permit: Arc::clone(&self.permit),
             leftover: Arc::clone(&leftover),
         };
         let served = http1::Builder::new()
@@ -214,8 +214,8 @@ impl Connection {
                     return;
                 }
                 () = leftover.as_mut() => {}
-                () = self.place.closing(), if !is_closing => {
-                    if self.place.ends_at_once() {
+                () = self.permit.closing(), if !is_closing => {
+                    if self.permit.ends_at_once() {
                         return;
                     }
                     // A request that arrives at the same moment is still answered.
@@ -227,7 +227,7 @@ impl Connection {
                     is_closing = true;
                 }
                 () = reserved.as_mut(), if may_stay_reserved => {
-                    if self.place.is_reserved() {
+                    if self.permit.is_reserved() {
                         return;
                     }
                     may_stay_reserved = false;

@@ -47,7 +47,7 @@ fn probes_are_answered_while_every_connection_is_taken() {
             .contains("all 8 connections have a request under way (max-connections)"),
         "{refused:?}"
     );
-    // A probe is also served with more silent connections than there are reserved places.
+    // A probe is also served with more silent connections than there are reserved permits.
     let _silent: Vec<Raw> = (0..100).map(|_| Raw::open(&engine)).collect();
     for _ in 0..3 {
         for path in ["/livez", "/readyz"] {
@@ -56,7 +56,7 @@ fn probes_are_answered_while_every_connection_is_taken() {
             assert_eq!(answer.header("connection"), Some("close"));
         }
     }
-    // A body that is refused for lack of a place is read to its end, so that its sender sees the reason.
+    // A body that is refused for lack of a permit is read to its end, so that its sender sees the reason.
     let mut sender = Raw::open(&engine);
     let body = "x".repeat(1 << 20);
     let head = format!(
@@ -67,7 +67,7 @@ fn probes_are_answered_while_every_connection_is_taken() {
     assert_eq!(sender.answer().status, 503);
 
     drop(slow);
-    until("a free place", || {
+    until("a free permit", || {
         let answer = Raw::open(&engine).request("GET /api/v1/workspaces");
         (answer.status == 200).then_some(())
     });
@@ -84,7 +84,7 @@ fn an_idle_connection_gives_its_place_to_a_new_one() {
             connection
         })
         .collect();
-    until("a place for a new connection", || {
+    until("a permit for a new connection", || {
         let answer = Raw::open(&engine).request("GET /api/v1/workspaces");
         (answer.status == 200).then_some(())
     });
@@ -103,7 +103,7 @@ fn an_idle_connection_gives_its_place_to_a_new_one() {
     assert!(alive >= 1, "all idle connections were closed");
 }
 
-/// An engine with eight places that grants rights only to callers with a token; and the token of one.
+/// An engine with eight connection permits that grants rights only to callers with a token; and the token of one.
 fn with_tokens(flags: &[&str]) -> (Engine, TokensFile, String) {
     let mut file = TokensFile::new();
     let token = file.add("root", &["--role", "admin"]);
@@ -118,7 +118,7 @@ fn clients_without_a_right_do_not_delay_probes() {
     let mut tries = Vec::new();
     // A slow machine may need more than one try.
     for _ in 0..3 {
-        // As many as there are places of both kinds.
+        // As many as there are permits of both kinds.
         let holders: Vec<Raw> = (0..8 + 64)
             .map(|_| {
                 let mut connection = Raw::open(&engine);
@@ -135,7 +135,7 @@ fn clients_without_a_right_do_not_delay_probes() {
         }
         let took = begun.elapsed();
         drop(holders);
-        // A connection keeps a reserved place for up to five seconds.
+        // A connection keeps a reserved permit for up to five seconds.
         if took < Duration::from_secs(2) {
             return;
         }

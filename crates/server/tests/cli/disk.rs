@@ -280,7 +280,7 @@ impl Client {
         (response.status().as_u16(), text)
     }
 
-    /// Retries where the connection was closed or refused for lack of a place: duplicate events do no harm here.
+    /// Retries where the connection was closed or refused for lack of a permit: duplicate events do no harm here.
     fn post(&self, engine: &Engine, lines: &str) -> (u16, String) {
         eventually("the request is served", || {
             let request = self.0.post(format!("{}/api/v1/events", engine.url));

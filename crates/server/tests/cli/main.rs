@@ -17,6 +17,7 @@ mod demo;
 mod absent;
 mod access;
 mod actions;
+mod appends;
 mod audit;
 mod authority;
 mod bad_input;
@@ -24,7 +25,6 @@ mod client_certificates;
 mod connections;
 #[cfg(target_os = "linux")]
 mod disk;
-mod door;
 #[cfg(target_os = "linux")]
 mod hung;
 mod openapi;

@@ -13,7 +13,7 @@ fn waiting_requests_block_no_probe_and_end_with_the_engine() {
         thread::spawn(move || {
             loop {
                 let answer = crate::support::get(&requested);
-                // The request below may hold its place for a moment.
+                // The request below may hold its permit for a moment.
                 if answer.json()["type"] != "/problems/too-many-at-once" {
                     return answer;
                 }

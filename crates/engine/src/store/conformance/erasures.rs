@@ -29,28 +29,34 @@ fn check_unknown(store: &dyn Store, text: &str) {
 
 pub(super) fn a_deleted_workspace_leaves_nothing_but_a_mark(store: &dyn Store) {
     fill_two(store);
-    let mark = Deletion {
+    let deletion = Deletion {
         id: id("acme"),
         partition: PartitionId(1),
         epoch: Epoch::new(2),
         next_offset: Offset(20),
     };
-    assert_eq!(store.delete(erase_of("acme", 2, 20)), Ok(mark.clone()));
+    assert_eq!(store.delete(erase_of("acme", 2, 20)), Ok(deletion.clone()));
     check_unknown(store, "acme");
-    assert_eq!(store.deletions(PartitionId(1)), Ok(vec![mark]));
+    assert_eq!(store.deletions(PartitionId(1)), Ok(vec![deletion]));
     assert_eq!(store.deletions(PartitionId(2)), Ok(Vec::new()));
     let (_, other) = load(store, "acme-2").expect("the other one stays");
     let history = store.history(&id("acme-2"), None, 10).expect("readable");
     assert_eq!((other.len(), history.len()), (1, 1));
-    // A workspace that the store never knew is deleted too, and one is deleted twice: its last mark counts.
+    // A workspace that the store never knew is deleted too, and one is deleted twice: its last deletion mark counts.
     store.delete(erase_of("acme-3", 1, 21)).expect("deleted");
     store.delete(erase_of("acme", 3, 22)).expect("deleted");
-    let marks = store.deletions(PartitionId(1)).expect("listed");
-    let marks: Vec<_> = marks
+    let deletions = store.deletions(PartitionId(1)).expect("listed");
+    let deletions: Vec<_> = deletions
         .iter()
-        .map(|mark| (mark.id.as_str(), mark.epoch.get(), mark.next_offset.0))
+        .map(|deletion| {
+            (
+                deletion.id.as_str(),
+                deletion.epoch.get(),
+                deletion.next_offset.0,
+            )
+        })
         .collect();
-    assert_eq!(marks, [("acme", 3, 22), ("acme-3", 1, 21)]);
+    assert_eq!(deletions, [("acme", 3, 22), ("acme-3", 1, 21)]);
 }
 
 pub(super) fn a_name_that_was_deleted_begins_again_behind_the_mark(store: &dyn Store) {
@@ -72,7 +78,11 @@ pub(super) fn a_name_that_was_deleted_begins_again_behind_the_mark(store: &dyn S
     assert_eq!(store.deletions(PartitionId(1)).expect("listed").len(), 1);
 
     let reset = store.reset(erase_of("acme", 4, 7)).expect("reset");
-    assert_eq!(reset.first_offset, Offset(20), "not before the mark");
+    assert_eq!(
+        reset.first_offset,
+        Offset(20),
+        "not before the deletion mark"
+    );
 
     store.delete(erase_of("acme-2", 2, 20)).expect("deleted");
     let late = Claim {

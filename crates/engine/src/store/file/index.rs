@@ -1,8 +1,8 @@
 //! The list of all workspaces of a file store, and the committed offsets of its partitions.
 //!
 //! A workspace whose directory disappears must not be taken for one that never existed, so each is listed when it is
-//! first claimed. A deleted workspace leaves a mark here. A line `synced` means that everything listed before it was
-//! made durable; what is listed after it may be missing after a crash of the machine.
+//! first claimed. A deleted workspace leaves its deletion mark here. A line `synced` means that everything listed
+//! before it was made durable; what is listed after it may be missing after a crash of the machine.
 
 use super::lines::{self, Damage, End, NewLines, Reader};
 use crate::disk::DiskError;
@@ -210,13 +210,13 @@ impl Index {
         self.append(&mut self.end.lock(), vec![Line::Gone { gone: id.clone() }])
     }
 
-    /// Removes a workspace from the list and records the mark of its deletion, durably.
+    /// Removes a workspace from the list and records its deletion mark, durably.
     pub(super) fn delete(&self, deletion: &Deletion) -> io::Result<()> {
         self.append(&mut self.end.lock(), vec![Line::deleted(deletion)])?;
         self.sync_file()
     }
 
-    /// Removes a workspace and the mark of its deletion.
+    /// Removes a workspace and its deletion mark.
     pub(super) fn purge(&self, id: &WorkspaceId) -> io::Result<()> {
         if !self.is_listed(id) && self.deletion(id).is_none() {
             return Ok(());
@@ -238,17 +238,17 @@ impl Index {
         Ok(())
     }
 
-    /// The mark of a deleted workspace.
+    /// The deletion mark of a workspace.
     pub(super) fn deletion(&self, id: &WorkspaceId) -> Option<Deletion> {
         self.contents.read().deletions.get(id).cloned()
     }
 
-    /// The marks of a partition, or of all, ordered by id.
+    /// The deletion marks of a partition, or of all, ordered by id.
     pub(super) fn deletions(&self, partition: Option<PartitionId>) -> Vec<Deletion> {
         let contents = self.contents.read();
-        let marks = contents.deletions.values();
-        marks
-            .filter(|mark| partition.is_none_or(|partition| mark.partition == partition))
+        let deletions = contents.deletions.values();
+        deletions
+            .filter(|deletion| partition.is_none_or(|partition| deletion.partition == partition))
             .cloned()
             .collect()
     }
@@ -399,7 +399,7 @@ impl Contents {
     fn draft(&self) -> io::Result<NewLines> {
         let mut draft = NewLines::after(End::START);
         draft.push(&Line::format())?;
-        // Deletions first: a workspace that has since taken a deleted name is listed after its mark.
+        // Deletions first: a workspace that has since taken a deleted name is listed after its deletion mark.
         for deletion in self.deletions.values() {
             draft.push(&Line::deleted(deletion))?;
         }

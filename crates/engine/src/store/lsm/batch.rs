@@ -86,9 +86,9 @@ impl<'a> Batch<'a> {
                 let value = layout::encode_workspace(workspace, Condition::Whole);
                 self.put(&store.workspaces, workspace.id.as_str().into(), value);
             }
-            Mutation::Deletion(mark) => {
-                let value = layout::encode_deletion(mark);
-                self.put(&store.workspaces, layout::deletion_key(&mark.id), value);
+            Mutation::Deletion(deletion) => {
+                let value = layout::encode_deletion(deletion);
+                self.put(&store.workspaces, layout::deletion_key(&deletion.id), value);
             }
             Mutation::Entry(id, entry) => {
                 let key = layout::entry_key(id, &entry.kind, &entry.id);
@@ -127,9 +127,9 @@ impl<'a> Batch<'a> {
             store.dir.write(self.batch, self.bytes)
         };
         written.map_err(write_error)?;
-        let mut places = store.places.lock();
+        let mut index = store.index.lock();
         for mutation in self.indexed {
-            places.note(mutation);
+            index.note(mutation);
             store.history.note(mutation);
         }
         Ok(())

@@ -85,7 +85,7 @@ impl LsmStore {
 
     /// The partition in which the copy has a workspace.
     pub fn partition_of(&self, id: &WorkspaceId) -> Option<PartitionId> {
-        self.places.lock().partition_of(id)
+        self.index.lock().partition_of(id)
     }
 
     /// Refuses mutations of this size if the disk has too little space.
@@ -143,7 +143,7 @@ impl LsmStore {
                 mutations.push(Mutation::Workspace(workspace));
                 return Ok(mutations);
             }
-            Erasure::Delete(mark) => Mutation::Deletion(mark),
+            Erasure::Delete(deletion) => Mutation::Deletion(deletion),
             Erasure::Purge(id) => Mutation::Removed(Key::Deletion(id)),
         };
         mutations.insert(0, Mutation::Removed(Key::Workspace(id.clone())));
@@ -173,7 +173,7 @@ impl LsmStore {
         self.dir
             .write_removal(batch, key.len())
             .map_err(write_error)?;
-        let mut ids: BTreeSet<WorkspaceId> = self.places.lock().of(partition).into_iter().collect();
+        let mut ids: BTreeSet<WorkspaceId> = self.index.lock().of(partition).into_iter().collect();
         for keyspace in [&self.workspaces, &self.entries, &self.history.transitions] {
             for id in ids_in(keyspace)? {
                 let known = self.partition_of(&id);
@@ -183,9 +183,9 @@ impl LsmStore {
             }
         }
         for id in ids {
-            self.places.lock().remove(&id);
+            self.index.lock().remove(&id);
             self.remove(&id)?;
-            self.remove_mark(&id)?;
+            self.remove_deletion(&id)?;
         }
         Ok(())
     }

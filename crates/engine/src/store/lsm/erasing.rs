@@ -16,10 +16,10 @@ impl LsmStore {
         let id = erasure.workspace();
         let (condition, workspace) = match erasure {
             Erasure::Reset(workspace) => (Condition::Resetting, workspace.clone()),
-            Erasure::Delete(mark) => {
-                let value = layout::encode_deletion(mark);
+            Erasure::Delete(deletion) => {
+                let value = layout::encode_deletion(deletion);
                 batch.insert(&self.workspaces, layout::deletion_key(id), value);
-                let workspace = StoredWorkspace::unknown(id.clone(), mark.partition);
+                let workspace = StoredWorkspace::unknown(id.clone(), deletion.partition);
                 (Condition::Deleting, workspace)
             }
             Erasure::Purge(_) => {
@@ -38,22 +38,22 @@ impl LsmStore {
         }
         .map_err(write_error)?;
         {
-            let mut places = self.places.lock();
-            places.read(condition, &workspace);
-            if let Erasure::Delete(mark) = erasure {
-                places.note_mark(mark.clone());
+            let mut index = self.index.lock();
+            index.read(condition, &workspace);
+            if let Erasure::Delete(deletion) = erasure {
+                index.note_deletion(deletion.clone());
             }
         }
         self.finish(condition, &workspace)?;
         match erasure {
             Erasure::Reset(_) | Erasure::Delete(_) => Ok(()),
-            Erasure::Purge(_) => self.remove_mark(id),
+            Erasure::Purge(_) => self.remove_deletion(id),
         }
     }
 
     /// Finishes erasures that were interrupted, so that nothing new is mixed with what they leave.
     pub(super) fn finish_erasures_of(&self, mutations: &[Mutation]) -> Result<(), StoreError> {
-        let interrupted = self.places.lock().interrupted_among(mutations);
+        let interrupted = self.index.lock().interrupted_among(mutations);
         for id in interrupted {
             if let Some((condition, workspace)) = self.record(&id)? {
                 self.finish(condition, &workspace)?;
@@ -80,11 +80,11 @@ impl LsmStore {
                 self.dir.write_removal(batch, bytes).map_err(write_error)?;
             }
         }
-        self.places.lock().finished(id);
+        self.index.lock().finished(id);
         Ok(())
     }
 
-    /// Removes everything of a workspace except the mark of its deletion; its record is removed last.
+    /// Removes everything of a workspace except its deletion mark; its record is removed last.
     pub(super) fn remove(&self, id: &WorkspaceId) -> Result<(), StoreError> {
         self.history.forget(id);
         for keyspace in [&self.entries, &self.history.transitions] {
@@ -93,9 +93,9 @@ impl LsmStore {
         self.remove_key(id.as_str().into())
     }
 
-    pub(super) fn remove_mark(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+    pub(super) fn remove_deletion(&self, id: &WorkspaceId) -> Result<(), StoreError> {
         self.remove_key(layout::deletion_key(id))?;
-        self.places.lock().remove_mark(id);
+        self.index.lock().remove_deletion(id);
         Ok(())
     }
 

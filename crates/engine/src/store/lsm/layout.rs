@@ -4,9 +4,9 @@
 //! |---|---|---|
 //! | `store-entries` | workspace `\0` kind `\0` entity | offset, data |
 //! | `store-workspaces` | workspace | everything of [`StoredWorkspace`], and whether it is being erased |
-//! | the same | workspace `\0` | the mark of a [`Deletion`] |
+//! | the same | workspace `\0` | the deletion mark, a [`Deletion`] |
 //! | `store-history` | workspace `\0` epoch sequence, big endian | a transition |
-//! //! | `store-committed` | partition, big endian | offset |
+//! | `store-committed` | partition, big endian | offset |
 //! | the same | partition, big endian, `@` | position up to which a [copy](super::CachePlace) is complete |
 //!
 //! A kind may contain `\0`, written as `\0 0xff`. UTF-8 has no byte `0xff`, so keys keep the order of the texts, and
@@ -206,7 +206,7 @@ pub(super) fn id_of(key: &[u8]) -> Option<WorkspaceId> {
     WorkspaceId::new(std::str::from_utf8(key).ok()?).ok()
 }
 
-/// The key of a deletion's mark; no workspace id contains its last byte.
+/// The key of a deletion mark; no workspace id contains its last byte.
 pub(super) fn deletion_key(id: &WorkspaceId) -> Vec<u8> {
     workspace_prefix(id)
 }

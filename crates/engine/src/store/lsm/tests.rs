@@ -348,7 +348,7 @@ fn a_deletion_is_remembered_where_the_record_of_its_successor_is_damaged() {
     store.workspaces.insert("acme", "damaged").expect("written");
     drop(store);
     let store = open(path.path());
-    let marks = store.deletions(PartitionId(1)).expect("listed");
-    assert_eq!(marks.len(), 1);
-    assert_eq!(marks[0].next_offset, Offset(30));
+    let deletions = store.deletions(PartitionId(1)).expect("listed");
+    assert_eq!(deletions.len(), 1);
+    assert_eq!(deletions[0].next_offset, Offset(30));
 }

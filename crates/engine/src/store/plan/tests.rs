@@ -46,8 +46,8 @@ fn acme() -> StoredWorkspace {
     }
 }
 
-/// The mark of a deletion under epoch 4, at offset 20.
-fn mark() -> Mutation {
+/// A deletion mark under epoch 4, at offset 20.
+fn deletion() -> Mutation {
     Mutation::Deletion(Deletion {
         id: id("acme"),
         partition: PartitionId(1),
@@ -81,10 +81,10 @@ fn a_claim_begins_a_workspace_or_continues_it_under_a_later_epoch() {
         (vec![acme.clone()], 5, Some(continued.clone())),
         (vec![acme.clone()], 4, None),
         (vec![acme.clone()], 3, None),
-        (vec![mark()], 5, Some(begun(5, 20))),
-        (vec![mark()], 4, None),
-        // The mark of an earlier workspace of the name does not change one that was claimed since.
-        (vec![mark(), acme], 5, Some(continued)),
+        (vec![deletion()], 5, Some(begun(5, 20))),
+        (vec![deletion()], 4, None),
+        // The deletion mark of an earlier workspace of the name does not change one that was claimed since.
+        (vec![deletion(), acme], 5, Some(continued)),
     ] {
         let error = fenced_text(epoch);
         let expected = expected.map(|one| vec![Mutation::Workspace(one)]);
@@ -129,7 +129,7 @@ fn a_save_has_the_last_change_of_each_entry_then_the_workspace() {
     let stored = [Mutation::Workspace(acme())];
     check(&stored, Request::Save(save.clone()), Ok(expected));
     let unknown = Err("workspace acme is not in the store");
-    check(&[mark()], Request::Save(save), unknown);
+    check(&[deletion()], Request::Save(save), unknown);
     let old = Request::Save(save_of("acme", 3, 30, Vec::new()));
     check(&stored, old, Err(&fenced_text(3)));
 }
@@ -185,7 +185,7 @@ fn a_transition_is_kept_once_and_never_takes_the_number_of_another() {
     let stored: Vec<Mutation> = [at(1, 1, 10), at(1, 2, 11), at(3, 1, 12)]
         .map(Mutation::Transition)
         .into();
-    let deleted_at_4 = [stored.clone(), vec![mark()]].concat();
+    let deleted_at_4 = [stored.clone(), vec![deletion()]].concat();
     let renumbered = |record: HistoryRecord, sequence| HistoryRecord { sequence, ..record };
     for (stored, records, expected) in [
         (&stored, vec![], vec![]),
@@ -259,8 +259,8 @@ fn an_erasure_needs_a_later_epoch_and_a_reset_begins_behind_the_mark() {
     for (stored, reset_to) in [
         (vec![], 7),
         (vec![acme.clone()], 7),
-        (vec![mark()], 20),
-        (vec![mark(), acme], 20),
+        (vec![deletion()], 20),
+        (vec![deletion(), acme], 20),
     ] {
         let erase = erase_of("acme", 5, 7);
         check(&stored, Request::Reset(erase.clone()), Ok(empty(reset_to)));

@@ -38,9 +38,9 @@ pub(crate) enum Sabotage {
     RefusedCountsAsSaved,
     /// A workspace that an event has broken stays in memory.
     BrokenStateIsKept,
-    /// A claim does not check for the mark of a deletion.
-    MarkIsIgnored,
-    /// The store does not list the marks of deletions.
+    /// A claim does not check for the deletion mark.
+    DeletionMarkIsIgnored,
+    /// The store does not list the deletion marks.
     MarksAreNotListed,
     /// An erasure is answered before it is durable.
     ErasureIsNotSynced,
@@ -85,7 +85,7 @@ impl Sabotage {
         Self::SaveAnswerIsLost,
         Self::RefusedCountsAsSaved,
         Self::BrokenStateIsKept,
-        Self::MarkIsIgnored,
+        Self::DeletionMarkIsIgnored,
         Self::MarksAreNotListed,
         Self::ErasureIsNotSynced,
         Self::ResetDoesNotWaitForTrim,

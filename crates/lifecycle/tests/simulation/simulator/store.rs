@@ -58,7 +58,7 @@ pub(crate) struct Save {
 
 /// What is left of a deleted workspace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Mark {
+pub(crate) struct DeletionMark {
     pub(crate) epoch: u64,
     pub(crate) below: u64,
 }
@@ -66,14 +66,14 @@ pub(crate) struct Mark {
 #[derive(Debug, Clone, Copy)]
 enum Write {
     Record(Key, Record),
-    Deleted(Key, Mark),
+    Deleted(Key, DeletionMark),
     Committed(usize, u64),
 }
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Layer {
     pub(crate) records: BTreeMap<Key, Record>,
-    pub(crate) deleted: BTreeMap<Key, Mark>,
+    pub(crate) deleted: BTreeMap<Key, DeletionMark>,
     pub(crate) committed: BTreeMap<usize, u64>,
 }
 
@@ -231,7 +231,7 @@ impl Store {
         first_offset: u64,
     ) -> Result<Result<Record, u64>, Violation> {
         let mark = self.now.deleted.get(&key).copied();
-        let mark = mark.filter(|_| self.sabotage != Sabotage::MarkIsIgnored);
+        let mark = mark.filter(|_| self.sabotage != Sabotage::DeletionMarkIsIgnored);
         let record = match self.now.records.get(&key) {
             Some(stored) if epoch <= stored.epoch => return Ok(Err(stored.epoch)),
             Some(stored) => Record {
@@ -369,7 +369,7 @@ impl Store {
                 base
             }
             EraseScope::Delete { below } => {
-                let mark = Mark {
+                let mark = DeletionMark {
                     epoch,
                     below: below.0,
                 };

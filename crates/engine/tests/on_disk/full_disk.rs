@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! mount -t tmpfs -o size=32m tmpfs /mnt/small
-//! SMALL_DISK=/mnt/small cargo test -p workspace-engine-core --test seams full_disk -- --test-threads=1
+//! SMALL_DISK=/mnt/small cargo test -p workspace-engine-core --test on_disk full_disk -- --test-threads=1
 //! ```
 
 use super::support::{NOTHING_KEPT, events, open, open_with};

@@ -9,23 +9,23 @@ use workspace_lifecycle::PartitionId;
 use workspace_status::WorkspaceId;
 
 #[derive(Debug, Default)]
-pub(super) struct Places {
+pub(super) struct PartitionIndex {
     partitions: BTreeMap<WorkspaceId, PartitionId>,
     deletions: BTreeMap<WorkspaceId, Deletion>,
     /// Workspaces whose erasure is not finished: it is under way, or has failed.
     interrupted: BTreeSet<WorkspaceId>,
 }
 
-impl Places {
+impl PartitionIndex {
     /// Follows a mutation that was written.
     pub(super) fn note(&mut self, mutation: &Mutation) {
         match mutation {
             Mutation::Workspace(workspace) => self.put(&workspace.id, workspace.partition),
             Mutation::Damaged(partition, Key::Workspace(id)) => self.put(id, *partition),
             Mutation::Removed(Key::Workspace(id)) => self.remove(id),
-            Mutation::Deletion(mark) => self.note_mark(mark.clone()),
+            Mutation::Deletion(deletion) => self.note_deletion(deletion.clone()),
             Mutation::Removed(Key::Deletion(id)) | Mutation::Damaged(_, Key::Deletion(id)) => {
-                self.remove_mark(id);
+                self.remove_deletion(id);
             }
             Mutation::Entry(..)
             | Mutation::Transition(_)
@@ -86,24 +86,24 @@ impl Places {
         of_partition.map(|(id, _)| id.clone()).collect()
     }
 
-    /// Records a deletion. The place of the workspace stays: it may belong to a later one of the same name.
-    pub(super) fn note_mark(&mut self, mark: Deletion) {
-        self.deletions.insert(mark.id.clone(), mark);
+    /// Records a deletion. The partition of the workspace stays: it may belong to a later one of the same name.
+    pub(super) fn note_deletion(&mut self, deletion: Deletion) {
+        self.deletions.insert(deletion.id.clone(), deletion);
     }
 
-    pub(super) fn remove_mark(&mut self, id: &WorkspaceId) {
+    pub(super) fn remove_deletion(&mut self, id: &WorkspaceId) {
         self.deletions.remove(id);
     }
 
-    pub(super) fn mark(&self, id: &WorkspaceId) -> Option<Deletion> {
+    pub(super) fn deletion(&self, id: &WorkspaceId) -> Option<Deletion> {
         self.deletions.get(id).cloned()
     }
 
     /// The deletions of a partition, ordered by id.
-    pub(super) fn marks_of(&self, partition: PartitionId) -> Vec<Deletion> {
-        let marks = self.deletions.values();
-        marks
-            .filter(|mark| mark.partition == partition)
+    pub(super) fn deletions_of(&self, partition: PartitionId) -> Vec<Deletion> {
+        let deletions = self.deletions.values();
+        deletions
+            .filter(|deletion| deletion.partition == partition)
             .cloned()
             .collect()
     }

@@ -1,11 +1,11 @@
 //! Which connections may be open at the same time, and which of them are closed for others.
 //!
-//! `max-connections` connections have an ordinary place. [`RESERVED_CONNECTIONS`] more have a reserved place, for one
-//! request and at most [`RESERVED_TIME`]. On a reserved place a probe is answered, and a caller without the right is
-//! refused, even while slow bodies, waits or stalled readers hold every ordinary place. Any other request needs an
-//! ordinary place that has become free, and is refused without one.
+//! `max-connections` connections have an ordinary permit. [`RESERVED_CONNECTIONS`] more have a reserved permit, for one
+//! request and at most [`RESERVED_TIME`]. With a reserved permit a probe is answered, and a caller without the right is
+//! refused, even while slow bodies, waits or stalled readers hold every ordinary permit. Any other request needs an
+//! ordinary permit that has become free, and is refused without one.
 //!
-//! A request whose caller has the right to it takes the place of a connection without a request in progress: first
+//! A request whose caller has the right to it takes the permit of a connection without a request in progress: first
 //! one whose last request needed no right, else the one that was idle longest. So a client without a right
 //! can neither keep such a caller out nor cause other callers' connections to be closed.
 
@@ -24,30 +24,30 @@ use tracing::warn;
 /// Connections that are accepted for probes in addition to `max-connections`.
 pub(crate) const RESERVED_CONNECTIONS: usize = 64;
 
-/// Maximum time that a connection holds a reserved place.
+/// Maximum time that a connection holds a reserved permit.
 pub(super) const RESERVED_TIME: Duration = Duration::from_secs(5);
 
-/// A connection of a caller with a right keeps its place for this long when idle: its next request may be on the way.
+/// A connection of a caller with a right keeps its permit for this long when idle: its next request may be on the way.
 const IDLE_FOR: Duration = Duration::from_secs(1);
 
-/// A new connection keeps its place for this long: its first request may be on the way.
+/// A new connection keeps its permit for this long: its first request may be on the way.
 const FIRST_REQUEST_WITHIN: Duration = Duration::from_millis(100);
 
-/// How long a request waits for the place of an idle connection that is being closed for it.
+/// How long a request waits for the permit of an idle connection that is being closed for it.
 const CLOSING_TIME: Duration = Duration::from_millis(500);
 
-/// Minimum time between two log lines that places are short.
+/// Minimum time between two log lines that permits are short.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
-/// The places of a server. Clones share them.
+/// The permits of a server. Clones share them.
 #[derive(Clone)]
-pub(super) struct Places(Arc<Shared>);
+pub(super) struct ConnectionPermits(Arc<Shared>);
 
 struct Shared {
     app: App,
     most: usize,
     table: Mutex<Table>,
-    /// Notified when a place becomes free.
+    /// Notified when a permit becomes free.
     freed: Notify,
 }
 
@@ -55,14 +55,14 @@ struct Shared {
 struct Table {
     ordinary: usize,
     reserved: usize,
-    /// Requests that wait for an ordinary place: new connections must not take it.
+    /// Requests that wait for an ordinary permit: new connections must not take it.
     waiting: usize,
     idle: IdleConnections,
     warned: Option<Instant>,
 }
 
-/// The place of one connection; dropping it frees the place.
-pub(super) struct Place {
+/// The permit of one connection; dropping it frees the permit.
+pub(super) struct ConnectionPermit {
     shared: Arc<Shared>,
     close: Arc<Notify>,
     held: Mutex<Held>,
@@ -83,12 +83,12 @@ enum Kind {
     Reserved,
 }
 
-/// What a request needs from its connection's place.
+/// What a request needs from its connection's permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Claim {
-    /// A probe: answered on any place.
+    /// A probe: answered with any permit.
     Probe,
-    /// It is already refused, such as for a missing right: answered on any place.
+    /// It is already refused, such as for a missing right: answered with any permit.
     Refusal,
     /// A request that needs no right.
     Open,
@@ -126,7 +126,7 @@ impl Table {
     }
 }
 
-impl Places {
+impl ConnectionPermits {
     pub(super) fn new(app: App) -> Self {
         let most = app.limits().max_connections;
         Self(Arc::new(Shared {
@@ -137,20 +137,20 @@ impl Places {
         }))
     }
 
-    /// Waits for a place for an accepted connection.
-    pub(super) async fn admit(&self) -> Place {
+    /// Waits for a permit for an accepted connection.
+    pub(super) async fn admit(&self) -> ConnectionPermit {
         loop {
             let mut freed = std::pin::pin!(self.0.freed.notified());
             freed.as_mut().enable();
-            if let Some(place) = self.try_admit(Instant::now()) {
-                return place;
+            if let Some(permit) = self.try_admit(Instant::now()) {
+                return permit;
             }
             // Connections that could not be closed yet may be closed after this time.
             let _ = timeout(FIRST_REQUEST_WITHIN, freed).await;
         }
     }
 
-    fn try_admit(&self, now: Instant) -> Option<Place> {
+    fn try_admit(&self, now: Instant) -> Option<ConnectionPermit> {
         let mut table = self.0.table.lock();
         let kind = if table.ordinary + table.waiting < self.0.most {
             Kind::Ordinary
@@ -174,7 +174,7 @@ impl Places {
         );
         drop(table);
         self.0.app.http().opened();
-        Some(Place {
+        Some(ConnectionPermit {
             shared: Arc::clone(&self.0),
             close,
             held: Mutex::new(held),
@@ -182,13 +182,13 @@ impl Places {
     }
 }
 
-impl Place {
+impl ConnectionPermit {
     /// Resolves when this connection has to be closed for another.
     pub(super) async fn closing(&self) {
         self.close.notified().await;
     }
 
-    /// Whether this is a reserved place.
+    /// Whether this is a reserved permit.
     pub(super) fn is_reserved(&self) -> bool {
         self.held.lock().kind == Kind::Reserved
     }
@@ -214,7 +214,7 @@ impl Place {
         Turn::Refused
     }
 
-    /// Closes an idle connection and waits for its place.
+    /// Closes an idle connection and waits for its permit.
     async fn waits_for_ordinary(&self, claim: Claim) -> bool {
         let waiting = Waiting::begin(&self.shared);
         let ordinary = async {
@@ -250,7 +250,7 @@ impl Place {
         held.idle = Some(table.idle.add(group, &self.close, keeps_until));
     }
 
-    /// Ends the idle time; returns whether the connection has an ordinary place now.
+    /// Ends the idle time; returns whether the connection has an ordinary permit now.
     fn takes_ordinary(&self, claim: Claim) -> bool {
         let mut held = self.held.lock();
         let mut table = self.shared.table.lock();
@@ -289,7 +289,7 @@ impl Place {
 }
 
 impl Shared {
-    /// Closes an idle connection on an ordinary place, if one may be closed.
+    /// Closes an idle connection with an ordinary permit, if one may be closed.
     fn makes_room(&self, now: Instant) -> bool {
         let mut table = self.table.lock();
         let is_closing = table.idle.close_longest(IdleGroup::Strangers, now)
@@ -301,7 +301,7 @@ impl Shared {
     }
 }
 
-/// A request that waits for an ordinary place.
+/// A request that waits for an ordinary permit.
 struct Waiting<'a>(&'a Shared);
 
 impl<'a> Waiting<'a> {
@@ -318,7 +318,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let held = *self.held.get_mut();
         let mut table = self.shared.table.lock();
@@ -338,28 +338,28 @@ mod tests {
     use crate::config::HttpLimits;
     use workspace_status::Tracker;
 
-    fn places(max_connections: usize) -> Places {
+    fn permits(max_connections: usize) -> ConnectionPermits {
         let limits = HttpLimits {
             max_connections,
             ..HttpLimits::for_tests()
         };
-        Places::new(App::new(Tracker::new(), limits))
+        ConnectionPermits::new(App::new(Tracker::new(), limits))
     }
 
     /// A new connection whose first request was answered.
-    async fn answered(places: &Places, claim: Claim) -> Place {
-        let place = places.admit().await;
-        assert_ne!(place.begin(claim).await, Turn::Refused);
-        place.end();
-        place
+    async fn answered(permits: &ConnectionPermits, claim: Claim) -> ConnectionPermit {
+        let permit = permits.admit().await;
+        assert_ne!(permit.begin(claim).await, Turn::Refused);
+        permit.end();
+        permit
     }
 
     #[tokio::test(start_paused = true)]
     async fn beyond_the_limit_only_probes_and_refusals_are_answered() {
-        let places = places(1);
-        let ordinary = places.admit().await;
+        let permits = permits(1);
+        let ordinary = permits.admit().await;
         assert_eq!(ordinary.begin(Claim::Right).await, Turn::Served);
-        let reserved = places.admit().await;
+        let reserved = permits.admit().await;
         assert!(reserved.is_reserved());
         assert_eq!(reserved.begin(Claim::Probe).await, Turn::LastServed);
         assert_eq!(reserved.begin(Claim::Refusal).await, Turn::LastServed);
@@ -371,14 +371,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_longest_idle_connection_gives_its_place_to_a_caller() {
-        let places = places(2);
-        let first = answered(&places, Claim::Right).await;
-        let second = answered(&places, Claim::Right).await;
+    async fn the_longest_idle_connection_yields_its_permit_to_a_caller() {
+        let permits = permits(2);
+        let first = answered(&permits, Claim::Right).await;
+        let second = answered(&permits, Claim::Right).await;
         // The first connection was used last.
         assert_eq!(first.begin(Claim::Right).await, Turn::Served);
         first.end();
-        let new = places.admit().await;
+        let new = permits.admit().await;
         assert_eq!(
             new.begin(Claim::Right).await,
             Turn::Refused,
@@ -397,12 +397,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_without_a_right_gives_way_however_short_it_is_idle() {
         for claim in [Claim::Probe, Claim::Refusal, Claim::Open] {
-            let places = places(2);
-            let _known = answered(&places, Claim::Right).await;
+            let permits = permits(2);
+            let _known = answered(&permits, Claim::Right).await;
             tokio::time::advance(IDLE_FOR).await;
-            let stranger = answered(&places, claim).await;
+            let stranger = answered(&permits, claim).await;
             // Another stranger's request closes nothing.
-            let other = places.admit().await;
+            let other = permits.admit().await;
             assert!(other.begin(claim).await != Turn::Served, "{claim:?}");
             assert!(
                 stranger
@@ -413,13 +413,13 @@ mod tests {
                     .count(IdleGroup::Strangers)
                     == 1
             );
-            let caller = places.admit().await;
+            let caller = permits.admit().await;
             let closed = async {
                 stranger.closing().await;
                 assert!(stranger.ends_at_once(), "{claim:?}");
-                // A connection that is accepted now does not take the place.
+                // A connection that is accepted now does not take the permit.
                 drop(stranger);
-                assert!(places.admit().await.is_reserved(), "{claim:?}");
+                assert!(permits.admit().await.is_reserved(), "{claim:?}");
             };
             let (turn, ()) = tokio::join!(caller.begin(Claim::Right), closed);
             assert_eq!(turn, Turn::Served, "{claim:?}");
@@ -428,9 +428,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_never_sends_a_whole_head_gives_way() {
-        let places = places(1);
-        let silent = places.admit().await;
-        let caller = places.admit().await;
+        let permits = permits(1);
+        let silent = permits.admit().await;
+        let caller = permits.admit().await;
         let begun = Instant::now();
         let closed = async {
             silent.closing().await;
@@ -443,20 +443,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reserved_place_is_given_to_a_probe_once_it_was_used() {
+    async fn a_reserved_permit_is_given_to_a_probe_once_it_was_used() {
         for claim in [None, Some(Claim::Probe), Some(Claim::Refusal)] {
-            let places = places(1);
-            let ordinary = places.admit().await;
+            let permits = permits(1);
+            let ordinary = permits.admit().await;
             assert_eq!(ordinary.begin(Claim::Right).await, Turn::Served);
-            let mut others: Vec<Place> = Vec::new();
+            let mut others: Vec<ConnectionPermit> = Vec::new();
             for _ in 0..RESERVED_CONNECTIONS {
-                let place = places.admit().await;
+                let permit = permits.admit().await;
                 if let Some(claim) = claim {
-                    assert_eq!(place.begin(claim).await, Turn::LastServed);
+                    assert_eq!(permit.begin(claim).await, Turn::LastServed);
                     // The connection stays open while the rest of its body is read.
-                    place.end();
+                    permit.end();
                 }
-                others.push(place);
+                others.push(permit);
             }
             let begun = Instant::now();
             let closed = async {
@@ -464,7 +464,7 @@ mod tests {
                 first.closing().await;
                 assert!(first.ends_at_once());
             };
-            let (probe, ()) = tokio::join!(places.admit(), closed);
+            let (probe, ()) = tokio::join!(permits.admit(), closed);
             assert_eq!(probe.begin(Claim::Probe).await, Turn::LastServed);
             let least = match claim {
                 None => FIRST_REQUEST_WITHIN,

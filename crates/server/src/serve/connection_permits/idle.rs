@@ -6,11 +6,11 @@ use tokio::{sync::Notify, time::Instant};
 /// Idle connections of equal priority when one has to be closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IdleGroup {
-    /// On an ordinary place, without a request that needed a right.
+    /// With an ordinary permit, without a request that needed a right.
     Strangers,
-    /// On an ordinary place, the last request needed a right and had it.
+    /// With an ordinary permit, the last request needed a right and had it.
     Known,
-    /// On a reserved place.
+    /// With a reserved permit.
     Reserved,
 }
 

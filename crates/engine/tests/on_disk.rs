@@ -1,4 +1,4 @@
-//! The log and store seams against real disks: damage, crashes, full disks, frozen formats.
+//! The log and the stores on real disks: damage, crashes, full disks, frozen formats.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,7 +9,7 @@
     reason = "tests"
 )]
 
-mod seams {
+mod on_disk {
     mod crash;
     mod damage;
     mod data_dir;
