@@ -1,9 +1,6 @@
-//! Ledgers: `cargo run -p workspace-engine-examples --example own_workspace` embeds the engine, twice on one directory. With
-//! arguments, such as `-- serve`, it is the whole binary.
+//! Ledgers: embeds the engine, twice on one directory; with arguments, such as `-- serve`, it is the whole binary.
 #![expect(clippy::print_stdout, clippy::indexing_slicing, reason = "an example")]
-
 use std::{collections::BTreeMap, error::Error, process::ExitCode, time::Instant};
-use workspace_engine::engine::log::Append;
 use workspace_engine::{Change, Engine, Event, Rejection, StoredEntry, Workspace, WorkspaceId};
 
 #[derive(Default)]
@@ -20,13 +17,17 @@ impl Workspace for Ledger {
         self.balances.insert(id, serde_json::from_slice(&data)?);
         Ok(())
     }
+    fn check(event: &Event<'_>) -> Result<(), Rejection> {
+        Self::default().apply(event)
+    }
     fn apply(&mut self, event: &Event<'_>) -> Result<(), Rejection> {
-        let booking: (Box<str>, i64) = serde_json::from_str(event.data().unwrap_or_default())?;
-        let balance = self.balances.entry(booking.0.clone()).or_default();
-        *balance += booking.1;
+        let (id, amount): (Box<str>, i64) = serde_json::from_str(event.data().unwrap_or_default())?;
+        let sum = self.balances.get(&id).unwrap_or(&0).checked_add(amount);
+        let balance = sum.ok_or_else(|| Rejection(format!("account {id} overflows")))?;
+        self.balances.insert(id.clone(), balance);
         self.changes.push(Change::Set(StoredEntry {
             kind: "balance".into(),
-            id: booking.0,
+            id,
             data: balance.to_string().into(),
             offset: event.offset(),
         }));
@@ -45,10 +46,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         return Ok(workspace_engine::run::<Ledger>());
     }
     let (data, acme) = (tempfile::tempdir()?, WorkspaceId::new("acme")?);
-    for _ in 0..2 {
+    for event in [r#"{"eventType":"booking","workspaceId":"acme","data":["cash",100]}"#; 2] {
         let engine = Engine::<Ledger>::builder().data_dir(data.path()).start()?;
-        let event = r#"{"eventType":"booking","workspaceId":"acme","data":["cash",100]}"#;
-        let append = Append::new(vec![(acme.clone(), event.into())]);
+        let append = workspace_engine::engine::log::Append::new(vec![(acme.clone(), event.into())]);
         let appended = engine.log().submit(append).blocking_recv()??;
         let applied = engine.wait_applied(&acme, appended.partitions[0].last_offset);
         let ledger = tokio::runtime::Runtime::new()?.block_on(applied);

@@ -51,7 +51,7 @@ struct Threads {
 /// A running engine of workspaces of type `W`; `Engine<dyn Workspace>` where their type is not known. A clone is another
 /// handle to the same engine.
 ///
-/// Dropping handles, the last one included, stops nothing: the threads go on and hold the data directory. Call
+/// Dropping handles, the last one included, stops nothing: the threads continue and hold the data directory. Call
 /// [`Engine::shutdown`], which saves and releases every workspace and ends the threads. What a process that ends without
 /// it did not save is replayed at its next start.
 pub struct Engine<W: ?Sized = Entities> {

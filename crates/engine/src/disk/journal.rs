@@ -3,7 +3,7 @@
 //! The database (fjall 3.1) ends its recovery at the first batch that it cannot read, cuts the journal there and reports
 //! nothing; it also refuses some torn tails that a power failure leaves behind, does not notice a missing journal, and
 //! trusts sequence numbers that no checksum covers. So the journals are read here first, without changing anything. The
-//! witness alone is not enough: where a block of an older journal is lost, the database goes on with the next journal,
+//! witness alone is not enough: where a block of an older journal is lost, the database continues with the next journal,
 //! whose ledger is the newest (`a_block_that_is_missing_before_acknowledged_events_is_refused` in `tests/on_disk`).
 //!
 //! A journal consists of batches, then zeros to the end of the file. A batch is a start marker, items, and an end

@@ -74,8 +74,8 @@ impl Driver {
         })
     }
 
-    /// Every deletion of the partition. Deletion marks that are not needed any more (the log has removed the events, and the
-    /// name is not taken) are purged from the store, at most [`MAX_PURGES`] at each assignment.
+    /// Every deletion of the partition. Deletion marks that are not needed any more (the log has removed the events, and
+    /// the name is not taken) are purged from the store, at most [`MAX_PURGES`] at each assignment.
     fn deleted(
         &self,
         workspaces: &[StoredWorkspace],

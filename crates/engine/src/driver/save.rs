@@ -1,8 +1,9 @@
 //! Saves of a partition: what was changed since the last one, with the offset that it covers.
 //!
-//! The partition's thread takes the changes from memory ([`Driver::save`]) and goes on reading. The save thread writes
+//! The partition's thread takes the changes from memory ([`Driver::save`]) and continues to read. The save thread writes
 //! them (`threads/saver.rs`): the store makes the changes and the `next_offset` of each workspace visible together or not
-//! at all, and the committed offset not before the last of them. Then the machine gets `Saved` and raises the trim floor. What a `kill -9` leaves:
+//! at all, and the committed offset not before the last of them. Then the machine gets `Saved` and raises the trim
+//! floor. What a `kill -9` leaves:
 //!
 //! | killed | the store holds | the next start |
 //! |---|---|---|

@@ -169,8 +169,8 @@ impl<W: ?Sized> Engine<W> {
     ///
     /// It requests no load, returns no error and has no deadline: it waits on while the workspace is unloaded, parked
     /// before `offset` or owned by another process, and while the engine is shutting down. Limit it with
-    /// `tokio::time::timeout`; after a timeout [`Engine::tracker`] has the status. Dropping the future cancels nothing but
-    /// the wait.
+    /// `tokio::time::timeout`; after a timeout [`Engine::tracker`] has the status. Dropping the future ends the wait and
+    /// nothing else.
     pub async fn wait_applied(&self, id: &WorkspaceId, offset: Offset) -> LoadedWorkspace<W> {
         let partition = self.partition_of(id);
         loop {

@@ -42,7 +42,7 @@ impl Contents {
                 self.workspaces.insert(workspace.id.clone(), workspace);
             }
             Mutation::Deletion(deletion) => {
-                drop(self.deletions.insert(deletion.id.clone(), deletion))
+                self.deletions.insert(deletion.id.clone(), deletion);
             }
             Mutation::Entry(id, entry) => {
                 let entries = self.entries.entry(id).or_default();

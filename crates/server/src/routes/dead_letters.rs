@@ -54,11 +54,11 @@ struct DeadLettersDocument {
 #[serde(rename_all = "camelCase")]
 #[schema(as = DeadLetter)]
 struct DeadLetterDocument {
-    /// The topic it stood in.
+    /// Its topic.
     topic: String,
-    /// The partition it stood in.
+    /// Its partition.
     partition: u32,
-    /// The offset it stood at.
+    /// Its offset.
     offset: u64,
     /// The workspace it belonged to.
     workspace_id: String,

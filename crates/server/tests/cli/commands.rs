@@ -133,7 +133,7 @@ fn the_exit_code_of_a_wait_is_its_outcome() {
     engine.produce(&event("good", "a"));
     engine.produce_unchecked("{\"eventType\":\"nonsense\",\"workspaceId\":\"bad\"}\n");
     engine.wait_for("bad", "error");
-    for (arguments, code, said) in [
+    for (arguments, code, expected) in [
         (&["wait", "good"][..], 0, "good is ready after "),
         (&["wait", "bad"], 1, "error: bad is in error after "),
         (&["wait", "bad", "--for", "error"], 0, "bad is error after "),
@@ -151,7 +151,7 @@ fn the_exit_code_of_a_wait_is_its_outcome() {
         let ran = engine.run(arguments, "");
         assert_eq!(ran.code, code, "{arguments:?} {ran:?}");
         let text = format!("{}{}", ran.stdout, ran.stderr);
-        assert!(text.starts_with(said), "{arguments:?} {text}");
+        assert!(text.starts_with(expected), "{arguments:?} {text}");
     }
 }
 
