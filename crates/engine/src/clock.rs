@@ -1,4 +1,4 @@
-//! Times as they are stored: milliseconds since the Unix epoch.
+//! Times and durations as they are stored: milliseconds since the Unix epoch, microseconds.
 
 use std::time::{Duration, SystemTime};
 

@@ -52,8 +52,8 @@ struct Threads {
 /// handle to the same engine.
 ///
 /// Dropping handles, the last one included, stops nothing: the threads continue and hold the data directory. Call
-/// [`Engine::shutdown`], which saves and releases every workspace and ends the threads. What a process that ends without
-/// it did not save is replayed at its next start.
+/// [`Engine::shutdown`], which saves and releases every workspace and ends the threads. Where a process ends without
+/// that call, what it has not saved is replayed at the next start.
 pub struct Engine<W: ?Sized = Entities> {
     shared: Arc<EngineShared>,
     threads: Arc<Mutex<Option<Threads>>>,

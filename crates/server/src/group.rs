@@ -1,5 +1,5 @@
-//! The consumer group of an engine on a Kafka cluster, as the server sees it. All that the server knows of Kafka is here and
-//! in its configuration; `group/none.rs` takes the place of this file in a build without Kafka.
+//! The consumer group of an engine on a Kafka cluster, as the server sees it. All that the server knows of Kafka is here
+//! and in its configuration; a build without Kafka has `group/none.rs` instead of this file.
 
 use crate::values::rounded;
 use prometheus_client::{
@@ -29,8 +29,8 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Group(Arc<KafkaEngine<dyn Workspace>>);
 
-/// Starts an engine whose log and workspaces are on a cluster, and joins its group. `waits` is called with what the engine
-/// waits for; `None` is returned once it answers that the engine shall not start.
+/// Starts an engine whose log and workspaces are on a cluster, and joins its group. `waits` is called with what the
+/// engine waits for; `None` is returned once it answers that the engine shall not start.
 pub(crate) fn start(
     builder: EngineBuilder<dyn Workspace>,
     kafka: &KafkaConfig,

@@ -1,4 +1,4 @@
-//! Small sealed values: each reads as it was written, or the damage is detected.
+//! Encodes small values with a checksum: each is decoded as it was written, or the damage is detected.
 //!
 //! Numbers are little endian, texts are preceded by their length, and a CRC-32 over the key and the value ends each. A
 //! value that was damaged, cut short or stored under another key does not open.

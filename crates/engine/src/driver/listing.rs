@@ -1,4 +1,4 @@
-//! Lists what the store holds of a partition: its workspaces and its deletion marks.
+//! Lists what the store holds of a partition: its workspaces, and the deletion marks of former ones.
 
 use workspace_lifecycle::{Deleted, Input, Known, Listing, Offset};
 use workspace_status::Epoch;

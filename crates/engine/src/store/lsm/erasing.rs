@@ -1,4 +1,5 @@
-//! Erases workspaces: first durably what will be, then the data in batches that a full disk has room for.
+//! Erases workspaces: first the decision is written durably, then the data is removed in batches that a full disk has
+//! room for.
 
 use super::layout::{self, Condition};
 use super::{LsmStore, StoreError, place_of, read_error, write_error};

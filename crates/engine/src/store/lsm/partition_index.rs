@@ -1,4 +1,4 @@
-//! The partition of each workspace, and the deletions, so that one partition is listed without reading the others.
+//! The partition of each workspace, and the deletion marks, so that one partition is listed without reading the others.
 //!
 //! It is read once, when the store is opened, and takes as much memory as the ids of all workspaces.
 
