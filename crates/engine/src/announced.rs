@@ -4,7 +4,7 @@
 //! partition is being opened. So that no list misses the workspace meanwhile, it has a status from before the
 //! acknowledgement on: `initializing`, with that reason. The first load of the workspace takes over the status.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use workspace_lifecycle::Offset;
 use workspace_status::{Tracker, WorkspaceId};
@@ -18,6 +18,7 @@ const MAX_ANNOUNCED: usize = 65_536;
 #[derive(Debug, Default)]
 pub(crate) struct Announced {
     offsets: HashMap<WorkspaceId, Offset>,
+    by_offset: BTreeSet<(Offset, WorkspaceId)>,
     /// The assignment has ended.
     is_closed: bool,
 }
@@ -37,6 +38,7 @@ impl Announced {
         let message = "its first event is acknowledged and waits to be read";
         if tracker.create(id, message).is_some() {
             self.offsets.insert(id.clone(), offset);
+            self.by_offset.insert((offset, id.clone()));
         }
     }
 
@@ -47,24 +49,27 @@ impl Announced {
 
     /// A load of the workspace begins: its status belongs to the load from now on.
     pub(crate) fn begin(&mut self, id: &WorkspaceId) {
-        self.offsets.remove(id);
+        if let Some(offset) = self.offsets.remove(id) {
+            self.by_offset.remove(&(offset, id.clone()));
+        }
     }
 
     /// The partition knows every workspace with an event below `discovered`. Those that are still announced are known
     /// another way, such as one that an operator has unloaded: their statuses are removed.
     pub(crate) fn pass(&mut self, tracker: &Tracker, discovered: Offset) {
-        self.offsets.retain(|id, offset| {
-            let is_ahead = *offset >= discovered;
-            if !is_ahead {
-                tracker.remove(id);
-            }
-            is_ahead
-        });
+        while let Some((offset, _)) = self.by_offset.first()
+            && *offset < discovered
+            && let Some((_, id)) = self.by_offset.pop_first()
+        {
+            self.offsets.remove(&id);
+            tracker.remove(&id);
+        }
     }
 
     /// The assignment ends: the statuses of its announced workspaces are removed.
     pub(crate) fn close(&mut self, tracker: &Tracker) {
         self.is_closed = true;
+        self.by_offset.clear();
         for (id, _) in self.offsets.drain() {
             tracker.remove(&id);
         }

@@ -95,13 +95,13 @@ struct Driver {
     batches: HashMap<Lane, (Grouped, Offset)>,
     fetches: VecDeque<Fetch>,
     commands: PendingCommands,
-    rounds_ended: u64,
     /// `discovered` at the last pass over the announced workspaces: none with an event below it is still announced.
     passed: Offset,
     log_fails: bool,
     /// Last check whether the log has lost its end.
     end_checked_at: Option<Instant>,
-    metadata_at: Option<Instant>,
+    /// When the progress of replays is shown next.
+    progress_at: Instant,
     released: bool,
 }
 
@@ -118,11 +118,10 @@ impl Driver {
             batches: HashMap::new(),
             fetches: VecDeque::new(),
             commands: PendingCommands::default(),
-            rounds_ended: 0,
             passed: Offset::ZERO,
             log_fails: false,
             end_checked_at: None,
-            metadata_at: None,
+            progress_at: Instant::now(),
             released: false,
         }
     }
@@ -242,6 +241,13 @@ impl Driver {
                 self.withdraw(slot);
                 self.presences.drop_memory(slot);
             }
+            Action::FollowLive { slots } => {
+                for slot in slots {
+                    if let Some(resident) = self.presences.resident(slot) {
+                        resident.workspace.set_follows_live(Following::Live);
+                    }
+                }
+            }
             Action::Report { slot, report } => self.report(slot, report),
             Action::Reply { ticket, result } => self.commands.reply(ticket, result),
             Action::Released => self.released = true,
@@ -252,16 +258,6 @@ impl Driver {
     /// Publishes positions and progress, and wakes readers that wait for an offset.
     fn after_inputs(&mut self) {
         self.live.set(self.machine.live_position());
-        let rounds_ended = self.machine.rounds_ended();
-        if std::mem::replace(&mut self.rounds_ended, rounds_ended) != rounds_ended {
-            for slot in self.machine.slots() {
-                if let Some(resident) = self.presences.resident(slot)
-                    && self.machine.follows_live(slot)
-                {
-                    resident.workspace.set_follows_live(Following::Live);
-                }
-            }
-        }
         self.report_progress();
         self.assignment.publish(&self.machine);
         let discovered = self.machine.position().discovered;

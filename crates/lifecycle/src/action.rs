@@ -82,6 +82,11 @@ pub enum Action {
         /// Which one.
         slot: Slot,
     },
+    /// The workspaces follow the live lane from now on: everything below its cursor is applied to them.
+    FollowLive {
+        /// Which ones.
+        slots: Vec<Slot>,
+    },
     /// Update the status of a workspace.
     Report {
         /// The workspace.
@@ -297,6 +302,10 @@ impl fmt::Display for Action {
                 write!(f, "erase {slot} at epoch {epoch}, {scope}")
             }
             Self::Drop { slot } => write!(f, "drop {slot}"),
+            Self::FollowLive { slots } => {
+                write!(f, "follow the live lane:")?;
+                slots.iter().try_for_each(|slot| write!(f, " {slot}"))
+            }
             Self::Report { slot, report } => write!(f, "report {slot} {report}"),
             Self::Reply {
                 ticket,

@@ -3,7 +3,7 @@
 //! A workspace that a client requests waits in the urgent queue, which is
 //! bounded and served first. The others wait in order of arrival.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::hash::Hash;
 
@@ -30,11 +30,16 @@ impl Default for AdmissionLimits {
 pub struct Admission<K> {
     limits: AdmissionLimits,
     held: usize,
-    urgent: VecDeque<K>,
-    ordinary: VecDeque<K>,
-    /// All that are in one of the queues.
-    waiting: HashSet<K>,
+    /// In order of service.
+    queue: BTreeMap<Turn, K>,
+    turns: HashMap<K, Turn>,
+    /// How many of them are urgent.
+    urgent: usize,
+    requests: u64,
 }
+
+/// Urgent requests are served first, each kind in order of arrival.
+type Turn = (Urgency, u64);
 
 impl<K: Eq + Hash + Clone> Admission<K> {
     /// No permit is held and both queues are empty. At least one permit exists, whatever `limits` says.
@@ -45,36 +50,38 @@ impl<K: Eq + Hash + Clone> Admission<K> {
                 ..limits
             },
             held: 0,
-            urgent: VecDeque::new(),
-            ordinary: VecDeque::new(),
-            waiting: HashSet::new(),
+            queue: BTreeMap::new(),
+            turns: HashMap::new(),
+            urgent: 0,
+            requests: 0,
         }
     }
 
-    /// Requests a permit. A requester that waits already keeps its place, or moves to
+    /// Requests a permit. A requester that waits already keeps its turn, or moves to
     /// the urgent queue if this request is urgent and that queue has room.
     pub fn request(&mut self, who: K, urgency: Urgency) {
-        let new = self.waiting.insert(who.clone());
-        match urgency {
-            Urgency::Urgent if self.urgent.contains(&who) => {}
-            Urgency::Urgent if self.urgent.len() < self.limits.urgent_queue => {
-                if !new {
-                    self.ordinary.retain(|waiting| *waiting != who);
-                }
-                self.urgent.push_back(who);
-            }
-            Urgency::Urgent | Urgency::Ordinary if new => self.ordinary.push_back(who),
-            Urgency::Urgent | Urgency::Ordinary => {}
+        let has_room = self.urgent < self.limits.urgent_queue;
+        let urgency = match urgency {
+            Urgency::Urgent if has_room => Urgency::Urgent,
+            Urgency::Urgent | Urgency::Ordinary => Urgency::Ordinary,
+        };
+        if self.turns.get(&who).is_some_and(|(had, _)| *had <= urgency) {
+            return;
         }
+        self.cancel(&who);
+        let turn = (urgency, self.requests);
+        self.requests += 1;
+        self.urgent += usize::from(urgency == Urgency::Urgent);
+        self.turns.insert(who.clone(), turn);
+        self.queue.insert(turn, who);
     }
 
     /// Cancels the request of one that waits.
     pub fn cancel(&mut self, who: &K) {
-        if !self.waiting.remove(who) {
-            return;
+        if let Some(turn) = self.turns.remove(who) {
+            self.queue.remove(&turn);
+            self.urgent -= usize::from(turn.0 == Urgency::Urgent);
         }
-        self.urgent.retain(|waiting| waiting != who);
-        self.ordinary.retain(|waiting| waiting != who);
     }
 
     /// Grants the next free permit to the first in order of service; `None` if none is free or none waits.
@@ -82,11 +89,9 @@ impl<K: Eq + Hash + Clone> Admission<K> {
         if self.held >= self.limits.permits {
             return None;
         }
-        let first = self
-            .urgent
-            .pop_front()
-            .or_else(|| self.ordinary.pop_front())?;
-        self.waiting.remove(&first);
+        let (_, first) = self.queue.first_key_value()?;
+        let first = first.clone();
+        self.cancel(&first);
         self.held += 1;
         Some(first)
     }
@@ -98,12 +103,12 @@ impl<K: Eq + Hash + Clone> Admission<K> {
 
     /// All that wait, in order of service.
     pub fn waiting(&self) -> impl Iterator<Item = &K> {
-        self.urgent.iter().chain(&self.ordinary)
+        self.queue.values()
     }
 
     /// How many wait.
     pub fn queued(&self) -> usize {
-        self.waiting.len()
+        self.queue.len()
     }
 
     /// How many hold a permit.
@@ -112,13 +117,13 @@ impl<K: Eq + Hash + Clone> Admission<K> {
     }
 }
 
-/// Whether a client waits for a workspace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether a client waits for a workspace; urgent ones come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// The engine loads it by itself.
-    Ordinary,
     /// A client requested it.
     Urgent,
+    /// The engine loads it by itself.
+    Ordinary,
 }
 
 impl fmt::Display for Urgency {
@@ -142,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_urgent_wish_overtakes_and_the_position_shows_it() {
+    fn an_urgent_request_overtakes_and_the_position_shows_it() {
         let mut admission = admission(1, 4);
         for who in ["a", "b", "c"] {
             admission.request(who, Urgency::Ordinary);
@@ -165,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cancelled_wish_is_not_granted() {
+    fn a_cancelled_request_is_not_granted() {
         let mut admission = admission(1, 1);
         admission.request("a", Urgency::Ordinary);
         admission.cancel(&"a");

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use workspace_status::{Epoch, WorkspaceId};
 
-use self::lanes::LaneRun;
+use self::lanes::{LaneRun, Waiting};
 use self::saves::Saving;
 pub use self::view::{Holder, Position};
 use crate::retry::Failures;
@@ -112,12 +112,11 @@ pub struct Partition {
     /// Loads that are queued or under way.
     loading: usize,
     /// Workspaces in `Phase::Waiting`.
-    waiting: Vec<Slot>,
+    waiting: Waiting,
     /// Workspaces that stop before an event that broke them.
     stopping: BTreeSet<Slot>,
     /// Offset of a damaged record that was passed: it may have been the first event of any workspace met after it.
     damaged_from: Option<Offset>,
-    rounds_ended: u64,
     /// The next round begins at this time at the latest.
     gather_until: Option<Time>,
     retries: BTreeSet<(Time, Slot)>,
@@ -130,6 +129,8 @@ pub struct Partition {
     looked_for: BTreeSet<Slot>,
     /// Some workspaces are behind, and no lane looks for their events yet.
     look_wanted: bool,
+    /// After a revocation: workspaces that may still hold the partition.
+    leaving: Vec<Slot>,
     out: Vec<Action>,
 }
 
@@ -150,10 +151,9 @@ impl Partition {
             round: None,
             discovered: Offset::ZERO,
             loading: 0,
-            waiting: Vec::new(),
+            waiting: Waiting::default(),
             stopping: BTreeSet::new(),
             damaged_from: None,
-            rounds_ended: 0,
             gather_until: None,
             retries: BTreeSet::new(),
             epoch_before: Epoch::new(0),
@@ -161,6 +161,7 @@ impl Partition {
             saving: Saving::default(),
             looked_for: BTreeSet::new(),
             look_wanted: false,
+            leaving: Vec::new(),
             out: Vec::new(),
         }
     }
@@ -383,11 +384,12 @@ impl Partition {
             }
             Ownership::Leaving => {
                 self.save_if_due();
-                // Erasures must end too: the operator needs to know whether they took effect.
-                let done = self.workspaces.iter().all(|(_, workspace)| {
-                    !workspace.in_memory() && !matches!(workspace.phase, Phase::Erasing(_))
-                });
-                if done {
+                while self
+                    .leaving
+                    .pop_if(|slot| !self.workspaces.at(*slot).holds_partition())
+                    .is_some()
+                {}
+                if self.leaving.is_empty() {
                     self.ownership = Ownership::Over;
                     self.out.push(Action::Released);
                 }
@@ -404,7 +406,6 @@ impl Partition {
             | Ownership::Owned => {}
         }
         self.ownership = Ownership::Leaving;
-        self.forget_replays();
         self.saving.try_at_once();
         for slot in self.workspaces.slots() {
             if self.workspaces.at(slot).in_memory() {
@@ -418,6 +419,12 @@ impl Partition {
             }
         }
         self.stop_lanes();
+        self.leaving = self
+            .workspaces
+            .iter()
+            .filter(|(_, workspace)| workspace.holds_partition())
+            .map(|(slot, _)| slot)
+            .collect();
     }
 
     fn lost(&mut self) {

@@ -171,6 +171,12 @@ impl Workspace {
         }
     }
 
+    /// Whether a partition that is handed over waits for it: its last save, or the result of its erasure, which the
+    /// operator needs to know.
+    pub(crate) fn holds_partition(&self) -> bool {
+        self.in_memory() || matches!(self.phase, Phase::Erasing(_))
+    }
+
     /// The workspace needs no event below this offset any more; `None` if it needs none at all.
     pub(crate) fn floor(&self) -> Option<Offset> {
         match &self.phase {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use workspace_lifecycle::{Lane, Offset, Report, Slot};
+use workspace_lifecycle::{Offset, Report, Slot};
 use workspace_status::{Attempt, AttemptError, Epoch, State, Unit, Value};
 
 use super::Driver;
@@ -11,8 +11,11 @@ use super::presence::{InMemory, Presence};
 use crate::absent::AbsentWorkspace;
 use crate::loaded::Following;
 
-/// Shortest time between two updates of replay metadata; progress is always current.
-const METADATA_EVERY: Duration = Duration::from_millis(250);
+/// Shortest time between two updates of the progress of replays.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// See [`Driver::report_progress`].
+const PROGRESS_SHARE: u32 = 20;
 
 impl Driver {
     pub(super) fn report(&mut self, slot: Slot, report: Report) {
@@ -214,33 +217,30 @@ impl Driver {
         }
     }
 
-    /// Updates the progress of replaying workspaces, and at most every [`METADATA_EVERY`] their metadata.
+    /// Shows the progress of replaying workspaces, at most every [`PROGRESS_EVERY`], and so seldom that it takes at most
+    /// one in [`PROGRESS_SHARE`] of the time.
     pub(super) fn report_progress(&mut self) {
-        let now = Instant::now();
-        let is_due = self
-            .metadata_at
-            .is_none_or(|at| now.duration_since(at) >= METADATA_EVERY);
-        if is_due {
-            self.metadata_at = Some(now);
+        let began = Instant::now();
+        if began < self.progress_at {
+            return;
         }
-        for slot in Lane::ALL
-            .iter()
-            .flat_map(|lane| self.machine.replaying(*lane))
-        {
-            let Some(resident) = self.presences.resident_mut(*slot) else {
+        for slot in self.machine.replaying() {
+            let Some(resident) = self.presences.resident_mut(slot) else {
                 continue;
             };
             let (attempt, replay) = (&resident.attempt, &mut resident.replay);
-            let next_offset = self.machine.next_offset(*slot);
+            let next_offset = self.machine.next_offset(slot);
+            if replay.reported.replace(next_offset) == Some(next_offset) {
+                continue;
+            }
             if let Some(progress) = &replay.progress {
                 progress.set(next_offset.since(replay.from));
             }
-            if is_due && replay.reported.replace(next_offset) != Some(next_offset) {
-                let events = self.machine.events_applied(*slot);
-                // A refusal means that a newer load owns the status; the machine finds that out by itself.
-                let _ =
-                    attempt.update_metadata_many(replay.metadata("reading", next_offset, events));
-            }
+            let events = self.machine.events_applied(slot);
+            // A refusal means that a newer load owns the status; the machine finds that out by itself.
+            let _ = attempt.update_metadata_many(replay.metadata("reading", next_offset, events));
         }
+        let pause = (began.elapsed() * PROGRESS_SHARE).max(PROGRESS_EVERY);
+        self.progress_at = Instant::now() + pause;
     }
 }

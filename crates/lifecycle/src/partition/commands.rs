@@ -64,7 +64,11 @@ impl Partition {
                     urgency: Urgency::Urgent,
                 });
             }
-            Phase::Loading | Phase::Waiting => workspace.urgent = true,
+            Phase::Loading => workspace.urgent = true,
+            Phase::Waiting => {
+                workspace.urgent = true;
+                self.waiting.insert(slot, workspace);
+            }
             Phase::Erasing(_) | Phase::Deleted => return Err(CommandError::Busy),
             Phase::Following { .. } | Phase::Stopped { .. } => {}
             Phase::Leaving { then, .. } => match then {

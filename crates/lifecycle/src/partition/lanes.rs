@@ -1,10 +1,12 @@
 //! The two lanes of a partition: fetch, hold for loads, apply, and hand rounds over to the live lane.
 
+use std::collections::BTreeSet;
+
 use workspace_status::Epoch;
 
 use super::{KnownToStore, Ownership, Partition};
 use crate::retry::Failures;
-use crate::workspace::{Phase, Slots};
+use crate::workspace::{Phase, Workspace};
 use crate::{
     Action, AppliedTo, ApplyTo, Lane, Offset, Poison, Report, Slot, StateAfter, StoppedAt, Time,
     Touched,
@@ -18,8 +20,10 @@ const ROUND_BATCHES_PER_LIVE_BATCH: u32 = 2;
 pub(super) struct LaneRun {
     /// First offset not yet passed.
     pub(super) cursor: Offset,
-    /// Following workspaces below their target.
-    pub(super) replaying: Vec<Slot>,
+    /// Following workspaces that are not ready, by their targets.
+    replaying: BTreeSet<(Offset, Slot)>,
+    /// Of a round: every workspace that has followed it.
+    followers: Vec<Slot>,
     pub(super) state: LaneState,
     pub(super) failures: Failures,
     /// Offset of a damaged record ahead: the records before it are read first.
@@ -55,17 +59,55 @@ pub(super) enum NextEvent {
     Unknown,
 }
 
+/// A fetched batch.
 #[derive(Debug)]
 pub(super) struct Held {
     next_offset: Offset,
+    /// Each workspace of the batch with its first event there, in the order of slots.
     touched: Vec<(Slot, Offset)>,
+    /// How many of `touched`, from the first, are not waited for any more.
+    settled: usize,
+}
+
+/// Loaded workspaces that wait for the next round.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    by_offset: BTreeSet<(Offset, Slot)>,
+    urgent: BTreeSet<Slot>,
+}
+
+impl Waiting {
+    pub(super) fn insert(&mut self, slot: Slot, workspace: &Workspace) {
+        self.by_offset.insert((workspace.next_offset, slot));
+        if workspace.urgent {
+            self.urgent.insert(slot);
+        }
+    }
+
+    fn remove(&mut self, slot: Slot, next_offset: Offset) {
+        self.by_offset.remove(&(next_offset, slot));
+        self.urgent.remove(&slot);
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_offset.is_empty()
+    }
+
+    fn lowest(&self) -> Option<Offset> {
+        self.by_offset.first().map(|(offset, _)| *offset)
+    }
 }
 
 impl LaneRun {
     pub(super) fn at(cursor: Offset) -> Self {
         Self {
             cursor,
-            replaying: Vec::new(),
+            replaying: BTreeSet::new(),
+            followers: Vec::new(),
             state: LaneState::Idle,
             failures: Failures::default(),
             damaged: None,
@@ -91,13 +133,17 @@ impl LaneRun {
         match &self.state {
             LaneState::Applying { .. } => NextEvent::Unknown,
             LaneState::Holding { batch, .. } => {
-                let mut touched = batch.touched.iter();
-                touched
-                    .find(|(of, _)| *of == slot)
-                    .map_or(NextEvent::None, |(_, first)| NextEvent::At(*first))
+                let found = batch.touched.binary_search_by_key(&slot, |(of, _)| *of);
+                let found = found.ok().and_then(|index| batch.touched.get(index));
+                found.map_or(NextEvent::None, |(_, first)| NextEvent::At(*first))
             }
             LaneState::Idle | LaneState::Fetching | LaneState::Failed { .. } => NextEvent::None,
         }
+    }
+
+    /// Workspaces that have not reached their targets.
+    pub(super) fn replaying(&self) -> impl ExactSizeIterator<Item = Slot> {
+        self.replaying.iter().map(|(_, slot)| *slot)
     }
 
     fn is_reading(&self) -> bool {
@@ -124,10 +170,21 @@ impl Partition {
     }
 
     pub(super) fn follow(&mut self, slot: Slot, lane: Lane) {
-        self.workspaces.at_mut(slot).phase = Phase::Following { lane };
+        let next_offset = self.next_offset(slot);
+        let cursor = self.run(lane).map_or(next_offset, |run| run.cursor);
+        let workspace = self.workspaces.at_mut(slot);
+        workspace.phase = Phase::Following { lane };
+        // It waits for the lane alone: a workspace that has reached its target already waits for nothing.
+        let target = workspace.target.filter(|target| next_offset < *target);
+        let target = target.unwrap_or(cursor);
+        workspace.target = Some(target);
         if let Some(run) = self.run_mut(lane) {
-            run.replaying.push(slot);
+            run.replaying.insert((target, slot));
             run.looks_only = false;
+            match lane {
+                Lane::Live => {}
+                Lane::CatchUp => run.followers.push(slot),
+            }
         }
     }
 
@@ -139,23 +196,14 @@ impl Partition {
         }
         let workspace = self.workspaces.at_mut(slot);
         workspace.next_offset = next_offset;
+        let target = workspace.target;
         if workspace.phase == Phase::Waiting {
-            self.waiting.retain(|waiting| *waiting != slot);
+            self.waiting.remove(slot, next_offset);
         } else if let Phase::Following { lane } = workspace.phase
+            && let Some(target) = target
             && let Some(run) = self.run_mut(lane)
         {
-            run.replaying.retain(|replaying| *replaying != slot);
-        }
-    }
-
-    /// Clears the lists of replaying and waiting workspaces before all of them step out: removing them one by
-    /// one is quadratic.
-    pub(super) fn forget_replays(&mut self) {
-        self.waiting.clear();
-        for lane in Lane::ALL {
-            if let Some(run) = self.run_mut(lane) {
-                run.replaying.clear();
-            }
+            run.replaying.remove(&(target, slot));
         }
     }
 
@@ -190,7 +238,7 @@ impl Partition {
         let damaged = self
             .damaged_from
             .filter(|damaged| *damaged >= self.trim_floor());
-        let touched = touched
+        let mut touched: Vec<(Slot, Offset)> = touched
             .into_iter()
             .map(|touch| {
                 let first = unread.unwrap_or(touch.first_offset);
@@ -207,12 +255,14 @@ impl Partition {
                 (slot, touch.first_offset)
             })
             .collect();
+        touched.sort_unstable();
         let until = self.now + hold;
         if let Some(run) = self.run_mut(lane) {
             run.state = LaneState::Holding {
                 batch: Held {
                     next_offset,
                     touched,
+                    settled: 0,
                 },
                 until,
             };
@@ -308,17 +358,30 @@ impl Partition {
     }
 
     fn release_held(&mut self, lane: Lane) {
-        let Some(run) = self.run(lane) else { return };
-        let LaneState::Holding { batch, until } = &run.state else {
+        let run = match lane {
+            Lane::Live => &mut self.live,
+            Lane::CatchUp => match &mut self.round {
+                Some(round) => round,
+                None => return,
+            },
+        };
+        let LaneState::Holding { batch, until } = &mut run.state else {
             return;
         };
-        let (cursor, until) = (run.cursor, *until);
-        let awaited = batch.touched.iter().any(|(slot, _)| {
-            let workspace = self.workspaces.at(*slot);
-            matches!(workspace.phase, Phase::Queued | Phase::Loading)
-                && workspace.next_offset >= cursor
-        });
-        if awaited && until > self.now {
+        // Every input comes here: no workspace is looked at again once its load has ended.
+        let waited_for = batch
+            .touched
+            .iter()
+            .skip(batch.settled)
+            .position(|(slot, _)| {
+                let workspace = self.workspaces.at(*slot);
+                matches!(workspace.phase, Phase::Queued | Phase::Loading)
+                    && workspace.next_offset >= run.cursor
+            });
+        if let Some(settled) = waited_for
+            && *until > self.now
+        {
+            batch.settled += settled;
             return;
         }
         let next_offset = batch.next_offset;
@@ -359,27 +422,19 @@ impl Partition {
             self.begin_look();
             return;
         }
-        let urgent = self
-            .waiting
-            .iter()
-            .any(|slot| self.workspaces.at(*slot).urgent);
         let gathered = self.gather_until.is_none_or(|until| until <= self.now);
-        if self.loading > 0 && !gathered && !urgent {
+        if self.loading > 0 && !gathered && self.waiting.urgent.is_empty() {
             return;
         }
         self.gather_until = None;
         let waiting = std::mem::take(&mut self.waiting);
-        let lowest = waiting
-            .iter()
-            .map(|slot| self.workspaces.at(*slot).next_offset)
-            .min();
         let discovery = undiscovered.then_some(self.discovered);
-        let Some(start) = [lowest, discovery].into_iter().flatten().min() else {
+        let Some(start) = [waiting.lowest(), discovery].into_iter().flatten().min() else {
             return;
         };
         self.round = Some(LaneRun::at(start));
         self.join_look(start);
-        for slot in waiting {
+        for (_, slot) in waiting.by_offset {
             self.follow(slot, Lane::CatchUp);
         }
     }
@@ -391,12 +446,11 @@ impl Partition {
         let LaneState::Failed { until } = round.state else {
             return;
         };
-        let followed = |workspaces: &Slots| {
-            workspaces
-                .iter()
-                .any(|(_, workspace)| workspace.follows(Lane::CatchUp))
+        let is_followed = || {
+            let mut followers = round.followers.iter();
+            followers.any(|slot| self.workspaces.at(*slot).follows(Lane::CatchUp))
         };
-        if until <= self.now && !self.waiting.is_empty() && !followed(&self.workspaces) {
+        if until <= self.now && !self.waiting.is_empty() && !is_followed() {
             self.end_look();
             self.round = None;
         }
@@ -404,47 +458,41 @@ impl Partition {
 
     /// Ends a round that has reached the live lane.
     fn end_round(&mut self) {
-        let Some(round) = &self.round else { return };
+        let Some(round) = &mut self.round else { return };
         if round.cursor < self.live.cursor || !matches!(round.state, LaneState::Idle) {
             return;
         }
-        for slot in self.workspaces.slots() {
-            if self.workspaces.at(slot).follows(Lane::CatchUp) {
-                let next_offset = self.next_offset(slot);
-                let workspace = self.workspaces.at_mut(slot);
+        let mut followers = std::mem::take(&mut round.followers);
+        followers.retain(|slot| {
+            let follows = self.workspaces.at(*slot).follows(Lane::CatchUp);
+            if follows {
+                let next_offset = self.next_offset(*slot);
+                let workspace = self.workspaces.at_mut(*slot);
                 workspace.next_offset = next_offset;
                 workspace.phase = Phase::Following { lane: Lane::Live };
             }
-        }
+            follows
+        });
         self.look_on_live();
         if let Some(round) = self.round.take() {
-            self.rounds_ended += 1;
             self.live.replaying.extend(round.replaying);
+        }
+        if !followers.is_empty() {
+            self.out.push(Action::FollowLive { slots: followers });
         }
     }
 
     fn announce_ready(&mut self, lane: Lane) {
-        let Some(run) = self.run_mut(lane) else {
-            return;
-        };
-        let mut replaying = std::mem::take(&mut run.replaying);
-        replaying.retain(|slot| {
-            let reached = self
-                .workspaces
-                .at(*slot)
-                .target
-                .is_none_or(|target| self.next_offset(*slot) >= target);
-            if reached {
-                let workspace = self.workspaces.at_mut(*slot);
-                workspace.target = None;
-                workspace.urgent = false;
-                workspace.ready_since = Some(self.now);
-                self.report(*slot, Report::Ready);
-            }
-            !reached
-        });
-        if let Some(run) = self.run_mut(lane) {
-            run.replaying = replaying;
+        while let Some(run) = self.run_mut(lane)
+            && let Some((target, slot)) = run.replaying.first().copied()
+            && target <= run.cursor
+        {
+            run.replaying.remove(&(target, slot));
+            let workspace = self.workspaces.at_mut(slot);
+            workspace.target = None;
+            workspace.urgent = false;
+            workspace.ready_since = Some(self.now);
+            self.report(slot, Report::Ready);
         }
     }
 

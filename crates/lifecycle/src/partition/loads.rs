@@ -104,8 +104,9 @@ impl Partition {
         if let Some(lane) = lane {
             self.follow(slot, lane);
         } else {
-            self.workspaces.at_mut(slot).phase = Phase::Waiting;
-            self.waiting.push(slot);
+            let workspace = self.workspaces.at_mut(slot);
+            workspace.phase = Phase::Waiting;
+            self.waiting.insert(slot, workspace);
             if self.gather_until.is_none() {
                 self.gather_until = Some(self.now + self.limits.gather);
             }

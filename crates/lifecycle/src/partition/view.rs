@@ -2,6 +2,7 @@
 
 use workspace_status::{Epoch, WorkspaceId};
 
+use super::lanes::LaneRun;
 use super::{Ownership, Partition};
 use crate::workspace::Phase;
 use crate::{Lane, Offset, PartitionId, Slot, StoppedAt, Time};
@@ -109,9 +110,10 @@ impl Partition {
         self.workspaces.at(slot).phase == Phase::Deleted
     }
 
-    /// Workspaces in a lane that have not reached their targets.
-    pub fn replaying(&self, lane: Lane) -> &[Slot] {
-        self.run(lane).map_or(&[], |run| &run.replaying)
+    /// Workspaces in the lanes that have not reached their targets.
+    pub fn replaying(&self) -> impl Iterator<Item = Slot> {
+        let round = self.round.iter().flat_map(LaneRun::replaying);
+        self.live.replaying().chain(round)
     }
 
     /// Every known workspace, deleted ones included.
@@ -122,11 +124,6 @@ impl Partition {
     /// Whether a workspace applies the batches of the live lane.
     pub fn follows_live(&self, slot: Slot) -> bool {
         self.workspaces.at(slot).follows(Lane::Live)
-    }
-
-    /// Catch-up rounds that ended by handing their workspaces to the live lane.
-    pub fn rounds_ended(&self) -> u64 {
-        self.rounds_ended
     }
 
     /// Cursor of the live lane: everything below it is applied to the workspaces that follow it.

@@ -24,7 +24,10 @@ fn a_workspace_is_loaded_and_replayed_and_at_its_target_it_is_ready() {
         applied(Lane::CatchUp, &[0]),
         "fetch 8..10 for the catch-up lane",
     );
-    story.check(fetched(Lane::CatchUp, 10, 10, &[]), "report #0 ready");
+    story.check(
+        fetched(Lane::CatchUp, 10, 10, &[]),
+        "follow the live lane: #0; report #0 ready",
+    );
     story.check(appended(12), "fetch 10..12 for the live lane");
 }
 

@@ -60,7 +60,6 @@ pub(crate) struct Driver {
     pub(crate) tickets: BTreeMap<u64, (usize, Command, u64)>,
     /// Its partition was revoked.
     pub(crate) is_leaving: bool,
-    rounds_ended: u64,
     live: u64,
 }
 
@@ -89,7 +88,6 @@ impl Driver {
             save_under_way: false,
             tickets: BTreeMap::new(),
             is_leaving: false,
-            rounds_ended: 0,
             live: 0,
         }
     }
@@ -244,6 +242,12 @@ impl Driver {
                 local.memory = None;
                 local.taken.clear();
                 local.being_saved = None;
+            }
+            Action::FollowLive { slots } => {
+                for slot in slots {
+                    let local = self.local(slot);
+                    local.follows_live |= local.memory.is_some();
+                }
             }
             Action::Report { slot, report } => self.report(env, slot, &report)?,
             Action::Reply { ticket, result } => {
@@ -440,17 +444,9 @@ impl Driver {
         Ok(())
     }
 
-    /// Updates what readers see: the live position, and the workspaces that follow it.
+    /// Updates what readers see.
     fn after_inputs(&mut self) {
         self.live = self.machine.live_position().0;
-        let rounds_ended = self.machine.rounds_ended();
-        if std::mem::replace(&mut self.rounds_ended, rounds_ended) != rounds_ended {
-            for slot in self.machine.slots() {
-                let follows = self.machine.follows_live(slot);
-                let local = self.local(slot);
-                local.follows_live |= follows && local.memory.is_some();
-            }
-        }
     }
 
     /// From now on its own `next_offset` counts, whatever the lane passes.

@@ -1,6 +1,6 @@
 //! Checks of a partition after each input.
 
-use workspace_lifecycle::{Command, Lane, Slot};
+use workspace_lifecycle::{Command, Slot};
 
 use super::Driver;
 use crate::simulator::env::{Env, Step};
@@ -55,12 +55,10 @@ impl Driver {
             )
         })?;
         let known = self.machine.position().workspaces;
-        for lane in Lane::ALL {
-            let replaying = self.machine.replaying(lane).len();
-            ensure(replaying <= known, Rule::Bounded, || {
-                format!("{replaying} of {known} workspaces replay in the {lane} lane")
-            })?;
-        }
+        let replaying = self.machine.replaying().count();
+        ensure(replaying <= known, Rule::Bounded, || {
+            format!("{replaying} of {known} workspaces replay")
+        })?;
         let partition = self.at.partition;
         let log = &env.logs[partition];
         for slot in self.machine.slots() {
