@@ -13,7 +13,7 @@ mod lsm;
 mod memory;
 
 pub use file::FileStore;
-pub use lsm::{CachePlace, LsmStore};
+pub use lsm::{CopyPosition, LsmStore};
 pub use memory::MemoryStore;
 pub use mutation::{Erasure, Key, Mutation};
 pub use ownership::{Opening, Ownership, SoleOwner};

@@ -1,12 +1,12 @@
 //! The store on a Kafka cluster: a compacted topic with the latest value of every entity, written in transactions
-//! together with the group's offsets, and the LSM store as its cache on this machine.
+//! together with the group's offsets, and the LSM store as its local copy.
 //!
-//! - Changes and offsets become visible together or not at all; nothing is in the cache before it is committed.
+//! - Changes and offsets become visible together or not at all; nothing is in the copy before it is committed.
 //! - A transaction carries the group membership that the writer took before it checked which partitions it owns. If a
 //!   partition is revoked after that check, the group is in a later generation and refuses the transaction. The group
 //!   checks only the generation, not the owner of the partition.
-//! - A new owner of a partition reads what its cache lacks; with an empty disk it reads everything.
-//! - The cache answers loads, lists and histories, of open partitions only.
+//! - A new owner of a partition reads what its copy lacks; with an empty disk it reads everything.
+//! - The copy answers loads, lists and histories, of open partitions only.
 //!
 //! A workspace's records are in the changelog partition with the same number as its partition of the events.
 
@@ -101,7 +101,7 @@ struct Shared {
     producers_of_group: String,
     /// The configuration of a producer.
     producer: ClientConfig,
-    copy: LocalCopy,
+    local_copy: LocalCopy,
     group: Arc<dyn Group>,
     readers: Arc<Readers>,
     partitions: Partitions,
@@ -112,21 +112,21 @@ struct Shared {
 
 impl Shared {
     /// The copy of the changelog on this disk.
-    fn cache(&self) -> Arc<LsmStore> {
-        self.copy.store()
+    fn copy(&self) -> Arc<LsmStore> {
+        self.local_copy.store()
     }
 
-    /// The error that the caller gets for an error of the copy; damage is noted, so that the copy is rebuilt.
-    fn seen(&self, error: StoreError) -> StoreError {
-        self.copy.seen(&self.cache(), error)
+    /// Maps an error of the copy for the caller, and notes damage, so that the copy is rebuilt.
+    fn note_damage(&self, error: StoreError) -> StoreError {
+        self.local_copy.note_damage(&self.copy(), error)
     }
 
     /// The partition of a workspace.
     fn partition_of(&self, id: &WorkspaceId) -> PartitionId {
-        let cache = self.cache();
-        cache.partition_of(id).unwrap_or_else(|| {
+        let copy = self.copy();
+        copy.partition_of(id).unwrap_or_else(|| {
             let partitions = self.partition_count.load(Ordering::Relaxed);
-            cache.home_of(id, partitions)
+            copy.home_of(id, partitions)
         })
     }
 }
@@ -146,7 +146,7 @@ impl std::fmt::Debug for ChangelogStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ChangelogStore")
             .field("topic", &self.shared.readers.topic)
-            .field("copy", &self.shared.copy)
+            .field("copy", &self.shared.local_copy)
             .finish_non_exhaustive()
     }
 }
@@ -161,13 +161,13 @@ impl ChangelogStore {
     /// [`ChangelogError`].
     pub(crate) fn open(
         config: &KafkaConfig,
-        copy: LocalCopy,
+        local_copy: LocalCopy,
         group: Arc<dyn Group>,
         seen: Arc<SeenRecords>,
         transactional_id: String,
     ) -> Result<Self, ChangelogError> {
         let transactions = Transactions::new(config, &transactional_id)?;
-        copy.keep_to(&config.changelog_topic())?;
+        local_copy.set_aside_unless_of(&config.changelog_topic())?;
         let shared = Arc::new(Shared {
             topic: config.topic.clone(),
             group_name: config.group.clone(),
@@ -176,7 +176,7 @@ impl ChangelogStore {
             producer: transactions.config().clone(),
             transactional_id,
             producers_of_group: format!("{}-{}-", config.group, config.topic),
-            copy,
+            local_copy,
             group,
             readers: Arc::new(Readers::new(config)?),
             partitions: Partitions::default(),
@@ -286,12 +286,12 @@ impl Ownership for ChangelogStore {
         if owned.is_none_or(|owned| owned.standing != Standing::Open) {
             return;
         }
-        // The cache was complete until now, also where nothing was written for long.
-        let cache = self.shared.cache();
-        if let Ok(Some(mut place)) = cache.cached_place(partition) {
-            place.at_ms = now_ms();
-            if let Err(error) = cache.import(partition, &[], &place) {
-                tracing::warn!(%partition, %error, "the cache's place cannot be renewed");
+        // The copy was complete until now, also where nothing was written for a long time.
+        let copy = self.shared.copy();
+        if let Ok(Some(mut position)) = copy.copy_position(partition) {
+            position.at_ms = now_ms();
+            if let Err(error) = copy.import(partition, &[], &position) {
+                tracing::warn!(%partition, %error, "the time at which the copy was complete cannot be recorded");
             }
         }
     }
@@ -327,12 +327,12 @@ impl Store for ChangelogStore {
 
     fn workspaces(&self, partition: PartitionId) -> Result<Vec<StoredWorkspace>, StoreError> {
         self.shared.partitions.open(partition)?;
-        self.read(|cache| cache.workspaces(partition))
+        self.read(|copy| copy.workspaces(partition))
     }
 
     fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
         self.must_be_open(id)?;
-        self.read(|cache| cache.workspace(id))
+        self.read(|copy| copy.workspace(id))
     }
 
     fn committed(&self, partition: PartitionId) -> Result<Offset, StoreError> {
@@ -348,7 +348,7 @@ impl Store for ChangelogStore {
 
     fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
         self.must_be_open(id)?;
-        self.read(|cache| cache.load(id, sink))
+        self.read(|copy| copy.load(id, sink))
     }
 
     fn save(
@@ -357,19 +357,19 @@ impl Store for ChangelogStore {
         committed: &[(PartitionId, Offset)],
     ) -> Result<Vec<SaveRefused>, StoreError> {
         let mut refused = Vec::new();
-        let mut portion = Vec::new();
+        let mut batch = Vec::new();
         let mut bytes = 0;
-        // The committed offsets go with the last part: they say that everything below them is saved.
+        // The committed offsets are written with the last batch, so that they stay as they are where an earlier one fails.
         for save in saves {
             if bytes >= TRANSACTION_BYTES {
                 bytes = 0;
-                let saves = std::mem::take(&mut portion);
-                refused.extend(self.save_portion(saves, Vec::new())?);
+                let saves = std::mem::take(&mut batch);
+                refused.extend(self.save_batch(saves, Vec::new())?);
             }
             bytes += save_bytes(save);
-            portion.push(save.clone());
+            batch.push(save.clone());
         }
-        refused.extend(self.save_portion(portion, committed.to_vec())?);
+        refused.extend(self.save_batch(batch, committed.to_vec())?);
         Ok(refused)
     }
 
@@ -383,7 +383,7 @@ impl Store for ChangelogStore {
 
     fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
         self.shared.partitions.open(partition)?;
-        self.read(|cache| cache.deletions(partition))
+        self.read(|copy| copy.deletions(partition))
     }
 
     fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
@@ -401,7 +401,7 @@ impl Store for ChangelogStore {
         limit: usize,
     ) -> Result<Vec<HistoryRecord>, StoreError> {
         self.must_be_open(id)?;
-        self.read(|cache| cache.history(id, after, limit))
+        self.read(|copy| copy.history(id, after, limit))
     }
 
     fn needs_restart(&self) -> Option<String> {
@@ -411,7 +411,7 @@ impl Store for ChangelogStore {
                 .broken()
                 .map(|reason| reason.to_string())
         };
-        self.shared.cache().needs_restart().or_else(broken)
+        self.shared.copy().needs_restart().or_else(broken)
     }
 
     /// Committed transactions are durable already.
@@ -426,11 +426,11 @@ impl ChangelogStore {
         &self,
         read: impl FnOnce(&LsmStore) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let cache = self.shared.cache();
-        read(&cache).map_err(|error| self.shared.copy.seen(&cache, error))
+        let copy = self.shared.copy();
+        read(&copy).map_err(|error| self.shared.local_copy.note_damage(&copy, error))
     }
 
-    fn save_portion(
+    fn save_batch(
         &self,
         saves: Vec<Save>,
         committed: Vec<(PartitionId, Offset)>,
@@ -457,7 +457,7 @@ impl Drop for ChangelogStore {
             std::thread::sleep(END_LOOK);
         }
         if !thread.is_finished() {
-            // It ends by itself once the client returns, and keeps its cache open until then.
+            // It ends by itself once the client returns, and keeps its copy open until then.
             tracing::warn!("the thread that writes the changelog does not end in time; it is left");
         } else if thread.join().is_err() {
             tracing::error!("the thread that writes the changelog had panicked");

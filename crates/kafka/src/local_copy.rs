@@ -15,8 +15,8 @@ use workspace_engine_core::store::{LsmStore, StoreError};
 use crate::clock::now_ms;
 use crate::copy_source::topic_of;
 
-/// Most damaged places that are rebuilt in the lifetime of a process: a disk with more damage will not recover.
-const MAX_DAMAGED_PLACES: usize = 1_000;
+/// Most damaged locations that are rebuilt in the lifetime of a process: a disk with more damage will not recover.
+const MAX_DAMAGED_LOCATIONS: usize = 1_000;
 
 type Open = dyn Fn(&Path) -> Result<LsmStore, DiskError> + Send + Sync;
 
@@ -34,8 +34,8 @@ pub struct LocalCopy {
 struct Damage {
     /// The first error of the copy in use, which must be rebuilt.
     found: Option<String>,
-    /// Every damaged place, so that none is rebuilt twice: damage found again is in the changelog itself.
-    places: HashSet<String>,
+    /// Every damaged location, so that none is rebuilt twice: damage found again is in the changelog itself.
+    locations: HashSet<String>,
 }
 
 impl std::fmt::Debug for LocalCopy {
@@ -91,8 +91,11 @@ impl LocalCopy {
 
     /// Maps an error of a copy for its caller. New damage of the copy in use is recorded for [`LocalCopy::replace`] and
     /// becomes a temporary error; damage found again, or beyond the limit, is returned as it is.
-    pub(crate) fn seen(&self, of: &Arc<LsmStore>, error: StoreError) -> StoreError {
-        let StoreError::Corrupt { place, .. } = &error else {
+    pub(crate) fn note_damage(&self, of: &Arc<LsmStore>, error: StoreError) -> StoreError {
+        let StoreError::Corrupt {
+            place: location, ..
+        } = &error
+        else {
             return error;
         };
         if !error.is_damage_of_a_copy() {
@@ -101,8 +104,8 @@ impl LocalCopy {
         let mut damage = self.damage.lock();
         let is_current = Arc::ptr_eq(of, &self.store.read());
         if is_current {
-            let is_bounded = damage.places.len() < MAX_DAMAGED_PLACES;
-            if !is_bounded || !damage.places.insert(place.clone()) {
+            let is_bounded = damage.locations.len() < MAX_DAMAGED_LOCATIONS;
+            if !is_bounded || !damage.locations.insert(location.clone()) {
                 return error;
             }
             damage.found.get_or_insert_with(|| error.to_string());
@@ -134,7 +137,7 @@ impl LocalCopy {
     ///
     /// # Errors
     /// [`DiskError`]; the copy is still in use.
-    pub(crate) fn keep_to(&self, changelog: &str) -> Result<(), DiskError> {
+    pub(crate) fn set_aside_unless_of(&self, changelog: &str) -> Result<(), DiskError> {
         // The damage of a copy that cannot be read is found again later, and the copy is rebuilt then.
         let sources = self.store().copy_sources().unwrap_or_default();
         let other = sources

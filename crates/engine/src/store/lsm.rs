@@ -10,7 +10,7 @@ mod history;
 mod layout;
 mod partition_index;
 
-pub use copy::CachePlace;
+pub use copy::CopyPosition;
 pub(super) use layout::DAMAGED_AT_SOURCE;
 
 use super::{

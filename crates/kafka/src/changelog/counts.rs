@@ -19,7 +19,7 @@ pub struct ChangelogCounts {
     pub records_read: u64,
     /// Bytes of their keys and values.
     pub bytes_read: u64,
-    /// Times that a partition was read from its beginning, because it had no usable cache.
+    /// Times that a partition was read from its beginning, because it had no usable copy.
     pub partitions_rebuilt: u64,
 }
 

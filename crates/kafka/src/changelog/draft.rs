@@ -1,6 +1,6 @@
 //! A transaction that is being built from the waiting jobs.
 //!
-//! Every job is planned against the cache, which does not contain the earlier jobs of the same transaction. So a
+//! Every job is planned against the copy, which does not contain the earlier jobs of the same transaction. So a
 //! transaction takes one job on a workspace's state and one on its history; further ones wait for the next transaction.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -31,7 +31,7 @@ pub(super) enum Job {
         partition: PartitionId,
         record: Arc<OwnershipRecord>,
         /// The copy that the partition was read into.
-        cache: Arc<LsmStore>,
+        copy: Arc<LsmStore>,
         reply: Reply<()>,
     },
     Claim(Claim, Reply<StoredWorkspace>),
@@ -80,10 +80,10 @@ impl Draft {
             Job::Assign {
                 partition,
                 record,
-                cache,
+                copy,
                 reply,
             } => {
-                let planned = self.assign(shared, partition, record, &cache);
+                let planned = self.assign(shared, partition, record, &copy);
                 answer(shared, reply, planned)
             }
             Job::Claim(claim, reply) => answer(shared, reply, self.claim(shared, claim)),
@@ -120,9 +120,9 @@ impl Draft {
         shared: &Shared,
         partition: PartitionId,
         record: Arc<OwnershipRecord>,
-        cache: &Arc<LsmStore>,
+        copy: &Arc<LsmStore>,
     ) -> Result<(), StoreError> {
-        if !Arc::ptr_eq(cache, &shared.cache()) {
+        if !Arc::ptr_eq(copy, &shared.copy()) {
             return Err(StoreError::Unavailable(format!(
                 "the copy that partition {partition} was read into is damaged; it is read again"
             )));
@@ -130,7 +130,7 @@ impl Draft {
         let value = record::encode_ownership(&record);
         // A deletion from a lost part of the log must not hide later events at the same offsets.
         let mut mutations = Vec::new();
-        for deletion in cache.deletions(partition)? {
+        for deletion in copy.deletions(partition)? {
             if let Some(loss) = loss_of(&record.losses, deletion.epoch, deletion.next_offset) {
                 let next_offset = Offset(loss.from);
                 mutations.push(Mutation::Deletion(Deletion {
@@ -156,7 +156,7 @@ impl Draft {
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &claim.id, claim.epoch)?;
         of_this_log(shared, &owned, &claim.id)?;
-        let workspace = plan::claim(&*shared.cache(), claim)?;
+        let workspace = plan::claim(&*shared.copy(), claim)?;
         self.saved.insert(workspace.id.clone());
         let mutation = Mutation::Workspace(workspace.clone());
         self.add(shared, partition, vec![mutation])?;
@@ -184,7 +184,7 @@ impl Draft {
                 Err(error) => refused.push(SaveRefused {
                     id: save.id.clone(),
                     epoch: save.epoch,
-                    error: shared.seen(error),
+                    error: shared.note_damage(error),
                 }),
             }
         }
@@ -216,7 +216,7 @@ impl Draft {
             // It may begin an epoch, as a claim does; after that, a workspace saved beyond a loss would look continued.
             of_this_log(shared, &owned, &save.id)?;
         }
-        let mutations = plan::save(&*shared.cache(), save)?;
+        let mutations = plan::save(&*shared.copy(), save)?;
         self.saved.insert(save.id.clone());
         self.add(shared, partition, mutations)
     }
@@ -242,7 +242,7 @@ impl Draft {
                 begun_by_no_other(shared, record)?;
             }
         }
-        let mutations = plan::history(&*shared.cache(), &id, records)?;
+        let mutations = plan::history(&*shared.copy(), &id, records)?;
         self.reported.insert(id);
         self.add(shared, partition, mutations)
     }
@@ -252,7 +252,7 @@ impl Draft {
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &erase.id, erase.epoch)?;
         let erase = from_what_is_there(shared, &owned, erase)?;
-        let workspace = plan::reset(&*shared.cache(), erase)?;
+        let workspace = plan::reset(&*shared.copy(), erase)?;
         self.erase(shared, partition, Erasure::Reset(workspace.clone()))?;
         Ok(workspace)
     }
@@ -261,7 +261,7 @@ impl Draft {
         let partition = erase.partition;
         let owned = shared.partitions.open(partition)?;
         of_this_assignment(&owned, &erase.id, erase.epoch)?;
-        let deletion = plan::delete(&*shared.cache(), erase)?;
+        let deletion = plan::delete(&*shared.copy(), erase)?;
         self.erase(shared, partition, Erasure::Delete(deletion.clone()))?;
         Ok(deletion)
     }
@@ -279,7 +279,7 @@ impl Draft {
         erasure: Erasure,
     ) -> Result<(), StoreError> {
         let id = erasure.workspace().clone();
-        let mutations = shared.cache().single_mutations(erasure)?;
+        let mutations = shared.copy().single_mutations(erasure)?;
         self.saved.insert(id.clone());
         self.reported.insert(id);
         self.add(shared, partition, mutations)
@@ -330,9 +330,9 @@ impl Draft {
         use std::collections::btree_map::Entry;
         match self.parts.entry(partition) {
             Entry::Occupied(part) => Ok(part.into_mut()),
-            Entry::Vacant(place) => {
+            Entry::Vacant(vacant) => {
                 let owned = shared.partitions.pin(partition, standing)?;
-                Ok(place.insert(Part {
+                Ok(vacant.insert(Part {
                     committed: owned.committed,
                     owned,
                     mutations: Vec::new(),
@@ -346,16 +346,20 @@ impl Draft {
 impl Part {
     /// The highest epoch of the partition once the transaction is committed.
     pub(super) fn highest_epoch(&self) -> Epoch {
-        let place = self.owned.place.as_ref().map(|place| place.highest_epoch);
+        let position = self
+            .owned
+            .position
+            .as_ref()
+            .map(|position| position.highest_epoch);
         let record = self.owned.record.as_ref().map(|record| record.first_epoch);
         let written = self.mutations.iter().filter_map(record::epoch_of_mutation);
-        let epochs = written.chain(place).chain(record);
+        let epochs = written.chain(position).chain(record);
         epochs.max().unwrap_or(Epoch::new(0))
     }
 }
 
 fn answer<T: 'static>(shared: &Shared, reply: Reply<T>, planned: Result<T, StoreError>) -> Answer {
-    let planned = planned.map_err(|error| shared.seen(error));
+    let planned = planned.map_err(|error| shared.note_damage(error));
     Box::new(move |outcome| {
         // The caller may have stopped waiting.
         let _ = reply.send(outcome.and(planned));

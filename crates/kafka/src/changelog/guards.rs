@@ -32,9 +32,9 @@ pub(super) fn of_this_assignment(
 /// Refuses a late transition of a load that was never claimed, where another owner has used its epoch since.
 pub(super) fn begun_by_no_other(shared: &Shared, record: &HistoryRecord) -> Result<(), StoreError> {
     let is_others = |epoch, owner: &str| epoch == record.epoch && owner != record.owner;
-    let claim = shared.cache().workspace(&record.id)?;
+    let claim = shared.copy().workspace(&record.id)?;
     let before = (record.epoch, 0);
-    let reported = shared.cache().history(&record.id, Some(before), 1)?;
+    let reported = shared.copy().history(&record.id, Some(before), 1)?;
     if claim.is_none_or(|claim| !is_others(claim.epoch, &claim.owner))
         && reported
             .first()
@@ -84,7 +84,7 @@ fn loss_of_saved(
     if losses.is_empty() {
         return Ok(None);
     }
-    Ok(shared.cache().workspace(id)?.and_then(|saved| {
+    Ok(shared.copy().workspace(id)?.and_then(|saved| {
         let loss = loss_of(losses, saved.epoch, saved.next_offset).copied();
         loss.map(|loss| (saved, loss))
     }))

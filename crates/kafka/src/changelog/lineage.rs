@@ -1,20 +1,20 @@
-//! Whether a cache is a copy of the current changelog.
+//! Whether the local copy is one of the current changelog.
 //!
-//! The topic's name is not enough: a topic may be deleted and recreated. So a cache stores the lineage of its
+//! The topic's name is not enough: a topic may be deleted and recreated. So a copy stores the lineage of its
 //! partition, and the offset of the last ownership record.
 
 use std::time::Duration;
 
-use workspace_engine_core::store::CachePlace;
+use workspace_engine_core::store::CopyPosition;
 
 use super::reader::Ends;
 use crate::copy_source::{lineage_of, source};
 
-/// A cache that was complete longer ago may lack removals whose tombstones compaction has removed since: brokers keep
+/// A copy that was complete longer ago may lack removals whose tombstones compaction has removed since: brokers keep
 /// a tombstone for a day by default (`delete.retention.ms`), and reading takes time too.
-const MAX_CACHE_AGE: Duration = Duration::from_hours(12);
+const MAX_COPY_AGE: Duration = Duration::from_hours(12);
 
-/// As [`MAX_CACHE_AGE`], for a cache that was never complete and does not know its lineage.
+/// As [`MAX_COPY_AGE`], for a copy that was never complete and does not know its lineage.
 const MAX_UNFINISHED_AGE: Duration = Duration::from_hours(1);
 
 /// What is done with a copy.
@@ -44,24 +44,24 @@ pub(super) enum Unusable {
 /// Decides what is done with the copy of a partition. `committed` is the lineage that the group's offset was committed
 /// with.
 pub(super) fn fate(
-    place: &CachePlace,
+    position: &CopyPosition,
     topic: &str,
     ends: Ends,
     committed: Option<u64>,
     now_ms: u64,
 ) -> Fate {
-    let is_within = (ends.low..=ends.high).contains(&place.position);
-    let age = Duration::from_millis(now_ms.saturating_sub(place.at_ms));
-    let is_beyond = place.position > ends.high;
-    match lineage_of(place, topic) {
+    let is_within = (ends.low..=ends.high).contains(&position.next_offset);
+    let age = Duration::from_millis(now_ms.saturating_sub(position.at_ms));
+    let is_beyond = position.next_offset > ends.high;
+    match lineage_of(position, topic) {
         Some(lineage) if committed.is_some_and(|committed| committed != lineage) => {
             Fate::SetAside(Unusable::OtherThanGroup)
         }
         Some(_) if is_beyond => Fate::SetAside(Unusable::ChangelogEndsBefore),
-        Some(_) if is_within && age <= MAX_CACHE_AGE => Fate::Continue,
+        Some(_) if is_within && age <= MAX_COPY_AGE => Fate::Continue,
         Some(_) if committed.is_some() => Fate::Forget,
         Some(_) => Fate::SetAside(Unusable::PerhapsOtherChangelog),
-        None if place.source != source(topic, None) => Fate::SetAside(Unusable::OtherChangelog),
+        None if position.source != source(topic, None) => Fate::SetAside(Unusable::OtherChangelog),
         None if is_beyond => Fate::SetAside(Unusable::ChangelogEndsBefore),
         None if is_within && age <= MAX_UNFINISHED_AGE => Fate::Continue,
         None => Fate::Forget,
@@ -81,8 +81,8 @@ mod tests {
             ChangelogEndsBefore, OtherChangelog, OtherThanGroup, PerhapsOtherChangelog,
         };
         let of = |lineage| source(TOPIC, lineage);
-        // Source, position, age in hours, and the lineage of the group's offset; the changelog has 10 to 50.
-        for (source, position, age, committed, expected) in [
+        // Source, next offset, age in hours, and the lineage of the group's offset; the changelog has 10 to 50.
+        for (source, next_offset, age, committed, expected) in [
             (of(Some(7)), 50, 0, Some(7), Fate::Continue),
             (of(Some(7)), 10, 11, Some(7), Fate::Continue),
             (of(Some(7)), 50, 0, None, Fate::Continue),
@@ -131,11 +131,11 @@ mod tests {
             ),
             (String::new(), 20, 0, None, Fate::SetAside(OtherChangelog)),
         ] {
-            let what = format!("{source} {position} {age} h {committed:?}");
-            let place = CachePlace {
+            let what = format!("{source} {next_offset} {age} h {committed:?}");
+            let position = CopyPosition {
                 source,
-                position,
-                last_assignment_offset: 0,
+                next_offset,
+                ownership_record_offset: 0,
                 highest_epoch: Epoch::new(1),
                 at_ms: 0,
             };
@@ -146,7 +146,7 @@ mod tests {
             };
             let now_ms = age * 3_600_000;
             assert_eq!(
-                fate(&place, TOPIC, ends, committed, now_ms),
+                fate(&position, TOPIC, ends, committed, now_ms),
                 expected,
                 "{what}"
             );

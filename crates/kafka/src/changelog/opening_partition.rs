@@ -22,7 +22,7 @@ const WRITER_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// A partition that is being opened.
 pub(super) enum OpeningPartition {
-    /// The changelog is being read into the cache.
+    /// The changelog is being read into the copy.
     Reading(Box<Takeover>),
     /// The ownership record of this process is being written.
     Assigning {
@@ -44,7 +44,7 @@ impl OpeningPartition {
                     let opening = Opening::Reading { position, end };
                     Ok(Some((Self::Reading(takeover), opening)))
                 }
-                Step::Done(taken) => assign(store, partition, *taken, takeover.cache)?.wait(),
+                Step::Done(taken) => assign(store, partition, *taken, takeover.copy)?.wait(),
             },
             assigning @ Self::Assigning { .. } => assigning.wait(),
         }
@@ -94,10 +94,10 @@ fn assign(
     store: &ChangelogStore,
     partition: PartitionId,
     taken: Taken,
-    cache: Arc<LsmStore>,
+    copy: Arc<LsmStore>,
 ) -> Result<OpeningPartition, StoreError> {
     let shared = &store.shared;
-    let partitioner = shared.cache().partitioner();
+    let partitioner = shared.copy().partitioner();
     check_partitioner(store, partitioner, taken.record.as_ref())?;
     let facts = Facts {
         partition,
@@ -106,12 +106,12 @@ fn assign(
         changelog: &shared.readers.topic,
         group_offset: &taken.group_offset,
         record: taken.record.as_ref(),
-        changelog_end: taken.place.position,
+        changelog_end: taken.position.next_offset,
         topic_id: taken.ends.topic_id,
         low: taken.ends.low,
         high: taken.ends.high,
         lost_from: taken.lost_from,
-        set_aside: if set_aside::exists(&cache, &shared.readers.topic, partition) {
+        set_aside: if set_aside::exists(&copy, &shared.readers.topic, partition) {
             SetAside::Copy
         } else {
             SetAside::Nothing
@@ -141,7 +141,7 @@ fn assign(
     let highest = mark
         .as_ref()
         .map_or(Epoch::new(0), |mark| mark.highest_epoch)
-        .max(taken.place.highest_epoch);
+        .max(taken.position.highest_epoch);
     let first_epoch = Epoch::new(highest.get().saturating_add(1));
     let known_id = taken.record.as_ref().and_then(|record| record.topic_id);
     let mut record = taken.record.unwrap_or_else(|| OwnershipRecord {
@@ -175,7 +175,7 @@ fn assign(
         .seen
         .begin(partition, seen.pop().into_iter().collect());
     let record = Arc::new(record);
-    let end = taken.place.position;
+    let end = taken.position.next_offset;
     let is_owned = shared
         .partitions
         .change(partition, Standing::Opening, |owned| {
@@ -185,7 +185,7 @@ fn assign(
             owned.misrouted_from = misrouted_from;
             owned.record = Some(Arc::clone(&record));
             owned.notices = notices;
-            owned.place = Some(taken.place);
+            owned.position = Some(taken.position);
         });
     if !is_owned {
         // The partition was released meanwhile.
@@ -194,7 +194,7 @@ fn assign(
     let answer = store.send(|reply| Job::Assign {
         partition,
         record,
-        cache,
+        copy,
         reply,
     })?;
     Ok(OpeningPartition::Assigning { end, answer })

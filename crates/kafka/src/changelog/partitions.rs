@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
-use workspace_engine_core::store::{CachePlace, StoreError};
+use workspace_engine_core::store::{CopyPosition, StoreError};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::Epoch;
 
@@ -24,13 +24,13 @@ const MAX_MISROUTED_REREAD: u64 = 1_000_000;
 /// The state of a partition that this process owns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// The changelog is being read into the cache.
+    /// The changelog is being read into the copy.
     Opening,
     /// The ownership record is being written.
     Assigning,
     /// It answers reads and takes writes.
     Open,
-    /// The cache may lack what is in the changelog; it is being read again.
+    /// The copy may lack what is in the changelog; it is being read again.
     Behind,
 }
 
@@ -47,8 +47,8 @@ pub(super) struct Owned {
     pub(super) record: Option<Arc<OwnershipRecord>>,
     /// What the takeover found missing.
     pub(super) notices: Vec<Notice>,
-    /// Up to where the cache is complete; none before the changelog was read.
-    pub(super) place: Option<CachePlace>,
+    /// Up to where the copy is complete; none before the changelog was read.
+    pub(super) position: Option<CopyPosition>,
     /// Why nothing of it is saved until it is taken over again.
     pub(super) broken: Option<Arc<str>>,
 }
@@ -155,7 +155,7 @@ impl Partitions {
             misrouted_from: None,
             record: None,
             notices: Vec::new(),
-            place: None,
+            position: None,
             broken: None,
         };
         inner.owned.insert(partition, owned);

@@ -79,7 +79,7 @@ impl Readers {
             topic: config.changelog_topic(),
             stable: ends("read_committed")?,
             all: ends("read_uncommitted")?,
-            // These override the operator's properties: the cache is a copy of what is committed.
+            // These override the operator's properties: the copy holds what is committed.
             config: config
                 .client("changelog-reader", &defaults)
                 .set("isolation.level", "read_committed")
@@ -106,8 +106,8 @@ impl Readers {
                 "the brokers do not say where topic {topic} partition {partition} begins and ends: {error}"
             ))
         })?;
-        let place = |offset: i64| u64::try_from(offset).unwrap_or_default();
-        Ok((place(low), place(high)))
+        let from_signed = |offset: i64| u64::try_from(offset).unwrap_or_default();
+        Ok((from_signed(low), from_signed(high)))
     }
 
     /// How many partitions the changelog has.
@@ -142,13 +142,13 @@ impl Readers {
                 .fetch_watermarks(&self.topic, number(partition), timeout)
                 .map_err(|error| self.unavailable(&error))
         };
-        let place = |offset: i64| u64::try_from(offset).unwrap_or_default();
+        let from_signed = |offset: i64| u64::try_from(offset).unwrap_or_default();
         let (_, high) = ask(&self.all)?;
         let (low, stable) = ask(&self.stable)?;
         Ok(Ends {
-            low: place(low),
-            stable: place(stable),
-            high: place(high),
+            low: from_signed(low),
+            stable: from_signed(stable),
+            high: from_signed(high),
         })
     }
 

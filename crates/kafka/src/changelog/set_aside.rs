@@ -20,8 +20,8 @@ const DIRECTORY: &str = "set-aside";
 /// Suffix of a directory that is not complete yet.
 const UNFINISHED: &str = ".unfinished";
 
-/// Transitions copied at a time.
-const TRANSITIONS: usize = 1_000;
+/// Transitions of a history that are copied at a time.
+const HISTORY_PAGE: usize = 1_000;
 
 /// A partition that is being set aside.
 pub(super) struct SettingAside {
@@ -34,12 +34,12 @@ pub(super) struct SettingAside {
 impl SettingAside {
     /// Begins to set a partition aside; none where the copy has no workspace of it.
     pub(super) fn begin(
-        cache: &LsmStore,
+        copy: &LsmStore,
         changelog: &str,
         partition: PartitionId,
         reason: Unusable,
     ) -> Result<Option<Self>, StoreError> {
-        let waiting = VecDeque::from(cache.workspaces(partition)?);
+        let waiting = VecDeque::from(copy.workspaces(partition)?);
         if waiting.is_empty() {
             return Ok(None);
         }
@@ -49,11 +49,13 @@ impl SettingAside {
             workspaces = waiting.len(),
             "the copy of the partition on this disk is not used: {reason}; it is set aside"
         );
-        let place = cache.cached_place(partition)?;
+        let position = copy.copy_position(partition)?;
         // The copy may be of another group's changelog.
-        let source = place.as_ref().and_then(|place| topic_of(&place.source));
+        let source = position
+            .as_ref()
+            .and_then(|position| topic_of(&position.source));
         let beginning = name(source.unwrap_or(changelog), partition);
-        let directory = cache.directory().join(DIRECTORY);
+        let directory = copy.directory().join(DIRECTORY);
         for entry in std::fs::read_dir(&directory)
             .into_iter()
             .flatten()
@@ -79,12 +81,12 @@ impl SettingAside {
     }
 
     /// Continues until the deadline. Returns true once the directory is complete.
-    pub(super) fn step(&mut self, cache: &LsmStore, until: Instant) -> Result<bool, StoreError> {
+    pub(super) fn step(&mut self, copy: &LsmStore, until: Instant) -> Result<bool, StoreError> {
         while let Some(workspace) = self.waiting.front() {
             if Instant::now() >= until {
                 return Ok(false);
             }
-            match copy(cache, &self.store, workspace) {
+            match copy_workspace(copy, &self.store, workspace) {
                 Err(error @ StoreError::Corrupt { .. }) => {
                     tracing::error!(workspace = %workspace.id, %error, "a workspace that is set aside is damaged: the rest of it is left out");
                 }
@@ -106,8 +108,8 @@ impl SettingAside {
 }
 
 /// Whether a copy of a partition of the changelog was set aside on this disk.
-pub(super) fn exists(cache: &LsmStore, changelog: &str, partition: PartitionId) -> bool {
-    let Ok(entries) = std::fs::read_dir(cache.directory().join(DIRECTORY)) else {
+pub(super) fn exists(copy: &LsmStore, changelog: &str, partition: PartitionId) -> bool {
+    let Ok(entries) = std::fs::read_dir(copy.directory().join(DIRECTORY)) else {
         return false;
     };
     let beginning = name(changelog, partition);
@@ -123,7 +125,11 @@ fn name(changelog: &str, partition: PartitionId) -> String {
     format!("{changelog}-partition-{partition}-")
 }
 
-fn copy(cache: &LsmStore, to: &FileStore, workspace: &StoredWorkspace) -> Result<(), StoreError> {
+fn copy_workspace(
+    copy: &LsmStore,
+    to: &FileStore,
+    workspace: &StoredWorkspace,
+) -> Result<(), StoreError> {
     let id = &workspace.id;
     to.claim(Claim {
         id: id.clone(),
@@ -133,7 +139,7 @@ fn copy(cache: &LsmStore, to: &FileStore, workspace: &StoredWorkspace) -> Result
         first_offset: workspace.first_offset,
     })?;
     let mut changes = Vec::new();
-    cache.load(id, &mut |entry| {
+    copy.load(id, &mut |entry| {
         changes.push(Change::Set(entry));
         Ok(())
     })?;
@@ -156,7 +162,7 @@ fn copy(cache: &LsmStore, to: &FileStore, workspace: &StoredWorkspace) -> Result
     }
     let mut after: Option<HistoryCursor> = None;
     loop {
-        let page = cache.history(id, after, TRANSITIONS)?;
+        let page = copy.history(id, after, HISTORY_PAGE)?;
         let Some(last) = page.last() else {
             return Ok(());
         };

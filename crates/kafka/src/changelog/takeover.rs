@@ -58,7 +58,7 @@ pub(super) struct Takeover {
     partition: PartitionId,
     protocol: Protocol,
     /// The copy that the partition is read into.
-    pub(super) cache: Arc<LsmStore>,
+    pub(super) copy: Arc<LsmStore>,
     /// The consumer of the current state; none where it has not begun to read.
     reader: Option<Reader>,
     /// The copy that the current state sets aside; none where it has not begun to.
@@ -94,7 +94,7 @@ impl Takeover {
         Self {
             partition,
             protocol: Protocol::new(kind, scope),
-            cache: shared.cache(),
+            copy: shared.copy(),
             reader: None,
             setting_aside: None,
         }
@@ -103,14 +103,14 @@ impl Takeover {
     /// Continues for about [`STEP_TIMEOUT`]. After an error the takeover begins again, from where the copy is then.
     pub(super) fn step(&mut self, shared: &Shared) -> Result<Step, StoreError> {
         let until = Instant::now() + STEP_TIMEOUT;
-        let cache = shared.cache();
-        if !Arc::ptr_eq(&self.cache, &cache) {
-            self.cache = cache;
+        let copy = shared.copy();
+        if !Arc::ptr_eq(&self.copy, &copy) {
+            self.copy = copy;
             self.restart();
         }
         self.steps(shared, until).map_err(|error| {
             self.restart();
-            shared.copy.seen(&self.cache, error)
+            shared.local_copy.note_damage(&self.copy, error)
         })
     }
 
@@ -145,7 +145,7 @@ impl Takeover {
 
     /// Does what the state names; no observation where that takes longer than this step.
     fn act(&mut self, shared: &Shared, until: Instant) -> Result<Option<Observation>, StoreError> {
-        let (partition, cache) = (self.partition, &self.cache);
+        let (partition, copy) = (self.partition, &self.copy);
         Ok(Some(match &mut self.protocol.state {
             State::QueryingOffset => query_offset(shared, partition, TRANSACTION_TIMEOUT)?,
             State::ProbingTransaction => probe_transaction(shared, partition)?,
@@ -159,9 +159,9 @@ impl Takeover {
                 std::thread::sleep(CHECK_PAUSE);
                 Observation::StableEnd(shared.readers.ends(partition, QUERY_TIMEOUT)?.stable)
             }
-            State::ExaminingCopy(_) => Observation::Copy(cache.cached_place(partition)?, now_ms()),
+            State::ExaminingCopy(_) => Observation::Copy(copy.copy_position(partition)?, now_ms()),
             State::CheckingLineage(reading) => {
-                let from = reading.place.last_assignment_offset;
+                let from = reading.position.ownership_record_offset;
                 let Some(reader) = lend(&mut self.reader, shared, partition, from)? else {
                     return Ok(None);
                 };
@@ -170,28 +170,28 @@ impl Takeover {
             State::SettingAside(_, reason) => {
                 if self.setting_aside.is_none() {
                     let topic = &shared.readers.topic;
-                    self.setting_aside = SettingAside::begin(cache, topic, partition, *reason)?;
+                    self.setting_aside = SettingAside::begin(copy, topic, partition, *reason)?;
                 }
                 if let Some(setting_aside) = &mut self.setting_aside
-                    && !setting_aside.step(cache, until)?
+                    && !setting_aside.step(copy, until)?
                 {
                     return Ok(None);
                 }
                 Observation::SetAside
             }
             State::ForgettingCopy(known) => {
-                cache.forget(partition, shared.partition_count.load(Ordering::Relaxed))?;
+                copy.forget(partition, shared.partition_count.load(Ordering::Relaxed))?;
                 shared.counters.rebuilt.add(1);
                 let end = known.ends.changelog.high;
                 tracing::info!(%partition, end, "no copy of the partition can be continued: all of the changelog is read");
                 Observation::Forgotten(now_ms())
             }
             State::ReadingChangelog(reading) => {
-                let from = reading.place.position;
+                let from = reading.position.next_offset;
                 let Some(reader) = lend(&mut self.reader, shared, partition, from)? else {
                     return Ok(None);
                 };
-                return read(shared, partition, reader, (reading, cache), until);
+                return read(shared, partition, reader, (reading, copy), until);
             }
             State::ComparingEvents(taken, seen) => {
                 let from = taken.ends.low.0;
@@ -363,8 +363,8 @@ fn read_assignment(
 }
 
 /// Whether the broker does not know yet of a record that must exist, so that its end says nothing.
-fn is_before(offset: u64, last_assignment_offset: u64, ends: Ends) -> bool {
-    offset <= last_assignment_offset && last_assignment_offset < ends.stable
+fn is_before(offset: u64, ownership_record_offset: u64, ends: Ends) -> bool {
+    offset <= ownership_record_offset && ownership_record_offset < ends.stable
 }
 
 /// Reads the changelog into the copy, up to its end or until the step is over.
@@ -372,7 +372,7 @@ fn read(
     shared: &Shared,
     partition: PartitionId,
     reader: &mut Reader,
-    (reading, cache): (&mut Reading, &LsmStore),
+    (reading, copy): (&mut Reading, &LsmStore),
     until: Instant,
 ) -> Result<Option<Observation>, StoreError> {
     enum Read {
@@ -384,7 +384,7 @@ fn read(
     loop {
         let now = Instant::now();
         if now >= until {
-            import(cache, partition, reading)?;
+            import(copy, partition, reading)?;
             return Ok(None);
         }
         let read = reader.next(partition, until - now, |found| match found {
@@ -409,11 +409,11 @@ fn read(
         })?;
         match read {
             Ok(Read::Record) if reading.bytes >= IMPORT_BYTES => {
-                import(cache, partition, reading)?;
+                import(copy, partition, reading)?;
             }
             Ok(Read::Nothing | Read::Record) => {}
             Ok(Read::End) => {
-                import(cache, partition, reading)?;
+                import(copy, partition, reading)?;
                 return Ok(Some(Observation::EndOfChangelog));
             }
             Err(OtherChangelog) => return Ok(Some(Observation::OtherChangelog)),
@@ -423,11 +423,11 @@ fn read(
 
 /// Imports what was read into the copy.
 fn import(
-    cache: &LsmStore,
+    copy: &LsmStore,
     partition: PartitionId,
     reading: &mut Reading,
 ) -> Result<(), StoreError> {
-    cache.import(partition, &reading.changes, &reading.place)?;
+    copy.import(partition, &reading.changes, &reading.position)?;
     reading.changes.clear();
     reading.bytes = 0;
     Ok(())
@@ -482,7 +482,7 @@ mod tests {
             stable: 10,
             high: 10,
         };
-        for (offset, last_assignment_offset, expected) in [
+        for (offset, ownership_record_offset, expected) in [
             (4, 4, true),
             (3, 4, true),
             (5, 4, false),
@@ -490,9 +490,9 @@ mod tests {
             (10, 10, false),
         ] {
             assert_eq!(
-                is_before(offset, last_assignment_offset, ends),
+                is_before(offset, ownership_record_offset, ends),
                 expected,
-                "{offset} {last_assignment_offset}"
+                "{offset} {ownership_record_offset}"
             );
         }
     }

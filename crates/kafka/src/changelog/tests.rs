@@ -95,12 +95,12 @@ impl Group for FakeGroup {
 }
 
 /// A cluster with fresh topics.
-struct Place {
+struct TestTopics {
     config: KafkaConfig,
     group: Arc<FakeGroup>,
 }
 
-impl Place {
+impl TestTopics {
     fn new(brokers: &str) -> Self {
         let config = KafkaConfig {
             brokers: brokers.to_owned(),
@@ -165,7 +165,7 @@ impl Place {
     fn store_of(&self, dir: &std::path::Path, name: &str, group: Arc<FakeGroup>) -> ChangelogStore {
         let id = format!("{}-{name}", self.config.changelog_topic());
         let seen = Arc::default();
-        let copy = LocalCopy::open(dir.join("copy"), open_cache).expect("opened");
+        let copy = LocalCopy::open(dir.join("copy"), open_copy).expect("opened");
         ChangelogStore::open(&self.config, copy, group, seen, id).expect("opened")
     }
 
@@ -203,11 +203,11 @@ fn group(config: &KafkaConfig) -> Arc<FakeGroup> {
 }
 
 /// The copy of a store in the directory.
-fn cache(dir: &std::path::Path) -> LsmStore {
-    open_cache(&dir.join("copy")).expect("opened")
+fn copy(dir: &std::path::Path) -> LsmStore {
+    open_copy(&dir.join("copy")).expect("opened")
 }
 
-fn open_cache(path: &std::path::Path) -> Result<LsmStore, DiskError> {
+fn open_copy(path: &std::path::Path) -> Result<LsmStore, DiskError> {
     let spec = DataDirSpec {
         partitions: PARTITIONS,
         ..DataDirSpec::default()
@@ -294,15 +294,15 @@ fn contents(store: &ChangelogStore, partition: u32) -> Contents {
     all.collect()
 }
 
-fn all_cases(mut fresh: impl FnMut() -> Place) {
+fn all_cases(mut fresh: impl FnMut() -> TestTopics) {
     let only = std::env::var("CASE").unwrap_or_default();
     for (name, case) in conformance::CASES
         .iter()
         .filter(|(name, _)| name.contains(&only))
     {
-        let (place, dir) = (fresh(), dir());
+        let (topics, dir) = (fresh(), dir());
         let began = Instant::now();
-        let store = place.store(dir.path(), "one");
+        let store = topics.store(dir.path(), "one");
         open_all(&store);
         println!("{name}: open after {:?}", began.elapsed());
         case(&store);
@@ -315,9 +315,9 @@ fn all_cases(mut fresh: impl FnMut() -> Place) {
 }
 
 /// `committed` is the offset that the group returns after a transaction with offset 12.
-fn saved_state_is_found_with_an_empty_and_a_warm_disk(place: &Place, committed: Offset) {
+fn saved_state_is_found_with_an_empty_and_a_warm_disk(topics: &TestTopics, committed: Offset) {
     let (warm, cold) = (dir(), dir());
-    let store = place.store(warm.path(), "one");
+    let store = topics.store(warm.path(), "one");
     open(&store, 1);
     let first_epoch = store.first_epoch(PartitionId(1));
     fill(&store);
@@ -327,17 +327,17 @@ fn saved_state_is_found_with_an_empty_and_a_warm_disk(place: &Place, committed: 
     assert!(counts.records_written > 20, "{counts:?}");
     drop(store);
 
-    let store = place.store(warm.path(), "one");
+    let store = topics.store(warm.path(), "one");
     open(&store, 1);
     assert_eq!(contents(&store, 1), written);
     assert_eq!(store.committed(PartitionId(1)), Ok(committed));
-    assert_eq!(store.counts().records_read, 0, "the cache has everything");
+    assert_eq!(store.counts().records_read, 0, "the copy has everything");
     assert!(store.first_epoch(PartitionId(1)) > first_epoch);
     let second_epoch = store.first_epoch(PartitionId(1));
 
     // Later the warm copy reads only what another process writes in between.
     drop(store);
-    let store = place.store(cold.path(), "two");
+    let store = topics.store(cold.path(), "two");
     open(&store, 1);
     assert_eq!(contents(&store, 1), written, "from an empty disk");
     assert_eq!(store.committed(PartitionId(1)), Ok(committed));
@@ -349,21 +349,21 @@ fn saved_state_is_found_with_an_empty_and_a_warm_disk(place: &Place, committed: 
     assert_eq!(written.len(), 1);
     drop(store);
 
-    let store = place.store(warm.path(), "one");
+    let store = topics.store(warm.path(), "one");
     open(&store, 1);
     assert_eq!(contents(&store, 1), written);
     let counts = store.counts();
     assert_eq!(counts.partitions_rebuilt, 0);
     // An ownership record, a claim, and a removal: a workspace, the mark of a deletion, 9 entries and 2 transitions.
     assert_eq!(counts.records_read, 1 + 1 + 13, "{counts:?}");
-    let history = store.shared.cache().history(&id("other"), None, 10);
+    let history = store.shared.copy().history(&id("other"), None, 10);
     assert_eq!(history, Ok(Vec::new()));
 }
 
 /// The end that a reader reports is after the commit markers that follow the last record.
-fn a_reader_reports_the_end_behind_the_markers(place: &Place) {
+fn a_reader_reports_the_end_behind_the_markers(topics: &TestTopics) {
     let dir = dir();
-    let store = place.store(dir.path(), "one");
+    let store = topics.store(dir.path(), "one");
     open(&store, 1);
     fill(&store);
     let readers = &store.shared.readers;

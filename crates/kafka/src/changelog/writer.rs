@@ -1,4 +1,4 @@
-//! The one thread that writes: gathers the waiting jobs into a transaction, commits it, and applies it to the cache.
+//! The one thread that writes: gathers the waiting jobs into a transaction, commits it, and applies it to the copy.
 //!
 //! librdkafka's transaction calls block, and a producer has one transaction at a time; so the thread owns the
 //! producer, and all callers wait for its answers.
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::{Offset, TopicPartitionList};
-use workspace_engine_core::store::{CachePlace, StoreError};
+use workspace_engine_core::store::{CopyPosition, StoreError};
 use workspace_lifecycle::PartitionId;
 use workspace_status::Epoch;
 
@@ -166,12 +166,12 @@ impl Writer {
             element.set_metadata(self.mark(*partition, part).encode());
         }
         if draft.records.iter().any(|record| record.value.is_some()) {
-            // Before the commit: what the cache cannot take would have to be re-read.
-            self.shared.cache().check_room(draft.bytes)?;
+            // Before the commit: what the copy cannot take would have to be re-read.
+            self.shared.copy().check_room(draft.bytes)?;
         }
         let known_ends = draft.parts.iter().filter_map(|(partition, part)| {
-            let place = part.owned.place.as_ref()?;
-            Some((*partition, place.position))
+            let position = part.owned.position.as_ref()?;
+            Some((*partition, position.next_offset))
         });
         let known_ends = known_ends.collect();
         match self
@@ -233,7 +233,11 @@ impl Writer {
             lineage: record.map_or(0, |record| record.lineage),
             first_epoch: record.map_or(Epoch::new(0), |record| record.first_epoch),
             highest_epoch: part.highest_epoch(),
-            position: part.owned.place.as_ref().map_or(0, |place| place.position),
+            position: part
+                .owned
+                .position
+                .as_ref()
+                .map_or(0, |position| position.next_offset),
             topic_id: record.and_then(|record| record.topic_id),
             seen: self.shared.seen.of(partition),
             misrouted_from: owned
@@ -242,13 +246,13 @@ impl Writer {
         }
     }
 
-    /// Applies what was committed to the cache. Where that fails, the writer re-reads the changelog.
+    /// Applies what was committed to the copy. Where that fails, the writer re-reads the changelog.
     fn apply(&self, draft: &mut Draft, ends: &Positions) -> Result<(), StoreError> {
         let mut first = Ok(());
         for (partition, part) in &mut draft.parts {
             let applied = self.apply_part(*partition, part, ends.get(partition).copied());
             if let Err(error) = applied {
-                tracing::error!(%partition, %error, "what was committed cannot be brought into the cache");
+                tracing::error!(%partition, %error, "what was committed cannot be brought into the copy");
                 self.fall_behind(*partition);
                 first = first.and(Err(error));
             }
@@ -264,13 +268,13 @@ impl Writer {
     ) -> Result<(), StoreError> {
         let shared = &self.shared;
         let standing = part.owned.standing;
-        let (place, committed) = (self.place_after(part, end), part.committed);
+        let (position, committed) = (self.position_after(part, end), part.committed);
         let nothing_written = part.mutations.is_empty() && part.record.is_none();
-        match (&place, end) {
-            (Some(place), Some(_)) => shared
-                .cache()
-                .import(partition, &part.mutations, place)
-                .map_err(|error| shared.seen(error))?,
+        match (&position, end) {
+            (Some(position), Some(_)) => shared
+                .copy()
+                .import(partition, &part.mutations, position)
+                .map_err(|error| shared.note_damage(error))?,
             _ if nothing_written => {}
             _ => {
                 let error_text = "the brokers did not report the offsets of its records".to_owned();
@@ -281,24 +285,24 @@ impl Writer {
         shared.partitions.change(partition, standing, |owned| {
             owned.standing = Standing::Open;
             owned.committed = committed;
-            owned.place = place;
+            owned.position = position;
         });
         Ok(())
     }
 
-    fn place_after(&self, part: &Part, end: Option<u64>) -> Option<CachePlace> {
-        let mut place = part.owned.place.clone()?;
-        place.highest_epoch = part.highest_epoch();
-        place.at_ms = now_ms();
+    fn position_after(&self, part: &Part, end: Option<u64>) -> Option<CopyPosition> {
+        let mut position = part.owned.position.clone()?;
+        position.highest_epoch = part.highest_epoch();
+        position.at_ms = now_ms();
         if let Some(end) = end {
-            place.position = place.position.max(end);
+            position.next_offset = position.next_offset.max(end);
         }
         if let (Some(record), Some(end)) = (&part.record, end) {
             // The ownership record is the last record of its partition in the transaction.
-            place.last_assignment_offset = end.saturating_sub(1);
-            place.source = source(&self.shared.readers.topic, Some(record.lineage));
+            position.ownership_record_offset = end.saturating_sub(1);
+            position.source = source(&self.shared.readers.topic, Some(record.lineage));
         }
-        Some(place)
+        Some(position)
     }
 
     fn fall_behind(&self, partition: PartitionId) {
@@ -309,17 +313,17 @@ impl Writer {
                 owned.standing = Standing::Behind;
             });
         if changed {
-            tracing::warn!(%partition, "the cache may lack what is in the changelog: it is read again");
+            tracing::warn!(%partition, "the copy may lack what is in the changelog: it is read again");
         }
     }
 
     /// Creates a new copy where the one in use is damaged. It runs only between transactions: each is planned and
     /// applied with one copy.
     fn heal(&mut self) {
-        if !self.shared.copy.is_damaged() || Instant::now() < self.heal_at {
+        if !self.shared.local_copy.is_damaged() || Instant::now() < self.heal_at {
             return;
         }
-        match self.shared.copy.replace() {
+        match self.shared.local_copy.replace() {
             Ok(false) => {}
             Ok(true) => {
                 self.takeovers.clear();
@@ -334,7 +338,7 @@ impl Writer {
         }
     }
 
-    /// Re-reads what the cache may lack, once the producer has decided the transaction that it left open. One step a
+    /// Re-reads what the copy may lack, once the producer has decided the transaction that it left open. One step a
     /// call: the next transaction waits for it, and may be of other partitions.
     fn catch_up(&mut self) {
         let behind = self.shared.partitions.behind();
@@ -382,9 +386,9 @@ impl Writer {
             if let GroupOffset::Engine { offset, .. } = taken.group_offset {
                 owned.committed = offset;
             }
-            owned.place = Some(taken.place);
+            owned.position = Some(taken.position);
         });
-        tracing::info!(%partition, "the cache has everything again");
+        tracing::info!(%partition, "the copy has everything again");
     }
 }
 

@@ -20,16 +20,16 @@ const POSITION_MARK: u8 = b'@';
 
 /// The position up to which the copy of a partition is complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CachePlace {
+pub struct CopyPosition {
     /// What it is a copy of; a copy of another source is discarded.
     pub source: String,
-    /// The first position of the source that is not in the copy.
-    pub position: u64,
-    /// A position of the source by which the source is recognised.
-    pub last_assignment_offset: u64,
+    /// The first offset of the source that is not in the copy.
+    pub next_offset: u64,
+    /// Offset of the last ownership record in the copy, by which the source is recognised.
+    pub ownership_record_offset: u64,
     /// The highest epoch in the partition.
     pub highest_epoch: Epoch,
-    /// When the copy was last known to be complete up to `position`, in milliseconds since the Unix epoch.
+    /// When the copy was last known to be complete up to `next_offset`, in milliseconds since the Unix epoch.
     pub at_ms: u64,
 }
 
@@ -38,7 +38,10 @@ impl LsmStore {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] and [`StoreError::Corrupt`].
-    pub fn cached_place(&self, partition: PartitionId) -> Result<Option<CachePlace>, StoreError> {
+    pub fn copy_position(
+        &self,
+        partition: PartitionId,
+    ) -> Result<Option<CopyPosition>, StoreError> {
         let key = position_key(partition);
         let named = || format!("the position of the copy of partition {partition}");
         let value = self
@@ -48,9 +51,9 @@ impl LsmStore {
         let Some(value) = value else { return Ok(None) };
         let decode = || {
             let mut reader = Reader::open(&key, value.into())?;
-            Ok(CachePlace {
-                position: reader.u64()?,
-                last_assignment_offset: reader.u64()?,
+            Ok(CopyPosition {
+                next_offset: reader.u64()?,
+                ownership_record_offset: reader.u64()?,
                 highest_epoch: Epoch::new(reader.u64()?),
                 at_ms: reader.u64()?,
                 source: reader.text()?,
@@ -67,7 +70,8 @@ impl LsmStore {
     /// [`StoreError::Unavailable`] and [`StoreError::Corrupt`].
     pub fn copy_sources(&self) -> Result<BTreeSet<String>, StoreError> {
         let partitions = (0..self.dir.partitions()).map(PartitionId);
-        let positions = partitions.filter_map(|partition| self.cached_place(partition).transpose());
+        let positions =
+            partitions.filter_map(|partition| self.copy_position(partition).transpose());
         positions
             .map(|position| position.map(|position| position.source))
             .collect()
@@ -105,12 +109,12 @@ impl LsmStore {
         &self,
         partition: PartitionId,
         mutations: &[Mutation],
-        position: &CachePlace,
+        position: &CopyPosition,
     ) -> Result<(), StoreError> {
         let key = position_key(partition).to_vec();
         let value = Writer::with_capacity(40 + position.source.len())
-            .u64(position.position)
-            .u64(position.last_assignment_offset)
+            .u64(position.next_offset)
+            .u64(position.ownership_record_offset)
             .u64(position.highest_epoch.get())
             .u64(position.at_ms)
             .block(position.source.as_bytes())

@@ -7,7 +7,7 @@
 //! | the same | workspace `\0` | the deletion mark, a [`Deletion`] |
 //! | `store-history` | workspace `\0` epoch sequence, big endian | a transition |
 //! | `store-committed` | partition, big endian | offset |
-//! | the same | partition, big endian, `@` | position up to which a [copy](super::CachePlace) is complete |
+//! | the same | partition, big endian, `@` | position up to which a [copy](super::CopyPosition) is complete |
 //!
 //! A kind may contain `\0`, written as `\0 0xff`. UTF-8 has no byte `0xff`, so keys keep the order of the texts, and
 //! the end of the kind is never ambiguous.

@@ -251,15 +251,15 @@ fn what_others_wrote_to_a_history_is_kept() {
     let others: Vec<_> = (2..=4)
         .map(|sequence| Mutation::Transition(transition("acme", 1, sequence)))
         .collect();
-    let place = CachePlace {
+    let position = CopyPosition {
         source: "elsewhere".to_owned(),
-        position: 3,
-        last_assignment_offset: 0,
+        next_offset: 3,
+        ownership_record_offset: 0,
         highest_epoch: Epoch::new(1),
         at_ms: 0,
     };
     store
-        .import(PartitionId(0), &others, &place)
+        .import(PartitionId(0), &others, &position)
         .expect("brought in");
     // One of them is appended twice.
     append(vec![transition("acme", 1, 4), transition("acme", 1, 5)]);

@@ -26,7 +26,7 @@
 
 use std::fmt;
 
-use workspace_engine_core::store::{CachePlace, Mutation, StoreError};
+use workspace_engine_core::store::{CopyPosition, Mutation, StoreError};
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::Epoch;
 
@@ -79,9 +79,9 @@ pub(super) enum State {
     QueryingEnds(GroupOffset),
     /// Waiting until all transactions below the end of the changelog are decided.
     AwaitingTransactions(Box<Known>),
-    /// Reading the place of the copy.
+    /// Reading up to which position the copy is complete.
     ExaminingCopy(Box<Known>),
-    /// Reading the ownership record that the copy has seen last, from where it was.
+    /// Reading the last ownership record of the copy from the changelog, at its offset.
     CheckingLineage(Box<Reading>),
     /// Keeping a copy that cannot be used under another name.
     SettingAside(Box<Known>, Unusable),
@@ -117,7 +117,7 @@ pub(super) struct Known {
 pub(in crate::changelog) struct Taken {
     pub(in crate::changelog) group_offset: GroupOffset,
     pub(in crate::changelog) ends: TopicEnds,
-    pub(in crate::changelog) place: CachePlace,
+    pub(in crate::changelog) position: CopyPosition,
     /// The newest one; none where the partition has had no owner, or the changelog has lost it.
     pub(in crate::changelog) record: Option<OwnershipRecord>,
     /// The offset from which the events are not those that were read.
@@ -138,9 +138,9 @@ pub(super) enum Observation {
     Ends(TopicEnds),
     /// The current last stable offset of the changelog.
     StableEnd(u64),
-    /// The place of the copy, and the time in milliseconds.
-    Copy(Option<CachePlace>, u64),
-    /// The ownership record that the copy has seen last; none where another record or none is in its place.
+    /// The position of the copy; none where there is no copy. And the time in milliseconds.
+    Copy(Option<CopyPosition>, u64),
+    /// The ownership record at the offset where the copy has read its last one; none where another record or none is there.
     LastRecord(Option<OwnershipRecord>),
     SetAside,
     /// The time in milliseconds.
@@ -223,9 +223,9 @@ impl Protocol {
             | State::SettingAside(known, _)
             | State::ForgettingCopy(known) => (known.ends.changelog.low, &known.ends),
             State::CheckingLineage(reading) | State::ReadingChangelog(reading) => {
-                (reading.place.position, &reading.known.ends)
+                (reading.position.next_offset, &reading.known.ends)
             }
-            State::ComparingEvents(taken, _) => (taken.place.position, &taken.ends),
+            State::ComparingEvents(taken, _) => (taken.position.next_offset, &taken.ends),
         };
         Some((position, ends.changelog.high.max(position)))
     }
@@ -266,8 +266,8 @@ impl Protocol {
                 known.ends.changelog.stable = stable;
                 await_transactions(known)
             }
-            (S::ExaminingCopy(known), Observation::Copy(place, now_ms)) => {
-                self.use_copy(known, place, now_ms)
+            (S::ExaminingCopy(known), Observation::Copy(position, now_ms)) => {
+                self.use_copy(known, position, now_ms)
             }
             (S::CheckingLineage(mut reading), Observation::LastRecord(record)) => {
                 match record.filter(|record| Some(record.lineage) == reading.lineage) {
@@ -280,14 +280,14 @@ impl Protocol {
             }
             (S::SettingAside(known, _), Observation::SetAside) => S::ForgettingCopy(known),
             (S::ForgettingCopy(known), Observation::Forgotten(now_ms)) => {
-                let place = CachePlace {
+                let position = CopyPosition {
                     source: source(&self.scope.changelog, None),
-                    position: known.ends.changelog.low,
-                    last_assignment_offset: 0,
+                    next_offset: known.ends.changelog.low,
+                    ownership_record_offset: 0,
                     highest_epoch: Epoch::new(0),
                     at_ms: now_ms,
                 };
-                S::ReadingChangelog(Reading::of(known, place, None))
+                S::ReadingChangelog(Reading::of(known, position, None))
             }
             (S::ReadingChangelog(reading), Observation::OtherChangelog) => {
                 S::SettingAside(reading.known, Unusable::OtherChangelog)
@@ -328,21 +328,21 @@ impl Protocol {
         (is_an_owner && writer != self.scope.transactional_id).then_some(writer)
     }
 
-    fn use_copy(&self, known: Box<Known>, place: Option<CachePlace>, now_ms: u64) -> State {
+    fn use_copy(&self, known: Box<Known>, position: Option<CopyPosition>, now_ms: u64) -> State {
         let changelog = &self.scope.changelog;
-        let Some(place) = place else {
+        let Some(position) = position else {
             return State::ForgettingCopy(known);
         };
         let ends = known.ends.changelog;
         let committed = known.committed_lineage();
-        match fate(&place, changelog, ends, committed, now_ms) {
+        match fate(&position, changelog, ends, committed, now_ms) {
             Fate::SetAside(reason) => return State::SettingAside(known, reason),
             Fate::Forget => return State::ForgettingCopy(known),
             Fate::Continue => {}
         }
-        let lineage = lineage_of(&place, changelog);
-        let is_removed = place.last_assignment_offset < ends.low;
-        let reading = Reading::of(known, place, lineage);
+        let lineage = lineage_of(&position, changelog);
+        let is_removed = position.ownership_record_offset < ends.low;
+        let reading = Reading::of(known, position, lineage);
         match lineage {
             None => State::ReadingChangelog(reading),
             Some(_) if is_removed => read_up_to_a_newer(reading),
@@ -385,8 +385,8 @@ fn await_transactions(known: Box<Known>) -> State {
     }
 }
 
-/// Continues where the ownership record that the copy has seen last is not in its place: a newer record has replaced
-/// it, or this is another changelog.
+/// Continues where the last ownership record of the copy is no longer at its offset: a newer record has replaced it, or
+/// this is another changelog.
 fn read_up_to_a_newer(mut reading: Box<Reading>) -> State {
     if reading.known.committed_lineage() == reading.lineage {
         reading.last_assignment = LastAssignment::Wanted;
@@ -402,7 +402,7 @@ pub(super) struct Reading {
     pub(super) known: Box<Known>,
     /// Up to where it is read. Its `at_ms` stays the time at which the copy was last complete, or the reading began: with
     /// a later time, a tombstone that compaction removes meanwhile would be missed.
-    pub(super) place: CachePlace,
+    pub(super) position: CopyPosition,
     /// The lineage of the copy that is continued; none where the changelog is read from its beginning: then a record of
     /// another lineage is a later owner's.
     lineage: Option<u64>,
@@ -427,10 +427,10 @@ enum LastAssignment {
 pub(super) struct OtherChangelog;
 
 impl Reading {
-    fn of(known: Box<Known>, place: CachePlace, lineage: Option<u64>) -> Box<Self> {
+    fn of(known: Box<Known>, position: CopyPosition, lineage: Option<u64>) -> Box<Self> {
         Box::new(Self {
             known,
-            place,
+            position,
             lineage,
             last_assignment: LastAssignment::Seen(None),
             changes: Vec::new(),
@@ -448,11 +448,11 @@ impl Reading {
         (offset, bytes): (u64, usize),
         record: DecodedRecord,
     ) -> Result<(), OtherChangelog> {
-        let place = &mut self.place;
+        let position = &mut self.position;
         self.bytes += bytes;
-        place.position = offset.saturating_add(1);
+        position.next_offset = offset.saturating_add(1);
         if let Some(epoch) = record::epoch_of(&record) {
-            place.highest_epoch = place.highest_epoch.max(epoch);
+            position.highest_epoch = position.highest_epoch.max(epoch);
         }
         match record {
             DecodedRecord::Changed(change) => self.changes.push(change),
@@ -463,8 +463,8 @@ impl Reading {
                 {
                     return Err(OtherChangelog);
                 }
-                place.last_assignment_offset = offset;
-                place.source = source(changelog, Some(record.lineage));
+                position.ownership_record_offset = offset;
+                position.source = source(changelog, Some(record.lineage));
                 self.last_assignment = LastAssignment::Seen(Some(record));
             }
             DecodedRecord::Nothing(_) => {}
@@ -472,7 +472,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Ends the reading; the place must then be imported.
+    /// Ends the reading; the position must then be imported.
     ///
     /// # Errors
     /// [`OtherChangelog`]: a newer ownership record did not follow.
@@ -481,8 +481,11 @@ impl Reading {
             return Err(OtherChangelog);
         }
         // After the last record there are only markers and aborted records.
-        self.place.position = self.place.position.max(self.known.ends.changelog.high);
-        self.place.at_ms = now_ms;
+        self.position.next_offset = self
+            .position
+            .next_offset
+            .max(self.known.ends.changelog.high);
+        self.position.at_ms = now_ms;
         Ok(())
     }
 
@@ -491,7 +494,7 @@ impl Reading {
         Taken {
             group_offset,
             ends,
-            place: self.place,
+            position: self.position,
             record: match self.last_assignment {
                 LastAssignment::Seen(record) => record,
                 LastAssignment::Wanted => None,
@@ -515,13 +518,16 @@ impl fmt::Display for State {
             }
             Self::ExaminingCopy(_) => f.write_str("examining the copy"),
             Self::CheckingLineage(reading) => {
-                let at = reading.place.last_assignment_offset;
+                let at = reading.position.ownership_record_offset;
                 write!(f, "checking the lineage at {at}")
             }
             Self::SettingAside(_, reason) => write!(f, "setting the copy aside: {reason}"),
             Self::ForgettingCopy(_) => f.write_str("forgetting the copy"),
             Self::ReadingChangelog(reading) => {
-                let (position, end) = (reading.place.position, reading.known.ends.changelog.high);
+                let (position, end) = (
+                    reading.position.next_offset,
+                    reading.known.ends.changelog.high,
+                );
                 write!(f, "reading the changelog from {position} to {end}")
             }
             Self::ComparingEvents(..) => f.write_str("comparing the events"),

@@ -6,7 +6,7 @@ mod writes;
 use super::*;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
-use workspace_engine_core::store::{CachePlace, Change};
+use workspace_engine_core::store::{Change, CopyPosition};
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
@@ -14,17 +14,17 @@ fn cluster() -> Cluster {
     MockCluster::new(1).expect("a cluster")
 }
 
-fn place(cluster: &Cluster) -> Place {
-    let place = Place::new(&cluster.bootstrap_servers());
-    for topic in [place.config.topic.clone(), place.config.changelog_topic()] {
+fn topics(cluster: &Cluster) -> TestTopics {
+    let topics = TestTopics::new(&cluster.bootstrap_servers());
+    for topic in [topics.config.topic.clone(), topics.config.changelog_topic()] {
         cluster
             .create_topic(&topic, i32::try_from(PARTITIONS).expect("small"), 1)
             .expect("created");
     }
-    place
+    topics
 }
 
-type Spoil = fn(CachePlace) -> CachePlace;
+type Spoil = fn(CopyPosition) -> CopyPosition;
 
 fn one_change(number: u64) -> Vec<Change> {
     vec![set("kind", "one", &number.to_string(), number)]
@@ -46,9 +46,9 @@ struct Opened {
 
 fn opened() -> Opened {
     let cluster = cluster();
-    let place = place(&cluster);
+    let topics = topics(&cluster);
     let dir = dir();
-    let store = place.store(dir.path(), "one");
+    let store = topics.store(dir.path(), "one");
     open(&store, 1);
     Opened {
         store,
@@ -60,39 +60,39 @@ fn opened() -> Opened {
 #[test]
 fn the_changelog_does_what_every_store_must() {
     let cluster = cluster();
-    all_cases(|| place(&cluster));
+    all_cases(|| topics(&cluster));
 }
 
 #[test]
 fn saved_state_is_found_with_an_empty_and_a_warm_disk() {
     let cluster = cluster();
-    let place = place(&cluster);
-    super::saved_state_is_found_with_an_empty_and_a_warm_disk(&place, Offset::ZERO);
+    let topics = topics(&cluster);
+    super::saved_state_is_found_with_an_empty_and_a_warm_disk(&topics, Offset::ZERO);
 }
 
 #[test]
 fn a_reader_reports_where_the_end_was() {
     let cluster = cluster();
-    a_reader_reports_the_end_behind_the_markers(&place(&cluster));
+    a_reader_reports_the_end_behind_the_markers(&topics(&cluster));
 }
 
 #[test]
 fn a_damaged_record_parks_only_its_workspace_until_it_is_deleted() {
     let cluster = cluster();
-    let place = place(&cluster);
+    let topics = topics(&cluster);
     let (first, second) = (dir(), dir());
-    let store = place.store(first.path(), "one");
+    let store = topics.store(first.path(), "one");
     open(&store, 1);
     fill(&store);
     store.claim(claim_of("third", 9)).expect("claimed");
     drop(store);
     // A value of an unreadable version, one that is cut, an unknown key, and an empty key.
-    place.write_raw(1, b"w\x04acme", Some(b"\xff?"));
-    place.write_raw(1, b"e\x05other\0\0\0\x04kind7", Some(b"\x01\0"));
-    place.write_raw(1, b"?", Some(b"?"));
-    place.write_raw(1, b"", None);
+    topics.write_raw(1, b"w\x04acme", Some(b"\xff?"));
+    topics.write_raw(1, b"e\x05other\0\0\0\x04kind7", Some(b"\x01\0"));
+    topics.write_raw(1, b"?", Some(b"?"));
+    topics.write_raw(1, b"", None);
 
-    let store = place.store(second.path(), "two");
+    let store = topics.store(second.path(), "two");
     open(&store, 1);
     let listed = store.workspaces(PartitionId(1)).expect("listed");
     let listed: Vec<_> = listed
@@ -125,10 +125,10 @@ fn a_damaged_record_parks_only_its_workspace_until_it_is_deleted() {
 #[test]
 fn workspaces_of_a_topic_that_was_recreated_are_not_claimed() {
     let cluster = cluster();
-    let place = place(&cluster);
+    let topics = topics(&cluster);
     let (copy, empty) = (dir(), dir());
-    *place.group.topic_id.lock() = TopicId::new(1);
-    let store = place.store(copy.path(), "one");
+    *topics.group.topic_id.lock() = TopicId::new(1);
+    let store = topics.store(copy.path(), "one");
     open(&store, 1);
     fill(&store);
     drop(store);
@@ -141,8 +141,8 @@ fn workspaces_of_a_topic_that_was_recreated_are_not_claimed() {
         (&empty, TopicId::new(2), true),
         (&empty, None, true),
     ]) {
-        *place.group.topic_id.lock() = topic;
-        let store = place.store(dir.path(), &format!("node-{number}"));
+        *topics.group.topic_id.lock() = topic;
+        let store = topics.store(dir.path(), &format!("node-{number}"));
         open(&store, 1);
         let claimed = store.claim(claim_of("other", number));
         if is_other {
@@ -161,7 +161,7 @@ fn workspaces_of_a_topic_that_was_recreated_are_not_claimed() {
             .claim(claim_of(&format!("new-{number}"), number))
             .expect("claimed");
     }
-    let store = place.store(empty.path(), "last");
+    let store = topics.store(empty.path(), "last");
     open(&store, 1);
     store.purge(&id("other")).expect("deleted");
     store.claim(claim_of("other", 999)).expect("claimed");
@@ -171,10 +171,10 @@ fn workspaces_of_a_topic_that_was_recreated_are_not_claimed() {
 #[test]
 fn a_deletion_hides_nothing_of_a_recreated_topic() {
     let cluster = cluster();
-    let place = place(&cluster);
+    let topics = topics(&cluster);
     let (copy, empty) = (dir(), dir());
-    *place.group.topic_id.lock() = TopicId::new(1);
-    let store = place.store(copy.path(), "one");
+    *topics.group.topic_id.lock() = TopicId::new(1);
+    let store = topics.store(copy.path(), "one");
     open(&store, 1);
     fill(&store);
     let epoch = store.first_epoch(PartitionId(1)).get();
@@ -182,15 +182,15 @@ fn a_deletion_hides_nothing_of_a_recreated_topic() {
         .delete(conformance::erase_of("acme", epoch + 1, 12))
         .expect("deleted");
     drop(store);
-    *place.group.topic_id.lock() = TopicId::new(2);
+    *topics.group.topic_id.lock() = TopicId::new(2);
     for (dir, name) in [(&copy, "two"), (&empty, "three")] {
-        let store = place.store(dir.path(), name);
+        let store = topics.store(dir.path(), name);
         open(&store, 1);
         let deletions = store.deletions(PartitionId(1)).expect("listed");
         let marks: Vec<_> = deletions.iter().map(|mark| mark.next_offset).collect();
         assert_eq!(marks, [Offset::ZERO], "{name}");
     }
-    let store = place.store(empty.path(), "four");
+    let store = topics.store(empty.path(), "four");
     open(&store, 1);
     let epoch = store.first_epoch(PartitionId(1)).get();
     let claimed = store.claim(claim_of("acme", epoch)).expect("claimed");
@@ -200,41 +200,40 @@ fn a_deletion_hides_nothing_of_a_recreated_topic() {
 #[test]
 fn a_copy_of_another_changelog_or_of_long_ago_is_rebuilt() {
     let cluster = cluster();
-    let place = place(&cluster);
+    let topics = topics(&cluster);
     let dir = dir();
-    let store = place.store(dir.path(), "one");
+    let store = topics.store(dir.path(), "one");
     open(&store, 1);
     fill(&store);
     let written = contents(&store, 1);
     drop(store);
     let spoilt: [(&str, Spoil); 2] = [
-        ("another lineage", |place| CachePlace {
+        ("another lineage", |position| CopyPosition {
             source: {
-                let (topic, lineage) = place.source.split_once('#').expect("both");
+                let (topic, lineage) = position.source.split_once('#').expect("both");
                 let lineage = u64::from_str_radix(lineage, 16).expect("a number");
                 crate::copy_source::source(topic, Some(lineage ^ 1))
             },
-            ..place
+            ..position
         }),
-        ("of two days ago", |place| CachePlace {
-            at_ms: place.at_ms - 2 * 24 * 3600 * 1000,
-            ..place
+        ("of two days ago", |position| CopyPosition {
+            at_ms: position.at_ms - 2 * 24 * 3600 * 1000,
+            ..position
         }),
     ];
     for (what, spoil) in spoilt {
-        let cached = cache(dir.path());
-        let at = cached.cached_place(PartitionId(1)).expect("readable");
-        // An entry that is not in the changelog shows whether the cache is discarded.
+        let copy = copy(dir.path());
+        let at = copy.copy_position(PartitionId(1)).expect("readable");
+        // An entry that is not in the changelog shows whether the copy is discarded.
         let foreign = workspace_engine_core::store::Mutation::Entry(
             id("acme"),
             conformance::entry("kind", "foreign", "1", 1),
         );
-        let at = spoil(at.expect("cached"));
-        cached
-            .import(PartitionId(1), &[foreign], &at)
+        let at = spoil(at.expect("there is one"));
+        copy.import(PartitionId(1), &[foreign], &at)
             .expect("spoilt");
-        drop(cached);
-        let store = place.store(dir.path(), "one");
+        drop(copy);
+        let store = topics.store(dir.path(), "one");
         open(&store, 1);
         assert_eq!(contents(&store, 1), written, "{what}");
         assert_eq!(store.counts().partitions_rebuilt, 1, "{what}");
@@ -243,13 +242,13 @@ fn a_copy_of_another_changelog_or_of_long_ago_is_rebuilt() {
 
 #[test]
 fn without_a_broker_everything_is_refused_in_time() {
-    let place = Place::new("127.0.0.1:1");
+    let topics = TestTopics::new("127.0.0.1:1");
     let dir = dir();
     let mut open = None;
     quick(Duration::from_secs(2), "opening", || {
         // The previous store must release its directory first.
         drop(open.take());
-        open = Some(place.store(dir.path(), "one"));
+        open = Some(topics.store(dir.path(), "one"));
     });
     let store = open.expect("opened");
     for _ in 0..3 {
@@ -262,11 +261,11 @@ fn without_a_broker_everything_is_refused_in_time() {
 }
 
 #[test]
-fn a_copy_that_is_ahead_of_its_place_ends_as_it_was() {
+fn a_copy_that_is_ahead_of_its_position_ends_as_it_was() {
     let cluster = cluster();
-    let place = place(&cluster);
+    let topics = topics(&cluster);
     let dir = dir();
-    let store = place.store(dir.path(), "one");
+    let store = topics.store(dir.path(), "one");
     open(&store, 1);
     fill(&store);
     let written = contents(&store, 1);
@@ -274,16 +273,16 @@ fn a_copy_that_is_ahead_of_its_place_ends_as_it_was() {
     drop(store);
     // As after a crash of the machine, which may lose the last writes.
     for position in [1, end / 3, end / 2, end - 1] {
-        let cached = cache(dir.path());
-        let at = cached.cached_place(PartitionId(1)).expect("readable");
-        let at = CachePlace {
-            position,
-            last_assignment_offset: 0,
-            ..at.expect("cached")
+        let copy = copy(dir.path());
+        let at = copy.copy_position(PartitionId(1)).expect("readable");
+        let at = CopyPosition {
+            next_offset: position,
+            ownership_record_offset: 0,
+            ..at.expect("there is one")
         };
-        cached.import(PartitionId(1), &[], &at).expect("set back");
-        drop(cached);
-        let store = place.store(dir.path(), "one");
+        copy.import(PartitionId(1), &[], &at).expect("set back");
+        drop(copy);
+        let store = topics.store(dir.path(), "one");
         open(&store, 1);
         assert_eq!(contents(&store, 1), written, "from {position}");
         let counts = store.counts();
@@ -302,9 +301,9 @@ fn an_epoch_of_the_next_owner_takes_no_late_transitions() {
 /// The next owner claims the workspace, and with `reports` false loses the partition before it writes its transitions.
 fn epoch_used_by_the_next_owner(reports: bool) {
     let cluster = cluster();
-    let place = place(&cluster);
+    let topics = topics(&cluster);
     let (one, other) = (dir(), dir());
-    let frozen = place.store(one.path(), "one");
+    let frozen = topics.store(one.path(), "one");
     open(&frozen, 1);
     let of = |owner: &str, epoch, sequence| HistoryRecord {
         owner: owner.to_owned(),
@@ -312,7 +311,7 @@ fn epoch_used_by_the_next_owner(reports: bool) {
     };
     frozen.claim(claim_of("acme", 1)).expect("claimed");
     frozen.append_history(vec![of("one", 1, 1)]).expect("kept");
-    let next = place.store(other.path(), "other");
+    let next = topics.store(other.path(), "other");
     open(&next, 1);
     let epoch = next.first_epoch(PartitionId(1)).get();
     next.claim(claim_of("acme", epoch)).expect("claimed");

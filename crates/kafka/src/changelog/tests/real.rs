@@ -21,47 +21,47 @@ const QUICK: &[(&str, &str)] = &[
     ("max.compaction.lag.ms", "1000"),
 ];
 
-fn place() -> Place {
-    place_with(SETTINGS)
+fn topics() -> TestTopics {
+    topics_with(SETTINGS)
 }
 
-fn place_with(settings: &[(&str, &str)]) -> Place {
+fn topics_with(settings: &[(&str, &str)]) -> TestTopics {
     let brokers = std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS names the brokers");
-    let mut place = Place::new(&brokers);
-    place.config.group = format!("engine-{:08x}", fastrand::u32(..));
-    place.group = group(&place.config);
-    let place = place.with_topics(settings);
-    place.fill_events(EVENTS);
-    place
+    let mut topics = TestTopics::new(&brokers);
+    topics.config.group = format!("engine-{:08x}", fastrand::u32(..));
+    topics.group = group(&topics.config);
+    let topics = topics.with_topics(settings);
+    topics.fill_events(EVENTS);
+    topics
 }
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn the_changelog_does_what_every_store_must() {
-    all_cases(place);
+    all_cases(topics);
 }
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn what_was_saved_is_there() {
-    saved_state_is_found_with_an_empty_and_a_warm_disk(&place(), Offset(12));
+    saved_state_is_found_with_an_empty_and_a_warm_disk(&topics(), Offset(12));
 }
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_reader_reports_where_the_end_was() {
-    a_reader_reports_the_end_behind_the_markers(&place());
+    a_reader_reports_the_end_behind_the_markers(&topics());
 }
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_fenced_process_writes_again_what_is_its_own() {
-    let place = place();
+    let topics = topics();
     let (first, second) = (dir(), dir());
-    let one = place.store(first.path(), "same");
+    let one = topics.store(first.path(), "same");
     open(&one, 1);
     one.claim(claim_of("acme", 1)).expect("claimed");
-    let two = place.store(second.path(), "same");
+    let two = topics.store(second.path(), "same");
     open(&two, 1);
     let refused = one.claim(claim_of("acme", 99));
     assert!(
@@ -77,30 +77,30 @@ fn a_fenced_process_writes_again_what_is_its_own() {
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_transaction_of_a_dead_process_does_not_hold_up_the_next_owner() {
-    let place = place();
+    let topics = topics();
     let (first, second) = (dir(), dir());
-    let dead = place.store(first.path(), "dead");
+    let dead = topics.store(first.path(), "dead");
     open(&dead, 1);
     drop(dead);
-    let id = format!("{}-dead", place.config.changelog_topic());
+    let id = format!("{}-dead", topics.config.changelog_topic());
     let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", &place.config.brokers)
+        .set("bootstrap.servers", &topics.config.brokers)
         .set("transactional.id", &id)
         .create()
         .expect("a client");
     producer.init_transactions(LONG).expect("let in");
     producer.begin_transaction().expect("begun");
     let mut offsets = TopicPartitionList::new();
-    let mut offset = offsets.add_partition(&place.config.topic, 1);
+    let mut offset = offsets.add_partition(&topics.config.topic, 1);
     offset.set_offset(At::Offset(7)).expect("an offset");
     offset.set_metadata(&id);
-    let member = place.group.metadata().expect("a member");
+    let member = topics.group.metadata().expect("a member");
     producer
         .send_offsets_to_transaction(&offsets, &member, LONG)
         .expect("taken");
     // Without fencing, the broker would wait for the transaction timeout of a minute.
     let began = Instant::now();
-    let next = place.store(second.path(), "next");
+    let next = topics.store(second.path(), "next");
     open(&next, 1);
     assert!(
         began.elapsed() < Duration::from_secs(50),
@@ -127,12 +127,12 @@ fn a_process_of_an_earlier_epoch_of_the_group_writes_nothing() {
 }
 
 fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
-    let place = place();
+    let topics = topics();
     let (first, second) = (dir(), dir());
     let member = || -> BaseConsumer {
-        let mut properties = vec![("group.id", place.config.group.as_str())];
+        let mut properties = vec![("group.id", topics.config.group.as_str())];
         properties.extend_from_slice(protocol);
-        let client = place.config.client("group", &properties);
+        let client = topics.config.client("group", &properties);
         client.create().expect("a client")
     };
     let joined = |consumers: &[&BaseConsumer], each: usize| {
@@ -149,13 +149,13 @@ fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
     };
     let zombie = member();
     zombie
-        .subscribe(&[&place.config.topic])
+        .subscribe(&[&topics.config.topic])
         .expect("subscribed");
     joined(&[&zombie], 4);
-    let frozen = group(&place.config);
+    let frozen = group(&topics.config);
     let copies = (0..30).filter_map(|_| zombie.group_metadata());
     frozen.set_member(Member::Frozen(copies.collect()));
-    let old = place.store_of(first.path(), "old", frozen);
+    let old = topics.store_of(first.path(), "old", frozen);
     let in_partition = |partition: u32, epoch| Claim {
         partition: PartitionId(partition),
         ..claim_of(&format!("w-{partition}"), epoch)
@@ -167,7 +167,7 @@ fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
     let committed_before = old.counts().transactions_committed;
 
     let heir = member();
-    heir.subscribe(&[&place.config.topic]).expect("subscribed");
+    heir.subscribe(&[&topics.config.topic]).expect("subscribed");
     joined(&[&zombie, &heir], 2);
     // A partition that moved to the heir; with the newer protocol an earlier epoch may write what it still owns.
     let moved = {
@@ -185,8 +185,8 @@ fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
     assert_eq!(old.counts().transactions_aborted, 1);
     assert_eq!(old.counts().transactions_committed, committed_before);
 
-    let fresh = FakeGroup::of(&place.config, heir);
-    let new = place.store_of(second.path(), "new", fresh);
+    let fresh = FakeGroup::of(&topics.config, heir);
+    let new = topics.store_of(second.path(), "new", fresh);
     open(&new, moved);
     assert_eq!(load(&new, &text).expect("loaded").1, []);
     assert_eq!(new.committed(PartitionId(moved)), Ok(Offset(0)));
@@ -194,19 +194,19 @@ fn an_earlier_generation_writes_nothing(protocol: &[(&str, &str)]) {
 }
 
 /// Begins a transaction as an owner does, and leaves it open as a killed process does.
-fn killed_within_a_transaction(place: &Place, name: &str, timeout_ms: &str) {
+fn killed_within_a_transaction(topics: &TestTopics, name: &str, timeout_ms: &str) {
     let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", &place.config.brokers)
+        .set("bootstrap.servers", &topics.config.brokers)
         .set(
             "transactional.id",
-            format!("{}-{name}", place.config.changelog_topic()),
+            format!("{}-{name}", topics.config.changelog_topic()),
         )
         .set("transaction.timeout.ms", timeout_ms)
         .create()
         .expect("a client");
     producer.init_transactions(LONG).expect("let in");
     producer.begin_transaction().expect("begun");
-    let topic = place.config.changelog_topic();
+    let topic = topics.config.changelog_topic();
     let change = workspace_engine_core::store::Mutation::Entry(
         id("acme"),
         conformance::entry("kind", "torn", "1", 99),
@@ -221,9 +221,9 @@ fn killed_within_a_transaction(place: &Place, name: &str, timeout_ms: &str) {
     producer.flush(LONG).expect("written");
     let mut offsets = TopicPartitionList::new();
     offsets
-        .add_partition_offset(&place.config.topic, 1, At::Offset(99))
+        .add_partition_offset(&topics.config.topic, 1, At::Offset(99))
         .expect("added");
-    let member = place.group.metadata().expect("a member");
+    let member = topics.group.metadata().expect("a member");
     producer
         .send_offsets_to_transaction(&offsets, &member, LONG)
         .expect("taken");
@@ -234,16 +234,16 @@ fn killed_within_a_transaction(place: &Place, name: &str, timeout_ms: &str) {
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn a_transaction_of_a_killed_owner_is_awaited_and_never_seen() {
-    let place = place();
+    let topics = topics();
     let (first, second) = (dir(), dir());
-    let store = place.store(first.path(), "one");
+    let store = topics.store(first.path(), "one");
     open(&store, 1);
     fill(&store);
     let written = contents(&store, 1);
     drop(store);
-    killed_within_a_transaction(&place, "other", "15000");
+    killed_within_a_transaction(&topics, "other", "15000");
 
-    let store = place.store(second.path(), "two");
+    let store = topics.store(second.path(), "two");
     let began = Instant::now();
     let early = std::iter::repeat_with(|| store.open(PartitionId(1)))
         .take_while(|opening| !matches!(opening, Ok(Opening::Done)))
@@ -264,16 +264,16 @@ fn a_transaction_of_a_killed_owner_is_awaited_and_never_seen() {
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn an_engine_that_comes_back_ends_its_own_transaction_at_once() {
-    let place = place();
+    let topics = topics();
     let dir = dir();
-    let store = place.store(dir.path(), "one");
+    let store = topics.store(dir.path(), "one");
     open(&store, 1);
     fill(&store);
     let written = contents(&store, 1);
     drop(store);
-    killed_within_a_transaction(&place, "one", "60000");
+    killed_within_a_transaction(&topics, "one", "60000");
 
-    let store = place.store(dir.path(), "one");
+    let store = topics.store(dir.path(), "one");
     let began = Instant::now();
     open(&store, 1);
     assert!(
@@ -288,13 +288,13 @@ fn an_engine_that_comes_back_ends_its_own_transaction_at_once() {
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn what_compaction_leaves_is_the_same() {
-    let place = place_with(QUICK);
+    let topics = topics_with(QUICK);
     let (first, second, third) = (dir(), dir(), dir());
-    let store = place.store(first.path(), "one");
+    let store = topics.store(first.path(), "one");
     open(&store, 1);
     fill(&store);
     drop(store);
-    let store = place.store(second.path(), "two");
+    let store = topics.store(second.path(), "two");
     open(&store, 1);
     let epoch = store.first_epoch(PartitionId(1)).get();
     store.claim(claim_of("acme", epoch)).expect("claimed");
@@ -323,7 +323,7 @@ fn what_compaction_leaves_is_the_same() {
         assert_eq!(saved, Ok(Vec::new()));
         round += 1;
         std::thread::sleep(Duration::from_secs(1));
-        let probe = place.store(tempfile::tempdir().expect("a directory").path(), "probe");
+        let probe = topics.store(tempfile::tempdir().expect("a directory").path(), "probe");
         let mut takeover = Takeover::new(&probe.shared, PartitionId(1));
         while !matches!(takeover.step(&probe.shared), Ok(Step::Done(_))) {}
         let read = probe.counts().records_read;
@@ -337,7 +337,7 @@ fn what_compaction_leaves_is_the_same() {
     assert_eq!(now[0].1, written[0].1);
     drop(store);
     for (what, dir) in [("cold", &third), ("older", &first), ("warm", &second)] {
-        let store = place.store(dir.path(), what);
+        let store = topics.store(dir.path(), what);
         open(&store, 1);
         assert_eq!(contents(&store, 1), now, "{what}");
         println!("{what}: {:?}", store.counts());
@@ -349,15 +349,15 @@ fn what_compaction_leaves_is_the_same() {
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
 fn acknowledged_state_is_kept_whatever_was_refused_meanwhile() {
-    let place = place_with(QUICK);
+    let topics = topics_with(QUICK);
     // A run in which brokers are killed needs longer.
     let seconds =
         std::env::var("STRESS_SECONDS").map_or(10, |text| text.parse().expect("a number"));
-    stress::what_was_acknowledged_is_there(&place, Duration::from_secs(seconds), || {
+    stress::what_was_acknowledged_is_there(&topics, Duration::from_secs(seconds), || {
         std::thread::sleep(Duration::from_millis(400));
-        place.group.set_member(Member::None);
+        topics.group.set_member(Member::None);
         std::thread::sleep(Duration::from_millis(30));
-        place.group.set_member(Member::Live);
+        topics.group.set_member(Member::Live);
     });
 }
 
@@ -365,9 +365,9 @@ fn acknowledged_state_is_kept_whatever_was_refused_meanwhile() {
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS, and measures"]
 fn how_fast_it_saves_and_is_read_again() {
-    let place = place();
+    let topics = topics();
     let (warm, cold) = (dir(), dir());
-    let store = place.store(warm.path(), "one");
+    let store = topics.store(warm.path(), "one");
     open(&store, 1);
     let data = format!("\"{}\"", "x".repeat(250));
     let names: Vec<_> = (0..50).map(|number| format!("w-{number}")).collect();
@@ -393,7 +393,7 @@ fn how_fast_it_saves_and_is_read_again() {
     }
     println!("{changes} changes saved in {:?}", began.elapsed());
     drop(store);
-    let store = place.store(cold.path(), "two");
+    let store = topics.store(cold.path(), "two");
     let began = Instant::now();
     open(&store, 1);
     println!("read again in {:?}: {:?}", began.elapsed(), store.counts());

@@ -139,13 +139,13 @@ fn check(store: &ChangelogStore, partition: u32, all: &[Expected], what: &str) {
 
 /// Calls `last_error` repeatedly while the owners run.
 pub(super) fn what_was_acknowledged_is_there(
-    place: &Place,
+    topics: &TestTopics,
     lasting: Duration,
     last_error: impl Fn() + Sync,
 ) {
     let seed = seed();
     let (warm, cold) = (dir(), dir());
-    let store = place.store(warm.path(), "one");
+    let store = topics.store(warm.path(), "one");
     let until = Instant::now() + lasting;
     let all: Vec<Vec<Expected>> = std::thread::scope(|scope| {
         let owners: Vec<_> = (0..PARTITIONS)
@@ -181,6 +181,6 @@ pub(super) fn what_was_acknowledged_is_there(
         check(&store, partition, all, "as it was left");
     }
     drop(store);
-    verify(&place.store(cold.path(), "two"), "cold");
-    verify(&place.store(warm.path(), "one"), "warm");
+    verify(&topics.store(cold.path(), "two"), "cold");
+    verify(&topics.store(warm.path(), "one"), "warm");
 }

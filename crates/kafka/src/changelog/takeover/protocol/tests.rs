@@ -60,7 +60,7 @@ fn after(protocol: &mut Protocol, event: Event) -> String {
     match protocol.observe(observation) {
         Ok(None) => protocol.state.to_string(),
         Ok(Some(finished)) => {
-            let mut text = format!("taken up to {}", finished.place.position);
+            let mut text = format!("taken up to {}", finished.position.next_offset);
             if let Some(record) = &finished.record {
                 write!(text, " of lineage {}", record.lineage).expect("text");
             }
@@ -120,15 +120,15 @@ fn ends(stable: u64) -> Event {
     }))
 }
 
-fn copy(lineage: Option<u64>, last_assignment_offset: u64) -> Event {
-    let place = CachePlace {
+fn copy(lineage: Option<u64>, ownership_record_offset: u64) -> Event {
+    let position = CopyPosition {
         source: source(CHANGELOG, lineage),
-        position: 45,
-        last_assignment_offset,
+        next_offset: 45,
+        ownership_record_offset,
         highest_epoch: Epoch::new(4),
         at_ms: NOW_MS,
     };
-    Observed(Observation::Copy(Some(place), NOW_MS))
+    Observed(Observation::Copy(Some(position), NOW_MS))
 }
 
 fn record_of(lineage: u64) -> OwnershipRecord {
@@ -311,7 +311,7 @@ fn without_a_copy_all_of_the_changelog_is_read() {
 }
 
 #[test]
-fn a_copy_is_continued_where_the_last_ownership_record_is_in_its_place() {
+fn a_copy_is_continued_where_its_last_ownership_record_is_at_its_offset() {
     check(
         &mut at_copy(Kind::Assigned, Some(LINEAGE)),
         [
@@ -345,12 +345,12 @@ fn a_copy_that_was_never_complete_is_continued_without_a_check() {
 }
 
 #[test]
-fn a_newer_ownership_record_must_follow_one_that_is_not_in_its_place() {
+fn a_newer_ownership_record_must_follow_one_that_was_replaced() {
     let reads = "reading the changelog from 45 to 50";
     let of_another = "setting the copy aside: it is of another changelog";
     let may_be = "setting the copy aside: it may be of another changelog";
     let not_there = || Observed(Observation::LastRecord(None));
-    // It is not there, another lineage is there, or compaction has removed the place.
+    // It is not there, another lineage is there, or compaction has removed that offset.
     let mut takeover = at_copy(Kind::Assigned, Some(LINEAGE));
     check(
         &mut takeover,
@@ -433,21 +433,21 @@ fn events_are_compared_only_where_the_previous_owner_read_the_same_topic() {
 }
 
 #[test]
-fn a_place_keeps_the_highest_epoch_and_the_time_of_the_last_completion() {
+fn a_position_keeps_the_highest_epoch_and_the_time_of_completion() {
     let mut takeover = at_copy(Kind::Assigned, None);
     after(&mut takeover, copy(None, 0));
     after(&mut takeover, Read(46, assignment(LINEAGE)));
     let State::ReadingChangelog(reading) = &takeover.state else {
         panic!("{}", takeover.state);
     };
-    let expected = CachePlace {
+    let expected = CopyPosition {
         source: source(CHANGELOG, Some(LINEAGE)),
-        position: 47,
-        last_assignment_offset: 46,
+        next_offset: 47,
+        ownership_record_offset: 46,
         highest_epoch: Epoch::new(4),
         at_ms: NOW_MS,
     };
-    assert_eq!(reading.place, expected);
+    assert_eq!(reading.position, expected);
     assert_eq!(reading.bytes, 10);
 }
 

@@ -15,10 +15,10 @@ fn until_pinned(store: &ChangelogStore, partition: PartitionId) {
 #[test]
 fn a_process_outside_the_group_writes_nothing() {
     let cluster = cluster();
-    let place = place(&cluster);
+    let topics = topics(&cluster);
     let dir = dir();
-    let store = place.store(dir.path(), "one");
-    place.group.set_member(Member::None);
+    let store = topics.store(dir.path(), "one");
+    topics.group.set_member(Member::None);
     let until = Instant::now() + LONG;
     let error_text = loop {
         match store.open(PartitionId(1)) {
@@ -27,26 +27,26 @@ fn a_process_outside_the_group_writes_nothing() {
         }
     };
     assert_eq!(error_text, "this process is not in the consumer group now");
-    place.group.set_member(Member::Live);
+    topics.group.set_member(Member::Live);
     open(&store, 1);
     store.claim(claim_of("acme", 1)).expect("claimed");
-    place.group.set_member(Member::None);
+    topics.group.set_member(Member::None);
     let saves = [save_of("acme", 1, 9, one_change(8))];
     unavailable(store.save(&saves, &[(PartitionId(1), Offset(9))]));
     unavailable(store.append_history(vec![transition("acme", 1, 1)]));
     unavailable(store.purge(&id("acme")));
     assert_eq!(load(&store, "acme").expect("loaded").1, []);
     assert_eq!(store.committed(PartitionId(1)), Ok(Offset::ZERO));
-    place.group.set_member(Member::Live);
+    topics.group.set_member(Member::Live);
     assert_eq!(store.save(&saves, &[]), Ok(Vec::new()));
 }
 
 #[test]
 fn a_transaction_that_the_group_refuses_may_be_repeated() {
     let cluster = cluster();
-    let place = place(&cluster);
+    let topics = topics(&cluster);
     let (first, second) = (dir(), dir());
-    let store = place.store(first.path(), "one");
+    let store = topics.store(first.path(), "one");
     open(&store, 1);
     store.claim(claim_of("acme", 1)).expect("claimed");
     for error in [
@@ -70,7 +70,7 @@ fn a_transaction_that_the_group_refuses_may_be_repeated() {
     assert_eq!(saved, Ok(Vec::new()));
     let written = contents(&store, 1);
     drop(store);
-    let store = place.store(second.path(), "one");
+    let store = topics.store(second.path(), "one");
     open(&store, 1);
     assert_eq!(contents(&store, 1), written);
 }
@@ -115,9 +115,9 @@ fn unknown_outcome(errors: &[RDKafkaRespErr]) -> String {
 #[test]
 fn a_closed_partition_is_refused_and_harms_no_other() {
     let cluster = cluster();
-    let place = place(&cluster);
+    let topics = topics(&cluster);
     let dir = dir();
-    let store = place.store(dir.path(), "one");
+    let store = topics.store(dir.path(), "one");
     let in_two = |claim| Claim {
         partition: PartitionId(2),
         ..claim
@@ -265,9 +265,9 @@ fn jobs_that_wait_while_a_partition_is_released_are_refused() {
 #[test]
 fn a_release_during_the_membership_query_prevents_the_write() {
     let cluster = cluster();
-    let place = place(&cluster);
+    let topics = topics(&cluster);
     let dir = dir();
-    let store = Arc::new(place.store(dir.path(), "one"));
+    let store = Arc::new(topics.store(dir.path(), "one"));
     open(&store, 1);
     store.claim(claim_of("acme", 1)).expect("claimed");
     let saves = [save_of("acme", 1, 9, one_change(8))];
@@ -277,7 +277,7 @@ fn a_release_during_the_membership_query_prevents_the_write() {
             let store = store.upgrade().expect("the test has it");
             store.release(&[PartitionId(1)]);
         };
-        *place.group.hook.lock() = Some(Box::new(hook));
+        *topics.group.hook.lock() = Some(Box::new(hook));
     };
     let committed = store.counts().transactions_committed;
     interrupt();
@@ -354,9 +354,9 @@ fn a_save_fails_as_a_whole_while_a_partition_is_re_read() {
 #[test]
 fn dropping_the_store_does_not_wait_for_a_slow_broker() {
     let cluster = cluster();
-    let place = place(&cluster);
+    let topics = topics(&cluster);
     let dir = dir();
-    let store = place.store(dir.path(), "one");
+    let store = topics.store(dir.path(), "one");
     open(&store, 1);
     store.claim(claim_of("acme", 1)).expect("claimed");
     cluster
