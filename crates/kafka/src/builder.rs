@@ -182,7 +182,7 @@ struct ToEngine {
 impl Assignments for ToEngine {
     fn assigned(&self, partitions: &[PartitionId]) {
         if let Some(store) = self.store.upgrade() {
-            store.given(partitions);
+            store.assigned(partitions);
         }
         let Some(engine) = self.engine() else { return };
         for partition in partitions {

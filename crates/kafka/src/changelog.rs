@@ -55,7 +55,7 @@ use counts::Counters;
 use draft::{Job, Reply, save_bytes};
 use opening_partition::OpeningPartition;
 pub(crate) use ownership::producer_of;
-use partitions::{Partitions, Standing};
+use partitions::{OwnershipState, Partitions};
 use producer::Transactions;
 use reader::Readers;
 use takeover::Takeover;
@@ -201,15 +201,15 @@ impl ChangelogStore {
     /// Releases partitions that the group revokes. Call it before the group learns of the release: from then on this
     /// process may write in the group's next generation, and the brokers check nothing else. Jobs of these partitions
     /// that wait for the writer are refused from now on, and so is opening them, until
-    /// [`given`](ChangelogStore::given). It does not block; closing a partition waits for the transaction in progress.
+    /// [`assigned`](ChangelogStore::assigned). It does not block; closing a partition waits for the transaction in progress.
     pub fn release(&self, partitions: &[PartitionId]) {
         self.shared.partitions.release(partitions);
     }
 
     /// Allows opening partitions that the group has assigned to this process. Call it before opening partitions that
     /// were ever [released](ChangelogStore::release).
-    pub fn given(&self, partitions: &[PartitionId]) {
-        self.shared.partitions.given(partitions);
+    pub fn assigned(&self, partitions: &[PartitionId]) {
+        self.shared.partitions.assigned(partitions);
     }
 
     /// Why this engine cannot serve its group at all, once that is known: its partitioner differs from the group's. The
@@ -283,7 +283,7 @@ impl Ownership for ChangelogStore {
             .shared
             .partitions
             .close(partition, Instant::now() + CLOSE);
-        if owned.is_none_or(|owned| owned.standing != Standing::Open) {
+        if owned.is_none_or(|owned| owned.state != OwnershipState::Open) {
             return;
         }
         // The copy was complete until now, also where nothing was written for a long time.

@@ -17,7 +17,7 @@ use workspace_status::{Epoch, WorkspaceId};
 use super::Shared;
 use super::guards::{begun_by_no_other, from_what_is_there, of_this_assignment, of_this_log};
 use super::ownership::{OwnershipRecord, loss_of};
-use super::partitions::{Owned, Standing};
+use super::partitions::{OwnedPartition, OwnershipState};
 use super::producer::Record;
 use super::record::{self, MAX_RECORD_BYTES};
 
@@ -27,7 +27,7 @@ pub(super) type Reply<T> = Sender<Result<T, StoreError>>;
 /// A request to the writer.
 #[derive(Debug)]
 pub(super) enum Job {
-    Assign {
+    WriteOwnershipRecord {
         partition: PartitionId,
         record: Arc<OwnershipRecord>,
         /// The copy that the partition was read into.
@@ -51,7 +51,7 @@ pub(super) type Answer = Box<dyn FnOnce(Result<(), StoreError>)>;
 
 /// The part of one partition in a transaction.
 pub(super) struct Part {
-    pub(super) owned: Owned,
+    pub(super) owned: OwnedPartition,
     pub(super) mutations: Vec<Mutation>,
     pub(super) committed: Offset,
     /// The ownership record, where this transaction writes it.
@@ -77,13 +77,13 @@ impl Draft {
             return Err(job);
         }
         let answer = match job {
-            Job::Assign {
+            Job::WriteOwnershipRecord {
                 partition,
                 record,
                 copy,
                 reply,
             } => {
-                let planned = self.assign(shared, partition, record, &copy);
+                let planned = self.write_ownership_record(shared, partition, record, &copy);
                 answer(shared, reply, planned)
             }
             Job::Claim(claim, reply) => answer(shared, reply, self.claim(shared, claim)),
@@ -103,7 +103,7 @@ impl Draft {
 
     fn conflicts(&self, job: &Job) -> bool {
         match job {
-            Job::Assign { .. } => false,
+            Job::WriteOwnershipRecord { .. } => false,
             Job::Claim(claim, _) => self.saved.contains(&claim.id),
             Job::Save { saves, .. } => saves.iter().any(|save| self.saved.contains(&save.id)),
             Job::History(records, _) => records
@@ -115,7 +115,7 @@ impl Draft {
         }
     }
 
-    fn assign(
+    fn write_ownership_record(
         &mut self,
         shared: &Shared,
         partition: PartitionId,
@@ -140,7 +140,7 @@ impl Draft {
             }
         }
         let encoded: Vec<_> = mutations.iter().map(record::encode).collect();
-        let part = self.part(shared, partition, Standing::Assigning)?;
+        let part = self.part(shared, partition, OwnershipState::WritingRecord)?;
         part.record = Some(record);
         part.mutations = mutations;
         for (key, value) in encoded {
@@ -193,7 +193,7 @@ impl Draft {
             if stale.contains(partition) || shared.partitions.open(*partition).is_err() {
                 continue;
             }
-            if let Ok(part) = self.part(shared, *partition, Standing::Open) {
+            if let Ok(part) = self.part(shared, *partition, OwnershipState::Open) {
                 part.committed = *offset;
             }
         }
@@ -304,7 +304,7 @@ impl Draft {
             }
             encoded.push((key, value));
         }
-        let part = self.part(shared, partition, Standing::Open)?;
+        let part = self.part(shared, partition, OwnershipState::Open)?;
         part.mutations.extend(mutations);
         for (key, value) in encoded {
             self.write(partition, key, value);
@@ -325,13 +325,13 @@ impl Draft {
         &mut self,
         shared: &Shared,
         partition: PartitionId,
-        standing: Standing,
+        state: OwnershipState,
     ) -> Result<&mut Part, StoreError> {
         use std::collections::btree_map::Entry;
         match self.parts.entry(partition) {
             Entry::Occupied(part) => Ok(part.into_mut()),
             Entry::Vacant(vacant) => {
-                let owned = shared.partitions.pin(partition, standing)?;
+                let owned = shared.partitions.add_to_transaction(partition, state)?;
                 Ok(vacant.insert(Part {
                     committed: owned.committed,
                     owned,

@@ -8,14 +8,14 @@ use workspace_status::{Epoch, WorkspaceId};
 
 use super::Shared;
 use super::ownership::{LogLoss, LossKind, loss_of};
-use super::partitions::Owned;
+use super::partitions::OwnedPartition;
 
 /// Timeout of the query where the events begin.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Refuses a load of an earlier assignment, also where no later load has claimed its workspace.
 pub(super) fn of_this_assignment(
-    owned: &Owned,
+    owned: &OwnedPartition,
     id: &WorkspaceId,
     epoch: Epoch,
 ) -> Result<(), StoreError> {
@@ -52,7 +52,7 @@ pub(super) fn begun_by_no_other(shared: &Shared, record: &HistoryRecord) -> Resu
 /// Refuses a workspace that was saved from what the log has lost: no later offset continues its saved state.
 pub(super) fn of_this_log(
     shared: &Shared,
-    owned: &Owned,
+    owned: &OwnedPartition,
     id: &WorkspaceId,
 ) -> Result<(), StoreError> {
     let Some((saved, loss)) = loss_of_saved(shared, owned, id)? else {
@@ -76,7 +76,7 @@ pub(super) fn of_this_log(
 /// The saved state of a workspace and the loss of the log that it cannot be continued over, if there is one.
 fn loss_of_saved(
     shared: &Shared,
-    owned: &Owned,
+    owned: &OwnedPartition,
     id: &WorkspaceId,
 ) -> Result<Option<(StoredWorkspace, LogLoss)>, StoreError> {
     let losses = owned.record.as_ref().map(|record| record.losses.as_slice());
@@ -94,7 +94,7 @@ fn loss_of_saved(
 /// events may begin at a lower offset, so the reset begins no later than the loss or the low offset of the log.
 pub(super) fn from_what_is_there(
     shared: &Shared,
-    owned: &Owned,
+    owned: &OwnedPartition,
     erase: Erase,
 ) -> Result<Erase, StoreError> {
     let Some((_, loss)) = loss_of_saved(shared, owned, &erase.id)? else {

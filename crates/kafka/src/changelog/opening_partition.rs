@@ -11,7 +11,7 @@ use workspace_status::Epoch;
 
 use super::draft::Job;
 use super::ownership::{LogLoss, OwnershipRecord};
-use super::partitions::{Standing, not_open};
+use super::partitions::{OwnershipState, not_open};
 use super::plan::{Facts, GroupOffset, Notice, Plan, SetAside, plan};
 use super::set_aside;
 use super::takeover::{Step, Taken, Takeover};
@@ -25,7 +25,7 @@ pub(super) enum OpeningPartition {
     /// The changelog is being read into the copy.
     Reading(Box<Takeover>),
     /// The ownership record of this process is being written.
-    Assigning {
+    WritingRecord {
         end: u64,
         answer: Receiver<Result<(), StoreError>>,
     },
@@ -44,21 +44,21 @@ impl OpeningPartition {
                     let opening = Opening::Reading { position, end };
                     Ok(Some((Self::Reading(takeover), opening)))
                 }
-                Step::Done(taken) => assign(store, partition, *taken, takeover.copy)?.wait(),
+                Step::Done(taken) => send_record(store, partition, *taken, takeover.copy)?.wait(),
             },
-            assigning @ Self::Assigning { .. } => assigning.wait(),
+            writing @ Self::WritingRecord { .. } => writing.wait(),
         }
     }
 
     fn wait(self) -> Result<Option<(Self, Opening)>, StoreError> {
-        let Self::Assigning { end, answer } = self else {
+        let Self::WritingRecord { end, answer } = self else {
             return Ok(None);
         };
         match answer.recv_timeout(WRITER_TIMEOUT) {
             Ok(answer) => answer.map(|()| None),
             Err(RecvTimeoutError::Timeout) => {
                 let opening = Opening::Reading { position: end, end };
-                Ok(Some((Self::Assigning { end, answer }, opening)))
+                Ok(Some((Self::WritingRecord { end, answer }, opening)))
             }
             Err(RecvTimeoutError::Disconnected) => Err(ended()),
         }
@@ -90,7 +90,7 @@ fn check_partitioner(
 }
 
 /// Decides how the partition begins, and sends the ownership record to the writer.
-fn assign(
+fn send_record(
     store: &ChangelogStore,
     partition: PartitionId,
     taken: Taken,
@@ -178,8 +178,8 @@ fn assign(
     let end = taken.position.next_offset;
     let is_owned = shared
         .partitions
-        .change(partition, Standing::Opening, |owned| {
-            owned.standing = Standing::Assigning;
+        .change(partition, OwnershipState::Opening, |owned| {
+            owned.state = OwnershipState::WritingRecord;
             owned.committed = committed;
             owned.first_epoch = first_epoch;
             owned.misrouted_from = misrouted_from;
@@ -191,13 +191,13 @@ fn assign(
         // The partition was released meanwhile.
         return Err(not_open(partition));
     }
-    let answer = store.send(|reply| Job::Assign {
+    let answer = store.send(|reply| Job::WriteOwnershipRecord {
         partition,
         record,
         copy,
         reply,
     })?;
-    Ok(OpeningPartition::Assigning { end, answer })
+    Ok(OpeningPartition::WritingRecord { end, answer })
 }
 
 fn report(partition: PartitionId, topic: &str, notice: &Notice) {

@@ -1,8 +1,8 @@
 //! Which partitions this process writes, and the state of each.
 //!
 //! ```text
-//! closed -> opening -> assigning -> open <-> behind
-//!    ^_________|___________|__________|________|
+//! closed -> opening -> writing record -> open <-> behind
+//!    ^_________|_____________|____________|________|
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,23 +21,23 @@ use super::plan::Notice;
 /// that takes about a second.
 const MAX_MISROUTED_REREAD: u64 = 1_000_000;
 
-/// The state of a partition that this process owns.
+/// How far the takeover of a partition is, or whether it is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum OwnershipState {
     /// The changelog is being read into the copy.
     Opening,
     /// The ownership record is being written.
-    Assigning,
+    WritingRecord,
     /// It answers reads and takes writes.
     Open,
     /// The copy may lack what is in the changelog; it is being read again.
     Behind,
 }
 
-/// What is known of a partition that this process owns.
+/// A partition that this process owns.
 #[derive(Debug, Clone)]
-pub(super) struct Owned {
-    pub(super) standing: Standing,
+pub(super) struct OwnedPartition {
+    pub(super) state: OwnershipState,
     /// The offset of the events that the group has committed.
     pub(super) committed: Offset,
     pub(super) first_epoch: Epoch,
@@ -53,7 +53,7 @@ pub(super) struct Owned {
     pub(super) broken: Option<Arc<str>>,
 }
 
-impl Owned {
+impl OwnedPartition {
     /// Where discovery begins: at the first record that belongs to another partition, at most
     /// [`MAX_MISROUTED_REREAD`] before the committed offset.
     pub(super) fn discovered(&self) -> Offset {
@@ -65,72 +65,77 @@ impl Owned {
 
 #[derive(Debug, Default)]
 struct Inner {
-    owned: BTreeMap<PartitionId, Owned>,
+    owned: BTreeMap<PartitionId, OwnedPartition>,
     /// Partitions in the transaction in progress.
-    pinned: BTreeSet<PartitionId>,
+    in_transaction: BTreeSet<PartitionId>,
     /// Partitions that the group has revoked and not assigned again: they cannot be opened.
-    gone: BTreeSet<PartitionId>,
+    revoked: BTreeSet<PartitionId>,
 }
 
 /// The partitions of this process.
 #[derive(Debug, Default)]
 pub(super) struct Partitions {
     inner: Mutex<Inner>,
-    unpinned: Condvar,
+    /// Notified when a transaction has ended.
+    transaction_ended: Condvar,
 }
 
 impl Partitions {
-    pub(super) fn of(&self, partition: PartitionId) -> Option<Owned> {
+    pub(super) fn of(&self, partition: PartitionId) -> Option<OwnedPartition> {
         self.inner.lock().owned.get(&partition).cloned()
     }
 
     /// What is known of a partition that is open.
-    pub(super) fn open(&self, partition: PartitionId) -> Result<Owned, StoreError> {
+    pub(super) fn open(&self, partition: PartitionId) -> Result<OwnedPartition, StoreError> {
         let owned = self.of(partition);
-        match owned.as_ref().map(|owned| owned.standing) {
-            Some(Standing::Open) => owned.ok_or_else(|| not_open(partition)),
-            Some(Standing::Behind) => Err(behind(partition, owned.and_then(|owned| owned.broken))),
-            Some(Standing::Opening | Standing::Assigning) | None => Err(not_open(partition)),
+        match owned.as_ref().map(|owned| owned.state) {
+            Some(OwnershipState::Open) => owned.ok_or_else(|| not_open(partition)),
+            Some(OwnershipState::Behind) => {
+                Err(behind(partition, owned.and_then(|owned| owned.broken)))
+            }
+            Some(OwnershipState::Opening | OwnershipState::WritingRecord) | None => {
+                Err(not_open(partition))
+            }
         }
     }
 
     /// Fails only where a partition is behind.
     pub(super) fn not_behind(&self, partition: PartitionId) -> Result<(), StoreError> {
         match self.of(partition) {
-            Some(owned) if owned.standing == Standing::Behind => {
+            Some(owned) if owned.state == OwnershipState::Behind => {
                 Err(behind(partition, owned.broken))
             }
             Some(_) | None => Ok(()),
         }
     }
 
-    /// Adds a partition to the transaction that is being built; fails where it is not in the state `standing`.
-    pub(super) fn pin(
+    /// Adds a partition to the transaction that is being built; fails where it is not in this state.
+    pub(super) fn add_to_transaction(
         &self,
         partition: PartitionId,
-        standing: Standing,
-    ) -> Result<Owned, StoreError> {
+        state: OwnershipState,
+    ) -> Result<OwnedPartition, StoreError> {
         let mut inner = self.inner.lock();
         let Some(owned) = inner.owned.get(&partition).cloned() else {
             return Err(not_open(partition));
         };
-        if owned.standing != standing {
+        if owned.state != state {
             return Err(not_open(partition));
         }
-        inner.pinned.insert(partition);
+        inner.in_transaction.insert(partition);
         Ok(owned)
     }
 
     /// Whether the transaction in progress holds a partition.
     #[cfg(test)]
-    pub(super) fn is_pinned(&self, partition: PartitionId) -> bool {
-        self.inner.lock().pinned.contains(&partition)
+    pub(super) fn is_in_transaction(&self, partition: PartitionId) -> bool {
+        self.inner.lock().in_transaction.contains(&partition)
     }
 
-    /// Releases all partitions after the transaction has ended.
-    pub(super) fn unpin_all(&self) {
-        self.inner.lock().pinned.clear();
-        self.unpinned.notify_all();
+    /// Removes all partitions from the transaction, which has ended.
+    pub(super) fn end_transaction(&self) {
+        self.inner.lock().in_transaction.clear();
+        self.transaction_ended.notify_all();
     }
 
     /// Begins to open a partition. False where an earlier transaction still holds it at the deadline.
@@ -140,16 +145,20 @@ impl Partitions {
         deadline: Instant,
     ) -> Result<bool, StoreError> {
         let mut inner = self.inner.lock();
-        while inner.pinned.contains(&partition) {
-            if self.unpinned.wait_until(&mut inner, deadline).timed_out() {
+        while inner.in_transaction.contains(&partition) {
+            if self
+                .transaction_ended
+                .wait_until(&mut inner, deadline)
+                .timed_out()
+            {
                 return Ok(false);
             }
         }
-        if inner.gone.contains(&partition) {
+        if inner.revoked.contains(&partition) {
             return Err(not_open(partition));
         }
-        let owned = Owned {
-            standing: Standing::Opening,
+        let owned = OwnedPartition {
+            state: OwnershipState::Opening,
             committed: Offset::ZERO,
             first_epoch: Epoch::FIRST,
             misrouted_from: None,
@@ -162,16 +171,16 @@ impl Partitions {
         Ok(true)
     }
 
-    /// Changes what is known of a partition. False where it is not in the state `standing`.
+    /// Changes what is known of a partition. False where it is not in this state.
     pub(super) fn change(
         &self,
         partition: PartitionId,
-        standing: Standing,
-        change: impl FnOnce(&mut Owned),
+        state: OwnershipState,
+        change: impl FnOnce(&mut OwnedPartition),
     ) -> bool {
         let mut inner = self.inner.lock();
         let owned = inner.owned.get_mut(&partition);
-        let Some(owned) = owned.filter(|owned| owned.standing == standing) else {
+        let Some(owned) = owned.filter(|owned| owned.state == state) else {
             return false;
         };
         change(owned);
@@ -188,34 +197,35 @@ impl Partitions {
     }
 
     /// The open partitions.
-    pub(super) fn answering(&self) -> Vec<PartitionId> {
+    pub(super) fn all_open(&self) -> Vec<PartitionId> {
         let inner = self.inner.lock();
         let open = inner.owned.iter();
-        open.filter(|(_, owned)| owned.standing == Standing::Open)
+        open.filter(|(_, owned)| owned.state == OwnershipState::Open)
             .map(|(partition, _)| *partition)
             .collect()
     }
 
-    /// The partitions that must be re-read and are not broken.
+    /// The partitions that must be read again and are not broken.
     pub(super) fn behind(&self) -> Vec<PartitionId> {
         let inner = self.inner.lock();
         let behind = inner.owned.iter();
         behind
-            .filter(|(_, owned)| owned.standing == Standing::Behind && owned.broken.is_none())
+            .filter(|(_, owned)| owned.state == OwnershipState::Behind && owned.broken.is_none())
             .map(|(partition, _)| *partition)
             .collect()
     }
 
-    /// Stops saving a partition, and keeps the first reason. True where it was not broken before.
-    pub(super) fn break_off(&self, partition: PartitionId, reason: &str) -> bool {
+    /// Marks a partition as broken: nothing of it is saved any more. The first reason is kept. True where it was not broken
+    /// before.
+    pub(super) fn mark_broken(&self, partition: PartitionId, reason: &str) -> bool {
         let mut inner = self.inner.lock();
         let Some(owned) = inner.owned.get_mut(&partition) else {
             return false;
         };
-        owned.standing = Standing::Behind;
-        let is_news = owned.broken.is_none();
+        owned.state = OwnershipState::Behind;
+        let is_new = owned.broken.is_none();
         owned.broken.get_or_insert_with(|| reason.into());
-        is_news
+        is_new
     }
 
     /// The reason of a broken partition, if any is broken.
@@ -225,30 +235,38 @@ impl Partitions {
     }
 
     /// Releases partitions that the group revokes. It does not block: jobs that a transaction takes from now on find
-    /// the partitions closed, and they cannot be opened until [`Self::given`].
+    /// the partitions closed, and they cannot be opened until [`Self::assigned`].
     pub(super) fn release(&self, partitions: &[PartitionId]) {
         let mut inner = self.inner.lock();
         for partition in partitions {
             inner.owned.remove(partition);
-            inner.gone.insert(*partition);
+            inner.revoked.insert(*partition);
         }
     }
 
     /// Allows opening partitions that the group has assigned to this process.
-    pub(super) fn given(&self, partitions: &[PartitionId]) {
+    pub(super) fn assigned(&self, partitions: &[PartitionId]) {
         let mut inner = self.inner.lock();
         for partition in partitions {
-            inner.gone.remove(partition);
+            inner.revoked.remove(partition);
         }
     }
 
     /// Releases a partition, waits until no transaction holds it, and returns its last state; none where it was not
     /// owned or the transaction has not ended at the deadline.
-    pub(super) fn close(&self, partition: PartitionId, deadline: Instant) -> Option<Owned> {
+    pub(super) fn close(
+        &self,
+        partition: PartitionId,
+        deadline: Instant,
+    ) -> Option<OwnedPartition> {
         let mut inner = self.inner.lock();
         let owned = inner.owned.remove(&partition);
-        while inner.pinned.contains(&partition) {
-            if self.unpinned.wait_until(&mut inner, deadline).timed_out() {
+        while inner.in_transaction.contains(&partition) {
+            if self
+                .transaction_ended
+                .wait_until(&mut inner, deadline)
+                .timed_out()
+            {
                 tracing::error!(%partition, "the transaction in progress has not ended in time; the next owner waits for it, or the group refuses it");
                 return None;
             }

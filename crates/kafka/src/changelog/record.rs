@@ -45,10 +45,10 @@ const NEWER: Damage = "a newer version of the engine wrote it";
 /// The contents of a record.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum DecodedRecord {
-    Owned(OwnershipRecord),
-    Changed(Mutation),
-    /// The record is not usable, for this reason.
-    Nothing(Damage),
+    Ownership(OwnershipRecord),
+    Mutation(Mutation),
+    /// The reason why the record is skipped.
+    Unusable(Damage),
 }
 
 /// The key of a partition's ownership record.
@@ -104,18 +104,18 @@ pub(super) fn encode(mutation: &Mutation) -> (Vec<u8>, Option<Vec<u8>>) {
 /// Decodes a record of a partition.
 pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -> DecodedRecord {
     let Some((kind, mut rest)) = key.split_first() else {
-        return DecodedRecord::Nothing("it has no key");
+        return DecodedRecord::Unusable("it has no key");
     };
     if *kind == OWNERSHIP {
         let record = value.ok_or("it was removed").and_then(decode_ownership);
-        return record.map_or_else(DecodedRecord::Nothing, DecodedRecord::Owned);
+        return record.map_or_else(DecodedRecord::Unusable, DecodedRecord::Ownership);
     }
     let key = match decode_key(*kind, &mut rest) {
         Ok(key) => key,
-        Err(damage) => return DecodedRecord::Nothing(damage),
+        Err(damage) => return DecodedRecord::Unusable(damage),
     };
     let Some(value) = value else {
-        return DecodedRecord::Changed(Mutation::Removed(key));
+        return DecodedRecord::Mutation(Mutation::Removed(key));
     };
     let decoded = match &key {
         Key::Workspace(id) => decode_workspace(id, partition, value).map(Mutation::Workspace),
@@ -129,7 +129,7 @@ pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -
             sequence,
         } => decode_transition(id, *epoch, *sequence, value).map(Mutation::Transition),
     };
-    DecodedRecord::Changed(decoded.unwrap_or_else(|damage| {
+    DecodedRecord::Mutation(decoded.unwrap_or_else(|damage| {
         tracing::error!(%partition, workspace = %key.workspace(), damage, "a record of the changelog is damaged");
         Mutation::Damaged(partition, key)
     }))
@@ -138,9 +138,9 @@ pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -
 /// The epoch in a record.
 pub(super) fn epoch_of(decoded_record: &DecodedRecord) -> Option<Epoch> {
     match decoded_record {
-        DecodedRecord::Owned(record) => Some(record.first_epoch),
-        DecodedRecord::Changed(mutation) => epoch_of_mutation(mutation),
-        DecodedRecord::Nothing(_) => None,
+        DecodedRecord::Ownership(record) => Some(record.first_epoch),
+        DecodedRecord::Mutation(mutation) => epoch_of_mutation(mutation),
+        DecodedRecord::Unusable(_) => None,
     }
 }
 

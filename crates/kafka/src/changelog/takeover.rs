@@ -150,8 +150,8 @@ impl Takeover {
             State::QueryingOffset => query_offset(shared, partition, TRANSACTION_TIMEOUT)?,
             State::ProbingTransaction => probe_transaction(shared, partition)?,
             State::AwaitingOffset => query_offset(shared, partition, QUERY_TIMEOUT)?,
-            State::Fencing(writer) => {
-                fence(partition, shared, writer.clone());
+            State::Fencing(producer) => {
+                fence(partition, shared, producer.clone());
                 Observation::FenceRequested
             }
             State::QueryingEnds(_) => Observation::Ends(query_ends(shared, partition)?),
@@ -165,7 +165,12 @@ impl Takeover {
                 let Some(reader) = lend(&mut self.reader, shared, partition, from)? else {
                     return Ok(None);
                 };
-                return read_assignment(reader, partition, from, reading.known.ends.changelog);
+                return read_ownership_record(
+                    reader,
+                    partition,
+                    from,
+                    reading.known.ends.changelog,
+                );
             }
             State::SettingAside(_, reason) => {
                 if self.setting_aside.is_none() {
@@ -322,15 +327,15 @@ fn query_topic_id(shared: &Shared, partition: PartitionId) -> Result<Option<Topi
 /// Where the previous owner died in its first transaction on the partition, the last commit is of the owner before that
 /// one: if that process still runs, it continues with a new producer. The open transaction then ends by its timeout
 /// (see [`producer::Transactions`]).
-fn fence(partition: PartitionId, shared: &Shared, writer: String) {
+fn fence(partition: PartitionId, shared: &Shared, transactional_id: String) {
     let config = shared.producer.clone();
     // The takeover does not wait for the answer: the request is enough for the transaction to end.
-    let fence = move || match producer::fence(&config, &writer) {
+    let fence = move || match producer::fence(&config, &transactional_id) {
         Ok(()) => {
-            tracing::info!(%partition, writer, "the producer that committed last was fenced, and its open transaction aborted");
+            tracing::info!(%partition, transactional_id, "the producer that committed last was fenced, and its open transaction aborted");
         }
         Err(error) => {
-            tracing::warn!(%partition, writer, %error, "an open transaction of the previous owner ends only by its timeout");
+            tracing::warn!(%partition, transactional_id, %error, "an open transaction of the previous owner ends only by its timeout");
         }
     };
     let thread = std::thread::Builder::new().name("fence".to_owned());
@@ -339,8 +344,8 @@ fn fence(partition: PartitionId, shared: &Shared, writer: String) {
     }
 }
 
-/// Reads the ownership record at an offset; no observation until it is known what is there.
-fn read_assignment(
+/// Reads the ownership record at an offset; no observation before the broker has returned what is at it.
+fn read_ownership_record(
     reader: &mut Reader,
     partition: PartitionId,
     at: u64,
@@ -353,16 +358,16 @@ fn read_assignment(
             Found::Record {
                 offset, key, value, ..
             } if offset == at => match record::decode(partition, key, value) {
-                DecodedRecord::Owned(record) => Some(record),
-                DecodedRecord::Changed(_) | DecodedRecord::Nothing(_) => None,
+                DecodedRecord::Ownership(record) => Some(record),
+                DecodedRecord::Mutation(_) | DecodedRecord::Unusable(_) => None,
             },
             Found::Record { .. } | Found::End { .. } => None,
         };
-        Some(Observation::LastRecord(record))
+        Some(Observation::OwnershipRecord(record))
     })
 }
 
-/// Whether the broker does not know yet of a record that must exist, so that its end says nothing.
+/// Whether the broker does not know yet of a record that must exist: then the end that it reports means nothing.
 fn is_before(offset: u64, ownership_record_offset: u64, ends: Ends) -> bool {
     offset <= ownership_record_offset && ownership_record_offset < ends.stable
 }
@@ -400,7 +405,7 @@ fn read(
                 shared.counters.records_read.add(1);
                 shared.counters.bytes_read.add(bytes);
                 let record = record::decode(partition, key, value);
-                if let DecodedRecord::Nothing(reason) = record {
+                if let DecodedRecord::Unusable(reason) = record {
                     tracing::warn!(%partition, offset, reason, "a record of the changelog is skipped");
                 }
                 let topic = &shared.readers.topic;
@@ -476,7 +481,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_assignment_is_missing_only_where_the_end_is_known() {
+    fn an_ownership_record_is_missing_only_where_the_end_is_known() {
         let ends = Ends {
             low: 0,
             stable: 10,

@@ -16,7 +16,7 @@ use workspace_status::Epoch;
 
 use super::draft::{Draft, Job, Part, Positions};
 use super::ownership::CommitMark;
-use super::partitions::Standing;
+use super::partitions::OwnershipState;
 use super::plan::GroupOffset;
 use super::producer::{Outcome, Transactions};
 use super::reader::number;
@@ -37,10 +37,10 @@ const MAX_JOBS: usize = 1024;
 const IDLE: Duration = Duration::from_millis(250);
 
 /// Wait after a re-read of the changelog has failed.
-const AGAIN: Duration = Duration::from_secs(1);
+const REREAD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Wait after a new copy could not be created.
-const HEAL_AGAIN: Duration = Duration::from_secs(5);
+const REPLACE_PAUSE: Duration = Duration::from_secs(5);
 
 /// The writer.
 pub(super) struct Writer {
@@ -51,9 +51,9 @@ pub(super) struct Writer {
     later: VecDeque<Job>,
     takeovers: Takeovers,
     /// When a new copy is created at the earliest.
-    heal_at: Instant,
+    replace_copy_at: Instant,
     /// When partitions are re-read at the earliest, after a failure.
-    catch_up_at: Instant,
+    reread_at: Instant,
     /// The partition whose re-read failed last.
     failed_last: Option<PartitionId>,
     /// Why there is no producer, as logged last.
@@ -72,8 +72,8 @@ impl Writer {
             transactions,
             later: VecDeque::new(),
             takeovers: Takeovers::new(),
-            heal_at: Instant::now(),
-            catch_up_at: Instant::now(),
+            replace_copy_at: Instant::now(),
+            reread_at: Instant::now(),
             failed_last: None,
             reported: None,
         }
@@ -93,8 +93,8 @@ impl Writer {
                     Err(RecvTimeoutError::Disconnected) => return,
                 },
             };
-            self.heal();
-            self.catch_up();
+            self.replace_damaged_copy();
+            self.reread_behind();
             // Before the draft checks which partitions this process owns. The brokers check only the generation:
             // with one that began after a partition was released they would accept records of that partition.
             let member = self.shared.group.metadata();
@@ -111,8 +111,8 @@ impl Writer {
             }
             self.reported = reason;
         }
-        self.heal();
-        self.catch_up();
+        self.replace_damaged_copy();
+        self.reread_behind();
     }
 
     fn gather(&mut self, first: Job) -> Draft {
@@ -137,7 +137,7 @@ impl Writer {
         } else {
             self.write(&mut draft, member)
         };
-        self.shared.partitions.unpin_all();
+        self.shared.partitions.end_transaction();
         for answer in draft.answers {
             answer(outcome.clone());
         }
@@ -195,7 +195,7 @@ impl Writer {
             Outcome::Unknown(error_text) => {
                 counters.unknown.add(1);
                 for partition in draft.parts.keys() {
-                    self.fall_behind(*partition);
+                    self.mark_behind(*partition);
                 }
                 Err(StoreError::Unavailable(error_text))
             }
@@ -206,19 +206,19 @@ impl Writer {
                      others were",
                     self.shared.readers.topic
                 );
-                Err(self.break_off(partition, &reason))
+                Err(self.mark_broken(partition, &reason))
             }
         }
     }
 
     /// Stops saving a partition whose changelog is not the one that was read: the state in memory continues from
     /// records that no longer exist.
-    fn break_off(&self, partition: PartitionId, reason: &str) -> StoreError {
+    fn mark_broken(&self, partition: PartitionId, reason: &str) -> StoreError {
         let reason = format!(
             "{reason}; nothing of the partition is saved until this engine is restarted, which rebuilds it, or another \
              engine takes it over"
         );
-        if self.shared.partitions.break_off(partition, &reason) {
+        if self.shared.partitions.mark_broken(partition, &reason) {
             tracing::error!(%partition, "{reason}");
         }
         StoreError::Unavailable(reason)
@@ -253,7 +253,7 @@ impl Writer {
             let applied = self.apply_part(*partition, part, ends.get(partition).copied());
             if let Err(error) = applied {
                 tracing::error!(%partition, %error, "what was committed cannot be brought into the copy");
-                self.fall_behind(*partition);
+                self.mark_behind(*partition);
                 first = first.and(Err(error));
             }
         }
@@ -267,7 +267,7 @@ impl Writer {
         end: Option<u64>,
     ) -> Result<(), StoreError> {
         let shared = &self.shared;
-        let standing = part.owned.standing;
+        let state = part.owned.state;
         let (position, committed) = (self.position_after(part, end), part.committed);
         let nothing_written = part.mutations.is_empty() && part.record.is_none();
         match (&position, end) {
@@ -282,8 +282,8 @@ impl Writer {
             }
         }
         // This has no effect where the partition was released meanwhile.
-        shared.partitions.change(partition, standing, |owned| {
-            owned.standing = Standing::Open;
+        shared.partitions.change(partition, state, |owned| {
+            owned.state = OwnershipState::Open;
             owned.committed = committed;
             owned.position = position;
         });
@@ -305,12 +305,12 @@ impl Writer {
         Some(position)
     }
 
-    fn fall_behind(&self, partition: PartitionId) {
+    fn mark_behind(&self, partition: PartitionId) {
         let changed = self
             .shared
             .partitions
-            .change(partition, Standing::Open, |owned| {
-                owned.standing = Standing::Behind;
+            .change(partition, OwnershipState::Open, |owned| {
+                owned.state = OwnershipState::Behind;
             });
         if changed {
             tracing::warn!(%partition, "the copy may lack what is in the changelog: it is read again");
@@ -319,20 +319,20 @@ impl Writer {
 
     /// Creates a new copy where the one in use is damaged. It runs only between transactions: each is planned and
     /// applied with one copy.
-    fn heal(&mut self) {
-        if !self.shared.local_copy.is_damaged() || Instant::now() < self.heal_at {
+    fn replace_damaged_copy(&mut self) {
+        if !self.shared.local_copy.is_damaged() || Instant::now() < self.replace_copy_at {
             return;
         }
         match self.shared.local_copy.replace() {
             Ok(false) => {}
             Ok(true) => {
                 self.takeovers.clear();
-                for partition in self.shared.partitions.answering() {
-                    self.fall_behind(partition);
+                for partition in self.shared.partitions.all_open() {
+                    self.mark_behind(partition);
                 }
             }
             Err(error) => {
-                self.heal_at = Instant::now() + HEAL_AGAIN;
+                self.replace_copy_at = Instant::now() + REPLACE_PAUSE;
                 tracing::error!(%error, "the copy of the changelog is damaged, and no other can be begun yet");
             }
         }
@@ -340,14 +340,14 @@ impl Writer {
 
     /// Re-reads what the copy may lack, once the producer has decided the transaction that it left open. One step a
     /// call: the next transaction waits for it, and may be of other partitions.
-    fn catch_up(&mut self) {
+    fn reread_behind(&mut self) {
         let behind = self.shared.partitions.behind();
         self.takeovers
             .retain(|partition, _| behind.contains(partition));
         let Some(partition) = next_of(&behind, self.failed_last) else {
             return;
         };
-        if Instant::now() < self.catch_up_at || self.transactions.ready().is_err() {
+        if Instant::now() < self.reread_at || self.transactions.ready().is_err() {
             return;
         }
         let takeover = self
@@ -358,18 +358,18 @@ impl Writer {
             Ok(Step::Reading { .. }) => {}
             Ok(Step::Done(taken)) => {
                 self.takeovers.remove(&partition);
-                self.have_again(partition, *taken);
+                self.reopen(partition, *taken);
             }
             Err(error) => {
                 self.failed_last = Some(partition);
-                self.catch_up_at = Instant::now() + AGAIN;
+                self.reread_at = Instant::now() + REREAD_PAUSE;
                 tracing::warn!(%partition, %error, "the changelog cannot be read again yet");
             }
         }
     }
 
     /// Opens a partition again after its changelog was re-read to the end, unless the changelog is another one.
-    fn have_again(&mut self, partition: PartitionId, taken: Taken) {
+    fn reopen(&mut self, partition: PartitionId, taken: Taken) {
         let partitions = &self.shared.partitions;
         let own = partitions.of(partition).and_then(|owned| owned.record);
         if taken.record.as_ref() != own.as_deref() {
@@ -378,11 +378,11 @@ impl Writer {
                  lost its end",
                 self.shared.readers.topic
             );
-            self.break_off(partition, &reason);
+            self.mark_broken(partition, &reason);
             return;
         }
-        partitions.change(partition, Standing::Behind, |owned| {
-            owned.standing = Standing::Open;
+        partitions.change(partition, OwnershipState::Behind, |owned| {
+            owned.state = OwnershipState::Open;
             if let GroupOffset::Engine { offset, .. } = taken.group_offset {
                 owned.committed = offset;
             }

@@ -68,7 +68,7 @@ impl ToEngine {
 impl Assignments for ToEngine {
     fn assigned(&self, partitions: &[PartitionId]) {
         let engine = self.engine().expect("it joins before it is stopped");
-        self.store().given(partitions);
+        self.store().assigned(partitions);
         for partition in partitions {
             engine.assign(*partition).expect("a thread");
         }

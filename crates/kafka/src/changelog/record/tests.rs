@@ -49,7 +49,7 @@ fn a_record_says_what_was_written() {
     for change in changes() {
         let (key, value) = encode(&change);
         let decoded_record = decode(PartitionId(3), &key, value.as_deref());
-        assert_eq!(decoded_record, DecodedRecord::Changed(change));
+        assert_eq!(decoded_record, DecodedRecord::Mutation(change));
     }
     let record = OwnershipRecord {
         first_epoch: Epoch::new(9),
@@ -64,16 +64,16 @@ fn a_record_says_what_was_written() {
     };
     let value = encode_ownership(&record);
     let decoded = |value| decode(PartitionId(3), OWNERSHIP_KEY, Some(value));
-    assert_eq!(decoded(&value), DecodedRecord::Owned(record.clone()));
+    assert_eq!(decoded(&value), DecodedRecord::Ownership(record.clone()));
     let unlisted = [&value[..2], b"\"later\":{\"a\":1},", &value[2..]].concat();
     assert_eq!(
         decoded(&unlisted),
-        DecodedRecord::Owned(record),
+        DecodedRecord::Ownership(record),
         "what is not known"
     );
     for cut in 0..value.len() {
         assert!(
-            matches!(decoded(&value[..cut]), DecodedRecord::Nothing(_)),
+            matches!(decoded(&value[..cut]), DecodedRecord::Unusable(_)),
             "{cut}"
         );
     }
@@ -97,7 +97,7 @@ fn a_record_that_was_cut_or_is_newer_is_damage_of_its_workspace() {
         for length in 0..fixed {
             let decoded_record = decode(PartitionId(3), &key, Some(&value[..length]));
             assert!(
-                matches!(&decoded_record, DecodedRecord::Changed(Mutation::Damaged(_, key)) if key.workspace() == change.workspace()),
+                matches!(&decoded_record, DecodedRecord::Mutation(Mutation::Damaged(_, key)) if key.workspace() == change.workspace()),
                 "cut at {length}: {decoded_record:?}"
             );
         }
@@ -106,7 +106,7 @@ fn a_record_that_was_cut_or_is_newer_is_damage_of_its_workspace() {
         let decoded_record = decode(PartitionId(3), &key, Some(&newer));
         assert!(matches!(
             decoded_record,
-            DecodedRecord::Changed(Mutation::Damaged(..))
+            DecodedRecord::Mutation(Mutation::Damaged(..))
         ));
     }
 }
@@ -124,7 +124,7 @@ fn any_key_at_all_is_an_answer() {
     ] {
         let decoded_record = decode(PartitionId(0), key, None);
         assert!(
-            matches!(decoded_record, DecodedRecord::Nothing(_)),
+            matches!(decoded_record, DecodedRecord::Unusable(_)),
             "{key:?}: {decoded_record:?}"
         );
     }

@@ -141,7 +141,7 @@ pub(super) enum Observation {
     /// The position of the copy; none where there is no copy. And the time in milliseconds.
     Copy(Option<CopyPosition>, u64),
     /// The ownership record at the offset where the copy has read its last one; none where another record or none is there.
-    LastRecord(Option<OwnershipRecord>),
+    OwnershipRecord(Option<OwnershipRecord>),
     SetAside,
     /// The time in milliseconds.
     Forgotten(u64),
@@ -235,22 +235,26 @@ impl Protocol {
     ///
     /// # Errors
     /// The takeover must be restarted.
-    pub(super) fn observe(&mut self, seen: Observation) -> Result<Option<Box<Taken>>, Failure> {
+    pub(super) fn observe(
+        &mut self,
+        observation: Observation,
+    ) -> Result<Option<Box<Taken>>, Failure> {
         use State as S;
         let state = std::mem::replace(&mut self.state, S::AwaitingOffset);
-        self.state = match (state, seen) {
+        self.state = match (state, observation) {
             (
                 S::QueryingOffset | S::ProbingTransaction | S::AwaitingOffset,
                 Observation::Offset(committed),
             ) => S::QueryingEnds(self.group_offset(committed)),
             (S::QueryingOffset, Observation::OffsetUndecided(_)) => S::ProbingTransaction,
             (S::ProbingTransaction, Observation::LastCommits(before, after)) => {
-                let before = self.writer_to_fence(before);
-                match before.filter(|before| Some(before) == self.writer_to_fence(after).as_ref()) {
+                let before = self.producer_to_fence(before);
+                match before.filter(|before| Some(before) == self.producer_to_fence(after).as_ref())
+                {
                     None => S::AwaitingOffset,
-                    Some(writer) => {
+                    Some(producer) => {
                         self.may_hang = false;
-                        S::Fencing(writer)
+                        S::Fencing(producer)
                     }
                 }
             }
@@ -269,11 +273,11 @@ impl Protocol {
             (S::ExaminingCopy(known), Observation::Copy(position, now_ms)) => {
                 self.use_copy(known, position, now_ms)
             }
-            (S::CheckingLineage(mut reading), Observation::LastRecord(record)) => {
+            (S::CheckingLineage(mut reading), Observation::OwnershipRecord(record)) => {
                 match record.filter(|record| Some(record.lineage) == reading.lineage) {
                     None => read_up_to_a_newer(reading),
                     Some(record) => {
-                        reading.last_assignment = LastAssignment::Seen(Some(record));
+                        reading.newest_record = NewestRecord::Read(Some(record));
                         S::ReadingChangelog(reading)
                     }
                 }
@@ -322,10 +326,10 @@ impl Protocol {
     }
 
     /// The producer of a commit, if it belongs to this group and is not this process's own.
-    fn writer_to_fence(&self, committed: Option<Committed>) -> Option<String> {
-        let writer = CommitMark::decode(&committed?.metadata)?.producer;
-        let is_an_owner = writer.starts_with(&self.scope.producers_of_group);
-        (is_an_owner && writer != self.scope.transactional_id).then_some(writer)
+    fn producer_to_fence(&self, committed: Option<Committed>) -> Option<String> {
+        let producer = CommitMark::decode(&committed?.metadata)?.producer;
+        let is_of_group = producer.starts_with(&self.scope.producers_of_group);
+        (is_of_group && producer != self.scope.transactional_id).then_some(producer)
     }
 
     fn use_copy(&self, known: Box<Known>, position: Option<CopyPosition>, now_ms: u64) -> State {
@@ -389,7 +393,7 @@ fn await_transactions(known: Box<Known>) -> State {
 /// this is another changelog.
 fn read_up_to_a_newer(mut reading: Box<Reading>) -> State {
     if reading.known.committed_lineage() == reading.lineage {
-        reading.last_assignment = LastAssignment::Wanted;
+        reading.newest_record = NewestRecord::Awaited;
         return State::ReadingChangelog(reading);
     }
     // Records of another changelog could be mixed into the copy before that is known.
@@ -406,7 +410,7 @@ pub(super) struct Reading {
     /// The lineage of the copy that is continued; none where the changelog is read from its beginning: then a record of
     /// another lineage is a later owner's.
     lineage: Option<u64>,
-    last_assignment: LastAssignment,
+    newest_record: NewestRecord,
     /// What was read and is not in the copy yet.
     pub(super) changes: Vec<Mutation>,
     /// Size of the records behind `changes`.
@@ -415,11 +419,11 @@ pub(super) struct Reading {
 
 /// The newest ownership record: it shows whether the changelog is still the same one.
 #[derive(Debug, PartialEq, Eq)]
-enum LastAssignment {
+enum NewestRecord {
     /// The newest that was read; none where the partition has had no owner.
-    Seen(Option<OwnershipRecord>),
-    /// The one that the copy has seen is not where it was: a newer one of the same lineage must follow.
-    Wanted,
+    Read(Option<OwnershipRecord>),
+    /// The last one of the copy is no longer at its offset: a newer one of the same lineage must follow.
+    Awaited,
 }
 
 /// The changelog is another one than the copy's.
@@ -432,7 +436,7 @@ impl Reading {
             known,
             position,
             lineage,
-            last_assignment: LastAssignment::Seen(None),
+            newest_record: NewestRecord::Read(None),
             changes: Vec::new(),
             bytes: 0,
         })
@@ -455,8 +459,8 @@ impl Reading {
             position.highest_epoch = position.highest_epoch.max(epoch);
         }
         match record {
-            DecodedRecord::Changed(change) => self.changes.push(change),
-            DecodedRecord::Owned(record) => {
+            DecodedRecord::Mutation(change) => self.changes.push(change),
+            DecodedRecord::Ownership(record) => {
                 if self
                     .lineage
                     .is_some_and(|lineage| lineage != record.lineage)
@@ -465,9 +469,9 @@ impl Reading {
                 }
                 position.ownership_record_offset = offset;
                 position.source = source(changelog, Some(record.lineage));
-                self.last_assignment = LastAssignment::Seen(Some(record));
+                self.newest_record = NewestRecord::Read(Some(record));
             }
-            DecodedRecord::Nothing(_) => {}
+            DecodedRecord::Unusable(_) => {}
         }
         Ok(())
     }
@@ -477,7 +481,7 @@ impl Reading {
     /// # Errors
     /// [`OtherChangelog`]: a newer ownership record did not follow.
     pub(super) fn complete(&mut self, now_ms: u64) -> Result<(), OtherChangelog> {
-        if self.last_assignment == LastAssignment::Wanted {
+        if self.newest_record == NewestRecord::Awaited {
             return Err(OtherChangelog);
         }
         // After the last record there are only markers and aborted records.
@@ -495,9 +499,9 @@ impl Reading {
             group_offset,
             ends,
             position: self.position,
-            record: match self.last_assignment {
-                LastAssignment::Seen(record) => record,
-                LastAssignment::Wanted => None,
+            record: match self.newest_record {
+                NewestRecord::Read(record) => record,
+                NewestRecord::Awaited => None,
             },
             lost_from: None,
         }
@@ -509,7 +513,7 @@ impl fmt::Display for State {
         match self {
             Self::QueryingOffset => f.write_str("querying the offset"),
             Self::ProbingTransaction => f.write_str("probing for a transaction"),
-            Self::Fencing(writer) => write!(f, "fencing {writer}"),
+            Self::Fencing(producer) => write!(f, "fencing {producer}"),
             Self::AwaitingOffset => f.write_str("awaiting the offset"),
             Self::QueryingEnds(_) => f.write_str("querying the ends"),
             Self::AwaitingTransactions(known) => {

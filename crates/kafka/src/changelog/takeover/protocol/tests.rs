@@ -141,8 +141,8 @@ fn record_of(lineage: u64) -> OwnershipRecord {
     }
 }
 
-fn assignment(lineage: u64) -> DecodedRecord {
-    DecodedRecord::Owned(record_of(lineage))
+fn ownership_record(lineage: u64) -> DecodedRecord {
+    DecodedRecord::Ownership(record_of(lineage))
 }
 
 /// A takeover that has reached its copy: the group's offset was committed with this lineage.
@@ -294,15 +294,15 @@ fn without_a_copy_all_of_the_changelog_is_read() {
             ),
             // Records of earlier and later owners, also of a rebuilt partition.
             (
-                Read(12, assignment(OTHER)),
+                Read(12, ownership_record(OTHER)),
                 "reading the changelog from 13 to 50",
             ),
             (
-                Read(13, DecodedRecord::Nothing("it is damaged")),
+                Read(13, DecodedRecord::Unusable("it is damaged")),
                 "reading the changelog from 14 to 50",
             ),
             (
-                Read(47, assignment(LINEAGE)),
+                Read(47, ownership_record(LINEAGE)),
                 "reading the changelog from 48 to 50",
             ),
             (End, "taken up to 50 of lineage 7"),
@@ -317,7 +317,7 @@ fn a_copy_is_continued_where_its_last_ownership_record_is_at_its_offset() {
         [
             (copy(Some(LINEAGE), 30), "checking the lineage at 30"),
             (
-                Observed(Observation::LastRecord(Some(record_of(LINEAGE)))),
+                Observed(Observation::OwnershipRecord(Some(record_of(LINEAGE)))),
                 "reading the changelog from 45 to 50",
             ),
             (End, "comparing the events"),
@@ -336,7 +336,7 @@ fn a_copy_that_was_never_complete_is_continued_without_a_check() {
         [
             (copy(None, 0), "reading the changelog from 45 to 50"),
             (
-                Read(46, assignment(LINEAGE)),
+                Read(46, ownership_record(LINEAGE)),
                 "reading the changelog from 47 to 50",
             ),
             (End, "taken up to 50 of lineage 7"),
@@ -349,7 +349,7 @@ fn a_newer_ownership_record_must_follow_one_that_was_replaced() {
     let reads = "reading the changelog from 45 to 50";
     let of_another = "setting the copy aside: it is of another changelog";
     let may_be = "setting the copy aside: it may be of another changelog";
-    let not_there = || Observed(Observation::LastRecord(None));
+    let not_there = || Observed(Observation::OwnershipRecord(None));
     // It is not there, another lineage is there, or compaction has removed that offset.
     let mut takeover = at_copy(Kind::Assigned, Some(LINEAGE));
     check(
@@ -358,7 +358,7 @@ fn a_newer_ownership_record_must_follow_one_that_was_replaced() {
             (copy(Some(LINEAGE), 30), "checking the lineage at 30"),
             (not_there(), reads),
             (
-                Read(47, assignment(LINEAGE)),
+                Read(47, ownership_record(LINEAGE)),
                 "reading the changelog from 48 to 50",
             ),
             (End, "comparing the events"),
@@ -370,10 +370,10 @@ fn a_newer_ownership_record_must_follow_one_that_was_replaced() {
         [
             (copy(Some(LINEAGE), 30), "checking the lineage at 30"),
             (
-                Observed(Observation::LastRecord(Some(record_of(OTHER)))),
+                Observed(Observation::OwnershipRecord(Some(record_of(OTHER)))),
                 reads,
             ),
-            (Read(47, assignment(OTHER)), of_another),
+            (Read(47, ownership_record(OTHER)), of_another),
             (Observed(Observation::SetAside), "forgetting the copy"),
         ],
     );
@@ -423,7 +423,7 @@ fn events_are_compared_only_where_the_previous_owner_read_the_same_topic() {
             [
                 (copy(Some(LINEAGE), 30), "checking the lineage at 30"),
                 (
-                    Observed(Observation::LastRecord(Some(record))),
+                    Observed(Observation::OwnershipRecord(Some(record))),
                     "reading the changelog from 45 to 50",
                 ),
                 (End, expected),
@@ -436,7 +436,7 @@ fn events_are_compared_only_where_the_previous_owner_read_the_same_topic() {
 fn a_position_keeps_the_highest_epoch_and_the_time_of_completion() {
     let mut takeover = at_copy(Kind::Assigned, None);
     after(&mut takeover, copy(None, 0));
-    after(&mut takeover, Read(46, assignment(LINEAGE)));
+    after(&mut takeover, Read(46, ownership_record(LINEAGE)));
     let State::ReadingChangelog(reading) = &takeover.state else {
         panic!("{}", takeover.state);
     };

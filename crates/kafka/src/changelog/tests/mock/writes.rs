@@ -4,9 +4,9 @@ use super::*;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
 /// Waits until the transaction in progress holds the partition.
-fn until_pinned(store: &ChangelogStore, partition: PartitionId) {
+fn until_in_transaction(store: &ChangelogStore, partition: PartitionId) {
     let until = Instant::now() + LONG;
-    while !store.shared.partitions.is_pinned(partition) {
+    while !store.shared.partitions.is_in_transaction(partition) {
         assert!(Instant::now() < until);
         std::thread::yield_now();
     }
@@ -198,7 +198,7 @@ fn closing_waits_for_the_transaction_in_progress() {
         .expect("slow now");
     std::thread::scope(|scope| {
         let saving = scope.spawn(|| store.save(&[save_of("acme", 1, 9, one_change(8))], &[]));
-        until_pinned(store, PartitionId(1));
+        until_in_transaction(store, PartitionId(1));
         store.close(PartitionId(1));
         assert_eq!(store.counts().transactions_committed, 3, "it is over");
         assert_eq!(saving.join().expect("no panic"), Ok(Vec::new()));
@@ -223,7 +223,7 @@ fn jobs_that_wait_while_a_partition_is_released_are_refused() {
     let before = store.counts();
     std::thread::scope(|scope| {
         let under_way = scope.spawn(|| store.claim(in_two("third", 1)));
-        until_pinned(store, PartitionId(2));
+        until_in_transaction(store, PartitionId(2));
         let saves = [
             save_of("acme", 1, 9, one_change(8)),
             save_of("other", 1, 9, one_change(8)),
@@ -256,7 +256,7 @@ fn jobs_that_wait_while_a_partition_is_released_are_refused() {
     cluster
         .broker_round_trip_time(1, Duration::ZERO)
         .expect("quick again");
-    store.given(&[PartitionId(1)]);
+    store.assigned(&[PartitionId(1)]);
     open(store, 1);
     assert_eq!(load(store, "acme").expect("loaded").1, []);
     assert_eq!(store.committed(PartitionId(1)), Ok(Offset::ZERO));
@@ -287,7 +287,7 @@ fn a_release_during_the_membership_query_prevents_the_write() {
     store.close(PartitionId(1));
 
     // The same for the ownership record of an assignment that the group has ended by then.
-    store.given(&[PartitionId(1)]);
+    store.assigned(&[PartitionId(1)]);
     interrupt();
     let until = Instant::now() + LONG;
     let refused = loop {
@@ -318,8 +318,8 @@ fn a_save_fails_as_a_whole_while_a_partition_is_re_read() {
     let was_open = store
         .shared
         .partitions
-        .change(PartitionId(1), Standing::Open, |owned| {
-            owned.standing = Standing::Behind;
+        .change(PartitionId(1), OwnershipState::Open, |owned| {
+            owned.state = OwnershipState::Behind;
         });
     assert!(was_open);
     let written = store.counts().records_written;
@@ -368,7 +368,7 @@ fn dropping_the_store_does_not_wait_for_a_slow_broker() {
         reply,
     };
     let answer = store.send(job).expect("sent");
-    until_pinned(&store, PartitionId(1));
+    until_in_transaction(&store, PartitionId(1));
     let began = Instant::now();
     drop(store);
     assert!(
