@@ -49,8 +49,8 @@ use workspace_status::{Epoch, WorkspaceId};
 use crate::clock::now_ms;
 use crate::config::{AcceptLoss, KafkaConfig};
 use crate::group::Group;
+use crate::last_reads::LastReads;
 use crate::local_copy::LocalCopy;
-use crate::seen::SeenRecords;
 use counts::Counters;
 use draft::{Job, Reply, save_bytes};
 use opening_partition::OpeningPartition;
@@ -93,8 +93,8 @@ struct Shared {
     topic: String,
     group_name: String,
     accept_loss: AcceptLoss,
-    /// Which events were read, and under which leader.
-    seen: Arc<SeenRecords>,
+    /// The last events that were read, by the epochs of their leaders.
+    last_reads: Arc<LastReads>,
     /// Of this process's producer.
     transactional_id: String,
     /// Prefix of the transactional ids of all producers that write this changelog.
@@ -163,7 +163,7 @@ impl ChangelogStore {
         config: &KafkaConfig,
         local_copy: LocalCopy,
         group: Arc<dyn Group>,
-        seen: Arc<SeenRecords>,
+        last_reads: Arc<LastReads>,
         transactional_id: String,
     ) -> Result<Self, ChangelogError> {
         let transactions = Transactions::new(config, &transactional_id)?;
@@ -172,7 +172,7 @@ impl ChangelogStore {
             topic: config.topic.clone(),
             group_name: config.group.clone(),
             accept_loss: config.accept_loss,
-            seen,
+            last_reads,
             producer: transactions.config().clone(),
             transactional_id,
             producers_of_group: format!("{}-{}-", config.group, config.topic),
@@ -236,7 +236,7 @@ impl ChangelogStore {
     }
 
     /// Sends a request to the writer and waits for its answer.
-    fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
+    fn request<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, StoreError> {
         self.send(job)?.recv().map_err(|_| ended())?
     }
 
@@ -343,7 +343,7 @@ impl Store for ChangelogStore {
     }
 
     fn claim(&self, claim: Claim) -> Result<StoredWorkspace, StoreError> {
-        self.ask(|reply| Job::Claim(claim, reply))
+        self.request(|reply| Job::Claim(claim, reply))
     }
 
     fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
@@ -374,11 +374,11 @@ impl Store for ChangelogStore {
     }
 
     fn reset(&self, erase: Erase) -> Result<StoredWorkspace, StoreError> {
-        self.ask(|reply| Job::Reset(erase, reply))
+        self.request(|reply| Job::Reset(erase, reply))
     }
 
     fn delete(&self, erase: Erase) -> Result<Deletion, StoreError> {
-        self.ask(|reply| Job::Delete(erase, reply))
+        self.request(|reply| Job::Delete(erase, reply))
     }
 
     fn deletions(&self, partition: PartitionId) -> Result<Vec<Deletion>, StoreError> {
@@ -387,11 +387,11 @@ impl Store for ChangelogStore {
     }
 
     fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError> {
-        self.ask(|reply| Job::Purge(id.clone(), reply))
+        self.request(|reply| Job::Purge(id.clone(), reply))
     }
 
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
-        self.ask(|reply| Job::History(records, reply))
+        self.request(|reply| Job::History(records, reply))
     }
 
     fn history(
@@ -438,7 +438,7 @@ impl ChangelogStore {
         if saves.is_empty() && committed.is_empty() {
             return Ok(Vec::new());
         }
-        self.ask(|reply| Job::Save {
+        self.request(|reply| Job::Save {
             saves,
             committed,
             reply,

@@ -82,7 +82,7 @@ impl Cluster {
             config,
             copy,
             membership.group(),
-            log.seen(),
+            log.last_reads(),
             transactional_id,
         )?;
         Ok(Self {
@@ -131,8 +131,8 @@ mod tests {
             let open = |path: &Path| LsmStore::open(&DataDir::open(path, &DataDirSpec::default())?);
             let copy = LocalCopy::open(dir.path().join("copy"), open).unwrap();
             let group = Membership::new(&KafkaConfig::default()).unwrap().group();
-            let seen = Arc::default();
-            let store = ChangelogStore::open(&config, copy, group, seen, "id".to_owned());
+            let last_reads = Arc::default();
+            let store = ChangelogStore::open(&config, copy, group, last_reads, "id".to_owned());
             let errors: [Box<dyn std::error::Error>; 4] = [
                 Box::new(prepare(&config).unwrap_err()),
                 Box::new(Membership::new(&config).err().unwrap()),

@@ -71,16 +71,16 @@ pub(crate) fn coordinator_answers<C: ConsumerContext>(
 ///
 /// # Errors
 /// The client's error, also when `timeout` has passed.
-pub(crate) fn ask_committed<C: ConsumerContext>(
+pub(crate) fn query_committed<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topic: &str,
     partition: PartitionId,
     timeout: Duration,
 ) -> KafkaResult<Option<Committed>> {
     let number = i32::try_from(partition.0).unwrap_or(i32::MAX);
-    let mut asked = TopicPartitionList::new();
-    asked.add_partition(topic, number);
-    let answer = consumer.committed_offsets(asked, timeout)?;
+    let mut queried = TopicPartitionList::new();
+    queried.add_partition(topic, number);
+    let answer = consumer.committed_offsets(queried, timeout)?;
     let Some(found) = answer.find_partition(topic, number) else {
         return Ok(None);
     };

@@ -1,4 +1,4 @@
-//! The engine's seams on a Kafka cluster: the event log, the store, and which partitions this process owns.
+//! What the engine needs of a Kafka cluster: the event log, the store, and which partitions this process owns.
 
 #[expect(
     unsafe_code,
@@ -10,6 +10,7 @@ mod clock;
 mod config;
 mod context;
 mod copy_source;
+mod last_reads;
 mod local_copy;
 #[expect(
     unsafe_code,
@@ -17,7 +18,6 @@ mod local_copy;
 )]
 mod polled;
 mod properties;
-mod seen;
 #[expect(
     unsafe_code,
     reason = "functions of librdkafka that rdkafka does not wrap"

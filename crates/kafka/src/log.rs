@@ -40,7 +40,7 @@ use workspace_status::WorkspaceId;
 use crate::bootstrap;
 use crate::client_errors::ClientErrors;
 use crate::config::KafkaConfig;
-use crate::seen::SeenRecords;
+use crate::last_reads::LastReads;
 use appends::Appends;
 use dead_letters::DeadLetters;
 use fetches::READERS;
@@ -134,7 +134,7 @@ impl KafkaLog {
     /// # Errors
     /// [`KafkaLogError::Client`] names the property that librdkafka refuses.
     pub fn open(config: &KafkaConfig, partitions: u32) -> Result<Self, KafkaLogError> {
-        let asking = consumer(config, "log-ends", partitions)?;
+        let query_client = consumer(config, "log-ends", partitions)?;
         let fetching = [
             consumer(config, "log-reader-0", partitions)?,
             consumer(config, "log-reader-1", partitions)?,
@@ -154,7 +154,7 @@ impl KafkaLog {
             &config.brokers,
             partitions,
             config.partitioner,
-            Arc::clone(&asking),
+            Arc::clone(&query_client),
         ));
         let dead_letter_topic = config.dead_letter_topic();
         let dead_letters = DeadLetters::new(
@@ -163,7 +163,7 @@ impl KafkaLog {
                 &config.brokers,
                 1,
                 config.partitioner,
-                asking,
+                query_client,
             ),
             handles(&dead_letter_topic)?,
         );
@@ -186,9 +186,9 @@ impl KafkaLog {
 }
 
 impl KafkaLog {
-    /// What this process has read of the topic.
-    pub(crate) fn seen(&self) -> Arc<SeenRecords> {
-        Arc::clone(&self.topic.seen)
+    /// The last records that this process has read of the topic.
+    pub(crate) fn last_reads(&self) -> Arc<LastReads> {
+        Arc::clone(&self.topic.last_reads)
     }
 }
 
@@ -284,7 +284,7 @@ impl EventLog for KafkaLog {
 
     fn open(&self, partition: PartitionId) -> Result<(), ReadError> {
         let part = self.topic.part(partition)?;
-        self.topic.ask(partition)?;
+        self.topic.query_ends(partition)?;
         part.open();
         Ok(())
     }
@@ -326,7 +326,7 @@ impl EventLog for KafkaLog {
     }
 
     fn end(&self, partition: PartitionId) -> Result<Offset, ReadError> {
-        self.topic.ask(partition).map(|(_, end)| end)
+        self.topic.query_ends(partition).map(|(_, end)| end)
     }
 
     fn low_watermark(&self, partition: PartitionId) -> Offset {

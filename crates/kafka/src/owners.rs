@@ -48,11 +48,11 @@ pub(crate) fn last_writers<C: ConsumerContext>(
     timeout: Duration,
 ) -> KafkaResult<BTreeMap<PartitionId, String>> {
     let prefix = prefix(group, topic);
-    let mut asked = TopicPartitionList::new();
+    let mut queried = TopicPartitionList::new();
     for number in 0..partitions {
-        asked.add_partition(topic, i32::try_from(number).unwrap_or(i32::MAX));
+        queried.add_partition(topic, i32::try_from(number).unwrap_or(i32::MAX));
     }
-    let answer = consumer.committed_offsets(asked, timeout)?;
+    let answer = consumer.committed_offsets(queried, timeout)?;
     let writer = |number: u32| {
         let found = answer.find_partition(topic, i32::try_from(number).ok()?)?;
         let producer = producer_of(found.metadata())?;

@@ -15,7 +15,7 @@ pub(crate) type TopicId = NonZeroU128;
 ///
 /// # Errors
 /// The client's error, also when `timeout` has passed.
-pub(crate) fn ask<C: ClientContext>(
+pub(crate) fn query<C: ClientContext>(
     client: &Client<C>,
     topic: &str,
     timeout: Duration,

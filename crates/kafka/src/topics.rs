@@ -304,8 +304,8 @@ impl<'a> Topics<'a> {
     /// Checks that the settings of a topic keep what a changelog must keep.
     fn check(&self, name: &str) -> Result<(), TopicError> {
         let options = AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT));
-        let asked = [ResourceSpecifier::Topic(name)];
-        let answers = wait(self.admin.describe_configs(&asked, &options)).map_err(|error| {
+        let resources = [ResourceSpecifier::Topic(name)];
+        let answers = wait(self.admin.describe_configs(&resources, &options)).map_err(|error| {
             TopicError::Refused {
                 topic: name.to_owned(),
                 reason: error.to_string(),

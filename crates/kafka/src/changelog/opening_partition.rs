@@ -168,12 +168,12 @@ fn send_record(
     let misrouted_from = mark
         .as_ref()
         .and_then(|mark| mark.misrouted_from(taken.ends.low));
-    let mut seen = mark.map_or_else(Vec::new, |mark| mark.seen);
-    seen.retain(|seen| loss.is_none_or(|(_, from)| seen.offset < from.0));
+    let mut last_reads = mark.map_or_else(Vec::new, |mark| mark.seen);
+    last_reads.retain(|read| loss.is_none_or(|(_, from)| read.offset < from.0));
     // Only the newest leader is kept: the takeover has just compared the earlier ones.
     shared
-        .seen
-        .begin(partition, seen.pop().into_iter().collect());
+        .last_reads
+        .begin(partition, last_reads.pop().into_iter().collect());
     let record = Arc::new(record);
     let end = taken.position.next_offset;
     let is_owned = shared

@@ -6,7 +6,7 @@ use workspace_engine_core::routing::Partitioner;
 use workspace_lifecycle::Offset;
 use workspace_status::Epoch;
 
-use crate::seen::Seen;
+use crate::last_reads::LastRead;
 use crate::topic_id::TopicId;
 
 /// Most losses of a log in one record; beyond it the two oldest are merged into one that covers both.
@@ -96,9 +96,9 @@ pub(super) struct CommitMark {
     pub(super) position: u64,
     #[serde(with = "topic_id", default, skip_serializing_if = "Option::is_none")]
     pub(super) topic_id: Option<TopicId>,
-    /// Which events were read, and under which leader.
+    /// The last events that were read, by the epochs of their leaders.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) seen: Vec<Seen>,
+    pub(super) seen: Vec<LastRead>,
     /// The first known record whose workspace belongs to another partition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) misrouted_from: Option<u64>,
@@ -137,7 +137,7 @@ mod epoch {
     use serde::{Deserialize, Deserializer, Serializer};
     use workspace_status::Epoch;
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde requires it")]
     pub(super) fn serialize<S: Serializer>(epoch: &Epoch, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_u64(epoch.get())
     }
@@ -151,7 +151,7 @@ mod partitioner {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
     use workspace_engine_core::routing::Partitioner;
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde requires it")]
     pub(super) fn serialize<S: Serializer>(by: &Partitioner, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(by.name())
     }
@@ -164,7 +164,7 @@ mod partitioner {
 mod hexadecimal {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde requires it")]
     pub(super) fn serialize<S: Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(&format_args!("{number:016x}"))
     }
@@ -179,7 +179,7 @@ mod topic_id {
 
     use crate::topic_id::TopicId;
 
-    #[expect(clippy::ref_option, reason = "serde asks for it")]
+    #[expect(clippy::ref_option, reason = "serde requires it")]
     pub(super) fn serialize<S: Serializer>(id: &Option<TopicId>, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(&format_args!("{:032x}", id.map_or(0, TopicId::get)))
     }
@@ -265,7 +265,7 @@ mod tests {
             highest_epoch: Epoch::new(u64::MAX),
             position: 12,
             topic_id: TopicId::new(3),
-            seen: vec![Seen {
+            seen: vec![LastRead {
                 leader_epoch: 2,
                 offset: 11,
             }],

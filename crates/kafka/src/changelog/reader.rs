@@ -137,14 +137,14 @@ impl Readers {
         partition: PartitionId,
         timeout: Duration,
     ) -> Result<Ends, StoreError> {
-        let ask = |client: &Client| {
+        let query = |client: &Client| {
             client
                 .fetch_watermarks(&self.topic, number(partition), timeout)
                 .map_err(|error| self.unavailable(&error))
         };
         let from_signed = |offset: i64| u64::try_from(offset).unwrap_or_default();
-        let (_, high) = ask(&self.all)?;
-        let (low, stable) = ask(&self.stable)?;
+        let (_, high) = query(&self.all)?;
+        let (low, stable) = query(&self.stable)?;
         Ok(Ends {
             low: from_signed(low),
             stable: from_signed(stable),

@@ -25,7 +25,7 @@ use super::record::{self, DecodedRecord};
 use super::set_aside::SettingAside;
 use crate::clock::now_ms;
 use crate::group::Committed;
-use crate::seen::{Seen, lost_from};
+use crate::last_reads::{LastRead, lost_from};
 use crate::topic_id::TopicId;
 pub(super) use protocol::Taken;
 use protocol::{
@@ -198,12 +198,17 @@ impl Takeover {
                 };
                 return read(shared, partition, reader, (reading, copy), until);
             }
-            State::ComparingEvents(taken, seen) => {
+            State::ComparingEvents(taken, last_reads) => {
                 let from = taken.ends.low.0;
                 let Some(reader) = lend(&mut self.reader, shared, partition, from)? else {
                     return Ok(None);
                 };
-                Observation::Compared(compare_events(shared, partition, reader, (taken, seen))?)
+                Observation::Compared(compare_events(
+                    shared,
+                    partition,
+                    reader,
+                    (taken, last_reads),
+                )?)
             }
         }))
     }
@@ -443,11 +448,11 @@ fn compare_events(
     shared: &Shared,
     partition: PartitionId,
     reader: &mut Reader,
-    (taken, seen): (&Taken, &[Seen]),
+    (taken, last_reads): (&Taken, &[LastRead]),
 ) -> Result<Option<Offset>, StoreError> {
     let TopicEnds { low, high, .. } = taken.ends;
     let deadline = Instant::now() + COMPARISON_TIMEOUT;
-    lost_from(seen, low, &mut |from| {
+    lost_from(last_reads, low, &mut |from| {
         if from >= high.0 {
             return Ok(None);
         }
@@ -462,7 +467,7 @@ fn compare_events(
                     offset,
                     leader_epoch,
                     ..
-                } => Some(Some(Seen {
+                } => Some(Some(LastRead {
                     leader_epoch,
                     offset,
                 })),

@@ -5,7 +5,7 @@ mod real;
 mod stress;
 
 use super::*;
-use crate::group::{Committed, ask_committed};
+use crate::group::{Committed, query_committed};
 use crate::topic_id::TopicId;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -77,7 +77,7 @@ impl Group for FakeGroup {
         partition: PartitionId,
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
-        ask_committed(&self.consumer, topic, partition, timeout)
+        query_committed(&self.consumer, topic, partition, timeout)
     }
 
     fn committed_before(
@@ -86,7 +86,7 @@ impl Group for FakeGroup {
         partition: PartitionId,
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
-        ask_committed(&self.onlooker, topic, partition, timeout)
+        query_committed(&self.onlooker, topic, partition, timeout)
     }
 
     fn topic_id(&self, _: &str, _: Duration) -> KafkaResult<Option<TopicId>> {
@@ -164,9 +164,9 @@ impl TestTopics {
 
     fn store_of(&self, dir: &std::path::Path, name: &str, group: Arc<FakeGroup>) -> ChangelogStore {
         let id = format!("{}-{name}", self.config.changelog_topic());
-        let seen = Arc::default();
+        let last_reads = Arc::default();
         let copy = LocalCopy::open(dir.join("copy"), open_copy).expect("opened");
-        ChangelogStore::open(&self.config, copy, group, seen, id).expect("opened")
+        ChangelogStore::open(&self.config, copy, group, last_reads, id).expect("opened")
     }
 
     /// Writes a record into the changelog without a transaction, as a foreign client could.

@@ -239,7 +239,7 @@ impl Writer {
                 .as_ref()
                 .map_or(0, |position| position.next_offset),
             topic_id: record.and_then(|record| record.topic_id),
-            seen: self.shared.seen.of(partition),
+            seen: self.shared.last_reads.of(partition),
             misrouted_from: owned
                 .and_then(|owned| owned.misrouted_from)
                 .map(|from| from.0),

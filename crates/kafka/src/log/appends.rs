@@ -24,7 +24,7 @@ use workspace_lifecycle::{Offset, PartitionId};
 
 use super::origin;
 use super::pending::{Acknowledged, Kind, Outgoing, Pending, Settled, Turn, Waiter};
-use super::tail::Seen;
+use super::tail::RecentRequests;
 use super::topic_state::TopicState;
 use crate::bootstrap;
 use crate::client_errors::ClientErrors;
@@ -90,8 +90,8 @@ impl Appends {
 
     /// Whether a request can be appended, or refused, without a scan of the topic.
     pub(super) fn knows(&self, append: &Append) -> bool {
-        append.producer.as_ref().is_none_or(|asked| {
-            asked.check().is_err() || self.requests.producers.lock().knows(asked)
+        append.producer.as_ref().is_none_or(|request| {
+            request.check().is_err() || self.requests.producers.lock().knows(request)
         })
     }
 
@@ -104,8 +104,8 @@ impl Appends {
         self.requests.release(bytes);
     }
 
-    /// Appends the events that were not seen in the topic; the answer goes to `waiter`.
-    pub(super) fn events(&self, append: &Append, seen: Option<&Seen>, waiter: Waiter) {
+    /// Appends the events that were not found in the topic; the answer goes to `waiter`.
+    pub(super) fn events(&self, append: &Append, recent: Option<&RecentRequests>, waiter: Waiter) {
         if let Some(Err(error)) = append.producer.as_ref().map(ProducerSequence::check) {
             return waiter(Err(error));
         }
@@ -126,7 +126,13 @@ impl Appends {
                     .map(|producer| origin::write(producer, index)),
             })
             .collect();
-        self.send(records, append.producer.clone(), Kind::Events, seen, waiter);
+        self.send(
+            records,
+            append.producer.clone(),
+            Kind::Events,
+            recent,
+            waiter,
+        );
     }
 
     /// Appends one record that is not an event; the answer goes to `waiter`.
@@ -139,7 +145,7 @@ impl Appends {
         records: Vec<Outgoing<'_>>,
         sequence: Option<ProducerSequence>,
         kind: Kind,
-        seen: Option<&Seen>,
+        recent: Option<&RecentRequests>,
         waiter: Waiter,
     ) {
         if let Some(error) = self.too_large(&records) {
@@ -150,7 +156,7 @@ impl Appends {
             return waiter(Err(error));
         }
         let pending = Arc::new(Pending::new(sequence, kind, &records));
-        let Some(waiter) = self.requests.admit(&pending, seen, waiter) else {
+        let Some(waiter) = self.requests.admit(&pending, recent, waiter) else {
             return;
         };
         let open = pending.open();
@@ -234,25 +240,33 @@ impl Requests {
 
     /// Admits a request and returns its waiter. Returns nothing if the request is refused, was answered before or is
     /// under way: then its waiter is called here or added to that request.
-    fn admit(&self, pending: &Arc<Pending>, seen: Option<&Seen>, waiter: Waiter) -> Option<Waiter> {
+    fn admit(
+        &self,
+        pending: &Arc<Pending>,
+        recent: Option<&RecentRequests>,
+        waiter: Waiter,
+    ) -> Option<Waiter> {
         let now = self.opened.elapsed();
         let mut producers = self.producers.lock();
-        let (verdict, places) = match (&pending.sequence, seen) {
+        let (verdict, found) = match (&pending.sequence, recent) {
             (None, _) => (Ok(Verdict::New), &[][..]),
             // The producer was known when the request arrived and was forgotten since: the repeat scans the topic.
-            (Some(asked), None) if !producers.knows(asked) => (Err(AppendError::Busy), &[][..]),
-            (Some(asked), None) => (producers.judge(asked, now), &[][..]),
-            (Some(asked), Some(seen)) => {
-                if let Some(highest) = seen.highest() {
-                    producers.reach(&asked.producer_id, highest, now, |number, failed| {
-                        failed.find(seen.places(number))
+            (Some(request), None) if !producers.knows(request) => (Err(AppendError::Busy), &[][..]),
+            (Some(request), None) => (producers.judge(request, now), &[][..]),
+            (Some(request), Some(recent)) => {
+                if let Some(highest) = recent.highest() {
+                    producers.reach(&request.producer_id, highest, now, |number, failed| {
+                        failed.note_found(recent.records(number))
                     });
                 }
-                (producers.judge(asked, now), seen.places(asked.sequence))
+                (
+                    producers.judge(request, now),
+                    recent.records(request.sequence),
+                )
             }
         };
         let answer = match verdict {
-            Err(AppendError::Sequence { .. }) if pending.find(places) => {
+            Err(AppendError::Sequence { .. }) if pending.note_found(found) => {
                 // Its number has passed, and all of its records are in the topic.
                 pending
                     .answer(|partition| self.topic.last(partition))
@@ -278,9 +292,9 @@ impl Requests {
                 if let Verdict::Again(earlier) = verdict {
                     pending.continue_from(&earlier);
                 }
-                pending.find(places);
-                if let Some(asked) = &pending.sequence {
-                    producers.begin(asked, Arc::clone(pending), now);
+                pending.note_found(found);
+                if let Some(request) = &pending.sequence {
+                    producers.begin(request, Arc::clone(pending), now);
                 }
                 return Some(waiter);
             }
@@ -331,8 +345,8 @@ impl Requests {
         let waiters = {
             // Under this lock, so that a repeat either adds its waiter before they are taken out or finds the answer.
             let mut producers = self.producers.lock();
-            if let Some(asked) = &pending.sequence {
-                producers.end(asked, answer.as_ref().ok());
+            if let Some(request) = &pending.sequence {
+                producers.end(request, answer.as_ref().ok());
             }
             pending.take_waiters()
         };

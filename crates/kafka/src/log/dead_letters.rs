@@ -265,7 +265,7 @@ impl DeadLetters {
 
     /// Reads what was written since the last call into the index.
     fn read_new(&self, index: &mut Index) -> Result<(), ReadError> {
-        let (low, high) = self.topic.ask(PARTITION)?;
+        let (low, high) = self.topic.query_ends(PARTITION)?;
         if index.next > high {
             tracing::error!(topic = self.topic.name(), "the topic was recreated");
             *index = Index::default();

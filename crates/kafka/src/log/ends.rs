@@ -39,8 +39,8 @@ pub(super) enum Change {
 
 /// A query for the ends of a partition that is under way.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Question {
-    asked_at: Instant,
+pub(super) struct EndsQuery {
+    sent_at: Instant,
     acknowledged: Offset,
 }
 
@@ -76,18 +76,18 @@ impl Ends {
     }
 
     /// To be called before the brokers are queried.
-    pub(super) fn question(&self) -> Question {
-        Question {
-            asked_at: Instant::now(),
+    pub(super) fn query(&self) -> EndsQuery {
+        EndsQuery {
+            sent_at: Instant::now(),
             acknowledged: self.acknowledged,
         }
     }
 
     /// Takes in where the partition begins and ends.
-    pub(super) fn answer(&mut self, question: Question, low: Offset, end: Offset) -> Change {
+    pub(super) fn answer(&mut self, query: EndsQuery, low: Offset, end: Offset) -> Change {
         if self
             .reported_at
-            .is_some_and(|reported_at| question.asked_at <= reported_at)
+            .is_some_and(|reported_at| query.sent_at <= reported_at)
         {
             // A newer answer arrived first.
             return Change::None;
@@ -102,7 +102,7 @@ impl Ends {
             self.high = end;
             return Change::Shrank { from: reported };
         }
-        self.held_back = end < question.acknowledged;
+        self.held_back = end < query.acknowledged;
         self.high = if self.held_back {
             end.max(self.seen)
         } else {
@@ -122,8 +122,8 @@ mod tests {
     use super::*;
 
     fn reported(ends: &mut Ends, low: u64, end: u64) -> Change {
-        let asked = ends.question();
-        ends.answer(asked, Offset(low), Offset(end))
+        let query = ends.query();
+        ends.answer(query, Offset(low), Offset(end))
     }
 
     #[test]
@@ -157,9 +157,9 @@ mod tests {
     fn records_acknowledged_during_a_query_are_kept() {
         let mut ends = Ends::default();
         reported(&mut ends, 0, 10);
-        let asked = ends.question();
+        let query = ends.query();
         ends.acknowledge(Offset(12));
-        assert_eq!(ends.answer(asked, Offset(0), Offset(10)), Change::None);
+        assert_eq!(ends.answer(query, Offset(0), Offset(10)), Change::None);
         assert_eq!(ends.high(), Offset(12));
     }
 
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn an_outdated_answer_changes_nothing() {
         let mut ends = Ends::default();
-        let old = ends.question();
+        let old = ends.query();
         reported(&mut ends, 0, 10);
         assert_eq!(ends.answer(old, Offset(0), Offset(4)), Change::None);
         assert_eq!(ends.high(), Offset(10));

@@ -8,7 +8,7 @@ use workspace_engine_core::log::{ReadError, ReadLimit, Record};
 use workspace_lifecycle::{Offset, PartitionId};
 
 use super::native::{Failure, Fetch, Fetched, TopicHandle};
-use crate::seen::{self, Seen};
+use crate::last_reads::{self, LastRead};
 
 /// Clients that fetch; a partition has at most one fetch from each.
 pub(super) const READERS: usize = 2;
@@ -42,7 +42,7 @@ pub(super) struct RunningFetch {
     /// Everything below was received, and is in the buffer or was read.
     received: Offset,
     /// The last record received of each leader, until it is noted.
-    pub(super) seen: Vec<Seen>,
+    pub(super) last_reads: Vec<LastRead>,
     /// The last end of the partition that the client reported.
     ended: Option<Offset>,
     /// Why it stopped after the records in the buffer.
@@ -61,7 +61,7 @@ impl RunningFetch {
             buffer: VecDeque::new(),
             next: from,
             received: from,
-            seen: Vec::new(),
+            last_reads: Vec::new(),
             ended: None,
             failure: None,
             used: Instant::now(),
@@ -84,7 +84,7 @@ impl RunningFetch {
             fetch,
             buffer,
             received,
-            seen,
+            last_reads,
             ended,
             failure,
             ..
@@ -96,9 +96,9 @@ impl RunningFetch {
             Fetched::Record(record, leader_epoch) => {
                 *received = record.offset.next();
                 let offset = record.offset.0;
-                seen::note(
-                    seen,
-                    Seen {
+                last_reads::note(
+                    last_reads,
+                    LastRead {
                         leader_epoch,
                         offset,
                     },

@@ -8,7 +8,7 @@ use workspace_engine_core::log::{AppendError, Appended, AppendedRange, ProducerS
 use workspace_lifecycle::{Offset, PartitionId};
 
 use super::origin;
-use super::tail::Placed;
+use super::tail::FoundRecord;
 
 /// What a record takes in the producer's queue beside key and value.
 const RECORD_OVERHEAD_BYTES: usize = 128;
@@ -115,20 +115,20 @@ impl Pending {
         }
     }
 
-    /// Takes in which records are in the topic already; they are not sent again. Records with other contents belong to
+    /// Notes the records that are in the topic already; they are not sent again. Records with other contents belong to
     /// another request with the same number; then none counts as found. Returns whether all records are there.
-    pub(super) fn find(&self, places: &[Placed]) -> bool {
+    pub(super) fn note_found(&self, found: &[FoundRecord]) -> bool {
         let is_same =
-            |place: &Placed| self.fingerprints.get(place.index) == Some(&place.fingerprint);
-        if places.is_empty() || !places.iter().all(is_same) {
+            |record: &FoundRecord| self.fingerprints.get(record.index) == Some(&record.fingerprint);
+        if found.is_empty() || !found.iter().all(is_same) {
             return false;
         }
         let mut state = self.state.lock();
-        for place in places {
-            if let Some(acknowledged @ None) = state.acknowledged.get_mut(place.index) {
+        for record in found {
+            if let Some(acknowledged @ None) = state.acknowledged.get_mut(record.index) {
                 *acknowledged = Some(Acknowledged {
-                    partition: place.partition,
-                    offset: Some(place.offset),
+                    partition: record.partition,
+                    offset: Some(record.offset),
                 });
             }
         }
@@ -162,9 +162,9 @@ impl Pending {
     ) -> Settled {
         let mut state = self.state.lock();
         match result {
-            Ok(place) => {
+            Ok(position) => {
                 if let Some(acknowledged) = state.acknowledged.get_mut(index) {
-                    *acknowledged = Some(place);
+                    *acknowledged = Some(position);
                 }
             }
             Err(error) => {
@@ -290,13 +290,13 @@ mod tests {
         let values: [&[u8]; 3] = [b"a", b"b", b"c"];
         let first = pending(&values);
         first.settle(0, Ok(at(0, 4)));
-        first.settle(1, Err(AppendError::Unavailable("gone".to_owned())));
+        first.settle(1, Err(AppendError::Unavailable("down".to_owned())));
         first.settle(2, Ok(at(1, 7)));
         let partly = AppendError::Partly {
             appended: 2,
             events: 3,
             partitions: vec![range(0, 4, 4), range(1, 7, 7)],
-            reason: "the event log cannot write: gone".to_owned(),
+            reason: "the event log cannot write: down".to_owned(),
         };
         assert_eq!(first.answer(|_| Offset(0)), Err(partly));
 
@@ -315,23 +315,23 @@ mod tests {
     #[test]
     fn a_request_of_which_nothing_was_acknowledged_is_refused_as_a_whole() {
         let pending = pending(&[b"a"]);
-        let gone = AppendError::Unavailable("gone".to_owned());
-        pending.settle(0, Err(gone.clone()));
-        assert_eq!(pending.answer(|_| Offset(0)), Err(gone));
+        let down = AppendError::Unavailable("down".to_owned());
+        pending.settle(0, Err(down.clone()));
+        assert_eq!(pending.answer(|_| Offset(0)), Err(down));
     }
 
     #[test]
     fn records_in_the_topic_are_not_sent_again() {
         let check = |found: &[(usize, u64, &[u8])], open: [bool; 2], is_whole: bool| {
-            let placed = |(index, offset, value): &(usize, u64, &[u8])| Placed {
+            let record = |(index, offset, value): &(usize, u64, &[u8])| FoundRecord {
                 index: *index,
                 partition: PartitionId(0),
                 offset: Offset(*offset),
                 fingerprint: origin::fingerprint(b"acme", value),
             };
-            let places: Vec<Placed> = found.iter().map(placed).collect();
+            let records: Vec<FoundRecord> = found.iter().map(record).collect();
             let pending = pending(&[b"a", b"b"]);
-            assert_eq!(pending.find(&places), is_whole, "{found:?}");
+            assert_eq!(pending.note_found(&records), is_whole, "{found:?}");
             assert_eq!(pending.open(), open, "{found:?}");
         };
         check(&[], [true, true], false);

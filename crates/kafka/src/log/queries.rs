@@ -125,7 +125,7 @@ impl Queries {
         if !self.must_identify.swap(false, Ordering::AcqRel) {
             return false;
         }
-        match topic_id::ask(self.client.client(), &self.topic, timeout) {
+        match topic_id::query(self.client.client(), &self.topic, timeout) {
             Ok(Some(id)) => {
                 let known = self.topic_id.lock().replace(id);
                 known.is_some_and(|known| known != id)

@@ -40,8 +40,8 @@ pub(super) fn read(
         return Err(ReadError::Unavailable("there is no reader".to_owned()));
     };
     let records = run.read(limit, end);
-    for record in run.seen.drain(..) {
-        topic.seen.note(partition, record);
+    for record in run.last_reads.drain(..) {
+        topic.last_reads.note(partition, record);
     }
     let next_offset = run.next;
     if next_offset > from {
@@ -92,7 +92,7 @@ fn check(
     if asked <= high && (bounds == Bounds::End || asked >= low) {
         return Ok(high);
     }
-    let (low_watermark, high_watermark) = topic.ask(partition)?;
+    let (low_watermark, high_watermark) = topic.query_ends(partition)?;
     if asked < low_watermark {
         return Err(ReadError::FellOut {
             partition,
@@ -140,7 +140,7 @@ fn failed(
     );
     if is_out_of_range {
         if let Err(error) = topic
-            .ask(partition)
+            .query_ends(partition)
             .and_then(|_| check(topic, part, partition, from, Bounds::Both))
         {
             return error;

@@ -22,7 +22,7 @@ use super::native::Client;
 use super::origin;
 use super::pending::Waiter;
 use super::queries::drain;
-use super::tail::{MAX_AGE, Placed, TopicTail};
+use super::tail::{FoundRecord, MAX_AGE, TopicTail};
 use super::topic_state::{OFFSETS_TIMEOUT, TopicState};
 use crate::client_errors::ClientErrors;
 use crate::polled::{Found, Polled, poll};
@@ -128,20 +128,20 @@ fn run(mut scan: TopicScan, appends: &Appends, waiting: &Receiver<Job>) {
         // One scan serves all requests that arrived before it began. They are appended in order of arrival.
         let until = first.until;
         let jobs: Vec<Job> = std::iter::once(first).chain(waiting.try_iter()).collect();
-        let scanned = scan.catch_up(until);
+        let scanned = scan.read_to_end(until);
         for job in jobs {
             appends.release(job.bytes);
             match (&scanned, &job.append.producer) {
                 _ if scan.is_stopped() => (job.waiter)(Err(AppendError::Closed)),
-                (Err(error_text), Some(asked)) => {
+                (Err(error_text), Some(request)) => {
                     (job.waiter)(Err(AppendError::Unavailable(format!(
                         "whether request {} of producer {} was appended before is not known, repeat it: {error_text}",
-                        asked.sequence, asked.producer_id
+                        request.sequence, request.producer_id
                     ))));
                 }
-                (Ok(()), Some(asked)) => {
-                    let seen = scan.tail.seen(&asked.producer_id);
-                    appends.events(&job.append, Some(&seen), job.waiter);
+                (Ok(()), Some(request)) => {
+                    let recent = scan.tail.requests_of(&request.producer_id);
+                    appends.events(&job.append, Some(&recent), job.waiter);
                 }
                 (_, None) => appends.events(&job.append, None, job.waiter),
             }
@@ -175,7 +175,7 @@ impl TopicScan {
     ///
     /// # Errors
     /// Why the ends were not reached in time. What was read is kept.
-    fn catch_up(&mut self, until: Instant) -> Result<(), String> {
+    fn read_to_end(&mut self, until: Instant) -> Result<(), String> {
         loop {
             let began = Instant::now();
             let read = self.spans().and_then(|spans| self.read(&spans, until));
@@ -203,11 +203,11 @@ impl TopicScan {
             .ok()
             .and_then(|since| i64::try_from(since.as_millis()).ok())
             .unwrap_or_default();
-        let asked = |at| self.topic.queries.offsets(&partitions, at, OFFSETS_TIMEOUT);
-        let low = asked(At::Beginning)?;
-        let newer = asked(At::Offset(since_ms))?;
+        let query = |at| self.topic.queries.offsets(&partitions, at, OFFSETS_TIMEOUT);
+        let low = query(At::Beginning)?;
+        let newer = query(At::Offset(since_ms))?;
         // Last, so that the end covers everything that was in the topic when the request arrived.
-        let end = asked(At::End)?;
+        let end = query(At::End)?;
         let mut ends = Vec::with_capacity(partitions.len());
         for partition in partitions {
             let low = self.topic.queries.found(&low, partition)?;
@@ -323,7 +323,7 @@ impl TopicScan {
             } => {
                 let (partition, offset) = (id(partition), Offset(offset));
                 if let Some(origin) = origin::read(|name| polled.header(name)) {
-                    let place = Placed {
+                    let record = FoundRecord {
                         index: origin.index,
                         partition,
                         offset,
@@ -332,7 +332,7 @@ impl TopicScan {
                             value.unwrap_or_default(),
                         ),
                     };
-                    self.tail.note(&origin, place, Instant::now());
+                    self.tail.note(&origin, record, Instant::now());
                 }
                 (partition, offset.next())
             }

@@ -22,42 +22,42 @@ pub(super) const MAX_RECORDS: u64 = 200_000;
 /// Records at the end of a partition that are read whatever their time: they cost little, and a clock may be wrong.
 pub(super) const RECORDS_ALWAYS: u64 = 1_000;
 
-/// Position of one event of a request in the topic.
+/// A record that was found in the topic: one event of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Placed {
+pub(super) struct FoundRecord {
     pub(super) index: usize,
     pub(super) partition: PartitionId,
     pub(super) offset: Offset,
     pub(super) fingerprint: u64,
 }
 
-/// What the topic holds of one producer: the positions of its last requests' records.
+/// The last requests of one producer: the records that the topic holds of each.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Seen(BTreeMap<u64, Vec<Placed>>);
+pub(super) struct RecentRequests(BTreeMap<u64, Vec<FoundRecord>>);
 
-impl Seen {
+impl RecentRequests {
     /// The highest request of which a record was found.
     pub(super) fn highest(&self) -> Option<u64> {
         self.0.keys().next_back().copied()
     }
 
     /// The records of a request.
-    pub(super) fn places(&self, sequence: u64) -> &[Placed] {
+    pub(super) fn records(&self, sequence: u64) -> &[FoundRecord] {
         self.0.get(&sequence).map(Vec::as_slice).unwrap_or_default()
     }
 }
 
-/// The last requests of one producer.
-struct Recent {
-    seen: Seen,
-    read: Instant,
+/// A producer of which records were found.
+struct RecentProducer {
+    requests: RecentRequests,
+    read_at: Instant,
 }
 
 /// The recent requests of all producers.
 pub(super) struct TopicTail {
     /// The first offset of each partition that was not read; none if the partition was not read at all.
     next: Vec<Option<Offset>>,
-    producers: HashMap<String, Recent>,
+    producers: HashMap<String, RecentProducer>,
 }
 
 impl TopicTail {
@@ -92,33 +92,33 @@ impl TopicTail {
     }
 
     fn next(&self, partition: PartitionId) -> Option<Offset> {
-        let place = usize::try_from(partition.0).ok()?;
-        self.next.get(place).copied().flatten()
+        let index = usize::try_from(partition.0).ok()?;
+        self.next.get(index).copied().flatten()
     }
 
     /// Notes that everything of a partition below `next` has been read.
     pub(super) fn reach(&mut self, partition: PartitionId, next: Offset) {
-        let place = usize::try_from(partition.0).unwrap_or(usize::MAX);
-        if let Some(reached) = self.next.get_mut(place) {
+        let index = usize::try_from(partition.0).unwrap_or(usize::MAX);
+        if let Some(reached) = self.next.get_mut(index) {
             *reached = (*reached).max(Some(next));
         }
     }
 
     /// Adds one record.
-    pub(super) fn note(&mut self, origin: &Origin<'_>, place: Placed, now: Instant) {
+    pub(super) fn note(&mut self, origin: &Origin<'_>, record: FoundRecord, now: Instant) {
         if !self.producers.contains_key(origin.producer_id) {
-            let recent = Recent {
-                seen: Seen::default(),
-                read: now,
+            let recent = RecentProducer {
+                requests: RecentRequests::default(),
+                read_at: now,
             };
             self.producers.insert(origin.producer_id.to_owned(), recent);
         }
         if let Some(recent) = self.producers.get_mut(origin.producer_id) {
-            recent.read = now;
-            let places = recent.seen.0.entry(origin.sequence).or_default();
-            places.push(place);
-            if recent.seen.0.len() > ANSWERS_KEPT {
-                recent.seen.0.pop_first();
+            recent.read_at = now;
+            let records = recent.requests.0.entry(origin.sequence).or_default();
+            records.push(record);
+            if recent.requests.0.len() > ANSWERS_KEPT {
+                recent.requests.0.pop_first();
             }
         }
     }
@@ -127,20 +127,22 @@ impl TopicTail {
     /// [`MAX_PRODUCERS`].
     pub(super) fn forget(&mut self, now: Instant) {
         self.producers
-            .retain(|_, recent| now.saturating_duration_since(recent.read) < MAX_AGE);
+            .retain(|_, recent| now.saturating_duration_since(recent.read_at) < MAX_AGE);
         let excess = self.producers.len().saturating_sub(MAX_PRODUCERS);
         if excess > 0 {
-            let mut times: Vec<Instant> = self.producers.values().map(|one| one.read).collect();
+            let mut times: Vec<Instant> = self.producers.values().map(|one| one.read_at).collect();
             let (_, newest_forgotten, _) = times.select_nth_unstable(excess - 1);
             let newest_forgotten = *newest_forgotten;
             self.producers
-                .retain(|_, recent| recent.read > newest_forgotten);
+                .retain(|_, recent| recent.read_at > newest_forgotten);
         }
     }
 
-    pub(super) fn seen(&self, producer_id: &str) -> Seen {
+    pub(super) fn requests_of(&self, producer_id: &str) -> RecentRequests {
         let recent = self.producers.get(producer_id);
-        recent.map(|recent| recent.seen.clone()).unwrap_or_default()
+        recent
+            .map(|recent| recent.requests.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -150,8 +152,8 @@ mod tests {
 
     const P: PartitionId = PartitionId(0);
 
-    fn placed(offset: u64) -> Placed {
-        Placed {
+    fn found(offset: u64) -> FoundRecord {
+        FoundRecord {
             index: 0,
             partition: P,
             offset: Offset(offset),
@@ -190,13 +192,13 @@ mod tests {
                 sequence,
                 index: 0,
             };
-            tail.note(&origin, placed(sequence), now);
+            tail.note(&origin, found(sequence), now);
         }
-        let seen = tail.seen("p");
-        assert_eq!(seen.highest(), Some(20));
-        assert_eq!(seen.places(13), [placed(13)]);
-        assert_eq!(seen.places(12), []);
+        let requests = tail.requests_of("p");
+        assert_eq!(requests.highest(), Some(20));
+        assert_eq!(requests.records(13), [found(13)]);
+        assert_eq!(requests.records(12), []);
         tail.forget(now + MAX_AGE);
-        assert_eq!(tail.seen("p"), Seen::default());
+        assert_eq!(tail.requests_of("p"), RecentRequests::default());
     }
 }

@@ -11,11 +11,11 @@ use workspace_engine_core::log::{AppendListener, ReadError};
 use workspace_engine_core::routing::Partitioner;
 use workspace_lifecycle::{Offset, PartitionId};
 
-use super::ends::{Change, Ends, Question};
+use super::ends::{Change, Ends, EndsQuery};
 use super::fetches::Fetches;
 use super::native::Client;
 use super::queries::{Queries, left};
-use crate::seen::SeenRecords;
+use crate::last_reads::LastReads;
 
 /// How long the brokers may take to answer where a partition ends, when a caller waits for it.
 pub(super) const OFFSETS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,10 +35,10 @@ pub(super) struct PartitionState {
     last_error: Mutex<Option<String>>,
 }
 
-/// What the last query came to.
-enum Answers {
+/// The outcome of the last query.
+enum LastQuery {
     /// No query has ended yet.
-    NotYet,
+    Pending,
     Answered,
     Failed(String),
 }
@@ -48,10 +48,10 @@ pub(super) struct TopicState {
     pub(super) queries: Queries,
     pub(super) partitions: Vec<PartitionState>,
     /// What this process has read of the partitions.
-    pub(super) seen: Arc<SeenRecords>,
+    pub(super) last_reads: Arc<LastReads>,
     pub(super) partitioner: Partitioner,
     pub(super) listener: RwLock<Option<AppendListener>>,
-    answers: Mutex<Answers>,
+    last_query: Mutex<LastQuery>,
     pub(super) last_append_error: Mutex<Option<(Instant, String)>>,
 }
 
@@ -68,10 +68,10 @@ impl TopicState {
         Self {
             queries: Queries::new(topic, brokers, partitions.len(), client),
             partitions,
-            seen: Arc::default(),
+            last_reads: Arc::default(),
             partitioner,
             listener: RwLock::new(None),
-            answers: Mutex::new(Answers::NotYet),
+            last_query: Mutex::new(LastQuery::Pending),
             last_append_error: Mutex::default(),
         }
     }
@@ -128,21 +128,21 @@ impl TopicState {
 
     /// Whether the brokers answered the last query.
     pub(super) fn is_answered(&self) -> bool {
-        matches!(*self.answers.lock(), Answers::Answered)
+        matches!(*self.last_query.lock(), LastQuery::Answered)
     }
 
     /// Why no broker answered the last query.
     fn outage(&self) -> Option<String> {
-        match &*self.answers.lock() {
-            Answers::Failed(error_text) => Some(error_text.clone()),
-            Answers::NotYet | Answers::Answered => None,
+        match &*self.last_query.lock() {
+            LastQuery::Failed(error_text) => Some(error_text.clone()),
+            LastQuery::Pending | LastQuery::Answered => None,
         }
     }
 
     /// The failure that affects appends or reads, if there is one.
     pub(super) fn health(&self) -> Result<(), String> {
         let brokers = &self.queries.brokers;
-        if let Answers::NotYet = *self.answers.lock() {
+        if let LastQuery::Pending = *self.last_query.lock() {
             return Err(format!("the brokers {brokers} have not answered yet"));
         }
         let mut open = self.partitions.iter().filter(|part| part.is_open());
@@ -167,7 +167,7 @@ impl TopicState {
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] with the brokers' error text.
-    pub(super) fn ask(&self, partition: PartitionId) -> Result<(Offset, Offset), ReadError> {
+    pub(super) fn query_ends(&self, partition: PartitionId) -> Result<(Offset, Offset), ReadError> {
         let part = self.part(partition)?;
         self.refresh(&[partition], OFFSETS_TIMEOUT)
             .map_err(ReadError::Unavailable)?;
@@ -201,7 +201,7 @@ impl TopicState {
         let mut unanswered = None;
         if !together.is_empty() {
             match self.take(&together, Instant::now() + timeout) {
-                Ok(()) => *self.answers.lock() = Answers::Answered,
+                Ok(()) => *self.last_query.lock() = LastQuery::Answered,
                 Err(error_text) => {
                     unanswered = Some(error_text);
                     apart.extend(together);
@@ -219,7 +219,7 @@ impl TopicState {
         self.refresh_by_leader(&apart, Instant::now() + left)
             .map_err(|error_text| {
                 let error_text = unanswered.unwrap_or(error_text);
-                *self.answers.lock() = Answers::Failed(error_text.clone());
+                *self.last_query.lock() = LastQuery::Failed(error_text.clone());
                 error_text
             })
     }
@@ -231,7 +231,7 @@ impl TopicState {
         deadline: Instant,
     ) -> Result<(), String> {
         let leaders = self.queries.leaders(partitions, left(deadline) / 2)?;
-        *self.answers.lock() = Answers::Answered;
+        *self.last_query.lock() = LastQuery::Answered;
         let mut waiting = u32::try_from(leaders.len()).unwrap_or(u32::MAX);
         for (leader, partitions) in leaders {
             let until = Instant::now() + left(deadline) / waiting.max(1);
@@ -255,28 +255,23 @@ impl TopicState {
 
     /// Queries where some partitions end and records the answers: those of all partitions, or none if the query fails.
     fn take(&self, partitions: &[PartitionId], deadline: Instant) -> Result<(), String> {
-        let questions: Vec<(PartitionId, Question)> = partitions
+        let queries: Vec<(PartitionId, EndsQuery)> = partitions
             .iter()
-            .filter_map(|id| Some((*id, self.part(*id).ok()?.ends.lock().question())))
+            .filter_map(|id| Some((*id, self.part(*id).ok()?.ends.lock().query())))
             .collect();
         let low = self
             .queries
             .offsets(partitions, At::Beginning, left(deadline))?;
         let high = self.queries.offsets(partitions, At::End, left(deadline))?;
-        for (id, question) in questions {
+        for (id, query) in queries {
             let low = self.queries.found(&low, id);
             let ends = low.and_then(|low| Ok((low, self.queries.found(&high, id)?)));
-            self.answered(id, question, ends);
+            self.answered(id, query, ends);
         }
         Ok(())
     }
 
-    fn answered(
-        &self,
-        id: PartitionId,
-        question: Question,
-        ends: Result<(Offset, Offset), String>,
-    ) {
+    fn answered(&self, id: PartitionId, query: EndsQuery, ends: Result<(Offset, Offset), String>) {
         let Ok(part) = self.part(id) else {
             return;
         };
@@ -288,7 +283,7 @@ impl TopicState {
             }
         };
         *part.last_error.lock() = None;
-        let change = part.ends.lock().answer(question, low, end);
+        let change = part.ends.lock().answer(query, low, end);
         match change {
             Change::None => {}
             Change::Grew(end) => self.report(id, end),

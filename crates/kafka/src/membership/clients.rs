@@ -17,7 +17,7 @@ use crate::config::GroupProtocol;
 use crate::context::Plain;
 use crate::coordinator::{Silence, SilenceLimits};
 use crate::generation::generation;
-use crate::group::{Committed, Group, ask_committed, coordinator_answers};
+use crate::group::{Committed, Group, coordinator_answers, query_committed};
 use crate::topic_id::{self, TopicId};
 
 /// Between two polls of the group's events; each poll also shows the client that this process is alive.
@@ -123,7 +123,7 @@ impl Clients {
         let topic = &self.registration.topic;
         if due.coordinator
             && generation(consumer.client()).is_some()
-            && ask_committed(consumer, topic, PartitionId(0), CHECK_TIMEOUT).is_ok()
+            && query_committed(consumer, topic, PartitionId(0), CHECK_TIMEOUT).is_ok()
         {
             tracing::info!("the group's coordinator answers again");
             self.registration.on(Event::CoordinatorAnswers);
@@ -167,12 +167,12 @@ impl Clients {
             // `leave` wakes it.
             std::thread::park_timeout(limits.pause);
             let is_member = self.registration.member.lock().is_in_group();
-            let asked_at = Instant::now();
+            let sent_at = Instant::now();
             if !is_member || self.coordinator_answers(limits.query) {
                 silence.answered();
                 continue;
             }
-            silence.unanswered(asked_at.elapsed());
+            silence.unanswered(sent_at.elapsed());
             if !silence.is_over() {
                 continue;
             }
@@ -255,7 +255,7 @@ impl Group for Clients {
         partition: PartitionId,
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
-        ask_committed(&self.current(), topic, partition, timeout)
+        query_committed(&self.current(), topic, partition, timeout)
     }
 
     fn committed_before(
@@ -264,10 +264,10 @@ impl Group for Clients {
         partition: PartitionId,
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
-        ask_committed(&self.onlooker, topic, partition, timeout)
+        query_committed(&self.onlooker, topic, partition, timeout)
     }
 
     fn topic_id(&self, topic: &str, timeout: Duration) -> KafkaResult<Option<TopicId>> {
-        topic_id::ask(self.onlooker.client(), topic, timeout)
+        topic_id::query(self.onlooker.client(), topic, timeout)
     }
 }

@@ -29,13 +29,13 @@ const STABLE_MEMBERSHIP: Duration = Duration::from_mins(1);
 /// What happened to a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event {
-    /// The first client has asked for the topic.
+    /// The first client has subscribed to the topic.
     Subscribed,
     /// The group has assigned these; none for a member for which no partition is left.
     Assigned(Vec<PartitionId>),
     /// These were handed over.
     Released(Vec<PartitionId>),
-    /// The group has given these to other members.
+    /// The group has assigned these to other members.
     Lost(Vec<PartitionId>),
     /// The client belongs to a generation of the group.
     InGroup,

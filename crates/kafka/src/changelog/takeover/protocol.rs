@@ -37,7 +37,7 @@ use super::super::reader::Ends;
 use super::super::record::{self, DecodedRecord};
 use crate::copy_source::{lineage_of, source};
 use crate::group::Committed;
-use crate::seen::Seen;
+use crate::last_reads::LastRead;
 use crate::topic_id::TopicId;
 
 /// Why a changelog is read.
@@ -89,8 +89,8 @@ pub(super) enum State {
     ForgettingCopy(Box<Known>),
     /// Reading the changelog into the copy.
     ReadingChangelog(Box<Reading>),
-    /// Comparing the leaders of the events with those that the previous owner has seen.
-    ComparingEvents(Box<Taken>, Vec<Seen>),
+    /// Comparing the leader epochs of the events with those of the last records that the previous owner has read.
+    ComparingEvents(Box<Taken>, Vec<LastRead>),
 }
 
 /// What the brokers report of the topics.
@@ -299,7 +299,7 @@ impl Protocol {
             (S::ReadingChangelog(reading), Observation::EndOfChangelog) => {
                 let taken = Box::new(reading.taken());
                 match self.events_to_compare(&taken) {
-                    Some(seen) => S::ComparingEvents(taken, seen),
+                    Some(last_reads) => S::ComparingEvents(taken, last_reads),
                     None => return Ok(Some(taken)),
                 }
             }
@@ -356,7 +356,7 @@ impl Protocol {
 
     /// What was read of the events by the previous owner, if it is to be compared with the topic: not with a topic that
     /// is known to be another one, and not by a process that has read the events itself.
-    fn events_to_compare(&self, taken: &Taken) -> Option<Vec<Seen>> {
+    fn events_to_compare(&self, taken: &Taken) -> Option<Vec<LastRead>> {
         let GroupOffset::Engine { mark, .. } = &taken.group_offset else {
             return None;
         };

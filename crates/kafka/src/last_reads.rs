@@ -11,50 +11,50 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use workspace_lifecycle::{Offset, PartitionId};
 
-/// Most leaders of a partition that are remembered; a takeover compares all of them and keeps only the last.
+/// Most leaders of a partition whose last record is kept; a takeover compares all of them and keeps only the last one.
 const MAX_LEADERS: usize = 4;
 
-/// The last record that was read of one leader.
+/// The last record that was read of one leader epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Seen {
+pub(crate) struct LastRead {
     pub(crate) leader_epoch: i32,
     pub(crate) offset: u64,
 }
 
-/// What this process has read of each partition, ordered by offset.
+/// The last records that this process has read of each partition, one a leader epoch, ordered by offset.
 #[derive(Debug, Default)]
-pub(crate) struct SeenRecords(Mutex<HashMap<PartitionId, Vec<Seen>>>);
+pub(crate) struct LastReads(Mutex<HashMap<PartitionId, Vec<LastRead>>>);
 
-impl SeenRecords {
+impl LastReads {
     /// Notes a record that was read. Records of brokers without leader epochs are ignored.
-    pub(crate) fn note(&self, partition: PartitionId, record: Seen) {
+    pub(crate) fn note(&self, partition: PartitionId, record: LastRead) {
         if record.leader_epoch < 0 {
             return;
         }
         note(self.0.lock().entry(partition).or_default(), record);
     }
 
-    /// What is remembered of a partition.
-    pub(crate) fn of(&self, partition: PartitionId) -> Vec<Seen> {
+    /// Those of a partition.
+    pub(crate) fn of(&self, partition: PartitionId) -> Vec<LastRead> {
         self.0.lock().get(&partition).cloned().unwrap_or_default()
     }
 
-    /// Starts a partition with what its previous owner had read and the log still holds.
-    pub(crate) fn begin(&self, partition: PartitionId, seen: Vec<Seen>) {
-        self.0.lock().insert(partition, seen);
+    /// Starts a partition with the last records that its previous owner had read and the log still holds.
+    pub(crate) fn begin(&self, partition: PartitionId, last_reads: Vec<LastRead>) {
+        self.0.lock().insert(partition, last_reads);
     }
 }
 
 /// Adds a record; records are added in the order in which they are read.
-pub(crate) fn note(seen: &mut Vec<Seen>, record: Seen) {
-    match seen.last_mut() {
+pub(crate) fn note(last_reads: &mut Vec<LastRead>, record: LastRead) {
+    match last_reads.last_mut() {
         Some(last) if record.offset <= last.offset => {}
         Some(last) if record.leader_epoch == last.leader_epoch => last.offset = record.offset,
         Some(_) | None => {
-            if seen.len() == MAX_LEADERS {
-                seen.remove(0);
+            if last_reads.len() == MAX_LEADERS {
+                last_reads.remove(0);
             }
-            seen.push(record);
+            last_reads.push(record);
         }
     }
 }
@@ -67,32 +67,32 @@ pub(crate) fn note(seen: &mut Vec<Seen>, record: Seen) {
 /// # Errors
 /// Those of `record_at`.
 pub(crate) fn lost_from<E>(
-    seen: &[Seen],
+    last_reads: &[LastRead],
     low: Offset,
-    record_at: &mut impl FnMut(u64) -> Result<Option<Seen>, E>,
+    record_at: &mut impl FnMut(u64) -> Result<Option<LastRead>, E>,
 ) -> Result<Option<Offset>, E> {
     let mut lost: Option<u64> = None;
-    for seen in seen {
-        if seen.offset < low.0 || record_at(seen.offset)? == Some(*seen) {
+    for read in last_reads {
+        if read.offset < low.0 || record_at(read.offset)? == Some(*read) {
             continue;
         }
         // Binary search for the first offset from which no record of this leader or an earlier one follows.
-        let (mut least, mut most) = (low.0, seen.offset.saturating_add(1));
-        while least < most {
-            let middle = least + (most - least) / 2;
+        let (mut from, mut to) = (low.0, read.offset.saturating_add(1));
+        while from < to {
+            let middle = from + (to - from) / 2;
             match record_at(middle)? {
-                Some(record) if record.leader_epoch <= seen.leader_epoch => {
-                    least = record.offset.saturating_add(1);
+                Some(record) if record.leader_epoch <= read.leader_epoch => {
+                    from = record.offset.saturating_add(1);
                 }
-                Some(_) | None => most = middle,
+                Some(_) | None => to = middle,
             }
         }
-        let is_lost = match record_at(least)? {
-            Some(record) => record.offset <= seen.offset,
-            None => least <= seen.offset,
+        let is_lost = match record_at(from)? {
+            Some(record) => record.offset <= read.offset,
+            None => from <= read.offset,
         };
         if is_lost {
-            lost = Some(lost.map_or(least, |lost| lost.min(least)));
+            lost = Some(lost.map_or(from, |lost| lost.min(from)));
         }
     }
     Ok(lost.map(Offset))
@@ -102,8 +102,8 @@ pub(crate) fn lost_from<E>(
 mod tests {
     use super::*;
 
-    fn seen(leader_epoch: i32, offset: u64) -> Seen {
-        Seen {
+    fn at(leader_epoch: i32, offset: u64) -> LastRead {
+        LastRead {
             leader_epoch,
             offset,
         }
@@ -111,29 +111,29 @@ mod tests {
 
     /// [`lost_from`] on a log of some leaders, each with its epoch and the offsets of its records.
     fn lost(
-        of: &[Seen],
+        of: &[LastRead],
         low: u64,
         leaders: &[(i32, std::ops::Range<u64>)],
         without: &[u64],
     ) -> Option<u64> {
         let records: Vec<_> = leaders
             .iter()
-            .flat_map(|(epoch, offsets)| offsets.clone().map(|offset| seen(*epoch, offset)))
+            .flat_map(|(epoch, offsets)| offsets.clone().map(|offset| at(*epoch, offset)))
             .filter(|record| record.offset >= low && !without.contains(&record.offset))
             .collect();
-        let mut asked = 0;
+        let mut queries = 0;
         let lost = lost_from(of, Offset(low), &mut |from| {
-            asked += 1;
+            queries += 1;
             let found = records.iter().find(|record| record.offset >= from);
             Ok::<_, ()>(found.copied())
         });
-        assert!(asked < 40, "{asked} questions");
+        assert!(queries < 40, "{queries} queries");
         lost.unwrap().map(|offset| offset.0)
     }
 
     #[test]
-    fn a_log_is_known_again_by_the_leaders_of_its_records() {
-        let read = [seen(3, 29)];
+    fn a_log_is_recognised_by_the_leader_epochs_of_its_records() {
+        let read = [at(3, 29)];
         for (what, low, leaders, without, expected) in [
             ("as it was", 0, &[(3, 0..30)][..], &[][..], None),
             ("grown", 0, &[(3, 0..40)], &[], None),
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn a_loss_between_two_leaders_that_were_read_is_found() {
         // A reader continued after the loss without noticing it.
-        let read = [seen(3, 29), seen(5, 34)];
+        let read = [at(3, 29), at(5, 34)];
         let leaders = [(3, 0..10), (5, 10..50)];
         assert_eq!(lost(&read, 0, &leaders, &[]), Some(10));
         let leaders = [(3, 0..30), (5, 30..50)];
@@ -234,14 +234,14 @@ mod tests {
 
     #[test]
     fn the_last_record_of_each_leader_is_remembered() {
-        let records = SeenRecords::default();
+        let records = LastReads::default();
         let partition = PartitionId(1);
         for (leader_epoch, offset) in [(-1, 0), (2, 3), (2, 9), (2, 4), (4, 10), (4, 12)] {
-            records.note(partition, seen(leader_epoch, offset));
+            records.note(partition, at(leader_epoch, offset));
         }
-        assert_eq!(records.of(partition), [seen(2, 9), seen(4, 12)]);
+        assert_eq!(records.of(partition), [at(2, 9), at(4, 12)]);
         for (leader_epoch, offset) in (5..9).zip(13..) {
-            records.note(partition, seen(leader_epoch, offset));
+            records.note(partition, at(leader_epoch, offset));
         }
         assert_eq!(records.of(partition).len(), MAX_LEADERS);
         assert_eq!(records.of(PartitionId(2)), []);
