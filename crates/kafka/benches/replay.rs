@@ -139,7 +139,7 @@ fn show(what: &str, count: usize, took: Took) {
     );
 }
 
-/// Writes the events; every entity is set about `events / entities` times. Tells their bytes.
+/// Writes the events; every entity is set about `events / entities` times. Returns their bytes.
 fn fill(config: &KafkaConfig, events: usize, entities: usize, workspaces: usize) -> usize {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", &config.brokers)
@@ -248,7 +248,7 @@ fn by_log(config: &KafkaConfig, events: usize) -> Took {
     watch.took()
 }
 
-/// Hands the partitions to the engine, and notes when they came.
+/// Hands the partitions to the engine, and notes when they were assigned.
 struct ToEngine(Engine<Entities>, Arc<Mutex<Option<Watch>>>);
 
 impl Assignments for ToEngine {

@@ -62,16 +62,16 @@ use takeover::Takeover;
 use writer::{MAX_JOBS_WAITING, TRANSACTION_BYTES, Writer};
 
 /// How long opening a partition waits for an earlier transaction of this process that holds it.
-const BEFORE: Duration = Duration::from_millis(800);
+const EARLIER_TRANSACTION_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// How long closing a partition waits for the transaction in progress that holds it.
-const CLOSE: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long dropping a changelog waits for its writer, which may be in a call of the client.
-const END: Duration = Duration::from_secs(5);
+const WRITER_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Between two checks whether the writer has ended.
-const END_LOOK: Duration = Duration::from_millis(2);
+const WRITER_EXIT_POLL: Duration = Duration::from_millis(2);
 
 /// Why a changelog cannot be used at all.
 #[derive(Debug, thiserror::Error)]
@@ -259,7 +259,7 @@ impl Ownership for ChangelogStore {
                 if !self
                     .shared
                     .partitions
-                    .begin(partition, Instant::now() + BEFORE)?
+                    .begin(partition, Instant::now() + EARLIER_TRANSACTION_TIMEOUT)?
                 {
                     return Ok(Opening::Waiting);
                 }
@@ -282,7 +282,7 @@ impl Ownership for ChangelogStore {
         let owned = self
             .shared
             .partitions
-            .close(partition, Instant::now() + CLOSE);
+            .close(partition, Instant::now() + CLOSE_TIMEOUT);
         if owned.is_none_or(|owned| owned.state != OwnershipState::Open) {
             return;
         }
@@ -452,15 +452,17 @@ impl Drop for ChangelogStore {
         let Some(thread) = self.thread.take() else {
             return;
         };
-        let until = Instant::now() + END;
+        let until = Instant::now() + WRITER_EXIT_TIMEOUT;
         while !thread.is_finished() && Instant::now() < until {
-            std::thread::sleep(END_LOOK);
+            std::thread::sleep(WRITER_EXIT_POLL);
         }
         if !thread.is_finished() {
             // It ends by itself once the client returns, and keeps its copy open until then.
-            tracing::warn!("the thread that writes the changelog does not end in time; it is left");
+            tracing::warn!(
+                "the thread that writes the changelog does not end in time; it ends by itself later"
+            );
         } else if thread.join().is_err() {
-            tracing::error!("the thread that writes the changelog had panicked");
+            tracing::error!("the thread that writes the changelog ended in a panic");
         }
     }
 }

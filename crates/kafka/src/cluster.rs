@@ -76,8 +76,8 @@ impl Cluster {
         let membership = Membership::new(config)?;
         let log = KafkaLog::open(config, partitions)?;
         // Unique for each process, so that one that was paused cannot fence its replacement.
-        let life = fastrand::u64(..);
-        let transactional_id = owners::producer_id(&config.group, &config.topic, owner, life);
+        let process = fastrand::u64(..);
+        let transactional_id = owners::producer_id(&config.group, &config.topic, owner, process);
         let store = ChangelogStore::open(
             config,
             copy,
@@ -101,7 +101,7 @@ impl Cluster {
     /// # Errors
     /// The client's error text, also when `timeout` has passed.
     pub fn last_writers(&self, timeout: Duration) -> Result<BTreeMap<PartitionId, String>, String> {
-        let consumer = self.membership.onlooker();
+        let consumer = self.membership.observer();
         let of = (self.group.as_str(), self.topic.as_str());
         owners::last_writers(&consumer, of, self.partitions, timeout)
             .map_err(|error| error.to_string())

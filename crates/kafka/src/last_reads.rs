@@ -211,7 +211,7 @@ mod tests {
                 None,
             ),
             (
-                "cut, a marker in the place",
+                "cut, a marker at that offset",
                 0,
                 &[(3, 0..10), (5, 10..60)],
                 &[29],

@@ -128,7 +128,7 @@ impl LocalCopy {
         let Some(reason) = self.damage.lock().found.clone() else {
             return Ok(false);
         };
-        self.begin_another(&format!("it is damaged: {reason}"))?;
+        self.replace_by_another(&format!("it is damaged: {reason}"))?;
         Ok(true)
     }
 
@@ -145,15 +145,15 @@ impl LocalCopy {
             .filter_map(|source| topic_of(source))
             .find(|topic| *topic != changelog);
         other.map_or(Ok(()), |other| {
-            self.begin_another(&format!(
+            self.replace_by_another(&format!(
                 "it is of topic {other}, and this engine uses {changelog}"
             ))
         })
     }
 
-    fn begin_another(&self, reason: &str) -> Result<(), DiskError> {
-        let before = self.store();
-        let directory = before.directory().to_owned();
+    fn replace_by_another(&self, reason: &str) -> Result<(), DiskError> {
+        let previous = self.store();
+        let directory = previous.directory().to_owned();
         let last = numbered(&self.path)?
             .last()
             .map_or(1, |(number, _)| *number);
@@ -164,7 +164,7 @@ impl LocalCopy {
             *self.store.write() = Arc::new(store);
             damage.found = None;
         }
-        drop(before);
+        drop(previous);
         match set_aside(&directory) {
             Ok(aside) => tracing::error!(
                 reason,
@@ -176,8 +176,8 @@ impl LocalCopy {
                 reason,
                 %error,
                 directory = %next.display(),
-                before = %directory.display(),
-                "the copy of the changelog cannot be used: it is rebuilt; the one before keeps its name until the next start"
+                previous = %directory.display(),
+                "the copy of the changelog cannot be used: it is rebuilt; the previous one keeps its name until the next start"
             ),
         }
         Ok(())

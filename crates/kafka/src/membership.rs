@@ -114,11 +114,11 @@ impl Membership {
             ("enable.auto.commit", "false"),
             ("isolation.level", "read_uncommitted"),
         ];
-        let onlooker: BaseConsumer<Plain> = config
-            .client("group-onlooker", &defaults)
+        let observer: BaseConsumer<Plain> = config
+            .client("group-observer", &defaults)
             .create_with_context(Plain)?;
-        let onlooker = Arc::new(onlooker);
-        bootstrap::register(&onlooker, &config.brokers, &config.topic);
+        let observer = Arc::new(observer);
+        bootstrap::register(&observer, &config.brokers, &config.topic);
         Ok(Self {
             clients: Arc::new(Clients {
                 registration,
@@ -126,7 +126,7 @@ impl Membership {
                 config: member_config,
                 brokers: config.brokers.clone(),
                 consumer: RwLock::new(consumer),
-                onlooker,
+                observer,
                 leaving: AtomicBool::new(false),
                 cut_off: AtomicBool::new(false),
                 closing_clients: Arc::default(),
@@ -141,8 +141,8 @@ impl Membership {
     }
 
     /// A client that queries the group without being a member.
-    pub(crate) fn onlooker(&self) -> Arc<BaseConsumer<Plain>> {
-        Arc::clone(&self.clients.onlooker)
+    pub(crate) fn observer(&self) -> Arc<BaseConsumer<Plain>> {
+        Arc::clone(&self.clients.observer)
     }
 
     /// Joins the group; `assignments` is called for every partition that is assigned, revoked or lost.

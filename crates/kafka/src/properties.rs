@@ -17,7 +17,7 @@ const RESERVED: [(&str, &str); 15] = [
         "partitions must be handed over one by one, cooperatively",
     ),
     ("transactional.id", "the engine makes one"),
-    ("enable.idempotence", "nothing may be doubled"),
+    ("enable.idempotence", "no record may be written twice"),
     ("isolation.level", "what was aborted must not be read"),
     (
         "enable.auto.commit",

@@ -47,7 +47,7 @@ pub enum TopicError {
     Missing(String),
     /// The topic exists, but the brokers do not list it yet; retry.
     #[error("topic {0} exists, but the brokers do not list it yet")]
-    Unseen(String),
+    NotListed(String),
     /// The brokers cannot create the topic now; retry.
     #[error("topic {topic} cannot be created yet: {reason}")]
     NotYet {
@@ -67,7 +67,7 @@ pub enum TopicError {
     /// The changelog was created for another number of partitions.
     #[error(
         "topic {changelog} has {found} partitions and topic {topic} has {expected}: workspaces would be looked for \
-         in the wrong place; partitions must not be added to a topic whose keys have a place"
+         in the wrong partition; partitions must not be added to a topic that is partitioned by key"
     )]
     Partitions {
         /// The topic of the events.
@@ -81,7 +81,7 @@ pub enum TopicError {
     },
     /// A setting of the changelog would lose what it must keep.
     #[error(
-        "topic {topic} has {setting}={found}, with which workspaces get lost or come back after they were removed: it \
+        "topic {topic} has {setting}={found}, with which workspaces are lost, or reappear after they were removed: it \
          must be {wanted}; alter it (kafka-configs.sh --alter --entity-type topics --entity-name {topic} \
          --add-config {setting}={value})"
     )]
@@ -103,7 +103,7 @@ impl TopicError {
     /// Whether a retry may succeed.
     pub fn is_passing(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Unseen(_) | Self::NotYet { .. } => true,
+            Self::Unreachable { .. } | Self::NotListed(_) | Self::NotYet { .. } => true,
             Self::Client(_)
             | Self::Missing(_)
             | Self::Refused { .. }
@@ -200,7 +200,7 @@ fn check<'a>(topic: &str, setting: impl Fn(&str) -> Option<&'a str>) -> Result<(
             topic,
             found,
             "max.message.bytes of the changelog is less than {MAX_RECORD_BYTES}: an entity that is larger cannot be \
-             saved, and its workspace gets no further"
+             saved, and its workspace does not advance"
         );
     }
     Ok(())
@@ -210,7 +210,7 @@ struct Topics<'a> {
     config: &'a KafkaConfig,
     admin: AdminClient<Plain>,
     /// Queries topics, and keeps the errors about its brokers, which an admin client does not pass on.
-    onlooker: BaseConsumer<ClientErrors>,
+    observer: BaseConsumer<ClientErrors>,
 }
 
 impl<'a> Topics<'a> {
@@ -219,14 +219,14 @@ impl<'a> Topics<'a> {
             .client("admin", &[])
             .create_with_context(Plain)
             .map_err(|error| TopicError::Client(refusal(&error)))?;
-        let onlooker = config
+        let observer = config
             .client("topics", &[])
             .create_with_context(ClientErrors::default())
             .map_err(|error| TopicError::Client(refusal(&error)))?;
         Ok(Self {
             config,
             admin,
-            onlooker,
+            observer,
         })
     }
 
@@ -234,10 +234,10 @@ impl<'a> Topics<'a> {
     fn partitions(&self, name: &str) -> Result<Option<u32>, TopicError> {
         // For all topics: a query for one that does not exist would create it on most clusters, with default settings.
         let metadata = self
-            .onlooker
+            .observer
             .fetch_metadata(None, ADMIN_TIMEOUT)
             .map_err(|error| self.unreachable(&error))?;
-        self.onlooker.context().forget();
+        self.observer.context().forget();
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == name) else {
             return Ok(None);
         };
@@ -336,7 +336,7 @@ impl<'a> Topics<'a> {
                 Ok(())
             }
             Some(RDKafkaErrorCode::UnknownTopicOrPartition) => {
-                Err(TopicError::Unseen(name.to_owned()))
+                Err(TopicError::NotListed(name.to_owned()))
             }
             _ => Err(self.unreachable(&error)),
         }
@@ -350,7 +350,7 @@ impl<'a> Topics<'a> {
                 return Ok(partitions);
             }
             if Instant::now() > deadline {
-                return Err(TopicError::Unseen(name.to_owned()));
+                return Err(TopicError::NotListed(name.to_owned()));
             }
             std::thread::sleep(CREATION_POLL);
         }
@@ -361,11 +361,11 @@ impl<'a> Topics<'a> {
         // so nothing returned does not mean that the queue is empty.
         let deadline = Instant::now() + ERRORS_WAIT;
         while Instant::now() < deadline {
-            let _ = self.onlooker.poll(ERRORS_WAIT / 10);
+            let _ = self.observer.poll(ERRORS_WAIT / 10);
         }
         TopicError::Unreachable {
             brokers: self.config.brokers.clone(),
-            reason: self.onlooker.context().explain(error),
+            reason: self.observer.context().explain(error),
         }
     }
 }

@@ -15,7 +15,7 @@ use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, WorkspaceId};
 
 use super::Shared;
-use super::guards::{begun_by_no_other, from_what_is_there, of_this_assignment, of_this_log};
+use super::guards::{check_assignment, check_epoch_owner, check_log, reset_within_log};
 use super::ownership::{OwnershipRecord, loss_of};
 use super::partitions::{OwnedPartition, OwnershipState};
 use super::producer::Record;
@@ -124,7 +124,7 @@ impl Draft {
     ) -> Result<(), StoreError> {
         if !Arc::ptr_eq(copy, &shared.copy()) {
             return Err(StoreError::Unavailable(format!(
-                "the copy that partition {partition} was read into is damaged; it is read again"
+                "the copy that partition {partition} was read into is damaged; the partition is read again"
             )));
         }
         let value = record::encode_ownership(&record);
@@ -154,8 +154,8 @@ impl Draft {
     fn claim(&mut self, shared: &Shared, claim: Claim) -> Result<StoredWorkspace, StoreError> {
         let partition = claim.partition;
         let owned = shared.partitions.open(partition)?;
-        of_this_assignment(&owned, &claim.id, claim.epoch)?;
-        of_this_log(shared, &owned, &claim.id)?;
+        check_assignment(&owned, &claim.id, claim.epoch)?;
+        check_log(shared, &owned, &claim.id)?;
         let workspace = plan::claim(&*shared.copy(), claim)?;
         self.saved.insert(workspace.id.clone());
         let mutation = Mutation::Workspace(workspace.clone());
@@ -211,10 +211,10 @@ impl Draft {
         if save.epoch < owned.first_epoch {
             stale.insert(partition);
         }
-        of_this_assignment(&owned, &save.id, save.epoch)?;
+        check_assignment(&owned, &save.id, save.epoch)?;
         if save.only_offset.is_some() {
             // It may begin an epoch, as a claim does; after that, a workspace saved beyond a loss would look continued.
-            of_this_log(shared, &owned, &save.id)?;
+            check_log(shared, &owned, &save.id)?;
         }
         let mutations = plan::save(&*shared.copy(), save)?;
         self.saved.insert(save.id.clone());
@@ -239,7 +239,7 @@ impl Draft {
         let owned = shared.partitions.open(partition)?;
         for record in &records {
             if record.epoch < owned.first_epoch {
-                begun_by_no_other(shared, record)?;
+                check_epoch_owner(shared, record)?;
             }
         }
         let mutations = plan::history(&*shared.copy(), &id, records)?;
@@ -250,8 +250,8 @@ impl Draft {
     fn reset(&mut self, shared: &Shared, erase: Erase) -> Result<StoredWorkspace, StoreError> {
         let partition = erase.partition;
         let owned = shared.partitions.open(partition)?;
-        of_this_assignment(&owned, &erase.id, erase.epoch)?;
-        let erase = from_what_is_there(shared, &owned, erase)?;
+        check_assignment(&owned, &erase.id, erase.epoch)?;
+        let erase = reset_within_log(shared, &owned, erase)?;
         let workspace = plan::reset(&*shared.copy(), erase)?;
         self.erase(shared, partition, Erasure::Reset(workspace.clone()))?;
         Ok(workspace)
@@ -260,7 +260,7 @@ impl Draft {
     fn delete(&mut self, shared: &Shared, erase: Erase) -> Result<Deletion, StoreError> {
         let partition = erase.partition;
         let owned = shared.partitions.open(partition)?;
-        of_this_assignment(&owned, &erase.id, erase.epoch)?;
+        check_assignment(&owned, &erase.id, erase.epoch)?;
         let deletion = plan::delete(&*shared.copy(), erase)?;
         self.erase(shared, partition, Erasure::Delete(deletion.clone()))?;
         Ok(deletion)

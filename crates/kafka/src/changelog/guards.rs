@@ -1,4 +1,5 @@
-//! What the writer refuses before it plans: what is not of this assignment of a partition, or not of this log.
+//! Checks of the writer before it plans a job: it must belong to the current assignment of its partition, and to the
+//! current log.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::partitions::OwnedPartition;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Refuses a load of an earlier assignment, also where no later load has claimed its workspace.
-pub(super) fn of_this_assignment(
+pub(super) fn check_assignment(
     owned: &OwnedPartition,
     id: &WorkspaceId,
     epoch: Epoch,
@@ -30,7 +31,7 @@ pub(super) fn of_this_assignment(
 }
 
 /// Refuses a late transition of a load that was never claimed, where another owner has used its epoch since.
-pub(super) fn begun_by_no_other(shared: &Shared, record: &HistoryRecord) -> Result<(), StoreError> {
+pub(super) fn check_epoch_owner(shared: &Shared, record: &HistoryRecord) -> Result<(), StoreError> {
     let is_others = |epoch, owner: &str| epoch == record.epoch && owner != record.owner;
     let claim = shared.copy().workspace(&record.id)?;
     let before = (record.epoch, 0);
@@ -50,7 +51,7 @@ pub(super) fn begun_by_no_other(shared: &Shared, record: &HistoryRecord) -> Resu
 }
 
 /// Refuses a workspace that was saved from what the log has lost: no later offset continues its saved state.
-pub(super) fn of_this_log(
+pub(super) fn check_log(
     shared: &Shared,
     owned: &OwnedPartition,
     id: &WorkspaceId,
@@ -92,7 +93,7 @@ fn loss_of_saved(
 
 /// A reset begins at the first event of a workspace. Where the log has lost what was saved, the workspace's current
 /// events may begin at a lower offset, so the reset begins no later than the loss or the low offset of the log.
-pub(super) fn from_what_is_there(
+pub(super) fn reset_within_log(
     shared: &Shared,
     owned: &OwnedPartition,
     erase: Erase,

@@ -90,7 +90,7 @@ pub(super) enum Notice {
     },
 }
 
-/// Why it is not known which events were applied.
+/// What is missing, so that a takeover cannot rely on the committed offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Missing {
     what: MissingWhat,
@@ -217,7 +217,7 @@ impl fmt::Display for Notice {
             ),
             Self::Accepted(missing) => write!(
                 f,
-                "{}; this loss was accepted (accept-loss), and the partition begins at offset {} with what is there",
+                "{}; this loss was accepted (accept-loss), and the partition begins at offset {} with the events that exist",
                 missing.what_is_missing(),
                 missing.low
             ),
@@ -258,7 +258,7 @@ impl Missing {
                 let metadata: String = metadata.chars().take(64).collect();
                 format!(
                     "offset {offset} of topic {topic} partition {partition} was not committed by an engine of group \
-                     {group} (its metadata are {metadata:?}), so it is not known which events before it were applied"
+                     {group} (its metadata is {metadata:?}), so events before it may not have been applied"
                 )
             }
             MissingWhat::Record { offset } => format!(
@@ -285,7 +285,7 @@ impl fmt::Display for Missing {
             ..
         } = self;
         let begins = format!(
-            "start the engines with --accept-loss to begin at offset {low} with what is there"
+            "start the engines with --accept-loss to begin at offset {low} with the events that exist"
         );
         let way_out = match what {
             MissingWhat::Mark { .. } => format!(
@@ -368,7 +368,7 @@ mod tests {
                 loss,
                 notices,
             } => {
-                let decoded_record = notices.into_iter().map(|notice| match notice {
+                let notices = notices.into_iter().map(|notice| match notice {
                     Notice::BeginsLate { .. } => ", begins late".to_owned(),
                     Notice::Rebuilt(_) => ", rebuilt".to_owned(),
                     Notice::Accepted(_) => ", accepted".to_owned(),
@@ -378,7 +378,7 @@ mod tests {
                         format!(", lost {kind:?} {from}")
                     }
                 });
-                format!("from {committed}{}", decoded_record.collect::<String>())
+                format!("from {committed}{}", notices.collect::<String>())
             }
         }
     }
@@ -552,14 +552,14 @@ mod tests {
                 &own,
                 "the group has committed offset 30 of topic events partition 2, but the ownership record that goes with \
                  it is not in topic engine-events-changelog, which was deleted, recreated or has lost its end; the \
-                 events begin at offset 4; start the engines with --accept-loss to begin at offset 4 with what is there",
+                 events begin at offset 4; start the engines with --accept-loss to begin at offset 4 with the events that exist",
             ),
             (
                 &other,
-                "offset 20 of topic events partition 2 was not committed by an engine of group engine (its metadata are \
-                 \"\"), so it is not known which events before it were applied; name another group, or stop the engines \
+                "offset 20 of topic events partition 2 was not committed by an engine of group engine (its metadata is \
+                 \"\"), so events before it may not have been applied; name another group, or stop the engines \
                  and delete the offset (kafka-consumer-groups.sh --delete-offsets --group engine --topic events:2), or \
-                 start the engines with --accept-loss to begin at offset 4 with what is there",
+                 start the engines with --accept-loss to begin at offset 4 with the events that exist",
             ),
         ] {
             let facts = Facts {

@@ -22,39 +22,39 @@ use crate::context;
 /// The coordinator aborts a transaction that takes longer. If a process dies in its first transaction on a partition,
 /// the next owner waits for this time, and for the coordinator's next check (every ten seconds by default). The time is
 /// the session timeout within these bounds, so that this wait is no longer than the one for the dead member's session.
-const MIN_TRANSACTION: Duration = Duration::from_secs(10);
-const MAX_TRANSACTION: Duration = Duration::from_secs(30);
+const MIN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The share of that time, as a divisor, that a transaction may take until its commit; the rest is for the commit.
-const UNTIL_COMMIT: u32 = 2;
+const UNTIL_COMMIT_DIVISOR: u32 = 2;
 
 /// The most time that a transaction may take until its commit.
 const MAX_UNTIL_COMMIT: Duration = Duration::from_secs(10);
 
 /// How long a call of the client may exceed its timeout before the client counts as stuck.
-const STUCK: Duration = Duration::from_secs(2);
+const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// Most stuck clients: each may keep its threads, connections and buffers for good.
-const MAX_STUCK: usize = 4;
+const MAX_STUCK_CLIENTS: usize = 4;
 
 /// How long a commit is retried before its outcome counts as unknown.
-const COMMIT: Duration = Duration::from_secs(20);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Timeout of one `init_transactions` call.
-const INIT: Duration = Duration::from_secs(5);
+const INIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an abort is retried before the producer is abandoned.
-const ABORT: Duration = Duration::from_secs(10);
+const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Wait between two attempts to create a producer.
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
 /// Wait when the client's queue is full, and before a call is retried.
-const FULL: Duration = Duration::from_millis(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Between two checks whether the records of a transaction are delivered.
-const ON_ITS_WAY: Duration = Duration::from_micros(500);
+const DELIVERY_POLL: Duration = Duration::from_micros(500);
 
 /// Between two log lines about errors of the client.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
@@ -183,9 +183,9 @@ impl Transactions {
         // Created at once, so that opening the store fails where the client refuses a property.
         let first = connect(&client, &config.brokers, &config.changelog_topic())?;
         let whole = milliseconds(client.get("transaction.timeout.ms"));
-        let whole = whole.unwrap_or(MIN_TRANSACTION);
+        let whole = whole.unwrap_or(MIN_TRANSACTION_TIMEOUT);
         Ok(Self {
-            until_commit: (whole / UNTIL_COMMIT).min(MAX_UNTIL_COMMIT),
+            until_commit: (whole / UNTIL_COMMIT_DIVISOR).min(MAX_UNTIL_COMMIT),
             topic: config.changelog_topic(),
             config: client,
             brokers: config.brokers.clone(),
@@ -196,23 +196,23 @@ impl Transactions {
         })
     }
 
-    /// Ensures that there is a producer that the coordinator has initialized: what an earlier one left open is then
-    /// decided.
+    /// Ensures that there is a producer that the coordinator has initialized: the outcome of the transaction that an
+    /// earlier one left open is then decided.
     pub(super) fn ready(&mut self) -> Result<(), String> {
         let now = Instant::now();
         match &self.state {
             State::Ready(_) => return Ok(()),
             State::None { again_at, reason } if now < *again_at => return Err(reason.clone()),
-            State::None { reason, .. } if self.stuck() >= MAX_STUCK => {
+            State::None { reason, .. } if self.stuck() >= MAX_STUCK_CLIENTS => {
                 return Err(format!(
-                    "{} clients do not come back from their calls, and no further one is made until one does: {reason}",
+                    "{} clients are stuck in a call, and no further one is created until one of them returns: {reason}",
                     self.stuck()
                 ));
             }
             State::None { .. } => match connect(&self.config, &self.brokers, &self.topic) {
                 Ok(client) => self.state = State::Starting(client),
                 Err(error) => {
-                    return Err(self.without(format!("the producer cannot be made: {error}")));
+                    return Err(self.without(format!("the producer cannot be created: {error}")));
                 }
             },
             State::Starting(_) => {}
@@ -220,8 +220,8 @@ impl Transactions {
         let State::Starting(client) = &self.state else {
             return Ok(());
         };
-        if let Err(error) = client.init_transactions(INIT) {
-            let error_text = format!("the coordinator does not let the producer in: {error}");
+        if let Err(error) = client.init_transactions(INIT_TIMEOUT) {
+            let error_text = format!("the coordinator does not initialize the producer: {error}");
             return Err(if is_retriable(&error) {
                 error_text
             } else {
@@ -288,14 +288,14 @@ impl Transactions {
                 tracing::error!(
                     transactional_id = &*self.id,
                     what,
-                    "the changelog's producer is given up"
+                    "the changelog's producer is abandoned"
                 );
                 return Outcome::Aborted(self.without(what.to_owned()));
             }
         }
         // A commit begins with the client's own flush, which sleeps for 100 ms while any record is in flight.
         while client.in_flight_count() > 0 && Instant::now() < until {
-            std::thread::sleep(ON_ITS_WAY);
+            std::thread::sleep(DELIVERY_POLL);
         }
         let below = client.context().below(known_ends);
         if let Some((partition, offset)) = below {
@@ -308,7 +308,7 @@ impl Transactions {
     }
 
     fn commit(&mut self, client: &Client) -> Outcome {
-        let deadline = Instant::now() + COMMIT;
+        let deadline = Instant::now() + COMMIT_TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let error = match client.commit_transaction(left.max(Duration::from_millis(100))) {
@@ -330,18 +330,15 @@ impl Transactions {
                 };
             }
             if is_retriable(&error) && Instant::now() < deadline {
-                std::thread::sleep(FULL);
+                std::thread::sleep(RETRY_PAUSE);
                 continue;
             }
-            let error_text = self.abandon(
-                "it is not known whether the transaction was committed",
-                &error,
-            );
+            let error_text = self.abandon("the outcome of the commit is unknown", &error);
             return Outcome::Unknown(error_text);
         }
     }
 
-    /// Ends a transaction whose commit was not requested: it can only be aborted, now or later.
+    /// Ends a transaction whose commit was not requested: it is aborted, by this call or later.
     fn never_committed(&mut self, client: &Client, what: &str, error: &KafkaError) -> Outcome {
         match self.abort(client, what, error) {
             Ok(error_text) | Err(error_text) => Outcome::Aborted(error_text),
@@ -357,7 +354,7 @@ impl Transactions {
     }
 
     fn roll_back(&mut self, client: &Client, why: &str) -> Result<String, String> {
-        let deadline = Instant::now() + ABORT;
+        let deadline = Instant::now() + ABORT_TIMEOUT;
         loop {
             let failure = client.context().failure.lock().clone();
             let error_text = match failure {
@@ -368,7 +365,7 @@ impl Transactions {
             match client.abort_transaction(left.max(Duration::from_millis(100))) {
                 Ok(()) => return Ok(error_text),
                 Err(again) if is_retriable(&again) && Instant::now() < deadline => {
-                    std::thread::sleep(FULL);
+                    std::thread::sleep(RETRY_PAUSE);
                 }
                 // A new producer aborts what this one leaves open.
                 Err(failed) => return Err(self.abandon(&error_text, &failed)),
@@ -382,7 +379,7 @@ impl Transactions {
     /// a partition that a transaction of this process holds. This process writes what it still owns with the next
     /// producer.
     fn abandon(&mut self, what: &str, error: &KafkaError) -> String {
-        tracing::error!(transactional_id = &*self.id, %error, what, "the changelog's producer is given up");
+        tracing::error!(transactional_id = &*self.id, %error, what, "the changelog's producer is abandoned");
         self.without(format!("{what}: {error}"))
     }
 
@@ -415,7 +412,7 @@ fn transaction_timeout(config: &KafkaConfig) -> Duration {
     config
         .session_timeout
         .max(longest.unwrap_or_default())
-        .clamp(MIN_TRANSACTION, MAX_TRANSACTION)
+        .clamp(MIN_TRANSACTION_TIMEOUT, MAX_TRANSACTION_TIMEOUT)
 }
 
 fn milliseconds(text: Option<&str>) -> Option<Duration> {
@@ -450,7 +447,7 @@ fn produce(
             if !full || Instant::now() >= until {
                 return Err(Failure::Reported("a record cannot be written", error));
             }
-            std::thread::sleep(FULL);
+            std::thread::sleep(RETRY_PAUSE);
             record = back;
         }
     }
@@ -466,17 +463,17 @@ fn send_offsets(
     member: ConsumerGroupMetadata,
     until: Instant,
 ) -> Result<(), Failure> {
-    const STUCK_ERROR_TEXT: &str = "the client does not come back from sending the group's offsets";
+    const STUCK_ERROR_TEXT: &str = "the client does not return from sending the group's offsets";
     let (client, call_of) = (Arc::clone(client), Arc::clone(calls));
     let (report, reported) = crossbeam_channel::bounded(1);
     let call = move || {
         let answer = loop {
             let left = until.saturating_duration_since(Instant::now());
-            match client.send_offsets_to_transaction(&offsets, &member, left.max(FULL)) {
+            match client.send_offsets_to_transaction(&offsets, &member, left.max(RETRY_PAUSE)) {
                 Err(error)
                     if is_retriable(&error) && !requires_abort(&error) && !left.is_zero() =>
                 {
-                    std::thread::sleep(FULL);
+                    std::thread::sleep(RETRY_PAUSE);
                 }
                 answer => break answer,
             }
@@ -486,21 +483,18 @@ fn send_offsets(
         drop(client);
         drop(call_of);
         if is_late {
-            tracing::info!("a client of the changelog that was stuck has come back");
+            tracing::info!("a client of the changelog that was stuck has returned from its call");
         }
     };
     let thread = std::thread::Builder::new().name("changelog-offsets".to_owned());
     if thread.spawn(call).is_err() {
         return Err(Failure::Stuck(
-            "there is no thread to send the group's offsets",
+            "no thread can be started to send the group's offsets",
         ));
     }
-    match reported.recv_deadline(until + STUCK) {
+    match reported.recv_deadline(until + STUCK_AFTER) {
         Ok(answer) => answer.map_err(|error| {
-            Failure::Reported(
-                "the group does not take the offsets of the transaction",
-                error,
-            )
+            Failure::Reported("the group refuses the offsets of the transaction", error)
         }),
         Err(_) => Err(Failure::Stuck(STUCK_ERROR_TEXT)),
     }
@@ -515,7 +509,7 @@ pub(super) fn fence(config: &ClientConfig, id: &str) -> Result<(), KafkaError> {
     let client: Client = config
         .set("transactional.id", id)
         .create_with_context(Delivered::default())?;
-    client.init_transactions(INIT)
+    client.init_transactions(INIT_TIMEOUT)
 }
 
 #[cfg(test)]
@@ -540,22 +534,22 @@ mod tests {
             if let Some((name, value)) = property {
                 config.properties.set(name, value).unwrap();
             }
-            let made = Transactions::new(&config, "id").expect("the client takes it");
-            let whole = milliseconds(made.config().get("transaction.timeout.ms"));
+            let transactions = Transactions::new(&config, "id").expect("the client accepts it");
+            let whole = milliseconds(transactions.config().get("transaction.timeout.ms"));
             let whole = whole.expect("a number");
             assert_eq!(whole, Duration::from_secs(expected), "{property:?}");
-            assert!(made.until_commit < whole);
+            assert!(transactions.until_commit < whole);
         }
     }
 
     #[test]
-    fn no_client_is_made_while_too_many_are_stuck() {
+    fn no_client_is_created_while_too_many_are_stuck() {
         let config = KafkaConfig {
             brokers: "127.0.0.1:1".to_owned(),
             ..KafkaConfig::default()
         };
-        let mut transactions = Transactions::new(&config, "id").expect("the client takes it");
-        let mut stuck = vec![Arc::clone(&transactions.calls); MAX_STUCK];
+        let mut transactions = Transactions::new(&config, "id").expect("the client accepts it");
+        let mut stuck = vec![Arc::clone(&transactions.calls); MAX_STUCK_CLIENTS];
         transactions.without("stuck".to_owned());
         let now_due = |transactions: &mut Transactions| {
             if let State::None { again_at, .. } = &mut transactions.state {
@@ -566,7 +560,7 @@ mod tests {
         let error_text = transactions.ready().expect_err("too many");
         assert_eq!(
             error_text,
-            "4 clients do not come back from their calls, and no further one is made until one does: stuck"
+            "4 clients are stuck in a call, and no further one is created until one of them returns: stuck"
         );
         assert!(matches!(transactions.state, State::None { .. }));
         stuck.pop();

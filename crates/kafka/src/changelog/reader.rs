@@ -103,7 +103,7 @@ impl Readers {
             .fetch_watermarks(topic, number(partition), timeout);
         let (low, high) = ends.map_err(|error| {
             StoreError::Unavailable(format!(
-                "the brokers do not say where topic {topic} partition {partition} begins and ends: {error}"
+                "the brokers do not report where topic {topic} partition {partition} begins and ends: {error}"
             ))
         })?;
         let from_signed = |offset: i64| u64::try_from(offset).unwrap_or_default();
@@ -123,7 +123,7 @@ impl Readers {
         let partitions = topic.map_or(0, |topic| topic.partitions().len());
         if partitions == 0 {
             return Err(StoreError::Unavailable(format!(
-                "topic {} does not exist, or cannot be seen yet",
+                "topic {} does not exist, or the brokers do not list it yet",
                 self.topic
             )));
         }
@@ -270,7 +270,7 @@ impl Reader {
             // One broker of several may be unavailable for long while the leader of the partition can be read. A client
             // that has lost all brokers is replaced.
             Err(error) if is_about_connections(&error) => {
-                tracing::debug!(%error, "a reader of the changelog goes on");
+                tracing::debug!(%error, "a reader of the changelog continues");
                 return Ok(take(Found::Nothing));
             }
             Err(error) => self.readers.unavailable(&error),

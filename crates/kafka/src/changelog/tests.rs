@@ -27,7 +27,7 @@ const LONG: Duration = Duration::from_mins(2);
 struct FakeGroup {
     consumer: BaseConsumer,
     /// Does not wait for transactions.
-    onlooker: BaseConsumer,
+    observer: BaseConsumer,
     member: Mutex<Member>,
     topic_id: Mutex<Option<TopicId>>,
     /// Runs once, when the membership is queried.
@@ -46,7 +46,7 @@ impl FakeGroup {
     fn of(config: &KafkaConfig, consumer: BaseConsumer) -> Arc<Self> {
         Arc::new(Self {
             consumer,
-            onlooker: client(config, "read_uncommitted"),
+            observer: client(config, "read_uncommitted"),
             member: Mutex::new(Member::Live),
             topic_id: Mutex::default(),
             hook: Mutex::default(),
@@ -86,7 +86,7 @@ impl Group for FakeGroup {
         partition: PartitionId,
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
-        query_committed(&self.onlooker, topic, partition, timeout)
+        query_committed(&self.observer, topic, partition, timeout)
     }
 
     fn topic_id(&self, _: &str, _: Duration) -> KafkaResult<Option<TopicId>> {

@@ -34,12 +34,12 @@ pub(super) const TRANSACTION_BYTES: usize = 16 * 1024 * 1024;
 const MAX_JOBS: usize = 1024;
 
 /// How long the writer waits for a job before it checks for other work.
-const IDLE: Duration = Duration::from_millis(250);
+const JOB_WAIT: Duration = Duration::from_millis(250);
 
-/// Wait after a re-read of the changelog has failed.
+/// Pause after a re-read of the changelog has failed.
 const REREAD_PAUSE: Duration = Duration::from_secs(1);
 
-/// Wait after a new copy could not be created.
+/// Pause after another copy could not be created.
 const REPLACE_PAUSE: Duration = Duration::from_secs(5);
 
 /// The writer.
@@ -50,7 +50,7 @@ pub(super) struct Writer {
     /// Jobs for the next transaction, oldest first.
     later: VecDeque<Job>,
     takeovers: Takeovers,
-    /// When a new copy is created at the earliest.
+    /// When another copy is created at the earliest.
     replace_copy_at: Instant,
     /// When partitions are re-read at the earliest, after a failure.
     reread_at: Instant,
@@ -84,7 +84,7 @@ impl Writer {
         loop {
             let first = match self.later.pop_front() {
                 Some(job) => job,
-                None => match self.jobs.recv_timeout(IDLE) {
+                None => match self.jobs.recv_timeout(JOB_WAIT) {
                     Ok(job) => job,
                     Err(RecvTimeoutError::Timeout) => {
                         self.idle();
@@ -166,7 +166,7 @@ impl Writer {
             element.set_metadata(self.mark(*partition, part).encode());
         }
         if draft.records.iter().any(|record| record.value.is_some()) {
-            // Before the commit: what the copy cannot take would have to be re-read.
+            // Before the commit: what does not fit into the copy would have to be re-read.
             self.shared.copy().check_room(draft.bytes)?;
         }
         let known_ends = draft.parts.iter().filter_map(|(partition, part)| {
@@ -188,7 +188,7 @@ impl Writer {
                 counters.aborted.add(1);
                 tracing::warn!(
                     error_text,
-                    "a transaction was aborted; its jobs are tried again"
+                    "a transaction was aborted; its jobs are repeated"
                 );
                 Err(StoreError::Unavailable(error_text))
             }
@@ -202,8 +202,8 @@ impl Writer {
             Outcome::LostEnd { partition, offset } => {
                 counters.aborted.add(1);
                 let reason = format!(
-                    "topic {} partition {partition} has lost its end: a record came to offset {offset}, behind which \
-                     others were",
+                    "topic {} partition {partition} has lost its end: a record was written at offset {offset}, but \
+                     the partition had ended later before",
                     self.shared.readers.topic
                 );
                 Err(self.mark_broken(partition, &reason))
@@ -252,7 +252,7 @@ impl Writer {
         for (partition, part) in &mut draft.parts {
             let applied = self.apply_part(*partition, part, ends.get(partition).copied());
             if let Err(error) = applied {
-                tracing::error!(%partition, %error, "what was committed cannot be brought into the copy");
+                tracing::error!(%partition, %error, "the committed records cannot be imported into the copy");
                 self.mark_behind(*partition);
                 first = first.and(Err(error));
             }
@@ -313,11 +313,11 @@ impl Writer {
                 owned.state = OwnershipState::Behind;
             });
         if changed {
-            tracing::warn!(%partition, "the copy may lack what is in the changelog: it is read again");
+            tracing::warn!(%partition, "the copy may lack records of the changelog, which is read again");
         }
     }
 
-    /// Creates a new copy where the one in use is damaged. It runs only between transactions: each is planned and
+    /// Creates another copy where the one in use is damaged. It runs only between transactions: each is planned and
     /// applied with one copy.
     fn replace_damaged_copy(&mut self) {
         if !self.shared.local_copy.is_damaged() || Instant::now() < self.replace_copy_at {
@@ -333,13 +333,13 @@ impl Writer {
             }
             Err(error) => {
                 self.replace_copy_at = Instant::now() + REPLACE_PAUSE;
-                tracing::error!(%error, "the copy of the changelog is damaged, and no other can be begun yet");
+                tracing::error!(%error, "the copy of the changelog is damaged, and another one cannot be created yet");
             }
         }
     }
 
-    /// Re-reads what the copy may lack, once the producer has decided the transaction that it left open. One step a
-    /// call: the next transaction waits for it, and may be of other partitions.
+    /// Re-reads what the copy of a partition may lack, once the next producer has decided the transaction that was left
+    /// open. One step a call: the next transaction waits for it, and may be of other partitions.
     fn reread_behind(&mut self) {
         let behind = self.shared.partitions.behind();
         self.takeovers
@@ -388,7 +388,7 @@ impl Writer {
             }
             owned.position = Some(taken.position);
         });
-        tracing::info!(%partition, "the copy has everything again");
+        tracing::info!(%partition, "the copy is complete again");
     }
 }
 

@@ -35,7 +35,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// What the producer's threads and the appending callers share.
 struct Requests {
     topic: Arc<TopicState>,
-    error_text: ClientErrors,
+    client_errors: ClientErrors,
     producers: Mutex<Producers<Pending>>,
     /// Since when the producers are remembered.
     opened: Instant,
@@ -68,7 +68,7 @@ impl Appends {
     pub(super) fn new(config: ClientConfig, topic: Arc<TopicState>) -> Result<Self, KafkaError> {
         let requests = Arc::new(Requests {
             topic,
-            error_text: ClientErrors::default(),
+            client_errors: ClientErrors::default(),
             producers: Mutex::new(Producers::new(FirstRequest::Any)),
             opened: Instant::now(),
             queued_bytes: AtomicUsize::new(0),
@@ -164,7 +164,7 @@ impl Appends {
             // A request without events is not a repeat.
             let is_empty = records.is_empty();
             pending.wait(waiter, if is_empty { Turn::First } else { Turn::Repeat });
-            return self.requests.over(&pending);
+            return self.requests.finish(&pending);
         }
         pending.wait(waiter, Turn::First);
         let records = records.into_iter().enumerate().zip(open);
@@ -183,7 +183,7 @@ impl Appends {
             }
             if let Err((error, _)) = producer.send(base) {
                 let code = error.rdkafka_error_code();
-                let error_text = self.requests.error_text.explain(&error);
+                let error_text = self.requests.client_errors.explain(&error);
                 let refused = refusal(record.topic, code, &error_text);
                 self.requests.settle(&pending, index, Err(refused));
             }
@@ -324,12 +324,12 @@ impl Requests {
     fn settle(&self, pending: &Pending, index: usize, result: Result<Acknowledged, AppendError>) {
         match pending.settle(index, result) {
             Settled::Partly => {}
-            Settled::Whole => self.over(pending),
+            Settled::Whole => self.finish(pending),
         }
     }
 
     /// Answers a request of which every record is settled.
-    fn over(&self, pending: &Pending) {
+    fn finish(&self, pending: &Pending) {
         let answer = pending.answer(|partition| self.topic.last(partition));
         self.release(pending.bytes);
         if pending.kind == Kind::Events {
@@ -361,11 +361,11 @@ impl Requests {
 
 impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error_text.error(error, reason);
+        self.0.client_errors.error(error, reason);
     }
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.error_text.log(level, facility, message);
+        self.0.client_errors.log(level, facility, message);
     }
 }
 
@@ -375,7 +375,7 @@ impl ProducerContext for Deliveries {
     fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
         let settled = match result {
             Ok(message) => {
-                self.0.error_text.forget();
+                self.0.client_errors.forget();
                 let partition = u32::try_from(message.partition()).unwrap_or(u32::MAX);
                 Ok(Acknowledged {
                     partition: PartitionId(partition),
@@ -383,7 +383,7 @@ impl ProducerContext for Deliveries {
                 })
             }
             Err((error, message)) => {
-                let error_text = self.0.error_text.explain(error);
+                let error_text = self.0.client_errors.explain(error);
                 let code = error.rdkafka_error_code();
                 tracing::debug!(%error, error_text, topic = message.topic(), "a record is not acknowledged");
                 if code != Some(RDKafkaErrorCode::MessageSizeTooLarge) {

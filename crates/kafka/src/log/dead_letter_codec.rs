@@ -56,7 +56,7 @@ fn encode(dead_letter: &DeadLetter) -> Result<Vec<u8>, String> {
     serde_json::to_vec(&written).map_err(|error| error.to_string())
 }
 
-/// [`encode`], without the record's value if the letter would be larger than `most`: its size must not prevent the
+/// [`encode`], without the record's value if the dead letter would be larger than `most`: its size must not prevent the
 /// skip, and the reason states where the value is.
 pub(super) fn encode_within(dead_letter: &DeadLetter, most: usize) -> Result<Vec<u8>, String> {
     let whole = encode(dead_letter)?;
@@ -64,7 +64,7 @@ pub(super) fn encode_within(dead_letter: &DeadLetter, most: usize) -> Result<Vec
         return Ok(whole);
     };
     let reason = format!(
-        "{}; its value of {} bytes is too large for a dead letter and stands only in the topic",
+        "{}; its value of {} bytes is too large for a dead letter and is only in the topic",
         dead_letter.reason,
         value.len()
     );
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_letter_reads_as_it_was_written() {
+    fn a_dead_letter_reads_as_it_was_written() {
         for (key, value) in [
             (Some(&b"acme"[..]), Some(&b"{\"a\":\"\\\"\"}"[..])),
             (None, None),
@@ -147,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_that_would_be_too_large_says_where_its_value_is() {
+    fn a_dead_letter_that_is_too_large_names_where_its_value_is() {
         let dead_letter = |bytes| DeadLetter {
             topic: "events".to_owned(),
             partition: PartitionId(3),
             offset: Offset(7),
             workspace_id: WorkspaceId::new("acme").expect("valid"),
             key: Some(Bytes::from_static(b"acme")),
-            // In hexadecimal, twice as long in the letter.
+            // In hexadecimal, twice as long in the dead letter.
             value: Some(vec![0xff; bytes].into()),
             reason: "too large".to_owned(),
             skipped_at_ms: 5,
@@ -162,12 +162,12 @@ mod tests {
         let read = |bytes| {
             let written = encode_within(&dead_letter(bytes), 1000).expect("written");
             assert!(written.len() <= 1000);
-            decode(&Record::new(Offset(0), None, Some(&written))).expect("a letter")
+            decode(&Record::new(Offset(0), None, Some(&written))).expect("a dead letter")
         };
         assert_eq!(read(300), dead_letter(300));
         let cut = DeadLetter {
             value: None,
-            reason: "too large; its value of 600 bytes is too large for a dead letter and stands only in the topic"
+            reason: "too large; its value of 600 bytes is too large for a dead letter and is only in the topic"
                 .to_owned(),
             ..dead_letter(600)
         };

@@ -55,7 +55,7 @@ pub(super) struct DeadLetters {
 #[derive(Default)]
 struct Index {
     /// The offset of the first dead letter of each workspace, by the address of the record that it skipped.
-    places: BTreeMap<(PartitionId, Offset), BTreeMap<WorkspaceId, Offset>>,
+    offsets: BTreeMap<(PartitionId, Offset), BTreeMap<WorkspaceId, Offset>>,
     dead_letters: usize,
     /// The first offset that was not read.
     next: Offset,
@@ -63,37 +63,37 @@ struct Index {
 
 impl Index {
     fn contains(&self, (partition, offset, workspace): &Address) -> bool {
-        let places = self.places.get(&(*partition, *offset));
-        places.is_some_and(|places| places.contains_key(workspace))
+        let offsets = self.offsets.get(&(*partition, *offset));
+        offsets.is_some_and(|offsets| offsets.contains_key(workspace))
     }
 
     /// Keeps the offset of a dead letter, unless an earlier one has its address.
-    fn insert(&mut self, (partition, offset, workspace): Address, place: Offset) {
-        let places = self.places.entry((partition, offset)).or_default();
-        if let Entry::Vacant(vacant) = places.entry(workspace) {
-            vacant.insert(place);
+    fn insert(&mut self, (partition, offset, workspace): Address, own: Offset) {
+        let offsets = self.offsets.entry((partition, offset)).or_default();
+        if let Entry::Vacant(vacant) = offsets.entry(workspace) {
+            vacant.insert(own);
             self.dead_letters += 1;
         }
     }
 
     fn remove(&mut self, (partition, offset, workspace): &Address) {
-        if let Some(places) = self.places.get_mut(&(*partition, *offset))
-            && places.remove(workspace).is_some()
+        if let Some(offsets) = self.offsets.get_mut(&(*partition, *offset))
+            && offsets.remove(workspace).is_some()
         {
             self.dead_letters -= 1;
-            if places.is_empty() {
-                self.places.remove(&(*partition, *offset));
+            if offsets.is_empty() {
+                self.offsets.remove(&(*partition, *offset));
             }
         }
     }
 
     /// Forgets the dead letters that the topic no longer holds.
     fn forget_below(&mut self, low: Offset) {
-        self.places.retain(|_, places| {
-            places.retain(|_, place| *place >= low);
-            !places.is_empty()
+        self.offsets.retain(|_, offsets| {
+            offsets.retain(|_, own| *own >= low);
+            !offsets.is_empty()
         });
-        self.dead_letters = self.places.values().map(BTreeMap::len).sum();
+        self.dead_letters = self.offsets.values().map(BTreeMap::len).sum();
     }
 
     /// Addresses after `after`, each with the offset of a dead letter, of one workspace or of all. Ends at the first
@@ -106,14 +106,14 @@ impl Index {
     ) -> Vec<((PartitionId, Offset), Offset)> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut page = Vec::new();
-        for (address, places) in self.places.range((from, Bound::Unbounded)) {
+        for (address, offsets) in self.offsets.range((from, Bound::Unbounded)) {
             if page.len() >= limit {
                 break;
             }
-            let wanted = places
+            let wanted = offsets
                 .iter()
                 .filter(|(of, _)| workspace.is_none_or(|workspace| workspace == *of));
-            page.extend(wanted.map(|(_, place)| (*address, *place)));
+            page.extend(wanted.map(|(_, own)| (*address, *own)));
         }
         page
     }
@@ -206,11 +206,11 @@ impl DeadLetters {
         self.read_new(&mut index)
             .map_err(|error| AppendError::Unavailable(error.to_string()))?;
         let mut removed = Vec::new();
-        for ((partition, offset), places) in &index.places {
+        for ((partition, offset), offsets) in &index.offsets {
             let of_deleted = deleted.iter().filter(|of| {
                 of.partition == *partition
                     && *offset < of.below
-                    && places.contains_key(&of.workspace_id)
+                    && offsets.contains_key(&of.workspace_id)
             });
             removed.extend(of_deleted.map(|of| (*partition, *offset, of.workspace_id.clone())));
         }
@@ -240,11 +240,11 @@ impl DeadLetters {
         let Some(_fetching) = self.fetching.try_lock_for(TOPIC_TIMEOUT) else {
             return Err(ReadError::Unavailable(self.is_busy()));
         };
-        let mut records = self.fetch(page.iter().map(|(_, place)| *place).collect())?;
+        let mut records = self.fetch(page.iter().map(|(_, own)| *own).collect())?;
         self.rest();
-        let dead_letters = page.iter().map(|((partition, offset), place)| {
+        let dead_letters = page.iter().map(|((partition, offset), own)| {
             records
-                .remove(place)
+                .remove(own)
                 .ok_or("it was removed")
                 .and_then(|record| decode(&record).ok_or("it is not a dead letter"))
                 .map_err(|reason| ReadError::Corrupt {
@@ -306,22 +306,22 @@ impl DeadLetters {
     }
 
     /// The records at some offsets.
-    fn fetch(&self, mut places: Vec<Offset>) -> Result<HashMap<Offset, Record>, ReadError> {
-        places.sort_unstable();
-        let Some(last) = places.last().copied() else {
+    fn fetch(&self, mut offsets: Vec<Offset>) -> Result<HashMap<Offset, Record>, ReadError> {
+        offsets.sort_unstable();
+        let Some(last) = offsets.last().copied() else {
             return Ok(HashMap::new());
         };
         let deadline = Instant::now() + TOPIC_TIMEOUT;
         let mut records = HashMap::new();
         let mut at = Offset::ZERO;
-        for place in places {
-            if records.contains_key(&place) {
+        for offset in offsets {
+            if records.contains_key(&offset) {
                 continue;
             }
-            if place.since(at) > MAX_GAP || place < at {
-                at = place;
+            if offset.since(at) > MAX_GAP || offset < at {
+                at = offset;
             }
-            while at <= place {
+            while at <= offset {
                 let batch = self.read(at, last.next())?;
                 if batch.next_offset == at && Instant::now() >= deadline {
                     return Err(ReadError::Unavailable(format!(

@@ -107,7 +107,7 @@ impl Fetch {
         // SAFETY: the client lives as long as its topic, which is held.
         let queue = unsafe { rd::rd_kafka_queue_new(topic.client.client().native_ptr()) };
         if queue.is_null() {
-            return Err("the client gives no queue".to_owned());
+            return Err("the client cannot create a queue".to_owned());
         }
         // SAFETY: topic and queue belong to the same client and live; the partition is not being fetched by this
         // client, because its reader drops an earlier fetch first.

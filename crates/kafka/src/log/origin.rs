@@ -14,7 +14,7 @@ const INDEX: &str = "producer-index";
 pub(super) struct Origin<'a> {
     pub(super) producer_id: &'a str,
     pub(super) sequence: u64,
-    /// Place of the event in its request, from 0.
+    /// Index of the event in its request, from 0.
     pub(super) index: usize,
 }
 

@@ -135,7 +135,7 @@ fn run(mut scan: TopicScan, appends: &Appends, waiting: &Receiver<Job>) {
                 _ if scan.is_stopped() => (job.waiter)(Err(AppendError::Closed)),
                 (Err(error_text), Some(request)) => {
                     (job.waiter)(Err(AppendError::Unavailable(format!(
-                        "whether request {} of producer {} was appended before is not known, repeat it: {error_text}",
+                        "it is unknown whether request {} of producer {} was appended before, repeat it: {error_text}",
                         request.sequence, request.producer_id
                     ))));
                 }

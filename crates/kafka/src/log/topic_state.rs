@@ -91,8 +91,8 @@ impl TopicState {
     /// Error text for a partition that the topic did not have when the engine was started.
     fn has_grown(&self, partition: PartitionId) -> String {
         format!(
-            "topic {} has got a partition {partition}, but had {} partitions when this engine was started: workspaces \
-             would be looked for in the wrong place; partitions must not be added to a topic whose keys have a place",
+            "topic {} now has a partition {partition}, but had {} partitions when this engine was started: workspaces would \
+             be looked for in the wrong partition; partitions must not be added to a topic that is partitioned by key",
             self.name(),
             self.partitions.len()
         )

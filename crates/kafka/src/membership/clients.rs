@@ -38,7 +38,7 @@ pub(super) struct Clients {
     /// Replaced after the member was cut off from its group, or had a fatal error.
     pub(super) consumer: RwLock<Arc<MemberClient>>,
     /// Queries the group without being a member, and without waiting for transactions.
-    pub(super) onlooker: Arc<BaseConsumer<Plain>>,
+    pub(super) observer: Arc<BaseConsumer<Plain>>,
     pub(super) leaving: AtomicBool,
     /// The coordinator was silent for longer than a session.
     pub(super) cut_off: AtomicBool,
@@ -177,7 +177,7 @@ impl Clients {
                 continue;
             }
             silence.answered();
-            // With the classic protocol, only the connection of the onlooker may be broken.
+            // With the classic protocol, only the connection of the observer may be broken.
             let confirm = limits.query.min(CHECK_TIMEOUT);
             let answers_the_member = self.protocol == GroupProtocol::Classic
                 && coordinator_answers(&self.current(), &self.registration.topic, confirm);
@@ -192,7 +192,7 @@ impl Clients {
     fn coordinator_answers(&self, timeout: Duration) -> bool {
         let topic = &self.registration.topic;
         match self.protocol {
-            GroupProtocol::Classic => coordinator_answers(&self.onlooker, topic, timeout),
+            GroupProtocol::Classic => coordinator_answers(&self.observer, topic, timeout),
             GroupProtocol::Consumer => coordinator_answers(&self.current(), topic, timeout),
         }
     }
@@ -264,10 +264,10 @@ impl Group for Clients {
         partition: PartitionId,
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
-        query_committed(&self.onlooker, topic, partition, timeout)
+        query_committed(&self.observer, topic, partition, timeout)
     }
 
     fn topic_id(&self, topic: &str, timeout: Duration) -> KafkaResult<Option<TopicId>> {
-        topic_id::query(self.onlooker.client(), topic, timeout)
+        topic_id::query(self.observer.client(), topic, timeout)
     }
 }

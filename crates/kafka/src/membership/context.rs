@@ -111,7 +111,7 @@ impl MemberContext {
             return;
         }
         if let Err(error) = consumer.pause(&from_end) {
-            tracing::warn!(%error, "partitions of the group's consumer are not paused; it reads them for nothing");
+            tracing::warn!(%error, "partitions of the group's consumer are not paused; it reads records that are not used");
         }
         if self.is_current() {
             self.registration.on(Event::Assigned(self.ids(partitions)));

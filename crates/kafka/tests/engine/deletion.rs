@@ -33,7 +33,7 @@ fn a_deleted_workspace_stays_deleted_for_every_later_owner() {
     node.wait_ready("acme", 10, 10);
     node.wait_ready("other", 3, 3);
     node.command("acme", Command::Delete).expect("deleted");
-    until("it is gone", || {
+    until("it is removed", || {
         node.snapshot("acme").is_none().then_some(())
     });
     node.stop();

@@ -85,8 +85,8 @@ fn an_added_partition_is_not_served_and_the_others_continue() {
     assert_eq!(
         error_text,
         format!(
-            "topic {} has got a partition 2, but had 2 partitions when this engine was started: workspaces would be \
-             looked for in the wrong place; partitions must not be added to a topic whose keys have a place",
+            "topic {} now has a partition 2, but had 2 partitions when this engine was started: workspaces would be looked \
+             for in the wrong partition; partitions must not be added to a topic that is partitioned by key",
             topic.config.topic
         )
     );
@@ -129,7 +129,7 @@ fn an_added_partition_is_not_served_and_the_others_continue() {
         error.to_string(),
         format!(
             "topic {changelog} has 2 partitions and topic {name} has 3: workspaces would be looked for in the wrong \
-             place; partitions must not be added to a topic whose keys have a place"
+             partition; partitions must not be added to a topic that is partitioned by key"
         )
     );
 }

@@ -103,7 +103,7 @@ fn refuses(protocol: GroupProtocol) {
         let expected = format!(
             "partition 0 is not served: the group has committed offset 30 of topic {} partition 0, but the ownership \
              record that goes with it is not in topic {}, which was deleted, recreated or has lost its end; the events \
-             begin at offset 5; start the engines with --accept-loss to begin at offset 5 with what is there",
+             begin at offset 5; start the engines with --accept-loss to begin at offset 5 with the events that exist",
             topic.config.topic,
             topic.config.changelog_topic()
         );
@@ -119,7 +119,9 @@ fn refuses(protocol: GroupProtocol) {
     node.wait_ready("acme", 26, 26);
     let notice = node.notice(P0).expect("a notice");
     assert!(
-        notice.ends_with("; this loss was accepted (accept-loss), and the partition begins at offset 5 with what is there"),
+        notice.ends_with(
+            "; this loss was accepted (accept-loss), and the partition begins at offset 5 with the events that exist"
+        ),
         "{notice}"
     );
     node.stop();

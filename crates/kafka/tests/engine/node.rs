@@ -61,7 +61,9 @@ impl ToEngine {
     }
 
     fn store(&self) -> Arc<ChangelogStore> {
-        self.store.upgrade().expect("it leaves before it is gone")
+        self.store
+            .upgrade()
+            .expect("it leaves before it is dropped")
     }
 }
 
@@ -241,7 +243,7 @@ impl Node {
     pub(crate) fn dead_letters(&self, workspace: &str) -> Vec<DeadLetter> {
         let workspace = id(workspace);
         let dead_letters = self.engine.log().dead_letters(Some(&workspace), None, 100);
-        dead_letters.expect("letters")
+        dead_letters.expect("dead letters")
     }
 
     /// How many transitions of a workspace are kept.

@@ -94,7 +94,7 @@ fn check(value: &[u8], kept: Kept) {
         }
         Kept::Size => {
             let more = format!(
-                "{error_text}; its value of {bytes} bytes is too large for a dead letter and stands only in the topic"
+                "{error_text}; its value of {bytes} bytes is too large for a dead letter and is only in the topic"
             );
             assert_eq!((&dead_letter.reason, &dead_letter.value), (&more, &None));
         }

@@ -197,7 +197,7 @@ impl TestTopic {
     pub(crate) fn consumer(&self, partition: u32) -> BaseConsumer {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", &self.config.brokers)
-            .set("group.id", format!("{}-onlooker", self.config.group))
+            .set("group.id", format!("{}-observer", self.config.group))
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed")
@@ -215,9 +215,11 @@ impl TestTopic {
     pub(crate) fn committed(&self, partition: u32) -> At {
         let group = self.group();
         let number = i32::try_from(partition).expect("small");
-        let mut asked = TopicPartitionList::new();
-        asked.add_partition(&self.config.topic, number);
-        let reported = group.committed_offsets(asked, PATIENCE).expect("answered");
+        let mut queried = TopicPartitionList::new();
+        queried.add_partition(&self.config.topic, number);
+        let reported = group
+            .committed_offsets(queried, PATIENCE)
+            .expect("answered");
         reported.elements()[0].offset()
     }
 
@@ -281,11 +283,11 @@ pub(crate) fn raw(key: &str, value: &str) -> Raw {
     )
 }
 
-/// Repeats `ask` until it returns a value; panics after [`PATIENCE`].
-pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+/// Repeats `query` until it returns a value; panics after [`PATIENCE`].
+pub(crate) fn until<T>(what: &str, mut query: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(answer) = ask() {
+        if let Some(answer) = query() {
             return answer;
         }
         assert!(Instant::now() < deadline, "in time: {what}");
