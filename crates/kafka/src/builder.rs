@@ -1,4 +1,5 @@
-//! The entry point for a service that embeds the engine on a cluster: connects log, store and group, and starts the engine.
+//! The entry point for a service that embeds the engine on a cluster: connects log, store and group, and starts the
+//! engine.
 
 use std::path::Path;
 use std::sync::{Arc, Weak};

@@ -201,7 +201,8 @@ impl ChangelogStore {
     /// Releases partitions that the group revokes. Call it before the group learns of the release: from then on this
     /// process may write in the group's next generation, and the brokers check nothing else. Jobs of these partitions
     /// that wait for the writer are refused from now on, and so is opening them, until
-    /// [`assigned`](ChangelogStore::assigned). It does not block; closing a partition waits for the transaction in progress.
+    /// [`assigned`](ChangelogStore::assigned). It does not block; closing a partition waits for the transaction in
+    /// progress.
     pub fn release(&self, partitions: &[PartitionId]) {
         self.shared.partitions.release(partitions);
     }
@@ -359,7 +360,7 @@ impl Store for ChangelogStore {
         let mut refused = Vec::new();
         let mut batch = Vec::new();
         let mut bytes = 0;
-        // The committed offsets are written with the last batch, so that they stay as they are where an earlier one fails.
+        // The committed offsets are written with the last batch, so that they do not change where an earlier one fails.
         for save in saves {
             if bytes >= TRANSACTION_BYTES {
                 bytes = 0;

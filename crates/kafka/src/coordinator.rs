@@ -12,7 +12,7 @@ const MAX_QUERY: Duration = Duration::from_secs(5);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// How much longer than a session the silence must last, so that a client that checks the session itself acts first.
-const AFTER_THE_CLIENT: Duration = Duration::from_secs(1);
+const AFTER_CLIENT: Duration = Duration::from_secs(1);
 
 /// How often the coordinator is queried, and when it counts as silent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl SilenceLimits {
         Self {
             query: (timeout / 2).min(MAX_QUERY),
             pause: (timeout / 10).min(MAX_PAUSE),
-            limit: timeout + AFTER_THE_CLIENT,
+            limit: timeout + AFTER_CLIENT,
         }
     }
 }
@@ -90,8 +90,8 @@ mod tests {
             for query_ms in [0, 10, 500, 60_000] {
                 let after = silent_after(session, query_ms);
                 assert!(after > session, "{session:?} {query_ms}: {after:?}");
-                let most = session + Duration::from_secs(7);
-                assert!(after <= most, "{session:?} {query_ms}: {after:?}");
+                let max = session + Duration::from_secs(7);
+                assert!(after <= max, "{session:?} {query_ms}: {after:?}");
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::changelog::producer_of;
 /// Length of what follows the owner in the id of a producer: a dash and the number of its process.
 const PROCESS_BYTES: usize = 1 + 16;
 
-/// The id of the transactional producer of this process: `process` differs in each process, so that none fences another.
+/// The id of the transactional producer of a process: `process` is random, so that no process fences another.
 pub(crate) fn producer_id(group: &str, topic: &str, owner: &str, process: u64) -> String {
     format!("{}{owner}-{process:016x}", prefix(group, topic))
 }

@@ -184,7 +184,7 @@ fn check<'a>(topic: &str, setting: impl Fn(&str) -> Option<&'a str>) -> Result<(
             "compact".to_owned(),
         ));
     }
-    let is_below = |found: &str, least: u64| found.parse().is_ok_and(|found: u64| found < least);
+    let is_below = |found: &str, min: u64| found.parse().is_ok_and(|found: u64| found < min);
     let name = "delete.retention.ms";
     if let Some(found) = setting(name)
         && is_below(found, MIN_REMOVAL_MS)

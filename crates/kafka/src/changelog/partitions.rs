@@ -215,8 +215,8 @@ impl Partitions {
             .collect()
     }
 
-    /// Marks a partition as broken: nothing of it is saved any more. The first reason is kept. True where it was not broken
-    /// before.
+    /// Marks a partition as broken: nothing of it is saved any more. The first reason is kept. True where it was not
+    /// broken before.
     pub(super) fn mark_broken(&self, partition: PartitionId, reason: &str) -> bool {
         let mut inner = self.inner.lock();
         let Some(owned) = inner.owned.get_mut(&partition) else {

@@ -1,8 +1,8 @@
 //! What a takeover does: facts in, plan out.
 //!
-//! An offset of the group means that the changelog knows every workspace with an event before it; each continues from its
-//! own `next_offset`. This is true only together with the ownership record under which it was committed: a changelog that was deleted, recreated
-//! or truncated has no such record, or an earlier one.
+//! An offset of the group means that the changelog knows every workspace with an event before it; each continues from
+//! its own `next_offset`. This is true only together with the ownership record under which it was committed: a
+//! changelog that was deleted, recreated or truncated has no such record, or an earlier one.
 
 use std::fmt;
 

@@ -47,7 +47,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the check may take whether the topic still holds what was read of it.
 const COMPARISON_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between two checks of whatever a takeover waits for.
+/// Between two checks while a takeover waits.
 const CHECK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Changes are imported into the copy in batches of about this size.

@@ -1,7 +1,30 @@
-//! The one thread that writes: gathers the waiting jobs into a transaction, commits it, and applies it to the copy.
+//! The one thread that writes: gathers the waiting jobs into a transaction, commits it, and imports it into the copy.
 //!
 //! librdkafka's transaction calls block, and a producer has one transaction at a time; so the thread owns the
 //! producer, and all callers wait for its answers.
+//!
+//! # After a `kill -9`
+//!
+//! The next owner of the partition is another engine, or this one after its restart, with another producer. What it
+//! finds depends on how far the transaction was:
+//!
+//! | killed | changelog and group offset | the next owner |
+//! |---|---|---|
+//! | before the commit request | an open transaction | waits until it is aborted, and replays its events |
+//! | after it, without an answer | the coordinator completes the commit | waits for that, and reads the records |
+//! | after the commit, before the import | both hold the transaction | reads the records |
+//!
+//! - An open transaction is invisible: the takeover reads committed records and offsets only. Each workspace continues
+//!   from the `next_offset` of its previous save. If the transaction holds the group's offset already, the takeover
+//!   fences the producer that committed the partition last, and the coordinator aborts that producer's transaction.
+//!   Otherwise, or if that is another producer because this was the first transaction on the partition, the coordinator
+//!   aborts it when it times out.
+//! - A commit request that did not arrive is the first row. One that arrived is always completed: fencing the producer
+//!   aborts nothing then. The takeover waits until the group's offset is stable, and until every transaction below the
+//!   end of the changelog is decided.
+//! - The copy of the killed process has nothing of the transaction, or a part of its mutations below an unchanged
+//!   position. The next takeover by that process reads the changelog from that position on. Importing a record again
+//!   ends in the same state.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -56,11 +56,15 @@ fn encode(dead_letter: &DeadLetter) -> Result<Vec<u8>, String> {
     serde_json::to_vec(&written).map_err(|error| error.to_string())
 }
 
-/// [`encode`], without the record's value if the dead letter would be larger than `most`: its size must not prevent the
-/// skip, and the reason states where the value is.
-pub(super) fn encode_within(dead_letter: &DeadLetter, most: usize) -> Result<Vec<u8>, String> {
+/// [`encode`], without the record's value if the dead letter would be larger than `max_bytes`: its size must not prevent
+/// the skip, and the reason names where the value is.
+pub(super) fn encode_within(dead_letter: &DeadLetter, max_bytes: usize) -> Result<Vec<u8>, String> {
     let whole = encode(dead_letter)?;
-    let Some(value) = dead_letter.value.as_ref().filter(|_| whole.len() > most) else {
+    let Some(value) = dead_letter
+        .value
+        .as_ref()
+        .filter(|_| whole.len() > max_bytes)
+    else {
         return Ok(whole);
     };
     let reason = format!(

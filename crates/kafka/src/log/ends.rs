@@ -83,7 +83,7 @@ impl Ends {
         }
     }
 
-    /// Takes in where the partition begins and ends.
+    /// Records the answer to a query: where the partition begins and ends.
     pub(super) fn answer(&mut self, query: EndsQuery, low: Offset, end: Offset) -> Change {
         if self
             .reported_at

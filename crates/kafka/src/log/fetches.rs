@@ -68,7 +68,7 @@ impl RunningFetch {
         })
     }
 
-    /// Takes in what has arrived; if nothing has, waits for it.
+    /// Takes what has arrived; if nothing has, waits for it.
     fn take(&mut self, wait: Duration) {
         if self.pull(Duration::ZERO) || self.skip() || wait.is_zero() {
             return;

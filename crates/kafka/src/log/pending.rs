@@ -116,7 +116,7 @@ impl Pending {
     }
 
     /// Notes the records that are in the topic already; they are not sent again. Records with other contents belong to
-    /// another request with the same number; then none counts as found. Returns whether all records are there.
+    /// another request with the same number; then none counts as found. Returns whether all records are in the topic.
     pub(super) fn note_found(&self, found: &[FoundRecord]) -> bool {
         let is_same =
             |record: &FoundRecord| self.fingerprints.get(record.index) == Some(&record.fingerprint);

@@ -310,7 +310,7 @@ impl TopicScan {
         Ok(())
     }
 
-    /// Takes in what was found. Returns its partition and the first offset that is not read yet.
+    /// Records what was found. Returns its partition and the first offset that is not read yet.
     fn note(&mut self, found: Found<'_>, polled: &Polled<'_>) -> (PartitionId, Offset) {
         let id = |number: i32| PartitionId(u32::try_from(number).unwrap_or(u32::MAX));
         match found {

@@ -56,7 +56,7 @@ pub(super) struct TopicState {
 }
 
 impl TopicState {
-    /// `client` makes the queries.
+    /// `client` sends the queries.
     pub(super) fn new(
         topic: &str,
         brokers: &str,

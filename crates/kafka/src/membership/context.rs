@@ -18,7 +18,7 @@ use crate::context;
 /// A client of the group.
 pub(super) type MemberClient = BaseConsumer<MemberContext>;
 
-/// The member, and who is notified of its partitions: the same for all clients that are the member, one after the
+/// The member, and the receiver of its assignments: the same for all clients that are the member, one after the
 /// other.
 pub(super) struct Registration {
     pub(super) topic: String,
@@ -28,7 +28,7 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    /// Takes an event in, and executes what follows from it.
+    /// Handles an event, and executes the action that follows from it.
     pub(super) fn on(&self, event: Event) {
         let action = self.member.lock().on(event, Instant::now());
         match (action, self.assignments.get()) {

@@ -1,5 +1,5 @@
-//! What this process is to its consumer group, and what each event makes of it. Decides; `context.rs` and `clients.rs`
-//! execute.
+//! The state of this process in its consumer group, and how each event changes it. This file decides; `context.rs` and
+//! `clients.rs` execute.
 //!
 //! ```text
 //! Outside -Subscribed-> Joining -Assigned, InGroup-> Member -Lost, NotInGroup-> Joining
@@ -48,7 +48,7 @@ pub(super) enum Event {
     CoordinatorAnswers,
     /// The coordinator was silent for longer than a session.
     CutOff,
-    /// The client cannot go on.
+    /// The client cannot continue.
     Fatal(String),
     /// Another client has replaced the retired one.
     Rejoined,
@@ -124,7 +124,7 @@ impl Member {
         }
     }
 
-    /// Takes an event in.
+    /// Handles an event.
     pub(super) fn on(&mut self, event: Event, now: Instant) -> Option<Action> {
         match event {
             Event::Subscribed => {

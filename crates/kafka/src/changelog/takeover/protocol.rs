@@ -140,7 +140,7 @@ pub(super) enum Observation {
     StableEnd(u64),
     /// The position of the copy; none where there is no copy. And the time in milliseconds.
     Copy(Option<CopyPosition>, u64),
-    /// The ownership record at the offset where the copy has read its last one; none where another record or none is there.
+    /// The ownership record at the offset of the last one of the copy; none where that offset holds something else.
     OwnershipRecord(Option<OwnershipRecord>),
     SetAside,
     /// The time in milliseconds.

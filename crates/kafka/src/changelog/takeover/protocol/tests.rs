@@ -350,7 +350,7 @@ fn a_newer_ownership_record_must_follow_one_that_was_replaced() {
     let of_another = "setting the copy aside: it is of another changelog";
     let may_be = "setting the copy aside: it may be of another changelog";
     let not_there = || Observed(Observation::OwnershipRecord(None));
-    // It is not there, another lineage is there, or compaction has removed that offset.
+    // The record does not exist, it is of another lineage, or compaction has removed that offset.
     let mut takeover = at_copy(Kind::Assigned, Some(LINEAGE));
     check(
         &mut takeover,

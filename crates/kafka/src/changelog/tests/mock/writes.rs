@@ -58,7 +58,7 @@ fn a_transaction_that_the_group_refuses_may_be_repeated() {
         let saves = [save_of("acme", 1, 9, one_change(8))];
         let error_text = unavailable(store.save(&saves, &[(PartitionId(1), Offset(9))]));
         assert!(
-            error_text.starts_with("the group does not take the offsets of the transaction"),
+            error_text.starts_with("the group refuses the offsets of the transaction"),
             "{error_text}"
         );
         assert_eq!(load(&store, "acme").expect("loaded").1, []);
@@ -78,7 +78,10 @@ fn a_transaction_that_the_group_refuses_may_be_repeated() {
 #[test]
 fn a_save_of_unknown_outcome_may_be_repeated_after_a_re_read() {
     let error_text = unknown_outcome(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE]);
-    assert!(error_text.contains("not known"), "{error_text}");
+    assert!(
+        error_text.contains("outcome of the commit is unknown"),
+        "{error_text}"
+    );
 }
 
 #[test]
