@@ -242,7 +242,7 @@ impl ChangelogStore {
     }
 
     /// Fails where the partition of a workspace is not open.
-    fn must_be_open(&self, id: &WorkspaceId) -> Result<(), StoreError> {
+    fn check_open(&self, id: &WorkspaceId) -> Result<(), StoreError> {
         self.shared
             .partitions
             .open(self.shared.partition_of(id))
@@ -332,7 +332,7 @@ impl Store for ChangelogStore {
     }
 
     fn workspace(&self, id: &WorkspaceId) -> Result<Option<StoredWorkspace>, StoreError> {
-        self.must_be_open(id)?;
+        self.check_open(id)?;
         self.read(|copy| copy.workspace(id))
     }
 
@@ -348,7 +348,7 @@ impl Store for ChangelogStore {
     }
 
     fn load(&self, id: &WorkspaceId, sink: EntrySink<'_>) -> Result<StoredWorkspace, StoreError> {
-        self.must_be_open(id)?;
+        self.check_open(id)?;
         self.read(|copy| copy.load(id, sink))
     }
 
@@ -401,7 +401,7 @@ impl Store for ChangelogStore {
         after: Option<HistoryCursor>,
         limit: usize,
     ) -> Result<Vec<HistoryRecord>, StoreError> {
-        self.must_be_open(id)?;
+        self.check_open(id)?;
         self.read(|copy| copy.history(id, after, limit))
     }
 

@@ -48,7 +48,7 @@ pub(super) enum DecodedRecord {
     Ownership(OwnershipRecord),
     Mutation(Mutation),
     /// The reason why the record is skipped.
-    Unusable(Damage),
+    Skipped(Damage),
 }
 
 /// The key of a partition's ownership record.
@@ -104,15 +104,15 @@ pub(super) fn encode(mutation: &Mutation) -> (Vec<u8>, Option<Vec<u8>>) {
 /// Decodes a record of a partition.
 pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -> DecodedRecord {
     let Some((kind, mut rest)) = key.split_first() else {
-        return DecodedRecord::Unusable("it has no key");
+        return DecodedRecord::Skipped("it has no key");
     };
     if *kind == OWNERSHIP {
         let record = value.ok_or("it was removed").and_then(decode_ownership);
-        return record.map_or_else(DecodedRecord::Unusable, DecodedRecord::Ownership);
+        return record.map_or_else(DecodedRecord::Skipped, DecodedRecord::Ownership);
     }
     let key = match decode_key(*kind, &mut rest) {
         Ok(key) => key,
-        Err(damage) => return DecodedRecord::Unusable(damage),
+        Err(damage) => return DecodedRecord::Skipped(damage),
     };
     let Some(value) = value else {
         return DecodedRecord::Mutation(Mutation::Removed(key));
@@ -140,7 +140,7 @@ pub(super) fn epoch_of(decoded_record: &DecodedRecord) -> Option<Epoch> {
     match decoded_record {
         DecodedRecord::Ownership(record) => Some(record.first_epoch),
         DecodedRecord::Mutation(mutation) => epoch_of_mutation(mutation),
-        DecodedRecord::Unusable(_) => None,
+        DecodedRecord::Skipped(_) => None,
     }
 }
 

@@ -364,7 +364,7 @@ fn read_ownership_record(
                 offset, key, value, ..
             } if offset == at => match record::decode(partition, key, value) {
                 DecodedRecord::Ownership(record) => Some(record),
-                DecodedRecord::Mutation(_) | DecodedRecord::Unusable(_) => None,
+                DecodedRecord::Mutation(_) | DecodedRecord::Skipped(_) => None,
             },
             Found::Record { .. } | Found::End { .. } => None,
         };
@@ -410,7 +410,7 @@ fn read(
                 shared.counters.records_read.add(1);
                 shared.counters.bytes_read.add(bytes);
                 let record = record::decode(partition, key, value);
-                if let DecodedRecord::Unusable(reason) = record {
+                if let DecodedRecord::Skipped(reason) = record {
                     tracing::warn!(%partition, offset, reason, "a record of the changelog is skipped");
                 }
                 let topic = &shared.readers.topic;

@@ -205,7 +205,7 @@ impl Writer {
                 counters.committed.add(1);
                 counters.records_written.add(draft.records.len());
                 counters.bytes_written.add(draft.bytes);
-                self.apply(draft, &ends)
+                self.import(draft, &ends)
             }
             Outcome::Aborted(error_text) => {
                 counters.aborted.add(1);
@@ -225,8 +225,8 @@ impl Writer {
             Outcome::LostEnd { partition, offset } => {
                 counters.aborted.add(1);
                 let reason = format!(
-                    "topic {} partition {partition} has lost its end: a record was written at offset {offset}, but \
-                     the partition had ended later before",
+                    "topic {} partition {partition} has lost its end: a record was written at offset {offset}, \
+                     below the known end of the partition",
                     self.shared.readers.topic
                 );
                 Err(self.mark_broken(partition, &reason))
@@ -269,11 +269,11 @@ impl Writer {
         }
     }
 
-    /// Applies what was committed to the copy. Where that fails, the writer re-reads the changelog.
-    fn apply(&self, draft: &mut Draft, ends: &Positions) -> Result<(), StoreError> {
+    /// Imports what was committed into the copy. Where that fails, the writer re-reads the changelog.
+    fn import(&self, draft: &mut Draft, ends: &Positions) -> Result<(), StoreError> {
         let mut first = Ok(());
         for (partition, part) in &mut draft.parts {
-            let applied = self.apply_part(*partition, part, ends.get(partition).copied());
+            let applied = self.import_part(*partition, part, ends.get(partition).copied());
             if let Err(error) = applied {
                 tracing::error!(%partition, %error, "the committed records cannot be imported into the copy");
                 self.mark_behind(*partition);
@@ -283,7 +283,7 @@ impl Writer {
         first
     }
 
-    fn apply_part(
+    fn import_part(
         &self,
         partition: PartitionId,
         part: &mut Part,

@@ -73,7 +73,7 @@ fn a_record_says_what_was_written() {
     );
     for cut in 0..value.len() {
         assert!(
-            matches!(decoded(&value[..cut]), DecodedRecord::Unusable(_)),
+            matches!(decoded(&value[..cut]), DecodedRecord::Skipped(_)),
             "{cut}"
         );
     }
@@ -124,7 +124,7 @@ fn any_key_at_all_is_an_answer() {
     ] {
         let decoded_record = decode(PartitionId(0), key, None);
         assert!(
-            matches!(decoded_record, DecodedRecord::Unusable(_)),
+            matches!(decoded_record, DecodedRecord::Skipped(_)),
             "{key:?}: {decoded_record:?}"
         );
     }

@@ -298,7 +298,7 @@ fn without_a_copy_all_of_the_changelog_is_read() {
                 "reading the changelog from 13 to 50",
             ),
             (
-                Read(13, DecodedRecord::Unusable("it is damaged")),
+                Read(13, DecodedRecord::Skipped("it is damaged")),
                 "reading the changelog from 14 to 50",
             ),
             (
