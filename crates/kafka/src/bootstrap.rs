@@ -28,7 +28,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Between two checks which clients are due.
-const TICK: Duration = Duration::from_millis(250);
+const DUE_CHECK_PAUSE: Duration = Duration::from_millis(250);
 
 /// A type of clients that can be registered.
 pub(crate) trait HasClient: Send + Sync + 'static {
@@ -100,7 +100,7 @@ pub(crate) fn register<T: HasClient>(client: &Arc<T>, brokers: &str, topic: &str
             .name("kafka-bootstrap".to_owned())
             .spawn(|| {
                 loop {
-                    std::thread::sleep(TICK);
+                    std::thread::sleep(DUE_CHECK_PAUSE);
                     check_due();
                 }
             });

@@ -23,7 +23,7 @@ use crate::membership::{Assignments, MembershipError};
 use crate::topics::{TopicError, prepare};
 
 /// Directory of the local copy of the workspaces within the data directory.
-const COPY: &str = "kafka";
+const COPY_DIRECTORY: &str = "kafka";
 
 /// Why an engine cannot be started on a cluster.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +105,7 @@ impl<W: ?Sized> KafkaBuilder<W> {
             ..self.engine.disk().clone()
         };
         let open = move |path: &Path| LsmStore::open(&DataDir::open(path, &spec)?);
-        let copy = LocalCopy::open(self.engine.directory()?.join(COPY), open)?;
+        let copy = LocalCopy::open(self.engine.directory()?.join(COPY_DIRECTORY), open)?;
         let former = former_workspaces(&copy.store(), partitions);
         let settings = self.engine.settings();
         settings.group = Some(config.group.clone());

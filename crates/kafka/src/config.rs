@@ -31,7 +31,7 @@ pub enum AcceptLoss {
 }
 
 /// The client that is the member of the group.
-pub(crate) const MEMBER: &str = "group";
+pub(crate) const MEMBER_ROLE: &str = "group";
 
 /// A cluster, and the names that the engine uses on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +115,7 @@ impl KafkaConfig {
         for (name, value) in self.properties.iter() {
             config.set(name, value);
         }
-        if role != MEMBER {
+        if role != MEMBER_ROLE {
             // Only for the member: the other clients do not poll for a group, and librdkafka refuses to create them if
             // it is shorter than their default session timeout.
             config.remove("max.poll.interval.ms");
@@ -152,7 +152,7 @@ mod tests {
             let client = config.client(role, &[]);
             client.get("max.poll.interval.ms").map(str::to_owned)
         };
-        assert_eq!(of(MEMBER).as_deref(), Some("6000"));
+        assert_eq!(of(MEMBER_ROLE).as_deref(), Some("6000"));
         assert_eq!(of("changelog-reader"), None);
     }
 }

@@ -19,7 +19,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use workspace_lifecycle::PartitionId;
 
 use crate::bootstrap;
-use crate::config::{GroupProtocol, KafkaConfig, MEMBER};
+use crate::config::{GroupProtocol, KafkaConfig, MEMBER_ROLE};
 use crate::context::Plain;
 use crate::group::Group;
 use clients::{Clients, member_client};
@@ -235,7 +235,7 @@ fn member_config(config: &KafkaConfig) -> ClientConfig {
     if let Some(id) = &config.instance_id {
         defaults.push(("group.instance.id", id.as_str()));
     }
-    config.client(MEMBER, &defaults)
+    config.client(MEMBER_ROLE, &defaults)
 }
 
 #[cfg(test)]

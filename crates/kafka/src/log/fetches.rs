@@ -21,7 +21,7 @@ const FIRST_RECORD_WAIT: Duration = Duration::from_millis(100);
 const MORE_RECORDS_WAIT: Duration = Duration::from_millis(40);
 
 /// A fetch that is not read for this long is stopped if the partition's other fetch was read later.
-const UNUSED: Duration = Duration::from_secs(10);
+const UNUSED_AFTER: Duration = Duration::from_secs(10);
 
 /// The most that one read returns, whatever its limit.
 const MAX_RECORDS: usize = 100_000;
@@ -229,7 +229,7 @@ impl Fetches {
         for run in &mut self.runs {
             if run
                 .as_ref()
-                .is_some_and(|run| Some(run.used) != newest && run.used.elapsed() > UNUSED)
+                .is_some_and(|run| Some(run.used) != newest && run.used.elapsed() > UNUSED_AFTER)
             {
                 *run = None;
             }

@@ -21,7 +21,7 @@ use crate::client_errors::ClientErrors;
 pub(super) type Client = BaseConsumer<ClientErrors>;
 
 /// Messages taken in one call.
-const BATCH: usize = 1024;
+const BATCH_MESSAGES: usize = 1024;
 
 /// A topic as one client reads it.
 pub(super) struct TopicHandle {
@@ -145,10 +145,10 @@ impl Fetch {
     }
 
     fn take_batch(&mut self, each: &mut impl FnMut(Fetched)) -> usize {
-        let mut messages = [std::ptr::null_mut::<RDKafkaMessage>(); BATCH];
+        let mut messages = [std::ptr::null_mut::<RDKafkaMessage>(); BATCH_MESSAGES];
         // SAFETY: the queue lives as long as `self`; the array has room for as many messages as are requested.
         let taken = unsafe {
-            rd::rd_kafka_consume_batch_queue(self.queue, 0, messages.as_mut_ptr(), BATCH)
+            rd::rd_kafka_consume_batch_queue(self.queue, 0, messages.as_mut_ptr(), BATCH_MESSAGES)
         };
         let taken = usize::try_from(taken).unwrap_or(0);
         for message in messages.into_iter().take(taken) {

@@ -13,10 +13,10 @@ use super::queries::drain;
 use super::topic_state::{PartitionState, TopicState};
 
 /// Between two polls of the clients' events.
-const POLL: Duration = Duration::from_millis(100);
+const POLL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Between two queries of where open partitions begin and end.
-const REFRESH: Duration = Duration::from_millis(500);
+const REFRESH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long the brokers may take for one query: closing the log waits for it.
 const UPKEEP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -70,9 +70,9 @@ fn run(topic: &TopicState, readers: &[Arc<TopicHandle>; READERS], stopped: &Rece
                     fetches.stop_unused();
                 }
             }
-            refresh_at = Instant::now() + REFRESH;
+            refresh_at = Instant::now() + REFRESH_INTERVAL;
         }
-        match stopped.recv_timeout(POLL) {
+        match stopped.recv_timeout(POLL_PAUSE) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
         }

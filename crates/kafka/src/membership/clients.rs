@@ -21,7 +21,7 @@ use crate::group::{Committed, Group, coordinator_answers, query_committed};
 use crate::topic_id::{self, TopicId};
 
 /// Between two polls of the group's events; each poll also shows the client that this process is alive.
-const POLL: Duration = Duration::from_millis(100);
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Longest time of one query that checks whether a failure has ended, or confirms that the coordinator is silent.
 const CHECK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -75,7 +75,7 @@ impl Clients {
         while !self.is_leaving() {
             let consumer = self.current();
             // The context has already received an error, with a better message.
-            let _ = consumer.poll(POLL);
+            let _ = consumer.poll(POLL_TIMEOUT);
             if self.cut_off.swap(false, Ordering::AcqRel) {
                 tracing::warn!(
                     "the group's coordinator has not answered for the session timeout: all partitions count as lost"
@@ -208,7 +208,7 @@ fn close(retired: Arc<MemberClient>, closing: &Arc<AtomicUsize>) {
             poll_until_closed(&retired);
             // Dropping the last reference waits for the client's threads, so that must happen on this thread.
             while Arc::strong_count(&retired) > 1 {
-                std::thread::sleep(POLL);
+                std::thread::sleep(POLL_TIMEOUT);
             }
             drop(retired);
             counter.fetch_sub(1, Ordering::AcqRel);
@@ -226,7 +226,7 @@ fn poll_until_closed(consumer: &MemberClient) -> bool {
         return false;
     }
     while !consumer.closed() {
-        let _ = consumer.poll(POLL);
+        let _ = consumer.poll(POLL_TIMEOUT);
     }
     true
 }
