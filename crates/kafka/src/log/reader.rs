@@ -82,29 +82,29 @@ fn check(
     topic: &TopicState,
     part: &PartitionState,
     partition: PartitionId,
-    asked: Offset,
+    requested: Offset,
     bounds: Bounds,
 ) -> Result<Offset, ReadError> {
     let (low, high) = {
         let ends = part.ends.lock();
         (ends.low(), ends.high())
     };
-    if asked <= high && (bounds == Bounds::End || asked >= low) {
+    if requested <= high && (bounds == Bounds::End || requested >= low) {
         return Ok(high);
     }
     let (low_watermark, high_watermark) = topic.query_ends(partition)?;
-    if asked < low_watermark {
+    if requested < low_watermark {
         return Err(ReadError::FellOut {
             partition,
-            requested: asked,
+            requested,
             low_watermark,
         });
     }
     // An offset after another producer's open transaction exists but cannot be read yet.
-    if asked > high_watermark && asked > part.ends.lock().written() {
+    if requested > high_watermark && requested > part.ends.lock().written() {
         return Err(ReadError::BeyondEnd {
             partition,
-            requested: asked,
+            requested,
             high_watermark,
         });
     }
