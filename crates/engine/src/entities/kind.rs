@@ -22,6 +22,9 @@ type SlotIndex = u32;
 const MIN_GONE: usize = 64;
 const GONE_SHARE: usize = 4;
 
+/// Up to this many slots take no more memory than they need.
+const MAX_EXACT: usize = 4;
+
 #[derive(Debug, Default)]
 pub(super) struct Kind {
     slots: Vec<EntitySlot>,
@@ -214,6 +217,10 @@ impl Kind {
     fn push(&mut self, id: Box<str>, value: Value, hash: Hash) -> Result<SlotIndex, Rejection> {
         let place = SlotIndex::try_from(self.slots.len())
             .map_err(|_| Rejection(format!("a type has at most {} entities", SlotIndex::MAX)))?;
+        if self.slots.len() < MAX_EXACT {
+            // Most workspaces of a large population have few entities; a vector would begin with room for four.
+            self.slots.reserve_exact(1);
+        }
         self.slots.push(EntitySlot {
             id,
             value: Some(value),
