@@ -2,6 +2,7 @@
 
 mod eraser;
 mod history;
+mod history_changes;
 mod history_waiting;
 mod load_watch;
 mod loader;

@@ -345,6 +345,11 @@ impl Head {
         self.epoch = epoch;
     }
 
+    /// Epoch and number of the newest transition.
+    pub(crate) fn last_transition(&self) -> Option<(Epoch, u64)> {
+        (self.sequence > 0).then(|| (self.newest_epoch(), self.sequence))
+    }
+
     /// The epoch of the newest transition, or the first one if there is none.
     #[inline]
     fn newest_epoch(&self) -> Epoch {

@@ -168,6 +168,15 @@ impl Tracker {
         snapshots
     }
 
+    /// Visits all statuses, ordered by id, without a copy of any. Workspaces created or removed meanwhile may or may
+    /// not be included.
+    pub fn for_each(&self, mut visit: impl FnMut(&WorkspaceStatus)) {
+        self.scan(None, "", |status| {
+            visit(status);
+            true
+        });
+    }
+
     /// Copies of some statuses, ordered by id. Visits every workspace between the first and
     /// the last one of the page.
     pub fn page(&self, query: &PageQuery) -> Page {

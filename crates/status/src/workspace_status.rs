@@ -124,6 +124,11 @@ impl WorkspaceStatus {
         self.core.lock().head().revision
     }
 
+    /// Epoch and number of the last transition; `None` before the first.
+    pub fn last_transition(&self) -> Option<(Epoch, u64)> {
+        self.core.lock().head().last_transition()
+    }
+
     /// Progress of the phase that last reported progress. Takes no lock.
     pub fn progress(&self) -> Option<ProgressReport> {
         let cell = self.progress.load();

@@ -173,3 +173,17 @@ fn beside_workspaces_that_never_rest_every_one_is_counted_once() {
     let counts = tracker.count_by_state();
     assert_eq!((counts[State::Ready], counts[State::Error]), (1, 2));
 }
+
+#[test]
+fn every_status_is_visited_in_order_with_its_last_transition() {
+    let tracker = Tracker::new();
+    let loaded = tracker.get_or_create("b");
+    loaded.set_state(State::ReplayingEvents, "");
+    loaded.set_state(State::Ready, "");
+    loaded.set_state(State::Ready, "no transition");
+    tracker.get_or_create("a");
+    let mut visited = Vec::new();
+    tracker.for_each(|status| visited.push((status.id().to_string(), status.last_transition())));
+    let last = Some((workspace_status::Epoch::FIRST, 2));
+    assert_eq!(visited, [("a".to_owned(), None), ("b".to_owned(), last)]);
+}
