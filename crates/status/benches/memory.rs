@@ -9,7 +9,7 @@ use std::alloc::System;
 use std::time::Instant;
 
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use workspace_status::{HISTORY_CAPACITY, State, Tracker};
+use workspace_status::{Epoch, HISTORY_CAPACITY, State, Tracker, Unit, Value};
 
 mod naive;
 mod workload;
@@ -65,6 +65,47 @@ fn fill(workspaces: usize, transitions: usize) -> Tracker {
     tracker
 }
 
+/// One load with the metadata and the progress that the engine reports, in its order.
+fn fill_as_the_engine(workspaces: usize) -> Tracker {
+    let tracker = Tracker::new();
+    let [partition, loaded, total] = workload::COUNTED;
+    for n in 0..workspaces {
+        let status = tracker.get_or_create(&workload::id(n));
+        let attempt = status.begin_attempt(Epoch::FIRST, "assigned").unwrap();
+        let (topic, events) = workload::TOPIC;
+        let assigned = [
+            (topic, Value::from(events)),
+            (partition, Value::from(n)),
+            ("queue_position", Value::from(n)),
+        ];
+        attempt.update_metadata_many(assigned).unwrap();
+        status.remove_metadata("queue_position");
+        let mut left = 4;
+        workload::live(n, |state, message| {
+            if left > 0 {
+                left -= 1;
+                status.set_state(state, message);
+            }
+        });
+        attempt.update_metadata(loaded, n).unwrap();
+        let progress = status.start_progress(State::ReplayingEvents, Unit::Positions, Some(1000));
+        let seeking = [
+            (workload::PHASE, Value::from("seeking_offset")),
+            (workload::REPORTED[0], Value::from(n)),
+            (total, Value::from(1000)),
+        ];
+        attempt.update_metadata_many(seeking).unwrap();
+        progress.set(1000);
+        let report = workload::REPORTED.map(|key| (key, Value::from(n + 1000)));
+        let caught_up = (workload::PHASE, Value::from("caught_up"));
+        attempt
+            .update_metadata_many([caught_up].into_iter().chain(report))
+            .unwrap();
+        status.set_state(State::Ready, "ready");
+    }
+    tracker
+}
+
 fn main() {
     for workspaces in [100_000, 1_000_000] {
         let tracker = report("full history (20 transitions)", workspaces, || {
@@ -81,6 +122,11 @@ fn main() {
         fill(100_000, 5)
     }));
     drop(report("new", 100_000, || fill(100_000, 0)));
+    drop(report(
+        "one load, as the engine reports it",
+        100_000,
+        || fill_as_the_engine(100_000),
+    ));
     drop(report("naive, full history", 100_000, || {
         let tracker = naive::NaiveTracker::default();
         for n in 0..100_000 {

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use workspace_status::{State, Tracker, Unit};
+use workspace_status::{Epoch, State, Tracker, Unit, Value};
 
 mod naive;
 mod workload;
@@ -59,6 +59,7 @@ fn one_status(c: &mut Criterion) {
     group.bench_function("wall and monotonic", |b| {
         b.iter(|| (SystemTime::now(), Instant::now()));
     });
+    group.bench_function("monotonic", |b| b.iter(Instant::now));
     group.finish();
 
     let mut group = c.benchmark_group("set_state");
@@ -105,6 +106,7 @@ fn one_status(c: &mut Criterion) {
         b.iter(|| naive_status.update_metadata("partition", black_box("4")));
     });
     group.finish();
+    metadata_numbers(c);
 
     let mut group = c.benchmark_group("snapshot");
     group.bench_function("ours", |b| b.iter(|| status.snapshot()));
@@ -128,6 +130,60 @@ fn one_status(c: &mut Criterion) {
 
     let mut group = c.benchmark_group("progress report");
     group.bench_function("ours", |b| b.iter(|| status.progress()));
+    group.finish();
+}
+
+/// Numbers beside the other metadata of a workspace that replays.
+fn metadata_numbers(c: &mut Criterion) {
+    let status = Tracker::new().get_or_create("replaying");
+    let naive_status = NaiveTracker::default().get_or_create("replaying");
+    let attempt = status.begin_attempt(Epoch::FIRST, "load").unwrap();
+    for (key, text) in [workload::TOPIC, (workload::PHASE, "reading")] {
+        status.update_metadata(key, text).unwrap();
+        naive_status.update_metadata(key, text);
+    }
+    for key in workload::COUNTED.into_iter().chain(workload::REPORTED) {
+        status.update_metadata(key, 0_u64).unwrap();
+        naive_status.update_metadata_number(key, 0);
+    }
+
+    let mut group = c.benchmark_group("update_metadata of a number");
+    let mut n = 0_u64;
+    group.bench_function("ours", |b| {
+        b.iter(|| {
+            n += 1;
+            status.update_metadata(black_box("events_processed"), n)
+        });
+    });
+    group.bench_function("ours, a snapshot of before is held", |b| {
+        b.iter(|| {
+            let held = status.snapshot();
+            n += 1;
+            status
+                .update_metadata(black_box("events_processed"), n)
+                .unwrap();
+            held
+        });
+    });
+    group.bench_function("ours, four as one change", |b| {
+        b.iter(|| {
+            n += 1;
+            let entries = workload::REPORTED.map(|key| (key, Value::from(n)));
+            attempt.update_metadata_many(black_box(entries))
+        });
+    });
+    group.bench_function("naive", |b| {
+        b.iter(|| {
+            n += 1;
+            naive_status.update_metadata_number(black_box("events_processed"), n);
+        });
+    });
+    group.bench_function("naive, without a time", |b| {
+        b.iter(|| {
+            n += 1;
+            naive_status.set_metadata_number(black_box("events_processed"), n);
+        });
+    });
     group.finish();
 }
 

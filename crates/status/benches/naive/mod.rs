@@ -16,6 +16,12 @@ pub(crate) struct NaiveTransition {
 }
 
 #[derive(Clone)]
+pub(crate) enum NaiveValue {
+    Text(String),
+    Number(u64),
+}
+
+#[derive(Clone)]
 pub(crate) struct NaiveSnapshot {
     pub(crate) id: String,
     pub(crate) state: State,
@@ -24,7 +30,7 @@ pub(crate) struct NaiveSnapshot {
     pub(crate) entered: SystemTime,
     pub(crate) entered_monotonic: Instant,
     pub(crate) updated: SystemTime,
-    pub(crate) metadata: HashMap<String, String>,
+    pub(crate) metadata: HashMap<String, NaiveValue>,
     pub(crate) history: Vec<NaiveTransition>,
     pub(crate) done: u64,
 }
@@ -68,8 +74,20 @@ impl NaiveStatus {
 
     pub(crate) fn update_metadata(&self, key: &str, value: &str) {
         let mut status = self.0.write().unwrap();
-        status.metadata.insert(key.to_owned(), value.to_owned());
+        let value = NaiveValue::Text(value.to_owned());
+        status.metadata.insert(key.to_owned(), value);
         status.updated = SystemTime::now();
+    }
+
+    pub(crate) fn update_metadata_number(&self, key: &str, number: u64) {
+        let mut status = self.0.write().unwrap();
+        status.set_number(key, number);
+        status.updated = SystemTime::now();
+    }
+
+    /// A lock and a map alone.
+    pub(crate) fn set_metadata_number(&self, key: &str, number: u64) {
+        self.0.write().unwrap().set_number(key, number);
     }
 
     pub(crate) fn snapshot(&self) -> NaiveSnapshot {
@@ -78,6 +96,18 @@ impl NaiveStatus {
 
     pub(crate) fn time_in_current_state(&self) -> Duration {
         self.0.read().unwrap().entered_monotonic.elapsed()
+    }
+}
+
+impl NaiveSnapshot {
+    fn set_number(&mut self, key: &str, number: u64) {
+        match self.metadata.get_mut(key) {
+            Some(held) => *held = NaiveValue::Number(number),
+            None => {
+                let value = NaiveValue::Number(number);
+                self.metadata.insert(key.to_owned(), value);
+            }
+        }
     }
 }
 

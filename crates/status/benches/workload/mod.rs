@@ -34,3 +34,15 @@ pub(crate) const ROUND: [(State, &str); 7] = [
 pub(crate) fn id(n: usize) -> String {
     format!("workspace-{n:07}")
 }
+
+/// The metadata of a load as the engine reports it: what it knows at the start, …
+pub(crate) const TOPIC: (&str, &str) = ("topic", "events");
+pub(crate) const COUNTED: [&str; 3] = ["partition", "changes_loaded", "events_total"];
+/// … and what changes while it replays.
+pub(crate) const PHASE: &str = "partition_status";
+pub(crate) const REPORTED: [&str; 4] = [
+    "partition_offset",
+    "events_processed",
+    "events_replayed",
+    "progress_percent",
+];
