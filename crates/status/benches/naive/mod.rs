@@ -101,12 +101,11 @@ impl NaiveStatus {
 
 impl NaiveSnapshot {
     fn set_number(&mut self, key: &str, number: u64) {
-        match self.metadata.get_mut(key) {
-            Some(held) => *held = NaiveValue::Number(number),
-            None => {
-                let value = NaiveValue::Number(number);
-                self.metadata.insert(key.to_owned(), value);
-            }
+        let value = NaiveValue::Number(number);
+        if let Some(held) = self.metadata.get_mut(key) {
+            *held = value;
+        } else {
+            self.metadata.insert(key.to_owned(), value);
         }
     }
 }
