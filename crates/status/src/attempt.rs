@@ -33,6 +33,9 @@ pub struct Attempt {
     epoch: Epoch,
 }
 
+/// Metadata set as one change without an allocation; the engine sets at most five.
+const FEW: usize = 8;
+
 impl WorkspaceStatus {
     /// Begins a load: enters `initializing` in `epoch`. Writes of attempts of earlier epochs
     /// are refused from now on.
@@ -120,9 +123,21 @@ impl Attempt {
         &self,
         entries: impl IntoIterator<Item = (&'a str, Value)>,
     ) -> Result<(), AttemptError> {
-        // Collected before the lock is taken: the iterator is the caller's.
-        let entries: Vec<_> = entries.into_iter().collect();
-        Ok(self.status.write_metadata(self.lock()?, &entries)?)
+        // Collected before the lock is taken: the iterator is the caller's. A report of a few needs no allocation.
+        let mut entries = entries.into_iter().fuse();
+        let mut few = [const { ("", Value::Bool(false)) }; FEW];
+        let mut count = 0;
+        for (slot, entry) in few.iter_mut().zip(entries.by_ref()) {
+            *slot = entry;
+            count += 1;
+        }
+        let more: Vec<_> = entries.collect();
+        let few = few.get(..count).unwrap_or_default();
+        if more.is_empty() {
+            return Ok(self.status.write_metadata(self.lock()?, few)?);
+        }
+        let all = [few, &more].concat();
+        Ok(self.status.write_metadata(self.lock()?, &all)?)
     }
 
     /// See [`WorkspaceStatus::start_progress`].

@@ -41,7 +41,7 @@ pub(crate) struct Head {
     pub(crate) updated: WallNanos,
     pub(crate) entered: Moment,
     pub(crate) message: Message,
-    pub(crate) metadata: Option<Arc<Metadata>>,
+    pub(crate) metadata: Metadata,
     rare: Option<Box<Rare>>,
     /// The state that the oldest kept transition left.
     oldest_from: State,
@@ -149,7 +149,7 @@ impl Core {
             updated: now.wall,
             entered: now,
             message,
-            metadata: None,
+            metadata: Metadata::default(),
             rare: None,
             oldest_from: State::Initializing,
             state: State::Initializing,
@@ -382,7 +382,7 @@ mod tests {
     #[test]
     fn a_status_with_a_full_history_is_small() {
         assert_eq!(size_of::<Record>(), 16);
-        assert_eq!(size_of::<Memory<[Record; HISTORY_CAPACITY]>>(), 88 + 320);
+        assert_eq!(size_of::<Memory<[Record; HISTORY_CAPACITY]>>(), 96 + 320);
         assert_eq!(size_of::<crate::WorkspaceStatus>(), 56);
     }
 }

@@ -53,36 +53,47 @@ pub enum MetadataError {
 /// ```
 #[derive(Clone, Default, PartialEq)]
 pub struct Metadata {
-    by_key: Vec<(Text, Value)>,
+    /// Ordered by key; `None` instead of an empty list.
+    entries: Option<Box<[Entry]>>,
+}
+
+type Entry = (Text, Value);
+
+/// An update that [`Metadata::plan`] has accepted.
+pub(crate) struct Update<'a> {
+    /// From the first entry that changes something.
+    entries: &'a [(&'a str, Value)],
+    /// Index of the entry held under the key of that first one.
+    place: Option<usize>,
 }
 
 impl Metadata {
     /// No metadata.
-    pub const EMPTY: &'static Metadata = &Metadata { by_key: Vec::new() };
+    pub const EMPTY: &'static Metadata = &Metadata { entries: None };
 
     /// The value under a key.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        let place = self.place(key).ok()?;
-        self.by_key.get(place).map(|(_, value)| value)
+        self.value_at(self.place(key)?)
     }
 
     /// All of them, ordered by key.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
-        self.by_key.iter().map(|(key, value)| (&**key, value))
+        self.entries().iter().map(|(key, value)| (&**key, value))
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.by_key.len()
+        self.entries().len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.by_key.is_empty()
+        self.entries.is_none()
     }
 
     /// Checks all bounds of a key and value except the number of keys.
-    pub(crate) fn check(key: &str, value: &Value) -> Result<(), MetadataError> {
+    #[inline]
+    fn check(key: &str, value: &Value) -> Result<(), MetadataError> {
         if key.is_empty() {
             return Err(MetadataError::KeyEmpty);
         }
@@ -102,16 +113,45 @@ impl Metadata {
         }
     }
 
-    /// Checks whether all of these may be set, in order.
-    pub(crate) fn check_all(&self, entries: &[(&str, Value)]) -> Result<(), MetadataError> {
+    /// What setting all of these, in order, changes; `None` if each is set already.
+    #[inline]
+    pub(crate) fn plan<'a>(
+        &self,
+        entries: &'a [(&'a str, Value)],
+    ) -> Result<Option<Update<'a>>, MetadataError> {
         for (key, value) in entries {
             Metadata::check(key, value)?;
         }
-        if self.len() + entries.len() <= METADATA_KEYS {
-            return Ok(());
+        if self.len() + entries.len() > METADATA_KEYS {
+            self.check_number(entries)?;
         }
+        let mut entries = entries;
+        while let [(key, value), others @ ..] = entries {
+            let place = self.place(key);
+            if place.and_then(|place| self.value_at(place)) != Some(value) {
+                return Ok(Some(Update { entries, place }));
+            }
+            entries = others;
+        }
+        Ok(None)
+    }
+
+    /// Makes an update that was planned with these metadata.
+    #[inline]
+    pub(crate) fn apply(&mut self, update: &Update<'_>) {
+        let Some(((key, value), others)) = update.entries.split_first() else {
+            return;
+        };
+        self.set(update.place, key, value);
+        for (key, value) in others {
+            self.set(self.place(key), key, value);
+        }
+    }
+
+    #[cold]
+    fn check_number(&self, entries: &[(&str, Value)]) -> Result<(), MetadataError> {
         let mut new: Vec<&str> = entries.iter().map(|(key, _)| *key).collect();
-        new.retain(|key| self.place(key).is_err());
+        new.retain(|key| self.place(key).is_none());
         new.sort_unstable();
         new.dedup();
         if self.len() + new.len() > METADATA_KEYS {
@@ -120,33 +160,53 @@ impl Metadata {
         Ok(())
     }
 
-    /// Whether each of these is set already.
-    pub(crate) fn has_all(&self, entries: &[(&str, Value)]) -> bool {
-        let mut entries = entries.iter();
-        entries.all(|(key, value)| self.get(key) == Some(value))
+    #[inline]
+    fn set(&mut self, place: Option<usize>, key: &str, value: &Value) {
+        let entries = self.entries.as_deref_mut().unwrap_or_default();
+        match place.and_then(|place| entries.get_mut(place)) {
+            Some((_, held)) => *held = value.clone(),
+            None => self.insert(key, value.clone()),
+        }
     }
 
-    /// Sets an entry that [`Metadata::check_all`] has accepted.
-    pub(crate) fn set(&mut self, key: &str, value: Value) {
-        match self.place(key) {
-            Ok(place) => {
-                if let Some((_, held)) = self.by_key.get_mut(place) {
-                    *held = value;
-                }
-            }
-            Err(place) => self.by_key.insert(place, (Text::from(key), value)),
-        }
+    /// Inserts a new key. Its memory has room for what it holds alone: keys rarely change after a load.
+    #[inline(never)]
+    fn insert(&mut self, key: &str, value: Value) {
+        let mut entries = self.entries.take().map_or_else(Vec::new, Vec::from);
+        entries.reserve_exact(1);
+        let place = entries.partition_point(|(held, _)| **held < *key);
+        entries.insert(place, (Text::from(key), value));
+        self.entries = Some(entries.into_boxed_slice());
     }
 
     /// Removes a key; returns whether it existed.
     pub(crate) fn remove(&mut self, key: &str) -> bool {
-        self.place(key)
-            .map(|place| self.by_key.remove(place))
-            .is_ok()
+        let Some(place) = self.place(key) else {
+            return false;
+        };
+        let mut entries = self.entries.take().map_or_else(Vec::new, Vec::from);
+        entries.remove(place);
+        self.entries = (!entries.is_empty()).then(|| entries.into_boxed_slice());
+        true
     }
 
-    fn place(&self, key: &str) -> Result<usize, usize> {
-        self.by_key.binary_search_by(|(held, _)| (**held).cmp(key))
+    fn entries(&self) -> &[Entry] {
+        self.entries.as_deref().unwrap_or_default()
+    }
+
+    fn value_at(&self, place: usize) -> Option<&Value> {
+        self.entries().get(place).map(|(_, value)| value)
+    }
+
+    /// Index of a key. Lengths and last bytes differ for nearly all keys, so about one text is compared. With the few
+    /// keys of a status this is faster than a binary search, which compares a text at each step.
+    #[inline]
+    fn place(&self, key: &str) -> Option<usize> {
+        let key = key.as_bytes();
+        self.entries().iter().position(|(held, _)| {
+            let held = held.as_bytes();
+            held.len() == key.len() && held.last() == key.last() && held == key
+        })
     }
 }
 
@@ -166,6 +226,20 @@ impl serde::Serialize for Metadata {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn set(
+        metadata: &mut Metadata,
+        key: &str,
+        value: impl Into<Value>,
+    ) -> Result<bool, MetadataError> {
+        let entries = [(key, value.into())];
+        let update = metadata.plan(&entries)?;
+        let Some(update) = update else {
+            return Ok(false);
+        };
+        metadata.apply(&update);
+        Ok(true)
+    }
 
     #[test]
     fn what_is_over_a_bound_is_refused_by_name() {
@@ -193,19 +267,49 @@ mod tests {
     fn the_65th_key_is_refused_and_a_held_one_can_still_change() {
         let mut metadata = Metadata::default();
         for n in 0..METADATA_KEYS {
-            metadata.set(&format!("key{n}"), n.into());
+            assert_eq!(set(&mut metadata, &format!("key{n}"), n), Ok(true));
         }
-        let value = Value::from("new");
-        let one_more = [("key7", value.clone()), ("one more", value.clone())];
+        let one_more = [("key7", Value::from("new")), ("one more", Value::from(1))];
         assert_eq!(
-            metadata.check_all(&one_more),
-            Err(MetadataError::TooManyKeys)
+            metadata.plan(&one_more).err(),
+            Some(MetadataError::TooManyKeys)
         );
-        assert_eq!(metadata.check_all(&one_more[..1]), Ok(()));
-        metadata.set("key7", value.clone());
-        assert_eq!(metadata.get("key7"), Some(&value));
+        assert_eq!(metadata.get("key7"), Some(&Value::from(7)));
+        let twice = [("key7", Value::from(1)), ("key7", Value::from("new"))];
+        let update = metadata.plan(&twice).unwrap().unwrap();
+        metadata.apply(&update);
+        assert_eq!(metadata.get("key7"), Some(&Value::from("new")));
         assert!(metadata.remove("key8") && !metadata.remove("key8"));
         assert_eq!(metadata.len(), METADATA_KEYS - 1);
+    }
+
+    #[test]
+    fn only_a_value_that_differs_is_a_change() {
+        let mut metadata = Metadata::default();
+        assert_eq!(set(&mut metadata, "k", 1), Ok(true));
+        assert_eq!(set(&mut metadata, "k", 1_u64), Ok(false));
+        assert_eq!(set(&mut metadata, "k", 2), Ok(true));
+        assert!(metadata.remove("k"));
+        assert!(metadata.is_empty() && metadata == *Metadata::EMPTY);
+    }
+
+    #[test]
+    fn keys_of_one_length_and_ending_are_distinguished_and_ordered() {
+        let keys = [
+            "b_offset", "a_offset", "offset", "c_offset", "b_offse_", "é",
+        ];
+        let mut metadata = Metadata::default();
+        for (n, key) in keys.into_iter().enumerate() {
+            assert_eq!(metadata.get(key), None);
+            set(&mut metadata, key, n).unwrap();
+        }
+        for (n, key) in keys.into_iter().enumerate() {
+            assert_eq!(metadata.get(key), Some(&Value::from(n)));
+        }
+        let held: Vec<&str> = metadata.iter().map(|(key, _)| key).collect();
+        let mut ordered = keys;
+        ordered.sort_unstable();
+        assert_eq!(held, ordered);
     }
 
     #[cfg(feature = "serde")]
@@ -219,7 +323,7 @@ mod tests {
             ("s", Value::from("x")),
             ("u", Value::from(u64::MAX)),
         ] {
-            metadata.set(key, value);
+            set(&mut metadata, key, value).unwrap();
         }
         let json = serde_json::to_string(&metadata).unwrap();
         assert_eq!(

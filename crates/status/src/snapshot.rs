@@ -1,7 +1,7 @@
 //! A status as it was at one moment.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use arcstr::ArcStr;
@@ -75,13 +75,12 @@ impl Snapshot {
             wall: since,
             monotonic_nanos: observed.monotonic_nanos.saturating_sub(lasts_nanos),
         };
-        let mut metadata = Metadata::default();
         for (key, value) in &status.metadata {
-            if metadata.check_all(&[(key, value.clone())]).is_ok() {
-                metadata.set(key, value.clone());
+            // An entry over a bound is left out.
+            if let Ok(Some(update)) = head.metadata.plan(&[(*key, value.clone())]) {
+                head.metadata.apply(&update);
             }
         }
-        head.metadata = (!metadata.is_empty()).then(|| Arc::new(metadata));
         let owner = status.owner.as_deref().map(ArcStr::from);
         Self {
             absent: Some(Box::new(AbsentFacts {
@@ -151,11 +150,7 @@ impl Snapshot {
 
     /// Its metadata.
     pub fn metadata(&self) -> &Metadata {
-        self.core
-            .head()
-            .metadata
-            .as_deref()
-            .unwrap_or(Metadata::EMPTY)
+        &self.core.head().metadata
     }
 
     /// The last 20 transitions, oldest first.

@@ -193,16 +193,13 @@ impl WorkspaceStatus {
     /// Removes a metadatum; returns whether it existed.
     pub fn remove_metadata(&self, key: &str) -> bool {
         let mut core = self.core.lock();
-        let held = |metadata: &Arc<Metadata>| metadata.get(key).is_some();
-        if !core.head().metadata.as_ref().is_some_and(held) {
+        if core.head().metadata.get(key).is_none() {
             return false;
         }
         let now = self.shared.clock.now().wall;
         let revision = self.publish(ChangeKind::Metadata);
         let head = core.edit();
-        if let Some(metadata) = &mut head.metadata {
-            Arc::make_mut(metadata).remove(key);
-        }
+        head.metadata.remove(key);
         head.updated = now;
         head.revision = revision;
         drop(core);
@@ -280,7 +277,7 @@ impl WorkspaceStatus {
         };
         head.set_error(error);
         if begins_new_load.is_some() {
-            head.metadata = None;
+            head.metadata = Metadata::default();
             self.retire_progress(now);
             self.forget_progress();
         } else if from != to && (to.is_settled() || to == State::Unloading) {
@@ -333,41 +330,24 @@ impl WorkspaceStatus {
     /// Sets all of the entries or none.
     pub(crate) fn write_metadata(
         &self,
-        core: Locked<'_>,
-        entries: &[(&str, Value)],
-    ) -> Result<(), MetadataError> {
-        match self.write_metadata_locked(core, entries) {
-            Ok(true) => self.notify(),
-            Ok(false) => {}
-            Err(error) => {
-                let refusals = &self.shared.metadata_refusals;
-                refusals.fetch_add(1, Ordering::Relaxed);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns whether that changed anything.
-    fn write_metadata_locked(
-        &self,
         mut core: Locked<'_>,
         entries: &[(&str, Value)],
-    ) -> Result<bool, MetadataError> {
-        let held = core.head().metadata.as_deref().unwrap_or(Metadata::EMPTY);
-        held.check_all(entries)?;
-        if held.has_all(entries) {
-            return Ok(false);
-        }
+    ) -> Result<(), MetadataError> {
+        let planned = core.head().metadata.plan(entries).inspect_err(|_| {
+            let refusals = &self.shared.metadata_refusals;
+            refusals.fetch_add(1, Ordering::Relaxed);
+        })?;
+        let Some(update) = planned else {
+            return Ok(());
+        };
         let now = self.shared.clock.now().wall;
         let head = core.edit();
-        let metadata = Arc::make_mut(head.metadata.get_or_insert_default());
-        for (key, value) in entries {
-            metadata.set(key, value.clone());
-        }
+        head.metadata.apply(&update);
         head.updated = now;
         head.revision = self.publish(ChangeKind::Metadata);
-        Ok(true)
+        drop(core);
+        self.notify();
+        Ok(())
     }
 
     pub(crate) fn replace_progress(

@@ -267,6 +267,49 @@ fn refused_metadata_change_nothing_and_are_counted() {
 }
 
 #[test]
+fn a_batch_of_any_number_of_metadata_is_one_change() {
+    let (tracker, _) = tracker();
+    let status = tracker.get_or_create("a");
+    let attempt = status.begin_attempt(Epoch::FIRST, "").unwrap();
+    let mut watcher = tracker.watch();
+    for number in [1, 7, 8, 9, 10, 64] {
+        let keys: Vec<String> = (0..number).map(|n| format!("key{n:02}")).collect();
+        let entries = |of: usize| keys.iter().map(move |key| (&**key, Value::from(of)));
+        attempt.update_metadata_many(entries(number)).unwrap();
+        assert!(watcher.try_next().is_some() && watcher.try_next().is_none());
+        let (snapshot, value) = (status.snapshot(), Value::from(number));
+        let expected = keys.iter().map(|key| (&**key, &value));
+        assert!(snapshot.metadata().iter().eq(expected));
+        let one_more = entries(0).chain([("one more", Value::from(0))]);
+        let refused = attempt.update_metadata_many(one_more.cycle().take(200));
+        assert_eq!(refused.is_err(), number == 64);
+        attempt.update_metadata_many(entries(number)).unwrap();
+        status.remove_metadata("one more");
+        while watcher.try_next().is_some() {}
+    }
+}
+
+#[test]
+fn a_snapshot_keeps_its_metadata_beside_later_updates() {
+    let (tracker, _) = tracker();
+    let status = tracker.get_or_create("a");
+    let mut held = Vec::new();
+    for n in 0..5 {
+        status.update_metadata("n", n).unwrap();
+        status.update_metadata(&format!("key{n}"), n).unwrap();
+        held.push(status.snapshot());
+    }
+    status.set_state(State::Ready, "ok");
+    status.remove_metadata("key0");
+    for (n, snapshot) in held.iter().enumerate() {
+        assert_eq!(snapshot.metadata().get("n"), Some(&Value::from(n)));
+        assert_eq!(snapshot.metadata().get("key0"), Some(&Value::from(0)));
+        assert_eq!(snapshot.metadata().len(), n + 2);
+    }
+    assert_eq!(status.snapshot().metadata().len(), 5);
+}
+
+#[test]
 fn a_removed_status_counts_nowhere_and_its_id_can_be_created_again() {
     let (tracker, _) = tracker();
     let held = tracker.get_or_create("a");
