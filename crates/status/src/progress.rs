@@ -171,14 +171,14 @@ pub(crate) struct ProgressCell {
     estimator: Mutex<Option<Box<Estimator>>>,
 }
 
-/// Result of the last sample; replaced as a whole, so that readers take no lock.
-#[derive(Debug, Clone, Copy)]
+/// Result of the last sample; replaced as a whole, so that readers take no lock. It outlives the phase.
+#[derive(Debug)]
 struct Sampled {
     monotonic_nanos: u64,
     done: u64,
     moved: Option<WallNanos>,
-    /// The measurement, and the time of the point it was made at.
-    measured: Option<(Measured, u64)>,
+    /// The measurement, and the time of the point it was made at. Boxed, because most phases end before their first.
+    measured: Option<Box<(Measured, u64)>>,
 }
 
 impl ProgressCell {
@@ -240,8 +240,8 @@ impl ProgressCell {
         let done = self.done.load(Ordering::Relaxed);
         let at = now.monotonic_nanos;
         let measured = match estimator.sample(Duration::from_nanos(at), done) {
-            Sample::Taken(measured) => measured.map(|measured| (measured, at)),
-            Sample::TooEarly => last.measured,
+            Sample::Taken(measured) => measured.map(|measured| Box::new((measured, at))),
+            Sample::TooEarly => last.measured.clone(),
         };
         self.sampled.store(Some(Arc::new(Sampled {
             monotonic_nanos: now.monotonic_nanos,
@@ -265,7 +265,7 @@ impl ProgressCell {
         let sampled = sampled.as_deref();
         let done = self.done.load(Ordering::Relaxed);
         let total = Some(self.total.load(Ordering::Relaxed)).filter(|total| *total != NO_TOTAL);
-        let measured = sampled.and_then(|sampled| sampled.measured);
+        let measured = sampled.and_then(|sampled| sampled.measured.as_deref().copied());
         let eta = measured.zip(total).and_then(|((measured, at), total)| {
             if retired || state != self.phase {
                 return None;
