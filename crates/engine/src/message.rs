@@ -20,7 +20,7 @@ pub enum ActionError {
     #[error("partition {0} of the workspace is not assigned to this process")]
     NotAssigned(PartitionId),
     /// It was not done in time. The command continues, and may still take effect.
-    #[error("no answer within {}s: {waits_for}. The command goes on and may still take effect", after.as_secs_f32())]
+    #[error("no answer within {}s: {waits_for}. The command continues and may still take effect", after.as_secs_f32())]
     TimedOut {
         /// How long the caller waited.
         after: Duration,

@@ -54,7 +54,7 @@ pub(crate) struct EngineShared {
     /// Partitions that this process lost and that were not assigned to it again.
     lost: Mutex<BTreeSet<PartitionId>>,
     /// The highest epoch of a load that this process began, for each partition it has had. Transitions of loads that
-    /// the store never heard of may still be on their way into the history, so no later load may reuse their epoch.
+    /// the store does not know may still be on their way into the history, so no later load may reuse their epoch.
     begun: Mutex<HashMap<PartitionId, Epoch>>,
     pub(crate) permits: Permits,
     pub(crate) failures: Failures,

@@ -254,7 +254,7 @@ pub enum StoreError {
     },
     /// The log has lost records that are part of what was saved of the workspace.
     #[error(
-        "workspace {id} was saved up to offset {next_offset}, but {log} has lost the records from offset {from} on, and others may have taken their places; `reset` rebuilds it from those that are there"
+        "workspace {id} was saved up to offset {next_offset}, but {log} has lost the records from offset {from} on, and other records may now have these offsets; `reset` rebuilds it from the existing ones"
     )]
     LostEnd {
         /// The workspace.

@@ -8,6 +8,8 @@
 //! - A new owner of a partition reads what its copy lacks; with an empty disk it reads everything.
 //! - The copy answers loads, lists and histories, of open partitions only.
 //!
+//! What a `kill -9` within a transaction leaves, and how the next owner takes over, is in `changelog/writer.rs`.
+//!
 //! A workspace's records are in the changelog partition with the same number as its partition of the events.
 
 mod counts;

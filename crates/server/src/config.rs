@@ -126,7 +126,7 @@ pub(crate) struct HttpLimits {
     /// Largest body of a request
     #[arg(long = "max-body", value_name = "SIZE", default_value = "16MiB", value_parser = at_least("1KiB"))]
     pub(crate) max_body_bytes: usize,
-    /// Connections at the same time. An authorized request takes the place of a connection that was idle for a second,
+    /// Connections at the same time. An authorized request gets the permit of a connection that was idle for a second,
     /// or whose client is not authorized; 64 more are accepted for probes, and any other request on them is answered
     /// with 503 and Retry-After. The limit of open files (ulimit -n) may reduce the number
     #[arg(long, value_name = "N", default_value = "1024", value_parser = number::<usize>(1, 1_000_000))]
@@ -179,17 +179,27 @@ pub(crate) enum Colour {
     Never,
 }
 
+/// The stores, each with its name and its help.
+const STORES: [(&str, StoreKind, &str); 3] = [
+    (
+        "lsm",
+        StoreKind::Lsm,
+        "The embedded database that also holds the log",
+    ),
+    ("file", StoreKind::File, "Human-readable JSON lines"),
+    (
+        "memory",
+        StoreKind::Memory,
+        "Memory only: a restart replays the log from its beginning",
+    ),
+];
+
 fn store() -> impl TypedValueParser<Value = StoreKind> {
-    let kinds = [
-        PossibleValue::new("lsm").help("The embedded database that also holds the log"),
-        PossibleValue::new("file").help("Human-readable JSON lines"),
-        PossibleValue::new("memory")
-            .help("Memory only: a restart replays the log from its beginning"),
-    ];
-    PossibleValuesParser::new(kinds).map(|name| match name.as_str() {
-        "file" => StoreKind::File,
-        "memory" => StoreKind::Memory,
-        _ => StoreKind::Lsm,
+    let names = STORES.map(|(name, _, help)| PossibleValue::new(name).help(help));
+    PossibleValuesParser::new(names).try_map(|name| {
+        let kind = STORES.iter().find(|(known, ..)| *known == name);
+        kind.map(|(_, kind, _)| *kind)
+            .ok_or_else(|| format!("no store is called {name}"))
     })
 }
 

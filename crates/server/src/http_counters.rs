@@ -9,7 +9,7 @@ pub(crate) struct HttpCounters {
     connections: AtomicUsize,
     /// Requests refused because all connections were taken.
     pub(crate) requests_refused: Counter,
-    /// Idle connections closed because others needed their place.
+    /// Idle connections closed because others needed their permit.
     pub(crate) idle_closed: Counter,
     /// Connections closed because the client stopped reading its answer.
     pub(crate) stalled_closed: Counter,

@@ -185,7 +185,7 @@ const HTTP_COUNTERS: [HttpRow; 4] = [
     ),
     (
         "workspace_engine_http_idle_connections_closed",
-        "Idle connections closed because others needed their place",
+        "Idle connections closed because others needed their permit",
         |http| &http.idle_closed,
     ),
     (

@@ -255,7 +255,7 @@ mod tests {
         log.append("new");
         let expected = (
             StatusCode::SERVICE_UNAVAILABLE,
-            "the workspace is not known yet: its partition is read up to offset 0, and its events may stand below 1"
+            "the workspace is not known yet: its partition is read up to offset 0, and its events may be below 1"
                 .to_owned(),
         );
         let now = Instant::now();

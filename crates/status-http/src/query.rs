@@ -58,7 +58,10 @@ impl<'a> Parameters<'a> {
         let mut values = self.all(name);
         match (values.next(), values.next()) {
             (value, None) => Ok(value),
-            (_, Some(_)) => Err(invalid_parameter(name, "the parameter may stand once only")),
+            (_, Some(_)) => Err(invalid_parameter(
+                name,
+                "the parameter may be given only once",
+            )),
         }
     }
 

@@ -56,7 +56,7 @@ pub enum DiskError {
         reason: String,
     },
     /// A file is damaged at a position where acknowledged data would be lost.
-    #[error("{} is damaged at byte {position}: {reason}; nothing was changed: restore the directory from a copy, or, to go on without what is lost, rename {} to {WITNESS_ACCEPTED}", .file.display(), .witness.display())]
+    #[error("{} is damaged at byte {position}: {reason}; nothing was changed: restore the directory from a copy, or, to continue without the lost data, rename {} to {WITNESS_ACCEPTED}", .file.display(), .witness.display())]
     Damaged {
         /// The file.
         file: PathBuf,
@@ -68,7 +68,7 @@ pub enum DiskError {
         witness: PathBuf,
     },
     /// The file by which the database recognises its directory is missing; the rest of the database exists.
-    #[error("{} is missing, without which the database does not open; nothing was changed: restore it from a copy of the directory, or copy it from any other data directory of this version; or, to begin with an empty database, rename {} to {WITNESS_ACCEPTED}: what is there is set aside", .file.display(), .witness.display())]
+    #[error("{} is missing, without which the database does not open; nothing was changed: restore it from a copy of the directory, or copy it from any other data directory of this version; or, to begin with an empty database, rename {} to {WITNESS_ACCEPTED}: existing files are set aside", .file.display(), .witness.display())]
     NoMarker {
         /// The file that is missing.
         file: PathBuf,
@@ -94,7 +94,7 @@ pub enum DiskError {
         reason: String,
     },
     /// The database holds less than what was acknowledged.
-    #[error("the data directory {} has lost acknowledged data: {lost}; nothing was appended to it: restore it from a copy, or, to go on without what is lost, rename {} to {WITNESS_ACCEPTED}", .path.display(), .witness.display())]
+    #[error("the data directory {} has lost acknowledged data: {lost}; nothing was appended to it: restore it from a copy, or, to continue without the lost data, rename {} to {WITNESS_ACCEPTED}", .path.display(), .witness.display())]
     Lost {
         /// The directory.
         path: PathBuf,
@@ -104,7 +104,7 @@ pub enum DiskError {
         witness: PathBuf,
     },
     /// The witness file itself cannot be read.
-    #[error("the witness file {} is damaged, so it is not known whether acknowledged events were lost; restore the directory from a copy, or rename the file to {WITNESS_ACCEPTED} to go on with what is there", .path.display())]
+    #[error("the witness file {} is damaged, so it is not known whether acknowledged events were lost; restore the directory from a copy, or rename the file to {WITNESS_ACCEPTED} to continue with the existing data", .path.display())]
     Witness {
         /// The file.
         path: PathBuf,

@@ -90,7 +90,7 @@ fn contents(
             // A log over a network returns an empty batch until its first fetch has been answered.
             if batch.next_offset <= offset && low_watermark <= offset {
                 return Err(format!(
-                    "the event log has not given the event at offset {offset} yet, try again"
+                    "the event log has not returned the event at offset {offset} yet, try again"
                 ));
             }
             Ok(NONE)
@@ -150,7 +150,7 @@ mod tests {
             requested: REQUESTED,
             until: Offset(6),
         };
-        let not_yet = "the event log has not given the event at offset 5 yet, try again";
+        let not_yet = "the event log has not returned the event at offset 5 yet, try again";
         for (name, read, low_watermark, expected) in [
             ("it is there", batch(vec![record(5)], 6), 0, whole),
             (

@@ -14,8 +14,11 @@ use crate::loaded::Following;
 /// Shortest time between two updates of the progress of replays.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
-/// See [`Driver::report_progress`].
+/// Updates of progress take at most one in this many parts of the time, unless that makes progress too old.
 const PROGRESS_SHARE: u32 = 20;
+
+/// Longest time between two updates of the progress of replays.
+const MAX_PROGRESS_AGE: Duration = Duration::from_secs(5);
 
 impl Driver {
     pub(super) fn report(&mut self, slot: Slot, report: Report) {
@@ -217,8 +220,8 @@ impl Driver {
         }
     }
 
-    /// Shows the progress of replaying workspaces, at most every [`PROGRESS_EVERY`], and so seldom that it takes at most
-    /// one in [`PROGRESS_SHARE`] of the time.
+    /// Shows the progress of replaying workspaces: every [`PROGRESS_EVERY`], or less often where they are so many that
+    /// this would take too large a share of the time.
     pub(super) fn report_progress(&mut self) {
         let began = Instant::now();
         if began < self.progress_at {
@@ -240,7 +243,7 @@ impl Driver {
             // A refusal means that a newer load owns the status; the machine finds that out by itself.
             let _ = attempt.update_metadata_many(replay.metadata("reading", next_offset, events));
         }
-        let pause = (began.elapsed() * PROGRESS_SHARE).max(PROGRESS_EVERY);
+        let pause = (began.elapsed() * PROGRESS_SHARE).clamp(PROGRESS_EVERY, MAX_PROGRESS_AGE);
         self.progress_at = Instant::now() + pause;
     }
 }

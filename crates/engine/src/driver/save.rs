@@ -13,7 +13,8 @@
 //!
 //! So every event is in the store or is applied again, once. The events are still in the log: it is trimmed only below
 //! the floor of saves that the store has synced (`threads/upkeep.rs`). After a power loss a save that was not synced may
-//! be missing too, which is the first row.
+//! be missing too, which is the first row. On a Kafka cluster a save is a transaction: what a `kill -9` within it leaves is
+//! in `changelog/writer.rs` of that crate.
 
 use workspace_lifecycle::{Refusal, Refused, SavePlan, Slot};
 

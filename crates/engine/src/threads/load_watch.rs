@@ -89,7 +89,7 @@ fn start_replacement(shared: &Arc<EngineShared>, jobs: &Receiver<LoadJob>) -> bo
         loader::run(shared, &jobs);
     });
     let thread = thread.inspect_err(|error| {
-        tracing::error!(%error, "no thread takes the place of one whose load hangs");
+        tracing::error!(%error, "no thread can be started to replace one whose load hangs");
     });
     let is_started = thread.is_ok();
     let mut replacements = shared.replacements.lock();

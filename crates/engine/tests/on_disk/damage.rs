@@ -68,7 +68,7 @@ fn a_bit_flipped_in_the_journal_is_refused_and_nothing_is_changed() {
         if let Some(error) = outcome(path.path(), REQUESTS) {
             let text = error.to_string();
             assert!(
-                text.contains("to go on without what is lost, rename"),
+                text.contains("to continue without the lost data, rename"),
                 "bit {bit}: {text}"
             );
             assert_eq!(

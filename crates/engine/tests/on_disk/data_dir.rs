@@ -245,7 +245,7 @@ fn every_way_out_that_an_error_names_opens_the_directory() {
         (
             "no marker",
             no_marker,
-            "what is there is set aside",
+            "existing files are set aside",
             rename,
             Some(0),
         ),

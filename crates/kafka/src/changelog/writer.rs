@@ -22,8 +22,8 @@
 //! - A commit request that did not arrive is the first row. One that arrived is always completed: fencing the producer
 //!   aborts nothing then. The takeover waits until the group's offset is stable, and until every transaction below the
 //!   end of the changelog is decided.
-//! - The copy of the killed process has nothing of the transaction, or a part of its mutations below an unchanged
-//!   position. The next takeover by that process reads the changelog from that position on. Importing a record again
+//! - The copy of the killed process has nothing of the transaction, or some of its mutations with the position unchanged.
+//!   The next takeover by that process reads the changelog from that position on. Importing a record again
 //!   ends in the same state.
 
 use std::collections::VecDeque;

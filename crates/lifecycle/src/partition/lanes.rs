@@ -174,7 +174,7 @@ impl Partition {
         let cursor = self.run(lane).map_or(next_offset, |run| run.cursor);
         let workspace = self.workspaces.at_mut(slot);
         workspace.phase = Phase::Following { lane };
-        // It waits for the lane alone: a workspace that has reached its target already waits for nothing.
+        // A workspace that has reached its target already gets the lane's cursor as its target: it is ready at once.
         let target = workspace.target.filter(|target| next_offset < *target);
         let target = target.unwrap_or(cursor);
         workspace.target = Some(target);
@@ -368,7 +368,8 @@ impl Partition {
         let LaneState::Holding { batch, until } = &mut run.state else {
             return;
         };
-        // Every input comes here: no workspace is looked at again once its load has ended.
+        // Called after every input, so a workspace that is not being loaded is checked once. If a load of it begins
+        // while the batch is held, it may need a round of its own.
         let waited_for = batch
             .touched
             .iter()

@@ -110,7 +110,7 @@ impl<T, E: std::error::Error + 'static> Reloaded<T, E> {
                 self.failures.fetch_add(1, Ordering::Relaxed);
                 error!(
                     error = crate::with_sources(&failure),
-                    "{} changed and cannot be used; the one before stays in use", self.what
+                    "{} changed and cannot be used; the previous one stays in use", self.what
                 );
             }
         }

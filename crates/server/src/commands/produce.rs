@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     /// File of events, one JSON object a line; `-` is standard input
     #[arg(value_name = "FILE|-")]
     input: PathBuf,
-    /// How long to go on while the engine does not answer, such as over its restart
+    /// How long to retry while the engine does not answer, such as over its restart
     #[arg(long, env = "WORKSPACE_ENGINE_RETRY_FOR", value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     retry_for: Duration,
     /// Most events of one request

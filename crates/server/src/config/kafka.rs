@@ -53,7 +53,7 @@ pub(crate) struct KafkaSettings {
     /// rebalance, and others take them over only after the session timeout
     #[arg(long, value_name = "NAME", default_value = "off", value_parser = or_off(text))]
     group_instance_id: OrOff<String>,
-    /// An engine that the group has not heard of for this long loses its partitions (classic protocol; else the brokers
+    /// An engine from which the group has had no heartbeat for this long loses its partitions (classic protocol; else the brokers
     /// decide). With both protocols, an engine whose coordinator does not answer for this long releases its partitions
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = session)]
     session_timeout: Duration,

@@ -131,7 +131,7 @@ fn read<T>(
 #[expect(dead_code, reason = "describes the query; Parameters reads it")]
 struct PageParameters {
     /// At most so many, 1 to 10,000; 100 if not given. A page of large entities holds fewer, and so does one that is
-    /// made while other answers hold most of the memory for them: go on with its `nextCursor`.
+    /// made while other answers hold most of the memory for them: continue with its `nextCursor`.
     limit: Option<usize>,
     /// Where the page before ended, as its `nextCursor`.
     cursor: Option<String>,

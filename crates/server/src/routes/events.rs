@@ -54,11 +54,11 @@ struct EventDocument {
 struct AcceptedDocument {
     /// How many events the request held.
     accepted: u64,
-    /// Where they stand, ordered by partition.
+    /// Their offsets, ordered by partition.
     partitions: Vec<AcceptedRange>,
 }
 
-/// Where the events of one request stand in one partition.
+/// Offsets of the events of one request in one partition.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct AcceptedRange {

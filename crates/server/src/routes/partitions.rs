@@ -97,7 +97,7 @@ impl From<PartitionReport> for PartitionDocument {
     }
 }
 
-/// Where the partitions of the log stand
+/// Positions of the partitions of the log
 #[utoipa::path(
     get,
     path = "/api/v1/partitions",

@@ -93,7 +93,7 @@ fn each_action_is_logged_with_its_caller_and_no_secret_is() {
     let lines = support::eventually("the lines of the log", || {
         let text = fs::read_to_string(&log).unwrap();
         let has_ended = text.contains("operation ended");
-        if has_ended && text.contains("cannot be used; the one before stays in use") {
+        if has_ended && text.contains("cannot be used; the previous one stays in use") {
             Ok(text)
         } else {
             Err(text)

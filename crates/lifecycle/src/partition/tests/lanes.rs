@@ -31,6 +31,22 @@ fn a_workspace_that_loads_late_gets_a_round_of_its_own() {
 }
 
 #[test]
+fn a_requested_workspace_does_not_wait_for_other_loads() {
+    let round = "fetch 0..10 for the catch-up lane";
+    let mut story = Story::owned(&[("a", 0), ("b", 0)], 10, 10);
+    let waits = story.load(0, 2, 0, 10);
+    assert!(!waits.contains(round), "{waits}");
+    let requested = story.command("a", Command::Load);
+    assert!(requested.contains(round), "{requested}");
+
+    let mut story = Story::owned(&[("a", 0), ("b", 0)], 10, 10);
+    story.send(granted(0));
+    story.command("a", Command::Load);
+    let loads = story.send(loaded(0, 2, 0, 10));
+    assert!(loads.contains(round), "{loads}");
+}
+
+#[test]
 fn a_batch_waits_for_the_load_of_its_workspace_but_not_beyond_its_hold() {
     let mut story = Story::owned(&[], 0, 0);
     assert_eq!(
