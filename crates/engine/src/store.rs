@@ -8,23 +8,27 @@ mod mutation;
 pub mod plan;
 mod table;
 
+mod history;
+
 mod file;
 mod lsm;
 mod memory;
 
 pub use file::FileStore;
+pub use history::{
+    HistoryCursor, HistoryPart, HistoryPlace, HistoryRecord, MAX_HISTORY_TRANSITIONS,
+    PartTransition,
+};
 pub use lsm::{CopyPosition, LsmStore};
 pub use memory::MemoryStore;
 pub use mutation::{Erasure, Key, Mutation};
 pub use ownership::{Opening, Ownership, SoleOwner};
 pub use table::{CommitRefused, Locks, Table, by_workspace};
 
-use crate::clock;
 use bytes::Bytes;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::{Epoch, Snapshot, State, Transition, WorkspaceId};
+use workspace_status::{Epoch, WorkspaceId};
 
 /// What the store holds of a workspace, without its entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,57 +178,6 @@ pub struct Deletion {
     /// Events below this offset are deleted with it.
     pub next_offset: Offset,
 }
-
-/// One transition as it is kept permanently (up to the store's limit per workspace).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HistoryRecord {
-    /// The workspace.
-    pub id: WorkspaceId,
-    /// Number of the transition within its epoch, from 1.
-    pub sequence: u64,
-    /// Epoch of the load it belongs to.
-    pub epoch: Epoch,
-    /// The owner of the workspace at that time.
-    pub owner: String,
-    /// State before.
-    pub from: State,
-    /// State after.
-    pub to: State,
-    /// Time of the transition, in milliseconds since the Unix epoch.
-    pub at_ms: u64,
-    /// Duration of the state before, in microseconds.
-    pub time_in_from_us: u64,
-    /// The message of the transition.
-    pub message: String,
-}
-
-impl HistoryRecord {
-    /// The record of a transition in a snapshot of its workspace.
-    pub fn of(snapshot: &Snapshot, transition: &Transition) -> Self {
-        Self {
-            id: snapshot.id().clone(),
-            sequence: transition.sequence(),
-            epoch: transition.epoch(),
-            owner: snapshot.owner().unwrap_or_default().to_owned(),
-            from: transition.from_state(),
-            to: transition.to_state(),
-            at_ms: clock::unix_ms(transition.timestamp()),
-            time_in_from_us: clock::micros(transition.time_in_from()),
-            message: transition.message().to_owned(),
-        }
-    }
-
-    /// Time of the transition.
-    pub fn at(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(self.at_ms)
-    }
-}
-
-/// Most transitions that a store keeps of one workspace; beyond that the oldest are removed.
-pub const MAX_HISTORY_TRANSITIONS: usize = 10_000;
-
-/// Cursor of a page of history: the page begins after this transition, given by epoch and sequence.
-pub type HistoryCursor = (Epoch, u64);
 
 /// Why the store refused or failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -439,9 +392,9 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Unavailable`].
     fn purge(&self, id: &WorkspaceId) -> Result<(), StoreError>;
 
-    /// Adds transitions to the histories of their workspaces. A transition that is stored already is kept once. A
-    /// transition of a load before the deletion of the workspace is dropped. A transition whose number another one has,
-    /// because the epoch was used before, gets the number after the last of the epoch.
+    /// Adds transitions to the histories of their workspaces; those of one load follow each other, oldest first. A
+    /// transition that is stored already is kept once. A transition of a load before the deletion of the workspace is
+    /// dropped.
     ///
     /// # Errors
     /// The first of [`StoreError::NoSpace`], [`StoreError::Unavailable`], [`StoreError::Corrupt`] and
@@ -449,7 +402,8 @@ pub trait Store: Send + Sync + 'static {
     /// the transitions of the others from being kept, so all may be appended again.
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError>;
 
-    /// At most `limit` transitions of a workspace, oldest first, after a cursor.
+    /// At most `limit` transitions of a workspace, oldest first, after a cursor. Where an epoch was used by two loads,
+    /// the transitions of the later one are numbered after those of the earlier one.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] and [`StoreError::Corrupt`].

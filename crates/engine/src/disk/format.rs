@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 /// Format version of the whole data directory. A directory of any other version is refused.
-pub const FORMAT_VERSION: u64 = 3;
+pub const FORMAT_VERSION: u64 = 4;
 
 const FILE: &str = "format.json";
 const NAME: &str = "workspace-engine data directory";

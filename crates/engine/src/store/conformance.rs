@@ -59,7 +59,8 @@ pub const CASES: &[(&str, Case)] = cases![
     erasures::an_erasure_of_an_old_epoch_is_fenced,
     erasures::a_purged_workspace_leaves_nothing,
     histories::history_is_kept_once_in_order_and_in_pages,
-    histories::a_number_that_is_taken_is_given_to_no_other_transition,
+    histories::an_epoch_that_two_loads_used_has_the_transitions_of_both,
+    histories::transitions_that_are_appended_again_with_more_are_kept_once,
     histories::the_newest_transitions_are_kept,
 ];
 
@@ -173,6 +174,7 @@ pub fn transition(text: &str, epoch: u64, sequence: u64) -> HistoryRecord {
         id: id(text),
         sequence,
         epoch: Epoch::new(epoch),
+        begun_ms: 1_700_000_000_000,
         owner: "node-1".to_owned(),
         from: State::Initializing,
         to: State::Ready,

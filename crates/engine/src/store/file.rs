@@ -17,9 +17,10 @@ mod lines;
 mod names;
 mod recovery;
 
+use super::history::Page;
 use super::{
-    CommitRefused, Deletion, EntrySink, Erasure, HistoryCursor, HistoryRecord, Key, Locks,
-    Mutation, StoreError, StoredWorkspace, Table,
+    CommitRefused, Deletion, EntrySink, Erasure, HistoryCursor, HistoryPart, HistoryPlace,
+    HistoryRecord, Key, Locks, Mutation, StoreError, StoredWorkspace, Table,
 };
 use crate::disk::{DirLock, DiskError};
 use entries::{Committed, Entries};
@@ -31,7 +32,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::WorkspaceId;
+use workspace_status::{Epoch, WorkspaceId};
 
 /// Files below this size are never compacted.
 const MIN_COMPACTED_BYTES: u64 = 1024 * 1024;
@@ -130,14 +131,14 @@ impl FileStore {
     fn commit_one(&self, id: &WorkspaceId, mutations: &[Mutation]) -> Result<(), StoreError> {
         let slot = self.slot(id);
         let slot = &mut *slot.lock();
-        let mut transitions = Vec::new();
+        let mut parts = Vec::new();
         for mutation in mutations {
-            if let Mutation::Transition(record) = mutation {
-                transitions.push(record);
+            if let Mutation::History(part) = mutation {
+                parts.push(part);
             }
         }
-        if !transitions.is_empty() {
-            self.write_history(id, slot, &transitions)?;
+        if !parts.is_empty() {
+            self.write_history(id, slot, &parts)?;
         }
         if let Some((Mutation::Workspace(workspace), changes)) = mutations.split_last() {
             self.write_entries(workspace, slot, changes)?;
@@ -181,7 +182,7 @@ impl FileStore {
                 // No claim and no save has them.
                 Mutation::Workspace(_)
                 | Mutation::Deletion(_)
-                | Mutation::Transition(_)
+                | Mutation::History(_)
                 | Mutation::Removed(_)
                 | Mutation::Damaged(..) => {}
             }
@@ -200,7 +201,7 @@ impl FileStore {
         &self,
         id: &WorkspaceId,
         slot: &mut Slot,
-        transitions: &[&HistoryRecord],
+        parts: &[&HistoryPart],
     ) -> Result<(), StoreError> {
         let path = self.history_path(id);
         let failed = |error: io::Error| store_error(&path, &error);
@@ -210,7 +211,7 @@ impl FileStore {
             Some(tail) => tail,
             None => history::read(&path, id).map_err(failed)?.0,
         };
-        let tail = history::append(&path, id, tail, transitions).map_err(failed)?;
+        let tail = history::append(&path, id, tail, parts).map_err(failed)?;
         slot.history = Some(tail);
         self.dirty.lock().extend(path.parent().map(Path::to_owned));
         Ok(())
@@ -357,25 +358,26 @@ impl Table for FileStore {
         let (tail, history) =
             history::read(&path, id).map_err(|error| store_error(&path, &error))?;
         slot.history = Some(tail);
-        let behind = history
-            .into_iter()
-            .filter(|(cursor, _)| after.is_none_or(|after| *cursor > after));
-        Ok(behind.take(limit).map(|(_, record)| record).collect())
+        let mut page = Page::new(after, limit);
+        for part in history.into_values() {
+            page.add(part);
+        }
+        Ok(page.records())
     }
 
-    fn last_transition(&self, id: &WorkspaceId) -> Result<Option<HistoryCursor>, StoreError> {
+    fn newest_epoch(&self, id: &WorkspaceId) -> Result<Option<Epoch>, StoreError> {
         let slot = self.slot_for_reading(id);
         let mut slot = slot.lock();
         if let Some(tail) = slot.history {
-            return Ok(tail.last);
+            return Ok(tail.newest_epoch());
         }
         let path = self.history_path(id);
         let (tail, _) = history::read(&path, id).map_err(|error| store_error(&path, &error))?;
         slot.history = Some(tail);
-        Ok(tail.last)
+        Ok(tail.newest_epoch())
     }
 
-    fn surplus(&self, _: &WorkspaceId, _: usize) -> Result<Vec<HistoryCursor>, StoreError> {
+    fn history_parts(&self, _: &WorkspaceId) -> Result<Vec<(HistoryPlace, usize)>, StoreError> {
         Ok(Vec::new())
     }
 

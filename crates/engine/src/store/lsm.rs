@@ -14,8 +14,8 @@ pub use copy::CopyPosition;
 pub(super) use layout::DAMAGED_AT_SOURCE;
 
 use super::{
-    CommitRefused, Deletion, EntrySink, Erasure, HistoryCursor, HistoryRecord, Locks, Mutation,
-    StoreError, StoredWorkspace, Table,
+    CommitRefused, Deletion, EntrySink, Erasure, HistoryCursor, HistoryPlace, HistoryRecord, Locks,
+    Mutation, StoreError, StoredWorkspace, Table,
 };
 use crate::disk::codec::{Reader, Writer};
 use crate::disk::{DataDir, DiskError, WriteError, describe, is_damage};
@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 use partition_index::PartitionIndex;
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::WorkspaceId;
+use workspace_status::{Epoch, WorkspaceId};
 
 /// A store in a data directory.
 pub struct LsmStore {
@@ -222,12 +222,12 @@ impl Table for LsmStore {
         self.history.read(id, after, limit)
     }
 
-    fn last_transition(&self, id: &WorkspaceId) -> Result<Option<HistoryCursor>, StoreError> {
-        self.history.last(id)
+    fn newest_epoch(&self, id: &WorkspaceId) -> Result<Option<Epoch>, StoreError> {
+        self.history.newest_epoch(id)
     }
 
-    fn surplus(&self, id: &WorkspaceId, added: usize) -> Result<Vec<HistoryCursor>, StoreError> {
-        self.history.surplus(id, added)
+    fn history_parts(&self, id: &WorkspaceId) -> Result<Vec<(HistoryPlace, usize)>, StoreError> {
+        self.history.parts(id)
     }
 
     fn commit(

@@ -1,14 +1,14 @@
 //! The memory store: for tests, and for engines that rebuild everything from the log.
 
 use super::{
-    CommitRefused, Deletion, EntrySink, Erasure, HistoryCursor, HistoryRecord, Key, Locks,
-    MAX_HISTORY_TRANSITIONS, Mutation, StoreError, StoredEntry, StoredWorkspace, Table,
+    CommitRefused, Deletion, EntrySink, Erasure, HistoryCursor, HistoryPart, HistoryPlace,
+    HistoryRecord, Key, Locks, Mutation, StoreError, StoredEntry, StoredWorkspace, Table, history,
 };
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::WorkspaceId;
+use workspace_status::{Epoch, WorkspaceId};
 
 /// Keeps workspaces in memory until it is dropped.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ pub struct MemoryStore {
 struct Contents {
     workspaces: BTreeMap<WorkspaceId, StoredWorkspace>,
     entries: HashMap<WorkspaceId, Entries>,
-    history: HashMap<WorkspaceId, BTreeMap<HistoryCursor, HistoryRecord>>,
+    history: HashMap<WorkspaceId, BTreeMap<HistoryPlace, HistoryPart>>,
     deletions: BTreeMap<WorkspaceId, Deletion>,
     committed: HashMap<PartitionId, Offset>,
 }
@@ -48,9 +48,9 @@ impl Contents {
                 let entries = self.entries.entry(id).or_default();
                 entries.insert((entry.kind.clone(), entry.id.clone()), entry);
             }
-            Mutation::Transition(record) => {
-                let history = self.history.entry(record.id.clone()).or_default();
-                history.insert((record.epoch, record.sequence), record);
+            Mutation::History(part) => {
+                let history = self.history.entry(part.id.clone()).or_default();
+                history.insert(part.place(), part);
             }
             // Without the damaged value the number of entries is not the saved one.
             Mutation::Removed(key) | Mutation::Damaged(_, key) => self.remove(&key),
@@ -66,13 +66,9 @@ impl Contents {
                     entries.remove(&(kind.clone(), entity.clone()));
                 }
             }
-            Key::Transition {
-                id,
-                epoch,
-                sequence,
-            } => {
+            Key::History { id, place } => {
                 if let Some(history) = self.history.get_mut(id) {
-                    history.remove(&(*epoch, *sequence));
+                    history.remove(place);
                 }
             }
         }
@@ -141,27 +137,30 @@ impl Table for MemoryStore {
         limit: usize,
     ) -> Result<Vec<HistoryRecord>, StoreError> {
         let contents = self.contents.lock();
-        let history = contents.history.get(id).into_iter().flatten();
-        let behind = history.filter(|(cursor, _)| after.is_none_or(|after| **cursor > after));
-        Ok(behind
-            .take(limit)
-            .map(|(_, record)| record.clone())
-            .collect())
+        let mut page = history::Page::new(after, limit);
+        for part in contents
+            .history
+            .get(id)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+        {
+            page.add(part.clone());
+        }
+        Ok(page.records())
     }
 
-    fn last_transition(&self, id: &WorkspaceId) -> Result<Option<HistoryCursor>, StoreError> {
+    fn newest_epoch(&self, id: &WorkspaceId) -> Result<Option<Epoch>, StoreError> {
         let contents = self.contents.lock();
         let last = contents.history.get(id).and_then(BTreeMap::last_key_value);
-        Ok(last.map(|(cursor, _)| *cursor))
+        Ok(last.map(|(place, _)| place.epoch))
     }
 
-    fn surplus(&self, id: &WorkspaceId, added: usize) -> Result<Vec<HistoryCursor>, StoreError> {
+    fn history_parts(&self, id: &WorkspaceId) -> Result<Vec<(HistoryPlace, usize)>, StoreError> {
         let contents = self.contents.lock();
-        let Some(history) = contents.history.get(id) else {
-            return Ok(Vec::new());
-        };
-        let surplus = (history.len() + added).saturating_sub(MAX_HISTORY_TRANSITIONS);
-        Ok(history.keys().take(surplus).copied().collect())
+        let parts = contents.history.get(id).into_iter().flatten();
+        Ok(parts
+            .map(|(place, part)| (*place, part.transitions.len()))
+            .collect())
     }
 
     fn commit(

@@ -1,9 +1,9 @@
 //! What a plan changes in a table. On a cluster each mutation is also a record of the changelog.
 
-use super::{Deletion, HistoryRecord, StoredEntry, StoredWorkspace};
+use super::{Deletion, HistoryPart, HistoryPlace, StoredEntry, StoredWorkspace};
 use std::sync::Arc;
 use workspace_lifecycle::PartitionId;
-use workspace_status::{Epoch, WorkspaceId};
+use workspace_status::WorkspaceId;
 
 /// The name of one stored value.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,14 +21,12 @@ pub enum Key {
         /// Id of the entity.
         entity: Box<str>,
     },
-    /// One of its transitions.
-    Transition {
+    /// A part of its history.
+    History {
         /// The workspace.
         id: WorkspaceId,
-        /// Epoch of the transition.
-        epoch: Epoch,
-        /// The number under which it is stored.
-        sequence: u64,
+        /// Where the part begins.
+        place: HistoryPlace,
     },
 }
 
@@ -41,8 +39,8 @@ pub enum Mutation {
     Deletion(Deletion),
     /// The new value of an entry.
     Entry(WorkspaceId, StoredEntry),
-    /// A transition; its `sequence` is the number under which it is stored.
-    Transition(HistoryRecord),
+    /// A part of a history; it replaces one that begins at the same place.
+    History(HistoryPart),
     /// The value was removed.
     Removed(Key),
     /// The value cannot be read in the changelog of this partition: its workspace is damaged. No plan has this.
@@ -68,7 +66,7 @@ impl Mutation {
             Self::Workspace(workspace) => &workspace.id,
             Self::Deletion(deletion) => &deletion.id,
             Self::Entry(id, _) => id,
-            Self::Transition(record) => &record.id,
+            Self::History(part) => &part.id,
             Self::Removed(key) | Self::Damaged(_, key) => key.workspace(),
         }
     }
@@ -81,7 +79,7 @@ impl Key {
             Self::Workspace(id)
             | Self::Deletion(id)
             | Self::Entry { id, .. }
-            | Self::Transition { id, .. } => id,
+            | Self::History { id, .. } => id,
         }
     }
 }

@@ -1,16 +1,18 @@
 //! What a claim, a save, transitions or an erasure change: the one place for the rules of fencing, of epochs, of
-//! deletion marks and of the numbers of transitions. A plan reads a table and changes nothing.
+//! deletion marks and of the length of histories. A plan reads a table and changes nothing.
 
 use super::{
-    Change, Claim, Deletion, Erase, HistoryCursor, HistoryRecord, Key, Mutation, Save, StoreError,
-    StoredWorkspace, Table,
+    Change, Claim, Deletion, Erase, HistoryPart, HistoryPlace, HistoryRecord, Key,
+    MAX_HISTORY_TRANSITIONS, Mutation, Save, StoreError, StoredWorkspace, Table,
 };
-use std::collections::BTreeMap;
 use workspace_status::{Epoch, WorkspaceId};
 
 /// The most bytes of the names of an entry, with those of its workspace: the database cuts longer keys without an
 /// error.
 const MAX_NAME_BYTES: usize = u16::MAX as usize;
+
+/// Transitions of a history that are removed beyond its surplus: more than are usually added before it is counted again.
+const MIN_REMOVED: usize = 512;
 
 /// The workspace as a claim leaves it.
 ///
@@ -111,12 +113,11 @@ pub fn delete(table: &impl Table, erase: Erase) -> Result<Deletion, StoreError> 
     })
 }
 
-/// The mutations of adding transitions of one workspace: those that are not stored yet, each with the number under
-/// which it is stored, and the oldest that are removed for them.
+/// The mutations of adding transitions of one workspace: the parts of its history that they make, and the oldest parts
+/// that are removed for them. It reads the history only now and then ([`HistoryPart::is_counted`]).
 ///
-/// A claim is not synced, and the first transitions of a load are written before it. So after a crash of the machine
-/// the history may hold transitions of an epoch that the next load uses again. Where a number is taken by another
-/// transition, the new one gets the number after the last of its epoch.
+/// Nothing is read to find out what is stored already: transitions that are added again make a part at the same place,
+/// or one that overlaps others, and a reader takes each transition once.
 ///
 /// # Errors
 /// Why the history of the workspace cannot be read.
@@ -128,76 +129,35 @@ pub fn history(
     if let Some(deletion) = table.deletion(id) {
         records.retain(|record| record.epoch > deletion.epoch);
     }
-    let Some(first) = records.iter().map(cursor).min() else {
-        return Ok(Vec::new());
-    };
-    let mut stored = BTreeMap::new();
-    if table.last_transition(id)?.is_some_and(|last| last >= first) {
-        let same_epochs = table.transitions(id, Some((first.0, 0)), usize::MAX)?;
-        stored.extend(
-            same_epochs
-                .into_iter()
-                .map(|record| (cursor(&record), record)),
-        );
-    }
-    let mut mutations = Vec::with_capacity(records.len());
-    for mut record in records {
-        if let Some(number) = number(&stored, &record) {
-            record.sequence = number;
-            stored.insert(cursor(&record), record.clone());
-            mutations.push(Mutation::Transition(record));
+    let added = records.len();
+    let parts = HistoryPart::of(records);
+    let is_counted = parts.iter().any(HistoryPart::is_counted);
+    let mut mutations: Vec<_> = parts.into_iter().map(Mutation::History).collect();
+    if is_counted {
+        let stored = table.history_parts(id)?;
+        for place in surplus(&stored, added) {
+            mutations.push(Mutation::Removed(Key::History {
+                id: id.clone(),
+                place,
+            }));
         }
-    }
-    for (epoch, sequence) in table.surplus(id, mutations.len())? {
-        mutations.push(Mutation::Removed(Key::Transition {
-            id: id.clone(),
-            epoch,
-            sequence,
-        }));
     }
     Ok(mutations)
 }
 
-/// The number under which a transition is stored; `None` if it is stored already.
-fn number(stored: &BTreeMap<HistoryCursor, HistoryRecord>, record: &HistoryRecord) -> Option<u64> {
-    let is_same = |other: &HistoryRecord| {
-        let HistoryRecord {
-            id: _,
-            sequence: _,
-            epoch: _,
-            owner,
-            from,
-            to,
-            at_ms,
-            time_in_from_us,
-            message,
-        } = other;
-        (owner, from, to, at_ms, time_in_from_us, message)
-            == (
-                &record.owner,
-                &record.from,
-                &record.to,
-                &record.at_ms,
-                &record.time_in_from_us,
-                &record.message,
-            )
-    };
-    if !stored.contains_key(&cursor(record)) {
-        return Some(record.sequence);
+/// The oldest parts that are removed for `added` transitions, given each part and its number of transitions. Several at
+/// a time, so that the limit holds until the parts are counted again.
+fn surplus(stored: &[(HistoryPlace, usize)], added: usize) -> impl Iterator<Item = HistoryPlace> {
+    let total = stored.iter().map(|(_, count)| count).sum::<usize>() + added;
+    let mut surplus = total.saturating_sub(MAX_HISTORY_TRANSITIONS);
+    if surplus > 0 {
+        surplus += MIN_REMOVED;
     }
-    let of_epoch = stored.range((record.epoch, 0)..=(record.epoch, u64::MAX));
-    let mut last = 0;
-    for ((_, sequence), other) in of_epoch {
-        if is_same(other) {
-            return None;
-        }
-        last = *sequence;
-    }
-    Some(last.saturating_add(1))
-}
-
-fn cursor(record: &HistoryRecord) -> HistoryCursor {
-    (record.epoch, record.sequence)
+    stored.iter().map_while(move |(place, count)| {
+        let is_removed = surplus > 0;
+        surplus = surplus.saturating_sub(*count);
+        is_removed.then_some(*place)
+    })
 }
 
 /// The workspace after a save.
@@ -235,7 +195,7 @@ fn erasure_epoch(table: &impl Table, erase: &Erase) -> Result<Epoch, StoreError>
         Ok(Some(stored)) => above(&erase.id, epoch, stored.epoch)?,
         Ok(None) => {}
         Err(StoreError::Corrupt { .. }) => {
-            if let Ok(Some((newest, _))) = table.last_transition(&erase.id) {
+            if let Ok(Some(newest)) = table.newest_epoch(&erase.id) {
                 epoch = epoch.max(newest.next());
             }
         }

@@ -1,14 +1,14 @@
 //! Where workspaces are stored. A table stores what plans decide, and decides nothing itself; each table is a [`Store`].
 
 use super::{
-    Claim, Deletion, EntrySink, Erase, Erasure, HistoryCursor, HistoryRecord, Mutation, Ownership,
-    Save, SaveRefused, SoleOwner, Store, StoreError, StoredWorkspace, plan,
+    Claim, Deletion, EntrySink, Erase, Erasure, HistoryCursor, HistoryPlace, HistoryRecord,
+    Mutation, Ownership, Save, SaveRefused, SoleOwner, Store, StoreError, StoredWorkspace, plan,
 };
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use workspace_lifecycle::{Offset, PartitionId};
-use workspace_status::WorkspaceId;
+use workspace_status::{Epoch, WorkspaceId};
 
 /// Workspaces share this many locks: two that share one are written one after the other.
 const LOCKS: usize = 4096;
@@ -97,18 +97,18 @@ pub trait Table: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<HistoryRecord>, StoreError>;
 
-    /// No transition of a workspace is stored after this one.
+    /// The last epoch in the history of a workspace.
     ///
     /// # Errors
     /// As [`Store::history`].
-    fn last_transition(&self, id: &WorkspaceId) -> Result<Option<HistoryCursor>, StoreError>;
+    fn newest_epoch(&self, id: &WorkspaceId) -> Result<Option<Epoch>, StoreError>;
 
-    /// The oldest transitions of a workspace, to be removed for `added` new ones; none where the table keeps the limit
-    /// by itself.
+    /// The parts of the history of a workspace, oldest first, each with its number of transitions; none where the table
+    /// keeps the limit by itself.
     ///
     /// # Errors
     /// As [`Store::history`].
-    fn surplus(&self, id: &WorkspaceId, added: usize) -> Result<Vec<HistoryCursor>, StoreError>;
+    fn history_parts(&self, id: &WorkspaceId) -> Result<Vec<(HistoryPlace, usize)>, StoreError>;
 
     /// Writes mutations, then the committed offsets of partitions. Mutations of one workspace are adjacent and become
     /// visible together. What is written survives a crash of the process, and one of the machine after [`Table::flush`].
@@ -228,10 +228,11 @@ impl<T: Table> Store for T {
     }
 
     fn append_history(&self, records: Vec<HistoryRecord>) -> Result<(), StoreError> {
-        let _locks = self.locks().lock(records.iter().map(|record| &record.id));
-        let mut mutations = Vec::new();
+        let by_workspace = by_workspace(records);
+        let _locks = self.locks().lock(by_workspace.keys());
+        let mut mutations = Vec::with_capacity(by_workspace.len());
         let mut first = Ok(());
-        for (id, records) in by_workspace(records) {
+        for (id, records) in by_workspace {
             match plan::history(self, &id, records) {
                 Ok(planned) => mutations.extend(planned),
                 Err(error) => first = first.and(Err(error)),
@@ -261,9 +262,15 @@ impl<T: Table> Store for T {
 /// Transitions by workspace, in the order in which they are given.
 pub fn by_workspace(records: Vec<HistoryRecord>) -> BTreeMap<WorkspaceId, Vec<HistoryRecord>> {
     let mut by_workspace: BTreeMap<WorkspaceId, Vec<HistoryRecord>> = BTreeMap::new();
-    for record in records {
-        let of_workspace = by_workspace.entry(record.id.clone()).or_default();
-        of_workspace.push(record);
+    let mut records = records.into_iter().peekable();
+    // Those of one workspace usually follow each other.
+    while let Some(first) = records.next() {
+        let id = first.id.clone();
+        let of_workspace = by_workspace.entry(id.clone()).or_default();
+        of_workspace.push(first);
+        while let Some(next) = records.next_if(|next| next.id == id) {
+            of_workspace.push(next);
+        }
     }
     by_workspace
 }

@@ -16,7 +16,7 @@ use workspace_status::{
 use super::history_changes::{self, Changes};
 use super::history_waiting::Waiting;
 use crate::shared::EngineShared;
-use crate::store::HistoryRecord;
+use crate::store::{HistoryCursor, HistoryRecord};
 
 /// How long ends of loads are gathered before they are written.
 const GATHER: Duration = Duration::from_millis(100);
@@ -67,7 +67,21 @@ struct HistoryWriter<'a> {
 
 /// The last transition taken from the status, of each workspace in the tracker.
 #[derive(Default)]
-struct Taken(HashMap<WorkspaceId, (Epoch, u64)>);
+struct Taken(HashMap<WorkspaceId, Last>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Last {
+    epoch: Epoch,
+    sequence: u64,
+    /// Time of the first transition of its epoch.
+    begun_ms: u64,
+}
+
+impl Last {
+    fn cursor(&self) -> HistoryCursor {
+        (self.epoch, self.sequence)
+    }
+}
 
 impl<'a> HistoryWriter<'a> {
     fn new(shared: &'a EngineShared, watcher: Watcher) -> Self {
@@ -165,7 +179,7 @@ impl<'a> HistoryWriter<'a> {
                 self.removed.extend(gone.cloned());
                 let (taken, changes) = (&self.taken.0, &mut self.changes);
                 self.shared.tracker.for_each(|status| {
-                    if status.last_transition() > taken.get(status.id()).copied() {
+                    if status.last_transition() > taken.get(status.id()).map(Last::cursor) {
                         changes.due(status.id().clone());
                     }
                 });
@@ -209,18 +223,29 @@ impl Taken {
     fn take(&mut self, status: &WorkspaceStatus, waiting: &mut Waiting) {
         let snapshot = status.snapshot();
         let id = status.id();
-        let taken = self.0.get(id).copied().unwrap_or((Epoch::new(0), 0));
+        let taken = self.0.get(id).copied();
         let mut last = taken;
+        let mut records = Vec::new();
         for transition in snapshot.state_history() {
-            let cursor = (transition.epoch(), transition.sequence());
-            if cursor > taken {
-                last = cursor;
-                waiting.push(HistoryRecord::of(&snapshot, transition));
+            let (epoch, sequence) = (transition.epoch(), transition.sequence());
+            if taken.is_some_and(|taken| (epoch, sequence) <= taken.cursor()) {
+                continue;
             }
+            let mut record = HistoryRecord::of(&snapshot, transition);
+            if let Some(last) = last.filter(|last| last.epoch == epoch) {
+                record.begun_ms = last.begun_ms;
+            }
+            last = Some(Last {
+                epoch,
+                sequence,
+                begun_ms: record.begun_ms,
+            });
+            records.push(record);
         }
-        if last == taken {
+        let Some(last) = last.filter(|last| Some(*last) != taken) else {
             return;
-        }
+        };
+        waiting.extend(id, records);
         if let Some(taken) = self.0.get_mut(id) {
             *taken = last;
         } else {

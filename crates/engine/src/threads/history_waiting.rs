@@ -74,10 +74,17 @@ struct Write<'a> {
 }
 
 impl Waiting {
-    /// Adds the newest transition of a workspace.
-    pub(super) fn push(&mut self, record: HistoryRecord) {
-        let queue = self.queues.entry(record.id.clone()).or_default();
-        queue.records.push_back(record);
+    /// Adds the newest transitions of a workspace, oldest first.
+    pub(super) fn extend(&mut self, id: &WorkspaceId, records: Vec<HistoryRecord>) {
+        if let Some(queue) = self.queues.get_mut(id) {
+            queue.records.extend(records);
+        } else if !records.is_empty() {
+            let queue = Queue {
+                records: records.into(),
+                refused: None,
+            };
+            self.queues.insert(id.clone(), queue);
+        }
     }
 
     /// Writes the waiting transitions, as far as the store accepts them.
@@ -127,17 +134,20 @@ impl Waiting {
     /// Writes the workspaces that were not refused, many at a time; each by itself where the store refuses one of them.
     fn write_fresh(&mut self, write: &mut Write<'_>) -> Result<(), StoreError> {
         loop {
-            let mut batch = Vec::new();
+            let mut batch = Vec::with_capacity(self.count().min(RECORDS_PER_WRITE));
             let mut taken = Vec::new();
             for (id, queue) in &self.queues {
+                if queue.refused.is_some() {
+                    continue;
+                }
                 let room = RECORDS_PER_WRITE - batch.len();
-                if room == 0 {
+                // A part of a load that is written again must have no fewer transitions, so only what is too large for
+                // any batch is cut.
+                if room < queue.records.len() && !batch.is_empty() {
                     break;
                 }
-                if queue.refused.is_none() {
-                    batch.extend(queue.records.iter().take(room).cloned());
-                    taken.push((id.clone(), queue.records.len().min(room)));
-                }
+                batch.extend(queue.records.iter().take(room).cloned());
+                taken.push((id.clone(), queue.records.len().min(room)));
             }
             if batch.is_empty() {
                 return Ok(());
@@ -365,7 +375,8 @@ mod tests {
         }
 
         fn push(&mut self, name: &str, epoch: u64, number: u64) {
-            self.waiting.push(transition(name, epoch, number));
+            let records = vec![transition(name, epoch, number)];
+            self.waiting.extend(&id(name), records);
         }
 
         /// Writes, and returns how many appends were refused.

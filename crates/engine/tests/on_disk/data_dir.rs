@@ -41,12 +41,12 @@ fn a_directory_of_another_version_is_refused_with_both_versions() {
     drop(open(path.path()).expect("opened"));
     let file = path.path().join("format.json");
     let intact = std::fs::read_to_string(&file).expect("readable");
-    for version in [2, 7] {
-        let other = intact.replace("\"version\": 3", &format!("\"version\": {version}"));
+    for version in [3, 7] {
+        let other = intact.replace("\"version\": 4", &format!("\"version\": {version}"));
         std::fs::write(&file, &other).expect("written");
         let text = refused(path.path(), &spec());
         let expected = format!(
-            "has format version {version}, this engine reads version 3; \
+            "has format version {version}, this engine reads version 4; \
              use the engine that wrote it, or start with an empty directory"
         );
         assert!(text.contains(&expected), "{text}");
@@ -210,7 +210,7 @@ fn every_way_out_that_an_error_names_opens_the_directory() {
     };
     let other_version: Step = |path, _| {
         let text = std::fs::read_to_string(path.join("format.json")).expect("readable");
-        let text = text.replace("\"version\": 3", "\"version\": 7");
+        let text = text.replace("\"version\": 4", "\"version\": 7");
         std::fs::write(path.join("format.json"), text).expect("written");
     };
     let bad_witness: Step = |path, _| write(path.join("witness"), [7; 2000]);

@@ -124,17 +124,17 @@ fn fill_dir(path: &Path) {
 }
 
 #[test]
-fn a_data_directory_of_version_3_is_read_and_written_to() {
+fn a_data_directory_of_version_4_is_read_and_written_to() {
     if updates() {
         let path = tempfile::tempdir().expect("a directory");
         fill_dir(path.path());
         drop(DataDir::open(path.path(), &spec()).expect("opened"));
         let mut packed = String::new();
         pack(path.path(), Path::new(""), &mut packed);
-        std::fs::write(fixture("data-dir-v3.txt"), packed).expect("written");
+        std::fs::write(fixture("data-dir-v4.txt"), packed).expect("written");
     }
     let path = tempfile::tempdir().expect("a directory");
-    let packed = std::fs::read_to_string(fixture("data-dir-v3.txt")).expect("a fixture");
+    let packed = std::fs::read_to_string(fixture("data-dir-v4.txt")).expect("a fixture");
     unpack(&packed, path.path());
     for _ in 0..2 {
         check_dir(path.path());
@@ -180,7 +180,7 @@ fn check_dir(path: &Path) {
 }
 
 #[test]
-fn the_database_is_written_as_version_3() {
+fn the_database_is_written_as_version_4() {
     let path = tempfile::tempdir().expect("a directory");
     fill_dir(path.path());
     let database = fjall::Database::builder(path.path().join("db"))
@@ -214,9 +214,9 @@ fn the_database_is_written_as_version_3() {
             writeln!(text, "{} = {}", key.escape_ascii(), value.escape_ascii()).expect("written");
         }
     }
-    golden("database-v3.txt", &text);
+    golden("database-v4.txt", &text);
     golden(
-        "format-v3.json",
+        "format-v4.json",
         &std::fs::read_to_string(path.path().join("format.json")).expect("text"),
     );
 }

@@ -371,7 +371,7 @@ fn too_large(mutation: &Mutation, bytes: usize) -> StoreError {
         Mutation::Entry(_, entry) => (&*entry.kind, &*entry.id),
         Mutation::Workspace(_)
         | Mutation::Deletion(_)
-        | Mutation::Transition(_)
+        | Mutation::History(_)
         | Mutation::Removed(_)
         | Mutation::Damaged(..) => ("", ""),
     };

@@ -7,7 +7,7 @@
 //! | `w` workspace | epoch, next offset, events applied, entries, unloaded, last load, owner, first offset |
 //! | `d` workspace | the mark of a deletion: epoch, next offset |
 //! | `e` workspace, kind, entity | offset, data |
-//! | `h` workspace, epoch, sequence | a transition |
+//! | `h` workspace, epoch, begin of the load, first sequence | a part of the history: owner, transitions |
 //!
 //! Numbers are big endian. A workspace's id has a length of 1 byte before it, other texts one of 4 bytes; an entity's
 //! id and its data end the key and the value, without a length. There is no checksum: a record batch of Kafka has one,
@@ -17,15 +17,16 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 use workspace_engine_core::store::{
-    Deletion, HistoryRecord, Key, Mutation, StoredEntry, StoredWorkspace,
+    Deletion, HistoryPart, HistoryPlace, Key, Mutation, PartTransition, StoredEntry,
+    StoredWorkspace,
 };
 use workspace_lifecycle::{Offset, PartitionId};
 use workspace_status::{Epoch, State, WorkspaceId};
 
 use super::ownership::OwnershipRecord;
 
-/// Version of the values; a reader accepts no newer one.
-const VERSION: u8 = 1;
+/// Version of the values; a reader accepts no other one.
+const VERSION: u8 = 2;
 
 /// The longest record that is written: the topic's largest batch less the overhead of a batch.
 pub(super) const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024 - 64 * 1024;
@@ -34,13 +35,15 @@ const OWNERSHIP: u8 = b'a';
 const WORKSPACE: u8 = b'w';
 const DELETION: u8 = b'd';
 const ENTRY: u8 = b'e';
-const TRANSITION: u8 = b'h';
+const HISTORY: u8 = b'h';
 
 /// What is wrong with a record, as text for the operator.
 type Damage = &'static str;
 
 const SHORT: Damage = "it ends too early";
 const NEWER: Damage = "a newer version of the engine wrote it";
+const OLDER: Damage =
+    "it has version 1, this engine reads version 2; start the engines with another --group";
 
 /// The contents of a record.
 #[derive(Debug, PartialEq, Eq)]
@@ -80,9 +83,9 @@ pub(super) fn encode(mutation: &Mutation) -> (Vec<u8>, Option<Vec<u8>>) {
             value.put_slice(&entry.data);
             (entry_key(id, &entry.kind, &entry.id), Some(value))
         }
-        Mutation::Transition(record) => (
-            transition_key(&record.id, record.epoch, record.sequence),
-            Some(encode_transition(record)),
+        Mutation::History(part) => (
+            history_key(&part.id, part.place()),
+            Some(encode_history(part)),
         ),
         // Damage is never written: the damaged record is removed.
         Mutation::Removed(key) | Mutation::Damaged(_, key) => {
@@ -90,11 +93,7 @@ pub(super) fn encode(mutation: &Mutation) -> (Vec<u8>, Option<Vec<u8>>) {
                 Key::Workspace(id) => workspace_key(id),
                 Key::Deletion(id) => key_of(DELETION, id, 0),
                 Key::Entry { id, kind, entity } => entry_key(id, kind, entity),
-                Key::Transition {
-                    id,
-                    epoch,
-                    sequence,
-                } => transition_key(id, *epoch, *sequence),
+                Key::History { id, place } => history_key(id, *place),
             };
             (key, None)
         }
@@ -123,11 +122,7 @@ pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -
         Key::Entry { id, kind, entity } => {
             decode_entry(kind, entity, value).map(|entry| Mutation::Entry(id.clone(), entry))
         }
-        Key::Transition {
-            id,
-            epoch,
-            sequence,
-        } => decode_transition(id, *epoch, *sequence, value).map(Mutation::Transition),
+        Key::History { id, place } => decode_history(id, *place, value).map(Mutation::History),
     };
     DecodedRecord::Mutation(decoded.unwrap_or_else(|damage| {
         tracing::error!(%partition, workspace = %key.workspace(), damage, "a record of the changelog is damaged");
@@ -148,9 +143,9 @@ pub(super) fn epoch_of_mutation(mutation: &Mutation) -> Option<Epoch> {
     match mutation {
         Mutation::Workspace(workspace) => Some(workspace.epoch),
         Mutation::Deletion(deletion) => Some(deletion.epoch),
-        Mutation::Transition(record) => Some(record.epoch),
-        Mutation::Removed(Key::Transition { epoch, .. })
-        | Mutation::Damaged(_, Key::Transition { epoch, .. }) => Some(*epoch),
+        Mutation::History(part) => Some(part.epoch),
+        Mutation::Removed(Key::History { place, .. })
+        | Mutation::Damaged(_, Key::History { place, .. }) => Some(place.epoch),
         Mutation::Entry(..) | Mutation::Removed(_) | Mutation::Damaged(..) => None,
     }
 }
@@ -176,10 +171,11 @@ fn entry_key(id: &WorkspaceId, kind: &str, entity: &str) -> Vec<u8> {
     key
 }
 
-fn transition_key(id: &WorkspaceId, epoch: Epoch, sequence: u64) -> Vec<u8> {
-    let mut key = key_of(TRANSITION, id, 16);
-    key.put_u64(epoch.get());
-    key.put_u64(sequence);
+fn history_key(id: &WorkspaceId, place: HistoryPlace) -> Vec<u8> {
+    let mut key = key_of(HISTORY, id, 24);
+    key.put_u64(place.epoch.get());
+    key.put_u64(place.begun_ms);
+    key.put_u64(place.sequence);
     key
 }
 
@@ -201,10 +197,13 @@ fn decode_key(kind: u8, rest: &mut &[u8]) -> Result<Key, Damage> {
                 entity: std::str::from_utf8(entity).map_err(|_| NOT_TEXT)?.into(),
             }
         }
-        TRANSITION => Key::Transition {
+        HISTORY => Key::History {
             id,
-            epoch: Epoch::new(number(rest)?),
-            sequence: number(rest)?,
+            place: HistoryPlace {
+                epoch: Epoch::new(number(rest)?),
+                begun_ms: number(rest)?,
+                sequence: number(rest)?,
+            },
         },
         _ => return Err("its kind is not known here"),
     };
@@ -290,40 +289,50 @@ fn decode_entry(kind: &Arc<str>, entity: &str, mut value: &[u8]) -> Result<Store
     })
 }
 
-fn encode_transition(record: &HistoryRecord) -> Vec<u8> {
-    let mut value = Vec::with_capacity(80 + record.owner.len() + record.message.len());
+fn encode_history(part: &HistoryPart) -> Vec<u8> {
+    let messages = part.transitions.iter().map(|one| one.message.len());
+    let bytes = part.transitions.len() * 72 + messages.sum::<usize>();
+    let mut value = Vec::with_capacity(9 + part.owner.len() + bytes);
     value.put_u8(VERSION);
-    value.put_u64(record.at_ms);
-    value.put_u64(record.time_in_from_us);
-    put_text(&mut value, record.from.as_str());
-    put_text(&mut value, record.to.as_str());
-    put_text(&mut value, &record.owner);
-    put_text(&mut value, &record.message);
+    put_text(&mut value, &part.owner);
+    value.put_u32(u32::try_from(part.transitions.len()).unwrap_or(u32::MAX));
+    for transition in &part.transitions {
+        value.put_u64(transition.sequence);
+        value.put_u64(transition.at_ms);
+        value.put_u64(transition.time_in_from_us);
+        put_text(&mut value, transition.from.as_str());
+        put_text(&mut value, transition.to.as_str());
+        put_text(&mut value, &transition.message);
+    }
     value
 }
 
-fn decode_transition(
+fn decode_history(
     id: &WorkspaceId,
-    epoch: Epoch,
-    sequence: u64,
+    place: HistoryPlace,
     mut value: &[u8],
-) -> Result<HistoryRecord, Damage> {
+) -> Result<HistoryPart, Damage> {
     let value = &mut value;
     version(value)?;
-    let at_ms = number(value)?;
-    let time_in_from_us = number(value)?;
-    let from = state(value)?;
-    let to = state(value)?;
-    Ok(HistoryRecord {
+    let owner = text(value)?.to_owned();
+    let count = value.try_get_u32().map_err(|_| SHORT)?;
+    let mut transitions = Vec::new();
+    for _ in 0..count {
+        transitions.push(PartTransition {
+            sequence: number(value)?,
+            at_ms: number(value)?,
+            time_in_from_us: number(value)?,
+            from: state(value)?,
+            to: state(value)?,
+            message: text(value)?.to_owned(),
+        });
+    }
+    Ok(HistoryPart {
         id: id.clone(),
-        sequence,
-        epoch,
-        owner: text(value)?.to_owned(),
-        from,
-        to,
-        at_ms,
-        time_in_from_us,
-        message: text(value)?.to_owned(),
+        epoch: place.epoch,
+        begun_ms: place.begun_ms,
+        owner,
+        transitions,
     })
 }
 
@@ -333,6 +342,7 @@ fn version(value: &mut &[u8]) -> Result<(), Damage> {
     match value.try_get_u8().map_err(|_| SHORT)? {
         VERSION => Ok(()),
         0 => Err("it has no version"),
+        1 => Err(OLDER),
         _ => Err(NEWER),
     }
 }

@@ -50,14 +50,7 @@ impl LsmStore {
             Key::Workspace(id) => (&self.workspaces, id.as_str().into()),
             Key::Deletion(id) => (&self.workspaces, layout::deletion_key(id)),
             Key::Entry { id, kind, entity } => (&self.entries, layout::entry_key(id, kind, entity)),
-            Key::Transition {
-                id,
-                epoch,
-                sequence,
-            } => (
-                &self.history.transitions,
-                layout::history_key(id, *epoch, *sequence),
-            ),
+            Key::History { id, place } => (&self.history.parts, layout::history_key(id, *place)),
         }
     }
 }
@@ -77,7 +70,9 @@ impl<'a> Batch<'a> {
         let store = self.store;
         if !matches!(
             mutation,
-            Mutation::Entry(..) | Mutation::Removed(Key::Entry { .. })
+            Mutation::Entry(..)
+                | Mutation::History(_)
+                | Mutation::Removed(Key::Entry { .. } | Key::History { .. })
         ) {
             self.indexed.push(mutation);
         }
@@ -95,10 +90,10 @@ impl<'a> Batch<'a> {
                 let value = layout::encode_entry(&key, entry);
                 self.put(&store.entries, key, value);
             }
-            Mutation::Transition(record) => {
-                let key = layout::history_key(&record.id, record.epoch, record.sequence);
-                let value = layout::encode_history(&key, record);
-                self.put(&store.history.transitions, key, value);
+            Mutation::History(part) => {
+                let key = layout::history_key(&part.id, part.place());
+                let value = layout::encode_history(&key, part);
+                self.put(&store.history.parts, key, value);
             }
             // Even if it does not exist: checking that would take a read for each.
             Mutation::Removed(key) => {
@@ -130,7 +125,6 @@ impl<'a> Batch<'a> {
         let mut index = store.index.lock();
         for mutation in self.indexed {
             index.note(mutation);
-            store.history.note(mutation);
         }
         Ok(())
     }

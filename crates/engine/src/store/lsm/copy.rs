@@ -151,12 +151,10 @@ impl LsmStore {
             Erasure::Purge(id) => Mutation::Removed(Key::Deletion(id)),
         };
         mutations.insert(0, Mutation::Removed(Key::Workspace(id.clone())));
-        for cursor in self.history.cursors(&id) {
-            let (epoch, sequence) = cursor?;
-            mutations.push(Mutation::Removed(Key::Transition {
+        for place in self.history.places(&id) {
+            mutations.push(Mutation::Removed(Key::History {
                 id: id.clone(),
-                epoch,
-                sequence,
+                place: place?,
             }));
         }
         mutations.push(last);
@@ -178,7 +176,7 @@ impl LsmStore {
             .write_removal(batch, key.len())
             .map_err(write_error)?;
         let mut ids: BTreeSet<WorkspaceId> = self.index.lock().of(partition).into_iter().collect();
-        for keyspace in [&self.workspaces, &self.entries, &self.history.transitions] {
+        for keyspace in [&self.workspaces, &self.entries, &self.history.parts] {
             for id in ids_in(keyspace)? {
                 let known = self.partition_of(&id);
                 if known.unwrap_or_else(|| self.home_of(&id, partitions)) == partition {

@@ -87,8 +87,7 @@ impl LsmStore {
 
     /// Removes everything of a workspace except its deletion mark; its record is removed last.
     pub(super) fn remove(&self, id: &WorkspaceId) -> Result<(), StoreError> {
-        self.history.forget(id);
-        for keyspace in [&self.entries, &self.history.transitions] {
+        for keyspace in [&self.entries, &self.history.parts] {
             self.remove_below(keyspace, id)?;
         }
         self.remove_key(id.as_str().into())

@@ -5,14 +5,16 @@
 //! | `store-entries` | workspace `\0` kind `\0` entity | offset, data |
 //! | `store-workspaces` | workspace | everything of [`StoredWorkspace`], and whether it is being erased |
 //! | the same | workspace `\0` | the deletion mark, a [`Deletion`] |
-//! | `store-history` | workspace `\0` epoch sequence, big endian | a transition |
+//! | `store-history` | workspace `\0` epoch, begin of the load, first sequence, big endian | a part of the history: owner, transitions |
 //! | `store-committed` | partition, big endian | offset |
 //! | the same | partition, big endian, `@` | position up to which a [copy](super::CopyPosition) is complete |
 //!
 //! A kind may contain `\0`, written as `\0 0xff`. UTF-8 has no byte `0xff`, so keys keep the order of the texts, and
 //! the end of the kind is never ambiguous.
 
-use super::super::{Deletion, HistoryRecord, StoredEntry, StoredWorkspace};
+use super::super::{
+    Deletion, HistoryPart, HistoryPlace, PartTransition, StoredEntry, StoredWorkspace,
+};
 use crate::disk::codec::{Damage, Reader, Writer};
 use bytes::Bytes;
 use std::borrow::Cow;
@@ -29,7 +31,7 @@ pub(super) const DAMAGED: &[u8] = b"damaged where it came from";
 const SEPARATOR: u8 = 0;
 const ESCAPE: u8 = 0xff;
 
-/// Prefix of the keys of a workspace's entries and transitions; no key of another workspace begins with it.
+/// Prefix of the keys of a workspace's entries and history; no key of another workspace begins with it.
 pub(super) fn workspace_prefix(id: &WorkspaceId) -> Vec<u8> {
     let mut prefix = Vec::with_capacity(id.as_str().len() + 1);
     prefix.extend_from_slice(id.as_str().as_bytes());
@@ -234,65 +236,115 @@ pub(super) fn decode_deletion(id: WorkspaceId, sealed: Bytes) -> Result<Deletion
     })
 }
 
-/// The key of a transition: the prefix of its workspace, its epoch and its number.
-pub(super) fn history_key(id: &WorkspaceId, epoch: Epoch, sequence: u64) -> Vec<u8> {
-    let mut key = workspace_prefix(id);
-    key.extend_from_slice(&epoch.get().to_be_bytes());
-    key.extend_from_slice(&sequence.to_be_bytes());
+/// The key of a part of a history: the prefix of its workspace, and its place.
+pub(super) fn history_key(id: &WorkspaceId, place: HistoryPlace) -> Vec<u8> {
+    let HistoryPlace {
+        epoch,
+        begun_ms,
+        sequence,
+    } = place;
+    let mut key = Vec::with_capacity(id.as_str().len() + 1 + 3 * size_of::<u64>());
+    key.extend_from_slice(id.as_str().as_bytes());
+    key.push(SEPARATOR);
+    for number in [epoch.get(), begun_ms, sequence] {
+        key.extend_from_slice(&number.to_be_bytes());
+    }
     key
 }
 
-/// Epoch and number of a transition, from its [`history_key`].
-pub(super) fn history_place(id: &WorkspaceId, key: &[u8]) -> Result<(Epoch, u64), Damage> {
+/// The place of a part, from its [`history_key`].
+pub(super) fn history_place(id: &WorkspaceId, key: &[u8]) -> Result<HistoryPlace, Damage> {
     const LENGTH: Damage = "its key has a wrong length";
     let place = key.get(id.as_str().len() + 1..).ok_or(LENGTH)?;
-    let (epoch, number) = place.split_first_chunk().ok_or(LENGTH)?;
-    let number = number.try_into().map_err(|_| LENGTH)?;
-    Ok((
-        Epoch::new(u64::from_be_bytes(*epoch)),
-        u64::from_be_bytes(number),
-    ))
+    let (numbers, []) = place.as_chunks() else {
+        return Err(LENGTH);
+    };
+    let &[epoch, begun_ms, sequence] = numbers else {
+        return Err(LENGTH);
+    };
+    Ok(HistoryPlace {
+        epoch: Epoch::new(u64::from_be_bytes(epoch)),
+        begun_ms: u64::from_be_bytes(begun_ms),
+        sequence: u64::from_be_bytes(sequence),
+    })
 }
 
-pub(super) fn encode_history(key: &[u8], record: &HistoryRecord) -> Vec<u8> {
-    Writer::with_capacity(64 + record.owner.len() + record.message.len())
-        .u64(record.at_ms)
-        .u64(record.time_in_from_us)
-        .block(record.from.as_str().as_bytes())
-        .block(record.to.as_str().as_bytes())
-        .block(record.owner.as_bytes())
-        .block(record.message.as_bytes())
-        .seal(key)
+pub(super) fn encode_history(key: &[u8], part: &HistoryPart) -> Vec<u8> {
+    let messages = part.transitions.iter().map(|one| one.message.len());
+    let bytes = part.transitions.len() * 30 + messages.sum::<usize>();
+    let mut writer = Writer::with_capacity(12 + part.owner.len() + bytes);
+    writer.block(part.owner.as_bytes());
+    writer.u32(u32::try_from(part.transitions.len()).unwrap_or(u32::MAX));
+    for transition in &part.transitions {
+        writer
+            .u64(transition.sequence)
+            .u64(transition.at_ms)
+            .u64(transition.time_in_from_us)
+            .u8(state_code(transition.from))
+            .u8(state_code(transition.to))
+            .block(transition.message.as_bytes());
+    }
+    writer.seal(key)
 }
 
 pub(super) fn decode_history(
     id: &WorkspaceId,
     key: &[u8],
     sealed: Bytes,
-) -> Result<HistoryRecord, Damage> {
-    let (epoch, sequence) = history_place(id, key)?;
+) -> Result<HistoryPart, Damage> {
+    let HistoryPlace {
+        epoch, begun_ms, ..
+    } = history_place(id, key)?;
     let mut reader = open(key, sealed)?;
-    let at_ms = reader.u64()?;
-    let time_in_from_us = reader.u64()?;
-    let mut state = || {
-        reader
-            .text()?
-            .parse::<State>()
-            .map_err(|_| "it names a state that does not exist")
-    };
-    let (from, to) = (state()?, state()?);
-    let (owner, message) = (reader.text()?, reader.text()?);
-    Ok(HistoryRecord {
+    let owner = reader.text()?;
+    let count = reader.u32()?;
+    let mut transitions = Vec::new();
+    for _ in 0..count {
+        transitions.push(PartTransition {
+            sequence: reader.u64()?,
+            at_ms: reader.u64()?,
+            time_in_from_us: reader.u64()?,
+            from: state_of(reader.u8()?)?,
+            to: state_of(reader.u8()?)?,
+            message: reader.text()?,
+        });
+    }
+    Ok(HistoryPart {
         id: id.clone(),
-        sequence,
         epoch,
+        begun_ms,
         owner,
-        from,
-        to,
-        at_ms,
-        time_in_from_us,
-        message,
+        transitions,
     })
+}
+
+/// The number of transitions in a part.
+pub(super) fn history_count(key: &[u8], sealed: Bytes) -> Result<u32, Damage> {
+    let mut reader = open(key, sealed)?;
+    reader.block()?;
+    reader.u32()
+}
+
+fn state_code(state: State) -> u8 {
+    match state {
+        State::Unknown => 0,
+        State::Initializing => 1,
+        State::LoadingFromPersistence => 2,
+        State::LoadingKafkaPartitions => 3,
+        State::ReplayingEvents => 4,
+        State::PopulatingInitialState => 5,
+        State::RestoringFromSnapshot => 6,
+        State::Ready => 7,
+        State::Error => 8,
+        State::Unloading => 9,
+    }
+}
+
+fn state_of(code: u8) -> Result<State, Damage> {
+    let state = State::ALL
+        .into_iter()
+        .find(|state| state_code(*state) == code);
+    state.ok_or("it names a state that does not exist")
 }
 
 #[cfg(test)]
@@ -345,5 +397,13 @@ mod tests {
     fn a_workspace_whose_id_begins_with_another_id_has_entries_of_its_own() {
         let key = entry_key(&id("acme-2"), "kind", "entity");
         assert!(!key.starts_with(&workspace_prefix(&id("acme"))));
+    }
+
+    #[test]
+    fn every_state_has_a_code_of_its_own() {
+        for state in State::ALL {
+            assert_eq!(state_of(state_code(state)), Ok(state));
+        }
+        assert!(state_of(10).is_err());
     }
 }

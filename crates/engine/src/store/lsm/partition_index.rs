@@ -28,9 +28,9 @@ impl PartitionIndex {
                 self.remove_deletion(id);
             }
             Mutation::Entry(..)
-            | Mutation::Transition(_)
-            | Mutation::Removed(Key::Entry { .. } | Key::Transition { .. })
-            | Mutation::Damaged(_, Key::Entry { .. } | Key::Transition { .. }) => {}
+            | Mutation::History(_)
+            | Mutation::Removed(Key::Entry { .. } | Key::History { .. })
+            | Mutation::Damaged(_, Key::Entry { .. } | Key::History { .. }) => {}
         }
     }
 

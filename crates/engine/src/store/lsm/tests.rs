@@ -4,7 +4,7 @@ use super::*;
 use crate::disk::DataDirSpec;
 use crate::routing::partition_of;
 use crate::store::conformance::{claim_of, counted, erase_of, id, load, save_of, set, transition};
-use crate::store::{SaveRefused, Store};
+use crate::store::{HistoryPart, SaveRefused, Store};
 use workspace_status::Epoch;
 
 #[test]
@@ -198,18 +198,23 @@ fn an_entry_whose_name_is_too_long_is_refused_alone() {
 fn a_damaged_history_harms_no_other() {
     let path = tempfile::tempdir().expect("a directory");
     let store = open(path.path());
-    let mut too_long = layout::history_key(&id("acme"), Epoch::new(1), 5);
+    let place = HistoryPlace {
+        epoch: Epoch::new(1),
+        begun_ms: 3,
+        sequence: 5,
+    };
+    let mut too_long = layout::history_key(&id("acme"), place);
     too_long.push(0);
-    store
-        .history
-        .transitions
-        .insert(too_long, "damaged")
-        .expect("written");
-    let refused = store.append_history(vec![transition("acme", 1, 1), transition("ber", 1, 1)]);
-    assert!(
-        matches!(&refused, Err(StoreError::Corrupt { place, .. }) if place == "the history of workspace acme"),
-        "{refused:?}"
-    );
+    let parts = &store.history.parts;
+    parts.insert(too_long, "damaged").expect("written");
+    // It is counted with this one.
+    let refused = store.append_history(vec![transition("acme", 1, 63), transition("ber", 1, 1)]);
+    for refused in [refused, store.history(&id("acme"), None, 10).map(|_| ())] {
+        assert!(
+            matches!(&refused, Err(StoreError::Corrupt { place, .. }) if place == "the history of workspace acme"),
+            "{refused:?}"
+        );
+    }
     let kept = store.history(&id("ber"), None, 10).expect("readable");
     assert_eq!(kept, [transition("ber", 1, 1)]);
 }
@@ -248,9 +253,8 @@ fn what_others_wrote_to_a_history_is_kept() {
     let store = open(path.path());
     let append = |records| store.append_history(records).expect("kept");
     append(vec![transition("acme", 1, 1)]);
-    let others: Vec<_> = (2..=4)
-        .map(|sequence| Mutation::Transition(transition("acme", 1, sequence)))
-        .collect();
+    let others = HistoryPart::of((2..=4).map(|one| transition("acme", 1, one)).collect());
+    let others: Vec<_> = others.into_iter().map(Mutation::History).collect();
     let position = CopyPosition {
         source: "elsewhere".to_owned(),
         next_offset: 3,

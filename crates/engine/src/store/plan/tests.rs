@@ -176,66 +176,75 @@ fn a_name_that_no_database_takes_is_refused() {
     }
 }
 
+/// A part of one load, with these numbers.
+fn part(epoch: u64, begun_ms: u64, sequences: std::ops::RangeInclusive<u64>) -> HistoryPart {
+    let records = sequences.map(|sequence| HistoryRecord {
+        begun_ms,
+        ..transition("acme", epoch, sequence)
+    });
+    let [part] = HistoryPart::of(records.collect()).try_into().expect("one");
+    part
+}
+
 #[test]
-fn a_transition_is_kept_once_and_never_takes_the_number_of_another() {
-    let at = |epoch, sequence, at_ms| HistoryRecord {
-        at_ms,
+fn transitions_make_a_part_a_load_without_those_before_a_deletion() {
+    let at = |epoch, begun_ms, sequence| HistoryRecord {
+        begun_ms,
         ..transition("acme", epoch, sequence)
     };
-    let stored: Vec<Mutation> = [at(1, 1, 10), at(1, 2, 11), at(3, 1, 12)]
-        .map(Mutation::Transition)
-        .into();
-    let deleted_at_4 = [stored.clone(), vec![deletion()]].concat();
-    let renumbered = |record: HistoryRecord, sequence| HistoryRecord { sequence, ..record };
     for (stored, records, expected) in [
-        (&stored, vec![], vec![]),
-        (&stored, vec![at(1, 2, 11)], vec![]),
-        (&stored, vec![at(3, 2, 13)], vec![at(3, 2, 13)]),
-        // Twice in one append.
+        (vec![], vec![], vec![]),
         (
-            &stored,
-            vec![at(4, 1, 14), at(4, 1, 14)],
-            vec![at(4, 1, 14)],
+            vec![],
+            vec![at(1, 10, 1), at(1, 10, 2), at(2, 11, 3)],
+            vec![part(1, 10, 1..=2), part(2, 11, 3..=3)],
         ),
-        // A late one of an earlier epoch.
-        (&stored, vec![at(2, 7, 9)], vec![at(2, 7, 9)]),
+        // Out of order, and twice in one append.
+        (
+            vec![],
+            vec![at(1, 10, 2), at(1, 10, 1), at(1, 10, 2)],
+            vec![part(1, 10, 1..=2)],
+        ),
         // The epoch is used a second time.
         (
-            &stored,
-            vec![at(1, 1, 20), at(1, 2, 21), at(1, 3, 22), at(1, 1, 20)],
-            vec![
-                renumbered(at(1, 1, 20), 3),
-                renumbered(at(1, 2, 21), 4),
-                renumbered(at(1, 3, 22), 5),
-            ],
+            vec![Mutation::History(part(1, 10, 1..=2))],
+            vec![at(1, 20, 1), at(1, 20, 2)],
+            vec![part(1, 20, 1..=2)],
         ),
         (
-            &deleted_at_4,
-            vec![at(4, 1, 30), at(5, 1, 31)],
-            vec![at(5, 1, 31)],
+            vec![deletion()],
+            vec![at(4, 30, 1), at(5, 31, 1)],
+            vec![part(5, 31, 1..=1)],
         ),
     ] {
-        let expected = expected.into_iter().map(Mutation::Transition).collect();
-        check(stored, Request::History(records), Ok(expected));
+        let expected = expected.into_iter().map(Mutation::History).collect();
+        check(&stored, Request::History(records), Ok(expected));
     }
 }
 
 #[test]
-fn the_oldest_transitions_are_removed_for_new_ones() {
-    let all = 1..=u64::try_from(crate::store::MAX_HISTORY_TRANSITIONS).expect("small");
-    let stored: Vec<_> = all
-        .map(|sequence| Mutation::Transition(transition("acme", 1, sequence)))
+fn the_oldest_parts_are_removed_when_the_history_is_counted() {
+    let most = u64::try_from(MAX_HISTORY_TRANSITIONS).expect("small");
+    let stored: Vec<_> = (0..most / 100)
+        .map(|number| Mutation::History(part(1, 10, number * 100 + 1..=number * 100 + 100)))
         .collect();
-    let expected = vec![
-        Mutation::Transition(transition("acme", 2, 1)),
-        Mutation::Removed(Key::Transition {
+    let begins_at = |sequence| {
+        Mutation::Removed(Key::History {
             id: id("acme"),
-            epoch: Epoch::new(1),
-            sequence: 1,
-        }),
-    ];
-    let records = vec![transition("acme", 2, 1)];
-    check(&stored, Request::History(records), Ok(expected));
+            place: part(1, 10, sequence..=sequence).place(),
+        })
+    };
+    let uncounted = transition("acme", 2, 1);
+    let expected = HistoryPart::of(vec![uncounted.clone()]);
+    let expected = expected.into_iter().map(Mutation::History).collect();
+    check(&stored, Request::History(vec![uncounted]), Ok(expected));
+
+    let counted = transition("acme", 2, 62);
+    let expected = HistoryPart::of(vec![counted.clone()]);
+    let mut expected: Vec<_> = expected.into_iter().map(Mutation::History).collect();
+    // One too many, and 512 more, in whole parts.
+    expected.extend([1, 101, 201, 301, 401, 501].map(begins_at));
+    check(&stored, Request::History(vec![counted]), Ok(expected));
 }
 
 #[test]

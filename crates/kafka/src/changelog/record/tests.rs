@@ -18,6 +18,8 @@ fn changes() -> Vec<Mutation> {
         last_load_ms: Some(14),
         unloaded: true,
     };
+    let records = vec![transition("acme", 2, 3), transition("acme", 2, 4)];
+    let part = HistoryPart::of(records).remove(0);
     let key = Key::Entry {
         id: id("acme"),
         kind: "k\0".into(),
@@ -31,7 +33,11 @@ fn changes() -> Vec<Mutation> {
             ..workspace
         }),
         Mutation::Entry(id("acme"), entry("a/b", "ü\0", "{\"a\":1}", 5)),
-        Mutation::Transition(transition("acme", 2, 3)),
+        Mutation::History(part.clone()),
+        Mutation::Removed(Key::History {
+            id: id("acme"),
+            place: part.place(),
+        }),
         Mutation::Removed(key),
         Mutation::Removed(Key::Workspace(id(&"L".repeat(255)))),
         Mutation::Deletion(Deletion {
@@ -80,7 +86,7 @@ fn a_record_says_what_was_written() {
 }
 
 #[test]
-fn a_record_that_was_cut_or_is_newer_is_damage_of_its_workspace() {
+fn a_record_that_was_cut_or_has_another_version_is_damage() {
     for change in changes() {
         let (key, Some(value)) = encode(&change) else {
             continue;
@@ -90,7 +96,7 @@ fn a_record_that_was_cut_or_is_newer_is_damage_of_its_workspace() {
             Mutation::Entry(..) => 9,
             Mutation::Workspace(_)
             | Mutation::Deletion(_)
-            | Mutation::Transition(_)
+            | Mutation::History(_)
             | Mutation::Removed(_)
             | Mutation::Damaged(..) => value.len(),
         };
@@ -102,12 +108,14 @@ fn a_record_that_was_cut_or_is_newer_is_damage_of_its_workspace() {
             );
         }
         let mut newer = value;
-        newer[0] = VERSION + 1;
-        let decoded_record = decode(PartitionId(3), &key, Some(&newer));
-        assert!(matches!(
-            decoded_record,
-            DecodedRecord::Mutation(Mutation::Damaged(..))
-        ));
+        for other in [0, VERSION - 1, VERSION + 1] {
+            newer[0] = other;
+            let decoded_record = decode(PartitionId(3), &key, Some(&newer));
+            assert!(matches!(
+                decoded_record,
+                DecodedRecord::Mutation(Mutation::Damaged(..))
+            ));
+        }
     }
 }
 
