@@ -68,10 +68,22 @@ impl Engine {
             ])
             .arg(&self.directory)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(self.log()).unwrap())
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// What the engine has logged since its last start.
+    fn log(&self) -> PathBuf {
+        self.directory.with_extension("log")
+    }
+
+    fn check_that_it_runs(&mut self) {
+        if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+            let log = std::fs::read_to_string(self.log()).unwrap();
+            panic!("the engine ended by itself: {status}; its log is {log}");
+        }
     }
 
     fn kill(&mut self) {
@@ -92,9 +104,7 @@ impl Engine {
     }
 
     fn get(&mut self, path: &str) -> Option<Value> {
-        if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
-            panic!("the engine ended by itself: {status}");
-        }
+        self.check_that_it_runs();
         let text = ureq::get(format!("http://{}{path}", self.address))
             .call()
             .ok()?
@@ -222,7 +232,7 @@ fn check_kills(store: &str, seed: u64, kills: u64) {
                 .arg("produce")
                 .arg(&file)
                 .args(["--url", &format!("http://{}", engine.address)])
-                .args(["--batch-events", &batch, "--retry-for", "5m"])
+                .args(["--batch-events", &batch, "--retry-for", "4m"])
                 .stdout(Stdio::null())
                 .spawn()
                 .unwrap()
@@ -237,7 +247,14 @@ fn check_kills(store: &str, seed: u64, kills: u64) {
         engine.start();
         engine.wait_until_it_answers();
     }
-    let produced = produce.expect("at least one kill").wait().unwrap();
+    let mut produce = produce.expect("at least one kill");
+    let mut produced = None;
+    engine.wait_until("all events are sent", |engine| {
+        engine.check_that_it_runs();
+        produced = produce.try_wait().unwrap();
+        produced.is_some()
+    });
+    let produced = produced.expect("it has ended");
     assert!(
         produced.success(),
         "produce went on over the restarts: {produced}"
