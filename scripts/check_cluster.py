@@ -13,6 +13,7 @@ Scenarios, each on a topic of its own:
     three    three engines
     churn    three engines; one is killed (-9) and comes back, one is stopped, one is added; then an
              engine with an empty disk takes everything over alone
+    evicting three engines whose workspaces do not fit into their memory limit; they are killed (-9) --kills times
     produce  `produce` sends to an engine that is killed (-9) again and again; nothing is lost or doubled
     broker   one engine and then two; the brokers are killed (-9) and started again, in turn
     parked   a record that is no event parks its workspace alone; `skip` moves it on
@@ -32,7 +33,7 @@ Scenarios, each on a topic of its own:
     secure   engines with TLS and SASL: a wrong password and an unknown certificate are reported and not shown; a password
              that is removed is reported, and once it is restored the engine recovers by itself
 """
-import argparse, collections, gzip, hashlib, json, os, pathlib, random, shutil, signal, socket
+import argparse, collections, gzip, hashlib, json, os, pathlib, random, re, shutil, signal, socket
 import subprocess, sys, tempfile, threading, time, urllib.error, urllib.parse, urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -178,6 +179,14 @@ class Engine:
         except OSError as error:
             return str(error)
 
+    def evictions(self):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=30) as answer:
+                found = re.search(r"^workspace_engine_evictions_total (\d+)", answer.read().decode(), re.MULTILINE)
+        except OSError:
+            return 0
+        return int(found[1]) if found else 0
+
     def ready(self):
         return self.call("/workspaces/statuses?limit=1").get("stateCounts", {}).get("ready", 0)
 
@@ -205,6 +214,10 @@ class Fleet:
         """The engine that serves a workspace, with the status; more than one is an error of this moment."""
         found = [(engine, status) for engine in self.up()
                  if (status := engine.call(f"/workspaces/{workspace}/status")).get("state")]
+        if not found:
+            for engine in self.up():
+                if engine.document(f"/workspaces/{workspace}/status").get("reason") == "evicted":
+                    engine.call(f"/workspaces/{workspace}/load", "POST")
         return found[0] if len(found) == 1 else (None, found)
 
     def wait_until_ready(self, expected):
@@ -440,6 +453,28 @@ def churn(fleet, dice, lines, expected):
     fleet.add()
     fleet.verify(expected)
     say(f"an empty disk took over; histories show {moves}, then {fleet.histories(expected)} changes of the owner")
+
+
+def evicting(fleet, dice, lines, expected):
+    """Kills engines whose workspaces do not fit into their memory limit."""
+    if not fleet.arguments.events:
+        lines, expected = make_events(dice, 20_000, 600)
+        lines = [keyed(line) for line in lines]
+    kills, evictions = fleet.arguments.kills, 0
+    fleet.add(3, flags=["--memory-limit", "193MiB", "--evicted-age", "500ms"])
+    fleet.wait_until_settled()
+    feed = Feed(fleet, lines, max(fleet.arguments.feed_seconds, 3 * kills))
+    for _ in range(kills):
+        time.sleep(dice.uniform(1, 4))
+        engine = dice.choice(fleet.up())
+        evictions += engine.evictions()
+        engine.end(signal.SIGKILL)
+        engine.start()
+    feed.finish()
+    fleet.verify(expected)
+    evictions += sum(engine.evictions() for engine in fleet.up())
+    assert evictions > 0, "nothing was evicted"
+    say(f"{evictions} evictions, {kills} kills")
 
 
 def produce(fleet, dice, lines, expected):
@@ -916,7 +951,7 @@ def secure(fleet, dice, lines, expected):
 
 SCENARIOS = {
     scenario.__name__: scenario
-    for scenario in (one, three, churn, produce, broker, parked, zombie, lostend, rebuilt, failover, cutoff, fenced,
+    for scenario in (one, three, churn, evicting, produce, broker, parked, zombie, lostend, rebuilt, failover, cutoff, fenced,
                      java, clients, secure)
 }
 
@@ -933,6 +968,7 @@ def main():
     parser.add_argument("--events", type=pathlib.Path)
     parser.add_argument("--expected", type=pathlib.Path)
     parser.add_argument("--feed-seconds", type=float, default=15)
+    parser.add_argument("--kills", type=int, default=4, help="of the scenario evicting")
     parser.add_argument("--engine-flags", default="", help="more flags for every engine")
     parser.add_argument("--directory", type=pathlib.Path, help="keeps everything here")
     arguments = parser.parse_args()

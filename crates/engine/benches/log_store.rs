@@ -21,7 +21,7 @@ use workspace_engine_core::disk::{DataDir, DataDirSpec};
 use workspace_engine_core::log::{Append, EmbeddedLog, EmbeddedLogConfig, EventLog, ReadLimit};
 use workspace_engine_core::routing::partition_of;
 use workspace_engine_core::store::{Change, Claim, LsmStore, Save, Store, StoredEntry};
-use workspace_lifecycle::{Offset, PartitionId};
+use workspace_lifecycle::{Offset, PartitionId, Residence};
 use workspace_status::{Epoch, WorkspaceId};
 
 const EVENTS_A_REQUEST: usize = 1000;
@@ -298,7 +298,7 @@ fn save(workspace: usize, part: usize) -> Save {
         entries: ((part + 1) * ENTRIES_A_WORKSPACE / 5) as u64,
         changes: changes.collect(),
         last_load_ms: None,
-        unloaded: false,
+        residence: Residence::Memory,
         only_offset: None,
     }
 }

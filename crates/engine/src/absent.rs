@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::RwLock;
-use workspace_lifecycle::PartitionId;
+use workspace_lifecycle::{PartitionId, Residence};
 use workspace_status::{Epoch, LastKnown, Snapshot, WorkspaceId};
 
 use crate::store::{HistoryRecord, Store, StoreError, StoredWorkspace};
@@ -29,8 +29,8 @@ pub struct AbsentWorkspace {
     pub since: SystemTime,
     /// Its last known state.
     pub last_known: Option<LastKnown>,
-    /// Its owner keeps it out of memory because an operator unloaded it.
-    pub(crate) is_unloaded: bool,
+    /// Whether its owner keeps it out of memory, and why.
+    pub(crate) residence: Residence,
 }
 
 impl AbsentWorkspace {
@@ -47,7 +47,11 @@ impl AbsentWorkspace {
     }
 
     /// A workspace that leaves the tracker with this status.
-    pub(crate) fn leaving(snapshot: &Snapshot, partition: PartitionId, is_unloaded: bool) -> Self {
+    pub(crate) fn leaving(
+        snapshot: &Snapshot,
+        partition: PartitionId,
+        residence: Residence,
+    ) -> Self {
         let last = snapshot.recent_history(1);
         let owner = snapshot.owner().map(Arc::from);
         let last_known = last.last().map(|last| {
@@ -63,7 +67,7 @@ impl AbsentWorkspace {
             partition,
             since: snapshot.observed_at(),
             last_known,
-            is_unloaded,
+            residence,
         }
     }
 
@@ -87,7 +91,7 @@ impl AbsentWorkspace {
                 .as_ref()
                 .map_or(SystemTime::UNIX_EPOCH, |known| known.at),
             last_known,
-            is_unloaded: stored.unloaded,
+            residence: stored.residence,
         }
     }
 
@@ -97,6 +101,10 @@ impl AbsentWorkspace {
             .as_ref()
             .is_some_and(|known| known.epoch == epoch)
     }
+}
+
+fn is_loaded(stored: &StoredWorkspace) -> bool {
+    stored.residence == Residence::Memory
 }
 
 fn before(epoch: Epoch) -> Option<Epoch> {
@@ -189,12 +197,19 @@ impl AbsentWorkspaces {
         begin()
     }
 
+    /// A workspace that is not in memory stays out of it for another reason than before.
+    pub(crate) fn set_residence(&self, id: &WorkspaceId, residence: Residence) {
+        if let Some(absent) = self.by_id.write().get_mut(id) {
+            Arc::make_mut(absent).residence = residence;
+        }
+    }
+
     /// A workspace was deleted.
     pub(crate) fn forget(&self, id: &WorkspaceId) {
         self.by_id.write().remove(id);
     }
 
-    /// A partition was listed by its owner, and its workspaces are entered: those that an operator unloaded stay, the
+    /// A partition was listed by its owner, and its workspaces are entered: those kept out of memory stay, the
     /// others begin to load at once. A workspace that is not in the list was deleted.
     pub(crate) fn listed(
         &self,
@@ -207,11 +222,11 @@ impl AbsentWorkspaces {
         let entered: Vec<_> = stored
             .iter()
             .map(|stored| match self.get(&stored.id) {
-                Some(known) if known.is_of(stored.epoch) || !stored.unloaded => AbsentWorkspace {
-                    is_unloaded: stored.unloaded,
+                Some(known) if known.is_of(stored.epoch) || is_loaded(stored) => AbsentWorkspace {
+                    residence: stored.residence,
                     ..AbsentWorkspace::clone(&known)
                 },
-                Some(_) | None if stored.unloaded => {
+                Some(_) | None if !is_loaded(stored) => {
                     AbsentWorkspace::stored(stored, store, &mut owners)
                 }
                 // Its history is not read, because it enters the tracker in a moment.
@@ -220,7 +235,7 @@ impl AbsentWorkspaces {
                     partition,
                     since: now,
                     last_known: None,
-                    is_unloaded: false,
+                    residence: Residence::Memory,
                 },
             })
             .collect();

@@ -146,6 +146,14 @@ impl<W: ?Sized> EngineBuilder<W> {
         self
     }
 
+    /// Most memory that the workspaces may take, in bytes; by default there is no limit. Above it those that were read or
+    /// written longest ago are saved and leave memory. A client's request or their events load them again. The limit is
+    /// compared with [`Workspace::memory_bytes`] and 5,000 bytes for each workspace, so the process takes more.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.config.memory_limit = Some(bytes);
+        self
+    }
+
     /// Receives the status of every workspace; by default a tracker of its own, see [`Engine::tracker`].
     pub fn tracker(mut self, tracker: Tracker) -> Self {
         self.tracker = tracker;

@@ -24,6 +24,11 @@ pub struct EngineConfig {
     pub fetch_bytes: usize,
     /// A load that makes no progress for this long is abandoned and retried.
     pub load_timeout: Duration,
+    /// Most memory that the workspaces may take, in bytes, as their types estimate it ([`Workspace::memory_bytes`]); above
+    /// it those that were read or written longest ago are evicted. `None`: no limit.
+    ///
+    /// [`Workspace::memory_bytes`]: crate::Workspace::memory_bytes
+    pub memory_limit: Option<u64>,
     /// Longest wait of an operator for the end of a command.
     pub command_timeout: Duration,
     /// Time between two syncs of the store; after each the log may remove what the store holds.
@@ -40,6 +45,7 @@ impl Default for EngineConfig {
             fetch_records: 4096,
             fetch_bytes: 4 * 1024 * 1024,
             load_timeout: Duration::from_mins(5),
+            memory_limit: None,
             command_timeout: Duration::from_secs(30),
             trim_every: Duration::from_secs(10),
         }

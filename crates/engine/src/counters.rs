@@ -46,6 +46,8 @@ pub struct EngineCounters {
     pub save_micros: Counter,
     /// Loads that succeeded.
     pub loads: Counter,
+    /// Workspaces that left memory because it was needed.
+    pub evictions: Counter,
     /// Loads that failed.
     pub load_failures: Counter,
     /// Entries read from the store by loads.

@@ -177,6 +177,10 @@ impl Driver {
                 self.input(Input::SaveFailed { reason });
             }
             Message::Command { id, command, reply } => self.command(id, command, reply),
+            Message::Evict(ids) => {
+                let slots = ids.iter().filter_map(|id| self.machine.slot(id)).collect();
+                self.input(Input::Evict { slots });
+            }
             Message::Wake => {}
         }
     }

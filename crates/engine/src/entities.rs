@@ -133,6 +133,15 @@ impl Workspace for Entities {
         Some(self.changed_bytes)
     }
 
+    fn memory_bytes(&self) -> u64 {
+        let bytes: usize = self
+            .kinds
+            .values()
+            .map(|entities| entities.memory_bytes())
+            .sum();
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+
     fn entries(&self) -> u64 {
         let count: usize = self.kinds.values().map(|entities| entities.len()).sum();
         u64::try_from(count).unwrap_or(u64::MAX)

@@ -26,6 +26,7 @@ mod clock;
 mod failures;
 mod history_passes;
 mod jobs;
+mod memory;
 mod message;
 mod panics;
 mod permits;

@@ -10,6 +10,8 @@ use parking_lot::RwLock;
 use workspace_lifecycle::Offset;
 use workspace_status::WorkspaceId;
 
+use crate::memory::{Memory, MemoryShare, WORKSPACE_BYTES};
+use crate::panics::caught;
 use crate::workspace::Workspace;
 
 /// Position of a partition's live lane, shared by the workspaces that follow it.
@@ -74,6 +76,7 @@ impl<W: Workspace> LoadedWorkspace<W> {
     /// # Panics
     /// If `read` does.
     pub fn read<T>(&self, read: impl FnOnce(&W, Applied) -> T) -> T {
+        self.resident.memory.touch();
         self.resident.read(|workspace, applied| {
             let workspace = (workspace as &dyn Any).downcast_ref();
             #[expect(
@@ -88,6 +91,7 @@ impl<W: Workspace> LoadedWorkspace<W> {
 impl LoadedWorkspace<dyn Workspace> {
     /// Reads the state together with what it has applied.
     pub fn read_any<T>(&self, read: impl FnOnce(&dyn Workspace, Applied) -> T) -> T {
+        self.resident.memory.touch();
         self.resident.read(read)
     }
 }
@@ -98,6 +102,7 @@ pub(crate) struct Resident {
     state: RwLock<(Box<dyn Workspace>, Applied)>,
     live: Arc<LivePosition>,
     follows_live: AtomicBool,
+    memory: MemoryShare,
 }
 
 impl Resident {
@@ -106,9 +111,12 @@ impl Resident {
         workspace: Box<dyn Workspace>,
         applied: Applied,
         live: Arc<LivePosition>,
+        memory: &Arc<Memory>,
     ) -> Self {
+        let memory = MemoryShare::new(memory, bytes_of(&*workspace));
         Self {
             id,
+            memory,
             state: RwLock::new((workspace, applied)),
             live,
             follows_live: AtomicBool::new(false),
@@ -117,6 +125,15 @@ impl Resident {
 
     pub(crate) fn id(&self) -> &WorkspaceId {
         &self.id
+    }
+
+    pub(crate) fn memory(&self) -> &MemoryShare {
+        &self.memory
+    }
+
+    /// Whether it is caught up. One that is stopped at an event stays in memory.
+    pub(crate) fn may_be_evicted(&self) -> bool {
+        self.follows_live.load(Ordering::Acquire)
     }
 
     fn read<T>(&self, read: impl FnOnce(&dyn Workspace, Applied) -> T) -> T {
@@ -157,8 +174,16 @@ impl Resident {
     pub(crate) fn write<T>(&self, write: impl FnOnce(&mut dyn Workspace, &mut Applied) -> T) -> T {
         let mut state = self.state.write();
         let (workspace, applied) = &mut *state;
-        write(&mut **workspace, applied)
+        let result = write(&mut **workspace, applied);
+        self.memory.resize(bytes_of(&**workspace));
+        result
     }
+}
+
+/// What a workspace counts against the memory limit. A workspace type that panics counts as empty.
+fn bytes_of(workspace: &dyn Workspace) -> u64 {
+    let bytes = caught("measuring it", || workspace.memory_bytes());
+    WORKSPACE_BYTES.saturating_add(bytes.unwrap_or_default())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -52,6 +52,8 @@ pub(crate) enum Message {
         command: Command,
         reply: CommandReply,
     },
+    /// Memory is needed: these workspaces are to leave it.
+    Evict(Vec<WorkspaceId>),
     /// Something changed that the partition checks by itself.
     Wake,
 }

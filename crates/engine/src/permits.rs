@@ -8,6 +8,7 @@ use workspace_lifecycle::{Admission, AdmissionLimits, Input, Slot, Urgency};
 use workspace_status::WorkspaceId;
 
 use crate::assignment::Assignment;
+use crate::memory::Memory;
 use crate::message::Message;
 
 /// A request for a load permit, by a workspace of one assignment.
@@ -43,31 +44,47 @@ impl Clone for Permit {
 }
 
 /// The permits of all partitions.
-pub(crate) struct Permits(Mutex<Admission<Permit>>);
+pub(crate) struct Permits {
+    admission: Mutex<Admission<Permit>>,
+    memory: Arc<Memory>,
+}
 
 impl Permits {
-    pub(crate) fn new(limits: AdmissionLimits) -> Self {
-        Self(Mutex::new(Admission::new(limits)))
+    pub(crate) fn new(limits: AdmissionLimits, memory: Arc<Memory>) -> Self {
+        Self {
+            admission: Mutex::new(Admission::new(limits)),
+            memory,
+        }
     }
 
     /// Requests a permit, or makes a pending request urgent. The assignment gets `PermitGranted`.
     pub(crate) fn request(&self, permit: Permit, urgency: Urgency) {
-        self.0.lock().request(permit, urgency);
+        self.admission.lock().request(permit, urgency);
         self.grant();
     }
 
     pub(crate) fn cancel(&self, permit: &Permit) {
-        self.0.lock().cancel(permit);
+        self.admission.lock().cancel(permit);
     }
 
     pub(crate) fn release(&self) {
-        self.0.lock().release();
+        self.admission.lock().release();
+        self.grant();
+    }
+
+    /// Grants the permits that waited for memory.
+    pub(crate) fn grant_waiting(&self) {
         self.grant();
     }
 
     fn grant(&self) {
         loop {
-            let granted = self.0.lock().grant();
+            let least = if self.memory.excess() == 0 {
+                Urgency::Ordinary
+            } else {
+                Urgency::Urgent
+            };
+            let granted = self.admission.lock().grant(least);
             let Some(Permit {
                 assignment, slot, ..
             }) = granted
@@ -76,27 +93,27 @@ impl Permits {
             };
             let sent = assignment.send(Message::Input(Input::PermitGranted { slot }));
             if sent.is_err() {
-                self.0.lock().release();
+                self.admission.lock().release();
             }
         }
     }
 
     /// Permits in use, and how many workspaces wait for one.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        let admission = self.0.lock();
+        let admission = self.admission.lock();
         (admission.held(), admission.queued())
     }
 
     /// The first workspaces that wait for a permit, in the order of service.
     pub(crate) fn queue(&self, limit: usize) -> Vec<WorkspaceId> {
-        let admission = self.0.lock();
+        let admission = self.admission.lock();
         let waiting = admission.waiting().take(limit);
         waiting.map(|permit| permit.id.clone()).collect()
     }
 
     /// How many workspaces wait before this one; `None` if it does not wait.
     pub(crate) fn position(&self, id: &WorkspaceId) -> Option<usize> {
-        let admission = self.0.lock();
+        let admission = self.admission.lock();
         admission.waiting().position(|permit| permit.id == *id)
     }
 }

@@ -175,7 +175,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
     use workspace_lifecycle::{
-        Input, Known, Limits, Listing, Offset, Partition, PartitionId, Time,
+        Input, Known, Limits, Listing, Offset, Partition, PartitionId, Residence, Time,
     };
 
     fn slot_of(id: &WorkspaceId) -> Slot {
@@ -186,7 +186,7 @@ mod tests {
             epoch: Epoch::FIRST,
             next_offset: Offset::ZERO,
             first_offset: Offset::ZERO,
-            unloaded: true,
+            residence: Residence::Unloaded,
             damaged: false,
         };
         let listing = Listing {

@@ -20,6 +20,7 @@ use crate::history_passes::HistoryPasses;
 use crate::jobs::{EraseJob, Jobs, LoadJob, Queues, SaveJob};
 use crate::loaded::Resident;
 use crate::log::EventLog;
+use crate::memory::Memory;
 use crate::message::Message;
 use crate::misrouted::MisroutedRecords;
 use crate::permits::Permits;
@@ -57,6 +58,7 @@ pub(crate) struct EngineShared {
     /// the store does not know may still be on their way into the history, so no later load may reuse their epoch.
     begun: Mutex<HashMap<PartitionId, Epoch>>,
     pub(crate) permits: Permits,
+    pub(crate) memory: Arc<Memory>,
     pub(crate) failures: Failures,
     queues: Queues,
     /// Held from reading the partitions' floors until the log is trimmed to them.
@@ -76,9 +78,11 @@ impl EngineShared {
         populate: Arc<dyn Populate>,
     ) -> (Self, Jobs) {
         let (queues, jobs) = Queues::new(config.admission.permits, log.partitions());
+        let memory = Arc::new(Memory::new(config.memory_limit));
         let shared = Self {
             workspace_type,
-            permits: Permits::new(config.admission),
+            permits: Permits::new(config.admission, Arc::clone(&memory)),
+            memory,
             failures: Failures::default(),
             config,
             log,
@@ -204,12 +208,6 @@ impl EngineShared {
     /// Whether this process lost a partition that was not assigned to it again.
     pub(crate) fn is_lost(&self, partition: PartitionId) -> bool {
         self.lost.lock().contains(&partition)
-    }
-
-    /// Whether an assignment is the current one of its partition.
-    pub(crate) fn is_current(&self, assignment: &Arc<Assignment>) -> bool {
-        self.assignment(assignment.id())
-            .is_some_and(|now| Arc::ptr_eq(&now, assignment))
     }
 
     /// Never blocks: no more jobs exist than permits.

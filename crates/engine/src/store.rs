@@ -27,7 +27,7 @@ pub use table::{CommitRefused, Locks, Table, by_workspace};
 
 use bytes::Bytes;
 use std::sync::Arc;
-use workspace_lifecycle::{Offset, PartitionId};
+use workspace_lifecycle::{Offset, PartitionId, Residence};
 use workspace_status::{Epoch, WorkspaceId};
 
 /// What the store holds of a workspace, without its entries.
@@ -51,8 +51,8 @@ pub struct StoredWorkspace {
     pub entries: u64,
     /// Duration of its last successful load in milliseconds, if there was one.
     pub last_load_ms: Option<u64>,
-    /// An operator unloaded it: it stays out of memory until a load is requested.
-    pub unloaded: bool,
+    /// Whether its owner keeps it in memory.
+    pub residence: Residence,
 }
 
 impl StoredWorkspace {
@@ -68,7 +68,7 @@ impl StoredWorkspace {
             events_applied: 0,
             entries: 0,
             last_load_ms: None,
-            unloaded: false,
+            residence: Residence::Memory,
         }
     }
 }
@@ -117,8 +117,8 @@ pub struct Save {
     pub changes: Vec<Change>,
     /// Duration of the load in milliseconds; set on the first save after a load.
     pub last_load_ms: Option<u64>,
-    /// Whether an operator unloaded it with this save.
-    pub unloaded: bool,
+    /// Whether it stays in memory after this save.
+    pub residence: Residence,
     /// If set, only `next_offset` and `epoch` advance, because no event below the offset belongs to the workspace.
     /// There are no changes, and everything else stays as stored. The value is the epoch that the store must have: with
     /// another one the store holds something that the caller does not know, and the save is refused.

@@ -1,6 +1,7 @@
 //! The threads of the engine besides those of the partitions.
 
 mod eraser;
+mod evict;
 mod history;
 mod history_changes;
 mod history_waiting;
@@ -16,7 +17,8 @@ use crate::jobs::Jobs;
 use crate::shared::EngineShared;
 use crate::start_error::StartError;
 
-/// Starts one thread for each load permit, and one each to write the history, watch loads, save, erase and do upkeep.
+/// Starts one thread for each load permit, and one each to write the history, watch loads, save, erase, do upkeep and,
+/// where memory is limited, evict.
 pub(crate) fn start(
     shared: &Arc<EngineShared>,
     jobs: Jobs,
@@ -46,6 +48,9 @@ pub(crate) fn start(
     threads.push(spawn(shared, "erase", move |shared| {
         shared.work(&erasures, |job| eraser::erase(shared, job));
     })?);
+    if shared.memory.limit().is_some() {
+        threads.push(spawn(shared, "evict", |shared| evict::run(shared))?);
+    }
     threads.push(spawn(shared, "upkeep", |shared| upkeep::run(shared))?);
     Ok(threads)
 }

@@ -77,6 +77,12 @@ pub trait Workspace: Any + Send + Sync {
         None
     }
 
+    /// Approximate bytes of memory that it takes. The engine calls it after each batch of its events, so it should not
+    /// walk its entities. Where memory is limited, a workspace type without it is evicted as if it were empty.
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
     /// Number of entries in a store that has saved all changes so far. The engine calls it right after
     /// [`take_changes`](Workspace::take_changes) and saves it with them. A load that finds another number parks the
     /// workspace.

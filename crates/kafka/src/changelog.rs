@@ -60,11 +60,7 @@ pub(crate) use ownership::producer_of;
 use partitions::{OwnershipState, Partitions};
 use producer::Transactions;
 use reader::Readers;
-use takeover::Takeover;
 use writer::{MAX_JOBS_WAITING, TRANSACTION_BYTES, Writer};
-
-/// How long opening a partition waits for an earlier transaction of this process that holds it.
-const EARLIER_TRANSACTION_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// How long closing a partition waits for the transaction in progress that holds it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -136,7 +132,7 @@ impl Shared {
 /// The store over a changelog topic.
 pub struct ChangelogStore {
     shared: Arc<Shared>,
-    opening_partition: Mutex<std::collections::HashMap<PartitionId, OpeningPartition>>,
+    opening: Mutex<std::collections::HashMap<PartitionId, OpeningPartition>>,
     /// Why this engine cannot serve its group, once that is known.
     refusal: OnceLock<String>,
     /// Present until the store is dropped.
@@ -193,7 +189,7 @@ impl ChangelogStore {
             .map_err(ChangelogError::Thread)?;
         Ok(Self {
             shared,
-            opening_partition: Mutex::default(),
+            opening: Mutex::default(),
             refusal: OnceLock::new(),
             jobs: Some(jobs),
             thread: Some(thread),
@@ -254,34 +250,21 @@ impl ChangelogStore {
 
 impl Ownership for ChangelogStore {
     fn open(&self, partition: PartitionId) -> Result<Opening, StoreError> {
-        let opening_partition = self.opening_partition.lock().remove(&partition);
-        let opening_partition = match opening_partition {
-            Some(opening_partition) => opening_partition,
+        let kept = self.opening.lock().remove(&partition);
+        let mut opening = match kept {
+            Some(opening) => opening,
             None if self.shared.partitions.open(partition).is_ok() => return Ok(Opening::Done),
-            None => {
-                if !self
-                    .shared
-                    .partitions
-                    .begin(partition, Instant::now() + EARLIER_TRANSACTION_TIMEOUT)?
-                {
-                    return Ok(Opening::Waiting);
-                }
-                OpeningPartition::Reading(Box::new(Takeover::new(&self.shared, partition)))
-            }
+            None => OpeningPartition::new(&self.shared, partition),
         };
-        match opening_partition.step(self, partition)? {
-            None => Ok(Opening::Done),
-            Some((opening_partition, opening)) => {
-                self.opening_partition
-                    .lock()
-                    .insert(partition, opening_partition);
-                Ok(opening)
-            }
+        let result = opening.step(self);
+        if !matches!(result, Ok(Opening::Done)) {
+            self.opening.lock().insert(partition, opening);
         }
+        result
     }
 
     fn close(&self, partition: PartitionId) {
-        self.opening_partition.lock().remove(&partition);
+        self.opening.lock().remove(&partition);
         let owned = self
             .shared
             .partitions

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use workspace_status::Epoch;
 
-use crate::{Lane, Offset, Slot, Ticket, Urgency};
+use crate::{Lane, Offset, Residence, Slot, Ticket, Urgency};
 
 /// One request to the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,8 +165,8 @@ pub struct SaveOne {
     pub next_offset: Offset,
     /// Events applied up to there.
     pub events_applied: u64,
-    /// It stays out of memory after this save until it is requested.
-    pub unloaded: bool,
+    /// Whether it stays in memory after this save.
+    pub residence: Residence,
 }
 
 /// A workspace out of memory of which only the `next_offset` in the store advances.
@@ -223,7 +223,10 @@ pub enum Report {
         why: &'static str,
     },
     /// No longer in memory on this node.
-    Removed,
+    Removed {
+        /// Why; `Memory` where another process is to load it, or it was deleted.
+        residence: Residence,
+    },
 }
 
 /// Why a command was refused.
@@ -334,7 +337,10 @@ impl fmt::Display for SavePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for one in &self.workspaces {
             write!(f, "{} at {} epoch {}", one.slot, one.next_offset, one.epoch)?;
-            f.write_str(if one.unloaded { " unloaded, " } else { ", " })?;
+            match one.residence {
+                Residence::Memory => f.write_str(", ")?,
+                Residence::Unloaded | Residence::Evicted => write!(f, " {}, ", one.residence)?,
+            }
         }
         for one in &self.advances {
             write!(
@@ -364,7 +370,10 @@ impl fmt::Display for Report {
             ),
             Self::Parked { reason } => write!(f, "parked: {reason}"),
             Self::Unloading { why } => write!(f, "unloading: {why}"),
-            Self::Removed => write!(f, "removed"),
+            Self::Removed {
+                residence: Residence::Memory,
+            } => write!(f, "removed"),
+            Self::Removed { residence } => write!(f, "removed, {residence}"),
         }
     }
 }

@@ -84,12 +84,16 @@ impl<K: Eq + Hash + Clone> Admission<K> {
         }
     }
 
-    /// Grants the next free permit to the first in order of service; `None` if none is free or none waits.
-    pub fn grant(&mut self) -> Option<K> {
+    /// Grants the next free permit to the first in order of service; `None` if none is free, or none waits that is as
+    /// urgent as `least`.
+    pub fn grant(&mut self, least: Urgency) -> Option<K> {
         if self.held >= self.limits.permits {
             return None;
         }
-        let (_, first) = self.queue.first_key_value()?;
+        let ((urgency, _), first) = self.queue.first_key_value()?;
+        if *urgency > least {
+            return None;
+        }
         let first = first.clone();
         self.cancel(&first);
         self.held += 1;
@@ -152,12 +156,12 @@ mod tests {
         for who in ["a", "b", "c"] {
             admission.request(who, Urgency::Ordinary);
         }
-        assert_eq!(admission.grant(), Some("a"));
+        assert_eq!(admission.grant(Urgency::Ordinary), Some("a"));
         admission.request("c", Urgency::Urgent);
         assert!(admission.waiting().eq([&"c", &"b"]));
-        assert_eq!(admission.grant(), None);
+        assert_eq!(admission.grant(Urgency::Ordinary), None);
         admission.release();
-        assert_eq!(admission.grant(), Some("c"));
+        assert_eq!(admission.grant(Urgency::Ordinary), Some("c"));
     }
 
     #[test]
@@ -174,6 +178,17 @@ mod tests {
         let mut admission = admission(1, 1);
         admission.request("a", Urgency::Ordinary);
         admission.cancel(&"a");
-        assert_eq!(admission.grant(), None);
+        assert_eq!(admission.grant(Urgency::Ordinary), None);
+    }
+
+    #[test]
+    fn an_ordinary_request_waits_while_only_urgent_ones_are_served() {
+        let mut admission = admission(2, 1);
+        admission.request("a", Urgency::Ordinary);
+        assert_eq!(admission.grant(Urgency::Urgent), None);
+        admission.request("b", Urgency::Urgent);
+        assert_eq!(admission.grant(Urgency::Urgent), Some("b"));
+        assert_eq!(admission.grant(Urgency::Urgent), None);
+        assert_eq!(admission.grant(Urgency::Ordinary), Some("a"));
     }
 }

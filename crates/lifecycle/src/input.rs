@@ -4,7 +4,7 @@ use std::fmt;
 
 use workspace_status::{Epoch, WorkspaceId};
 
-use crate::{Offset, Slot};
+use crate::{Offset, Residence, Slot};
 
 /// One event in the life of a partition.
 #[derive(Debug, Clone)]
@@ -139,6 +139,12 @@ pub enum Input {
         /// The kind of failure.
         failure: EraseFailure,
     },
+    /// Memory is needed: these workspaces are saved and leave it. One that is not ready, or that a client waits for,
+    /// stays.
+    Evict {
+        /// Which ones.
+        slots: Vec<Slot>,
+    },
     /// Time has passed.
     Tick,
     /// The partition is to be handed over: save, then release it.
@@ -175,8 +181,8 @@ pub struct Known {
     pub next_offset: Offset,
     /// Its first offset: no event below it belongs to it.
     pub first_offset: Offset,
-    /// An operator unloaded it.
-    pub unloaded: bool,
+    /// Whether its owner kept it in memory.
+    pub residence: Residence,
     /// The store cannot read its record, so how far it is stored is unknown.
     pub damaged: bool,
 }
@@ -347,7 +353,7 @@ pub enum Command {
     /// Load it now, before the ordinary queue.
     Load,
     /// Save it and remove it from memory until it is requested, also after a restart. A workspace that is not
-    /// in memory (queued, retrying or parked) stays out until then, or until the next start.
+    /// in memory (queued, retrying, parked or evicted) stays out until then, or until the next start.
     Unload,
     /// Save it and load it again.
     Reload,

@@ -34,7 +34,7 @@ pub use partition::{Holder, Limits, Partition, Position};
 pub use position::{Offset, PartitionId};
 pub use retry::{Failures, RetryPolicy};
 pub use time::Time;
-pub use workspace::{Slot, StoppedAt};
+pub use workspace::{Residence, Slot, StoppedAt};
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@
 
 mod commands;
 mod erasures;
+mod evictions;
 mod fetch_failures;
 mod lanes;
 mod loads;
@@ -24,14 +25,15 @@ use std::time::Duration;
 
 use workspace_status::{Epoch, WorkspaceId};
 
+use self::evictions::Evicted;
 use self::lanes::{LaneRun, Waiting};
 use self::saves::Saving;
 pub use self::view::{Holder, Position};
 use crate::retry::Failures;
 use crate::workspace::{AfterLeaving, Phase, Quiet, Slots, StoredEpoch, Workspace};
 use crate::{
-    Action, CommandError, Deleted, Input, Lane, Listing, Offset, PartitionId, Report, RetryPolicy,
-    Slot, Time,
+    Action, CommandError, Deleted, Input, Lane, Listing, Offset, PartitionId, Report, Residence,
+    RetryPolicy, Slot, Time,
 };
 
 /// Limits of a partition, and how long it waits to batch work.
@@ -60,6 +62,10 @@ pub struct Limits {
     pub hold_live: Duration,
     /// How long a round waits for the other loads of the partition before it begins.
     pub gather: Duration,
+    /// An evicted workspace is loaded once the live lane is this many offsets beyond its first unapplied event.
+    pub max_evicted_lag: u64,
+    /// It is also loaded this long after the lane has met that event.
+    pub max_evicted_age: Duration,
     /// Waits between attempts.
     pub retry: RetryPolicy,
 }
@@ -77,6 +83,8 @@ impl Default for Limits {
             hold_catch_up: Duration::from_secs(2),
             hold_live: Duration::from_millis(100),
             gather: Duration::from_millis(500),
+            max_evicted_lag: 50_000,
+            max_evicted_age: Duration::from_mins(1),
             retry: RetryPolicy::default(),
         }
     }
@@ -129,6 +137,8 @@ pub struct Partition {
     looked_for: BTreeSet<Slot>,
     /// Some workspaces are behind, and no lane looks for their events yet.
     look_wanted: bool,
+    /// Evicted workspaces with unapplied events.
+    evicted: Evicted,
     /// After a revocation: workspaces that may still hold the partition.
     leaving: Vec<Slot>,
     out: Vec<Action>,
@@ -161,6 +171,7 @@ impl Partition {
             saving: Saving::default(),
             looked_for: BTreeSet::new(),
             look_wanted: false,
+            evicted: Evicted::default(),
             leaving: Vec::new(),
             out: Vec::new(),
         }
@@ -236,6 +247,7 @@ impl Partition {
                 epoch,
                 failure,
             } => self.erase_failed(slot, epoch, failure),
+            Input::Evict { slots } => self.evict(&slots),
             Input::Tick => {}
             Input::Revoked => self.revoked(),
             Input::Lost => self.lost(),
@@ -298,8 +310,13 @@ impl Partition {
             let workspace = self.workspaces.at_mut(slot);
             workspace.first_offset = known.first_offset;
             workspace.damaged = known.damaged;
-            if !known.unloaded {
-                self.begin_load(slot);
+            match known.residence {
+                Residence::Memory => self.begin_load(slot),
+                Residence::Unloaded => {}
+                Residence::Evicted => {
+                    workspace.evicted = true;
+                    self.note_evicted(slot);
+                }
             }
         }
         for deleted in listing.deleted {
@@ -353,6 +370,7 @@ impl Partition {
             target: None,
             ready_since: None,
             urgent: false,
+            evicted: false,
             unsaved: false,
             failures: Failures::default(),
             phase: Phase::Cold,
@@ -375,12 +393,15 @@ impl Partition {
             }
             Ownership::Owned => {
                 self.retry_loads();
+                self.load_evicted();
                 self.drive_lanes();
                 self.save_if_due();
                 // Planning a save may find that a round must look for events.
                 if self.look_wanted && self.round.is_none() {
                     self.drive_lanes();
                 }
+                // The lanes may have found events of evicted workspaces.
+                self.load_evicted();
             }
             Ownership::Leaving => {
                 self.save_if_due();
@@ -415,7 +436,7 @@ impl Partition {
                     "the partition is handed over",
                 );
             } else if !matches!(self.workspaces.at(slot).phase, Phase::Erasing(_)) {
-                self.release(slot, "the partition is handed over");
+                self.release(slot, "the partition is handed over", Residence::Memory);
             }
         }
         self.stop_lanes();
@@ -436,7 +457,7 @@ impl Partition {
             if self.workspaces.at(slot).in_memory() {
                 self.out.push(Action::Drop { slot });
             }
-            self.release(slot, "the partition is lost");
+            self.release(slot, "the partition is lost", Residence::Memory);
         }
         self.stop_lanes();
         self.saving.forget();

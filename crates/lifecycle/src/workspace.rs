@@ -92,11 +92,66 @@ pub(crate) enum BeforeErasing {
     Deleted,
 }
 
+/// Whether its owner keeps a workspace in memory. The store records it, so that it outlives a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Residence {
+    /// It is in memory, or is loaded as soon as possible.
+    #[default]
+    Memory,
+    /// An operator unloaded it: it stays out of memory until a load is requested.
+    Unloaded,
+    /// Its memory was needed: it stays out of memory until a client requests it, or its unapplied events do.
+    Evicted,
+}
+
+impl Residence {
+    /// Every value, at the index of its code.
+    const ALL: [Self; 3] = [Self::Memory, Self::Unloaded, Self::Evicted];
+
+    /// Its number in stored records.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Memory => 0,
+            Self::Unloaded => 1,
+            Self::Evicted => 2,
+        }
+    }
+
+    /// The value of a stored number; `None` for a number that no value has.
+    pub fn of_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+
+    /// Its name in stored text.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Unloaded => "unloaded",
+            Self::Evicted => "evicted",
+        }
+    }
+
+    /// The value of a stored name; `None` for a name that no value has.
+    pub fn of_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|residence| residence.as_str() == name)
+    }
+}
+
+impl fmt::Display for Residence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// What follows the last save of a workspace in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AfterLeaving {
     /// An operator unloaded it: it stays cold, also after a restart.
     Cold(Option<Ticket>),
+    /// Its memory was needed: it stays cold until a client or its events request it, also after a restart.
+    Evicted,
     /// It is loaded again. The ticket is answered when that load begins.
     Reload(Option<Ticket>),
     /// Another process owns it next.
@@ -149,6 +204,8 @@ pub(crate) struct Workspace {
     pub(crate) target: Option<Offset>,
     pub(crate) ready_since: Option<Time>,
     pub(crate) urgent: bool,
+    /// Cold because its memory was needed.
+    pub(crate) evicted: bool,
     pub(crate) unsaved: bool,
     pub(crate) failures: Failures,
     pub(crate) phase: Phase,

@@ -12,9 +12,10 @@ pub(crate) use layers::{ConfigError, ServeFlags, misspelt_variables};
 use crate::{
     access::AccessSettings,
     group::KafkaConfig,
+    memory_limit,
     values::{
-        Bytes, Conflict, OrOff, at_least, bytes, directory, number, or_off, owner, path, positive,
-        threads,
+        Bytes, Conflict, OrAuto, OrOff, at_least, bytes, directory, number, or_auto, or_off, owner,
+        path, positive, threads,
     },
 };
 use bytesize::ByteSize;
@@ -112,6 +113,17 @@ pub(crate) struct EngineSettings {
     /// The log deletes events older than this, but never one that the store does not hold; off keeps all
     #[arg(long, value_name = "DURATION", default_value = "off", value_parser = or_off(parse_duration))]
     pub(crate) retention_age: OrOff<Duration>,
+    /// Memory of the process above which the workspaces that were read or written longest ago are saved and leave it;
+    /// their entities are read again when a client or their events request them. auto is 60 % of the memory of the
+    /// control group or the machine. Bodies and answers of requests under way come on top
+    #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = or_auto(bytes))]
+    pub(crate) memory_limit: OrAuto<Bytes>,
+    /// An evicted workspace is loaded once its partition has read this many events beyond its first unapplied one
+    #[arg(long, value_name = "N", default_value = "50000", value_parser = number::<u64>(1, 1_000_000_000))]
+    pub(crate) evicted_lag: u64,
+    /// An evicted workspace is loaded this long after its partition has read an event of it
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = parse_duration)]
+    pub(crate) evicted_age: Duration,
     /// Directory of WORKSPACE.ndjson files with the first entities of workspaces that the store does not know
     #[arg(long, value_name = "DIR", default_value = "off", value_parser = or_off(path))]
     pub(crate) populate_dir: OrOff<PathBuf>,
@@ -212,6 +224,10 @@ impl ServeConfig {
                 "store",
                 "with --kafka, workspaces are kept in a topic and copied to lsm only",
             ));
+        }
+        if let Some(limit) = self.engine.memory_limit {
+            memory_limit::for_workspaces(limit)
+                .map_err(|reason| Conflict::new("memory-limit", reason))?;
         }
         let [memory, body] = [self.http.event_memory_bytes, self.http.max_body_bytes];
         if memory < body {
@@ -320,6 +336,11 @@ mod tests {
             (
                 &["--event-memory", "1MiB"],
                 "--event-memory: 1.0 MiB is less than one body, 16.0 MiB",
+            ),
+            (
+                &["--memory-limit", "100MiB"],
+                "--memory-limit: 100.0 MiB is too little: the process takes 192.0 MiB besides the workspaces, and they \
+                 need 1.0 MiB at least",
             ),
             (
                 &["--kafka", "broker:9092", "--store", "file"],

@@ -54,6 +54,8 @@ mod output;
 mod secret;
 mod values;
 
+mod memory_limit;
+
 mod config;
 
 mod telemetry;

@@ -182,7 +182,8 @@ impl<'a> Reasons<'a> {
         let reason = self.engine.absence(absent);
         let partition = absent.partition;
         let message = match reason {
-            Absence::Unloaded | Absence::Evicted => unloaded(&absent.id),
+            Absence::Unloaded => unloaded(&absent.id),
+            Absence::Evicted => evicted(),
             Absence::Opening => {
                 let opening = self.engine.opening(partition);
                 let opening = opening.as_deref().unwrap_or("its workspaces are listed");
@@ -235,6 +236,11 @@ fn unloaded(id: &WorkspaceId) -> String {
     format!(
         "unloaded by an operator: `workspace-engine load {id}` or POST /api/v1/workspaces/{id}/load brings it back"
     )
+}
+
+/// The message of a workspace that left memory because it was needed.
+fn evicted() -> String {
+    "evicted because its memory was needed: a read, a load or new events bring it back".to_owned()
 }
 
 /// Why a workspace is not on this engine, by its id alone; `None` where it should be here.

@@ -23,7 +23,7 @@ type CounterRow = (
     fn(&EngineCounters) -> &Counter,
 );
 
-const COUNTERS: [CounterRow; 15] = [
+const COUNTERS: [CounterRow; 16] = [
     (
         "workspace_engine_events_applied",
         "Events applied to workspaces",
@@ -103,6 +103,12 @@ const COUNTERS: [CounterRow; 15] = [
         |counters| &counters.load_failures,
     ),
     (
+        "workspace_engine_evictions",
+        "Workspaces that left memory because it was needed",
+        None,
+        |counters| &counters.evictions,
+    ),
+    (
         "workspace_engine_entries_loaded",
         "Entries read from the store by loads",
         None,
@@ -124,6 +130,11 @@ const LOADS_UNDER_WAY: &str = "workspace_engine_loads_under_way";
 const LOADS_HUNG: &str = "workspace_engine_loads_hung";
 /// Workspaces that wait for a load permit.
 const LOADS_QUEUED: &str = "workspace_engine_loads_queued";
+
+/// Memory of the workspaces.
+const MEMORY: &str = "workspace_engine_workspaces_memory";
+/// Its limit.
+const MEMORY_LIMIT: &str = "workspace_engine_workspaces_memory_limit";
 
 /// A gauge of a partition: its name, its help, and its source.
 type PartitionRow = (&'static str, &'static str, fn(&PartitionReport) -> u64);
@@ -267,6 +278,24 @@ impl Collector for EngineMetrics {
         ] {
             let encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(encoder)?;
+        }
+        let (used, limit) = engine.memory();
+        for (name, help, bytes) in [
+            (
+                MEMORY,
+                "Memory of the workspaces, as an estimate",
+                Some(used),
+            ),
+            (
+                MEMORY_LIMIT,
+                "Memory of the workspaces above which some are evicted",
+                limit,
+            ),
+        ] {
+            let Some(bytes) = bytes else { continue };
+            let unit = Some(&Unit::Bytes);
+            let encoder = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+            ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX)).encode(encoder)?;
         }
         let partitions = engine.partitions();
         for (name, help, read) in PARTITION_GAUGES {

@@ -74,6 +74,7 @@ fn apply<'a>(
     end: Offset,
     source: Source<'_>,
 ) -> AppliedTo {
+    loaded.memory().touch();
     loaded.write(|workspace, applied| {
         let mut result = AppliedTo { slot: plan.slot, events: 0, bytes: 0, save_requested: false, poison: None };
         let mut value_bytes = 0;

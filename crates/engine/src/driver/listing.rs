@@ -57,7 +57,7 @@ impl Driver {
                     epoch: stored.epoch,
                     next_offset: stored.next_offset,
                     first_offset: stored.first_offset,
-                    unloaded: stored.unloaded,
+                    residence: stored.residence,
                     // Epoch 0, which no load has, marks a workspace whose record cannot be read.
                     damaged: stored.epoch == Epoch::new(0),
                 })

@@ -90,7 +90,11 @@ fn wait(messages: &Receiver<Message>, pause: Duration) -> Result<(), Revoked> {
             }
             // No load or save was requested yet, so these carry nothing.
             Ok(
-                Message::Input(_) | Message::Loaded(_) | Message::SaveFailed { .. } | Message::Wake,
+                Message::Input(_)
+                | Message::Loaded(_)
+                | Message::SaveFailed { .. }
+                | Message::Evict(_)
+                | Message::Wake,
             ) => {}
             Err(RecvTimeoutError::Timeout) => return Ok(()),
         }

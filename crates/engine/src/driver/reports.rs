@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use workspace_lifecycle::{Offset, Report, Slot};
+use workspace_lifecycle::{Offset, Report, Residence, Slot};
 use workspace_status::{Attempt, AttemptError, Epoch, State, Unit, Value};
 
 use super::Driver;
@@ -27,8 +27,8 @@ impl Driver {
                 self.begin(slot, epoch);
                 Ok(())
             }
-            Report::Removed => {
-                self.gone(slot);
+            Report::Removed { residence } => {
+                self.gone(slot, residence);
                 Ok(())
             }
             Report::Unloading { why } => {
@@ -161,18 +161,24 @@ impl Driver {
         attempt.set_state(State::Ready, "ready")
     }
 
-    fn gone(&mut self, slot: Slot) {
+    fn gone(&mut self, slot: Slot, residence: Residence) {
         self.withdraw(slot);
         let status = match self.presences.take(slot) {
-            Presence::Absent => return,
+            Presence::Absent => {
+                let id = self.machine.workspace_id(slot);
+                self.shared.absent.set_residence(id, residence);
+                return;
+            }
             Presence::Refused(status) => status,
             Presence::Shown(attempt) => Arc::clone(attempt.status()),
             Presence::InMemory(resident) => Arc::clone(resident.attempt.status()),
         };
         let shared = &self.shared;
         let id = self.machine.workspace_id(slot);
-        let is_unloaded = shared.is_current(&self.assignment);
-        let absent = AbsentWorkspace::leaving(&status.snapshot(), self.id, is_unloaded);
+        let absent = AbsentWorkspace::leaving(&status.snapshot(), self.id, residence);
+        if residence == Residence::Evicted {
+            shared.counters.evictions.add(1);
+        }
         shared.left.lock().push(status);
         let leave = || {
             shared.tracker.remove(id);

@@ -16,7 +16,7 @@
 //! be missing too, which is the first row. On a Kafka cluster a save is a transaction: what a `kill -9` within it leaves is
 //! in `changelog/writer.rs` of that crate.
 
-use workspace_lifecycle::{Refusal, Refused, SavePlan, Slot};
+use workspace_lifecycle::{Refusal, Refused, Residence, SavePlan, Slot};
 
 use super::Driver;
 use crate::jobs::SaveJob;
@@ -57,7 +57,7 @@ impl Driver {
                         entries,
                         changes,
                         last_load_ms: resident.load_ms.take(),
-                        unloaded: one.unloaded,
+                        residence: one.residence,
                         only_offset: None,
                     };
                     saves.push((slot, save));
@@ -78,7 +78,7 @@ impl Driver {
                 entries: 0,
                 changes: Vec::new(),
                 last_load_ms: None,
-                unloaded: false,
+                residence: Residence::Memory,
                 only_offset: Some(one.stored),
             };
             (one.slot, save)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use workspace_lifecycle::{Offset, PartitionId};
+use workspace_lifecycle::{Offset, PartitionId, Residence};
 use workspace_status::{Absence, Check, Tracker, WorkspaceId};
 
 use super::Engine;
@@ -30,7 +30,11 @@ impl<W: ?Sized> Engine<W> {
     /// Why a workspace is not in memory here.
     pub fn absence(&self, absent: &AbsentWorkspace) -> Absence {
         match self.shared.assignment(absent.partition) {
-            Some(assignment) if assignment.is_listed() && absent.is_unloaded => Absence::Unloaded,
+            Some(assignment) if assignment.is_listed() => match absent.residence {
+                Residence::Unloaded => Absence::Unloaded,
+                Residence::Evicted => Absence::Evicted,
+                Residence::Memory => Absence::Opening,
+            },
             Some(_) => Absence::Opening,
             None if self.shared.is_lost(absent.partition) => Absence::OwnerLost,
             None => Absence::OwnedElsewhere,
@@ -87,6 +91,11 @@ impl<W: ?Sized> Engine<W> {
     /// The engine's counters.
     pub fn counters(&self) -> &EngineCounters {
         &self.shared.counters
+    }
+
+    /// Bytes that the workspaces take, as their types estimate it, and their limit, if there is one.
+    pub fn memory(&self) -> (u64, Option<u64>) {
+        (self.shared.memory.used(), self.shared.memory.limit())
     }
 
     /// A workspace in memory that has been ready since it was loaded, or is parked at an event that it cannot apply.

@@ -22,6 +22,9 @@ type SlotIndex = u32;
 const MIN_GONE: usize = 64;
 const GONE_SHARE: usize = 4;
 
+/// What an allocator adds to the id and the value of an entity, which are rounded up, and to the value's shared count.
+const ALLOCATED_BYTES: usize = 48;
+
 /// Up to this many slots take no more memory than they need.
 const MAX_EXACT: usize = 4;
 
@@ -36,6 +39,8 @@ pub(super) struct Kind {
     order: RwLock<Vec<SlotIndex>>,
     /// Slots whose entity exists.
     live: usize,
+    /// Bytes of the ids and values of all slots.
+    content_bytes: usize,
     /// Slots that changed since the last save, in the order of their first change.
     changed: Vec<SlotIndex>,
 }
@@ -90,6 +95,16 @@ impl Kind {
         self.live
     }
 
+    /// Approximate bytes of memory that it takes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let places = self.table.capacity() + self.changed.capacity() + self.slots.len();
+        size_of::<Self>()
+            + self.content_bytes
+            + self.slots.capacity() * size_of::<EntitySlot>()
+            + self.slots.len() * ALLOCATED_BYTES
+            + places * size_of::<SlotIndex>()
+    }
+
     /// Adds an entity as it was saved.
     pub(super) fn restore(&mut self, id: Box<str>, value: Value) -> Result<(), Rejection> {
         let is_last = self.slots.last().is_none_or(|last| *last.id < *id);
@@ -124,7 +139,8 @@ impl Kind {
     pub(super) fn unset(&mut self, id: &str) -> Option<Changed> {
         self.fill_table();
         let place = self.find(id, Hash::of(id, &self.hasher))?;
-        self.slot_mut(place)?.value.take()?;
+        let before = self.slot_mut(place)?.value.take()?;
+        self.content_bytes -= before.data.len();
         self.live -= 1;
         Some(Changed {
             is_first: self.note_change(place),
@@ -164,6 +180,7 @@ impl Kind {
             })
             .collect();
         self.slots.retain(|slot| slot.value.is_some());
+        self.content_bytes = self.slots.iter().map(EntitySlot::content_bytes).sum();
         self.slots.shrink_to_fit();
         let order = std::mem::take(self.order.get_mut()).into_iter();
         *self.order.get_mut() = order
@@ -221,12 +238,14 @@ impl Kind {
             // Most workspaces of a large population have few entities; a vector would begin with room for four.
             self.slots.reserve_exact(1);
         }
-        self.slots.push(EntitySlot {
+        let slot = EntitySlot {
             id,
             value: Some(value),
             hash,
             is_changed: false,
-        });
+        };
+        self.content_bytes += slot.content_bytes();
+        self.slots.push(slot);
         self.live += 1;
         Ok(place)
     }
@@ -236,11 +255,14 @@ impl Kind {
         self.fill_table();
         let hash = Hash::of(id, &self.hasher);
         if let Some(place) = self.find(id, hash) {
+            self.content_bytes += value.data.len();
             let before = self
                 .slot_mut(place)
                 .and_then(|slot| slot.value.replace(value));
             self.live += usize::from(before.is_none());
-            return Ok((place, before.map_or(0, |before| before.data.len())));
+            let before = before.map_or(0, |before| before.data.len());
+            self.content_bytes -= before;
+            return Ok((place, before));
         }
         let place = self.push(id.into(), value, hash)?;
         let Self { slots, table, .. } = self;
@@ -304,6 +326,11 @@ impl Kind {
 }
 
 impl EntitySlot {
+    fn content_bytes(&self) -> usize {
+        let value = self.value.as_ref();
+        self.id.len() + value.map_or(0, |value| value.data.len())
+    }
+
     fn entity(&self) -> Option<EntityRef<'_>> {
         let value = self.value.as_ref()?;
         Some(EntityRef {

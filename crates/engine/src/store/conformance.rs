@@ -19,7 +19,7 @@ use super::{
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use workspace_lifecycle::{Offset, PartitionId};
+use workspace_lifecycle::{Offset, PartitionId, Residence};
 use workspace_status::{Epoch, State, WorkspaceId};
 
 mod claims;
@@ -108,7 +108,7 @@ pub fn save_of(text: &str, epoch: u64, next_offset: u64, changes: Vec<Change>) -
         entries: entries_after(BTreeSet::new(), &changes),
         changes,
         last_load_ms: None,
-        unloaded: false,
+        residence: Residence::Memory,
         only_offset: None,
     }
 }

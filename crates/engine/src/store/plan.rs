@@ -5,6 +5,7 @@ use super::{
     Change, Claim, Deletion, Erase, HistoryPart, HistoryPlace, HistoryRecord, Key,
     MAX_HISTORY_TRANSITIONS, Mutation, Save, StoreError, StoredWorkspace, Table,
 };
+use workspace_lifecycle::Residence;
 use workspace_status::{Epoch, WorkspaceId};
 
 /// The most bytes of the names of an entry, with those of its workspace: the database cuts longer keys without an
@@ -32,7 +33,7 @@ pub fn claim(table: &impl Table, claim: Claim) -> Result<StoredWorkspace, StoreE
             partition,
             epoch,
             owner,
-            unloaded: false,
+            residence: Residence::Memory,
             ..stored
         });
     }
@@ -182,7 +183,7 @@ fn saved(stored: Option<StoredWorkspace>, save: &Save) -> Result<StoredWorkspace
         events_applied: save.events_applied,
         entries: save.entries,
         last_load_ms: save.last_load_ms.or(stored.last_load_ms),
-        unloaded: save.unloaded,
+        residence: save.residence,
         ..stored
     })
 }

@@ -159,6 +159,7 @@ fn try_load(
             workspace,
             applied,
             Arc::clone(&job.live),
+            &shared.memory,
         )),
         first_offset: claimed.first_offset,
         applied,

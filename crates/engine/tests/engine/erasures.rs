@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use workspace_engine_core::disk::DataDir;
 use workspace_engine_core::log::EmbeddedLogConfig;
 use workspace_engine_core::store::{Claim, FileStore, LsmStore, Save, Store};
-use workspace_lifecycle::{Command, Offset, PartitionId};
+use workspace_lifecycle::{Command, Offset, PartitionId, Residence};
 use workspace_status::{Epoch, State};
 
 use super::support::{Service, Setup, data_dir, id, partition};
@@ -68,7 +68,7 @@ impl StoreDirectory {
                 entries: about.entries + 1,
                 changes: Vec::new(),
                 last_load_ms: None,
-                unloaded: false,
+                residence: Residence::Memory,
                 only_offset: None,
             };
             assert!(store.save(&[save], &[]).unwrap().is_empty());

@@ -13,6 +13,7 @@ mod support;
 
 mod assignments;
 mod erasures;
+mod evictions;
 mod faults;
 mod lives;
 mod own_type;

@@ -1,7 +1,7 @@
 //! Opening a partition, in steps.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use workspace_engine_core::routing::Partitioner;
@@ -15,15 +15,27 @@ use super::partitions::{OwnershipState, not_open};
 use super::plan::{Facts, GroupOffset, Notice, Plan, SetAside, plan};
 use super::set_aside;
 use super::takeover::{Step, Taken, Takeover};
-use super::{ChangelogStore, ended};
+use super::{ChangelogStore, Shared, ended};
+
+/// How long one step waits for an earlier transaction of this process that holds the partition.
+const EARLIER_TRANSACTION_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// How long one step waits for the writer.
 const WRITER_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// A partition that is being opened.
-pub(super) enum OpeningPartition {
+/// A partition that is being opened. It is kept until the partition is open or closed, also after an error: its takeover
+/// fences a producer only once.
+pub(super) struct OpeningPartition {
+    takeover: Takeover,
+    progress: Progress,
+}
+
+/// How far the opening of a partition is.
+enum Progress {
+    /// An earlier transaction may still hold the partition.
+    Beginning,
     /// The changelog is being read into the copy.
-    Reading(Box<Takeover>),
+    Reading,
     /// The ownership record of this process is being written.
     WritingRecord {
         end: u64,
@@ -32,34 +44,51 @@ pub(super) enum OpeningPartition {
 }
 
 impl OpeningPartition {
-    /// Continues for a while; none when the partition is open.
-    pub(super) fn step(
-        self,
-        store: &ChangelogStore,
-        partition: PartitionId,
-    ) -> Result<Option<(Self, Opening)>, StoreError> {
-        match self {
-            Self::Reading(mut takeover) => match takeover.step(&store.shared)? {
-                Step::Reading { position, end } => {
-                    let opening = Opening::Reading { position, end };
-                    Ok(Some((Self::Reading(takeover), opening)))
-                }
-                Step::Done(taken) => send_record(store, partition, *taken, takeover.copy)?.wait(),
-            },
-            writing @ Self::WritingRecord { .. } => writing.wait(),
+    pub(super) fn new(shared: &Shared, partition: PartitionId) -> Self {
+        Self {
+            takeover: Takeover::new(shared, partition),
+            progress: Progress::Beginning,
         }
     }
 
-    fn wait(self) -> Result<Option<(Self, Opening)>, StoreError> {
-        let Self::WritingRecord { end, answer } = self else {
-            return Ok(None);
+    /// Continues for a while.
+    ///
+    /// # Errors
+    /// The next step begins again.
+    pub(super) fn step(&mut self, store: &ChangelogStore) -> Result<Opening, StoreError> {
+        self.continue_opening(store).inspect_err(|_| {
+            self.takeover.restart();
+            self.progress = Progress::Beginning;
+        })
+    }
+
+    fn continue_opening(&mut self, store: &ChangelogStore) -> Result<Opening, StoreError> {
+        let (shared, partition) = (&store.shared, self.takeover.partition);
+        if matches!(self.progress, Progress::Beginning) {
+            let deadline = Instant::now() + EARLIER_TRANSACTION_TIMEOUT;
+            if !shared.partitions.begin(partition, deadline)? {
+                return Ok(Opening::Waiting);
+            }
+            self.progress = Progress::Reading;
+        }
+        if matches!(self.progress, Progress::Reading) {
+            match self.takeover.step(shared)? {
+                Step::Reading { position, end } => return Ok(Opening::Reading { position, end }),
+                Step::Done(taken) => {
+                    let copy = Arc::clone(&self.takeover.copy);
+                    self.progress = send_record(store, partition, *taken, copy)?;
+                }
+            }
+        }
+        let Progress::WritingRecord { end, answer } = &self.progress else {
+            return Ok(Opening::Waiting);
         };
         match answer.recv_timeout(WRITER_TIMEOUT) {
-            Ok(answer) => answer.map(|()| None),
-            Err(RecvTimeoutError::Timeout) => {
-                let opening = Opening::Reading { position: end, end };
-                Ok(Some((Self::WritingRecord { end, answer }, opening)))
-            }
+            Ok(answer) => answer.map(|()| Opening::Done),
+            Err(RecvTimeoutError::Timeout) => Ok(Opening::Reading {
+                position: *end,
+                end: *end,
+            }),
             Err(RecvTimeoutError::Disconnected) => Err(ended()),
         }
     }
@@ -95,7 +124,7 @@ fn send_record(
     partition: PartitionId,
     taken: Taken,
     copy: Arc<LsmStore>,
-) -> Result<OpeningPartition, StoreError> {
+) -> Result<Progress, StoreError> {
     let shared = &store.shared;
     let partitioner = shared.copy().partitioner();
     check_partitioner(store, partitioner, taken.record.as_ref())?;
@@ -197,7 +226,7 @@ fn send_record(
         copy,
         reply,
     })?;
-    Ok(OpeningPartition::WritingRecord { end, answer })
+    Ok(Progress::WritingRecord { end, answer })
 }
 
 fn report(partition: PartitionId, topic: &str, notice: &Notice) {

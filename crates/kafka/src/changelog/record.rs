@@ -4,7 +4,7 @@
 //! | key | value, after a version byte |
 //! |---|---|
 //! | `a` | the ownership record, as JSON |
-//! | `w` workspace | epoch, next offset, events applied, entries, unloaded, last load, owner, first offset |
+//! | `w` workspace | epoch, next offset, events applied, entries, residence, last load, owner, first offset |
 //! | `d` workspace | the mark of a deletion: epoch, next offset |
 //! | `e` workspace, kind, entity | offset, data |
 //! | `h` workspace, epoch, begin of the load, first sequence | a part of the history: owner, transitions |
@@ -20,7 +20,7 @@ use workspace_engine_core::store::{
     Deletion, HistoryPart, HistoryPlace, Key, Mutation, PartTransition, StoredEntry,
     StoredWorkspace,
 };
-use workspace_lifecycle::{Offset, PartitionId};
+use workspace_lifecycle::{Offset, PartitionId, Residence};
 use workspace_status::{Epoch, State, WorkspaceId};
 
 use super::ownership::OwnershipRecord;
@@ -41,7 +41,7 @@ const HISTORY: u8 = b'h';
 type Damage = &'static str;
 
 const SHORT: Damage = "it ends too early";
-const NEWER: Damage = "a newer version of the engine wrote it";
+const NEWER: Damage = "a newer version of the engine wrote it; start that version, or the engines with another --group";
 const OLDER: Damage =
     "it has version 1, this engine reads version 2; start the engines with another --group";
 
@@ -50,6 +50,8 @@ const OLDER: Damage =
 pub(super) enum DecodedRecord {
     Ownership(OwnershipRecord),
     Mutation(Mutation),
+    /// An ownership record of another version: this engine cannot read the changelog. What to do.
+    OtherVersion(Damage),
     /// The reason why the record is skipped.
     Skipped(Damage),
 }
@@ -107,7 +109,13 @@ pub(super) fn decode(partition: PartitionId, key: &[u8], value: Option<&[u8]>) -
     };
     if *kind == OWNERSHIP {
         let record = value.ok_or("it was removed").and_then(decode_ownership);
-        return record.map_or_else(DecodedRecord::Skipped, DecodedRecord::Ownership);
+        return record.map_or_else(
+            |damage| match damage {
+                OLDER | NEWER => DecodedRecord::OtherVersion(damage),
+                _ => DecodedRecord::Skipped(damage),
+            },
+            DecodedRecord::Ownership,
+        );
     }
     let key = match decode_key(*kind, &mut rest) {
         Ok(key) => key,
@@ -135,7 +143,7 @@ pub(super) fn epoch_of(decoded_record: &DecodedRecord) -> Option<Epoch> {
     match decoded_record {
         DecodedRecord::Ownership(record) => Some(record.first_epoch),
         DecodedRecord::Mutation(mutation) => epoch_of_mutation(mutation),
-        DecodedRecord::Skipped(_) => None,
+        DecodedRecord::OtherVersion(_) | DecodedRecord::Skipped(_) => None,
     }
 }
 
@@ -226,7 +234,7 @@ fn encode_workspace(workspace: &StoredWorkspace) -> Vec<u8> {
     value.put_u64(workspace.next_offset.0);
     value.put_u64(workspace.events_applied);
     value.put_u64(workspace.entries);
-    value.put_u8(u8::from(workspace.unloaded));
+    value.put_u8(workspace.residence.code());
     value.put_u8(u8::from(workspace.last_load_ms.is_some()));
     value.put_u64(workspace.last_load_ms.unwrap_or_default());
     put_text(&mut value, &workspace.owner);
@@ -245,7 +253,8 @@ fn decode_workspace(
     let next_offset = Offset(number(value)?);
     let events_applied = number(value)?;
     let entries = number(value)?;
-    let unloaded = value.try_get_u8().map_err(|_| SHORT)? != 0;
+    let residence = value.try_get_u8().map_err(|_| SHORT)?;
+    let residence = Residence::of_code(residence).ok_or("its residence is not known here")?;
     let was_loaded = value.try_get_u8().map_err(|_| SHORT)? != 0;
     let last_load_ms = number(value)?;
     let owner = text(value)?.to_owned();
@@ -260,7 +269,7 @@ fn decode_workspace(
         events_applied,
         entries,
         last_load_ms: was_loaded.then_some(last_load_ms),
-        unloaded,
+        residence,
     })
 }
 

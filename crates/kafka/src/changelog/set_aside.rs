@@ -152,7 +152,7 @@ fn copy_workspace(
             entries: workspace.entries,
             changes,
             last_load_ms: workspace.last_load_ms,
-            unloaded: workspace.unloaded,
+            residence: workspace.residence,
             only_offset: None,
         }],
         &[],

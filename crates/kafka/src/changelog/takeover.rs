@@ -55,7 +55,7 @@ const IMPORT_BYTES: usize = 1024 * 1024;
 
 /// A partition that is being read into the copy.
 pub(super) struct Takeover {
-    partition: PartitionId,
+    pub(super) partition: PartitionId,
     protocol: Protocol,
     /// The copy that the partition is read into.
     pub(super) copy: Arc<LsmStore>,
@@ -114,7 +114,8 @@ impl Takeover {
         })
     }
 
-    fn restart(&mut self) {
+    /// Begins again, from where the copy is then. A producer is not fenced twice.
+    pub(super) fn restart(&mut self) {
         self.release();
         self.protocol.restart();
     }
@@ -364,7 +365,9 @@ fn read_ownership_record(
                 offset, key, value, ..
             } if offset == at => match record::decode(partition, key, value) {
                 DecodedRecord::Ownership(record) => Some(record),
-                DecodedRecord::Mutation(_) | DecodedRecord::Skipped(_) => None,
+                DecodedRecord::Mutation(_)
+                | DecodedRecord::OtherVersion(_)
+                | DecodedRecord::Skipped(_) => None,
             },
             Found::Record { .. } | Found::End { .. } => None,
         };
@@ -388,6 +391,7 @@ fn read(
     enum Read {
         Nothing,
         Record,
+        OtherVersion(String),
         End,
     }
     let high = reading.known.ends.changelog.high;
@@ -410,6 +414,12 @@ fn read(
                 shared.counters.records_read.add(1);
                 shared.counters.bytes_read.add(bytes);
                 let record = record::decode(partition, key, value);
+                if let DecodedRecord::OtherVersion(reason) = record {
+                    return Ok(Read::OtherVersion(format!(
+                        "the ownership record at offset {offset} of {} cannot be read: {reason}",
+                        shared.readers.topic
+                    )));
+                }
                 if let DecodedRecord::Skipped(reason) = record {
                     tracing::warn!(%partition, offset, reason, "a record of the changelog is skipped");
                 }
@@ -422,6 +432,9 @@ fn read(
                 import(copy, partition, reading)?;
             }
             Ok(Read::Nothing | Read::Record) => {}
+            Ok(Read::OtherVersion(missing)) => {
+                return Err(StoreError::NotServed { partition, missing });
+            }
             Ok(Read::End) => {
                 import(copy, partition, reading)?;
                 return Ok(Some(Observation::EndOfChangelog));

@@ -4,6 +4,8 @@ mod mock;
 mod real;
 mod stress;
 
+use std::sync::atomic::AtomicUsize;
+
 use super::*;
 use crate::group::{Committed, query_committed};
 use crate::topic_id::TopicId;
@@ -11,7 +13,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use workspace_engine_core::disk::{DataDir, DataDirSpec, DiskError};
 use workspace_engine_core::store::conformance::{
@@ -30,6 +32,10 @@ struct FakeGroup {
     observer: BaseConsumer,
     member: Mutex<Member>,
     topic_id: Mutex<Option<TopicId>>,
+    /// Where a transaction of another process is open: what was committed before it.
+    open_transaction: Mutex<Option<Committed>>,
+    /// How often what was committed before open transactions was queried.
+    probes: AtomicUsize,
     /// Runs once, when the membership is queried.
     hook: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
@@ -49,6 +55,8 @@ impl FakeGroup {
             observer: client(config, "read_uncommitted"),
             member: Mutex::new(Member::Live),
             topic_id: Mutex::default(),
+            open_transaction: Mutex::default(),
+            probes: AtomicUsize::new(0),
             hook: Mutex::default(),
         })
     }
@@ -77,6 +85,10 @@ impl Group for FakeGroup {
         partition: PartitionId,
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
+        if self.open_transaction.lock().is_some() {
+            let code = RDKafkaErrorCode::UnstableOffsetCommit;
+            return Err(KafkaError::OffsetFetch(code));
+        }
         query_committed(&self.consumer, topic, partition, timeout)
     }
 
@@ -86,6 +98,10 @@ impl Group for FakeGroup {
         partition: PartitionId,
         timeout: Duration,
     ) -> KafkaResult<Option<Committed>> {
+        self.probes.fetch_add(1, Ordering::Relaxed);
+        if let Some(committed) = &*self.open_transaction.lock() {
+            return Ok(Some(committed.clone()));
+        }
         query_committed(&self.observer, topic, partition, timeout)
     }
 

@@ -4,7 +4,7 @@ use workspace_status::WorkspaceId;
 
 use super::{Ownership, Partition};
 use crate::workspace::{AfterLeaving, Phase, Quiet};
-use crate::{Action, Command, CommandError, Offset, Report, Slot, Ticket, Urgency};
+use crate::{Action, Command, CommandError, Offset, Report, Residence, Slot, Ticket, Urgency};
 
 impl Partition {
     pub(super) fn operator(
@@ -73,6 +73,7 @@ impl Partition {
             Phase::Following { .. } | Phase::Stopped { .. } => {}
             Phase::Leaving { then, .. } => match then {
                 AfterLeaving::Reload(_) => {}
+                AfterLeaving::Evicted => *then = AfterLeaving::Reload(None),
                 AfterLeaving::Cold(_) | AfterLeaving::HandedOver => return Err(CommandError::Busy),
             },
         }
@@ -81,9 +82,12 @@ impl Partition {
 
     fn unload(&mut self, slot: Slot, ticket: Ticket) -> Option<Result<(), CommandError>> {
         match self.workspaces.at(slot).phase {
-            Phase::Cold => Some(Ok(())),
+            Phase::Cold => {
+                self.stays_unloaded(slot);
+                Some(Ok(()))
+            }
             Phase::Queued | Phase::Parked | Phase::Retrying { .. } => {
-                self.release(slot, "an operator unloads it");
+                self.release(slot, "an operator unloads it", Residence::Unloaded);
                 Some(Ok(()))
             }
             Phase::Loading

@@ -8,7 +8,9 @@ use workspace_status::Epoch;
 
 use super::{Ownership, Partition};
 use crate::workspace::{BeforeErasing, Erasing, Phase, Quiet, StoredEpoch};
-use crate::{Action, CommandError, EraseFailure, EraseScope, Offset, Report, Slot, Ticket};
+use crate::{
+    Action, CommandError, EraseFailure, EraseScope, Offset, Report, Residence, Slot, Ticket,
+};
 
 impl Partition {
     pub(super) fn reset(
@@ -126,14 +128,25 @@ impl Partition {
                     workspace.urgent = true;
                     self.begin_load(slot);
                 } else if erasing.before == BeforeErasing::Loadable {
-                    self.report(slot, Report::Removed);
+                    self.report(
+                        slot,
+                        Report::Removed {
+                            residence: Residence::Memory,
+                        },
+                    );
                 }
             }
             EraseScope::Delete { .. } => {
+                workspace.evicted = false;
                 workspace.phase = Phase::Deleted;
                 self.deleted += 1;
                 if erasing.before == BeforeErasing::Loadable {
-                    self.report(slot, Report::Removed);
+                    self.report(
+                        slot,
+                        Report::Removed {
+                            residence: Residence::Memory,
+                        },
+                    );
                 }
                 if let Some(first) = erasing.successor(next_offset) {
                     self.begin_new(slot, first);
@@ -185,7 +198,10 @@ impl Partition {
             EraseFailure::Failed(reason) => CommandError::Failed(reason),
         };
         match erasing.before {
-            BeforeErasing::Cold if may_have_happened && self.ownership == Ownership::Owned => {
+            BeforeErasing::Cold
+                if (may_have_happened || workspace.evicted)
+                    && self.ownership == Ownership::Owned =>
+            {
                 self.begin_load(slot);
             }
             BeforeErasing::Cold => {}
@@ -197,7 +213,12 @@ impl Partition {
                 }
             }
             BeforeErasing::Loadable if self.ownership == Ownership::Owned => self.begin_load(slot),
-            BeforeErasing::Loadable => self.report(slot, Report::Removed),
+            BeforeErasing::Loadable => self.report(
+                slot,
+                Report::Removed {
+                    residence: Residence::Memory,
+                },
+            ),
         }
         self.answer_erasing(&erasing, Err(error));
     }

@@ -7,18 +7,29 @@ use workspace_status::Epoch;
 use super::Partition;
 use crate::workspace::{AfterLeaving, BeforeErasing, Erasing, Phase, Quiet, StoredEpoch};
 use crate::{
-    Action, CommandError, Lane, LoadFailure, Offset, Refusal, Report, Slot, StoppedAt, Urgency,
+    Action, CommandError, Lane, LoadFailure, Offset, Refusal, Report, Residence, Slot, StoppedAt,
+    Urgency,
 };
 
 impl Partition {
     /// Begins the next epoch of a workspace that is not in memory.
     pub(super) fn begin_load(&mut self, slot: Slot) {
+        let urgency = if self.workspaces.at(slot).urgent {
+            Urgency::Urgent
+        } else {
+            Urgency::Ordinary
+        };
+        self.begin_load_in_turn(slot, urgency);
+    }
+
+    pub(super) fn begin_load_in_turn(&mut self, slot: Slot, urgency: Urgency) {
         let workspace = self.workspaces.at_mut(slot);
         if let Phase::Retrying { at } = workspace.phase {
             self.retries.remove(&(at, slot));
         }
         workspace.epoch = workspace.epoch.next();
         workspace.phase = Phase::Queued;
+        workspace.evicted = false;
         workspace.target = None;
         if let Some(since) = workspace.ready_since.take() {
             workspace
@@ -26,11 +37,7 @@ impl Partition {
                 .were_well_for(&self.limits.retry, self.now.since(since));
         }
         let epoch = workspace.epoch;
-        let urgency = if workspace.urgent {
-            Urgency::Urgent
-        } else {
-            Urgency::Ordinary
-        };
+        self.evicted.forget(slot);
         self.loading += 1;
         self.report(slot, Report::Begin { epoch });
         self.out.push(Action::RequestPermit { slot, urgency });
@@ -240,7 +247,7 @@ impl Partition {
         self.set_quiet(slot, Quiet::Until(saved));
         self.out.push(Action::Drop { slot });
         if handed_over {
-            self.release(slot, "the partition is handed over");
+            self.release(slot, "the partition is handed over", Residence::Memory);
         }
         !handed_over
     }
@@ -268,7 +275,7 @@ impl Partition {
     }
 
     /// Makes a workspace that is not, or no longer, in memory cold and ends its load, retry or erasure.
-    pub(super) fn release(&mut self, slot: Slot, why: &'static str) {
+    pub(super) fn release(&mut self, slot: Slot, why: &'static str, residence: Residence) {
         if self.workspaces.at(slot).phase == Phase::Deleted {
             return;
         }
@@ -303,7 +310,7 @@ impl Partition {
         if !was_leaving {
             self.report(slot, Report::Unloading { why });
         }
-        self.report(slot, Report::Removed);
+        self.report(slot, Report::Removed { residence });
     }
 
     /// Completes leaving after the last save of a workspace.
@@ -312,7 +319,7 @@ impl Partition {
         self.workspaces.at_mut(slot).unsaved = false;
         match then {
             AfterLeaving::Cold(ticket) => {
-                self.release(slot, "an operator unloads it");
+                self.release(slot, "an operator unloads it", Residence::Unloaded);
                 if let Some(ticket) = ticket {
                     self.out.push(Action::Reply {
                         ticket,
@@ -320,7 +327,10 @@ impl Partition {
                     });
                 }
             }
-            AfterLeaving::HandedOver => self.release(slot, "the partition is handed over"),
+            AfterLeaving::Evicted => self.left_evicted(slot),
+            AfterLeaving::HandedOver => {
+                self.release(slot, "the partition is handed over", Residence::Memory);
+            }
             AfterLeaving::Reload(ticket) => {
                 self.workspaces.at_mut(slot).urgent = true;
                 self.begin_load(slot);

@@ -44,6 +44,7 @@ impl Partition {
             self.looked_for.remove(&slot);
         }
         self.workspaces.at_mut(slot).quiet = quiet;
+        self.note_evicted(slot);
     }
 
     /// What is known of a workspace that leaves its lane now; `None` if its `quiet` is up to date already.

@@ -8,7 +8,8 @@ use super::{Ownership, Partition};
 use crate::retry::Failures;
 use crate::workspace::{AfterLeaving, Phase, StoredEpoch};
 use crate::{
-    Action, Advance, AppliedTo, Lane, Offset, Refusal, Refused, SaveOne, SavePlan, Slot, Time,
+    Action, Advance, AppliedTo, Lane, Offset, Refusal, Refused, Residence, SaveOne, SavePlan, Slot,
+    Time,
 };
 
 /// Maximum of offsets that one save advances for workspaces out of memory; further ones wait for the next save.
@@ -176,18 +177,22 @@ impl Partition {
             if !workspace.in_memory() {
                 continue;
             }
-            let unloaded = if let Phase::Leaving { then, planned } = &mut workspace.phase {
+            let residence = if let Phase::Leaving { then, planned } = &mut workspace.phase {
                 *planned = true;
-                matches!(then, AfterLeaving::Cold(_))
+                match then {
+                    AfterLeaving::Cold(_) => Residence::Unloaded,
+                    AfterLeaving::Evicted => Residence::Evicted,
+                    AfterLeaving::Reload(_) | AfterLeaving::HandedOver => Residence::Memory,
+                }
             } else {
-                false
+                Residence::Memory
             };
             plan.workspaces.push(SaveOne {
                 slot,
                 epoch: workspace.epoch,
                 next_offset,
                 events_applied: workspace.events_applied,
-                unloaded,
+                residence,
             });
         }
         let events = std::mem::take(&mut self.saving.unsaved_events);

@@ -2,6 +2,7 @@
 
 mod commands;
 mod erasures;
+mod evictions;
 mod fetch_failures;
 mod lanes;
 mod leaving;
@@ -184,7 +185,7 @@ fn listing(known: &[(&str, u64)], committed: u64, high: u64) -> Listing {
                 epoch: Epoch::new(1),
                 next_offset: Offset(*next_offset),
                 first_offset: Offset::ZERO,
-                unloaded: false,
+                residence: Residence::Memory,
                 damaged: false,
             })
             .collect(),

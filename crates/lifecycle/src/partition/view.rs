@@ -40,14 +40,28 @@ impl Partition {
             None
         };
         let retry = self.retries.first().map(|(at, _)| *at);
+        let evicted = match self.ownership {
+            Ownership::Owned => self.evicted.due_at(),
+            Ownership::New
+            | Ownership::Listing
+            | Ownership::ListAgain { .. }
+            | Ownership::Leaving
+            | Ownership::Over => None,
+        };
         let lanes = Lane::ALL
             .into_iter()
             .filter_map(|lane| self.run(lane)?.wake_at());
-        [list, retry, self.round_due_at(), self.save_due_at()]
-            .into_iter()
-            .flatten()
-            .chain(lanes)
-            .min()
+        [
+            list,
+            retry,
+            evicted,
+            self.round_due_at(),
+            self.save_due_at(),
+        ]
+        .into_iter()
+        .flatten()
+        .chain(lanes)
+        .min()
     }
 
     /// Id of the partition.

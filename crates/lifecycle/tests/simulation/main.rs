@@ -72,6 +72,7 @@ fn three_thousand_lives_keep_every_promise_and_meet_every_fault() {
         "erasures failed",
         "events applied",
         "events skipped",
+        "evictions",
         "fetches failed",
         "ends lost",
         "lists failed",
@@ -168,7 +169,7 @@ fn the_same_seed_is_the_same_life() {
 
 /// Rules broken on purpose: the rule, the promise that the checks must report as
 /// broken, and the first of the seeds to try.
-const BROKEN_RULES: [(Sabotage, Rule, u64); 30] = [
+const BROKEN_RULES: [(Sabotage, Rule, u64); 32] = [
     (Sabotage::NextOffsetSavedBeforeChanges, Rule::StoreIsFold, 0),
     (Sabotage::ReadyBeforeTarget, Rule::Ready, 0),
     (Sabotage::TrimAboveSaved, Rule::Trim, 0),
@@ -203,6 +204,8 @@ const BROKEN_RULES: [(Sabotage, Rule, u64); 30] = [
     (Sabotage::ResetIgnoresLoss, Rule::NothingLost, 200),
     (Sabotage::OffsetOutlivesTheChangelog, Rule::NothingLost, 0),
     (Sabotage::OldOwnersWriteOn, Rule::NothingLost, 0),
+    (Sabotage::EvictedBeforeItIsSaved, Rule::StoreIsFold, 0),
+    (Sabotage::EvictedSkipsItsEvents, Rule::Ready, 0),
 ];
 
 #[test]

@@ -8,6 +8,7 @@ use crate::{
     app::{App, Engine},
     config::{EngineSettings, ServeConfig},
     group::{self, Group, GroupError},
+    memory_limit,
 };
 use std::{
     io,
@@ -127,12 +128,18 @@ fn builder(
                 permits: settings.permits,
                 urgent_queue: settings.urgent_queue,
             },
+            memory_limit: match settings.memory_limit {
+                Some(limit) => memory_limit::for_workspaces(limit).ok(),
+                None => memory_limit::auto(),
+            },
             load_timeout: settings.load_timeout,
             command_timeout: settings.command_timeout,
             limits: Limits {
                 save_every_events: settings.save_every_events,
                 save_every: settings.save_interval,
                 save_every_in_round: settings.replay_save_interval,
+                max_evicted_lag: settings.evicted_lag,
+                max_evicted_age: settings.evicted_age,
                 ..Limits::default()
             },
             ..EngineConfig::default()

@@ -25,6 +25,7 @@ mod client_certificates;
 mod connections;
 #[cfg(target_os = "linux")]
 mod disk;
+mod evictions;
 mod history;
 #[cfg(target_os = "linux")]
 mod hung;

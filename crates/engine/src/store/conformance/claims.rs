@@ -2,7 +2,7 @@
 
 use super::{claim_of, entry, id, load, save, save_of, set};
 use crate::store::{Claim, SaveRefused, Store, StoreError, StoredWorkspace};
-use workspace_lifecycle::{Offset, PartitionId};
+use workspace_lifecycle::{Offset, PartitionId, Residence};
 use workspace_status::Epoch;
 
 pub(super) fn a_claim_makes_a_workspace_known(store: &dyn Store) {
@@ -18,7 +18,7 @@ pub(super) fn a_claim_makes_a_workspace_known(store: &dyn Store) {
         events_applied: 0,
         entries: 0,
         last_load_ms: None,
-        unloaded: false,
+        residence: Residence::Memory,
     };
     assert_eq!(claimed, expected);
     assert_eq!(

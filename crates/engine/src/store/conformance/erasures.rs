@@ -2,7 +2,7 @@
 
 use super::{claim_of, entry, erase_of, id, load, save, save_of, set, transition};
 use crate::store::{Claim, Deletion, Store, StoreError, StoredWorkspace};
-use workspace_lifecycle::{Offset, PartitionId};
+use workspace_lifecycle::{Offset, PartitionId, Residence};
 use workspace_status::Epoch;
 
 /// Two workspaces of one entry and one transition each, at epoch 1 and offset 9.
@@ -158,7 +158,7 @@ pub(super) fn a_reset_workspace_is_empty_and_keeps_its_history(store: &dyn Store
         events_applied: 0,
         entries: 0,
         last_load_ms: None,
-        unloaded: false,
+        residence: Residence::Memory,
     };
     assert_eq!(reset, expected);
     assert_eq!(load(store, "acme"), Ok((expected, Vec::new())));

@@ -2,7 +2,7 @@
 
 use super::{claim_of, entry, erase_of, id, load, save, save_of, set, unset};
 use crate::store::{Save, SaveRefused, Store, StoreError, StoredWorkspace};
-use workspace_lifecycle::Offset;
+use workspace_lifecycle::{Offset, Residence};
 use workspace_status::Epoch;
 
 pub(super) fn a_save_is_loaded_in_order(store: &dyn Store) {
@@ -17,7 +17,7 @@ pub(super) fn a_save_is_loaded_in_order(store: &dyn Store) {
         store,
         &[Save {
             last_load_ms: Some(12),
-            unloaded: true,
+            residence: Residence::Unloaded,
             ..save_of("acme", 1, 10, changes)
         }],
     );
@@ -34,7 +34,10 @@ pub(super) fn a_save_is_loaded_in_order(store: &dyn Store) {
         (about.next_offset, about.events_applied, about.entries),
         (Offset(10), 20, 4)
     );
-    assert_eq!((about.last_load_ms, about.unloaded), (Some(12), true));
+    assert_eq!(
+        (about.last_load_ms, about.residence),
+        (Some(12), Residence::Unloaded)
+    );
 
     save(
         store,
@@ -55,8 +58,8 @@ pub(super) fn a_save_is_loaded_in_order(store: &dyn Store) {
         ]
     );
     assert_eq!(
-        (about.entries, about.last_load_ms, about.unloaded),
-        (3, Some(12), false)
+        (about.entries, about.last_load_ms, about.residence),
+        (3, Some(12), Residence::Memory)
     );
     assert_eq!(store.workspace(&id("acme")).expect("readable"), Some(about));
 }
@@ -125,7 +128,7 @@ pub(super) fn a_save_of_the_offset_alone_changes_nothing_else(store: &dyn Store)
     store.claim(claim_of("acme", 2)).expect("claimed");
     let unloaded = Save {
         last_load_ms: Some(12),
-        unloaded: true,
+        residence: Residence::Unloaded,
         ..save_of("acme", 2, 9, vec![set("k", "a", "1", 1)])
     };
     assert_eq!(save(store, &[unloaded]), []);

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
-use workspace_lifecycle::{Offset, PartitionId};
+use workspace_lifecycle::{Offset, PartitionId, Residence};
 use workspace_status::{Epoch, WorkspaceId};
 
 /// Name of the file.
@@ -57,8 +57,8 @@ struct Commit {
     entries: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_load_ms: Option<u64>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    unloaded: bool,
+    #[serde(with = "residence", default, skip_serializing_if = "is_memory")]
+    residence: Residence,
     /// Lines of the file up to here, this one included.
     lines: u64,
 }
@@ -66,6 +66,29 @@ struct Commit {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn is_zero(offset: &u64) -> bool {
     *offset == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_memory(residence: &Residence) -> bool {
+    *residence == Residence::Memory
+}
+
+mod residence {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use workspace_lifecycle::Residence;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde requires it")]
+    pub(super) fn serialize<S: Serializer>(
+        residence: &Residence,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.serialize_str(residence.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Residence, D::Error> {
+        let name = String::deserialize(from)?;
+        Residence::of_name(&name).ok_or_else(|| D::Error::custom("its residence is not known here"))
+    }
 }
 
 /// Any line.
@@ -192,7 +215,7 @@ impl Commit {
             events_applied: self.events_applied,
             entries: self.entries,
             last_load_ms: self.last_load_ms,
-            unloaded: self.unloaded,
+            residence: self.residence,
         })
     }
 
@@ -207,7 +230,7 @@ impl Commit {
             events_applied: workspace.events_applied,
             entries: workspace.entries,
             last_load_ms: workspace.last_load_ms,
-            unloaded: workspace.unloaded,
+            residence: workspace.residence,
             lines,
         }
     }

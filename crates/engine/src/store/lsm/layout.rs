@@ -19,7 +19,7 @@ use crate::disk::codec::{Damage, Reader, Writer};
 use bytes::Bytes;
 use std::borrow::Cow;
 use std::sync::Arc;
-use workspace_lifecycle::{Offset, PartitionId};
+use workspace_lifecycle::{Offset, PartitionId, Residence};
 use workspace_status::{Epoch, State, WorkspaceId};
 
 /// The damage of a copied value that was damaged in its source: reading the source again does not help.
@@ -174,7 +174,7 @@ pub(super) fn encode_workspace(workspace: &StoredWorkspace, condition: Condition
         .u64(workspace.next_offset.0)
         .u64(workspace.events_applied)
         .u64(workspace.entries)
-        .u8(u8::from(workspace.unloaded))
+        .u8(workspace.residence.code())
         .optional_u64(workspace.last_load_ms)
         .block(workspace.owner.as_bytes())
         .u64(workspace.first_offset.0)
@@ -195,7 +195,7 @@ pub(super) fn decode_workspace(
         next_offset: Offset(reader.u64()?),
         events_applied: reader.u64()?,
         entries: reader.u64()?,
-        unloaded: reader.u8()? != 0,
+        residence: Residence::of_code(reader.u8()?).ok_or("its residence is not known here")?,
         last_load_ms: reader.optional_u64()?,
         owner: reader.text()?,
         first_offset: Offset(reader.u64()?),

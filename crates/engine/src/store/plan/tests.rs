@@ -3,7 +3,7 @@
 use super::*;
 use crate::store::MemoryStore;
 use crate::store::conformance::{claim_of, entry, erase_of, id, save_of, set, transition, unset};
-use workspace_lifecycle::{Offset, PartitionId};
+use workspace_lifecycle::{Offset, PartitionId, Residence};
 
 enum Request {
     Claim(Claim),
@@ -41,7 +41,7 @@ fn acme() -> StoredWorkspace {
         events_applied: 18,
         entries: 3,
         last_load_ms: Some(12),
-        unloaded: true,
+        residence: Residence::Unloaded,
         ..StoredWorkspace::unknown(id("acme"), PartitionId(1))
     }
 }
@@ -72,7 +72,7 @@ fn a_claim_begins_a_workspace_or_continues_it_under_a_later_epoch() {
     let continued = StoredWorkspace {
         epoch: Epoch::new(5),
         owner: "node-1".to_owned(),
-        unloaded: false,
+        residence: Residence::Memory,
         ..acme()
     };
     let acme = Mutation::Workspace(acme());
@@ -116,7 +116,7 @@ fn a_save_has_the_last_change_of_each_entry_then_the_workspace() {
         next_offset: Offset(30),
         events_applied: save.events_applied,
         entries: save.entries,
-        unloaded: false,
+        residence: Residence::Memory,
         ..acme()
     };
     let expected = vec![

@@ -16,7 +16,7 @@ fn changes() -> Vec<Mutation> {
         events_applied: 12,
         entries: 13,
         last_load_ms: Some(14),
-        unloaded: true,
+        residence: Residence::Unloaded,
     };
     let records = vec![transition("acme", 2, 3), transition("acme", 2, 4)];
     let part = HistoryPart::of(records).remove(0);
@@ -29,7 +29,7 @@ fn changes() -> Vec<Mutation> {
         Mutation::Workspace(workspace.clone()),
         Mutation::Workspace(StoredWorkspace {
             last_load_ms: None,
-            unloaded: false,
+            residence: Residence::Memory,
             ..workspace
         }),
         Mutation::Entry(id("acme"), entry("a/b", "ü\0", "{\"a\":1}", 5)),
@@ -69,7 +69,7 @@ fn a_record_says_what_was_written() {
         partitioner: Partitioner::Fnv1aRandom,
     };
     let value = encode_ownership(&record);
-    let decoded = |value| decode(PartitionId(3), OWNERSHIP_KEY, Some(value));
+    let decoded = |value: &[u8]| decode(PartitionId(3), OWNERSHIP_KEY, Some(value));
     assert_eq!(decoded(&value), DecodedRecord::Ownership(record.clone()));
     let unlisted = [&value[..2], b"\"later\":{\"a\":1},", &value[2..]].concat();
     assert_eq!(
@@ -77,6 +77,13 @@ fn a_record_says_what_was_written() {
         DecodedRecord::Ownership(record),
         "what is not known"
     );
+    for other in [VERSION - 1, VERSION + 1] {
+        let of_version = [&[other], &value[1..]].concat();
+        assert!(
+            matches!(decoded(&of_version), DecodedRecord::OtherVersion(_)),
+            "{other}"
+        );
+    }
     for cut in 0..value.len() {
         assert!(
             matches!(decoded(&value[..cut]), DecodedRecord::Skipped(_)),

@@ -471,7 +471,7 @@ impl Reading {
                 position.source = source(changelog, Some(record.lineage));
                 self.newest_record = NewestRecord::Read(Some(record));
             }
-            DecodedRecord::Skipped(_) => {}
+            DecodedRecord::OtherVersion(_) | DecodedRecord::Skipped(_) => {}
         }
         Ok(())
     }

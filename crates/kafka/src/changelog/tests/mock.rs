@@ -123,6 +123,63 @@ fn a_damaged_record_parks_only_its_workspace_until_it_is_deleted() {
 }
 
 #[test]
+fn a_changelog_of_another_version_is_not_served() {
+    for (version, expected) in [(b'\x01', "has version 1"), (b'\xff', "a newer version")] {
+        let cluster = cluster();
+        let topics = topics(&cluster);
+        topics.write_raw(1, b"a", Some(&[version, b'{', b'}']));
+        let dir = dir();
+        let store = topics.store(dir.path(), "one");
+        let refused = loop {
+            match store.open(PartitionId(1)) {
+                Ok(Opening::Done) => panic!("it is served"),
+                Ok(_) | Err(StoreError::Unavailable(_)) => {}
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(
+            refused.contains(expected) && refused.contains("another --group"),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
+fn a_takeover_fences_a_producer_once_however_often_it_fails() {
+    let cluster = cluster();
+    let topics = topics(&cluster);
+    let dir = dir();
+    let store = topics.store(dir.path(), "next");
+    let earlier = ownership::CommitMark {
+        producer: format!("{}-earlier", topics.config.changelog_topic()),
+        lineage: 1,
+        first_epoch: Epoch::FIRST,
+        highest_epoch: Epoch::FIRST,
+        position: 0,
+        topic_id: None,
+        seen: Vec::new(),
+        misrouted_from: None,
+    };
+    *topics.group.open_transaction.lock() = Some(Committed {
+        offset: 7,
+        metadata: earlier.encode(),
+    });
+    let probes = || topics.group.probes.load(Ordering::Relaxed);
+    unavailable(store.open(PartitionId(1)));
+    assert_eq!(probes(), 2, "before and after the offset is queried again");
+    for _ in 0..5 {
+        unavailable(store.open(PartitionId(1)));
+    }
+    assert_eq!(probes(), 2);
+    // The next assignment may find another dead owner.
+    store.close(PartitionId(1));
+    unavailable(store.open(PartitionId(1)));
+    assert_eq!(probes(), 4);
+    *topics.group.open_transaction.lock() = None;
+    open(&store, 1);
+}
+
+#[test]
 fn workspaces_of_a_topic_that_was_recreated_are_not_claimed() {
     let cluster = cluster();
     let topics = topics(&cluster);

@@ -1,7 +1,7 @@
 //! Against a real Apache Kafka: `KAFKA_BROKERS=$(scripts/kafka.sh start) cargo test -- --ignored`.
 
 use super::*;
-use crate::changelog::takeover::Step;
+use crate::changelog::takeover::{Step, Takeover};
 use rdkafka::{Offset as At, TopicPartitionList};
 
 const SETTINGS: &[(&str, &str)] = &[

@@ -8,7 +8,10 @@ fn an_unload_is_answered_when_it_is_saved() {
         Command::Unload,
         "report #0 unloading: an operator unloads it; save #0 at 0 epoch 2 unloaded, committed 0",
     );
-    story.check(saved(), "drop #0; report #0 removed; reply to 0: done");
+    story.check(
+        saved(),
+        "drop #0; report #0 removed, unloaded; reply to 0: done",
+    );
     story.check_command(
         "a",
         Command::Load,

@@ -64,7 +64,7 @@ fn a_permit_that_arrives_too_late_is_returned() {
         "a",
         Command::Unload,
         "cancel the permit of #0; report #0 unloading: an operator unloads it; \
-         report #0 removed; reply to 0: done",
+         report #0 removed, unloaded; reply to 0: done",
     );
     story.check(granted(0), "return a permit");
 }

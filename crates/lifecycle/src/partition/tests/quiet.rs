@@ -4,7 +4,7 @@ use super::*;
 fn unloaded() -> Story {
     let mut story = Story::new();
     let mut listing = listing(&[("a", 4)], 10, 10);
-    listing.workspaces[0].unloaded = true;
+    listing.workspaces[0].residence = Residence::Unloaded;
     story.own(listing);
     story
 }

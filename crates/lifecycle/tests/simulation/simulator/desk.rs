@@ -5,7 +5,7 @@ use std::fmt;
 
 use workspace_lifecycle::{
     Admission, Deleted, EraseFailure, EraseScope, Input, Known, Listing, LoadFailure, Offset,
-    Refusal, Refused, Slot,
+    Refusal, Refused, Slot, Urgency,
 };
 use workspace_status::Epoch;
 
@@ -138,7 +138,7 @@ impl Desk {
     }
 
     pub(crate) fn grant(&mut self) {
-        while let Some((at, slot)) = self.admission.grant() {
+        while let Some((at, slot)) = self.admission.grant(Urgency::Ordinary) {
             self.deliver(at, Input::PermitGranted { slot });
         }
     }
@@ -518,7 +518,7 @@ fn known(env: &Env, partition: usize) -> Vec<Known> {
             epoch: Epoch::new(record.epoch),
             next_offset: Offset(record.next_offset),
             first_offset: Offset(record.base),
-            unloaded: record.unloaded,
+            residence: record.residence,
             damaged: false,
         })
         .collect()

@@ -6,8 +6,8 @@ mod checks;
 use std::collections::{BTreeMap, VecDeque};
 
 use workspace_lifecycle::{
-    Action, Command, Input, Lane, LoadFailure, Offset, Partition, PartitionId, Refused, SavePlan,
-    Slot, Ticket,
+    Action, Command, Input, Lane, LoadFailure, Offset, Partition, PartitionId, Refused, Residence,
+    SavePlan, Slot, Ticket,
 };
 use workspace_status::WorkspaceId;
 
@@ -38,6 +38,10 @@ pub(crate) struct Local {
     pub(crate) shown: Shown,
     /// An operator unloaded it, in this assignment or an earlier one.
     pub(crate) is_unload_requested: bool,
+    /// Its memory was needed, in this assignment or an earlier one.
+    pub(crate) is_evicted: bool,
+    /// It was evicted before its last load.
+    pub(crate) was_evicted: bool,
     taken: Vec<Change>,
     /// The load whose changes a save holds now.
     being_saved: Option<u64>,
@@ -67,12 +71,14 @@ pub(crate) fn id_of(workspace: usize) -> WorkspaceId {
     WorkspaceId::new(&format!("w{workspace}")).unwrap()
 }
 
-fn listed_as_unloaded(input: &Input) -> Vec<WorkspaceId> {
+fn listed_out_of_memory(input: &Input) -> Vec<(WorkspaceId, Residence)> {
     let Input::Listed(listing) = input else {
         return Vec::new();
     };
-    let unloaded = listing.workspaces.iter().filter(|known| known.unloaded);
-    unloaded.map(|known| known.id.clone()).collect()
+    let out = listing.workspaces.iter();
+    out.filter(|known| known.residence != Residence::Memory)
+        .map(|known| (known.id.clone(), known.residence))
+        .collect()
 }
 
 impl Driver {
@@ -121,11 +127,13 @@ impl Driver {
             env.note(|| format!("{} <- {input:?}", self.at));
             let was_over = self.released;
             self.is_leaving |= matches!(input, Input::Revoked);
-            let unloaded = listed_as_unloaded(&input);
+            let out = listed_out_of_memory(&input);
             let actions = self.machine.handle(env.now, input);
-            for id in unloaded {
+            for (id, residence) in out {
                 if let Some(slot) = self.machine.slot(&id) {
-                    self.local(slot).is_unload_requested = true;
+                    let local = self.local(slot);
+                    local.is_unload_requested = residence == Residence::Unloaded;
+                    local.is_evicted = residence == Residence::Evicted;
                 }
             }
             let most = 16 * (self.machine.position().workspaces + 2);
@@ -311,11 +319,13 @@ impl Driver {
         local.target = high;
         let is_early = env.sabotage == Sabotage::ReadyBeforeTarget;
         let delivered = if is_early { record.next_offset } else { high };
+        let skips = env.sabotage == Sabotage::EvictedSkipsItsEvents && local.was_evicted;
+        let next_offset = if skips { high } else { record.next_offset };
         let input = Input::Loaded {
             slot: job.slot,
             epoch: job.epoch,
             first_offset: Offset(record.base),
-            next_offset: Offset(record.next_offset),
+            next_offset: Offset(next_offset),
             events_applied: record.events_applied,
             unsaved: populates,
             high_watermark: Offset(delivered),
@@ -394,6 +404,11 @@ impl Driver {
             };
             let mut changes = std::mem::take(&mut local.taken);
             changes.append(&mut memory.fresh);
+            if env.sabotage == Sabotage::EvictedBeforeItIsSaved
+                && one.residence == Residence::Evicted
+            {
+                changes.clear();
+            }
             local.being_saved = Some(one.epoch.get());
             slots.push(one.slot);
             saves.push(Save {
@@ -402,7 +417,7 @@ impl Driver {
                 next_offset: one.next_offset.0,
                 events_applied: one.events_applied,
                 changes,
-                unloaded: one.unloaded,
+                residence: one.residence,
                 only_offset: None,
             });
         }
@@ -422,7 +437,7 @@ impl Driver {
                 next_offset: one.next_offset.0,
                 events_applied: 0,
                 changes: Vec::new(),
-                unloaded: false,
+                residence: Residence::Memory,
                 only_offset: Some(one.stored.get()),
             });
         }

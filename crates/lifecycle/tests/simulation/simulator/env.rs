@@ -78,11 +78,19 @@ pub(crate) struct Config {
     pub(crate) erasures: u64,
     /// Share of disturbances that lose the end of a log, a changelog, or access to the store, per thousand.
     pub(crate) losses: u64,
+    /// Probability that workspaces are evicted in a step, per thousand.
+    pub(crate) evictions: u64,
 }
 
 impl Config {
     /// Later faults are drawn from a separate generator, so the first faults are the same with and without them.
-    fn add_later_faults(&mut self, random: &mut Random) {
+    fn add_later_faults(&mut self, seed: u64, random: &mut Random) {
+        // In every other life, so that half of those that found bugs stay as they were.
+        self.evictions = if seed.is_multiple_of(2) {
+            0
+        } else {
+            [20, 100, 400][usize::try_from(seed / 2 % 3).unwrap()]
+        };
         self.erasures = random.pick(&[0, 100, 400]);
         let calm = self.faults.save == 0 && self.faults.load == 0;
         self.losses = random.pick(&[0, 100, 400]);
@@ -154,10 +162,13 @@ impl Config {
                 hold_catch_up: millis(r.pick(&[0, 100, 2000])),
                 hold_live: millis(r.pick(&[0, 100])),
                 gather: millis(r.pick(&[0, 500])),
+                max_evicted_lag: [1, 10, 100_000][usize::try_from(seed / 3 % 3).unwrap()],
+                max_evicted_age: millis([0, 500, 30_000][usize::try_from(seed / 9 % 3).unwrap()]),
                 retry: RetryPolicy::default(),
             },
             erasures: 0,
             losses: 0,
+            evictions: 0,
         }
     }
 }
@@ -169,6 +180,8 @@ pub(crate) struct Env {
     pub(crate) random: Random,
     /// For faults that were added after the first seeds were kept by name.
     pub(crate) later: Random,
+    /// For evictions.
+    pub(crate) evicting: Random,
     pub(crate) config: Config,
     pub(crate) now: Time,
     pub(crate) logs: Vec<Log>,
@@ -190,7 +203,7 @@ impl Env {
         let mut config = Config::draw(seed, &mut random);
         let mut later = Random::new(mix(seed));
         if faults == FaultSet::All {
-            config.add_later_faults(&mut later);
+            config.add_later_faults(seed, &mut later);
         }
         let logs = (0..config.partitions)
             .map(|_| Log::new(config.workspaces, config.damage))
@@ -199,6 +212,7 @@ impl Env {
             faults: config.faults,
             random,
             later,
+            evicting: Random::new(mix(mix(seed))),
             now: Time(Duration::from_secs(1)),
             logs,
             store: Store::new(sabotage),

@@ -252,6 +252,15 @@ impl World {
             return cold(false);
         };
         match local.shown {
+            Shown::Nothing if local.is_evicted => {
+                let record = self.env.store.now.records.get(&key);
+                let complete = log.fold(workspace, begins, log.high());
+                if record.is_some_and(|record| record.fold == complete) {
+                    Rest::Needs(Command::Load)
+                } else {
+                    Rest::NotYet(format!("is evicted as {record:?}, not {complete:?}"))
+                }
+            }
             Shown::Nothing => cold(local.is_unload_requested),
             Shown::Ready => {
                 let complete = log.fold(workspace, begins, log.high());
@@ -377,7 +386,7 @@ impl World {
     }
 }
 
-/// A workspace may only be out of memory because an operator unloaded it.
+/// A workspace that was not evicted may only be out of memory because an operator unloaded it.
 fn cold(is_unload_requested: bool) -> Rest {
     if is_unload_requested {
         Rest::Needs(Command::Load)

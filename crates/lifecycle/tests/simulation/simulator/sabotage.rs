@@ -64,11 +64,15 @@ pub(crate) enum Sabotage {
     OffsetOutlivesTheChangelog,
     /// A previous owner continues to write after the changelog was lost.
     OldOwnersWriteOn,
+    /// A workspace is evicted without the changes that no save has taken.
+    EvictedBeforeItIsSaved,
+    /// A workspace that was evicted begins at the end of the log.
+    EvictedSkipsItsEvents,
 }
 
 impl Sabotage {
     /// All that the checks can catch.
-    pub(crate) const ALL: [Self; 29] = [
+    pub(crate) const ALL: [Self; 31] = [
         Self::NextOffsetSavedBeforeChanges,
         Self::ReadyBeforeTarget,
         Self::TrimAboveSaved,
@@ -98,5 +102,7 @@ impl Sabotage {
         Self::ResetIgnoresLoss,
         Self::OffsetOutlivesTheChangelog,
         Self::OldOwnersWriteOn,
+        Self::EvictedBeforeItIsSaved,
+        Self::EvictedSkipsItsEvents,
     ];
 }

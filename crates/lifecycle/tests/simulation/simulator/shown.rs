@@ -1,6 +1,6 @@
 //! The status shown for a workspace, and which state may follow which.
 
-use workspace_lifecycle::{Report, Slot};
+use workspace_lifecycle::{Report, Residence, Slot};
 
 use super::driver::Driver;
 use super::env::{Env, Step};
@@ -32,7 +32,7 @@ impl Shown {
             Report::Retrying { .. } => Self::Retrying,
             Report::Parked { .. } => Self::Parked,
             Report::Unloading { .. } => Self::Unloading,
-            Report::Removed => Self::Nothing,
+            Report::Removed { .. } => Self::Nothing,
         }
     }
 
@@ -60,11 +60,24 @@ impl Driver {
         let workspace = self.workspace(slot);
         let shown = Shown::after(report);
         let before = std::mem::replace(&mut self.local(slot).shown, shown);
-        ensure(shown.may_come_after(before), Rule::StateOrder, || {
-            format!("w{workspace} goes from {before:?} to {shown:?}")
-        })?;
+        let stays_out = before == Shown::Nothing
+            && matches!(
+                report,
+                Report::Removed {
+                    residence: Residence::Unloaded
+                }
+            );
+        ensure(
+            stays_out || shown.may_come_after(before),
+            Rule::StateOrder,
+            || format!("w{workspace} goes from {before:?} to {shown:?}"),
+        )?;
         match report {
-            Report::Begin { .. } => self.local(slot).is_unload_requested = false,
+            Report::Begin { .. } => {
+                let local = self.local(slot);
+                local.is_unload_requested = false;
+                local.was_evicted = std::mem::take(&mut local.is_evicted);
+            }
             Report::Load | Report::Replay { .. } => {}
             Report::Ready => {
                 env.count("ready");
@@ -94,7 +107,14 @@ impl Driver {
                 env.count("parked");
                 self.unfollow(slot);
             }
-            Report::Unloading { .. } | Report::Removed => self.unfollow(slot),
+            Report::Unloading { .. } => self.unfollow(slot),
+            Report::Removed { residence } => {
+                self.unfollow(slot);
+                self.local(slot).is_evicted = *residence == Residence::Evicted;
+                if *residence == Residence::Evicted {
+                    env.count("evictions");
+                }
+            }
         }
         Ok(())
     }

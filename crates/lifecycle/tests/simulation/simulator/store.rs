@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use workspace_lifecycle::{EraseScope, Refusal};
+use workspace_lifecycle::{EraseScope, Refusal, Residence};
 
 use super::log::{Fold, Log};
 use super::rules::{Rule, Violation, ensure};
@@ -20,7 +20,7 @@ pub(crate) struct Record {
     pub(crate) events_applied: u64,
     pub(crate) fold: Fold,
     pub(crate) populated: bool,
-    pub(crate) unloaded: bool,
+    pub(crate) residence: Residence,
 }
 
 impl Record {
@@ -33,7 +33,7 @@ impl Record {
             events_applied: 0,
             fold: Fold::default(),
             populated: false,
-            unloaded: false,
+            residence: Residence::Memory,
         }
     }
 }
@@ -51,7 +51,7 @@ pub(crate) struct Save {
     pub(crate) next_offset: u64,
     pub(crate) events_applied: u64,
     pub(crate) changes: Vec<Change>,
-    pub(crate) unloaded: bool,
+    pub(crate) residence: Residence,
     /// If set, only `next_offset` advances, and only if the store holds this epoch.
     pub(crate) only_offset: Option<u64>,
 }
@@ -236,7 +236,7 @@ impl Store {
             Some(stored) if epoch <= stored.epoch => return Ok(Err(stored.epoch)),
             Some(stored) => Record {
                 epoch,
-                unloaded: false,
+                residence: Residence::Memory,
                 ..*stored
             },
             None => {
@@ -434,7 +434,7 @@ fn saved(stored: Record, save: &Save) -> Record {
         epoch: save.epoch,
         next_offset: save.next_offset,
         events_applied: save.events_applied,
-        unloaded: save.unloaded,
+        residence: save.residence,
         ..stored
     };
     for change in &save.changes {

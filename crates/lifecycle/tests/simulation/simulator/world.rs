@@ -83,6 +83,7 @@ impl World {
 
     fn happen(&mut self) -> Result<(), (usize, Stop)> {
         self.end_cut_offs()?;
+        self.evict()?;
         let config = &self.env.config;
         let (appends, clock, operators) = (config.appends, config.clock, config.operators);
         let (upkeep, disturbances) = (config.upkeep, config.disturbances);

@@ -41,6 +41,29 @@ impl World {
             .map_err(|stop| (index, stop))
     }
 
+    /// Some process needs memory.
+    pub(super) fn evict(&mut self) -> Result<(), (usize, Stop)> {
+        let env = &mut self.env;
+        if env.config.evictions == 0 || !env.evicting.chance(env.config.evictions) {
+            return Ok(());
+        }
+        let index = env.evicting.index(self.processes.len());
+        let process = &mut self.processes[index];
+        if process.drivers.is_empty() || process.frozen_until > self.step {
+            return Ok(());
+        }
+        let driver = env.evicting.index(process.drivers.len());
+        let driver = &mut process.drivers[driver];
+        if driver.released {
+            return Ok(());
+        }
+        let slots = driver.machine.slots();
+        let slots = slots.filter(|_| env.evicting.chance(500)).collect();
+        driver
+            .input(env, &mut process.desk, Input::Evict { slots })
+            .map_err(|stop| (index, stop))
+    }
+
     pub(super) fn disturb(&mut self) -> Result<(), (usize, Stop)> {
         let partition = self.env.random.index(self.env.config.partitions);
         let process = self.env.random.index(self.processes.len());
