@@ -28,7 +28,7 @@ impl Driver {
                 Ok(())
             }
             Report::Removed => {
-                self.gone(slot);
+                self.removed(slot);
                 Ok(())
             }
             Report::Unloading { why } => {
@@ -161,7 +161,7 @@ impl Driver {
         attempt.set_state(State::Ready, "ready")
     }
 
-    fn gone(&mut self, slot: Slot) {
+    fn removed(&mut self, slot: Slot) {
         self.withdraw(slot);
         let status = match self.presences.take(slot) {
             Presence::Absent => return,

@@ -121,7 +121,7 @@ impl CommitMark {
     }
 
     /// Whether the offset was committed under this record or an earlier one of the same lineage.
-    pub(super) fn goes_with(&self, record: &OwnershipRecord) -> bool {
+    pub(super) fn belongs_to(&self, record: &OwnershipRecord) -> bool {
         // Each record has its own first epoch and was committed together with an offset. Where that offset was lost, an
         // earlier offset is only lower.
         self.lineage == record.lineage && self.first_epoch <= record.first_epoch
@@ -298,7 +298,7 @@ mod tests {
             (1 << 63, 10, false),
             (1, 9, false),
         ] {
-            assert_eq!(mark(lineage, first_epoch).goes_with(&record), expected);
+            assert_eq!(mark(lineage, first_epoch).belongs_to(&record), expected);
         }
     }
 }
