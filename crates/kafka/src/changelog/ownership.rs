@@ -96,9 +96,9 @@ pub(super) struct CommitMark {
     pub(super) position: u64,
     #[serde(with = "topic_id", default, skip_serializing_if = "Option::is_none")]
     pub(super) topic_id: Option<TopicId>,
-    /// The last events that were read, by the epochs of their leaders.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) seen: Vec<LastRead>,
+    /// The last events that were read, by the epochs of their leaders; `seen` in the metadata.
+    #[serde(rename = "seen", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) last_reads: Vec<LastRead>,
     /// The first known record whose workspace belongs to another partition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) misrouted_from: Option<u64>,
@@ -265,7 +265,7 @@ mod tests {
             highest_epoch: Epoch::new(u64::MAX),
             position: 12,
             topic_id: TopicId::new(3),
-            seen: vec![LastRead {
+            last_reads: vec![LastRead {
                 leader_epoch: 2,
                 offset: 11,
             }],
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_goes_with_the_record_that_it_was_committed_under() {
+    fn a_mark_belongs_to_the_record_it_was_committed_under_and_later_ones() {
         let mark = |lineage, first_epoch| CommitMark {
             producer: String::new(),
             lineage,
@@ -288,7 +288,7 @@ mod tests {
             highest_epoch: Epoch::new(99),
             position: 0,
             topic_id: None,
-            seen: Vec::new(),
+            last_reads: Vec::new(),
             misrouted_from: None,
         };
         let record = record();

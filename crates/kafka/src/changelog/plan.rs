@@ -327,7 +327,7 @@ mod tests {
                 highest_epoch: Epoch::new(first_epoch + 1),
                 position: 40,
                 topic_id: TopicId::new(1),
-                seen: Vec::new(),
+                last_reads: Vec::new(),
                 misrouted_from: None,
             },
         }
