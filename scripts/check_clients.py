@@ -6,7 +6,7 @@ usage: scripts/check_clients.py [PROGRAM]
 PROGRAM is the built workspace-engine (target/release/workspace-engine if not given). The clients are those of Python
 (http.client, urllib and requests) and of Node (http, fetch). Each sends a body that is far over
 the limit and must see a 413 with its problem document, not a broken connection, and then use the same client again.
-And the metrics in both formats, as their clients ask for them: promtool (Prometheus) must find nothing to complain of.
+And the metrics in both formats, as their clients request them: promtool (Prometheus) must report no problem.
 """
 
 import http.client

@@ -1,31 +1,31 @@
 #!/usr/bin/env python3
-"""Engines on a real Apache Kafka lose nothing, double nothing, and say who owned what.
+"""Checks on a real Apache Kafka that engines lose no event, apply none twice, and name the owner of each workspace.
 
     scripts/check_cluster.py [--rounds N] [--seed N] [--protocol classic|consumer] [--nodes 1|3]
                              [--scenarios one,three,churn,...] [--events FILE --expected FILE]
 
 Starts Apache Kafka (scripts/kafka.sh) and engines, produces events keyed by their workspace (with kcat
 where it is installed, else with Kafka's console producer), disturbs them at random moments, and compares
-what the engines serve with what the events come to. Without --events it makes its own.
+what the engines serve with the state that the events make. Without --events it generates some.
 Scenarios, each on a topic of its own:
 
     one      one engine
     three    three engines
-    churn    three engines; one is killed (-9) and comes back, one is stopped, one is added; then an
-             engine with an empty disk takes everything over alone
+    churn    three engines; one is killed (-9) and restarted, one is stopped, one is added; then one
+             engine with an empty disk takes all partitions over
     evicting three engines whose workspaces do not fit into their memory limit; they are killed (-9) --kills times
-    produce  `produce` sends to an engine that is killed (-9) again and again; nothing is lost or doubled
+    produce  `produce` sends to an engine that is killed (-9) repeatedly; no event is lost or doubled
     broker   one engine and then two; the brokers are killed (-9) and started again, in turn
-    parked   a record that is no event parks its workspace alone; `skip` moves it on
-    zombie   three engines; one is stopped in its tracks (SIGSTOP) until the others have its partitions, and goes on
-    lostend  one engine; a broker loses the end of a partition and other records take its place, first while no engine
-             runs, then while one does: what was saved beyond is parked and stays so, the others are served
+    parked   a record that is no event parks its workspace alone; `skip` continues it
+    zombie   three engines; one is frozen (SIGSTOP) until the others have its partitions, and then continues
+    lostend  one engine; a broker loses the end of a partition, and other records get its offsets, first while no engine
+             runs, then while one does: workspaces saved beyond it are parked and stay so, the others are served
     rebuilt  one engine; its changelog is deleted while it does not run: it is rebuilt from the topic, or refused where the
              topic has lost its beginning
     failover three engines; one is killed (-9), another is stopped: how long until every workspace is ready again
-    cutoff   two engines; the brokers fall silent (SIGSTOP), first while nothing moves, then within a rebalance: no
-             workspace stays ready, and all are ready again when the brokers are back
-    fenced   two engines with the same group-instance-id: one serves, the other says why it does not, and takes over
+    cutoff   two engines; the brokers are frozen (SIGSTOP), first while the group is stable, then within a rebalance: no
+             workspace stays ready, and all are ready again when the brokers continue
+    fenced   two engines with the same group-instance-id: one serves, the other reports why it does not, and takes over
     java     a thousand ids: the Java client's default partitioner and the engine choose the same partitions
     clients  confluent-kafka for Python, kafkajs and Sarama send with their default partitioners to an engine with the
              fitting --partitioner, and to one without, which names the setting; an engine with another partitioner than
@@ -38,8 +38,8 @@ import subprocess, sys, tempfile, threading, time, urllib.error, urllib.parse, u
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
-# How many seconds anything may take that must happen, on a machine that does something else too.
-PATIENCE = 300
+# Timeout in seconds of every wait; long, because the machine may be busy.
+TIMEOUT = 300
 PARTITIONS = 12
 SESSION = 6
 PASSWORD = "correct-horse"
@@ -93,7 +93,7 @@ class Kafka:
         return ",".join(path.read_text().strip() for path in sorted(self.directory.glob("*/secure-address")))
 
     def password(self, *change):
-        """Changes what the brokers know of the user `engine`."""
+        """Changes the credentials of the user `engine` on the brokers."""
         self.tool("kafka.admin.ConfigCommand", "--alter", *change, "--entity-type", "users", "--entity-name", "engine")
 
 
@@ -101,10 +101,10 @@ class Engine:
     def __init__(self, fleet, number):
         self.fleet, self.number = fleet, number
         self.flags = []
-        # Properties of librdkafka; with some, the brokers are talked to by TLS and SASL.
+        # Properties of librdkafka; if there are any, the engine connects by TLS and SASL.
         self.properties = {}
         self.directory = fleet.directory / f"engine-{number}"
-        # Bound and never listening: it keeps the port for this engine between its lives.
+        # Bound and never listening: it reserves the port for this engine between its runs.
         self.reserved = socket.socket()
         self.reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.reserved.bind(("127.0.0.1", 0))
@@ -133,7 +133,7 @@ class Engine:
     def end(self, how):
         say(f"engine-{self.number} gets {how.name}")
         self.process.send_signal(how)
-        code = self.process.wait(PATIENCE)
+        code = self.process.wait(TIMEOUT)
         assert how == signal.SIGKILL or code == 0, f"engine-{self.number} ended with {code}"
         self.process = None
 
@@ -158,13 +158,13 @@ class Engine:
         assert answer.get("workspaceId") == workspace, f"{action} of {workspace}: {answer}"
 
     def document(self, path):
-        """What a route answers, also under 404."""
+        """The document that a route answers, also with a 404."""
         answer = self.call(path)
         return json.loads(answer["problem"]) if "problem" in answer else answer
 
     def wait_until_readyz_contains(self, text):
-        """Waits until /readyz contains the text; returns all of what it shows."""
-        deadline = time.monotonic() + PATIENCE
+        """Waits until /readyz contains the text; returns all of its text."""
+        deadline = time.monotonic() + TIMEOUT
         while text not in (shown := self.readiness()):
             assert self.is_up() and time.monotonic() < deadline, f"engine-{self.number} shows {shown}, not {text!r}"
             time.sleep(0.1)
@@ -211,7 +211,7 @@ class Fleet:
         return [engine for engine in self.engines if engine.is_up()]
 
     def owner(self, workspace):
-        """The engine that serves a workspace, with the status; more than one is an error of this moment."""
+        """The engine that serves a workspace, with the status; `None` while none or more than one does."""
         found = [(engine, status) for engine in self.up()
                  if (status := engine.call(f"/workspaces/{workspace}/status")).get("state")]
         if not found:
@@ -230,15 +230,15 @@ class Fleet:
                     summary = engine.call(f"/workspaces/{workspace}/entities")
                     if summary.get("eventsApplied", 0) >= wanted["events"]:
                         del waiting[workspace]
-            if waiting and time.monotonic() - began > PATIENCE:
+            if waiting and time.monotonic() - began > TIMEOUT:
                 workspace = next(iter(waiting))
                 raise AssertionError(f"waited too long for {len(waiting)}, such as {workspace}: {self.owner(workspace)}")
             time.sleep(0.02)
         return time.monotonic() - began
 
     def wait_until_settled(self):
-        """Until all partitions are served, by the same engines for a while: nothing moves any more."""
-        deadline, before, since = time.monotonic() + PATIENCE, None, 0.0
+        """Waits until all partitions have been served by the same engines for a while."""
+        deadline, before, since = time.monotonic() + TIMEOUT, None, 0.0
         while before is None or time.monotonic() - since < SESSION / 2:
             assert time.monotonic() < deadline, f"the partitions do not settle: {before}"
             owned = [(engine.number, partition["partition"]) for engine in self.up()
@@ -248,8 +248,8 @@ class Fleet:
             time.sleep(0.1)
 
     def query_owner(self, workspace, question):
-        """The owner's answer; asked again where the workspace moves meanwhile, as on a machine that is busy."""
-        deadline = time.monotonic() + PATIENCE
+        """The owner's answer; the query is repeated if the workspace moves meanwhile."""
+        deadline = time.monotonic() + TIMEOUT
         while True:
             engine, found = self.owner(workspace)
             try:
@@ -280,15 +280,15 @@ class Fleet:
         say(f"all ready after {seconds:.2f} s, as expected on {len(self.up())} engines")
 
     def owners_are_named(self, expected):
-        """Until every engine names the owner of each workspace that is not its own, and counts those that it had."""
-        deadline = time.monotonic() + PATIENCE
+        """Waits until every engine names the owner of each workspace that it does not serve, and checks its counts."""
+        deadline = time.monotonic() + TIMEOUT
         for workspace in expected:
             owner = self.query_owner(workspace, lambda engine: engine)
             for engine in self.up():
                 if engine is owner:
                     continue
                 while f"engine-{owner.number} " not in (status := engine.document(f"/workspaces/{workspace}/status"))["message"]:
-                    assert time.monotonic() < deadline, f"engine-{engine.number} names no owner: {status}"
+                    assert time.monotonic() < deadline, f"engine-{engine.number} does not name the owner: {status}"
                     time.sleep(0.2)
                 if status["reason"] is not None:
                     assert status["owner"] == f"engine-{owner.number}", status
@@ -301,7 +301,7 @@ class Fleet:
             assert all(row["lastKnown"]["epoch"] > 0 for row in known), known[:1]
 
     def histories(self, expected):
-        """Every workspace's owners in order; epochs only grow, and each belongs to one owner."""
+        """Checks that epochs grow and that each has one owner; returns the number of changes of the owner."""
         moves = 0
         for workspace in expected:
             transitions = self.query_owner(
@@ -320,11 +320,11 @@ class Fleet:
         for log in self.directory.glob("engine-*.log"):
             text = log.read_text(errors="replace")
             for bad in ("panicked", "MAXPOLL", "maximum poll interval", "not polled for too long"):
-                assert bad not in text, f"{log} says {bad!r}"
+                assert bad not in text, f"{log} contains {bad!r}"
 
 
 class Feed(threading.Thread):
-    """Produces events over some seconds, and can be asked how far it is."""
+    """Produces events over some seconds."""
 
     def __init__(self, fleet, lines, seconds, java=False):
         super().__init__(daemon=True)
@@ -333,10 +333,10 @@ class Feed(threading.Thread):
         self.start()
 
     def run(self):
-        piece = max(1, len(self.lines) // 100)
+        chunk = max(1, len(self.lines) // 100)
         try:
-            for begin in range(0, len(self.lines), piece):
-                self.producer.stdin.write(b"".join(self.lines[begin:begin + piece]))
+            for begin in range(0, len(self.lines), chunk):
+                self.producer.stdin.write(b"".join(self.lines[begin:begin + chunk]))
                 self.producer.stdin.flush()
                 time.sleep(self.seconds / 100)
             self.producer.stdin.close()
@@ -345,7 +345,7 @@ class Feed(threading.Thread):
 
     def finish(self):
         self.join()
-        assert self.failed is None and self.producer.wait(PATIENCE) == 0, f"the producer failed: {self.failed}"
+        assert self.failed is None and self.producer.wait(TIMEOUT) == 0, f"the producer failed: {self.failed}"
         say(f"{len(self.lines)} events are in the topic")
 
 
@@ -380,7 +380,7 @@ def entity_lines(engine, workspace, kind):
 
 
 def make_events(dice, count, workspaces):
-    """Events as lines, and what they come to."""
+    """Events as lines, and the state that they make."""
     lines = []
     live = collections.defaultdict(lambda: collections.defaultdict(dict))
     applied = collections.Counter()
@@ -452,7 +452,7 @@ def churn(fleet, dice, lines, expected):
         engine.end(signal.SIGTERM)
     fleet.add()
     fleet.verify(expected)
-    say(f"an empty disk took over; histories show {moves}, then {fleet.histories(expected)} changes of the owner")
+    say(f"an engine with an empty disk took over; histories show {moves}, then {fleet.histories(expected)} changes of the owner")
 
 
 def evicting(fleet, dice, lines, expected):
@@ -488,7 +488,7 @@ def produce(fleet, dice, lines, expected):
         sender.stdin.write(line)
         if number in kills:
             if fleet.kafka.nodes > 1:
-                # What the killed engine left of a request must be found after a change of the leaders, too.
+                # Records of an interrupted request must also be found after a change of the leaders.
                 node = str(1 + kills.index(number) % fleet.kafka.nodes)
                 say(f"node {node} of Kafka and an engine are killed")
                 fleet.kafka.call("kill", node)
@@ -498,7 +498,7 @@ def produce(fleet, dice, lines, expected):
                 fleet.kafka.call("restart", node)
                 fleet.kafka.call("wait")
     sender.stdin.close()
-    assert sender.wait(PATIENCE) == 0, "produce failed"
+    assert sender.wait(TIMEOUT) == 0, "produce failed"
     fleet.verify(expected)
 
 
@@ -513,7 +513,7 @@ def broker(fleet, dice, lines, expected):
         fleet.kafka.call("restart", str(node))
         if node == 1:
             fleet.add()
-        # The others must be back before the next one goes: two of three hold every record.
+        # All must run before the next one is killed: two of three hold every record.
         fleet.kafka.call("wait")
     feed.finish()
     fleet.verify(expected)
@@ -527,7 +527,7 @@ def parked(fleet, dice, lines, expected):
     fleet.add(2)
     Feed(fleet, [*lines[:place], poison, *lines[place:]], 2).finish()
     fleet.wait_until_ready({workspace: expected[workspace] for workspace in others})
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while not isinstance(status := fleet.owner(victim)[1], dict) or status["state"] != "error":
         assert time.monotonic() < deadline, status
         time.sleep(0.05)
@@ -542,7 +542,7 @@ def parked(fleet, dice, lines, expected):
             raise Moved(answer)
 
     fleet.query_owner(victim, skip)
-    # The skipped record counts as one that was dealt with, not as one that was applied.
+    # The skipped record does not count as applied.
     fleet.verify(expected)
     dead_letters = fleet.query_owner(
         victim, lambda engine: pages(engine, f"/workspaces/{victim}/dead-letters", "deadLetters"))
@@ -568,7 +568,7 @@ def java(fleet, dice, lines, expected):
     fleet.verify({id: {"events": 2, "entities": {}} for id in ids})
     records = fleet.kafka.tool(
         "org.apache.kafka.tools.consumer.ConsoleConsumer", "--topic", fleet.topic, "--from-beginning",
-        "--max-messages", str(2 * len(ids)), "--timeout-ms", str(PATIENCE * 1000), "--formatter-property", "print.partition=true",
+        "--max-messages", str(2 * len(ids)), "--timeout-ms", str(TIMEOUT * 1000), "--formatter-property", "print.partition=true",
         "--formatter-property", "print.key=true", "--formatter-property", "print.value=false")
     places = collections.defaultdict(list)
     for record in records.splitlines():
@@ -612,7 +612,7 @@ def murmur2(key):
 
 
 def names_on(partition, prefix):
-    """Workspaces of a partition, one after the other."""
+    """Names of workspaces that belong to a partition."""
     number = 0
     while True:
         name = f"{prefix}-{number}"
@@ -644,7 +644,7 @@ def lose_end(kafka, topic, partition, offset):
 
 def lostend(fleet, dice, lines, expected):
     def until(what, check):
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not (found := check()):
             assert time.monotonic() < deadline, f"waited too long: {what}"
             time.sleep(0.05)
@@ -662,7 +662,7 @@ def lostend(fleet, dice, lines, expected):
         first = created(cold, range(5)) + created(hot, range(5)) + created(other, range(5))
         Feed(fleet, first, 0).finish()
         fleet.wait_until_ready({name: {"events": 5} for name in (cold, hot, other)})
-        # It is saved where the partition will end.
+        # It is saved at the offset where the partition will end.
         fleet.up()[0].act(cold, "unload")
         Feed(fleet, created(hot, range(5, 15)) + created(other, range(5, 10)), 0).finish()
         fleet.wait_until_ready({hot: {"events": 15}, other: {"events": 10}})
@@ -684,7 +684,7 @@ def lostend(fleet, dice, lines, expected):
             for name in (hot, other):
                 error = until(f"{name} is parked", lambda: parked(name))
                 assert f"has lost the records from offset {len(first)} on" in error, error
-            engine = until("it is served", lambda: fleet.owner(new)[0])
+            engine = until(f"{new} is served", lambda: fleet.owner(new)[0])
             if again == 0:
                 engine.call(f"/workspaces/{cold}/load", "POST")
             fleet.wait_until_ready({cold: {"events": 7}, new: {"events": 3 + again}})
@@ -696,7 +696,7 @@ def lostend(fleet, dice, lines, expected):
             if again == 1:
                 shutil.rmtree(engine.directory)
             engine.start()
-        # The way out that the message names: what is below the loss, and what is there now.
+        # The way out that the text names. The workspace then has the events below the loss and the present ones.
         until(f"{hot} is parked", lambda: parked(hot))
         fleet.up()[0].act(hot, "reset")
         fleet.wait_until_ready({new: {"events": 6}, hot: {"events": 45}})
@@ -718,14 +718,14 @@ def rebuilt(fleet, dice, lines, expected):
     delete_changelog(fleet)
     engine.start()
     Feed(fleet, created(name, [30]), 0).finish()
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while (summary := engine.call(f"/workspaces/{name}/entities")).get("eventsApplied") != 31:
         status = engine.call(f"/workspaces/{name}/status")
         assert status.get("state") != "ready" or summary.get("eventsApplied", 31) >= 30, f"ready without 30 events: {summary}"
         assert time.monotonic() < deadline, f"not rebuilt: {status}, {summary}"
         time.sleep(0.05)
     assert summary["counts"]["resource"] == 31, summary
-    # Nothing can rebuild what the topic has not.
+    # The topic has lost its beginning, so the partition cannot be rebuilt.
     engine.end(signal.SIGTERM)
     offsets = fleet.directory / "offsets.json"
     partition = {"topic": fleet.topic, "partition": 5, "offset": 20}
@@ -752,7 +752,7 @@ def failover(fleet, dice, lines, expected):
         began = time.monotonic()
         victim.process.send_signal(how)
         while (ready := sum(engine.ready() for engine in others)) < len(expected):
-            assert time.monotonic() - began < PATIENCE, f"only {ready} ready"
+            assert time.monotonic() - began < TIMEOUT, f"only {ready} ready"
             time.sleep(0.01)
         seconds = time.monotonic() - began
         victim.process.wait()
@@ -766,7 +766,7 @@ def failover(fleet, dice, lines, expected):
 
 
 def wait_until_cut_off(engines):
-    """Until no workspace of these engines is ready; the brokers have just fallen silent."""
+    """Waits until no workspace of these engines is ready, after the brokers were frozen."""
     began = time.monotonic()
     while any(engine.ready() for engine in engines):
         seconds = time.monotonic() - began
@@ -783,12 +783,12 @@ def cutoff(fleet, dice, lines, expected):
         assert engine.ready(), f"engine-{engine.number} has no workspace that is ready"
     fleet.kafka.signal(signal.SIGSTOP)
     seconds = wait_until_cut_off(fleet.up())
-    say(f"nothing moved: no workspace is ready after {seconds:.2f} s (session timeout {SESSION} s)")
+    say(f"while the group was stable: no workspace is ready after {seconds:.2f} s (session timeout {SESSION} s)")
     fleet.kafka.signal(signal.SIGCONT)
     began = time.monotonic()
     fleet.wait_until_settled()
-    say(f"all partitions are served, and nothing moves, {time.monotonic() - began:.2f} s after the brokers are back")
-    # A rebalance waits for a member that does not answer: the other one is within it.
+    say(f"all partitions are served, and the group is stable, {time.monotonic() - began:.2f} s after the brokers continue")
+    # A rebalance waits for the member that does not answer, so the other one stays within it.
     held, waiting = fleet.up()
     held.process.send_signal(signal.SIGSTOP)
     fleet.add()
@@ -808,7 +808,7 @@ def fenced(fleet, dice, lines, expected):
     Feed(fleet, lines, 2).finish()
     fleet.verify(expected)
     fleet.add(flags=["--group-instance-id", "twin"])
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while True:
         readiness = {engine: engine.readiness() for engine in fleet.up()}
         refused = [engine for engine, text in readiness.items() if "group-instance-id" in text]
@@ -874,11 +874,11 @@ def clients(fleet, dice, lines, expected):
 
 
 def check_other_partitioner(fleet, engine, other, partitioner):
-    """Another engine of the group, or the same one, that is started with another partitioner ends and says why."""
+    """An engine of the group that is started with another partitioner exits with the reason."""
     engine.end(signal.SIGTERM)
     engine.flags = ["--partitioner", other]
     engine.start()
-    code = engine.process.wait(PATIENCE)
+    code = engine.process.wait(TIMEOUT)
     engine.process = None
     text = (fleet.directory / f"engine-{engine.number}.log").read_text(errors="replace").splitlines()[-1]
     assert code == 64 and f"--partitioner {other}" in text and f"by {partitioner}" in text, (code, text)
@@ -886,8 +886,8 @@ def check_other_partitioner(fleet, engine, other, partitioner):
 
 
 def check_misrouted(fleet, expected, partitioner):
-    """An engine of a new group with the default partitioner lists what it cannot take, with the setting that would, also
-    after a restart."""
+    """An engine of a new group with the default partitioner lists misrouted workspaces with the fitting setting, also after
+    a restart."""
     fleet.group += "-default"
     engine = fleet.add()
     check_misrouted_of(engine, fleet, expected, partitioner)
@@ -898,7 +898,7 @@ def check_misrouted(fleet, expected, partitioner):
 
 
 def check_misrouted_of(engine, fleet, expected, partitioner):
-    deadline, rows = time.monotonic() + PATIENCE, {}
+    deadline, rows = time.monotonic() + TIMEOUT, {}
     while set(rows) != set(expected):
         assert time.monotonic() < deadline, f"not in the list: {set(expected) - set(rows)}"
         try:
@@ -929,7 +929,7 @@ def secure(fleet, dice, lines, expected):
         engine = fleet.add(properties={**right, **wrong})
         say(engine.wait_until_readyz_contains(text))
         engine.end(signal.SIGTERM)
-    # In its place, with what is right now.
+    # The same engine, now with valid properties.
     engine.properties = right
     engine.start()
     fleet.add(properties=right)
@@ -937,7 +937,7 @@ def secure(fleet, dice, lines, expected):
     Feed(fleet, lines[:half], 3).finish()
     fleet.wait_until_settled()
     fleet.kafka.password("--delete-config", "SCRAM-SHA-256")
-    # Connections that stand are believed; new ones are not.
+    # Brokers do not check the password of existing connections again.
     fleet.kafka.call("kill", "1")
     fleet.kafka.call("restart", "1")
     fleet.kafka.call("wait")

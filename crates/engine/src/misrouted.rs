@@ -138,11 +138,11 @@ impl MisroutedRecords {
     /// This process does not read the partition any more; the process that reads it next finds the records again.
     pub(crate) fn forget(&self, partition: PartitionId, tracker: &Tracker) {
         self.0.lock().retain(|id, known| {
-            let goes = known.record.found == partition;
-            if goes && known.is_shown {
+            let is_kept = known.record.found != partition;
+            if !is_kept && known.is_shown {
                 tracker.remove(id);
             }
-            !goes
+            is_kept
         });
     }
 

@@ -288,12 +288,12 @@ impl StoreError {
     /// damaged at the source, or was saved with another number of entries, is the same in every copy.
     pub fn is_damage_of_a_copy(&self) -> bool {
         matches!(self, Self::Corrupt { reason, .. }
-            if reason != lsm::DAMAGED_AT_SOURCE && !reason.ends_with(OTHER_COUNT))
+            if reason != lsm::DAMAGED_AT_SOURCE && !reason.starts_with(OTHER_COUNT))
     }
 }
 
-/// How the reason ends if the number of entries is not the saved one.
-const OTHER_COUNT: &str = "should be";
+/// How the reason begins if the number of entries is not the saved one.
+const OTHER_COUNT: &str = "wrong number of entries:";
 
 /// Receives the entries of a workspace while it is loaded; an error ends the load, and its text is the reason.
 pub type EntrySink<'a> = &'a mut dyn FnMut(StoredEntry) -> Result<(), String>;
@@ -444,7 +444,7 @@ fn check_entries(
     }
     Err(StoreError::Corrupt {
         place: place(),
-        reason: format!("{found} are there, and {} {OTHER_COUNT}", about.entries),
+        reason: format!("{OTHER_COUNT} expected {}, found {found}", about.entries),
     })
 }
 

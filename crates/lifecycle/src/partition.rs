@@ -252,7 +252,7 @@ impl Partition {
             Input::Revoked => self.revoked(),
             Input::Lost => self.lost(),
         }
-        self.go_on();
+        self.perform_due_work();
         std::mem::take(&mut self.out)
     }
 
@@ -383,7 +383,7 @@ impl Partition {
     }
 
     /// Does everything that is due. Called after every input, so that no decision depends on having seen an edge.
-    fn go_on(&mut self) {
+    fn perform_due_work(&mut self) {
         match self.ownership {
             Ownership::ListAgain { at } if at <= self.now => {
                 self.ownership = Ownership::Listing;

@@ -257,7 +257,7 @@ fn check_kills(store: &str, seed: u64, kills: u64) {
     let produced = produced.expect("it has ended");
     assert!(
         produced.success(),
-        "produce went on over the restarts: {produced}"
+        "produce continued over the restarts: {produced}"
     );
     for _ in 0..kills {
         engine.kill();

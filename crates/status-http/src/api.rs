@@ -40,7 +40,7 @@ use crate::source::StatusSource;
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct StatusApi(pub(crate) Arc<Shared>);
+pub struct StatusApi(pub(crate) Arc<ApiState>);
 
 impl std::fmt::Debug for StatusApi {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -48,7 +48,7 @@ impl std::fmt::Debug for StatusApi {
     }
 }
 
-pub(crate) struct Shared {
+pub(crate) struct ApiState {
     pub(crate) source: Arc<dyn StatusSource>,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<StatusMetrics>,
@@ -68,7 +68,7 @@ enum Feed {
     Ours(AbortHandle),
 }
 
-impl Drop for Shared {
+impl Drop for ApiState {
     fn drop(&mut self) {
         if let Feed::Ours(task) = self.feed.get_mut() {
             task.abort();
@@ -103,7 +103,7 @@ impl StatusApi {
         let feed = Mutex::new(Feed::Unclaimed(source.tracker().watch()));
         let metrics =
             StatusMetrics::register(Arc::clone(&source), limits.unhealthy_series, &mut registry);
-        Self(Arc::new(Shared {
+        Self(Arc::new(ApiState {
             waits: Arc::new(Semaphore::new(permits(limits.concurrent_waits))),
             scans: Arc::new(Semaphore::new(permits(limits.concurrent_scans))),
             source,
@@ -174,7 +174,7 @@ fn permits(count: usize) -> usize {
     count.min(Semaphore::MAX_PERMITS)
 }
 
-impl Shared {
+impl ApiState {
     pub(crate) fn follow_feed(&self) {
         let Ok(runtime) = Handle::try_current() else {
             return;

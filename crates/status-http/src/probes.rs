@@ -14,14 +14,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use workspace_status::Check;
 
-use crate::api::{Shared, answer};
+use crate::api::{ApiState, answer};
 use crate::exposition::Format;
 use crate::problem::{Problem, ProblemDocument, types};
 use crate::query::Parameters;
 
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-pub(crate) fn routes() -> OpenApiRouter<Arc<Shared>> {
+pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::default()
         .routes(routes!(livez))
         .routes(routes!(readyz))
@@ -52,7 +52,7 @@ struct ProbeParameters {
     )
 )]
 async fn livez(
-    Extract(api): Extract<Arc<Shared>>,
+    Extract(api): Extract<Arc<ApiState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     probe("livez", &api.source.liveness(), query.as_deref())
@@ -72,7 +72,7 @@ async fn livez(
     )
 )]
 async fn readyz(
-    Extract(api): Extract<Arc<Shared>>,
+    Extract(api): Extract<Arc<ApiState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     probe("readyz", &api.source.readiness(), query.as_deref())
@@ -121,7 +121,7 @@ fn probe(name: &str, checks: &[Check], query: Option<&str>) -> Result<Response, 
     )
 )]
 async fn metrics(
-    Extract(api): Extract<Arc<Shared>>,
+    Extract(api): Extract<Arc<ApiState>>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     api.follow_feed();

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use workspace_status::{PageQuery, Snapshot, State, WaitOutcome, WorkspaceId};
 
-use crate::api::{Shared, StatusApi, answer_document};
+use crate::api::{ApiState, StatusApi, answer_document};
 use crate::cursor::{encode_cursor, invalid_cursor};
 use crate::document::{ErrorKindName, ReadyDocument, StateName, StatusDocument, StatusesDocument};
 use crate::extract::{WorkspaceIdPath, invalid_workspace_id};
@@ -23,7 +23,7 @@ use crate::problem::{Problem, ProblemDocument, types};
 use crate::query::{FILTER_PARAMETERS, Parameters, meaningless_without};
 use crate::source::{HistoryError, HistoryQuery, Wait};
 
-pub(crate) fn routes() -> OpenApiRouter<Arc<Shared>> {
+pub(crate) fn routes() -> OpenApiRouter<Arc<ApiState>> {
     OpenApiRouter::default()
         .routes(routes!(statuses))
         .routes(routes!(status))
@@ -93,7 +93,7 @@ const STATUSES: &str = "statuses";
     )
 )]
 async fn status(
-    Extract(api): Extract<Arc<Shared>>,
+    Extract(api): Extract<Arc<ApiState>>,
     id: LookupId,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
@@ -122,7 +122,7 @@ fn code_of(snapshot: &Snapshot) -> StatusCode {
 
 /// The answer for a workspace that has no status here; `timed_out` only after a wait.
 async fn unknown(
-    api: &Shared,
+    api: &ApiState,
     code: StatusCode,
     id: &WorkspaceId,
     timed_out: Option<bool>,
@@ -146,7 +146,7 @@ impl StatusApi {
     }
 }
 
-fn read_wait(api: &Shared, id: &LookupId, query: &str) -> Result<Option<Wait>, Problem> {
+fn read_wait(api: &ApiState, id: &LookupId, query: &str) -> Result<Option<Wait>, Problem> {
     let parameters = Parameters::read(Some(query), &[WAIT_FOR, FAIL_ON, TIMEOUT])?;
     let until = parameters.states(WAIT_FOR)?;
     let fail_on = parameters.states(FAIL_ON)?;
@@ -169,7 +169,7 @@ fn read_wait(api: &Shared, id: &LookupId, query: &str) -> Result<Option<Wait>, P
     }))
 }
 
-async fn waited(api: &Shared, wait: Wait) -> Result<Response, Problem> {
+async fn waited(api: &ApiState, wait: Wait) -> Result<Response, Problem> {
     let _permit = api.admit_wait()?;
     let id = wait.id.clone();
     let (snapshot, timed_out) = match api.source.wait(wait).await? {
@@ -233,7 +233,7 @@ struct StatusesParameters {
     )
 )]
 async fn statuses(
-    Extract(api): Extract<Arc<Shared>>,
+    Extract(api): Extract<Arc<ApiState>>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let query = read_page_query(&api, query.as_deref())?;
@@ -249,7 +249,7 @@ async fn statuses(
     Ok(answer_document(StatusCode::OK, &document))
 }
 
-fn read_page_query(api: &Shared, query: Option<&str>) -> Result<PageQuery, Problem> {
+fn read_page_query(api: &ApiState, query: Option<&str>) -> Result<PageQuery, Problem> {
     let known = [&FILTER_PARAMETERS[..], &["limit", "cursor"]].concat();
     let parameters = Parameters::read(query, &known)?;
     let after = parameters
@@ -279,7 +279,7 @@ fn read_page_query(api: &Shared, query: Option<&str>) -> Result<PageQuery, Probl
         (status = 400, description = "An invalid id", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-async fn ready(Extract(api): Extract<Arc<Shared>>, id: LookupId) -> Result<Response, Problem> {
+async fn ready(Extract(api): Extract<Arc<ApiState>>, id: LookupId) -> Result<Response, Problem> {
     let state = if let Some(snapshot) = api.source.status(&id.0) {
         snapshot.state()
     } else {
@@ -331,7 +331,7 @@ struct HistoryParameters {
     )
 )]
 async fn history(
-    Extract(api): Extract<Arc<Shared>>,
+    Extract(api): Extract<Arc<ApiState>>,
     WorkspaceIdPath(id): WorkspaceIdPath,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {

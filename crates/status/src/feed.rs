@@ -11,7 +11,7 @@ use futures_core::Stream;
 use crate::change::Change;
 use crate::id::Revision;
 use crate::ring::Found;
-use crate::shared::Shared;
+use crate::shared::TrackerShared;
 use crate::wakeups::Listening;
 
 /// Default number of changes that a tracker keeps for its watchers: a thousand workspaces
@@ -49,7 +49,7 @@ pub enum FeedItem {
 /// assert_eq!(watcher.try_next(), None);
 /// ```
 pub struct Watcher {
-    shared: Arc<Shared>,
+    shared: Arc<TrackerShared>,
     next: u64,
     /// It requested a revision that does not exist yet.
     ahead: bool,
@@ -57,7 +57,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) fn after(shared: Arc<Shared>, revision: Revision) -> Self {
+    pub(crate) fn after(shared: Arc<TrackerShared>, revision: Revision) -> Self {
         let head = shared.feed.head();
         Self {
             next: revision.get().saturating_add(1),

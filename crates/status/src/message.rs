@@ -77,11 +77,11 @@ const STAYING_TEXTS: usize = 4096;
 /// than others.
 struct SharedTexts {
     hasher: foldhash::fast::RandomState,
-    buckets: Box<[[Slot; WAYS]]>,
+    buckets: Box<[[CachedText; WAYS]]>,
 }
 
 #[derive(Clone, Default)]
-struct Slot {
+struct CachedText {
     text: ArcStr,
     hash: u32,
     uses: u8,
@@ -90,7 +90,7 @@ struct Slot {
 thread_local! {
     static SHARED: RefCell<SharedTexts> = RefCell::new(SharedTexts {
         hasher: foldhash::fast::RandomState::default(),
-        buckets: vec![<[Slot; WAYS]>::default(); BUCKETS].into_boxed_slice(),
+        buckets: vec![<[CachedText; WAYS]>::default(); BUCKETS].into_boxed_slice(),
     });
 }
 
@@ -112,7 +112,7 @@ impl SharedTexts {
         let Some(bucket) = self.buckets.get_mut(bucket) else {
             return ArcStr::from(text);
         };
-        let held = |slot: &&mut Slot| slot.hash == hash && slot.text == text;
+        let held = |slot: &&mut CachedText| slot.hash == hash && slot.text == text;
         if let Some(slot) = bucket.iter_mut().find(held) {
             slot.uses = slot.uses.saturating_add(1);
             if slot.uses == USES_TO_STAY {
@@ -122,7 +122,7 @@ impl SharedTexts {
         }
         let made = ArcStr::from(text);
         // An empty slot first: two new texts must not replace each other in turns.
-        let worth = |slot: &&mut Slot| (slot.uses, !slot.text.is_empty());
+        let worth = |slot: &&mut CachedText| (slot.uses, !slot.text.is_empty());
         if let Some(slot) = bucket.iter_mut().min_by_key(worth)
             && slot.uses == 0
         {

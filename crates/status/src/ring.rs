@@ -16,11 +16,11 @@ pub(crate) struct Ring<T> {
     head: AtomicU64,
     /// The last number whose item was not kept.
     floor: OnceLock<u64>,
-    slots: OnceLock<Box<[Mutex<Slot<T>>]>>,
+    slots: OnceLock<Box<[Mutex<RingSlot<T>>]>>,
     capacity: usize,
 }
 
-struct Slot<T> {
+struct RingSlot<T> {
     number: u64,
     item: Option<T>,
 }
@@ -56,7 +56,7 @@ impl<T: Clone> Ring<T> {
     /// Keeps items from now on.
     pub(crate) fn keep(&self) {
         // The slots first: a writer that sees the flag in the head must find them.
-        let empty = || Slot {
+        let empty = || RingSlot {
             number: 0,
             item: None,
         };
@@ -103,7 +103,7 @@ impl<T: Clone> Ring<T> {
         }
     }
 
-    fn slot(&self, number: u64) -> Option<&Mutex<Slot<T>>> {
+    fn slot(&self, number: u64) -> Option<&Mutex<RingSlot<T>>> {
         let place = number % self.capacity as u64;
         self.slots.get()?.get(usize::try_from(place).ok()?)
     }

@@ -19,7 +19,7 @@ use crate::wakeups::{Listening, Wakeups};
 /// Waits are woken by shard: a wait for one workspace is rarely woken by another's change.
 const WAIT_SHARDS: usize = 256;
 
-pub(crate) struct Shared {
+pub(crate) struct TrackerShared {
     pub(crate) clock: AnyClock,
     owner: Owner,
     pub(crate) counts: Counts,
@@ -30,7 +30,7 @@ pub(crate) struct Shared {
     wakeups: Wakeups,
 }
 
-impl Shared {
+impl TrackerShared {
     pub(crate) fn new(clock: AnyClock, owner: Option<ArcStr>, feed_capacity: usize) -> Self {
         Self {
             clock,

@@ -17,7 +17,7 @@ use crate::feed::{FEED_CAPACITY, Watcher};
 use crate::id::{InvalidWorkspaceId, Revision, WorkspaceId};
 use crate::message::Message;
 use crate::page::{IdPage, Page, PageQuery};
-use crate::shared::{Shared, key_of};
+use crate::shared::{TrackerShared, key_of};
 use crate::snapshot::Snapshot;
 use crate::state::{StateCounts, StateTotals};
 use crate::workspace_status::WorkspaceStatus;
@@ -39,7 +39,7 @@ pub struct Tracker {
 }
 
 struct Inner {
-    shared: Arc<Shared>,
+    shared: Arc<TrackerShared>,
     /// For lookups of one workspace, without a lock.
     by_id: papaya::HashMap<WorkspaceId, Arc<WorkspaceStatus>, foldhash::quality::RandomState>,
     /// For lists. Its lock is also held to add and to remove, so that a workspace is in both
@@ -322,7 +322,7 @@ impl Tracker {
         Watcher::after(Arc::clone(&self.inner.shared), revision)
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &TrackerShared {
         &self.inner.shared
     }
 
@@ -404,7 +404,7 @@ impl TrackerBuilder {
 
     /// The tracker.
     pub fn build(self) -> Tracker {
-        let shared = Shared::new(self.clock, self.owner, self.feed_capacity);
+        let shared = TrackerShared::new(self.clock, self.owner, self.feed_capacity);
         Tracker {
             inner: Arc::new(Inner {
                 shared: Arc::new(shared),

@@ -15,7 +15,7 @@ use crate::id::{Epoch, Revision, WorkspaceId};
 use crate::message::Message;
 use crate::metadata::{Metadata, MetadataError};
 use crate::progress::{Progress, ProgressCell, ProgressReport, Unit};
-use crate::shared::Shared;
+use crate::shared::TrackerShared;
 use crate::snapshot::Snapshot;
 use crate::state::State;
 use crate::state_change::StateChange;
@@ -45,7 +45,7 @@ use crate::value::Value;
 /// ```
 pub struct WorkspaceStatus {
     id: WorkspaceId,
-    shared: Arc<Shared>,
+    shared: Arc<TrackerShared>,
     /// The state, flags (removed, progress, begun) and the key, for readers without the
     /// lock. Written only with the lock held.
     word: AtomicU32,
@@ -66,7 +66,12 @@ const KEY_SHIFT: u32 = 16;
 
 impl WorkspaceStatus {
     /// A new status; it is counted from now on.
-    pub(crate) fn new(id: WorkspaceId, message: Message, key: u16, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(
+        id: WorkspaceId,
+        message: Message,
+        key: u16,
+        shared: Arc<TrackerShared>,
+    ) -> Self {
         let core = Core::new(id.clone(), message, shared.clock.now());
         shared.counts.add();
         Self {

@@ -74,7 +74,7 @@ fn contents(
     offset: Offset,
     low_watermark: Offset,
 ) -> Result<Contents, String> {
-    const NONE: Contents = Contents {
+    const NO_RECORD: Contents = Contents {
         key: None,
         value: None,
     };
@@ -93,7 +93,7 @@ fn contents(
                     "the event log has not returned the event at offset {offset} yet, try again"
                 ));
             }
-            Ok(NONE)
+            Ok(NO_RECORD)
         }
         // An event that cannot be read is skipped too: the dead letter keeps its address and the reason.
         Err(
@@ -101,7 +101,7 @@ fn contents(
             | ReadError::Lost { .. }
             | ReadError::FellOut { .. }
             | ReadError::BeyondEnd { .. },
-        ) => Ok(NONE),
+        ) => Ok(NO_RECORD),
         Err(ReadError::Unavailable(reason)) => Err(reason),
     }
 }
@@ -115,7 +115,7 @@ mod tests {
     const REQUESTED: Offset = Offset(5);
 
     #[test]
-    fn a_letter_without_its_event_is_written_only_where_the_event_is_gone() {
+    fn a_dead_letter_lacks_its_event_only_if_the_log_cannot_return_it() {
         let batch = |records, next_offset| {
             Ok(Batch {
                 records,
@@ -152,24 +152,24 @@ mod tests {
         };
         let not_yet = "the event log has not returned the event at offset 5 yet, try again";
         for (name, read, low_watermark, expected) in [
-            ("it is there", batch(vec![record(5)], 6), 0, whole),
+            ("returned", batch(vec![record(5)], 6), 0, whole),
             (
-                "nothing yet",
+                "not fetched yet",
                 batch(Vec::new(), 5),
                 0,
                 Err(not_yet.to_owned()),
             ),
             ("passed over", batch(Vec::new(), 6), 0, without()),
-            ("a later one", batch(vec![record(6)], 7), 0, without()),
+            ("a later record", batch(vec![record(6)], 7), 0, without()),
             ("removed meanwhile", batch(Vec::new(), 5), 6, without()),
             ("removed", Err(fell_out), 7, without()),
             ("damaged", Err(damaged), 0, without()),
             ("lost", Err(lost), 0, without()),
             (
-                "away",
-                Err(ReadError::Unavailable("a pause".to_owned())),
+                "unavailable",
+                Err(ReadError::Unavailable("no leader".to_owned())),
                 0,
-                Err("a pause".to_owned()),
+                Err("no leader".to_owned()),
             ),
         ] {
             assert_eq!(

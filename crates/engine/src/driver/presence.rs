@@ -14,7 +14,7 @@ use crate::store::Change;
 /// ```text
 /// Absent ──begin──► Shown ──loaded──► InMemory
 ///   ▲                │ ▲                 │
-///   └──────gone──────┘ └──────drop───────┘
+///   └────removed─────┘ └──────drop───────┘
 /// ```
 pub(super) enum Presence {
     /// Not in the tracker.

@@ -28,7 +28,7 @@ impl Driver {
                 Ok(())
             }
             Report::Removed { residence } => {
-                self.gone(slot, residence);
+                self.removed(slot, residence);
                 Ok(())
             }
             Report::Unloading { why } => {
@@ -161,7 +161,7 @@ impl Driver {
         attempt.set_state(State::Ready, "ready")
     }
 
-    fn gone(&mut self, slot: Slot, residence: Residence) {
+    fn removed(&mut self, slot: Slot, residence: Residence) {
         self.withdraw(slot);
         let status = match self.presences.take(slot) {
             Presence::Absent => {

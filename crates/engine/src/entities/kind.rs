@@ -18,9 +18,10 @@ use crate::workspace::{EntityRef, Rejection};
 /// Index of an entity's slot. A `u32`, because that takes half the memory of a `usize`.
 type SlotIndex = u32;
 
-/// Slots of deleted entities that are kept after a save: this many, and one for each [`GONE_SHARE`] live entities.
-const MIN_GONE: usize = 64;
-const GONE_SHARE: usize = 4;
+/// Slots of deleted entities that are kept after a save: this many, and one for every [`LIVE_PER_DELETED_SLOT`] live
+/// entities.
+const MIN_DELETED_SLOTS: usize = 64;
+const LIVE_PER_DELETED_SLOT: usize = 4;
 
 /// What an allocator adds to the id and the value of an entity, which are rounded up, and to the value's shared count.
 const ALLOCATED_BYTES: usize = 48;
@@ -163,9 +164,9 @@ impl Kind {
 
     /// Removes the slots of deleted entities once they are many. Places change, so none may be in `changed`.
     fn tidy(&mut self) {
-        let gone = self.slots.len() - self.live;
-        let few = self.live > 0 && gone <= MIN_GONE + self.live / GONE_SHARE;
-        if gone == 0 || few {
+        let deleted = self.slots.len() - self.live;
+        let few = self.live > 0 && deleted <= MIN_DELETED_SLOTS + self.live / LIVE_PER_DELETED_SLOT;
+        if deleted == 0 || few {
             return;
         }
         // New place of each slot that stays; they keep their order.
@@ -490,6 +491,10 @@ mod tests {
             kind.unset(&id).unwrap();
             assert_eq!(kind.take_changes().len(), 1);
         }
-        assert!(kind.slots.len() <= 2 * MIN_GONE, "{}", kind.slots.len());
+        assert!(
+            kind.slots.len() <= 2 * MIN_DELETED_SLOTS,
+            "{}",
+            kind.slots.len()
+        );
     }
 }

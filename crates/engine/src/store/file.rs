@@ -25,7 +25,7 @@ use super::{
 use crate::disk::{DirLock, DiskError};
 use entries::{Committed, Entries};
 use index::Index;
-use lines::{Damage, End, NewLines};
+use lines::{Damage, FileEnd, NewLines};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, ErrorKind};
@@ -51,7 +51,7 @@ pub struct FileStore {
     index: Index,
     locks: Locks,
     /// One a workspace that was touched; as many as there are workspaces.
-    slots: RwLock<HashMap<WorkspaceId, Arc<Mutex<Slot>>>>,
+    files: RwLock<HashMap<WorkspaceId, Arc<Mutex<WorkspaceFiles>>>>,
     /// Directories written since the last sync.
     dirty: Mutex<BTreeSet<PathBuf>>,
     _lock: DirLock,
@@ -59,7 +59,7 @@ pub struct FileStore {
 
 /// What is known of a workspace's files; it can be read again. Locked while they are read or written.
 #[derive(Debug, Default)]
-struct Slot {
+struct WorkspaceFiles {
     committed: Option<Committed>,
     history: Option<history::Tail>,
 }
@@ -77,7 +77,7 @@ impl FileStore {
         let store = Self {
             index: Index::open(&root)?,
             locks: Locks::default(),
-            slots: RwLock::default(),
+            files: RwLock::default(),
             dirty: Mutex::default(),
             root,
             _lock: lock,
@@ -87,18 +87,18 @@ impl FileStore {
         Ok(store)
     }
 
-    fn slot(&self, id: &WorkspaceId) -> Arc<Mutex<Slot>> {
-        if let Some(slot) = self.slots.read().get(id) {
-            return Arc::clone(slot);
+    fn files(&self, id: &WorkspaceId) -> Arc<Mutex<WorkspaceFiles>> {
+        if let Some(files) = self.files.read().get(id) {
+            return Arc::clone(files);
         }
-        Arc::clone(self.slots.write().entry(id.clone()).or_default())
+        Arc::clone(self.files.write().entry(id.clone()).or_default())
     }
 
-    /// As [`Self::slot`], but nothing is kept for a workspace that is neither listed nor was written to.
-    fn slot_for_reading(&self, id: &WorkspaceId) -> Arc<Mutex<Slot>> {
-        let slot = self.slots.read().get(id).cloned();
-        let listed = || self.index.is_listed(id).then(|| self.slot(id));
-        slot.or_else(listed).unwrap_or_default()
+    /// As [`Self::files`], but nothing is kept for a workspace that is neither listed nor was written to.
+    fn files_for_reading(&self, id: &WorkspaceId) -> Arc<Mutex<WorkspaceFiles>> {
+        let files = self.files.read().get(id).cloned();
+        let listed = || self.index.is_listed(id).then(|| self.files(id));
+        files.or_else(listed).unwrap_or_default()
     }
 
     fn entries_path(&self, id: &WorkspaceId) -> PathBuf {
@@ -110,14 +110,18 @@ impl FileStore {
     }
 
     /// The last commit of a listed workspace.
-    fn last_commit(&self, id: &WorkspaceId, slot: &mut Slot) -> Result<Committed, StoreError> {
-        if let Some(committed) = &slot.committed {
+    fn last_commit(
+        &self,
+        id: &WorkspaceId,
+        files: &mut WorkspaceFiles,
+    ) -> Result<Committed, StoreError> {
+        if let Some(committed) = &files.committed {
             return Ok(committed.clone());
         }
         let path = self.entries_path(id);
         let committed = entries::last_commit(&path).map_err(|error| store_error(&path, &error))?;
         let committed = committed.ok_or_else(|| missing(&path))?;
-        slot.committed = Some(committed.clone());
+        files.committed = Some(committed.clone());
         Ok(committed)
     }
 
@@ -129,8 +133,8 @@ impl FileStore {
 
     /// Writes the mutations of one workspace.
     fn commit_one(&self, id: &WorkspaceId, mutations: &[Mutation]) -> Result<(), StoreError> {
-        let slot = self.slot(id);
-        let slot = &mut *slot.lock();
+        let files = self.files(id);
+        let files = &mut *files.lock();
         let mut parts = Vec::new();
         for mutation in mutations {
             if let Mutation::History(part) = mutation {
@@ -138,14 +142,14 @@ impl FileStore {
             }
         }
         if !parts.is_empty() {
-            self.write_history(id, slot, &parts)?;
+            self.write_history(id, files, &parts)?;
         }
         if let Some((Mutation::Workspace(workspace), changes)) = mutations.split_last() {
-            self.write_entries(workspace, slot, changes)?;
+            self.write_entries(workspace, files, changes)?;
             self.index
                 .add(id, workspace.partition)
                 .map_err(|error| store_error(self.index.path(), &error))?;
-            self.compact(id, slot);
+            self.compact(id, files);
         }
         Ok(())
     }
@@ -153,18 +157,18 @@ impl FileStore {
     fn write_entries(
         &self,
         workspace: &StoredWorkspace,
-        slot: &mut Slot,
+        files: &mut WorkspaceFiles,
         changes: &[Mutation],
     ) -> Result<(), StoreError> {
         let id = &workspace.id;
         let path = self.entries_path(id);
         let failed = |error: io::Error| store_error(&path, &error);
         let end = if self.index.is_listed(id) {
-            self.last_commit(id, slot)?.end
+            self.last_commit(id, files)?.end
         } else {
             self.clear_away(id, &path)?;
             create_parent(&path).map_err(failed)?;
-            End::START
+            FileEnd::START
         };
         let mut draft = NewLines::after(end);
         for change in changes {
@@ -189,37 +193,37 @@ impl FileStore {
         }
         entries::push_commit(&mut draft, workspace).map_err(failed)?;
         // Where it fails, the file is read again.
-        slot.committed = None;
+        files.committed = None;
         let end = draft.append(&path).map_err(failed)?;
         self.dirty.lock().extend(path.parent().map(Path::to_owned));
         let workspace = workspace.clone();
-        slot.committed = Some(Committed { workspace, end });
+        files.committed = Some(Committed { workspace, end });
         Ok(())
     }
 
     fn write_history(
         &self,
         id: &WorkspaceId,
-        slot: &mut Slot,
+        files: &mut WorkspaceFiles,
         parts: &[&HistoryPart],
     ) -> Result<(), StoreError> {
         let path = self.history_path(id);
         let failed = |error: io::Error| store_error(&path, &error);
         create_parent(&path).map_err(failed)?;
         // Where it fails, the file is read again.
-        let tail = match slot.history.take() {
+        let tail = match files.history.take() {
             Some(tail) => tail,
             None => history::read(&path, id).map_err(failed)?.0,
         };
         let tail = history::append(&path, id, tail, parts).map_err(failed)?;
-        slot.history = Some(tail);
+        files.history = Some(tail);
         self.dirty.lock().extend(path.parent().map(Path::to_owned));
         Ok(())
     }
 
     /// Rewrites a file of which more than half is out of date.
-    fn compact(&self, id: &WorkspaceId, slot: &mut Slot) {
-        let is_excessive = slot.committed.as_ref().is_some_and(|committed| {
+    fn compact(&self, id: &WorkspaceId, files: &mut WorkspaceFiles) {
+        let is_excessive = files.committed.as_ref().is_some_and(|committed| {
             let needed = committed.workspace.entries * 2 + EXCESS_LINES;
             committed.end.bytes >= MIN_COMPACTED_BYTES && committed.end.lines >= needed
         });
@@ -228,13 +232,13 @@ impl FileStore {
         }
         // The save itself is done; what fails here is tried again after the next one. The replacement may have happened
         // and only its sync failed.
-        slot.committed = None;
+        files.committed = None;
         let path = self.entries_path(id);
         let compacted = self
             .read_all(id)
             .and_then(|(Committed { workspace, .. }, entries)| {
                 let rewrite = || {
-                    let mut draft = NewLines::after(End::START);
+                    let mut draft = NewLines::after(FileEnd::START);
                     for entry in entries.values() {
                         let data = entries::line_data(&entry.data).unwrap_or_default();
                         entries::push_set(&mut draft, entry, &data)?;
@@ -246,7 +250,7 @@ impl FileStore {
                 Ok(Committed { workspace, end })
             });
         match compacted {
-            Ok(committed) => slot.committed = Some(committed),
+            Ok(committed) => files.committed = Some(committed),
             Err(error) => {
                 tracing::warn!(workspace = %id, %error, "the file of a workspace could not be compacted");
             }
@@ -254,9 +258,9 @@ impl FileStore {
     }
 
     /// Replaces the file of a workspace by one without entries, durably.
-    fn write_reset(&self, workspace: &StoredWorkspace) -> io::Result<End> {
+    fn write_reset(&self, workspace: &StoredWorkspace) -> io::Result<FileEnd> {
         let path = self.entries_path(&workspace.id);
-        let mut draft = NewLines::after(End::START);
+        let mut draft = NewLines::after(FileEnd::START);
         entries::push_commit(&mut draft, workspace)?;
         create_parent(&path)?;
         let end = draft.replace(&path)?;
@@ -309,8 +313,8 @@ impl Table for FileStore {
         if !self.index.is_listed(id) {
             return Ok(None);
         }
-        let slot = self.slot(id);
-        let committed = self.last_commit(id, &mut slot.lock())?;
+        let files = self.files(id);
+        let committed = self.last_commit(id, &mut files.lock())?;
         Ok(Some(committed.workspace))
     }
 
@@ -319,10 +323,10 @@ impl Table for FileStore {
             return Err(StoreError::UnknownWorkspace(id.clone()));
         }
         let (Committed { workspace, end }, entries) = {
-            let slot = self.slot(id);
-            let mut slot = slot.lock();
+            let files = self.files(id);
+            let mut files = files.lock();
             let (committed, entries) = self.read_all(id)?;
-            slot.committed = Some(committed.clone());
+            files.committed = Some(committed.clone());
             (committed, entries)
         };
         super::check_entries(&workspace, super::count(entries.len()), || {
@@ -353,11 +357,11 @@ impl Table for FileStore {
         limit: usize,
     ) -> Result<Vec<HistoryRecord>, StoreError> {
         let path = self.history_path(id);
-        let slot = self.slot_for_reading(id);
-        let mut slot = slot.lock();
+        let files = self.files_for_reading(id);
+        let mut files = files.lock();
         let (tail, history) =
             history::read(&path, id).map_err(|error| store_error(&path, &error))?;
-        slot.history = Some(tail);
+        files.history = Some(tail);
         let mut page = Page::new(after, limit);
         for part in history.into_values() {
             page.add(part);
@@ -366,14 +370,14 @@ impl Table for FileStore {
     }
 
     fn newest_epoch(&self, id: &WorkspaceId) -> Result<Option<Epoch>, StoreError> {
-        let slot = self.slot_for_reading(id);
-        let mut slot = slot.lock();
-        if let Some(tail) = slot.history {
+        let files = self.files_for_reading(id);
+        let mut files = files.lock();
+        if let Some(tail) = files.history {
             return Ok(tail.newest_epoch());
         }
         let path = self.history_path(id);
         let (tail, _) = history::read(&path, id).map_err(|error| store_error(&path, &error))?;
-        slot.history = Some(tail);
+        files.history = Some(tail);
         Ok(tail.newest_epoch())
     }
 
@@ -407,29 +411,29 @@ impl Table for FileStore {
 
     fn erase(&self, erasure: &Erasure) -> Result<(), StoreError> {
         let id = erasure.workspace();
-        let slot = self.slot(id);
-        let mut slot = slot.lock();
+        let files = self.files(id);
+        let mut files = files.lock();
         let failed = |error: io::Error| store_error(self.index.path(), &error);
         // First in the index: it is erased from here on, whatever happens, and what a crash leaves belongs to no
         // workspace.
         match erasure {
             Erasure::Reset(workspace) => {
-                slot.committed = None;
+                files.committed = None;
                 let path = self.entries_path(id);
                 let end = self
                     .write_reset(workspace)
                     .map_err(|error| store_error(&path, &error))?;
                 let workspace = workspace.clone();
-                slot.committed = Some(Committed { workspace, end });
+                files.committed = Some(Committed { workspace, end });
                 return Ok(());
             }
             Erasure::Delete(deletion) => self.index.delete(deletion).map_err(failed)?,
             Erasure::Purge(id) => self.index.purge(id).map_err(failed)?,
         }
-        *slot = Slot::default();
+        *files = WorkspaceFiles::default();
         self.remove_files(id)?;
         if matches!(erasure, Erasure::Purge(_)) {
-            self.slots.write().remove(id);
+            self.files.write().remove(id);
         }
         Ok(())
     }

@@ -175,8 +175,8 @@ impl<'a> HistoryWriter<'a> {
             FeedItem::Resync { revision } => {
                 self.read = revision;
                 let tracker = &self.shared.tracker;
-                let gone = self.taken.0.keys().filter(|id| tracker.get(id).is_none());
-                self.removed.extend(gone.cloned());
+                let absent = self.taken.0.keys().filter(|id| tracker.get(id).is_none());
+                self.removed.extend(absent.cloned());
                 let (taken, changes) = (&self.taken.0, &mut self.changes);
                 self.shared.tracker.for_each(|status| {
                     if status.last_transition() > taken.get(status.id()).map(Last::cursor) {

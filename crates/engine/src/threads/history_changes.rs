@@ -23,7 +23,7 @@ pub(super) struct Changes {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Changed {
-    /// Its load goes on; the time of its oldest transition.
+    /// Its load has not ended; the time of its oldest transition.
     Since(Instant),
     /// In `due`.
     Due,
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_that_goes_on_is_due_when_its_oldest_transition_is_old() {
+    fn a_load_under_way_is_due_when_its_oldest_transition_is_old() {
         let began = Instant::now();
         let second = Duration::from_secs(1);
         let mut changes = Changes::default();

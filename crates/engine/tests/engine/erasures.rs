@@ -108,7 +108,7 @@ fn a_reset_is_the_way_out_of_a_damaged_store_entry() {
         check_filled(&service, "a");
         check_filled(&service, "other");
         let after = service.snapshot("a").epoch();
-        assert!(after > before, "epochs go on growing");
+        assert!(after > before, "epochs keep growing");
         let history = service.engine.history(&id("a"), None, 1000).unwrap();
         assert!(history.iter().any(|record| record.epoch == Epoch::FIRST));
         service.stop();

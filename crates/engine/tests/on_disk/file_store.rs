@@ -225,7 +225,7 @@ fn another_number_of_entries_than_was_saved_is_named_by_file_and_line() {
     assert_eq!(
         refused.to_string(),
         format!(
-            "{} line 4 is damaged: 2 are there, and 3 should be",
+            "{} line 4 is damaged: wrong number of entries: expected 3, found 2",
             file.display()
         )
     );

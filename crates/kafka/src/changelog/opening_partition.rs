@@ -197,7 +197,7 @@ fn send_record(
     let misrouted_from = mark
         .as_ref()
         .and_then(|mark| mark.misrouted_from(taken.ends.low));
-    let mut last_reads = mark.map_or_else(Vec::new, |mark| mark.seen);
+    let mut last_reads = mark.map_or_else(Vec::new, |mark| mark.last_reads);
     last_reads.retain(|read| loss.is_none_or(|(_, from)| read.offset < from.0));
     // Only the newest leader is kept: the takeover has just compared the earlier ones.
     shared

@@ -96,9 +96,9 @@ pub(super) struct CommitMark {
     pub(super) position: u64,
     #[serde(with = "topic_id", default, skip_serializing_if = "Option::is_none")]
     pub(super) topic_id: Option<TopicId>,
-    /// The last events that were read, by the epochs of their leaders.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) seen: Vec<LastRead>,
+    /// The last events that were read, by the epochs of their leaders; `seen` in the metadata.
+    #[serde(rename = "seen", default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) last_reads: Vec<LastRead>,
     /// The first known record whose workspace belongs to another partition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) misrouted_from: Option<u64>,
@@ -121,7 +121,7 @@ impl CommitMark {
     }
 
     /// Whether the offset was committed under this record or an earlier one of the same lineage.
-    pub(super) fn goes_with(&self, record: &OwnershipRecord) -> bool {
+    pub(super) fn belongs_to(&self, record: &OwnershipRecord) -> bool {
         // Each record has its own first epoch and was committed together with an offset. Where that offset was lost, an
         // earlier offset is only lower.
         self.lineage == record.lineage && self.first_epoch <= record.first_epoch
@@ -265,7 +265,7 @@ mod tests {
             highest_epoch: Epoch::new(u64::MAX),
             position: 12,
             topic_id: TopicId::new(3),
-            seen: vec![LastRead {
+            last_reads: vec![LastRead {
                 leader_epoch: 2,
                 offset: 11,
             }],
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_goes_with_the_record_that_it_was_committed_under() {
+    fn a_mark_belongs_to_the_record_it_was_committed_under_and_later_ones() {
         let mark = |lineage, first_epoch| CommitMark {
             producer: String::new(),
             lineage,
@@ -288,7 +288,7 @@ mod tests {
             highest_epoch: Epoch::new(99),
             position: 0,
             topic_id: None,
-            seen: Vec::new(),
+            last_reads: Vec::new(),
             misrouted_from: None,
         };
         let record = record();
@@ -298,7 +298,7 @@ mod tests {
             (1 << 63, 10, false),
             (1, 9, false),
         ] {
-            assert_eq!(mark(lineage, first_epoch).goes_with(&record), expected);
+            assert_eq!(mark(lineage, first_epoch).belongs_to(&record), expected);
         }
     }
 }

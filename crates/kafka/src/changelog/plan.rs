@@ -134,7 +134,7 @@ pub(super) fn plan(facts: &Facts<'_>) -> Plan {
         // The group is new, or its offset has expired: then each saved workspace has its own next offset.
         (GroupOffset::None, _) => return serve(facts.low, begins_late),
         (GroupOffset::Engine { offset, mark }, Some(record))
-            if mark.goes_with(record) && facts.changelog_end >= mark.position =>
+            if mark.belongs_to(record) && facts.changelog_end >= mark.position =>
         {
             let gap = (*offset < facts.low).then_some(Notice::Gap {
                 from: *offset,
@@ -263,8 +263,8 @@ impl Missing {
             }
             MissingWhat::Record { offset } => format!(
                 "the group has committed offset {offset} of topic {topic} partition {partition}, but the ownership record \
-                 that goes with it is not in topic {changelog}, which was deleted, recreated or has lost its end; the \
-                 events begin at offset {low}"
+                 that it was committed under is not in topic {changelog}, which was deleted, recreated or has lost its \
+                 end; the events begin at offset {low}"
             ),
             MissingWhat::Group => format!(
                 "neither the group nor topic {changelog} knows of partition {partition}, of which a copy with workspaces \
@@ -327,7 +327,7 @@ mod tests {
                 highest_epoch: Epoch::new(first_epoch + 1),
                 position: 40,
                 topic_id: TopicId::new(1),
-                seen: Vec::new(),
+                last_reads: Vec::new(),
                 misrouted_from: None,
             },
         }
@@ -550,9 +550,10 @@ mod tests {
         for (group_offset, expected) in [
             (
                 &own,
-                "the group has committed offset 30 of topic events partition 2, but the ownership record that goes with \
-                 it is not in topic engine-events-changelog, which was deleted, recreated or has lost its end; the \
-                 events begin at offset 4; start the engines with --accept-loss to begin at offset 4 with the events that exist",
+                "the group has committed offset 30 of topic events partition 2, but the ownership record that it was \
+                 committed under is not in topic engine-events-changelog, which was deleted, recreated or has lost its \
+                 end; the events begin at offset 4; start the engines with --accept-loss to begin at offset 4 with the \
+                 events that exist",
             ),
             (
                 &other,

@@ -262,7 +262,7 @@ impl Writer {
                 .as_ref()
                 .map_or(0, |position| position.next_offset),
             topic_id: record.and_then(|record| record.topic_id),
-            seen: self.shared.last_reads.of(partition),
+            last_reads: self.shared.last_reads.of(partition),
             misrouted_from: owned
                 .and_then(|owned| owned.misrouted_from)
                 .map(|from| from.0),

@@ -102,8 +102,8 @@ fn refuses(protocol: GroupProtocol) {
         let error_text = refused(&node);
         let expected = format!(
             "partition 0 is not served: the group has committed offset 30 of topic {} partition 0, but the ownership \
-             record that goes with it is not in topic {}, which was deleted, recreated or has lost its end; the events \
-             begin at offset 5; start the engines with --accept-loss to begin at offset 5 with the events that exist",
+             record that it was committed under is not in topic {}, which was deleted, recreated or has lost its end; \
+             the events begin at offset 5; start the engines with --accept-loss to begin at offset 5 with the events that exist",
             topic.config.topic,
             topic.config.changelog_topic()
         );

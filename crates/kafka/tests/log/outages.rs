@@ -216,7 +216,7 @@ fn a_missing_leader_affects_its_own_partitions_alone() {
     mock.cluster.broker_down(2).expect("down");
     until("health reports the failure", || log.health().err());
     produce_numbers(&mock.config, P0, 0..10);
-    until("the other partition goes on", || {
+    until("the other partition is served", || {
         (log.high_watermark(P0) == Offset(10)).then_some(())
     });
     assert!(log.health().is_err(), "it lasts");

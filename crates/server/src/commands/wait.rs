@@ -111,14 +111,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<Exit, CommandError> {
 }
 
 /// How a wait ended, with the last answer and the last failure.
-struct End {
+struct WaitEnd {
     exit: Exit,
     status: Option<Status>,
     answer: Option<Answer>,
     last_error: Option<ClientError>,
 }
 
-impl End {
+impl WaitEnd {
     fn summary(&self, id: &str, took: &str) -> String {
         let Some(status) = &self.status else {
             let last_error = self.last_error.as_ref().map(ToString::to_string);
@@ -166,8 +166,8 @@ fn wait(
     wanted: &Wanted,
     deadline: Instant,
     bar: &ProgressBar,
-) -> Result<End, ClientError> {
-    let mut end = End {
+) -> Result<WaitEnd, ClientError> {
+    let mut end = WaitEnd {
         exit: Exit::TimedOut,
         status: None,
         answer: None,

@@ -17,14 +17,15 @@ pub(super) enum InputEnd {
 /// Holds at most one batch, so that two batches are in memory: the one being sent and the one that grows.
 #[derive(Debug)]
 pub(super) struct Queue {
-    state: Mutex<Shared>,
+    state: Mutex<QueueState>,
     changed: Condvar,
     most_events: usize,
     most_bytes: usize,
 }
 
+/// What the two threads share.
 #[derive(Debug, Default)]
-struct Shared {
+struct QueueState {
     open: Batch,
     end: Option<InputEnd>,
     abandoned: bool,
@@ -92,11 +93,11 @@ impl Queue {
     }
 
     // A thread that panicked with the lock held left a complete batch: `push` cannot fail half-way.
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, Shared>) -> MutexGuard<'a, Shared> {
+    fn wait<'a>(&self, state: MutexGuard<'a, QueueState>) -> MutexGuard<'a, QueueState> {
         self.changed
             .wait(state)
             .unwrap_or_else(PoisonError::into_inner)

@@ -41,9 +41,10 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// The permits of a server. Clones share them.
 #[derive(Clone)]
-pub(super) struct ConnectionPermits(Arc<Shared>);
+pub(super) struct ConnectionPermits(Arc<PermitPool>);
 
-struct Shared {
+/// What the permits of a server share.
+struct PermitPool {
     app: App,
     most: usize,
     table: Mutex<Table>,
@@ -63,7 +64,7 @@ struct Table {
 
 /// The permit of one connection; dropping it frees the permit.
 pub(super) struct ConnectionPermit {
-    shared: Arc<Shared>,
+    pool: Arc<PermitPool>,
     close: Arc<Notify>,
     held: Mutex<Held>,
 }
@@ -129,7 +130,7 @@ impl Table {
 impl ConnectionPermits {
     pub(super) fn new(app: App) -> Self {
         let most = app.limits().max_connections;
-        Self(Arc::new(Shared {
+        Self(Arc::new(PermitPool {
             app,
             most,
             table: Mutex::default(),
@@ -175,7 +176,7 @@ impl ConnectionPermits {
         drop(table);
         self.0.app.http().opened();
         Some(ConnectionPermit {
-            shared: Arc::clone(&self.0),
+            pool: Arc::clone(&self.0),
             close,
             held: Mutex::new(held),
         })
@@ -216,16 +217,16 @@ impl ConnectionPermit {
 
     /// Closes an idle connection and waits for its permit.
     async fn waits_for_ordinary(&self, claim: Claim) -> bool {
-        let waiting = Waiting::begin(&self.shared);
+        let waiting = Waiting::begin(&self.pool);
         let ordinary = async {
             let mut is_closing = false;
             loop {
-                let mut freed = std::pin::pin!(self.shared.freed.notified());
+                let mut freed = std::pin::pin!(self.pool.freed.notified());
                 freed.as_mut().enable();
                 if self.takes_ordinary(claim) {
                     return;
                 }
-                is_closing = is_closing || self.shared.makes_room(Instant::now());
+                is_closing = is_closing || self.pool.makes_room(Instant::now());
                 let _ = timeout(FIRST_REQUEST_WITHIN, freed).await;
             }
         };
@@ -246,34 +247,34 @@ impl ConnectionPermit {
             IdleGroup::Known => now + IDLE_FOR,
             IdleGroup::Strangers | IdleGroup::Reserved => now,
         };
-        let mut table = self.shared.table.lock();
+        let mut table = self.pool.table.lock();
         held.idle = Some(table.idle.add(group, &self.close, keeps_until));
     }
 
     /// Ends the idle time; returns whether the connection has an ordinary permit now.
     fn takes_ordinary(&self, claim: Claim) -> bool {
         let mut held = self.held.lock();
-        let mut table = self.shared.table.lock();
+        let mut table = self.pool.table.lock();
         if let Some(number) = held.idle.take() {
             table.idle.remove(held.idle_group(), number);
         }
         held.is_known = claim == Claim::Right;
         let waiting_before = if held.is_known { 0 } else { table.waiting };
-        if held.kind == Kind::Reserved && table.ordinary + waiting_before < self.shared.most {
+        if held.kind == Kind::Reserved && table.ordinary + waiting_before < self.pool.most {
             held.kind = Kind::Ordinary;
             table.ordinary += 1;
             table.reserved -= 1;
             drop(table);
-            self.shared.freed.notify_waiters();
+            self.pool.freed.notify_waiters();
         }
         held.kind == Kind::Ordinary
     }
 
     fn refused(&self) {
-        let shared = &self.shared;
-        shared.app.http().requests_refused.add(1);
+        let pool = &self.pool;
+        pool.app.http().requests_refused.add(1);
         let now = Instant::now();
-        let mut table = shared.table.lock();
+        let mut table = pool.table.lock();
         let is_due = table
             .warned
             .is_none_or(|warned| now.saturating_duration_since(warned) >= WARN_EVERY);
@@ -281,14 +282,14 @@ impl ConnectionPermit {
             table.warned = Some(now);
             drop(table);
             warn!(
-                max_connections = shared.most,
+                max_connections = pool.most,
                 "all connections are taken: requests other than probes are refused"
             );
         }
     }
 }
 
-impl Shared {
+impl PermitPool {
     /// Closes an idle connection with an ordinary permit, if one may be closed.
     fn makes_room(&self, now: Instant) -> bool {
         let mut table = self.table.lock();
@@ -302,12 +303,12 @@ impl Shared {
 }
 
 /// A request that waits for an ordinary permit.
-struct Waiting<'a>(&'a Shared);
+struct Waiting<'a>(&'a PermitPool);
 
 impl<'a> Waiting<'a> {
-    fn begin(shared: &'a Shared) -> Self {
-        shared.table.lock().waiting += 1;
-        Self(shared)
+    fn begin(pool: &'a PermitPool) -> Self {
+        pool.table.lock().waiting += 1;
+        Self(pool)
     }
 }
 
@@ -321,14 +322,14 @@ impl Drop for Waiting<'_> {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let held = *self.held.get_mut();
-        let mut table = self.shared.table.lock();
+        let mut table = self.pool.table.lock();
         if let Some(number) = held.idle {
             table.idle.remove(held.idle_group(), number);
         }
         *table.count(held.kind) -= 1;
         drop(table);
-        self.shared.app.http().closed();
-        self.shared.freed.notify_waiters();
+        self.pool.app.http().closed();
+        self.pool.freed.notify_waiters();
     }
 }
 
@@ -404,15 +405,7 @@ mod tests {
             // Another stranger's request closes nothing.
             let other = permits.admit().await;
             assert!(other.begin(claim).await != Turn::Served, "{claim:?}");
-            assert!(
-                stranger
-                    .shared
-                    .table
-                    .lock()
-                    .idle
-                    .count(IdleGroup::Strangers)
-                    == 1
-            );
+            assert!(stranger.pool.table.lock().idle.count(IdleGroup::Strangers) == 1);
             let caller = permits.admit().await;
             let closed = async {
                 stranger.closing().await;

@@ -256,7 +256,7 @@ fn a_body_that_is_refused_is_read_to_its_end() {
         assert_eq!(
             connection.request("GET /livez").status,
             200,
-            "the connection goes on"
+            "the connection stays open"
         );
     }
 }

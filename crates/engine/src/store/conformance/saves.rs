@@ -202,7 +202,10 @@ pub(super) fn another_number_of_entries_is_damage(store: &dyn Store) {
         match load(store, "acme") {
             Err(StoreError::Corrupt { place, reason }) => {
                 assert!(place.contains("acme"), "{place}");
-                assert_eq!(reason, format!("2 are there, and {entries} should be"));
+                assert_eq!(
+                    reason,
+                    format!("wrong number of entries: expected {entries}, found 2")
+                );
             }
             other => panic!("{entries}: {other:?}"),
         }

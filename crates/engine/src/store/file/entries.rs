@@ -3,7 +3,7 @@
 //! Changes that no commit follows do not count. The last commit contains everything of the workspace but its entries,
 //! so it is found without reading the whole file.
 
-use super::lines::{self, End, NewLines, Reader};
+use super::lines::{self, FileEnd, NewLines, Reader};
 use crate::store::{Change, StoredEntry, StoredWorkspace};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -118,7 +118,7 @@ impl<'a> Line<'a> {
 pub(super) struct Committed {
     pub(super) workspace: StoredWorkspace,
     /// The end of the commit.
-    pub(super) end: End,
+    pub(super) end: FileEnd,
 }
 
 pub(super) type Entries = BTreeMap<(Arc<str>, Box<str>), StoredEntry>;
@@ -146,7 +146,7 @@ fn commit_in_tail(path: &Path) -> io::Result<Option<Committed>> {
         let lines = commit.lines;
         Some(Committed {
             workspace: commit.workspace()?,
-            end: End {
+            end: FileEnd {
                 bytes,
                 lines,
                 chain,

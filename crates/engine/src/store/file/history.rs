@@ -1,6 +1,6 @@
 //! The file of a workspace's transitions.
 
-use super::lines::{self, End, NewLines, Reader};
+use super::lines::{self, FileEnd, NewLines, Reader};
 use crate::store::{HistoryPart, HistoryPlace, MAX_HISTORY_TRANSITIONS, PartTransition};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -34,7 +34,7 @@ struct Line<'a> {
 /// The end of the file, and the place of the last transition in it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tail {
-    end: End,
+    end: FileEnd,
     last: Option<HistoryPlace>,
 }
 
@@ -95,7 +95,7 @@ fn rewrite(path: &Path, id: &WorkspaceId, parts: &[&HistoryPart]) -> io::Result<
     while history.len() > MAX_HISTORY_TRANSITIONS {
         history.pop_first();
     }
-    let mut draft = NewLines::after(End::START);
+    let mut draft = NewLines::after(FileEnd::START);
     let kept: Vec<_> = history.values().collect();
     for (part, transition) in transitions(&kept) {
         draft.push(&Line::of(part, transition))?;
@@ -132,7 +132,7 @@ fn single(part: &HistoryPart, transition: PartTransition) -> HistoryPart {
     }
 }
 
-fn tail(end: End, history: &History) -> Tail {
+fn tail(end: FileEnd, history: &History) -> Tail {
     let last = history.last_key_value().map(|(place, _)| *place);
     Tail { end, last }
 }

@@ -4,7 +4,7 @@
 //! first claimed. A deleted workspace leaves its deletion mark here. A line `synced` means that everything listed
 //! before it was made durable; what is listed after it may be missing after a crash of the machine.
 
-use super::lines::{self, Damage, End, NewLines, Reader};
+use super::lines::{self, Damage, FileEnd, NewLines, Reader};
 use crate::disk::DiskError;
 use crate::store::{Deletion, count};
 use parking_lot::{Mutex, RwLock};
@@ -103,7 +103,7 @@ struct Listed {
 pub(super) struct Index {
     path: PathBuf,
     /// Held while the file is written. Taken before `contents`, which changes only under it, except `committed`.
-    end: Mutex<End>,
+    end: Mutex<FileEnd>,
     contents: RwLock<Contents>,
 }
 
@@ -138,7 +138,7 @@ impl Index {
                 return Err(unknown(format!("it holds directories, but no {FILE}")));
             }
             None => {
-                let mut draft = NewLines::after(End::START);
+                let mut draft = NewLines::after(FileEnd::START);
                 let written = draft.push(&Line::format()).and_then(|()| {
                     let end = draft.append(&path)?;
                     lines::sync(&path)?;
@@ -225,7 +225,7 @@ impl Index {
         self.append(&mut self.end.lock(), vec![Line::Purged { purged }])
     }
 
-    fn append(&self, end: &mut End, added: Vec<Line>) -> io::Result<()> {
+    fn append(&self, end: &mut FileEnd, added: Vec<Line>) -> io::Result<()> {
         let mut draft = NewLines::after(*end);
         for line in &added {
             draft.push(line)?;
@@ -397,7 +397,7 @@ impl Contents {
 
     /// The contents of a rewritten file.
     fn draft(&self) -> io::Result<NewLines> {
-        let mut draft = NewLines::after(End::START);
+        let mut draft = NewLines::after(FileEnd::START);
         draft.push(&Line::format())?;
         // Deletions first: a workspace that has since taken a deleted name is listed after its deletion mark.
         for deletion in self.deletions.values() {

@@ -26,13 +26,13 @@ impl Chain {
 
 /// The end of a file as of a complete line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct End {
+pub(super) struct FileEnd {
     pub(super) bytes: u64,
     pub(super) lines: u64,
     pub(super) chain: Chain,
 }
 
-impl End {
+impl FileEnd {
     /// The end of an empty file.
     pub(super) const START: Self = Self {
         bytes: 0,
@@ -47,11 +47,11 @@ pub(super) struct NewLines {
     bytes: Vec<u8>,
     begin: u64,
     /// The end of the file with them.
-    pub(super) end: End,
+    pub(super) end: FileEnd,
 }
 
 impl NewLines {
-    pub(super) fn after(end: End) -> Self {
+    pub(super) fn after(end: FileEnd) -> Self {
         Self {
             bytes: Vec::new(),
             begin: end.bytes,
@@ -89,7 +89,7 @@ impl NewLines {
 
     /// Writes the lines behind those of the file, in one write, and returns the new end. If the write fails, the file
     /// is cut back. A file that has become shorter stays unchanged and gives [`Damage::Shortened`].
-    pub(super) fn append(&self, path: &Path) -> io::Result<End> {
+    pub(super) fn append(&self, path: &Path) -> io::Result<FileEnd> {
         let expected = self.begin;
         let shortened = |found| Err(Damage::Shortened { found, expected }.into());
         let is_new = expected == 0;
@@ -114,7 +114,7 @@ impl NewLines {
     }
 
     /// Replaces a file atomically by one with these lines alone: after a crash it is the old one or the new one.
-    pub(super) fn replace(&self, path: &Path) -> io::Result<End> {
+    pub(super) fn replace(&self, path: &Path) -> io::Result<FileEnd> {
         let unfinished = path.with_extension("jsonl.new");
         let write = || {
             let mut file = File::create(&unfinished)?;
@@ -169,14 +169,14 @@ impl Damage {
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
     /// The end of the lines that were read.
-    pub(super) end: End,
+    pub(super) end: FileEnd,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self {
             rest: bytes,
-            end: End::START,
+            end: FileEnd::START,
         }
     }
 
@@ -238,13 +238,13 @@ pub(super) fn first_field(line: &str) -> &str {
     fields.split('"').nth(1).unwrap_or_default()
 }
 
-/// The last line of a piece of a file that ends with a line end, and its checksum, verified with the previous line.
-/// `None` if the piece does not certainly contain both lines in full.
-pub(super) fn last_line(piece: &[u8]) -> Option<(&str, Chain)> {
-    let piece = piece.strip_suffix(b"\n")?;
-    let mut lines = piece.rsplit(|byte| *byte == b'\n');
+/// The last line of the tail of a file, and its checksum, verified with the previous line. `None` if the tail does not end
+/// with a line end, or does not certainly contain both lines in full.
+pub(super) fn last_line(tail: &[u8]) -> Option<(&str, Chain)> {
+    let tail = tail.strip_suffix(b"\n")?;
+    let mut lines = tail.rsplit(|byte| *byte == b'\n');
     let (last, before) = (lines.next()?, lines.next()?);
-    // The beginning of the piece may cut the previous line; a third line shows that it does not.
+    // The beginning of the tail may cut the previous line; a third line shows that it does not.
     lines.next()?;
     let chain = checksum_of(last)?;
     let matches = checksum_of(before)?.next(last.get(FIELDS_AT..)?) == chain;
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     fn file(lines: &[u32]) -> Vec<u8> {
-        let mut draft = NewLines::after(End::START);
+        let mut draft = NewLines::after(FileEnd::START);
         for number in lines {
             draft
                 .push(&serde_json::json!({ "number": number, "text": "a\n\"ü" }))
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_of_a_piece_is_found_with_its_checksum() {
+    fn the_last_line_of_a_tail_is_found_with_its_checksum() {
         let whole = file(&[1, 2, 3]);
         let mut reader = Reader::new(&whole);
         while reader.line().expect("intact").is_some() {}

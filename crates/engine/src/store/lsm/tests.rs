@@ -67,7 +67,7 @@ fn an_entry_that_disappeared_is_damage() {
         .expect("removed");
     match load(&store, "acme") {
         Err(StoreError::Corrupt { reason, .. }) => {
-            assert_eq!(reason, "9 are there, and 10 should be");
+            assert_eq!(reason, "wrong number of entries: expected 10, found 9");
         }
         other => panic!("{other:?}"),
     }

@@ -366,8 +366,8 @@ impl Protocol {
         };
         let is_another =
             matches!((known_id, taken.ends.topic_id), (Some(known), Some(id)) if known != id);
-        let is_needed = self.kind == Kind::Assigned && !is_another && !mark.seen.is_empty();
-        is_needed.then(|| mark.seen.clone())
+        let is_needed = self.kind == Kind::Assigned && !is_another && !mark.last_reads.is_empty();
+        is_needed.then(|| mark.last_reads.clone())
     }
 }
 

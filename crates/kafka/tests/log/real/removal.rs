@@ -82,9 +82,9 @@ fn records_that_were_deleted_have_fallen_out() {
         fell_out(topic.log().read(P0, Offset(20), EVERYTHING).err()),
         (Offset(20), Offset(60))
     );
-    let asked = Offset(5);
-    let error = until("it is noticed", || log.read(P0, asked, EVERYTHING).err());
-    assert_eq!(fell_out(Some(error)), (asked, Offset(60)));
+    let removed = Offset(5);
+    let error = until("it is noticed", || log.read(P0, removed, EVERYTHING).err());
+    assert_eq!(fell_out(Some(error)), (removed, Offset(60)));
     until("the beginning is known", || {
         (log.low_watermark(P0) == Offset(60)).then_some(())
     });

@@ -88,7 +88,7 @@ fn mark(producer: &str, lineage: u64, topic_id: u128) -> CommitMark {
         highest_epoch: Epoch::new(4),
         position: 40,
         topic_id: TopicId::new(topic_id),
-        seen: vec![LastRead {
+        last_reads: vec![LastRead {
             leader_epoch: 2,
             offset: 19,
         }],
