@@ -17,7 +17,7 @@ pub(crate) struct Time(pub(crate) SystemTime);
 
 impl Time {
     /// Its text. The calendar is jiff's, the digits are set here: a status has about ten instants, and jiff's printer
-    /// takes 91 ns for each where this takes 68, through serde_json.
+    /// takes 91 ns for each where this takes 68, through `serde_json`.
     fn text(self) -> [u8; 24] {
         let time = Timestamp::try_from(self.0.max(UNIX_EPOCH)).unwrap_or(Timestamp::MAX);
         let time = Offset::UTC.to_datetime(time);
