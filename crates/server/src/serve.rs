@@ -7,6 +7,7 @@ mod answer;
 mod connection_permits;
 mod descriptors;
 mod front;
+mod head_timer;
 mod leftover;
 mod listener;
 mod opening;
@@ -40,7 +41,7 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tracing::{error, info, warn};
 use workspace_engine_core::{ShutdownReport, WorkspaceType};
 use workspace_status::Tracker;
-use workspace_status_http::{Limits, Registry, StatusApi, document_routes, with_problems};
+use workspace_status_http::{Limits, Registry, StatusApi, document_routes, with_problem_fallbacks};
 
 /// How long requests may continue after the engine has released its workspaces. Waiting requests were
 /// answered when the stop began.
@@ -280,7 +281,7 @@ fn log_shutdown(report: &ShutdownReport) {
     }
 }
 
-/// All routes: the status routes and the engine's own.
+/// All routes: the status routes and the engine's own. Panics of their handlers are caught by [`front`].
 fn router(app: &App, access: &Arc<Access>) -> Router {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(EngineMetrics::new(app.clone())));
@@ -292,7 +293,7 @@ fn router(app: &App, access: &Arc<Access>) -> Router {
     let api = Api::new(app.clone(), status.clone());
     let mut routes = status.routes().merge(routes::engine_routes(api));
     document_access(routes.get_openapi_mut());
-    with_problems(document_routes(routes))
+    with_problem_fallbacks(document_routes(routes))
 }
 
 /// The limits of the status routes. Waiting requests leave half of the connections to all others:

@@ -12,10 +12,11 @@ use axum::http::{Request, header};
 use axum::routing::get;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http_body_util::BodyExt as _;
-use tower::ServiceExt as _;
+use tower::Service as _;
 use workspace_status::{Snapshot, State, Tracker, Unit};
 use workspace_status_http::{
-    Limits, Registry, StatusApi, StatusDocument, document_routes, with_problems,
+    Limits, Registry, StatusApi, StatusDocument, catch_panics, document_routes,
+    with_problem_fallbacks, with_problems,
 };
 
 /// A workspace in the middle of a replay, as an engine leaves it: all members of the document are
@@ -87,7 +88,7 @@ fn one_request(criterion: &mut Criterion) {
         }),
     );
     let api = StatusApi::new(tracker, Limits::default(), Registry::default());
-    let served = with_problems(document_routes(api.routes()));
+    let routes = || document_routes(api.routes());
 
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -96,7 +97,15 @@ fn one_request(criterion: &mut Criterion) {
         return;
     };
     let mut group = criterion.benchmark_group("request");
-    for (name, app) in [("bare handler", bare), ("status", served)] {
+    for (name, app, catches_panics) in [
+        ("bare handler", bare, false),
+        ("status", with_problems(routes()), false),
+        (
+            "status, panics caught around the router",
+            with_problem_fallbacks(routes()),
+            true,
+        ),
+    ] {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 runtime.block_on(async {
@@ -104,7 +113,12 @@ fn one_request(criterion: &mut Criterion) {
                     let Ok(request) = request.body(Body::empty()) else {
                         return 0;
                     };
-                    let Ok(response) = app.clone().oneshot(request).await;
+                    let mut app = app.clone();
+                    let Ok(response) = if catches_panics {
+                        catch_panics(|| app.call(request)).await
+                    } else {
+                        app.call(request).await
+                    };
                     let body = response.into_body().collect().await;
                     body.map_or(0, |body| body.to_bytes().len())
                 })

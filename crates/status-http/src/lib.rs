@@ -65,13 +65,14 @@ pub use extract::{Checked, WorkspaceIdPath, invalid_workspace_id};
 pub use limits::{INLINE_SCAN, Limits};
 pub use metrics::names as metric_names;
 pub use openapi::document_routes;
+pub use panics::{CaughtFuture, catch_panics};
 pub use problem::{
     CONTENT_TYPE_PROBLEM, Problem, ProblemDocument, ProblemType, method_not_allowed,
     route_not_found, types as problem_types, unknown_method, unknown_route,
 };
 pub use prometheus_client::registry::Registry;
 pub use query::{FILTER_PARAMETERS, Parameters, invalid_parameter, meaningless_without};
-pub use router::{router, with_problems};
+pub use router::{router, with_problem_fallbacks, with_problems};
 pub use source::{
     BoxFuture, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, NOTHING_KNOWN, StatusSource,
     Wait, history_in_memory,

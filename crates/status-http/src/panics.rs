@@ -4,6 +4,7 @@
 //! leaves the answers unchanged.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -46,13 +47,34 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         // The service is not used again after a panic: each request has its own clone.
-        let called = catch_unwind(AssertUnwindSafe(|| self.0.call(request)));
-        CaughtFuture(called.ok())
+        catch_panics(|| self.0.call(request))
     }
 }
 
-/// `None` once the service has panicked. The future of a route is `Unpin` and needs no box.
-pub(crate) struct CaughtFuture<F>(Option<F>);
+/// The answer of a router, or 500 where it panics: for a server that catches panics once around a router of
+/// [`with_problem_fallbacks`](crate::with_problem_fallbacks). The panic hook writes the message to standard error; the
+/// client does not get it.
+///
+/// After a panic, nothing that `call` has changed is used again, other than what it shares with other requests.
+pub fn catch_panics<F>(call: impl FnOnce() -> F) -> CaughtFuture<F>
+where
+    F: Future<Output = Result<Response, Infallible>> + Unpin,
+{
+    CaughtFuture(catch_unwind(AssertUnwindSafe(call)).ok())
+}
+
+/// The future of [`catch_panics`].
+// `None` once the service has panicked. The future of a route is `Unpin` and needs no box.
+#[must_use = "a future does nothing unless it is awaited"]
+pub struct CaughtFuture<F>(Option<F>);
+
+impl<F> fmt::Debug for CaughtFuture<F> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("CaughtFuture")
+            .finish_non_exhaustive()
+    }
+}
 
 impl<F> Future for CaughtFuture<F>
 where

@@ -60,8 +60,16 @@ pub fn router(source: impl StatusSource) -> Router {
 /// # Panics
 /// If `router` has a fallback already.
 pub fn with_problems(router: Router) -> Router {
+    with_problem_fallbacks(router).layer(CatchPanics)
+}
+
+/// As [`with_problems`], but without the 500 of a handler that panics: for a server that calls the router in
+/// [`catch_panics`](crate::catch_panics). A layer would box every route once more, for each request.
+///
+/// # Panics
+/// If `router` has a fallback already.
+pub fn with_problem_fallbacks(router: Router) -> Router {
     router
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(route_not_found)
-        .layer(CatchPanics)
 }

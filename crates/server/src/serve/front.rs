@@ -14,12 +14,13 @@ use axum::http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
+use parking_lot::Mutex;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 use tower::Service as _;
-use workspace_status_http::Problem;
+use workspace_status_http::{Problem, catch_panics};
 
 /// Longest path with its query: type and id of an entity have at most 4,096 bytes each, and three
 /// times as many when percent-encoded. The HTTP library answers a head above its own limit without an
@@ -28,9 +29,14 @@ const MAX_URI_BYTES: usize = 32 << 10;
 
 /// The router and the steps before it, for the requests of one connection.
 #[derive(Clone)]
-pub(super) struct Front {
+pub(super) struct Front(Arc<Steps>);
+
+/// What the requests of a connection share. A request clones one counter of its connection: those of the parts are
+/// shared by all connections, and two cores that change them wait for each other.
+pub(super) struct Steps {
     pub(super) app: App,
-    pub(super) router: Router,
+    /// Never contended: a connection has one request at a time. A clone would change a counter that all share.
+    pub(super) router: Mutex<Router>,
     pub(super) access: Arc<Access>,
     pub(super) peer: Arc<Peer>,
     pub(super) permit: Arc<ConnectionPermit>,
@@ -52,13 +58,19 @@ impl Service<Request<Incoming>> for Front {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut front = self.clone();
-        Box::pin(async move { Ok(front.answer(request).await) })
+        let steps = Arc::clone(&self.0);
+        Box::pin(async move { Ok(steps.answer(request).await) })
     }
 }
 
 impl Front {
-    async fn answer(&mut self, request: Request<Incoming>) -> Response<AnswerBody> {
+    pub(super) fn new(steps: Steps) -> Self {
+        Self(Arc::new(steps))
+    }
+}
+
+impl Steps {
+    async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         let awaits_continue = request.headers().contains_key(header::EXPECT);
         let leftover = Arc::clone(&self.leftover);
         let request = request.map(|body| RequestBody::new(body, awaits_continue, leftover));
@@ -113,7 +125,7 @@ impl Front {
     }
 
     async fn answer_checked(
-        &mut self,
+        &self,
         mut request: Request<RequestBody>,
         checked: Checked,
         turn: Turn,
@@ -136,7 +148,7 @@ impl Front {
         response
     }
 
-    async fn logged(&mut self, request: Request<RequestBody>) -> Response {
+    async fn logged(&self, request: Request<RequestBody>) -> Response {
         if !tracing::enabled!(tracing::Level::DEBUG) {
             return self.route(request).await;
         }
@@ -154,9 +166,9 @@ impl Front {
         response
     }
 
-    async fn route(&mut self, request: Request<RequestBody>) -> Response {
-        // A router is always ready, so `poll_ready` is not needed.
-        match self.router.call(request).await {
+    async fn route(&self, request: Request<RequestBody>) -> Response {
+        // A router is always ready, so `poll_ready` is not needed. The handler runs in the future, without the lock.
+        match catch_panics(|| self.router.lock().call(request)).await {
             Ok(response) => response,
             Err(never) => match never {},
         }

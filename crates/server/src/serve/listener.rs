@@ -1,7 +1,8 @@
 //! Accepts connections and serves their requests, within the limits for one client.
 
 use super::connection_permits::{ConnectionPermit, ConnectionPermits, RESERVED_TIME};
-use super::front::Front;
+use super::front::{Front, Steps};
+use super::head_timer::HeadTimer;
 use super::leftover::Leftover;
 use super::stream::TimedStream;
 use crate::{
@@ -11,7 +12,8 @@ use crate::{
 };
 use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use std::{
     error::Error,
     io,
@@ -187,21 +189,23 @@ impl Connection {
         let limits = self.app.limits();
         let stream = TokioIo::new(TimedStream::new(stream, limits.write_timeout));
         let leftover = Arc::new(Leftover::default());
-        let front = Front {
+        let front = Front::new(Steps {
             app: self.app.clone(),
-            router: self.router.clone(),
+            router: Mutex::new(self.router.clone()),
             access: Arc::clone(&self.access),
             peer: Arc::new(peer),
             permit: Arc::clone(&self.permit),
             leftover: Arc::clone(&leftover),
-        };
+        });
+        let head_timer = HeadTimer::default();
         let served = http1::Builder::new()
-            .timer(TokioTimer::new())
+            .timer(head_timer.clone())
             .header_read_timeout(limits.header_timeout)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(stream, front);
         let mut served = pin!(served);
         let mut leftover = pin!(leftover.read());
+        let mut late_heads = pin!(head_timer.run(limits.header_timeout));
         let mut reserved = pin!(tokio::time::sleep(RESERVED_TIME));
         let mut may_stay_reserved = true;
         let mut is_closing = false;
@@ -214,6 +218,7 @@ impl Connection {
                     return;
                 }
                 () = leftover.as_mut() => {}
+                never = late_heads.as_mut() => match never {},
                 () = self.permit.closing(), if !is_closing => {
                     if self.permit.ends_at_once() {
                         return;
