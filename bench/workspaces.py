@@ -25,12 +25,12 @@ def events(directory, count):
 
 
 class Engine:
-    def __init__(self, program, directory, partitions):
+    def __init__(self, program, directory, partitions, *flags):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = "127.0.0.1:%d" % free.getsockname()[1]
         self.command = [program, "serve", "--listen", self.address, "--data-dir", directory / "data",
-                        "--partitions", str(partitions), "--log-level", "warn"]
+                        "--partitions", str(partitions), "--log-level", "warn", *flags]
         self.program = program
 
     def start(self):
@@ -67,9 +67,9 @@ class Engine:
             seconds[name] = seconds.get(name, 0) + (int(rest[11]) + int(rest[12])) / ticks
         return seconds
 
-    def resident(self):
+    def resident(self, field="VmRSS"):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return int(next(line for line in status if line.startswith("VmRSS")).split()[1]) * 1024
+        return int(next(line for line in status if line.startswith(field)).split()[1]) * 1024
 
 
 def report(what, engine, count, seconds, empty):

@@ -115,6 +115,12 @@ impl<W: ?Sized> EngineBuilder<W> {
         self
     }
 
+    /// Memory of the database in bytes, at least 32 MiB, by default 128 MiB ([`DataDirSpec::memory_bytes`]).
+    pub fn database_memory(mut self, bytes: u64) -> Self {
+        self.disk.memory_bytes = bytes;
+        self
+    }
+
     /// Most tables that the database keeps open, at least 10, by default 900.
     pub fn open_files(mut self, files: usize) -> Self {
         self.disk.open_files = files;

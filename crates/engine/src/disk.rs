@@ -18,6 +18,7 @@ mod format;
 mod journal;
 mod ledger;
 mod lock;
+mod memtables;
 mod recovery;
 mod space;
 mod versions;
@@ -31,6 +32,8 @@ pub(crate) use lock::DirLock;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use ledger::{LEDGER_KEY, Ledger};
+pub use memtables::MIN_DATABASE_MEMORY;
+use memtables::{MemoryShares, Memtables};
 use parking_lot::Mutex;
 use space::FreeSpace;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,8 +58,9 @@ pub struct DataDirSpec {
     /// Gives the partition of a workspace whose own record can no longer be read; for a copy of a topic, that topic's
     /// partitioner.
     pub partitioner: Partitioner,
-    /// Memory for cached blocks of the database, in bytes.
-    pub cache_bytes: u64,
+    /// Memory of the database, in bytes, at least [`MIN_DATABASE_MEMORY`]: blocks of tables that were read, and what is
+    /// not in tables yet. Indexes of open tables, and the tables that a flush or a compaction writes, are not counted.
+    pub memory_bytes: u64,
     /// Most bytes of journals on disk, at least 64 MiB; the journals are read back when the engine starts.
     pub journal_bytes: u64,
     /// Most tables of the database that are kept open, at least 10. A flush or a compaction opens some more.
@@ -68,7 +72,7 @@ impl Default for DataDirSpec {
         Self {
             partitions: PARTITIONS_DEFAULT,
             partitioner: Partitioner::default(),
-            cache_bytes: 64 * 1024 * 1024,
+            memory_bytes: 128 * 1024 * 1024,
             journal_bytes: 256 * 1024 * 1024,
             open_files: 900,
         }
@@ -94,11 +98,11 @@ struct Inner {
     path: PathBuf,
     partitions: u32,
     partitioner: Partitioner,
-    journal_bytes: u64,
     /// The operator renamed or removed the witness: the engine continues with what is left.
     loss_accepted: bool,
     database: Database,
     ledger_keyspace: Keyspace,
+    memtables: Memtables,
     space: FreeSpace,
     /// Why the database accepts no more writes until it is opened again.
     fatal_error: OnceLock<String>,
@@ -150,7 +154,8 @@ impl DataDir {
         }
         let accepted = witness::read_accepted(&path, spec.partitions)?;
         let loss_accepted = accepted.is_some() || expected.is_anything();
-        let database = open_database(&database_path, spec)?;
+        let shares = MemoryShares::of(spec.memory_bytes);
+        let database = open_database(&database_path, spec, shares)?;
         let ledger_keyspace = keyspace(&database, &path, "ledger", KeyspaceCreateOptions::default)?;
         let ledger = read_ledger(&ledger_keyspace, &path, spec.partitions)?;
         if let Some(lost) = expected.loss(&ledger) {
@@ -166,17 +171,19 @@ impl DataDir {
             );
         }
         let witness = Witness::create(&path, &ledger, spec.partitions)?;
+        let memtables = Memtables::new(shares);
+        memtables.add(ledger_keyspace.clone());
         let dir = Self {
             inner: Arc::new(Inner {
                 partitions: spec.partitions,
                 partitioner: spec.partitioner,
-                journal_bytes: spec.journal_bytes.max(MIN_JOURNAL_BYTES),
                 loss_accepted,
                 space: FreeSpace::new(&path),
                 fatal_error: OnceLock::new(),
                 path,
                 database,
                 ledger_keyspace,
+                memtables,
                 durable: Mutex::new(Durable { ledger, witness }),
                 _lock: lock,
             }),
@@ -210,10 +217,6 @@ impl DataDir {
         self.inner.partitioner
     }
 
-    pub(crate) fn journal_bytes(&self) -> u64 {
-        self.inner.journal_bytes
-    }
-
     /// The error for something in the database that cannot be read.
     pub(crate) fn unreadable(&self, reason: String) -> DiskError {
         DiskError::Database {
@@ -243,7 +246,9 @@ impl DataDir {
         name: &str,
         options: impl FnOnce() -> KeyspaceCreateOptions,
     ) -> Result<Keyspace, DiskError> {
-        keyspace(&self.inner.database, &self.inner.path, name, options)
+        let keyspace = keyspace(&self.inner.database, &self.inner.path, name, options)?;
+        self.inner.memtables.add(keyspace.clone());
+        Ok(keyspace)
     }
 
     /// End of a partition as of the last durable commit.
@@ -342,7 +347,9 @@ impl DataDir {
         batch
             .durability(Some(PersistMode::Buffer))
             .commit()
-            .map_err(|error| self.write_failed(&error))
+            .map_err(|error| self.write_failed(&error))?;
+        self.inner.memtables.limit(&self.inner.database);
+        Ok(())
     }
 
     /// Writes a batch durably, with everything that was written before it, and records the new ends of partitions.
@@ -379,13 +386,19 @@ impl DataDir {
             tracing::warn!(%error, path = %self.inner.path.display(), "the witness file could not be written and lags behind");
         }
         durable.ledger = next;
+        drop(durable);
+        self.inner.memtables.limit(&self.inner.database);
         Ok(())
     }
 }
 
-fn open_database(path: &Path, spec: &DataDirSpec) -> Result<Database, DiskError> {
+fn open_database(
+    path: &Path,
+    spec: &DataDirSpec,
+    shares: MemoryShares,
+) -> Result<Database, DiskError> {
     let builder = Database::builder(path)
-        .cache_size(spec.cache_bytes)
+        .cache_size(shares.cache_bytes)
         .max_cached_files(Some(spec.open_files.max(MIN_OPEN_FILES)))
         .max_journaling_size(spec.journal_bytes.max(MIN_JOURNAL_BYTES));
     // The database panics on some kinds of damage instead of returning an error.

@@ -75,6 +75,9 @@ pub(crate) struct EngineSettings {
     /// The cluster that holds log and workspaces; `None` keeps them in the data directory.
     #[arg(skip)]
     pub(crate) kafka: Option<KafkaConfig>,
+    /// Memory of the embedded database: cached blocks of its tables, and what is not in tables yet. At least 32MiB
+    #[arg(long, value_name = "SIZE", default_value = "128MiB", value_parser = at_least("32MiB"))]
+    pub(crate) database_memory: usize,
     /// Tables that the database keeps open; reduced at startup to the process's limit of open files.
     #[arg(skip = DataDirSpec::default().open_files)]
     pub(crate) database_files: usize,
@@ -273,6 +276,8 @@ mod tests {
     fn the_defaults_are_a_configuration() {
         let Resolved { config, set } = resolve(&[]).unwrap();
         assert_eq!(config.engine.partitions, PARTITIONS_DEFAULT);
+        let memory = config.engine.database_memory as u64;
+        assert_eq!(memory, DataDirSpec::default().memory_bytes);
         assert_eq!(config.listen, "127.0.0.1:8081".parse().unwrap());
         assert_eq!(config.http.max_body_bytes, 16 << 20);
         assert!(config.engine.owner.ends_with(&process::id().to_string()));
@@ -332,6 +337,14 @@ mod tests {
             (
                 &["--answer-memory", "1MiB"],
                 "--answer-memory: 1MiB is less than 8MiB",
+            ),
+            (
+                &["--database-memory", "31MiB"],
+                "--database-memory: 31MiB is less than 32MiB",
+            ),
+            (
+                &["--database-memory", "much"],
+                "--database-memory: a size is written as 512KiB, 16MiB, 10GB or a number of bytes, not \"much\"",
             ),
             (
                 &["--event-memory", "1MiB"],

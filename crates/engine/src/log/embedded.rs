@@ -137,13 +137,8 @@ const GAP_BYTES: usize = 64;
 
 /// Options of a keyspace of records: written and read in order; only keys that exist are looked up, so no filter is
 /// needed.
-fn record_options(dir: &DataDir) -> KeyspaceCreateOptions {
-    const MIN_BYTES: u64 = 4 * 1024 * 1024;
-    const MAX_BYTES: u64 = 32 * 1024 * 1024;
-    // All partitions together are flushed to tables before the journals reach their limit.
-    let share = dir.journal_bytes() / u64::from(dir.partitions().max(1));
+fn record_options() -> KeyspaceCreateOptions {
     KeyspaceCreateOptions::default()
-        .max_memtable_size(share.clamp(MIN_BYTES, MAX_BYTES))
         .filter_policy(fjall::config::FilterPolicy::disabled())
         .data_block_size_policy(fjall::config::BlockSizePolicy::all(16 * 1024))
 }
@@ -154,7 +149,7 @@ fn open_partition(
     beginnings: &Keyspace,
     gaps_keyspace: &Keyspace,
 ) -> Result<(Partition, Tail), DiskError> {
-    let records = dir.keyspace(&format!("log-{}", id.0), || record_options(dir))?;
+    let records = dir.keyspace(&format!("log-{}", id.0), record_options)?;
     let beginning = super::retention::read_beginning(beginnings, id)
         .map_err(|reason| dir.unreadable(reason))?;
     let last = match records.last_key_value() {

@@ -1,6 +1,10 @@
 use super::support::{copy, events, fill, journal, open, spec, write};
 use std::path::Path;
-use workspace_engine_core::disk::{DataDir, DataDirSpec, DiskError};
+use std::time::{Duration, Instant};
+use workspace_engine_core::disk::{DataDir, DataDirSpec, DiskError, MIN_DATABASE_MEMORY};
+use workspace_engine_core::log::Append;
+use workspace_engine_core::{Engine, Entities, StoreKind};
+use workspace_status::WorkspaceId;
 
 #[test]
 fn a_second_engine_is_refused_with_the_process_of_the_first() {
@@ -322,4 +326,52 @@ fn what_an_interrupted_creation_leaves_is_not_set_aside() {
     let (_dir, log) = open(path.path()).expect("opened");
     fill(&log, 1, 2);
     assert_eq!(set_aside(path.path()), 0);
+}
+
+/// Number of the database's tables, without those of its own lists.
+fn tables(path: &Path) -> usize {
+    let keyspaces = std::fs::read_dir(path.join("db/keyspaces")).expect("listed");
+    let keyspaces = keyspaces.map(|keyspace| keyspace.expect("listed").path());
+    keyspaces
+        .filter(|keyspace| !keyspace.ends_with("0"))
+        .map(|keyspace| {
+            std::fs::read_dir(keyspace.join("tables"))
+                .expect("listed")
+                .count()
+        })
+        .sum()
+}
+
+#[test]
+fn an_existing_directory_follows_the_memory_of_its_database() {
+    let path = tempfile::tempdir().expect("a directory");
+    let event = format!(
+        r#"{{"eventType":"workspace.tick","note":"{}"}}"#,
+        "x".repeat(1_000)
+    );
+    for (memory, is_in_tables) in [(128 * 1024 * 1024, false), (MIN_DATABASE_MEMORY, true)] {
+        let engine = Engine::<Entities>::builder()
+            .data_dir(path.path())
+            .store(StoreKind::Memory)
+            .database_memory(memory)
+            .start()
+            .expect("started");
+        for _ in 0..10 {
+            let workspace = WorkspaceId::new("acme").expect("valid");
+            let events = vec![(workspace, event.clone().into()); 1_000];
+            let producer = None;
+            let answer = engine.log().submit(Append { producer, events });
+            answer.blocking_recv().expect("answered").expect("appended");
+        }
+        if is_in_tables {
+            let until = Instant::now() + Duration::from_secs(60);
+            while tables(path.path()) == 0 {
+                assert!(Instant::now() < until, "nothing is written to tables");
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        } else {
+            assert_eq!(tables(path.path()), 0);
+        }
+        engine.shutdown(Instant::now() + Duration::from_secs(60));
+    }
 }

@@ -121,6 +121,7 @@ fn builder(
             partition_bytes: settings.retention_bytes,
             age: settings.retention_age,
         })
+        .database_memory(u64::try_from(settings.database_memory).unwrap_or(u64::MAX))
         .open_files(settings.database_files)
         .config(EngineConfig {
             owner: settings.owner.clone(),

@@ -309,8 +309,35 @@ fn megabyte(round: u64) -> String {
         .collect()
 }
 
-/// So many partitions that each has a write buffer of the smallest size, which fills quickly.
-const SMALL_BUFFERS: [&str; 2] = ["--partitions", "64"];
+/// Number of the database's tables, without those of its own lists.
+fn tables(engine: &Engine) -> usize {
+    let keyspaces = fs::read_dir(engine.directory().join("db/keyspaces")).unwrap();
+    let keyspaces = keyspaces.map(|keyspace| keyspace.unwrap().path());
+    keyspaces
+        .filter(|keyspace| !keyspace.ends_with("0"))
+        .map(|keyspace| fs::read_dir(keyspace.join("tables")).unwrap().count())
+        .sum()
+}
+
+#[test]
+fn the_memory_of_the_database_bounds_what_is_not_in_tables_yet() {
+    let small = ["--store", "memory", "--database-memory", "32MiB"];
+    for (flags, is_in_tables) in [(&small[..], true), (&small[..2], false)] {
+        let mut engine = Engine::start(flags);
+        for round in 0..12 {
+            assert_eq!(engine.post_events(&megabyte(round)).status, 202);
+        }
+        if is_in_tables {
+            wait_until("there is a table", || tables(&engine) > 0);
+        } else {
+            assert_eq!(tables(&engine), 0);
+        }
+        engine.kill();
+    }
+}
+
+/// Least memory for what is not in tables yet, so that it fills quickly.
+const SMALL_BUFFERS: [&str; 2] = ["--database-memory", "32MiB"];
 
 #[test]
 fn idle_connections_take_no_file_that_the_database_needs() {
