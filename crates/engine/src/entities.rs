@@ -247,6 +247,26 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_estimate_follows_the_values() {
+        let mut entities = Entities::default();
+        let mut after = |offset, event_type: &str, text: &str| {
+            let data = format!(r#"{{"id":"a","text":"{text}"}}"#);
+            apply(&mut entities, offset, event_type, &data).unwrap();
+            entities.memory_bytes()
+        };
+        let first = after(0, "r.created", "0123456789");
+        assert_eq!(after(1, "r.updated", ""), first - 10);
+        assert_eq!(after(2, "r.updated", "0123456789"), first);
+        let deleted = after(3, "r.deleted", "");
+        assert_eq!(
+            deleted,
+            first - r#"{"id":"a","text":"0123456789"}"#.len() as u64
+        );
+        entities.take_changes();
+        assert!(entities.memory_bytes() < deleted);
+    }
+
+    #[test]
     fn pages_are_ordered_bytewise_and_begin_after_an_id() {
         let mut entities = Entities::default();
         for id in ["b", "a", "ä", "B"] {

@@ -229,7 +229,7 @@ impl ServeConfig {
             ));
         }
         if let Some(limit) = self.engine.memory_limit {
-            memory_limit::for_workspaces(limit)
+            memory_limit::for_workspaces(limit, self.engine.database_memory as u64)
                 .map_err(|reason| Conflict::new("memory-limit", reason))?;
         }
         let [memory, body] = [self.http.event_memory_bytes, self.http.max_body_bytes];

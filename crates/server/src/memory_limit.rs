@@ -3,9 +3,6 @@
 use bytesize::ByteSize;
 use std::fs;
 
-/// What the database takes.
-const DATABASE: u64 = 128 << 20;
-
 /// What the process takes besides workspaces and the database: code, threads, buffers of the log and of connections.
 const BASE: u64 = 64 << 20;
 
@@ -23,12 +20,12 @@ const GROUP_LIMITS: [&str; 2] = [
 
 const MACHINE: &str = "/proc/meminfo";
 
-/// The bytes of a limit that are for workspaces.
+/// The bytes of a limit that are for workspaces, beside a database that takes `database` bytes.
 ///
 /// # Errors
 /// The limit is too low: why.
-pub(crate) fn for_workspaces(limit: u64) -> Result<u64, String> {
-    let others = DATABASE + BASE;
+pub(crate) fn for_workspaces(limit: u64, database: u64) -> Result<u64, String> {
+    let others = database.saturating_add(BASE);
     let left = limit.saturating_sub(others);
     if left >= MIN_FOR_WORKSPACES {
         return Ok(left);
@@ -41,14 +38,18 @@ pub(crate) fn for_workspaces(limit: u64) -> Result<u64, String> {
 
 /// What workspaces may take by default: their part of 60 % of the memory of the control group or the machine. `None`
 /// where neither is known.
-pub(crate) fn auto() -> Option<u64> {
+pub(crate) fn auto(database: u64) -> Option<u64> {
     let group = GROUP_LIMITS
         .iter()
         .find_map(|path| group_limit(&read(path)?));
     let machine = read(MACHINE).and_then(|text| machine_memory(&text));
     let all = [group, machine].into_iter().flatten().min()?;
     let limit = all / 10 * 6;
-    Some(for_workspaces(limit).unwrap_or_default().max(MIN_AUTO))
+    Some(
+        for_workspaces(limit, database)
+            .unwrap_or_default()
+            .max(MIN_AUTO),
+    )
 }
 
 fn read(path: &str) -> Option<String> {
@@ -72,9 +73,12 @@ mod tests {
 
     #[test]
     fn what_the_database_and_the_process_take_is_not_for_workspaces() {
-        assert_eq!(for_workspaces(1 << 30), Ok((1 << 30) - (192 << 20)));
-        assert_eq!(for_workspaces(193 << 20), Ok(1 << 20));
-        for_workspaces((193 << 20) - 1).unwrap_err();
+        let database = 128 << 20;
+        let beside = |limit| for_workspaces(limit, database);
+        assert_eq!(beside(1 << 30), Ok((1 << 30) - (192 << 20)));
+        assert_eq!(beside(193 << 20), Ok(1 << 20));
+        beside((193 << 20) - 1).unwrap_err();
+        for_workspaces(1 << 30, u64::MAX).unwrap_err();
     }
 
     #[test]

@@ -197,7 +197,7 @@ const BROKEN_RULES: [(Sabotage, Rule, u64); 32] = [
     (
         Sabotage::FailedErasureCountsAsNotDone,
         Rule::Committed,
-        19_200,
+        5_100,
     ),
     (Sabotage::AdvancesAreNotFenced, Rule::StoreIsFold, 45_100),
     (Sabotage::LossIsPassedInSilence, Rule::PoisonIsKept, 0),

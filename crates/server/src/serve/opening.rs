@@ -113,6 +113,7 @@ fn builder(
     settings: &EngineSettings,
     workspace_type: WorkspaceType,
 ) -> Result<EngineBuilder<dyn Workspace>, OpenError> {
+    let database_memory = u64::try_from(settings.database_memory).unwrap_or(u64::MAX);
     let builder = Engine::builder_of(workspace_type)
         .data_dir(settings.data_dir.clone())
         .partitions(settings.partitions)
@@ -121,7 +122,7 @@ fn builder(
             partition_bytes: settings.retention_bytes,
             age: settings.retention_age,
         })
-        .database_memory(u64::try_from(settings.database_memory).unwrap_or(u64::MAX))
+        .database_memory(database_memory)
         .open_files(settings.database_files)
         .config(EngineConfig {
             owner: settings.owner.clone(),
@@ -130,8 +131,8 @@ fn builder(
                 urgent_queue: settings.urgent_queue,
             },
             memory_limit: match settings.memory_limit {
-                Some(limit) => memory_limit::for_workspaces(limit).ok(),
-                None => memory_limit::auto(),
+                Some(limit) => memory_limit::for_workspaces(limit, database_memory).ok(),
+                None => memory_limit::auto(database_memory),
             },
             load_timeout: settings.load_timeout,
             command_timeout: settings.command_timeout,

@@ -157,7 +157,7 @@ fn a_takeover_fences_a_producer_once_however_often_it_fails() {
         highest_epoch: Epoch::FIRST,
         position: 0,
         topic_id: None,
-        seen: Vec::new(),
+        last_reads: Vec::new(),
         misrouted_from: None,
     };
     *topics.group.open_transaction.lock() = Some(Committed {
