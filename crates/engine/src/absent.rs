@@ -78,7 +78,7 @@ impl AbsentWorkspace {
             .or_else(|| last_of_load(store, &stored.id, before(stored.epoch)?));
         let last_known = last.map(|last| {
             LastKnown::of_transition(
-                (last.from, last.to),
+                (last.transition.from, last.transition.to),
                 last.at(),
                 last.epoch,
                 owners.shared(last.owner),
@@ -121,7 +121,7 @@ fn last_of_load(store: &dyn Store, id: &WorkspaceId, epoch: Epoch) -> Option<His
         let Some(newest) = records.into_iter().next_back() else {
             return last;
         };
-        place = (newest.epoch, newest.sequence);
+        place = newest.cursor();
         last = Some(newest);
     }
 }

@@ -17,7 +17,7 @@ mod memory;
 pub use file::FileStore;
 pub use history::{
     HistoryCursor, HistoryPart, HistoryPlace, HistoryRecord, MAX_HISTORY_TRANSITIONS,
-    PartTransition,
+    StoredTransition,
 };
 pub use lsm::{CopyPosition, LsmStore};
 pub use memory::MemoryStore;

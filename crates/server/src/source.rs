@@ -201,7 +201,7 @@ fn page(
     if records.len() <= query.limit {
         let last = records
             .last()
-            .map(|record| (record.epoch, record.sequence))
+            .map(HistoryRecord::cursor)
             .or(after.map(HistoryPosition::cursor));
         records.extend(unsaved(snapshot, last));
     }
@@ -214,7 +214,7 @@ fn page(
     let number = number_before + count(records.len());
     let end = records.last().map(|last| HistoryPosition {
         epoch: last.epoch,
-        sequence: last.sequence,
+        sequence: last.transition.sequence,
         number,
     });
     let next = end.filter(|_| has_more);
@@ -242,7 +242,7 @@ fn count_after(
         let records = engine.history(&query.id, Some(last), COUNTED_AT_ONCE)?;
         counted += records.len();
         match records.last() {
-            Some(record) => last = (record.epoch, record.sequence),
+            Some(record) => last = record.cursor(),
             None => return Ok(count(counted + unsaved(snapshot, Some(last)).count())),
         }
     }
@@ -269,10 +269,10 @@ fn entry((sequence, record): (u64, HistoryRecord)) -> HistoryEntry {
         sequence,
         epoch: record.epoch,
         owner: (!record.owner.is_empty()).then_some(record.owner),
-        from: record.from,
-        to: record.to,
-        message: record.message,
-        time_in_from: Duration::from_micros(record.time_in_from_us),
+        from: record.transition.from,
+        to: record.transition.to,
+        message: record.transition.message,
+        time_in_from: Duration::from_micros(record.transition.time_in_from_us),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The ten states of a workspace, which of them follow which, and tables by state.
+//! The states of a workspace, which of them follow which, and tables by state.
 
 use std::fmt;
 use std::ops::Index;
@@ -148,13 +148,9 @@ impl FromStr for State {
     }
 }
 
-/// A name that is not one of the ten states.
+/// A name that is not the name of a state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "unknown state {name:?}, expected one of: unknown, initializing, loading_from_persistence, \
-     loading_kafka_partitions, replaying_events, populating_initial_state, \
-     restoring_from_snapshot, ready, error, unloading"
-)]
+#[error("unknown state {name:?}, expected one of: {}", State::ALL.map(State::as_str).join(", "))]
 pub struct UnknownState {
     name: String,
 }

@@ -249,7 +249,32 @@ impl Driver {
             // A refusal means that a newer load owns the status; the machine finds that out by itself.
             let _ = attempt.update_metadata_many(replay.metadata("reading", next_offset, events));
         }
-        let pause = (began.elapsed() * PROGRESS_SHARE).clamp(PROGRESS_EVERY, MAX_PROGRESS_AGE);
-        self.progress_at = Instant::now() + pause;
+        self.progress_at = Instant::now() + progress_pause(began.elapsed());
+    }
+}
+
+/// The pause after an update of the progress that took this long.
+fn progress_pause(took: Duration) -> Duration {
+    (took * PROGRESS_SHARE).clamp(PROGRESS_EVERY, MAX_PROGRESS_AGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_updated_every_250_ms_and_after_slow_updates_up_to_5_s() {
+        for (took_ms, pause_ms) in [
+            (0, 250),
+            (12, 250),
+            (13, 260),
+            (100, 2_000),
+            (250, 5_000),
+            (251, 5_000),
+            (60_000, 5_000),
+        ] {
+            let pause = progress_pause(Duration::from_millis(took_ms));
+            assert_eq!(pause, Duration::from_millis(pause_ms), "{took_ms} ms");
+        }
     }
 }

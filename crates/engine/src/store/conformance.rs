@@ -14,7 +14,7 @@
 
 use super::{
     Change, Claim, Erase, HistoryRecord, Save, SaveRefused, Store, StoreError, StoredEntry,
-    StoredWorkspace,
+    StoredTransition, StoredWorkspace,
 };
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -172,14 +172,16 @@ pub fn erase_of(text: &str, epoch: u64, next_offset: u64) -> Erase {
 pub fn transition(text: &str, epoch: u64, sequence: u64) -> HistoryRecord {
     HistoryRecord {
         id: id(text),
-        sequence,
         epoch: Epoch::new(epoch),
         begun_ms: 1_700_000_000_000,
         owner: "node-1".to_owned(),
-        from: State::Initializing,
-        to: State::Ready,
-        at_ms: 1_700_000_000_000 + sequence,
-        time_in_from_us: 1234,
-        message: format!("transition {sequence} of \"{epoch}\"\n"),
+        transition: StoredTransition {
+            sequence,
+            from: State::Initializing,
+            to: State::Ready,
+            at_ms: 1_700_000_000_000 + sequence,
+            time_in_from_us: 1234,
+            message: format!("transition {sequence} of \"{epoch}\"\n"),
+        },
     }
 }

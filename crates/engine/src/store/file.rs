@@ -363,8 +363,8 @@ impl Table for FileStore {
             history::read(&path, id).map_err(|error| store_error(&path, &error))?;
         files.history = Some(tail);
         let mut page = Page::new(after, limit);
-        for part in history.into_values() {
-            page.add(part);
+        for record in history.into_values() {
+            page.push(record);
         }
         Ok(page.records())
     }

@@ -29,23 +29,30 @@ pub type HistoryCursor = (Epoch, u64);
 pub struct HistoryRecord {
     /// The workspace.
     pub id: WorkspaceId,
-    /// Number of the transition; it rises within an epoch.
-    pub sequence: u64,
     /// Epoch of the load it belongs to.
     pub epoch: Epoch,
     /// Time of the first transition of that load, in milliseconds since the Unix epoch.
     pub begun_ms: u64,
     /// The owner of the workspace at that time.
     pub owner: String,
+    /// The transition itself.
+    pub transition: StoredTransition,
+}
+
+/// A transition of a load.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredTransition {
+    /// Its number; it rises within an epoch.
+    pub sequence: u64,
     /// State before.
     pub from: State,
     /// State after.
     pub to: State,
-    /// Time of the transition, in milliseconds since the Unix epoch.
+    /// Its time, in milliseconds since the Unix epoch.
     pub at_ms: u64,
     /// Duration of the state before, in microseconds.
     pub time_in_from_us: u64,
-    /// The message of the transition.
+    /// Its message.
     pub message: String,
 }
 
@@ -55,21 +62,37 @@ impl HistoryRecord {
         let at_ms = clock::unix_ms(transition.timestamp());
         Self {
             id: snapshot.id().clone(),
-            sequence: transition.sequence(),
             epoch: transition.epoch(),
             begun_ms: at_ms,
             owner: snapshot.owner().unwrap_or_default().to_owned(),
-            from: transition.from_state(),
-            to: transition.to_state(),
-            at_ms,
-            time_in_from_us: clock::micros(transition.time_in_from()),
-            message: transition.message().to_owned(),
+            transition: StoredTransition {
+                sequence: transition.sequence(),
+                from: transition.from_state(),
+                to: transition.to_state(),
+                at_ms,
+                time_in_from_us: clock::micros(transition.time_in_from()),
+                message: transition.message().to_owned(),
+            },
         }
     }
 
     /// Time of the transition.
     pub fn at(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(self.at_ms)
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.transition.at_ms)
+    }
+
+    /// The cursor of the page that begins after it.
+    pub fn cursor(&self) -> HistoryCursor {
+        (self.epoch, self.transition.sequence)
+    }
+
+    /// The place of a part that begins with it.
+    pub(super) fn place(&self) -> HistoryPlace {
+        HistoryPlace {
+            epoch: self.epoch,
+            begun_ms: self.begun_ms,
+            sequence: self.transition.sequence,
+        }
     }
 }
 
@@ -96,54 +119,23 @@ pub struct HistoryPart {
     /// The owner of the workspace.
     pub owner: String,
     /// Oldest first, at least one.
-    pub transitions: Vec<PartTransition>,
-}
-
-/// A transition of a [`HistoryPart`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PartTransition {
-    /// Its number.
-    pub sequence: u64,
-    /// State before.
-    pub from: State,
-    /// State after.
-    pub to: State,
-    /// Its time, in milliseconds since the Unix epoch.
-    pub at_ms: u64,
-    /// Duration of the state before, in microseconds.
-    pub time_in_from_us: u64,
-    /// Its message.
-    pub message: String,
+    pub transitions: Vec<StoredTransition>,
 }
 
 impl HistoryPart {
     /// The parts that transitions of one workspace make, ordered.
     pub fn of(mut records: Vec<HistoryRecord>) -> Vec<Self> {
-        let place = |record: &HistoryRecord| (record.epoch, record.begun_ms, record.sequence);
-        records.sort_by_key(place);
-        records.dedup_by_key(|record| place(record));
+        records.sort_by_key(HistoryRecord::place);
+        records.dedup_by_key(|record| record.place());
         let mut parts: Vec<Self> = Vec::new();
         for record in records {
             let HistoryRecord {
                 id,
-                sequence,
                 epoch,
                 begun_ms,
                 owner,
-                from,
-                to,
-                at_ms,
-                time_in_from_us,
-                message,
+                transition,
             } = record;
-            let transition = PartTransition {
-                sequence,
-                from,
-                to,
-                at_ms,
-                time_in_from_us,
-                message,
-            };
             match parts.last_mut() {
                 Some(part)
                     if (part.epoch, part.begun_ms) == (epoch, begun_ms) && part.owner == owner =>
@@ -160,6 +152,26 @@ impl HistoryPart {
             }
         }
         parts
+    }
+
+    /// Its transitions, each by itself.
+    pub(super) fn records(self) -> impl Iterator<Item = HistoryRecord> {
+        let Self {
+            id,
+            epoch,
+            begun_ms,
+            owner,
+            transitions,
+        } = self;
+        transitions
+            .into_iter()
+            .map(move |transition| HistoryRecord {
+                id: id.clone(),
+                epoch,
+                begun_ms,
+                owner: owner.clone(),
+                transition,
+            })
     }
 
     /// Where it begins.
@@ -194,8 +206,8 @@ pub(super) struct Page {
     after: Option<HistoryCursor>,
     limit: usize,
     records: Vec<HistoryRecord>,
-    /// Epoch and begin of the last load, and the last sequence of its own.
-    load: Option<(Epoch, u64, u64)>,
+    /// The last transition that was added, whether the page has it or not.
+    last: Option<HistoryPlace>,
     /// The last number that was given in its epoch.
     number: u64,
 }
@@ -206,7 +218,7 @@ impl Page {
             after,
             limit,
             records: Vec::new(),
-            load: None,
+            last: None,
             number: 0,
         }
     }
@@ -221,48 +233,30 @@ impl Page {
 
     /// Adds the next part.
     pub(super) fn add(&mut self, part: HistoryPart) {
-        let HistoryPart {
-            id,
-            epoch,
-            begun_ms,
-            owner,
-            transitions,
-        } = part;
-        let mut last = match self.load {
-            Some((same_epoch, same_begin, last))
-                if (same_epoch, same_begin) == (epoch, begun_ms) =>
-            {
-                Some(last)
-            }
-            Some(_) | None => None,
-        };
-        if self.load.is_none_or(|(before, ..)| before != epoch) {
+        for record in part.records() {
+            self.push(record);
+        }
+    }
+
+    /// Adds the next transition, unless a part before had it.
+    pub(super) fn push(&mut self, mut record: HistoryRecord) {
+        let place = record.place();
+        let load = |place: HistoryPlace| (place.epoch, place.begun_ms);
+        if self
+            .last
+            .is_some_and(|last| load(last) == load(place) && place <= last)
+        {
+            return;
+        }
+        if self.last.is_none_or(|last| last.epoch != place.epoch) {
             self.number = 0;
         }
-        for transition in transitions {
-            if last.is_some_and(|last| transition.sequence <= last) {
-                continue;
-            }
-            last = Some(transition.sequence);
-            self.number = transition.sequence.max(self.number.saturating_add(1));
-            let cursor = (epoch, self.number);
-            if self.is_full() || self.after.is_some_and(|after| cursor <= after) {
-                continue;
-            }
-            self.records.push(HistoryRecord {
-                id: id.clone(),
-                sequence: self.number,
-                epoch,
-                begun_ms,
-                owner: owner.clone(),
-                from: transition.from,
-                to: transition.to,
-                at_ms: transition.at_ms,
-                time_in_from_us: transition.time_in_from_us,
-                message: transition.message,
-            });
+        self.last = Some(place);
+        self.number = place.sequence.max(self.number.saturating_add(1));
+        record.transition.sequence = self.number;
+        if !self.is_full() && self.after.is_none_or(|after| record.cursor() > after) {
+            self.records.push(record);
         }
-        self.load = Some((epoch, begun_ms, last.unwrap_or_default()));
     }
 }
 

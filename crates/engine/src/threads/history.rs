@@ -303,7 +303,7 @@ mod tests {
 
         fn entered(&self, name: &str) -> Vec<State> {
             let history = self.store.history(&id(name), None, usize::MAX).unwrap();
-            history.iter().map(|record| record.to).collect()
+            history.iter().map(|record| record.transition.to).collect()
         }
     }
 

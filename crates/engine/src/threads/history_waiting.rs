@@ -388,7 +388,10 @@ mod tests {
 
         fn numbers(&self, name: &str) -> Vec<u64> {
             let history = self.store.history(&id(name), None, usize::MAX).unwrap();
-            history.iter().map(|record| record.sequence).collect()
+            history
+                .iter()
+                .map(|record| record.transition.sequence)
+                .collect()
         }
 
         /// How many wait, and how many are lost.
@@ -463,7 +466,7 @@ mod tests {
         setup.write(Instant::now());
         assert_eq!(setup.counts(), (MAX_RECORDS_WAITING, 8));
         let oldest = setup.waiting.queues[&id("acme")].records.front();
-        assert_eq!(oldest.map(|record| record.sequence), Some(9));
+        assert_eq!(oldest.map(|record| record.transition.sequence), Some(9));
         setup.accept_all();
         setup.write(Instant::now() + RETRY_AFTER);
         assert_eq!(setup.numbers("acme").last(), Some(&(most + 7)));

@@ -158,7 +158,7 @@ fn the_history_of_a_workspace_holds_every_transition_with_its_epoch() {
         let states: Vec<_> = history
             .iter()
             .filter(|record| record.epoch.get() == epoch)
-            .map(|record| record.to.as_str())
+            .map(|record| record.transition.to.as_str())
             .collect();
         let loading = if epoch == 1 {
             "populating_initial_state"
@@ -197,7 +197,7 @@ fn the_last_transition_before_an_unload_is_in_the_history() {
     let history = engine.history(&id("a"), None, 1000).unwrap();
     let unloaded: Vec<_> = history
         .iter()
-        .filter(|record| record.to == State::Unloading)
+        .filter(|record| record.transition.to == State::Unloading)
         .map(|record| record.epoch.get())
         .collect();
     assert_eq!(unloaded, [1, 2, 3, 4, 5, 6]);

@@ -1,12 +1,15 @@
 use super::support::{copy, events, fill, journal, open, spec, write};
 use std::path::Path;
+use tempfile::TempDir;
 use workspace_engine_core::disk::{DataDir, DiskError};
 use workspace_engine_core::store::conformance::{claim_of, id, load, save, save_of, set};
 use workspace_engine_core::store::{LsmStore, Store};
 use workspace_engine_core::testing::seed;
 
-/// Fills and closes a directory: `requests` requests of three events each, and as many entries in a store.
-fn filled(path: &Path, requests: u64) {
+/// A closed directory of `requests` requests of three events each, and as many entries in a store.
+fn filled(requests: u64) -> TempDir {
+    let whole = tempfile::tempdir().expect("a directory");
+    let path = whole.path();
     // Opened twice, because only then does the journal end where its content ends.
     drop(open(path).expect("opened"));
     let (dir, log) = open(path).expect("opened");
@@ -18,6 +21,13 @@ fn filled(path: &Path, requests: u64) {
         assert!(save(&store, &[save_of("acme", 1, number + 5, changes)]).is_empty());
     }
     store.sync().expect("synced");
+    whole
+}
+
+/// The length of the only journal.
+fn journal_bytes(path: &Path) -> u64 {
+    let about = std::fs::metadata(journal(path));
+    about.expect("the journal exists").len()
 }
 
 /// Opens a directory after damage: either everything is intact, or the refusal is returned.
@@ -46,15 +56,12 @@ fn outcome(path: &Path, requests: u64) -> Option<DiskError> {
 fn a_bit_flipped_in_the_journal_is_refused_and_nothing_is_changed() {
     const REQUESTS: u64 = 12;
     let mut random = fastrand::Rng::with_seed(seed());
-    let whole = tempfile::tempdir().expect("a directory");
-    filled(whole.path(), REQUESTS);
+    let whole = filled(REQUESTS);
     assert_eq!(
         outcome(whole.path(), REQUESTS).map(|error| error.to_string()),
         None
     );
-    let length = std::fs::metadata(journal(whole.path()))
-        .expect("there")
-        .len();
+    let length = journal_bytes(whole.path());
     let mut refused = 0;
     let rounds = rounds(60);
     for _ in 0..rounds {
@@ -118,8 +125,7 @@ fn accept(path: &Path, damaged: &[u8]) {
 #[test]
 fn damage_in_an_older_journal_is_refused_also_without_the_witness() {
     const REQUESTS: u64 = 3;
-    let path = tempfile::tempdir().expect("a directory");
-    filled(path.path(), REQUESTS);
+    let path = filled(REQUESTS);
     let file = journal(path.path());
     let mut bytes = std::fs::read(&file).expect("readable");
     let middle = bytes.len() / 2;
@@ -159,8 +165,7 @@ fn split_journal(path: &Path) -> std::path::PathBuf {
 #[test]
 fn a_block_that_is_missing_before_acknowledged_events_is_refused() {
     const REQUESTS: u64 = 6;
-    let whole = tempfile::tempdir().expect("a directory");
-    filled(whole.path(), REQUESTS);
+    let whole = filled(REQUESTS);
     let length = {
         let path = tempfile::tempdir().expect("a directory");
         copy(whole.path(), path.path());
@@ -188,15 +193,12 @@ fn a_block_that_is_missing_before_acknowledged_events_is_refused() {
 #[test]
 fn a_journal_cut_short_is_refused_with_partition_and_offsets() {
     const REQUESTS: u64 = 12;
-    let whole = tempfile::tempdir().expect("a directory");
-    filled(whole.path(), REQUESTS);
+    let whole = filled(REQUESTS);
     assert_eq!(
         outcome(whole.path(), REQUESTS).map(|error| error.to_string()),
         None
     );
-    let length = std::fs::metadata(journal(whole.path()))
-        .expect("there")
-        .len();
+    let length = journal_bytes(whole.path());
     for step in 0..30 {
         let path = tempfile::tempdir().expect("a directory");
         copy(whole.path(), path.path());
@@ -226,8 +228,7 @@ fn a_journal_cut_short_is_refused_with_partition_and_offsets() {
 #[test]
 fn a_tail_that_was_never_acknowledged_is_cut_off() {
     const REQUESTS: u64 = 5;
-    let whole = tempfile::tempdir().expect("a directory");
-    filled(whole.path(), REQUESTS);
+    let whole = filled(REQUESTS);
     let intact = std::fs::read(journal(whole.path())).expect("readable");
     let batch = intact[..200].to_vec();
     for length in [1, 5, 13, 20, 60, 100] {
@@ -246,11 +247,8 @@ fn a_tail_that_was_never_acknowledged_is_cut_off() {
 #[test]
 fn a_torn_unsynced_write_is_cut_off_also_before_a_whole_unsynced_one() {
     const REQUESTS: u64 = 4;
-    let path = tempfile::tempdir().expect("a directory");
-    filled(path.path(), REQUESTS);
-    let synced = std::fs::metadata(journal(path.path()))
-        .expect("there")
-        .len();
+    let path = filled(REQUESTS);
+    let synced = journal_bytes(path.path());
     {
         // Two saves that were never synced; the first one does not reach the disk.
         let dir = DataDir::open(path.path(), &spec()).expect("opened");
@@ -273,8 +271,7 @@ fn a_torn_unsynced_write_is_cut_off_also_before_a_whole_unsynced_one() {
 #[test]
 fn removing_the_witness_accepts_the_loss() {
     const REQUESTS: u64 = 12;
-    let path = tempfile::tempdir().expect("a directory");
-    filled(path.path(), REQUESTS);
+    let path = filled(REQUESTS);
     let file = journal(path.path());
     let length = std::fs::metadata(&file).expect("there").len();
     std::fs::File::options()
@@ -303,8 +300,7 @@ fn removing_the_witness_accepts_the_loss() {
 fn damage_anywhere_is_an_error_and_never_a_panic_or_a_loss() {
     const REQUESTS: u64 = 8;
     let mut random = fastrand::Rng::with_seed(seed());
-    let whole = tempfile::tempdir().expect("a directory");
-    filled(whole.path(), REQUESTS);
+    let whole = filled(REQUESTS);
     let mut files = Vec::new();
     list(whole.path(), Path::new(""), &mut files);
     for round in 0..rounds(40) {

@@ -384,7 +384,10 @@ fn history_keeps_the_newest_transitions() {
         .history(&id("acme"), None, usize::MAX)
         .expect("readable");
     assert_eq!(all.len(), MAX_HISTORY_TRANSITIONS);
-    assert_eq!(all.last().map(|record| record.sequence), Some(most + 5_000));
+    assert_eq!(
+        all.last().map(|record| record.transition.sequence),
+        Some(most + 5_000)
+    );
     let lines = std::fs::read_to_string(path.path().join("acme/history.jsonl"))
         .expect("text")
         .lines()

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 use workspace_engine_core::store::{
-    Deletion, HistoryPart, HistoryPlace, Key, Mutation, PartTransition, StoredEntry,
+    Deletion, HistoryPart, HistoryPlace, Key, Mutation, StoredEntry, StoredTransition,
     StoredWorkspace,
 };
 use workspace_lifecycle::{Offset, PartitionId, Residence};
@@ -327,7 +327,7 @@ fn decode_history(
     let count = value.try_get_u32().map_err(|_| SHORT)?;
     let mut transitions = Vec::new();
     for _ in 0..count {
-        transitions.push(PartTransition {
+        transitions.push(StoredTransition {
             sequence: number(value)?,
             at_ms: number(value)?,
             time_in_from_us: number(value)?,

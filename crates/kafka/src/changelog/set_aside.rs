@@ -166,7 +166,7 @@ fn copy_workspace(
         let Some(last) = page.last() else {
             return Ok(());
         };
-        after = Some((last.epoch, last.sequence));
+        after = Some(last.cursor());
         to.append_history(page)?;
     }
 }

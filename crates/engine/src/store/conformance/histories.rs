@@ -29,10 +29,10 @@ pub(super) fn history_is_kept_once_in_order_and_in_pages(store: &dyn Store) {
 
 /// A claim is not synced, so after a crash of the machine an epoch may be used a second time.
 pub(super) fn an_epoch_that_two_loads_used_has_the_transitions_of_both(store: &dyn Store) {
-    let at = |epoch, begun_ms, sequence, at_ms| HistoryRecord {
-        begun_ms,
-        at_ms,
-        ..transition("acme", epoch, sequence)
+    let at = |epoch, begun_ms, sequence, at_ms| {
+        let mut record = transition("acme", epoch, sequence);
+        (record.begun_ms, record.transition.at_ms) = (begun_ms, at_ms);
+        record
     };
     let append = |records: &[HistoryRecord]| {
         for _ in 0..2 {
@@ -52,14 +52,14 @@ pub(super) fn an_epoch_that_two_loads_used_has_the_transitions_of_both(store: &d
         at(3, 23, 1, 23),
     ];
     let page = |after, limit| store.history(&id("acme"), after, limit).expect("readable");
-    let key = |record: &HistoryRecord| (record.epoch, record.sequence, record.at_ms);
+    let key = |record: &HistoryRecord| (record.cursor(), record.transition.at_ms);
     let all = page(None, 10);
     assert!(all.iter().map(key).eq(expected.iter().map(key)));
     for (number, record) in all.iter().enumerate() {
         let rest = &all[number + 1..];
-        assert_eq!(page(Some((record.epoch, record.sequence)), 10), rest);
+        assert_eq!(page(Some(record.cursor()), 10), rest);
         let next = &rest[..rest.len().min(2)];
-        assert_eq!(page(Some((record.epoch, record.sequence)), 2), next);
+        assert_eq!(page(Some(record.cursor()), 2), next);
     }
 }
 

@@ -1,7 +1,9 @@
 //! The file of a workspace's transitions.
 
 use super::lines::{self, FileEnd, NewLines, Reader};
-use crate::store::{HistoryPart, HistoryPlace, MAX_HISTORY_TRANSITIONS, PartTransition};
+use crate::store::{
+    HistoryPart, HistoryPlace, HistoryRecord, MAX_HISTORY_TRANSITIONS, StoredTransition,
+};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -19,8 +21,6 @@ const EXCESS_LINES: u64 = 2_500;
 #[serde(rename_all = "camelCase")]
 struct Line<'a> {
     epoch: u64,
-    /// Lines of earlier versions have none.
-    #[serde(default)]
     begun_ms: u64,
     sequence: u64,
     owner: Cow<'a, str>,
@@ -44,8 +44,8 @@ impl Tail {
     }
 }
 
-/// Each transition as a part of its own.
-pub(super) type History = BTreeMap<HistoryPlace, HistoryPart>;
+/// Each transition with the place of a part that begins with it.
+pub(super) type History = BTreeMap<HistoryPlace, HistoryRecord>;
 
 /// Reads the newest [`MAX_HISTORY_TRANSITIONS`] transitions, oldest first.
 pub(super) fn read(path: &Path, id: &WorkspaceId) -> io::Result<(Tail, History)> {
@@ -53,8 +53,8 @@ pub(super) fn read(path: &Path, id: &WorkspaceId) -> io::Result<(Tail, History)>
     let mut reader = Reader::new(&bytes);
     let mut history = History::new();
     while let Some(line) = reader.parse::<Line<'_>>()? {
-        let part = line.part(id);
-        history.entry(part.place()).or_insert(part);
+        let record = line.record(id);
+        history.entry(record.place()).or_insert(record);
         if history.len() > MAX_HISTORY_TRANSITIONS {
             history.pop_first();
         }
@@ -72,12 +72,12 @@ pub(super) fn append(
 ) -> io::Result<Tail> {
     let mut tail = tail_before;
     let mut draft = NewLines::after(tail.end);
-    for (part, transition) in transitions(parts) {
-        let place = Some(place(part, transition));
+    for record in records(parts) {
+        let place = Some(record.place());
         if tail.last >= place {
             return rewrite(path, id, parts);
         }
-        draft.push(&Line::of(part, transition))?;
+        draft.push(&Line::of(&record))?;
         tail.last = place;
     }
     if draft.end.lines > crate::store::count(MAX_HISTORY_TRANSITIONS) + EXCESS_LINES {
@@ -89,47 +89,19 @@ pub(super) fn append(
 
 fn rewrite(path: &Path, id: &WorkspaceId, parts: &[&HistoryPart]) -> io::Result<Tail> {
     let (_, mut history) = read(path, id)?;
-    for (part, transition) in transitions(parts) {
-        history.insert(place(part, transition), single(part, transition.clone()));
-    }
+    history.extend(records(parts).map(|record| (record.place(), record)));
     while history.len() > MAX_HISTORY_TRANSITIONS {
         history.pop_first();
     }
     let mut draft = NewLines::after(FileEnd::START);
-    let kept: Vec<_> = history.values().collect();
-    for (part, transition) in transitions(&kept) {
-        draft.push(&Line::of(part, transition))?;
+    for record in history.values() {
+        draft.push(&Line::of(record))?;
     }
     Ok(tail(draft.replace(path)?, &history))
 }
 
-fn transitions<'a>(
-    parts: &[&'a HistoryPart],
-) -> impl Iterator<Item = (&'a HistoryPart, &'a PartTransition)> {
-    let each = |part: &&'a HistoryPart| {
-        let part = *part;
-        part.transitions
-            .iter()
-            .map(move |transition| (part, transition))
-    };
-    parts.iter().flat_map(each)
-}
-
-fn place(part: &HistoryPart, transition: &PartTransition) -> HistoryPlace {
-    HistoryPlace {
-        sequence: transition.sequence,
-        ..part.place()
-    }
-}
-
-fn single(part: &HistoryPart, transition: PartTransition) -> HistoryPart {
-    HistoryPart {
-        id: part.id.clone(),
-        epoch: part.epoch,
-        begun_ms: part.begun_ms,
-        owner: part.owner.clone(),
-        transitions: vec![transition],
-    }
+fn records(parts: &[&HistoryPart]) -> impl Iterator<Item = HistoryRecord> {
+    parts.iter().flat_map(|part| (*part).clone().records())
 }
 
 fn tail(end: FileEnd, history: &History) -> Tail {
@@ -138,12 +110,13 @@ fn tail(end: FileEnd, history: &History) -> Tail {
 }
 
 impl<'a> Line<'a> {
-    fn of(part: &'a HistoryPart, transition: &'a PartTransition) -> Self {
+    fn of(record: &'a HistoryRecord) -> Self {
+        let transition = &record.transition;
         Self {
-            epoch: part.epoch.get(),
-            begun_ms: part.begun_ms,
+            epoch: record.epoch.get(),
+            begun_ms: record.begun_ms,
             sequence: transition.sequence,
-            owner: Cow::Borrowed(&part.owner),
+            owner: Cow::Borrowed(&record.owner),
             from_state: transition.from,
             to_state: transition.to,
             at_ms: transition.at_ms,
@@ -152,20 +125,20 @@ impl<'a> Line<'a> {
         }
     }
 
-    fn part(self, id: &WorkspaceId) -> HistoryPart {
-        HistoryPart {
+    fn record(self, id: &WorkspaceId) -> HistoryRecord {
+        HistoryRecord {
             id: id.clone(),
             epoch: Epoch::new(self.epoch),
             begun_ms: self.begun_ms,
             owner: self.owner.into_owned(),
-            transitions: vec![PartTransition {
+            transition: StoredTransition {
                 sequence: self.sequence,
                 from: self.from_state,
                 to: self.to_state,
                 at_ms: self.at_ms,
                 time_in_from_us: self.time_in_from_us,
                 message: self.message.into_owned(),
-            }],
+            },
         }
     }
 }

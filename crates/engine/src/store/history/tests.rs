@@ -23,7 +23,13 @@ fn check(parts: &[HistoryPart], after: Option<(u64, u64)>, expected: &[(u64, u64
     let records = page.records();
     let found: Vec<_> = records
         .iter()
-        .map(|record| (record.epoch.get(), record.begun_ms, record.sequence))
+        .map(|record| {
+            (
+                record.epoch.get(),
+                record.begun_ms,
+                record.transition.sequence,
+            )
+        })
         .collect();
     assert_eq!(found, expected);
 }

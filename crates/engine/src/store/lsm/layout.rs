@@ -13,7 +13,7 @@
 //! the end of the kind is never ambiguous.
 
 use super::super::{
-    Deletion, HistoryPart, HistoryPlace, PartTransition, StoredEntry, StoredWorkspace,
+    Deletion, HistoryPart, HistoryPlace, StoredEntry, StoredTransition, StoredWorkspace,
 };
 use crate::disk::codec::{Damage, Reader, Writer};
 use bytes::Bytes;
@@ -300,7 +300,7 @@ pub(super) fn decode_history(
     let count = reader.u32()?;
     let mut transitions = Vec::new();
     for _ in 0..count {
-        transitions.push(PartTransition {
+        transitions.push(StoredTransition {
             sequence: reader.u64()?,
             at_ms: reader.u64()?,
             time_in_from_us: reader.u64()?,

@@ -268,7 +268,10 @@ fn what_others_wrote_to_a_history_is_kept() {
     // One of them is appended twice.
     append(vec![transition("acme", 1, 4), transition("acme", 1, 5)]);
     let history = store.history(&id("acme"), None, 10).expect("readable");
-    let sequences: Vec<u64> = history.iter().map(|record| record.sequence).collect();
+    let sequences: Vec<u64> = history
+        .iter()
+        .map(|record| record.transition.sequence)
+        .collect();
     assert_eq!(sequences, [1, 2, 3, 4, 5]);
 }
 

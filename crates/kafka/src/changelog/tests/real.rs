@@ -263,7 +263,7 @@ fn a_transaction_of_a_killed_owner_is_awaited_and_never_seen() {
 
 #[test]
 #[ignore = "needs a real Kafka in KAFKA_BROKERS"]
-fn an_engine_that_comes_back_ends_its_own_transaction_at_once() {
+fn a_restarted_owner_does_not_await_the_timeout_of_its_transaction() {
     let topics = topics();
     let dir = dir();
     let store = topics.store(dir.path(), "one");

@@ -107,7 +107,7 @@ fn owner(store: &ChangelogStore, partition: u32, seed: u64, until: Instant) -> V
             4..=8 => {
                 expected.transitions += 1;
                 let mut reported = transition(&text, expected.epoch, expected.transitions);
-                reported.message = format!("{number}");
+                reported.transition.message = format!("{number}");
                 insist("history", || store.append_history(vec![reported.clone()]));
             }
             _ => save(store, partition, &text, expected, &mut random),

@@ -66,6 +66,22 @@ fn a_batch_waits_for_the_load_of_its_workspace_but_not_beyond_its_hold() {
 }
 
 #[test]
+fn a_batch_waits_for_each_of_its_loads_but_not_for_a_reload() {
+    let mut story = Story::owned(&[], 0, 0);
+    story.fetch_live(6, &[("a", 0), ("b", 2), ("c", 4)]);
+    for slot in [0, 1] {
+        let actions = story.load(slot, 1, 0, 6);
+        assert!(!actions.contains("apply"), "{actions}");
+    }
+    story.command("b", Command::Reload);
+    let actions = story.send(saved());
+    assert!(actions.contains("request a permit for #1"), "{actions}");
+    let actions = story.load(2, 1, 0, 6);
+    let batch = "apply the batch of the live lane to #0 from 0 #2 from 4";
+    assert!(actions.ends_with(batch), "{actions}");
+}
+
+#[test]
 fn a_workspace_met_by_the_live_lane_begins_where_the_unread_log_begins() {
     let mut story = Story::owned(&[], 3, 10);
     let failure = FetchFailure::Retry("no".to_owned());
