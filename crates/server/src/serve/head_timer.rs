@@ -30,7 +30,7 @@ struct Head {
 }
 
 impl HeadTimer {
-    /// Ends the sleeps of heads that are late. Every head has the same timeout, so none is due before the current sleep.
+    /// Ends the sleeps of heads that are late. All heads have one timeout: none is late before the current sleep ends.
     pub(super) async fn run(&self, timeout: Duration) -> Infallible {
         loop {
             let next = self.0.lock().next_look(now(), timeout);
