@@ -7,7 +7,6 @@ mod answer;
 mod connection_permits;
 mod descriptors;
 mod front;
-mod head_timer;
 mod leftover;
 mod listener;
 mod opening;

@@ -2,7 +2,6 @@
 
 use super::connection_permits::{ConnectionPermit, ConnectionPermits, RESERVED_TIME};
 use super::front::{Front, Steps};
-use super::head_timer::HeadTimer;
 use super::leftover::Leftover;
 use super::stream::TimedStream;
 use crate::{
@@ -12,7 +11,7 @@ use crate::{
 };
 use axum::Router;
 use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use std::{
     error::Error,
@@ -197,15 +196,13 @@ impl Connection {
             permit: Arc::clone(&self.permit),
             leftover: Arc::clone(&leftover),
         });
-        let head_timer = HeadTimer::default();
         let served = http1::Builder::new()
-            .timer(head_timer.clone())
+            .timer(TokioTimer::new())
             .header_read_timeout(limits.header_timeout)
             .max_buf_size(MAX_HEAD_BYTES)
             .serve_connection(stream, front);
         let mut served = pin!(served);
         let mut leftover = pin!(leftover.read());
-        let mut late_heads = pin!(head_timer.run(limits.header_timeout));
         let mut reserved = pin!(tokio::time::sleep(RESERVED_TIME));
         let mut may_stay_reserved = true;
         let mut is_closing = false;
@@ -218,7 +215,6 @@ impl Connection {
                     return;
                 }
                 () = leftover.as_mut() => {}
-                never = late_heads.as_mut() => match never {},
                 () = self.permit.closing(), if !is_closing => {
                     if self.permit.ends_at_once() {
                         return;
