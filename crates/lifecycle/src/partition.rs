@@ -310,13 +310,11 @@ impl Partition {
             let workspace = self.workspaces.at_mut(slot);
             workspace.first_offset = known.first_offset;
             workspace.damaged = known.damaged;
+            workspace.residence = known.residence;
             match known.residence {
                 Residence::Memory => self.begin_load(slot),
                 Residence::Unloaded => {}
-                Residence::Evicted => {
-                    workspace.evicted = true;
-                    self.note_evicted(slot);
-                }
+                Residence::Evicted => self.note_evicted(slot),
             }
         }
         for deleted in listing.deleted {
@@ -370,7 +368,7 @@ impl Partition {
             target: None,
             ready_since: None,
             urgent: false,
-            evicted: false,
+            residence: Residence::Memory,
             unsaved: false,
             failures: Failures::default(),
             phase: Phase::Cold,

@@ -204,8 +204,8 @@ pub(crate) struct Workspace {
     pub(crate) target: Option<Offset>,
     pub(crate) ready_since: Option<Time>,
     pub(crate) urgent: bool,
-    /// Cold because its memory was needed.
-    pub(crate) evicted: bool,
+    /// Why it is cold, where it is.
+    pub(crate) residence: Residence,
     pub(crate) unsaved: bool,
     pub(crate) failures: Failures,
     pub(crate) phase: Phase,

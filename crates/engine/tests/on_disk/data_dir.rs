@@ -364,7 +364,7 @@ fn an_existing_directory_follows_the_memory_of_its_database() {
             answer.blocking_recv().expect("answered").expect("appended");
         }
         if is_in_tables {
-            let until = Instant::now() + Duration::from_secs(60);
+            let until = Instant::now() + Duration::from_mins(1);
             while tables(path.path()) == 0 {
                 assert!(Instant::now() < until, "nothing is written to tables");
                 std::thread::sleep(Duration::from_millis(10));
@@ -372,6 +372,6 @@ fn an_existing_directory_follows_the_memory_of_its_database() {
         } else {
             assert_eq!(tables(path.path()), 0);
         }
-        engine.shutdown(Instant::now() + Duration::from_secs(60));
+        engine.shutdown(Instant::now() + Duration::from_mins(1));
     }
 }

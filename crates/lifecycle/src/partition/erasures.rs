@@ -137,7 +137,7 @@ impl Partition {
                 }
             }
             EraseScope::Delete { .. } => {
-                workspace.evicted = false;
+                workspace.residence = Residence::Memory;
                 workspace.phase = Phase::Deleted;
                 self.deleted += 1;
                 if erasing.before == BeforeErasing::Loadable {
@@ -199,7 +199,7 @@ impl Partition {
         };
         match erasing.before {
             BeforeErasing::Cold
-                if (may_have_happened || workspace.evicted)
+                if (may_have_happened || workspace.residence == Residence::Evicted)
                     && self.ownership == Ownership::Owned =>
             {
                 self.begin_load(slot);

@@ -57,14 +57,13 @@ impl Partition {
     /// Completes the eviction of a workspace after its last save.
     pub(super) fn left_evicted(&mut self, slot: Slot) {
         self.release(slot, "its memory is needed", Residence::Evicted);
-        self.workspaces.at_mut(slot).evicted = true;
         self.note_evicted(slot);
     }
 
     /// Notes whether an evicted workspace has unapplied events.
     pub(super) fn note_evicted(&mut self, slot: Slot) {
         let workspace = self.workspaces.at(slot);
-        if !workspace.evicted {
+        if workspace.residence != Residence::Evicted {
             return;
         }
         match workspace.quiet {
@@ -100,9 +99,10 @@ impl Partition {
 
     /// An operator unloads a workspace that is not in memory: its events do not bring it back.
     pub(super) fn stays_unloaded(&mut self, slot: Slot) {
-        if std::mem::take(&mut self.workspaces.at_mut(slot).evicted) {
+        let residence = Residence::Unloaded;
+        let before = std::mem::replace(&mut self.workspaces.at_mut(slot).residence, residence);
+        if before == Residence::Evicted {
             self.evicted.forget(slot);
-            let residence = Residence::Unloaded;
             self.report(slot, Report::Removed { residence });
         }
     }

@@ -29,7 +29,7 @@ impl Partition {
         }
         workspace.epoch = workspace.epoch.next();
         workspace.phase = Phase::Queued;
-        workspace.evicted = false;
+        workspace.residence = Residence::Memory;
         workspace.target = None;
         if let Some(since) = workspace.ready_since.take() {
             workspace
@@ -307,6 +307,7 @@ impl Partition {
         workspace.target = None;
         workspace.ready_since = None;
         workspace.urgent = false;
+        workspace.residence = residence;
         if !was_leaving {
             self.report(slot, Report::Unloading { why });
         }

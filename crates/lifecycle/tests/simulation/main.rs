@@ -199,7 +199,7 @@ const BROKEN_RULES: [(Sabotage, Rule, u64); 32] = [
         Rule::Committed,
         5_100,
     ),
-    (Sabotage::AdvancesAreNotFenced, Rule::StoreIsFold, 45_100),
+    (Sabotage::AdvancesAreNotFenced, Rule::StoreIsFold, 12_100),
     (Sabotage::LossIsPassedInSilence, Rule::PoisonIsKept, 0),
     (Sabotage::ResetIgnoresLoss, Rule::NothingLost, 200),
     (Sabotage::OffsetOutlivesTheChangelog, Rule::NothingLost, 0),

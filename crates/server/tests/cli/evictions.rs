@@ -1,7 +1,6 @@
 //! A process whose workspaces do not fit into its memory limit.
 
 use crate::support::{Engine, event};
-use serde_json::Value;
 
 /// The limit leaves 16 MiB for workspaces: about 3,300 with one entity.
 const FLAGS: [&str; 2] = ["--memory-limit", "208MiB"];
@@ -64,7 +63,7 @@ fn what_does_not_fit_into_memory_is_evicted_shown_and_served() {
     assert!(count > 1_000, "{count}");
     engine.until("/api/v1/workspaces/statuses?limit=1", |list| {
         let counts = &list["stateCounts"];
-        counts["error"] == Value::from(0)
+        counts["error"] == 0
             && counts["ready"].as_u64().unwrap() + counts["unknown"].as_u64().unwrap()
                 == WORKSPACES as u64
     });

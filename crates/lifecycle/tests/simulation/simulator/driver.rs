@@ -36,10 +36,8 @@ pub(crate) struct Memory {
 pub(crate) struct Local {
     pub(crate) memory: Option<Memory>,
     pub(crate) shown: Shown,
-    /// An operator unloaded it, in this assignment or an earlier one.
-    pub(crate) is_unload_requested: bool,
-    /// Its memory was needed, in this assignment or an earlier one.
-    pub(crate) is_evicted: bool,
+    /// Why it is out of memory, in this assignment or since an earlier one.
+    pub(crate) residence: Residence,
     /// It was evicted before its last load.
     pub(crate) was_evicted: bool,
     taken: Vec<Change>,
@@ -131,9 +129,7 @@ impl Driver {
             let actions = self.machine.handle(env.now, input);
             for (id, residence) in out {
                 if let Some(slot) = self.machine.slot(&id) {
-                    let local = self.local(slot);
-                    local.is_unload_requested = residence == Residence::Unloaded;
-                    local.is_evicted = residence == Residence::Evicted;
+                    self.local(slot).residence = residence;
                 }
             }
             let most = 16 * (self.machine.position().workspaces + 2);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use workspace_lifecycle::{Command, Input};
+use workspace_lifecycle::{Command, Input, Residence};
 
 use super::desk::Address;
 use super::driver::{Driver, id_of};
@@ -249,10 +249,10 @@ impl World {
             return Rest::NotYet("was deleted, and exists".to_owned());
         }
         let Some(local) = driver.locals.get(slot.index()) else {
-            return cold(false);
+            return cold(Residence::Memory);
         };
         match local.shown {
-            Shown::Nothing if local.is_evicted => {
+            Shown::Nothing if local.residence == Residence::Evicted => {
                 let record = self.env.store.now.records.get(&key);
                 let complete = log.fold(workspace, begins, log.high());
                 if record.is_some_and(|record| record.fold == complete) {
@@ -261,7 +261,7 @@ impl World {
                     Rest::NotYet(format!("is evicted as {record:?}, not {complete:?}"))
                 }
             }
-            Shown::Nothing => cold(local.is_unload_requested),
+            Shown::Nothing => cold(local.residence),
             Shown::Ready => {
                 let complete = log.fold(workspace, begins, log.high());
                 match &local.memory {
@@ -387,8 +387,8 @@ impl World {
 }
 
 /// A workspace that was not evicted may only be out of memory because an operator unloaded it.
-fn cold(is_unload_requested: bool) -> Rest {
-    if is_unload_requested {
+fn cold(residence: Residence) -> Rest {
+    if residence == Residence::Unloaded {
         Rest::Needs(Command::Load)
     } else {
         Rest::NotYet("is cold and no operator requested that".to_owned())

@@ -75,8 +75,8 @@ impl Driver {
         match report {
             Report::Begin { .. } => {
                 let local = self.local(slot);
-                local.is_unload_requested = false;
-                local.was_evicted = std::mem::take(&mut local.is_evicted);
+                let before = std::mem::take(&mut local.residence);
+                local.was_evicted = before == Residence::Evicted;
             }
             Report::Load | Report::Replay { .. } => {}
             Report::Ready => {
@@ -110,7 +110,7 @@ impl Driver {
             Report::Unloading { .. } => self.unfollow(slot),
             Report::Removed { residence } => {
                 self.unfollow(slot);
-                self.local(slot).is_evicted = *residence == Residence::Evicted;
+                self.local(slot).residence = *residence;
                 if *residence == Residence::Evicted {
                     env.count("evictions");
                 }

@@ -1,6 +1,6 @@
 //! Checks of a partition after each input.
 
-use workspace_lifecycle::{Command, Slot};
+use workspace_lifecycle::{Command, Residence, Slot};
 
 use super::Driver;
 use crate::simulator::env::{Env, Step};
@@ -26,7 +26,7 @@ impl Driver {
                 })?;
             }
             Command::Unload => {
-                local.is_unload_requested = true;
+                local.residence = Residence::Unloaded;
                 let left = local.memory.is_none();
                 ensure(left, Rule::Replies, || {
                     format!("{key:?} is unloaded and in memory")
