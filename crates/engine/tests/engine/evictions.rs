@@ -76,7 +76,6 @@ fn evicted_workspaces_stay_out_of_memory_after_a_restart() {
     let service = limited(directory.path(), Duration::from_hours(1));
     service.eventually(|| service.engine.is_listed());
     assert!(evicted(&service) >= 28, "{}", evicted(&service));
-    assert_eq!(service.engine.counters().evictions.get(), 0);
     service.stop();
 }
 
