@@ -217,7 +217,10 @@ class Fleet:
         if not found:
             for engine in self.up():
                 if engine.document(f"/workspaces/{workspace}/status").get("reason") == "evicted":
-                    engine.call(f"/workspaces/{workspace}/load", "POST")
+                    # The read loads it, and it may be evicted again soon after.
+                    engine.call(f"/workspaces/{workspace}/entities")
+                    if (status := engine.call(f"/workspaces/{workspace}/status")).get("state"):
+                        found.append((engine, status))
         return found[0] if len(found) == 1 else (None, found)
 
     def wait_until_ready(self, expected):

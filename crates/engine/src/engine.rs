@@ -1,7 +1,7 @@
 //! The engine's handle: starts and stops it, assigns and revokes partitions, and sends operators' commands to them.
 //!
-//! Threads: one for each partition, one for each load permit, one each for watching loads, saves, erasures, the history
-//! and periodic upkeep. They communicate by channels; none waits for a reader.
+//! Threads: one for each partition, one for each load permit, one each for watching loads, saves, erasures, the history,
+//! periodic upkeep and, where memory is limited, evictions. They communicate by channels; none waits for a reader.
 
 mod answers;
 mod log_and_store;

@@ -82,20 +82,28 @@ impl Permits {
             let least = if self.memory.excess() == 0 {
                 Urgency::Ordinary
             } else {
-                Urgency::Urgent
+                Urgency::Due
             };
-            let granted = self.admission.lock().grant(least);
-            let Some(Permit {
-                assignment, slot, ..
-            }) = granted
-            else {
+            if !self.grant_one(least) {
                 return;
-            };
-            let sent = assignment.send(Message::Input(Input::PermitGranted { slot }));
-            if sent.is_err() {
-                self.admission.lock().release();
             }
         }
+    }
+
+    /// Grants at most one permit, to a load that is as urgent as `least`; false where none is granted.
+    pub(crate) fn grant_one(&self, least: Urgency) -> bool {
+        let granted = self.admission.lock().grant(least);
+        let Some(Permit {
+            assignment, slot, ..
+        }) = granted
+        else {
+            return false;
+        };
+        let sent = assignment.send(Message::Input(Input::PermitGranted { slot }));
+        if sent.is_err() {
+            self.admission.lock().release();
+        }
+        true
     }
 
     /// Permits in use, and how many workspaces wait for one.

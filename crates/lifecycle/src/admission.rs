@@ -38,7 +38,7 @@ pub struct Admission<K> {
     requests: u64,
 }
 
-/// Urgent requests are served first, each kind in order of arrival.
+/// The more urgent requests are served first, each kind in order of arrival.
 type Turn = (Urgency, u64);
 
 impl<K: Eq + Hash + Clone> Admission<K> {
@@ -64,6 +64,7 @@ impl<K: Eq + Hash + Clone> Admission<K> {
         let urgency = match urgency {
             Urgency::Urgent if has_room => Urgency::Urgent,
             Urgency::Urgent | Urgency::Ordinary => Urgency::Ordinary,
+            Urgency::Due => Urgency::Due,
         };
         if self.turns.get(&who).is_some_and(|(had, _)| *had <= urgency) {
             return;
@@ -121,11 +122,13 @@ impl<K: Eq + Hash + Clone> Admission<K> {
     }
 }
 
-/// Whether a client waits for a workspace; urgent ones come first.
+/// How urgent a load is, most urgent first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
     /// A client requested it.
     Urgent,
+    /// It was evicted, and its events have waited long enough: they hold the log's retention back.
+    Due,
     /// The engine loads it by itself.
     Ordinary,
 }
@@ -133,6 +136,7 @@ pub enum Urgency {
 impl fmt::Display for Urgency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Due => "due",
             Self::Ordinary => "ordinary",
             Self::Urgent => "urgent",
         })

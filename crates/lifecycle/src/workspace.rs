@@ -5,7 +5,7 @@ use std::fmt;
 use workspace_status::{Epoch, WorkspaceId};
 
 use crate::retry::Failures;
-use crate::{EraseScope, Lane, Offset, Ticket, Time};
+use crate::{EraseScope, Lane, Offset, RetryPolicy, Ticket, Time};
 
 /// Identifies a workspace within its partition. Assigned when its id is first met, never reused for another id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,7 +85,7 @@ impl Erasing {
 /// What a workspace was when its erasure began, and becomes again if the erasure fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BeforeErasing {
-    /// Out of memory because an operator unloaded it.
+    /// Out of memory: unloaded or evicted.
     Cold,
     /// Any phase that a load restores.
     Loadable,
@@ -270,6 +270,13 @@ impl Workspace {
             | Phase::Leaving { .. }
             | Phase::Erasing(_)
             | Phase::Deleted => false,
+        }
+    }
+
+    /// It is not ready any more; a workspace that was for long begins to count its failures again.
+    pub(crate) fn end_ready(&mut self, retry: &RetryPolicy, now: Time) {
+        if let Some(since) = self.ready_since.take() {
+            self.failures.were_well_for(retry, now.since(since));
         }
     }
 

@@ -9,14 +9,15 @@ use crate::{
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     fmt,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 use tokio::sync::watch;
 use workspace_engine_core::{Workspace, loaded::LoadedWorkspace};
-use workspace_lifecycle::PartitionId;
-use workspace_status::Tracker;
+use workspace_lifecycle::{Command, PartitionId};
+use workspace_status::{Absence, State, Tracker, WorkspaceId};
 use workspace_status_http::Problem;
 
 /// An engine whose workspace type is not known here: handlers need ids, statuses, and entities as JSON.
@@ -30,6 +31,9 @@ const WRITERS_EVERY: Duration = Duration::from_secs(3);
 
 /// Timeout of such a read.
 const WRITERS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Interval between two checks whether a workspace that a client waits for was evicted.
+const EVICTION_LOOK: Duration = Duration::from_millis(100);
 
 /// Shared by all handlers; clones share the same state.
 #[derive(Clone)]
@@ -163,6 +167,19 @@ impl App {
         self.0.engine.get().map(|up| &up.engine)
     }
 
+    /// Loads a workspace whenever it is evicted, until the caller, who waits for it, drops this future. A refusal shows
+    /// in its status.
+    pub(crate) async fn keep_requested(&self, id: &WorkspaceId) -> Infallible {
+        loop {
+            if let Some(engine) = self.engine_if_up()
+                && is_evicted(engine, id)
+            {
+                let _ = engine.command(id, Command::Load).await;
+            }
+            tokio::time::sleep(EVICTION_LOOK).await;
+        }
+    }
+
     /// The engine, for reads.
     pub(crate) fn engine(&self) -> Result<&Engine, Problem> {
         self.engine_if_up()
@@ -202,4 +219,14 @@ impl App {
             .await
             .map_err(|_| problems::failed())
     }
+}
+
+/// Whether a workspace was evicted, or may be leaving memory for that reason.
+fn is_evicted(engine: &Engine, id: &WorkspaceId) -> bool {
+    // The tracker first: a workspace that leaves it is absent from then on.
+    if let Some(status) = engine.tracker().get(id) {
+        return status.state() == State::Unloading;
+    }
+    let absent = engine.absent().get(id);
+    absent.is_some_and(|absent| engine.absence(&absent) == Absence::Evicted)
 }

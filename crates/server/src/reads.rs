@@ -100,6 +100,7 @@ impl Api {
             biased;
             loaded = engine.wait_applied(id, offset) => return Ok(loaded),
             outcome = parked => outcome,
+            never = self.app.keep_requested(id) => match never {},
         };
         let status = match outcome {
             WaitOutcome::Met(status) | WaitOutcome::Failed(status) => Some(status),

@@ -7,10 +7,8 @@ use crate::{
 };
 use std::{borrow::Cow, time::Duration};
 use workspace_engine_core::store::{HistoryCursor, HistoryRecord, StoreError, StoredWorkspace};
-use workspace_lifecycle::Command;
 use workspace_status::{
-    Absence, Check, Epoch, Page, PageQuery, Snapshot, State, StateCounts, Tracker, WaitOutcome,
-    WorkspaceId,
+    Check, Epoch, Page, PageQuery, Snapshot, State, StateCounts, Tracker, WaitOutcome, WorkspaceId,
 };
 use workspace_status_http::{
     BoxFuture, HistoryEntry, HistoryError, HistoryPage, HistoryQuery, NOTHING_KNOWN, Problem,
@@ -77,11 +75,15 @@ impl StatusSource for EngineSource {
     fn wait(&self, wait: Wait) -> BoxFuture<Result<WaitOutcome, Problem>> {
         let app = self.0.clone();
         Box::pin(async move {
+            let id = wait.id.clone();
+            let needs_memory = wait.until.contains(State::Ready);
+            let waits = StatusSource::wait(app.tracker(), wait);
             app.until_stopped(async {
-                if wait.until.contains(State::Ready) {
-                    load_evicted(&app, &wait.id).await;
+                tokio::select! {
+                    biased;
+                    outcome = waits => outcome,
+                    never = app.keep_requested(&id), if needs_memory => match never {},
                 }
-                StatusSource::wait(app.tracker(), wait).await
             })
             .await
         })
@@ -124,20 +126,6 @@ impl StatusSource for EngineSource {
             Some(engine) => engine.health().alive,
             None => vec![Check::ok("http")],
         }
-    }
-}
-
-/// Loads a workspace that was evicted or is being evicted: a client waits for it. A refusal shows in its status.
-async fn load_evicted(app: &App, id: &WorkspaceId) {
-    let Some(engine) = app.engine_if_up() else {
-        return;
-    };
-    let absent = engine.absent().get(id);
-    let is_evicted = absent.is_some_and(|absent| engine.absence(&absent) == Absence::Evicted);
-    let status = app.tracker().get(id);
-    let is_leaving = status.is_some_and(|status| status.state() == State::Unloading);
-    if is_evicted || is_leaving {
-        let _ = engine.command(id, Command::Load).await;
     }
 }
 

@@ -75,8 +75,8 @@ impl Partition {
         }
     }
 
-    /// Loads the evicted workspaces whose events have waited long enough. Their permits are urgent, because they hold
-    /// the trim floor back; but no client waits, so they share the next round.
+    /// Loads the evicted workspaces whose events have waited long enough, before ordinary loads. No client waits, so
+    /// they share the next round.
     pub(super) fn load_evicted(&mut self) {
         let reached = self.live.cursor;
         loop {
@@ -92,7 +92,7 @@ impl Partition {
             self.evicted.forget(slot);
             // An erasure under way ends with a load, or with the deletion.
             if self.workspaces.at(slot).phase == Phase::Cold {
-                self.begin_load_in_turn(slot, Urgency::Urgent);
+                self.begin_load_in_turn(slot, Urgency::Due);
             }
         }
     }

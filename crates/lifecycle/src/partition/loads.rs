@@ -31,11 +31,7 @@ impl Partition {
         workspace.phase = Phase::Queued;
         workspace.residence = Residence::Memory;
         workspace.target = None;
-        if let Some(since) = workspace.ready_since.take() {
-            workspace
-                .failures
-                .were_well_for(&self.limits.retry, self.now.since(since));
-        }
+        workspace.end_ready(&self.limits.retry, self.now);
         let epoch = workspace.epoch;
         self.evicted.forget(slot);
         self.loading += 1;
@@ -305,7 +301,7 @@ impl Partition {
         }
         let workspace = self.workspaces.at_mut(slot);
         workspace.target = None;
-        workspace.ready_since = None;
+        workspace.end_ready(&self.limits.retry, self.now);
         workspace.urgent = false;
         workspace.residence = residence;
         if !was_leaving {

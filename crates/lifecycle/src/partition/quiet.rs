@@ -157,6 +157,8 @@ impl Partition {
             && round.is_at_rest()
             && (!self.waiting.is_empty() || self.looked_for.is_empty())
         {
+            // It continues when no workspace waits for a round any more.
+            self.look_wanted |= !self.looked_for.is_empty();
             self.end_look();
             self.round = None;
         }

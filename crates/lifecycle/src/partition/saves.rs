@@ -9,7 +9,7 @@ use crate::retry::Failures;
 use crate::workspace::{AfterLeaving, Phase, StoredEpoch};
 use crate::{
     Action, Advance, AppliedTo, Lane, Offset, Refusal, Refused, Residence, SaveOne, SavePlan, Slot,
-    Time,
+    Time, Urgency,
 };
 
 /// Maximum of offsets that one save advances for workspaces out of memory; further ones wait for the next save.
@@ -312,6 +312,7 @@ impl Partition {
             .into_iter()
             .map(|refused| (refused.slot, refused.refusal))
             .collect();
+        let mut to_load = Vec::new();
         for one in &save.plan.advances {
             let refusal = refused.remove(&one.slot);
             let workspace = self.workspaces.at_mut(one.slot);
@@ -334,6 +335,14 @@ impl Partition {
                 Some(Refusal::ForNow(_)) => {}
                 Some(Refusal::ForGood(_)) => workspace.damaged = true,
             }
+            // No operator keeps an evicted workspace out of memory: its load finds out, or parks it.
+            let is_stuck = workspace.damaged || workspace.stored_epoch == StoredEpoch::Unknown;
+            if is_stuck && workspace.residence == Residence::Evicted {
+                to_load.push(one.slot);
+            }
+        }
+        for slot in to_load {
+            self.begin_load_in_turn(slot, Urgency::Due);
         }
         for one in &save.plan.workspaces {
             if let Some(refusal) = refused.remove(&one.slot) {

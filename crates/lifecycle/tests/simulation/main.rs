@@ -201,7 +201,7 @@ const BROKEN_RULES: [(Sabotage, Rule, u64); 32] = [
     ),
     (Sabotage::AdvancesAreNotFenced, Rule::StoreIsFold, 12_100),
     (Sabotage::LossIsPassedInSilence, Rule::PoisonIsKept, 0),
-    (Sabotage::ResetIgnoresLoss, Rule::NothingLost, 200),
+    (Sabotage::ResetIgnoresLoss, Rule::NothingLost, 500),
     (Sabotage::OffsetOutlivesTheChangelog, Rule::NothingLost, 0),
     (Sabotage::OldOwnersWriteOn, Rule::NothingLost, 0),
     (Sabotage::EvictedBeforeItIsSaved, Rule::StoreIsFold, 0),

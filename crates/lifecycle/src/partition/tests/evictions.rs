@@ -47,7 +47,7 @@ fn its_events_bring_it_back_after_a_while_or_a_number_of_offsets() {
     story.fetch_live(30, &[("a", 24)]);
     assert_eq!(story.machine.wake_at(), Some(story.now + seconds(58)));
     let loads = story.pass(seconds(60));
-    let urgent = "report #0 initializing at epoch 3; request a permit for #0, urgent";
+    let urgent = "report #0 initializing at epoch 3; request a permit for #0, due";
     assert!(loads.contains(urgent), "{loads}");
 
     let mut story = evicted();
