@@ -337,7 +337,8 @@ impl Partition {
             }
             // No operator keeps an evicted workspace out of memory: its load finds out, or parks it.
             let is_stuck = workspace.damaged || workspace.stored_epoch == StoredEpoch::Unknown;
-            if is_stuck && workspace.residence == Residence::Evicted {
+            let is_evicted = workspace.residence == Residence::Evicted;
+            if is_stuck && is_evicted && self.ownership == Ownership::Owned {
                 to_load.push(one.slot);
             }
         }

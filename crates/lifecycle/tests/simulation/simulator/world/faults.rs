@@ -180,7 +180,11 @@ impl World {
         self.env.store.fence(partition, self.next_life);
         if delivered {
             for at in earlier {
-                self.deliver(at, Input::Lost)?;
+                match self.deliver(at, Input::Lost) {
+                    // The other previous owners must learn of it, too.
+                    Err((process, Stop::Crash)) => self.crash(process),
+                    delivered => delivered?,
+                }
             }
         }
         Ok(())
