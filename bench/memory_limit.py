@@ -45,7 +45,8 @@ class Engine:
 
     def produce(self, lines):
         subprocess.run([self.program, "produce", "-", "--url", f"http://127.0.0.1:{self.port}"], check=True,
-                       input="".join(lines).encode(), stdout=subprocess.DEVNULL)
+                       input="".join(lines).encode(), stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
 
     def resident(self):
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
