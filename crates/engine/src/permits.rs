@@ -72,12 +72,8 @@ impl Permits {
         self.grant();
     }
 
-    /// Grants the permits that waited for memory.
-    pub(crate) fn grant_waiting(&self) {
-        self.grant();
-    }
-
-    fn grant(&self) {
+    /// Grants the free permits; while memory is short, not to ordinary loads.
+    pub(crate) fn grant(&self) {
         loop {
             let least = if self.memory.excess() == 0 {
                 Urgency::Ordinary

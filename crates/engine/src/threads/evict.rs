@@ -42,7 +42,7 @@ pub(super) fn run(shared: &EngineShared) {
         let now = Instant::now();
         forget_settled(shared, now, &mut leaving);
         if shared.memory.excess() == 0 {
-            shared.permits.grant_waiting();
+            shared.permits.grant();
             continue;
         }
         let low = limit - limit / ROOM_SHARE;

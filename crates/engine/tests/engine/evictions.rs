@@ -34,6 +34,19 @@ fn limited(directory: &Path, max_evicted_age: Duration) -> Service {
     setup.start()
 }
 
+/// Creates more workspaces than fit.
+fn fill(service: &Service) {
+    for number in 0..WORKSPACES {
+        service.create(&name(number), "x");
+    }
+}
+
+fn filled(directory: &Path, max_evicted_age: Duration) -> Service {
+    let service = limited(directory, max_evicted_age);
+    fill(&service);
+    service
+}
+
 fn is_evicted(service: &Service, workspace: &str) -> bool {
     let absent = service.engine.absent().get(workspace);
     absent.is_some_and(|absent| service.engine.absence(&absent) == Absence::Evicted)
@@ -47,10 +60,7 @@ fn evicted(service: &Service) -> usize {
 #[test]
 fn workspaces_above_the_limit_are_evicted_and_read_again_on_request() {
     let directory = TempDir::new().unwrap();
-    let service = limited(directory.path(), Duration::from_hours(1));
-    for number in 0..WORKSPACES {
-        service.create(&name(number), "x");
-    }
+    let service = filled(directory.path(), Duration::from_hours(1));
     service.eventually(|| evicted(&service) >= 28 && service.engine.memory().0 <= LIMIT);
     for number in 0..WORKSPACES {
         service.eventually(|| {
@@ -66,10 +76,7 @@ fn workspaces_above_the_limit_are_evicted_and_read_again_on_request() {
 #[test]
 fn evicted_workspaces_stay_out_of_memory_after_a_restart() {
     let directory = TempDir::new().unwrap();
-    let service = limited(directory.path(), Duration::from_hours(1));
-    for number in 0..WORKSPACES {
-        service.create(&name(number), "x");
-    }
+    let service = filled(directory.path(), Duration::from_hours(1));
     service.eventually(|| evicted(&service) >= 28);
     service.stop();
 
@@ -82,10 +89,7 @@ fn evicted_workspaces_stay_out_of_memory_after_a_restart() {
 #[test]
 fn events_bring_an_evicted_workspace_back() {
     let directory = TempDir::new().unwrap();
-    let service = limited(directory.path(), Duration::from_millis(100));
-    for number in 0..WORKSPACES {
-        service.create(&name(number), "x");
-    }
+    let service = filled(directory.path(), Duration::from_millis(100));
     service.eventually(|| evicted(&service) >= 20);
     let first = (0..WORKSPACES).map(name);
     let evicted = first.clone().find(|name| is_evicted(&service, name));
@@ -104,9 +108,7 @@ fn a_parked_workspace_stays_in_memory() {
     let service = limited(directory.path(), Duration::from_hours(1));
     service.append("bad", "resource.exploded", r#"{"id":"x"}"#);
     service.wait_for_stop("bad");
-    for number in 0..WORKSPACES {
-        service.create(&name(number), "x");
-    }
+    fill(&service);
     service.eventually(|| evicted(&service) >= 28);
     service.wait_for("bad", State::Error);
     service.command("bad", Command::Skip).unwrap();
